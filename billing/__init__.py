@@ -1,0 +1,1 @@
+"""From stored usage to a bill: metering, tariff, rating, statement, export."""

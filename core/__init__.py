@@ -1,0 +1,1 @@
+"""Airloom's centre: the domain, the ports, the services, the adapters and the customer API."""

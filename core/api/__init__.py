@@ -1,0 +1,1 @@
+"""The customer REST API, compatible with SORACOM's public contract."""

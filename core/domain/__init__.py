@@ -1,0 +1,1 @@
+"""The nouns of Airloom: SIM, session, usage, message, money. Standard library only."""

@@ -1,0 +1,55 @@
+"""A customer's account: operator, auth keys, group.
+
+Rules: secrets are kept as digests only; ``operator_id`` is ``OP`` and ten digits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A customer (the contract's operator). ``password_hash`` is argon2id, empty when none is set."""
+
+    operator_id: str
+    email: str
+    created: datetime
+    modified: datetime
+    password_hash: str = ""
+    description: str = ""
+    currency: str = "USD"
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AuthKey:
+    """A key pair for programs; ``secret_sha256`` is the hex digest of the secret half."""
+
+    auth_key_id: str
+    operator_id: str
+    secret_sha256: str
+    created: datetime
+    user_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A set of SIMs under one configuration: ``{namespace: {key: value}}``, at most 8 KB as JSON."""
+
+    group_id: str
+    operator_id: str
+    created: datetime
+    modified: datetime
+    configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedToken:
+    """A token that was logged out before its time; kept until ``expires``."""
+
+    token_id: str
+    expires: datetime

@@ -1,0 +1,34 @@
+"""A message from a device and the record it becomes.
+
+Rules: the device's identity is the session it came through, never anything it says; the record's
+partition key is the IMSI, so that one SIM's messages stay in one shard and in order.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+MESSAGE_BYTES_MAX = 65_507
+"""The largest payload of one UDP datagram over IPv4 (RFC 768, RFC 791); larger than any entry point takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMessage:
+    """What a device sent, and through which session."""
+
+    session_id: str
+    sim_id: str
+    imsi: str
+    imei: str
+    operator_id: str
+    source_protocol: str
+    destination: str
+    payload: bytes
+    received: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """What is put into a stream: data under a partition key of at most 256 characters (Kinesis PutRecords)."""
+
+    partition_key: str
+    data: bytes

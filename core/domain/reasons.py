@@ -1,0 +1,44 @@
+"""Why Airloom says no, in the domain's own words.
+
+Rule: two closed lists. ``AttachRefusal`` is what a network door (GTP, RADIUS) may have to answer to an
+attach; ``RequestRefusal`` what the customer API may have to answer. Each door maps its list to its wire
+in one table, and a test asserts that the table is total.
+"""
+
+from enum import Enum
+
+
+class AttachRefusal(Enum):
+    """Why a session was not opened, changed or found."""
+
+    UNKNOWN_SIM = "unknown_sim"
+    SIM_INACTIVE = "sim_inactive"
+    SIM_SUSPENDED = "sim_suspended"
+    SIM_TERMINATED = "sim_terminated"
+    SIM_NOT_REGISTERED = "sim_not_registered"
+    IMEI_MISMATCH = "imei_mismatch"
+    UNKNOWN_APN = "unknown_apn"
+    PDP_TYPE_NOT_SUPPORTED = "pdp_type_not_supported"
+    ADDRESSES_OCCUPIED = "addresses_occupied"
+    NO_RESOURCES = "no_resources"
+    UNKNOWN_SESSION = "unknown_session"
+    NOT_SUPPORTED = "not_supported"
+
+
+class RequestRefusal(Enum):
+    """Why a customer's request was not carried out."""
+
+    NOT_AUTHENTICATED = "not_authenticated"
+    NOT_PERMITTED = "not_permitted"
+    NOT_FOUND = "not_found"
+    INVALID_FIELD = "invalid_field"
+    BODY_TOO_LARGE = "body_too_large"
+    WRONG_REGISTRATION_SECRET = "wrong_registration_secret"  # noqa: S105 - a reason's name
+    ALREADY_REGISTERED = "already_registered"
+    ALREADY_EXISTS = "already_exists"
+    INVALID_TRANSITION = "invalid_transition"
+    TERMINATION_PROTECTED = "termination_protected"
+    SIM_OFFLINE = "sim_offline"
+    NOT_SUPPORTED = "not_supported"
+    TOO_MANY_REQUESTS = "too_many_requests"
+    LIMIT_REACHED = "limit_reached"

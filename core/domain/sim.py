@@ -1,0 +1,114 @@
+"""A SIM and its life.
+
+Rules:
+
+- Everything about the status of a SIM lives in ``TRANSITIONS``; a pair that is not in it is refused.
+- A SIM holds profiles (ICCID), a profile holds subscribers (IMSI); ``sim_id`` is the primary ICCID.
+- IMSI, ICCID, IMEI and MSISDN are text: leading zeros matter.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from core.domain.reasons import AttachRefusal
+
+
+class SimStatus(Enum):
+    """The statuses of the contract's ``Sim.status``, and ``INSTOCK`` before a customer registers it."""
+
+    INSTOCK = "instock"
+    READY = "ready"
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    STANDBY = "standby"
+    SUSPENDED = "suspended"
+    TERMINATED = "terminated"
+
+
+class SimEvent(Enum):
+    """What can happen to a SIM's status."""
+
+    REGISTER = "register"
+    ATTACH = "attach"
+    ACTIVATE = "activate"
+    DEACTIVATE = "deactivate"
+    SET_TO_STANDBY = "set_to_standby"
+    SUSPEND = "suspend"
+    TERMINATE = "terminate"
+
+
+_S, _E = SimStatus, SimEvent
+
+_CUSTOMER_EVENTS = {
+    _E.ACTIVATE: _S.ACTIVE,
+    _E.DEACTIVATE: _S.INACTIVE,
+    _E.SET_TO_STANDBY: _S.STANDBY,
+    _E.SUSPEND: _S.SUSPENDED,
+    _E.TERMINATE: _S.TERMINATED,
+}
+
+TRANSITIONS: Mapping[SimStatus, Mapping[SimEvent, SimStatus]] = {
+    _S.INSTOCK: {_E.REGISTER: _S.READY},
+    _S.READY: {**_CUSTOMER_EVENTS, _E.ATTACH: _S.ACTIVE},
+    _S.ACTIVE: {**_CUSTOMER_EVENTS, _E.ATTACH: _S.ACTIVE},
+    _S.INACTIVE: _CUSTOMER_EVENTS,
+    _S.STANDBY: {**_CUSTOMER_EVENTS, _E.ATTACH: _S.ACTIVE},
+    _S.SUSPENDED: _CUSTOMER_EVENTS,
+    _S.TERMINATED: {},
+}
+"""``{status: {event: next status}}``. READY is never entered again; TERMINATED is final."""
+
+ATTACH_REFUSALS: Mapping[SimStatus, AttachRefusal] = {
+    _S.INSTOCK: AttachRefusal.SIM_NOT_REGISTERED,
+    _S.INACTIVE: AttachRefusal.SIM_INACTIVE,
+    _S.SUSPENDED: AttachRefusal.SIM_SUSPENDED,
+    _S.TERMINATED: AttachRefusal.SIM_TERMINATED,
+}
+"""Why an attach is refused, for each status whose row has no ``ATTACH``."""
+
+CUTS_SESSION = frozenset({_S.INACTIVE, _S.SUSPENDED, _S.TERMINATED, _S.STANDBY})
+"""Entering one of these ends the SIM's sessions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """One network identity of a SIM."""
+
+    imsi: str
+    msisdn: str = ""
+    subscription: str = "plan01s"
+    bundles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sim:
+    """A SIM as the registry keeps it; ``version`` rises by one with each stored change.
+
+    ``operator_id`` is empty while the SIM is in stock. ``registration_secret_sha256`` is the hex digest of
+    the secret that a customer must show to register it; the secret itself is never kept.
+    """
+
+    sim_id: str
+    subscribers: tuple[Subscriber, ...]
+    registration_secret_sha256: str
+    created: datetime
+    modified: datetime
+    operator_id: str = ""
+    status: SimStatus = SimStatus.INSTOCK
+    group_id: str = ""
+    speed_class: str = "s1.standard"
+    apn: str = "soracom.io"
+    module_type: str = "nano"
+    sim_type: str = "uicc"
+    serial_number: str = ""
+    imei_lock: str = ""
+    termination_enabled: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    version: int = 0
+
+    @property
+    def imsi(self) -> str:
+        """The primary IMSI."""
+        return self.subscribers[0].imsi

@@ -1,0 +1,73 @@
+"""Every error Airloom raises on purpose, as one tree.
+
+::
+
+    AirloomError
+    ├── ProtocolError             a message breaks its protocol; carries the wire cause
+    │   ├── LocalProtocolError    we were about to break it: a bug of ours
+    │   └── RemoteProtocolError   the peer broke it: answer with the cause, or count and drop
+    ├── Refused                   the request is well formed and the answer is no; carries a reason
+    ├── StaleVersion              a conditional write met another version: read again, decide again
+    ├── Unavailable               an adapter's far side cannot answer now; the outcome may be unknown
+    └── ConfigurationError        the operator's input is wrong; the message says what and how to mend it
+
+Rules: code inside a protocol machine raises ``LocalProtocolError`` or ``RemoteProtocolError`` and nothing
+else; services raise ``Refused``; adapters raise ``Unavailable`` or ``StaleVersion``. Each door maps
+``Refused.reason`` to its own wire by one total table.
+"""
+
+from core.domain.reasons import AttachRefusal, RequestRefusal
+
+
+class AirloomError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ProtocolError(AirloomError):
+    """A message breaks its protocol.
+
+    ``cause`` is the protocol's own number for it (GTPv1 cause, TS 29.060 §7.7.1) or ``None`` when the
+    protocol asks for silence; ``offending`` is the type of the information element at fault, if one is.
+    """
+
+    def __init__(self, message: str, *, cause: int | None = None, offending: int | None = None) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.offending = offending
+
+
+class LocalProtocolError(ProtocolError):
+    """We were about to break the protocol: a bug on this side."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the protocol."""
+
+
+class Refused(AirloomError):
+    """A well-formed request whose answer is no."""
+
+    def __init__(self, reason: AttachRefusal | RequestRefusal, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+
+
+class StaleVersion(AirloomError):
+    """A conditional write found another version than it expected; nothing was written."""
+
+
+class Unavailable(AirloomError):
+    """The far side of an adapter cannot answer now.
+
+    ``ambiguous`` is true when the request may have been carried out all the same (a time-out after
+    sending): undo must then quarantine what the request named, never free it.
+    """
+
+    def __init__(self, message: str, *, ambiguous: bool = False) -> None:
+        super().__init__(message)
+        self.ambiguous = ambiguous
+
+
+class ConfigurationError(AirloomError):
+    """What the operator wrote cannot be used; the message names the key and the fix."""

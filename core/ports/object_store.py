@@ -1,0 +1,15 @@
+"""Whole files under a key: exports and archives."""
+
+from typing import Protocol
+
+
+class ObjectStore(Protocol):
+    """Put once, get."""
+
+    async def put(self, key: str, data: bytes) -> bool:
+        """Store whole or not at all; false when the key exists (its content stays). Durable on return."""
+        ...
+
+    async def get(self, key: str) -> bytes | None:
+        """The content, or nothing."""
+        ...

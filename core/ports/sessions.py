@@ -1,0 +1,29 @@
+"""How the session service reaches the protocol that holds a session, and the other way round."""
+
+from typing import Protocol
+
+from core.domain.session import CloseReason, Session
+
+
+class AccessDoor(Protocol):
+    """A protocol door (GTPv1, GTPv2, RADIUS) as the session service sees it."""
+
+    async def adopt(self, session: Session) -> None:
+        """Take over a session that was read back from the store after a restart."""
+        ...
+
+    def release(self, session: Session, reason: CloseReason) -> None:
+        """Tell the peer that the session is over (Delete PDP Context, Disconnect). Does not wait."""
+        ...
+
+    def forget(self, session: Session) -> None:
+        """Drop the context without telling the peer: it was replaced or the peer is gone."""
+        ...
+
+
+class SessionControl(Protocol):
+    """Ends sessions wherever they live."""
+
+    async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
+        """End every session of a SIM; returns how many there were. The bearer is cut before it returns."""
+        ...

@@ -1,0 +1,243 @@
+"""The store of record, an aggregate at a time.
+
+Rules:
+
+- A call returns when what it wrote is durable. It raises ``Unavailable`` when it cannot tell or could not
+  do it (``ambiguous`` says which), ``StaleVersion`` when a condition did not hold.
+- One call writes one partition, in one atomic batch. There is no transaction across partitions: what
+  spans two is written so that a crash between them is repaired by repeating the call.
+- A list is read by pages in key order; ``after`` is the ``next_key`` of the page before.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from core.domain.account import AuthKey, Group, Operator
+from core.domain.gateway import GatewayLease
+from core.domain.session import Session, SessionEvent
+from core.domain.sim import Sim
+from core.domain.usage import UsageReport
+
+T = TypeVar("T")
+
+PAGE_MAX = 1_000
+"""The most items that one page may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some items in key order, and the key to go on from; empty when there are no more."""
+
+    items: tuple[T, ...]
+    next_key: str = ""
+
+
+class Accounts(Protocol):
+    """Operators, their auth keys, and the tokens they logged out. Partition: operator, key or token id."""
+
+    async def operator(self, operator_id: str) -> Operator | None:
+        """By id."""
+        ...
+
+    async def operator_id_of_email(self, email: str) -> str | None:
+        """The root user's e-mail address, lower case, to its operator."""
+        ...
+
+    async def put_operator(self, operator: Operator) -> Operator:
+        """Write if the stored version is ``operator.version`` (0: must not exist); returns it with the next."""
+        ...
+
+    async def delete_operator(self, operator_id: str) -> None:
+        """Remove the operator and its e-mail address; its SIMs stay."""
+        ...
+
+    async def auth_key(self, auth_key_id: str) -> AuthKey | None:
+        """By id."""
+        ...
+
+    async def auth_keys_of(self, operator_id: str) -> Sequence[AuthKey]:
+        """All keys of an operator, by id."""
+        ...
+
+    async def put_auth_key(self, key: AuthKey) -> None:
+        """Add or replace."""
+        ...
+
+    async def delete_auth_key(self, key: AuthKey) -> None:
+        """Remove; idempotent."""
+        ...
+
+    async def revoke_token(self, token_id: str, expires: datetime) -> None:
+        """Refuse this token from now on; forgotten after ``expires``."""
+        ...
+
+    async def is_revoked(self, token_id: str) -> bool:
+        """Whether ``revoke_token`` was called for it."""
+        ...
+
+
+class Sims(Protocol):
+    """The registry. Partition: ``sim_id``; found by IMSI and listed by operator through index rows."""
+
+    async def get(self, sim_id: str) -> Sim | None:
+        """By SIM id (primary ICCID)."""
+        ...
+
+    async def sim_id_of_imsi(self, imsi: str) -> str | None:
+        """The SIM that an IMSI belongs to; the binding never changes."""
+        ...
+
+    async def put(self, sim: Sim) -> Sim:
+        """Write if the stored version is ``sim.version`` (0: must not exist); returns it with the next.
+
+        The index rows (IMSI, operator) are written first and are idempotent; readers ignore an index row
+        whose SIM disagrees.
+        """
+        ...
+
+    async def of_operator(self, operator_id: str, *, after: str = "", limit: int = 100) -> Page[Sim]:
+        """An operator's SIMs in order of SIM id."""
+        ...
+
+
+class Groups(Protocol):
+    """Groups. Partition: operator."""
+
+    async def get(self, operator_id: str, group_id: str) -> Group | None:
+        """By id, within its operator."""
+        ...
+
+    async def put(self, group: Group) -> Group:
+        """Write if the stored version is ``group.version`` (0: must not exist); returns it with the next."""
+        ...
+
+    async def delete(self, operator_id: str, group_id: str) -> None:
+        """Remove; idempotent."""
+        ...
+
+    async def of_operator(self, operator_id: str, *, after: str = "", limit: int = 100) -> Page[Group]:
+        """An operator's groups in order of id."""
+        ...
+
+
+class Sessions(Protocol):
+    """Open sessions and the history of sessions. Partition: ``sim_id``, the same as the SIM's.
+
+    A virtual gateway finds its sessions by index rows, written before the session and removed after it.
+    """
+
+    async def put(self, session: Session, event: SessionEvent) -> Session:
+        """Session and event in one batch, if the stored version is ``session.version`` (0: must not exist)."""
+        ...
+
+    async def close(self, session: Session, event: SessionEvent) -> None:
+        """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``."""
+        ...
+
+    async def record(self, event: SessionEvent) -> None:
+        """An event alone (a refused attach)."""
+        ...
+
+    async def of_sim(self, sim_id: str) -> Sequence[Session]:
+        """The open sessions of one SIM, oldest first."""
+        ...
+
+    def of_gateway(self, gateway_id: str) -> AsyncIterator[Session]:
+        """The open sessions of a virtual gateway: what a node must load to take it over. Never a full scan."""
+        ...
+
+    async def events(
+        self,
+        sim_id: str,
+        *,
+        since: datetime,
+        until: datetime,
+        after: str = "",
+        limit: int = 100,
+    ) -> Page[SessionEvent]:
+        """A SIM's history within [since, until], newest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A report that contradicts the stored ones and was not taken: for a person to look at."""
+
+    report: UsageReport
+    why: str
+
+
+class Usage(Protocol):
+    """What sessions used. Partition: (IMSI, UTC day); row: (slot, session, epoch, segment)."""
+
+    async def record(self, reports: Sequence[UsageReport]) -> None:
+        """Keep each report, the highest ``timestamp_us`` of a row winning; durable on return; idempotent."""
+        ...
+
+    async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
+        """All rows of one IMSI and UTC day (yyyymmdd), by slot, session, epoch, segment."""
+        ...
+
+    async def insert_if_absent(self, report: UsageReport) -> bool:
+        """Write a row unless one with its key is there (sandbox statistics); false when it was."""
+        ...
+
+    async def quarantine(self, item: Quarantined) -> None:
+        """Keep a contradicting report aside. Partition: day."""
+        ...
+
+    async def quarantined(self, day: int) -> Sequence[Quarantined]:
+        """What was put aside on a UTC day."""
+        ...
+
+
+class Leases(Protocol):
+    """Who holds which virtual gateway. Compare-and-set; partition: gateway."""
+
+    async def get(self, gateway_id: str) -> GatewayLease | None:
+        """The lease as stored, expired or not."""
+        ...
+
+    async def put(self, lease: GatewayLease) -> GatewayLease:
+        """Write if the stored version is ``lease.version`` (0: must not exist); returns it with the next."""
+        ...
+
+
+class Store(Protocol):
+    """All aggregates over one connection."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """Operators and keys."""
+        ...
+
+    @property
+    def sims(self) -> Sims:
+        """The registry."""
+        ...
+
+    @property
+    def groups(self) -> Groups:
+        """Groups."""
+        ...
+
+    @property
+    def sessions(self) -> Sessions:
+        """Sessions and their history."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """Usage rows."""
+        ...
+
+    @property
+    def leases(self) -> Leases:
+        """Virtual gateways' leases."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, then let go; idempotent."""
+        ...

@@ -1,0 +1,105 @@
+"""A stream of records in shards, with Kinesis' meaning of the words.
+
+Rules:
+
+- ``put`` returns when each accepted record is durable; a record that was not accepted says why, and its
+  neighbours are not touched by it. Within one call and one partition key, order is kept.
+- A record's shard is where MD5(partition key), as a 128-bit number, falls in the shards' hash ranges.
+- Sequence numbers rise within a shard; they are decimal text and compared as numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from core.domain.message import StreamRecord
+
+RECORDS_PER_PUT_MAX = 500
+"""Kinesis PutRecords takes at most this many records a call."""
+RECORD_BYTES_MAX = 1_048_576
+"""Data and partition key of one record together."""
+PUT_BYTES_MAX = 5_242_880
+"""All records of one call together."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """What became of one record: a place in a shard, or an error code (``error`` non-empty)."""
+
+    shard_id: str = ""
+    sequence_number: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as it is read back."""
+
+    shard_id: str
+    sequence_number: str
+    partition_key: str
+    data: bytes
+    arrived: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard and its range of hash keys, both ends included."""
+
+    shard_id: str
+    hash_key_start: int
+    hash_key_end: int
+
+
+class IteratorType(Enum):
+    """Where reading begins (Kinesis ShardIteratorType)."""
+
+    TRIM_HORIZON = "TRIM_HORIZON"
+    LATEST = "LATEST"
+    AT_SEQUENCE_NUMBER = "AT_SEQUENCE_NUMBER"
+    AFTER_SEQUENCE_NUMBER = "AFTER_SEQUENCE_NUMBER"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """Some records of one shard in order, and the iterator to go on from."""
+
+    records: tuple[StoredRecord, ...]
+    next_iterator: str
+
+
+class Stream(Protocol):
+    """One named stream."""
+
+    async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
+        """Store records; one result each, in their order. At most 500 records and 5 MiB a call.
+
+        Raises ``Unavailable`` when nothing is known of any of them.
+        """
+        ...
+
+    async def shards(self) -> Sequence[Shard]:
+        """The open shards, by hash range."""
+        ...
+
+    async def iterator(self, shard_id: str, kind: IteratorType, sequence_number: str = "") -> str:
+        """An opaque iterator to start from."""
+        ...
+
+    async def read(self, iterator: str, *, limit: int = 1_000) -> ReadResult:
+        """Up to ``limit`` records from there; empty when there is nothing yet."""
+        ...
+
+    async def checkpoint(self, application: str, shard_id: str) -> str:
+        """The last sequence number that a consumer finished with; empty when none."""
+        ...
+
+    async def set_checkpoint(self, application: str, shard_id: str, sequence_number: str) -> None:
+        """Remember it, durably. Call it after the effect, never before."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, then let go; idempotent."""
+        ...

@@ -1,0 +1,108 @@
+"""The user plane: what forwards and counts packets.
+
+Rules:
+
+- A session is installed, changed and taken out whole; calls are synchronous and take microseconds, so
+  that nothing happens between a decision and its effect.
+- Counters survive kill -9 of the process and are never lost by ``close``: only ``free`` gives the slot
+  back, after the last report is durable.
+- Forward, then count: a kill between the two errs in the customer's favour, by one packet at most.
+- A packet is bytes; nothing here is called with an object per packet but ``PacketSink``.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from core.domain.usage import SegmentLabel, Volume
+
+PacketSink = Callable[[str, bytes], None]
+"""``deliver(session_id, packet)``: an inner IP packet for the device edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """How one session's packets go: what comes with ``local_teid`` from ``peer_address`` and is sent by
+    ``ue_address`` goes up; what is sent to ``ue_address`` goes down to ``peer_address`` with ``peer_teid``.
+
+    ``epoch`` and ``label`` are used only where the session has no slot yet; a slot that exists is resumed.
+    """
+
+    session_id: str
+    imsi: str
+    operator_id: str
+    ue_address: IPv4Address
+    local_teid: int
+    peer_teid: int
+    peer_address: str
+    epoch: int
+    label: SegmentLabel
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of a session: cumulative from its own zero; ``number`` rises by one."""
+
+    number: int
+    label: SegmentLabel
+    begun: datetime
+    volume: Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Everything counted for a session that is not yet known to be durable.
+
+    ``previous`` is the segment before the current one, whose end is fixed; it is reported once more
+    until its last value is durable (``begin_segment`` may be called only then).
+    """
+
+    session_id: str
+    imsi: str
+    operator_id: str
+    epoch: int
+    current: Segment
+    previous: Segment | None
+    timestamp_us: int
+    is_open: bool
+
+
+class UserPlane(Protocol):
+    """Forwards packets of installed sessions and counts them."""
+
+    def install(self, bearer: Bearer) -> None:
+        """Begin (or resume, when the session has a slot) forwarding.
+
+        Raises ``Refused(NO_RESOURCES)`` when there is no slot left.
+        """
+        ...
+
+    def update(self, bearer: Bearer) -> None:
+        """Change peer and TEIDs of an installed session at once; counters go on."""
+        ...
+
+    def close(self, session_id: str) -> None:
+        """Stop forwarding at once; the counters stay until ``free``. Idempotent."""
+        ...
+
+    def free(self, session_id: str) -> None:
+        """Give the slot back. Only after the final report is durable. Idempotent."""
+        ...
+
+    def counters(self, session_id: str) -> Counters | None:
+        """The session's counters now, with a fresh ``timestamp_us``."""
+        ...
+
+    def all_counters(self) -> Iterable[Counters]:
+        """Every slot in use, closed ones included; after a restart also those found in the file."""
+        ...
+
+    def begin_segment(self, session_id: str, label: SegmentLabel, begun: datetime) -> None:
+        """End the current segment here and begin the next; atomic under kill -9."""
+        ...
+
+    def inject(self, session_id: str, packet: bytes) -> bool:
+        """Send an inner IP packet down to the device, counted; false when the session is not installed."""
+        ...

@@ -1,0 +1,388 @@
+"""Opening, changing and closing packet sessions, whatever protocol asks for it.
+
+Rules:
+
+- A session is durable before ``open`` returns; each step of opening pushes its undo, success keeps them.
+- What an ambiguous write may have stored is closed later, and until then its address and TEIDs stay lent.
+- Closing cuts the bearer first, then makes the last usage durable, then the end; only then is the meter's
+  slot given back.
+- One SIM's verbs run one after another; different SIMs do not wait for each other.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from core.domain.ids import time_ordered_id
+from core.domain.reasons import AttachRefusal
+from core.domain.session import (
+    Access,
+    CloseReason,
+    Location,
+    Session,
+    SessionEvent,
+    SessionEventKind,
+    Tunnel,
+)
+from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
+from core.domain.usage import SegmentLabel
+from core.errors import Refused, Unavailable
+from core.ports.clock import Clock, Entropy
+from core.ports.sessions import AccessDoor
+from core.ports.store import Store
+from core.ports.user_plane import Bearer, UserPlane
+from core.services.gateway import VirtualGateway
+from core.services.usage import UsageMeter
+
+CLOSE_RETRY_S = 1.0
+UNFINISHED_MAX = 100_000
+"""Sessions whose end is not yet durable; beyond it new sessions are refused until the store is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTunnel:
+    """The peer's end of a GTP session, as its request named it."""
+
+    teid_control: int
+    teid_user: int
+    control_address: str
+    user_address: str
+    nsapi: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A peer asks for a session. ``requested_address`` is a static address that the device asked for."""
+
+    access: Access
+    imsi: str
+    apn: str
+    imei: str = ""
+    msisdn: str = ""
+    location: Location = Location()
+    peer: PeerTunnel | None = None
+    requested_address: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModifySession:
+    """A peer changes a session; ``None`` leaves as it is."""
+
+    session_id: str
+    peer: PeerTunnel | None = None
+    location: Location | None = None
+
+
+class Sessions:
+    """The session service of one node and its virtual gateway. Implements ``SessionControl``.
+
+    ``apns`` are the access point names that are served, lower case; ``dns`` is what devices are told.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        gateway: VirtualGateway,
+        user_plane: UserPlane,
+        usage: UsageMeter,
+        clock: Clock,
+        entropy: Entropy,
+        apns: frozenset[str],
+        dns: tuple[str, ...],
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._user_plane = user_plane
+        self._usage = usage
+        self._clock = clock
+        self._entropy = entropy
+        self._apns = apns
+        self._dns = dns
+        self._open: dict[str, Session] = {}
+        self._doors: dict[Access, AccessDoor] = {}
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._unfinished: dict[str, tuple[Session, CloseReason]] = {}
+
+    @property
+    def open_sessions(self) -> Mapping[str, Session]:
+        """By session id; a live view."""
+        return self._open
+
+    def attach_door(self, access: Access, door: AccessDoor) -> None:
+        """Name the door that holds sessions of this access."""
+        self._doors[access] = door
+
+    async def recover(self) -> int:
+        """Read this gateway's sessions back, reinstall them and hand them to their doors; how many."""
+        async for session in self._store.sessions.of_gateway(self._gateway.gateway_id):
+            self._gateway.claim(session.ue_address, _teids(session))
+            self._install(session)
+            self._open[session.session_id] = session
+            if door := self._doors.get(session.access):
+                await door.adopt(session)
+        await self._usage.settle_orphans(self._open.keys())
+        return len(self._open)
+
+    async def open(self, request: OpenSession) -> Session:
+        """Open a session; raises ``Refused`` with an ``AttachRefusal``, or ``Unavailable``."""
+        sim_id = await self._store.sims.sim_id_of_imsi(request.imsi)
+        if sim_id is None:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
+        async with self._one_at_a_time(sim_id):
+            try:
+                sim = await self._authorise(sim_id, request)
+                await self._close_replaced(sim, request)
+                return await self._open_authorised(sim, request)
+            except Refused as refusal:
+                await self._record_rejection(sim_id, request, refusal)
+                raise
+
+    async def modify(self, change: ModifySession) -> Session:
+        """Move a session to another peer or place; raises ``Refused(UNKNOWN_SESSION)``, ``Unavailable``."""
+        session = self._session(change.session_id)
+        async with self._one_at_a_time(session.sim_id):
+            session = self._session(change.session_id)
+            tunnel = session.tunnel
+            if change.peer is not None and tunnel is not None:
+                tunnel = replace(
+                    tunnel,
+                    peer_teid_control=change.peer.teid_control,
+                    peer_teid_user=change.peer.teid_user,
+                    peer_control_address=change.peer.control_address,
+                    peer_user_address=change.peer.user_address,
+                )
+            wanted = replace(session, tunnel=tunnel, location=change.location or session.location)
+            event = self._event(SessionEventKind.MODIFIED, wanted)
+            stored = await self._store.sessions.put(wanted, event)
+            self._open[stored.session_id] = stored
+            self._user_plane.update(self._bearer(stored))
+            return stored
+
+    async def close(self, session_id: str, reason: CloseReason, *, tell_peer: bool = False) -> None:
+        """End a session. The bearer is cut at once; returns when the end is durable.
+
+        Raises ``Refused(UNKNOWN_SESSION)``; ``Unavailable`` when the end is not durable yet: it will be
+        tried again until it is.
+        """
+        session = self._session(session_id)
+        async with self._one_at_a_time(session.sim_id):
+            await self._close(self._session(session_id), reason, tell_peer=tell_peer)
+
+    async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
+        """End every session of a SIM and tell its peers; returns how many there were."""
+        async with self._one_at_a_time(sim_id):
+            sessions = [s for s in self._open.values() if s.sim_id == sim_id]
+            for session in sessions:
+                await self._close(session, reason, tell_peer=True)
+            return len(sessions)
+
+    async def finish_unfinished(self) -> None:
+        """Try again, for ever, to make the ends durable that the store would not take."""
+        while True:
+            await asyncio.sleep(CLOSE_RETRY_S)
+            for session, reason in list(self._unfinished.values()):
+                async with self._one_at_a_time(session.sim_id):
+                    try:
+                        await self._make_end_durable(session, reason)
+                    except Unavailable:
+                        break
+
+    # -- opening, step by step ------------------------------------------------------------------------
+
+    async def _authorise(self, sim_id: str, request: OpenSession) -> Sim:
+        sim = await self._store.sims.get(sim_id)
+        if sim is None:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
+        if SimEvent.ATTACH not in TRANSITIONS[sim.status]:
+            raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
+        if sim.imei_lock and sim.imei_lock != request.imei:
+            raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
+        if request.apn.lower() not in self._apns:
+            raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
+        if request.requested_address is not None:
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "static addresses")
+        if len(self._unfinished) >= UNFINISHED_MAX:
+            raise Refused(AttachRefusal.NO_RESOURCES, "the store is behind")
+        status = TRANSITIONS[sim.status][SimEvent.ATTACH]
+        if status is not sim.status:
+            sim = await self._store.sims.put(replace(sim, status=status, modified=self._clock.now()))
+        return sim
+
+    async def _close_replaced(self, sim: Sim, request: OpenSession) -> None:
+        for session in [s for s in self._open.values() if s.imsi == request.imsi]:
+            if _same_bearer(session, request):
+                await self._close(session, CloseReason.REPLACED, tell_peer=False)
+
+    async def _open_authorised(self, sim: Sim, request: OpenSession) -> Session:
+        async with AsyncExitStack() as undo:
+            address = self._gateway.lease_address()
+            undo.callback(self._gateway.release_address, address)
+            tunnel = self._lease_tunnel(request, undo)
+            now = self._clock.now()
+            session = Session(
+                session_id=time_ordered_id(now, self._entropy.random_bytes(10)),
+                sim_id=sim.sim_id,
+                imsi=request.imsi,
+                operator_id=sim.operator_id,
+                access=request.access,
+                apn=request.apn,
+                ue_address=address,
+                gateway_id=self._gateway.gateway_id,
+                opened=now,
+                speed_class=sim.speed_class,
+                imei=request.imei,
+                msisdn=request.msisdn,
+                location=request.location,
+                dns=self._dns,
+                tunnel=tunnel,
+            )
+            self._install(session)
+            undo.callback(self._usage.discard, session.session_id)
+            try:
+                event = self._event(SessionEventKind.CREATED, session)
+                stored = await self._store.sessions.put(session, event)
+            except Unavailable as error:
+                if error.ambiguous:
+                    undo.pop_all()
+                    self._user_plane.close(session.session_id)
+                    self._unfinished[session.session_id] = (session, CloseReason.LOST)
+                raise
+            undo.pop_all()
+            self._open[stored.session_id] = stored
+            return stored
+
+    def _lease_tunnel(self, request: OpenSession, undo: AsyncExitStack) -> Tunnel | None:
+        if request.peer is None:
+            return None
+        teid_control = self._gateway.lease_teid()
+        undo.callback(self._gateway.release_teid, teid_control)
+        teid_user = self._gateway.lease_teid()
+        undo.callback(self._gateway.release_teid, teid_user)
+        return Tunnel(
+            local_teid_control=teid_control,
+            local_teid_user=teid_user,
+            peer_teid_control=request.peer.teid_control,
+            peer_teid_user=request.peer.teid_user,
+            peer_control_address=request.peer.control_address,
+            peer_user_address=request.peer.user_address,
+            nsapi=request.peer.nsapi,
+            charging_id=teid_user,
+        )
+
+    async def _record_rejection(self, sim_id: str, request: OpenSession, refusal: Refused) -> None:
+        now = self._clock.now()
+        sim = await self._store.sims.get(sim_id)
+        await self._store.sessions.record(
+            SessionEvent(
+                event_id=time_ordered_id(now, self._entropy.random_bytes(10)),
+                kind=SessionEventKind.REJECTED,
+                at=now,
+                sim_id=sim_id,
+                imsi=request.imsi,
+                operator_id=sim.operator_id if sim else "",
+                apn=request.apn,
+                imei=request.imei,
+                location=request.location,
+                cause=refusal.reason.value,
+            )
+        )
+
+    # -- closing --------------------------------------------------------------------------------------
+
+    async def _close(self, session: Session, reason: CloseReason, *, tell_peer: bool) -> None:
+        self._user_plane.close(session.session_id)
+        del self._open[session.session_id]
+        if door := self._doors.get(session.access):
+            if tell_peer:
+                door.release(session, reason)
+            else:
+                door.forget(session)
+        self._unfinished[session.session_id] = (session, reason)
+        await self._make_end_durable(session, reason)
+
+    async def _make_end_durable(self, session: Session, reason: CloseReason) -> None:
+        if session.session_id not in self._unfinished:
+            return
+        await self._usage.report_last(session.session_id)
+        event = self._event(SessionEventKind.DELETED, session, cause=reason.value)
+        await self._store.sessions.close(session, event)
+        self._usage.discard(session.session_id)
+        self._gateway.release_address(session.ue_address)
+        for teid in _teids(session):
+            self._gateway.release_teid(teid)
+        del self._unfinished[session.session_id]
+
+    # -- small parts ----------------------------------------------------------------------------------
+
+    def _session(self, session_id: str) -> Session:
+        try:
+            return self._open[session_id]
+        except KeyError:
+            raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id) from None
+
+    def _install(self, session: Session) -> None:
+        if session.tunnel is not None:
+            self._user_plane.install(self._bearer(session))
+
+    def _bearer(self, session: Session) -> Bearer:
+        assert session.tunnel is not None, "a bearer needs a tunnel"  # noqa: S101
+        return Bearer(
+            session_id=session.session_id,
+            imsi=session.imsi,
+            operator_id=session.operator_id,
+            ue_address=session.ue_address,
+            local_teid=session.tunnel.local_teid_user,
+            peer_teid=session.tunnel.peer_teid_user,
+            peer_address=session.tunnel.peer_user_address,
+            epoch=self._gateway.epoch,
+            label=SegmentLabel(session.speed_class, session.location.plmn),
+        )
+
+    def _event(self, kind: SessionEventKind, session: Session, *, cause: str = "") -> SessionEvent:
+        now = self._clock.now()
+        return SessionEvent(
+            event_id=time_ordered_id(now, self._entropy.random_bytes(10)),
+            kind=kind,
+            at=now,
+            sim_id=session.sim_id,
+            imsi=session.imsi,
+            operator_id=session.operator_id,
+            session_id=session.session_id,
+            apn=session.apn,
+            ue_address=str(session.ue_address),
+            imei=session.imei,
+            location=session.location,
+            dns=session.dns,
+            opened=session.opened,
+            cause=cause,
+        )
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, sim_id: str) -> AsyncIterator[None]:
+        lock, waiting = self._locks.get(sim_id, (asyncio.Lock(), 0))
+        self._locks[sim_id] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            _, waiting = self._locks[sim_id]
+            if waiting == 1:
+                del self._locks[sim_id]
+            else:
+                self._locks[sim_id] = (lock, waiting - 1)
+
+
+def _teids(session: Session) -> tuple[int, ...]:
+    if session.tunnel is None:
+        return ()
+    return (session.tunnel.local_teid_control, session.tunnel.local_teid_user)
+
+
+def _same_bearer(session: Session, request: OpenSession) -> bool:
+    """The same IMSI and NSAPI: the device attached again without a detach (TS 29.060 §7.3.1)."""
+    if session.tunnel is None or request.peer is None:
+        return session.access is request.access
+    return session.tunnel.nsapi == request.peer.nsapi

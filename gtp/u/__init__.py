@@ -1,0 +1,1 @@
+"""GTP-U (TS 29.281): codec. Pure."""

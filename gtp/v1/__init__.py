@@ -1,0 +1,1 @@
+"""GTPv1-C (TS 29.060): codec. Pure."""

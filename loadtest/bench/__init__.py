@@ -1,0 +1,1 @@
+"""Benchmarks against peers by others, interleaved in one run."""

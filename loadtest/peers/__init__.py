@@ -1,0 +1,1 @@
+"""Simulated peers: SGSN and devices."""

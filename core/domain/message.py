@@ -28,7 +28,7 @@ class DeviceMessage:
 
 @dataclass(frozen=True, slots=True)
 class StreamRecord:
-    """What is put into a stream: data under a partition key of at most 256 characters (Kinesis PutRecords)."""
+    """What is put into a stream: data under a partition key of at most 256 characters (PutRecords)."""
 
     partition_key: str
     data: bytes

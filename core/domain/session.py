@@ -48,6 +48,10 @@ class Location:
     user_location: str = ""
 
 
+NOWHERE = Location()
+"""The network said nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """One open session."""
@@ -64,7 +68,7 @@ class Session:
     speed_class: str
     imei: str = ""
     msisdn: str = ""
-    location: Location = Location()
+    location: Location = NOWHERE
     dns: tuple[str, ...] = ()
     tunnel: Tunnel | None = None
     version: int = 0
@@ -104,7 +108,7 @@ class SessionEvent:
     apn: str = ""
     ue_address: str = ""
     imei: str = ""
-    location: Location = Location()
+    location: Location = NOWHERE
     dns: tuple[str, ...] = ()
     opened: datetime | None = None
     cause: str = ""

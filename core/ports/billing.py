@@ -46,5 +46,5 @@ class Billing(Protocol):
         ...
 
     async def export(self, operator_id: str, month: int) -> str:
-        """Write the month's CSV into the object store, return its key. The same usage gives the same bytes."""
+        """Write the month's CSV into the object store, return its key; same usage, same bytes."""
         ...

@@ -34,5 +34,5 @@ class Network(Protocol):
     """Opens datagram sockets."""
 
     async def open_datagram(self, address: Address, receiver: Receiver) -> DatagramSocket:
-        """Bind ``address`` (port 0: any). Raises ``ConfigurationError`` that names the address and the fix."""
+        """Bind ``address`` (port 0: any). Raises ``ConfigurationError`` naming the address and the fix."""
         ...

@@ -46,7 +46,7 @@ class Accounts(Protocol):
         ...
 
     async def put_operator(self, operator: Operator) -> Operator:
-        """Write if the stored version is ``operator.version`` (0: must not exist); returns it with the next."""
+        """Write if the stored version is ``operator.version`` (0: none stored); returns it with the next."""
         ...
 
     async def delete_operator(self, operator_id: str) -> None:
@@ -129,7 +129,7 @@ class Sessions(Protocol):
     """
 
     async def put(self, session: Session, event: SessionEvent) -> Session:
-        """Session and event in one batch, if the stored version is ``session.version`` (0: must not exist)."""
+        """Session and event in one batch, if the stored version is ``session.version`` (0: none)."""
         ...
 
     async def close(self, session: Session, event: SessionEvent) -> None:
@@ -145,7 +145,7 @@ class Sessions(Protocol):
         ...
 
     def of_gateway(self, gateway_id: str) -> AsyncIterator[Session]:
-        """The open sessions of a virtual gateway: what a node must load to take it over. Never a full scan."""
+        """The open sessions of a virtual gateway: what a node must load to take it over. No full scan."""
         ...
 
     async def events(

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import (
+    NOWHERE,
     Access,
     CloseReason,
     Location,
@@ -61,7 +62,7 @@ class OpenSession:
     apn: str
     imei: str = ""
     msisdn: str = ""
-    location: Location = Location()
+    location: Location = NOWHERE
     peer: PeerTunnel | None = None
     requested_address: IPv4Address | None = None
 

@@ -5,8 +5,10 @@ holding and is the metering epoch of slots begun under it; the restart counter i
 stays (TS 23.007 §18), because sessions are read back.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv4Address
 
@@ -44,6 +46,27 @@ async def take_lease(leases: Leases, clock: Clock, *, gateway_id: str, owner: st
         return await leases.put(wanted)
     except StaleVersion as error:
         raise Unavailable(f"virtual gateway {gateway_id} was taken by another node") from error
+
+
+async def keep_lease(leases: Leases, clock: Clock, lease: GatewayLease) -> None:
+    """Renew the lease in time, for ever; raises ``Unavailable`` when another node took it."""
+    while True:
+        await asyncio.sleep(LEASE_S / 3)
+        renewed = replace(lease, expires=clock.now() + timedelta(seconds=LEASE_S))
+        try:
+            lease = await leases.put(renewed)
+        except StaleVersion:
+            lease = await _renewed_unheard(leases, lease)
+        except Unavailable:
+            continue
+
+
+async def _renewed_unheard(leases: Leases, lease: GatewayLease) -> GatewayLease:
+    """A renewal may have been stored although its answer was lost; the fence tells whose it is."""
+    stored = await leases.get(lease.gateway_id)
+    if stored is None or (stored.owner, stored.fence) != (lease.owner, lease.fence):
+        raise Unavailable(f"virtual gateway {lease.gateway_id} was taken by another node")
+    return stored
 
 
 class VirtualGateway:

@@ -11,7 +11,7 @@ Rules:
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
@@ -103,6 +103,7 @@ class Sessions:
         self._apns = apns
         self._dns = dns
         self._open: dict[str, Session] = {}
+        self._of_sim: dict[str, set[str]] = {}
         self._doors: dict[Access, AccessDoor] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._unfinished: dict[str, tuple[Session, CloseReason]] = {}
@@ -121,7 +122,7 @@ class Sessions:
         async for session in self._store.sessions.of_gateway(self._gateway.gateway_id):
             self._gateway.claim(session.ue_address, _teids(session))
             self._install(session)
-            self._open[session.session_id] = session
+            self._add(session)
             if door := self._doors.get(session.access):
                 await door.adopt(session)
         await self._usage.settle_orphans(self._open.keys())
@@ -138,7 +139,8 @@ class Sessions:
                 await self._close_replaced(sim, request)
                 return await self._open_authorised(sim, request)
             except Refused as refusal:
-                await self._record_rejection(sim_id, request, refusal)
+                with suppress(Unavailable):  # the refusal stands, with or without its line in the history
+                    await self._record_rejection(sim_id, request, refusal)
                 raise
 
     async def modify(self, change: ModifySession) -> Session:
@@ -175,10 +177,17 @@ class Sessions:
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
         """End every session of a SIM and tell its peers; returns how many there were."""
         async with self._one_at_a_time(sim_id):
-            sessions = [s for s in self._open.values() if s.sim_id == sim_id]
+            sessions = self._sessions_of(sim_id)
             for session in sessions:
                 await self._close(session, reason, tell_peer=True)
             return len(sessions)
+
+    async def end_forbidden(self) -> None:
+        """After a restart: end the sessions of SIMs that were cut off while nobody held them."""
+        for sim_id in list(self._of_sim):
+            sim = await self._store.sims.get(sim_id)
+            if sim is None or SimEvent.ATTACH not in TRANSITIONS[sim.status]:
+                await self.end_sessions_of(sim_id, CloseReason.CUSTOMER)
 
     async def finish_unfinished(self) -> None:
         """Try again, for ever, to make the ends durable that the store would not take."""
@@ -194,6 +203,18 @@ class Sessions:
     # -- opening, step by step ------------------------------------------------------------------------
 
     async def _authorise(self, sim_id: str, request: OpenSession) -> Sim:
+        while True:
+            sim = await self._permitted(sim_id, request)
+            status = TRANSITIONS[sim.status][SimEvent.ATTACH]
+            if status is sim.status:
+                return sim
+            try:
+                changed = replace(sim, status=status, modified=self._clock.now())
+                return await self._store.sims.put(changed)
+            except StaleVersion:
+                continue  # the customer changed the SIM meanwhile: decide again on what it is now
+
+    async def _permitted(self, sim_id: str, request: OpenSession) -> Sim:
         sim = await self._store.sims.get(sim_id)
         if sim is None:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
@@ -207,14 +228,11 @@ class Sessions:
             raise Refused(AttachRefusal.NOT_SUPPORTED, "static addresses")
         if len(self._unfinished) >= UNFINISHED_MAX:
             raise Refused(AttachRefusal.NO_RESOURCES, "the store is behind")
-        status = TRANSITIONS[sim.status][SimEvent.ATTACH]
-        if status is not sim.status:
-            sim = await self._store.sims.put(replace(sim, status=status, modified=self._clock.now()))
         return sim
 
     async def _close_replaced(self, sim: Sim, request: OpenSession) -> None:
-        for session in [s for s in self._open.values() if s.imsi == request.imsi]:
-            if _same_bearer(session, request):
+        for session in self._sessions_of(sim.sim_id):
+            if session.imsi == request.imsi and _same_bearer(session, request):
                 await self._close(session, CloseReason.REPLACED, tell_peer=False)
 
     async def _open_authorised(self, sim: Sim, request: OpenSession) -> Session:
@@ -252,7 +270,7 @@ class Sessions:
                     self._unfinished[session.session_id] = (session, CloseReason.LOST)
                 raise
             undo.pop_all()
-            self._open[stored.session_id] = stored
+            self._add(stored)
             return stored
 
     def _lease_tunnel(self, request: OpenSession, undo: AsyncExitStack) -> Tunnel | None:
@@ -295,7 +313,7 @@ class Sessions:
 
     async def _close(self, session: Session, reason: CloseReason, *, tell_peer: bool) -> None:
         self._user_plane.close(session.session_id)
-        del self._open[session.session_id]
+        self._remove(session)
         if door := self._doors.get(session.access):
             if tell_peer:
                 door.release(session, reason)
@@ -323,6 +341,20 @@ class Sessions:
             return self._open[session_id]
         except KeyError:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id) from None
+
+    def _sessions_of(self, sim_id: str) -> list[Session]:
+        return [self._open[session_id] for session_id in sorted(self._of_sim.get(sim_id, ()))]
+
+    def _add(self, session: Session) -> None:
+        self._open[session.session_id] = session
+        self._of_sim.setdefault(session.sim_id, set()).add(session.session_id)
+
+    def _remove(self, session: Session) -> None:
+        del self._open[session.session_id]
+        of_sim = self._of_sim[session.sim_id]
+        of_sim.discard(session.session_id)
+        if not of_sim:
+            del self._of_sim[session.sim_id]
 
     def _install(self, session: Session) -> None:
         if session.tunnel is not None:

@@ -1,0 +1,155 @@
+"""What an operator may configure, read once into immutable objects.
+
+Rules: `airloom.toml` and then `AIRLOOM_*` variables (`AIRLOOM_API__PORT=8081`), the later wins; an unknown
+key is an error that names it; nothing else in Airloom reads the environment or that file.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from core.errors import ConfigurationError
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeConfig(_Section):
+    """This process: its name (the owner of leases) and the folder for everything it keeps."""
+
+    name: Name = "node-1"
+    data_dir: Path = Path("var")
+
+
+class GatewayConfig(_Section):
+    """The virtual gateway that this node holds.
+
+    ``address`` carries GTP-C and GTP-U; with ``tun`` named, packets to the internet go through that TUN
+    device (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers`` empty: all.
+    """
+
+    id: Name = "vg-1"
+    address: IPv4Address = IPv4Address("127.0.0.1")
+    control_port: Port = 2123
+    user_port: Port = 2152
+    ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
+    apns: tuple[Name, ...] = ("soracom.io", "internet")
+    dns: tuple[IPv4Address, ...] = (IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53"))
+    allowed_peers: tuple[IPv4Network, ...] = ()
+    tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
+    sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
+    quarantine_s: Annotated[float, Field(ge=0)] = 60.0
+
+
+class EdgeConfig(_Section):
+    """The device edge: platform addresses that devices reach inside their tunnel."""
+
+    platform_network: IPv4Network = IPv4Network("100.127.0.0/16")
+    udp_address: IPv4Address = IPv4Address("100.127.65.43")
+    udp_port: Port = 23_080
+
+
+class StreamConfig(_Section):
+    """The stream that device messages go into; embedded: an append log of this many shards."""
+
+    shards: Annotated[int, Field(ge=1, le=64)] = 4
+
+
+class ApiConfig(_Section):
+    """The customer API. ``sandbox`` adds SORACOM's sandbox operations (no payment, SIMs from nothing)."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8_080
+    sandbox: bool = True
+
+
+class UsageConfig(_Section):
+    """Metering: a report each interval for each session with change."""
+
+    report_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+
+
+class BillingConfig(_Section):
+    """The tariff: integer nano-units of the currency for each byte."""
+
+    currency: Annotated[str, StringConstraints(pattern=r"^(USD|JPY|EUR)$")] = "USD"
+    nano_per_byte: Annotated[int, Field(ge=0)] = 200
+    unit_bytes: Annotated[int, Field(ge=1)] = 1
+
+
+class Config(_Section):
+    """Everything."""
+
+    node: NodeConfig = NodeConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    edge: EdgeConfig = EdgeConfig()
+    stream: StreamConfig = StreamConfig()
+    api: ApiConfig = ApiConfig()
+    usage: UsageConfig = UsageConfig()
+    billing: BillingConfig = BillingConfig()
+
+
+def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read the file (if any) and the ``AIRLOOM_*`` variables.
+
+    Raises ``ConfigurationError`` with one line per mistake: key, what is wrong, what would be right.
+    """
+    values = _read_file(path) if path is not None else {}
+    _overlay(values, environment)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; name a readable file with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not TOML: {error}") from error
+
+
+def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """``AIRLOOM_SECTION__KEY=value``; a comma separates the items of a list."""
+    for variable, text in environment.items():
+        section, separator, key = variable.removeprefix("AIRLOOM_").lower().partition("__")
+        if not variable.startswith("AIRLOOM_") or not separator:
+            continue
+        of_section = values.setdefault(section, {})
+        if not isinstance(of_section, dict):
+            raise ConfigurationError(f"{section}: must be a table, as in [{section}]")
+        of_section[key] = text.split(",") if _is_list(section, key) else text
+
+
+def _is_list(section: str, key: str) -> bool:
+    fields = Config.model_fields
+    if section not in fields:
+        return False
+    annotation = fields[section].annotation
+    inner = getattr(annotation, "model_fields", {}).get(key)
+    return inner is not None and str(inner.annotation).startswith("tuple")
+
+
+def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict that differs by version
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(str(item["loc"][0]) if len(item["loc"]) > 1 else "")
+        return f"{key}: unknown key; known here: {', '.join(known)}"
+    return f"{key}: {item['msg']} (got {item['input']!r})"
+
+
+def _known_keys(section: str) -> list[str]:
+    if not section:
+        return list(Config.model_fields)
+    return list(getattr(Config.model_fields[section].annotation, "model_fields", {}))

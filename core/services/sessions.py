@@ -29,7 +29,7 @@ from core.domain.session import (
 )
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
 from core.domain.usage import SegmentLabel
-from core.errors import Refused, Unavailable
+from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import AccessDoor
 from core.ports.store import Store

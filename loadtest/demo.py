@@ -121,10 +121,11 @@ async def _drive(
     async with sgsn.running():
         async with progress.stage("attached over GTPv1", options.sims) as stage:
             contexts = [
-                await _ticked(sgsn.attach(imsi=_imsi(sim), apn="soracom.io"), stage, progress)
-                for sim in sims
+                await _ticked(sgsn.attach(imsi=_imsi(sim), apn="soracom.io"), stage, progress) for sim in sims
             ]
-        devices = [Device(context=context, imsi=_imsi(sim)) for context, sim in zip(contexts, sims, strict=True)]
+        devices = [
+            Device(context=context, imsi=_imsi(sim)) for context, sim in zip(contexts, sims, strict=True)
+        ]
         sent = options.sims * options.messages
         async with progress.stage("messages acknowledged", sent) as stage:
             await asyncio.gather(*(_talk(device, options.messages, stage, progress) for device in devices))

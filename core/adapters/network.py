@@ -57,7 +57,7 @@ class UdpNetwork:
 
 
 class UdpSocket:
-    """Implements ``DatagramSocket``; counts in ``send_failures`` and ``receive_failures`` what was refused."""
+    """Implements ``DatagramSocket``; ``send_failures`` and ``receive_failures`` count what was refused."""
 
     def __init__(self, bound: socket.socket, receiver: Receiver) -> None:
         self.send_failures = 0

@@ -8,6 +8,8 @@ that no peer is ever told that a living tunnel is unknown.
 import asyncio
 from dataclasses import dataclass
 
+from mqtt_bridge.service import DeviceEdge
+
 from core.config import Config
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access
@@ -23,7 +25,6 @@ from core.services.usage import UsageMeter
 from gtp.service import GtpV1Door
 from gtp.userplane.slots import SlotTable
 from gtp.userplane.udp import UdpUserPlane
-from mqtt_bridge.service import DeviceEdge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

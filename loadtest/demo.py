@@ -8,30 +8,26 @@ server is a child process on real sockets; the devices' own counts are kept apar
 import argparse
 import asyncio
 import contextlib
-import json
 import secrets
 import shutil
-import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from core.adapters.clock import SystemClock, SystemEntropy
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
 from loadtest.checks import Proof, bill_of_csv, read_stream
 from loadtest.customer import Customer
 from loadtest.peers.device import Device
 from loadtest.peers.sgsn import Sgsn
-from loadtest.serving import DidNotStart, Served, as_json, free_gateway_address, free_tcp_port
+from loadtest.serving import Served, free_gateway_address, free_tcp_port
 
 SGSN_ADDRESS = "127.0.1.1"
 METER_TIMEOUT_S = 10.0

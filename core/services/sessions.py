@@ -361,7 +361,7 @@ class Sessions:
             self._user_plane.install(self._bearer(session))
 
     def _bearer(self, session: Session) -> Bearer:
-        assert session.tunnel is not None, "a bearer needs a tunnel"  # noqa: S101
+        assert session.tunnel is not None, "a bearer needs a tunnel"
         return Bearer(
             session_id=session.session_id,
             imsi=session.imsi,

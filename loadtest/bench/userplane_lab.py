@@ -164,7 +164,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _pipe(end: IO[str] | None) -> IO[str]:
-    assert end is not None, "every process of the lab has pipes"  # noqa: S101
+    assert end is not None, "every process of the lab has pipes"
     return end
 
 

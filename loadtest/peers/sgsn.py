@@ -30,6 +30,7 @@ from gtp.v1.pco import dns_request, dns_servers
 GTP_C_PORT, GTP_U_PORT = 2123, 2152
 G_PDU, ERROR_INDICATION = 255, 26
 T3_S, N3 = 1.0, 4
+UNKNOWN = IPv4Address(0)
 QOS = bytes.fromhex("000b921f")
 
 
@@ -56,7 +57,7 @@ class PdpContext:
     local_teid_user: int
     peer_teid_control: int = 0
     peer_teid_user: int = 0
-    ue_address: IPv4Address = IPv4Address(0)
+    ue_address: IPv4Address = UNKNOWN
     charging_id: int = 0
     dns: tuple[str, ...] = ()
     is_active: bool = False
@@ -123,7 +124,7 @@ class Sgsn:
         context.peer_teid_user = int.from_bytes(ie.required(answer.elements, ie.TEID_DATA_I), "big")
         context.charging_id = int.from_bytes(ie.required(answer.elements, ie.CHARGING_ID), "big")
         given = ie.decode_end_user_address(ie.required(answer.elements, ie.END_USER_ADDRESS))
-        context.ue_address = given.ipv4 or IPv4Address(0)
+        context.ue_address = given.ipv4 or UNKNOWN
         options = ie.first(answer.elements, ie.PROTOCOL_CONFIGURATION_OPTIONS)
         context.dns = dns_servers(options or b"")
         context.is_active = True

@@ -1,0 +1,95 @@
+"""Whatever arrives: a result, the protocol's own error, or silence; and what is encoded comes back."""
+
+from ipaddress import IPv4Address
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import RemoteProtocolError
+from gtp.gateway import GtpV1Gateway
+from gtp.v1 import ie
+from gtp.v1.header import decode_header, encode_header
+from gtp.v1.pco import answer_options, dns_servers
+from tests.support.gtp import SGSN, create_request, delete_request, update_request
+
+MESSAGES = (create_request(), update_request(0xA0000001, 2), delete_request(0xA0000001, 3))
+
+
+def machine() -> GtpV1Gateway:
+    return GtpV1Gateway(
+        address=IPv4Address("127.0.0.1"), recovery=3, dns=("8.8.8.8",), allowed_peers=(), first_sequence=0
+    )
+
+
+@given(st.binary(max_size=200))
+def test_random_datagrams_never_raise(data: bytes) -> None:
+    machine().receive_datagram(data, SGSN, 0)
+
+
+@given(st.sampled_from(MESSAGES), st.data())
+def test_mutated_messages_never_raise(original: bytes, data: st.DataObject) -> None:
+    mutated = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 6))):
+        mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(mutated)))
+    target = machine()
+    target.receive_datagram(bytes(mutated[:cut]), SGSN, 0)
+    target.receive_datagram(bytes(mutated), SGSN, 0)
+    for answer, _ in target.datagrams_to_send():
+        assert len(decode_header(answer).payload) <= 300
+
+
+def test_every_truncation_is_refused_or_dropped() -> None:
+    for original in MESSAGES:
+        for cut in range(len(original)):
+            target = machine()
+            target.receive_datagram(original[:cut], SGSN, 0)
+            assert target.next_event() is None
+
+
+@given(
+    st.integers(0, 255),
+    st.integers(0, 2**32 - 1),
+    st.one_of(st.none(), st.integers(0, 65_535)),
+    st.binary(max_size=100),
+)
+def test_headers_come_back(kind: int, teid: int, sequence: int | None, payload: bytes) -> None:
+    header = decode_header(encode_header(kind, teid, sequence, payload))
+    assert (header.message_type, header.teid, header.sequence, header.payload) == (
+        kind,
+        teid,
+        sequence,
+        payload,
+    )
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(ie.TV_LENGTHS)), st.randoms()), max_size=20))
+def test_fixed_length_elements_come_back(items: list[tuple[int, object]]) -> None:
+    elements = [(type_, bytes(ie.TV_LENGTHS[type_])) for type_, _ in items]
+    decoded = ie.decode_elements(ie.encode_elements(elements))
+    assert sorted(decoded) == sorted({type_ for type_, _ in elements})
+
+
+@given(st.text("0123456789", min_size=6, max_size=15))
+def test_imsis_come_back(imsi: str) -> None:
+    assert ie.decode_imsi(ie.encode_tbcd(imsi, 8)) == imsi
+
+
+@given(st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,10}\Z"), min_size=1, max_size=5))
+def test_apns_come_back(labels: list[str]) -> None:
+    assert ie.decode_apn(ie.encode_apn(".".join(labels))) == ".".join(labels)
+
+
+@given(st.binary(max_size=120))
+def test_apns_of_any_octets_decode_or_are_incorrect(value: bytes) -> None:
+    try:
+        assert ie.decode_apn(value)
+    except RemoteProtocolError as error:
+        assert error.cause == 201
+
+
+@given(st.binary(max_size=300))
+def test_options_of_any_octets_are_answered(asked: bytes) -> None:
+    answer = answer_options(asked, ("100.127.0.53", "100.127.1.53"))
+    assert len(answer) <= 1 + 16 * (3 + 16)
+    dns_servers(answer)

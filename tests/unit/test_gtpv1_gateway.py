@@ -1,0 +1,398 @@
+"""The GTPv1-C machine: repeats, refusals, foreign peers, restarts, and every step of a context's life."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from core.domain.reasons import AttachRefusal
+from gtp.gateway import (
+    EVENTS_MAX,
+    TRANSITIONS,
+    Accepted,
+    ContextEvent,
+    ContextState,
+    DeleteRequested,
+    Done,
+    GtpV1Gateway,
+    OutcomeTooLate,
+    PeerRestarted,
+    Rejected,
+    SessionRequested,
+    UpdateRequested,
+)
+from gtp.transaction import N3_REQUESTS, PATIENCE_S, RESPONSES_MAX, T3_RESPONSE_S, Arrival, ResponseCache
+from gtp.v1.cause import CAUSE_OF_REFUSAL, Cause
+from gtp.v1.header import decode_header
+from gtp.v1.ie import decode_elements
+from tests.support.gtp import (
+    SGSN,
+    create_elements,
+    create_request,
+    delete_request,
+    message,
+    session,
+    tlv,
+    update_request,
+)
+
+
+def gateway(*allowed: str) -> GtpV1Gateway:
+    return GtpV1Gateway(
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        dns=("100.127.0.53", "100.127.1.53"),
+        allowed_peers=[IPv4Network(network) for network in allowed],
+        first_sequence=100,
+    )
+
+
+def attached(machine: GtpV1Gateway, *, now: float = 0.0, sequence: int = 1) -> int:
+    """Attach once; our control TEID."""
+    machine.receive_datagram(create_request(sequence), SGSN, now)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), now)
+    machine.datagrams_to_send()
+    return 0xA0000001
+
+
+def cause_of(datagram: bytes) -> int:
+    return decode_elements(decode_header(datagram).payload)[1][0][0]
+
+
+def only_answer(machine: GtpV1Gateway) -> bytes:
+    ((data, peer),) = machine.datagrams_to_send()
+    assert peer == SGSN
+    return data
+
+
+def test_echo_is_answered_before_anything_with_our_restart_counter() -> None:
+    machine = gateway()
+    machine.receive_datagram(message(1, 0, 9, b""), SGSN, 0)
+    assert only_answer(machine) == message(2, 0, 9, b"\x0e\x03")
+
+
+def test_echo_with_a_private_extension_carries_nothing_back() -> None:
+    machine = gateway()
+    machine.receive_datagram(message(1, 0, 9, tlv(255, b"\0\1secret")), SGSN, 0)
+    assert only_answer(machine) == message(2, 0, 9, b"\x0e\x03")
+
+
+def test_create_is_handed_out_whole_and_answered_with_all_that_it_needs() -> None:
+    machine = gateway()
+    machine.receive_datagram(create_request(), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    request = event.request
+    assert (request.imsi, request.apn, request.nsapi) == ("440100000000001", "soracom.io", 5)
+    assert (request.teid_data, request.teid_control) == (0x1001, 0x2001)
+    assert (request.msisdn, request.imei) == ("8190123456", "3502000000000001")
+    assert (request.location.plmn, request.location.rat) == ("44010", "LTE")
+    machine.answer(event.token, Accepted(session()), 0.1)
+    answer = only_answer(machine)
+    header = decode_header(answer)
+    elements = decode_elements(header.payload)
+    assert (header.teid, header.sequence) == (0x2001, 1)
+    assert elements[1] == [b"\x80"]
+    assert elements[14] == [b"\x03"]
+    assert elements[16] == [bytes.fromhex("b0000001")]
+    assert elements[17] == [bytes.fromhex("a0000001")]
+    assert elements[128] == [bytes.fromhex("f1210a800002")]
+    assert elements[133] == [bytes((127, 0, 0, 1))] * 2
+    assert elements[132] == [bytes.fromhex("80000d04647f0035000d04647f01350010 0205b8".replace(" ", ""))]
+
+
+def test_a_repeat_is_answered_with_the_same_bytes_and_opens_nothing() -> None:
+    machine = gateway()
+    machine.receive_datagram(create_request(), SGSN, 0)
+    machine.receive_datagram(create_request(), SGSN, 1)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert machine.next_event() is None
+    assert machine.dropped[Arrival.IN_PROGRESS.value] == 1
+    machine.answer(event.token, Accepted(session()), 2)
+    first = only_answer(machine)
+    machine.receive_datagram(create_request(), SGSN, 3)
+    assert only_answer(machine) == first
+    assert machine.next_event() is None
+    assert machine.contexts == 1
+
+
+def test_another_port_or_sequence_is_another_request() -> None:
+    machine = gateway()
+    machine.receive_datagram(create_request(1), SGSN, 0)
+    machine.receive_datagram(create_request(2), SGSN, 0)
+    machine.receive_datagram(create_request(1), (SGSN[0], 40_000), 0)
+    assert [type(machine.next_event()) for _ in range(4)] == [SessionRequested] * 3 + [type(None)]
+
+
+@pytest.mark.parametrize("missing", [0, 3, 4, 5, 6, 7, 12])
+def test_a_missing_mandatory_element_is_cause_202(missing: int) -> None:
+    machine = gateway()
+    elements = create_elements()
+    del elements[missing]
+    machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
+    answer = only_answer(machine)
+    assert cause_of(answer) == Cause.MANDATORY_IE_MISSING
+    assert decode_header(answer).teid == (0 if missing == 4 else 0x2001)
+    assert machine.next_event() is None
+
+
+@pytest.mark.parametrize(
+    ("position", "broken"),
+    [
+        (0, b"\x02" + b"\xff" * 8),  # no digit at all
+        (0, b"\x02" + bytes.fromhex("44100000000000fa")),  # a digit beyond 9
+        (3, b"\x10\0\0\0\0"),  # TEID 0
+        (5, b"\x14\x02"),  # reserved NSAPI
+        (6, tlv(0x80, b"\xf1")),
+        (7, tlv(0x83, b"\x09soracom")),  # label beyond the element (CVE-2021-41794)
+        (7, tlv(0x83, b"")),
+        (7, tlv(0x83, b"\x04a\0b!")),
+        (7, tlv(0x83, b"\x3f" + b"a" * 63 + b"\x3f" + b"b" * 63)),
+        (9, tlv(0x85, b"\x7f" * 17)),  # GSN address beyond 16 octets
+        (12, tlv(0x87, b"\0")),
+    ],
+)
+def test_an_incorrect_mandatory_element_is_cause_201(position: int, broken: bytes) -> None:
+    machine = gateway()
+    elements = create_elements()
+    elements[position] = broken
+    machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
+    assert cause_of(only_answer(machine)) == Cause.MANDATORY_IE_INCORRECT
+
+
+@pytest.mark.parametrize(
+    ("position", "broken"),
+    [
+        (13, tlv(0x97, b"")),
+        (13, tlv(0x97, b"\xff" * 200)),
+        (14, tlv(0x98, b"\0")),
+        (14, tlv(0x98, b"\xff" * 200)),
+        (15, tlv(0x9A, b"\xff" * 100)),
+        (11, tlv(0x86, b"")),
+        (8, tlv(0x84, b"\x80\x80\x21\xff\x01")),  # container overruns
+        (8, tlv(0x84, b"\x80" + b"\0\x0d\0" * 80)),  # far more containers than are read
+        (8, tlv(0x84, b"\x80\x80\x21\x06\x01\x01\0\x99\x81\x00")),  # IPCP lengths lie
+    ],
+)
+def test_a_broken_optional_element_never_refuses_a_session(position: int, broken: bytes) -> None:
+    machine = gateway()
+    elements = create_elements()
+    elements[position] = broken
+    machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), 0)
+    answer = only_answer(machine)
+    assert cause_of(answer) == Cause.REQUEST_ACCEPTED
+    assert len(answer) < 300
+
+
+@pytest.mark.parametrize(
+    ("pdp_type", "cause"),
+    [(b"\xf1\x57", 220), (b"\xf0\x01", 220), (b"\xf1\x8d", 129), (b"\xf1\x21", 128)],
+)
+def test_what_is_not_ipv4_is_refused_or_given_ipv4(pdp_type: bytes, cause: int) -> None:
+    machine = gateway()
+    body = b"".join(create_elements(pdp_type=pdp_type))
+    machine.receive_datagram(message(16, 0, 1, body), SGSN, 0)
+    if (event := machine.next_event()) is not None:
+        assert isinstance(event, SessionRequested)
+        machine.answer(event.token, Accepted(session()), 0)
+    assert cause_of(only_answer(machine)) == cause
+
+
+def test_a_secondary_context_is_refused_cleanly() -> None:
+    machine = gateway()
+    elements = create_elements()
+    elements.insert(6, b"\x14\x06")
+    machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
+    assert cause_of(only_answer(machine)) == Cause.SERVICE_NOT_SUPPORTED
+
+
+def test_a_refusal_is_told_with_the_peers_teid() -> None:
+    machine = gateway()
+    machine.receive_datagram(create_request(), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Rejected.by(AttachRefusal.SIM_SUSPENDED), 0)
+    answer = only_answer(machine)
+    assert (cause_of(answer), decode_header(answer).teid) == (209, 0x2001)
+    assert machine.contexts == 0
+
+
+def test_the_map_of_refusals_is_total() -> None:
+    assert set(CAUSE_OF_REFUSAL) == set(AttachRefusal)
+    assert not any(cause.is_acceptance for cause in CAUSE_OF_REFUSAL.values())
+
+
+def test_an_outcome_after_the_peer_gave_up_is_undone_and_not_sent() -> None:
+    machine = gateway()
+    machine.receive_datagram(create_request(), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), PATIENCE_S + 0.1)
+    assert machine.datagrams_to_send() == []
+    assert machine.next_event() == OutcomeTooLate(session().session_id)
+    assert machine.contexts == 0
+
+
+def test_update_takes_the_new_end_over() -> None:
+    machine = gateway()
+    teid = attached(machine)
+    machine.receive_datagram(update_request(teid, 2), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, UpdateRequested)
+    moved = session()
+    assert moved.tunnel is not None
+    moved = replace(moved, tunnel=replace(moved.tunnel, peer_teid_control=0x2002))
+    machine.answer(event.token, Accepted(moved), 0)
+    answer = only_answer(machine)
+    assert (cause_of(answer), decode_header(answer).teid) == (128, 0x2002)
+
+
+def test_delete_ends_the_context_and_its_repeat_is_answered() -> None:
+    machine = gateway()
+    teid = attached(machine)
+    machine.receive_datagram(delete_request(teid, 2), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, DeleteRequested)
+    machine.forget(event.session_id)
+    machine.answer(event.token, Done(), 0)
+    answer = only_answer(machine)
+    assert (cause_of(answer), decode_header(answer).teid) == (128, 0x2001)
+    machine.receive_datagram(delete_request(teid, 2), SGSN, 1)
+    assert only_answer(machine) == answer
+    machine.receive_datagram(delete_request(teid, 3), SGSN, 1)
+    assert cause_of(only_answer(machine)) == Cause.NON_EXISTENT
+
+
+def test_a_guessed_teid_from_a_stranger_does_not_exist() -> None:
+    machine = gateway()
+    teid = attached(machine)
+    stranger = ("127.0.9.9", 2123)
+    for data in (delete_request(teid, 5), update_request(teid, 6, address=bytes((127, 0, 9, 9)))):
+        machine.receive_datagram(data, stranger, 0)
+        ((answer, peer),) = machine.datagrams_to_send()
+        assert (cause_of(answer), peer) == (Cause.NON_EXISTENT, stranger)
+    assert machine.next_event() is None
+    assert machine.contexts == 1
+
+
+def test_a_peer_of_the_same_allowed_network_may_take_over() -> None:
+    machine = gateway("127.0.0.0/8")
+    teid = attached(machine)
+    machine.receive_datagram(update_request(teid, 6), ("127.0.9.9", 2123), 0)
+    assert isinstance(machine.next_event(), UpdateRequested)
+
+
+def test_who_is_not_allowed_is_dropped_before_the_parser() -> None:
+    machine = gateway("127.0.1.0/24")
+    machine.receive_datagram(message(1, 0, 9, b""), ("127.0.2.1", 2123), 0)
+    assert machine.datagrams_to_send() == []
+    assert machine.dropped["peer_not_allowed"] == 1
+
+
+def test_release_asks_the_peer_until_it_answers() -> None:
+    machine = gateway()
+    attached(machine)
+    machine.release(session().session_id, 10)
+    ((asked, peer),) = machine.datagrams_to_send()
+    assert (asked[1], decode_header(asked).teid, peer) == (20, 0x2001, SGSN)
+    assert machine.get_timer() == 10 + T3_RESPONSE_S
+    machine.handle_timer(10 + T3_RESPONSE_S)
+    assert machine.datagrams_to_send() == [(asked, SGSN)]
+    sequence = decode_header(asked).sequence or 0
+    machine.receive_datagram(message(21, 0xA0000001, sequence, b"\x01\x80"), SGSN, 16)
+    assert machine.contexts == 0
+    assert machine.get_timer() is None
+
+
+def test_release_is_given_up_after_n3_repeats() -> None:
+    machine = gateway()
+    attached(machine)
+    machine.release(session().session_id, 0)
+    sent = len(machine.datagrams_to_send())
+    while (due := machine.get_timer()) is not None:
+        machine.handle_timer(due)
+        sent += len(machine.datagrams_to_send())
+    assert sent == N3_REQUESTS + 1
+    assert machine.contexts == 0
+
+
+def test_orphan_responses_are_counted_and_dropped() -> None:
+    machine = gateway()
+    machine.receive_datagram(message(21, 1, 77, b"\x01\x80"), SGSN, 0)
+    machine.receive_datagram(message(2, 0, 77, b"\x0e\x09"), SGSN, 0)
+    machine.receive_datagram(message(17, 1, 77, b"\x01\x80"), SGSN, 0)
+    assert machine.datagrams_to_send() == []
+    assert machine.dropped["orphan_response"] == 2
+    assert machine.dropped["message_not_supported"] == 1
+
+
+def test_one_forged_restart_counter_clears_nothing() -> None:
+    machine = gateway()
+    attached(machine)
+    machine.receive_datagram(message(1, 0, 9, b"\x0e\x08"), SGSN, 0)
+    echo = machine.datagrams_to_send()[1][0]
+    machine.receive_datagram(message(2, 0, decode_header(echo).sequence or 0, b"\x0e\x07"), SGSN, 0)
+    assert machine.next_event() is None
+
+
+def test_a_confirmed_restart_clears_what_is_older_only() -> None:
+    machine = gateway()
+    attached(machine)
+    machine.receive_datagram(create_request(2, recovery=8, nsapi=6), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session(2)), 0)
+    echo = next(data for data, _ in machine.datagrams_to_send() if data[1] == 1)
+    machine.receive_datagram(message(2, 0, decode_header(echo).sequence or 0, b"\x0e\x08"), SGSN, 0)
+    assert machine.next_event() == PeerRestarted(SGSN[0], (session(1).session_id,))
+
+
+def test_other_versions_are_told_so_and_rarely() -> None:
+    machine = gateway()
+    v2 = bytes.fromhex("4001000400000500")
+    for now in (0.0, 0.1, 0.2):
+        machine.receive_datagram(v2, SGSN, now)
+    ((data, _),) = machine.datagrams_to_send()
+    assert data[:2] == b"\x32\x03"
+    assert machine.dropped["version_not_supported"] == 3
+    machine.receive_datagram(bytes.fromhex("4003000400000500"), SGSN, 5)
+    assert machine.datagrams_to_send() == []
+
+
+def test_too_many_requests_at_once_are_refused_with_no_resources() -> None:
+    machine = gateway()
+    for number in range(EVENTS_MAX):
+        machine.receive_datagram(create_request(number), SGSN, 0)
+    machine.datagrams_to_send()
+    machine.receive_datagram(create_request(EVENTS_MAX), SGSN, 0)
+    assert cause_of(only_answer(machine)) == Cause.NO_RESOURCES_AVAILABLE
+
+
+def test_the_response_cache_is_bounded_and_forgets() -> None:
+    cache = ResponseCache(capacity=2)
+    assert cache.arrive(("a", 1, 16, 1), 0)[0] is Arrival.NEW
+    assert cache.arrive(("a", 1, 16, 2), 0)[0] is Arrival.NEW
+    assert cache.arrive(("a", 1, 16, 3), 0)[0] is Arrival.NO_ROOM
+    assert cache.arrive(("a", 1, 16, 3), 1_000)[0] is Arrival.NEW
+    assert len(cache) == 1
+    assert RESPONSES_MAX == 65_536
+
+
+@pytest.mark.parametrize("state", ContextState)
+@pytest.mark.parametrize("event", ContextEvent)
+def test_every_state_meets_every_event(state: ContextState, event: ContextEvent) -> None:
+    machine = gateway()
+    attached(machine)
+    context = machine._by_session[session().session_id]
+    context.state = state
+    expected = TRANSITIONS[state].get(event)
+    assert machine._step(context, event) is (expected is not None)
+    assert context.state is (expected or state)
+    if expected is None:
+        assert machine.dropped[f"{event.value}_while_{state.value}"] == 1

@@ -224,6 +224,35 @@ def test_no_receipt_while_the_stream_waits() -> None:
     run_virtual(main)
 
 
+class StuckOnSecond(FaultyStream):
+    """The second message of ``slow`` never comes back, the first try of ``bad`` fails."""
+
+    async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
+        self.calls += 1
+        if self.calls == 1:
+            return [
+                PutResult(error="" if record.partition_key == "slow" else "InternalFailure")
+                for record in records
+            ]
+        if records[0].partition_key == "slow":
+            await asyncio.Event().wait()
+        return [PutResult("shardId-000000000000", "1")] * len(records)
+
+
+def test_a_call_that_hangs_holds_up_only_its_own_sims() -> None:
+    async def main() -> None:
+        world = World()
+        world.delivery._stream = StuckOnSecond(world.disk, world.clock)
+        async with world.running():
+            slow = [world.delivery.deliver(message("slow")) for _ in range(2)]
+            bad = world.delivery.deliver(message("bad"))
+            await asyncio.wait_for(bad, 5)
+            assert slow[0].done()
+            assert not slow[1].done()
+
+    run_virtual(main)
+
+
 def test_given_up_after_the_deadline_and_the_next_goes_on() -> None:
     async def main() -> None:
         async with World(deadline_s=5.0).running() as world:

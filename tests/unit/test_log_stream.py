@@ -360,6 +360,43 @@ def test_failed_sync_is_never_read_and_cut(tmp_path: Path) -> None:
     log.close()
 
 
+def test_what_was_cut_never_comes_back(tmp_path: Path) -> None:
+    """Records of a failed sync, one of which would fit right behind the record written in their place."""
+    log = FailingSync(
+        folder=tmp_path / "shard", segment_bytes_max=10_000, retention_s=60, retention_bytes_max=10**9
+    )
+    log.is_failing = True
+    log.append([(b"k", b"lost"), (b"k", b"lost")], 1)
+    with pytest.raises(OSError):
+        log.sync()
+    log.is_failing = False
+    log.append([(b"k", b"kept")], 1)
+    log.sync()
+    log.close()
+    log = FailingSync(
+        folder=tmp_path / "shard", segment_bytes_max=10_000, retention_s=60, retention_bytes_max=10**9
+    )
+    assert [frame[3] for frame in log.read(0, 10, 1_000)] == [b"kept"]
+    log.close()
+
+
+async def test_what_is_behind_a_torn_record_never_comes_back(tmp_path: Path, clock: SetClock) -> None:
+    stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
+    for data in (b"0", b"1", b"2"):
+        await stream.put(one(data))
+    await stream.aclose()
+    path = next(tmp_path.glob("*/*.log"))
+    content = bytearray(path.read_bytes())
+    content[len(content) - (len(content) - 8) // 3 - 1] ^= 1
+    path.write_bytes(content)
+    for kept in ([b"0"], [b"0", b"3"]):
+        stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
+        assert [found.data for found in await read_all(stream)] == kept
+        if kept == [b"0"]:
+            await stream.put(one(b"3"))
+        await stream.aclose()
+
+
 def test_reader_scans_no_more_than_a_mark(tmp_path: Path) -> None:
     log = ShardLog(
         folder=tmp_path / "shard", segment_bytes_max=10**7, retention_s=60, retention_bytes_max=10**9

@@ -167,13 +167,16 @@ class Delivery:
 
 
 class RecordIds:
-    """Ids that rise: milliseconds, a count within the millisecond, 64 random bits; a clock set back waits."""
+    """Ids that rise: milliseconds, a count within the millisecond, and 64 random bits that are this object's.
+
+    While the clock is behind the last id, the count goes on.
+    """
 
     PER_MILLISECOND = 65_536
 
     def __init__(self, *, clock: Clock, entropy: Entropy) -> None:
         self._clock = clock
-        self._entropy = entropy
+        self._origin = entropy.random_bytes(8)
         self._at = datetime(1970, 1, 1, tzinfo=UTC)
         self._count = 0
 
@@ -187,7 +190,7 @@ class RecordIds:
             self._count += 1
         else:
             self._at, self._count = self._at + timedelta(milliseconds=1), 0
-        return time_ordered_id(self._at, self._count.to_bytes(2, "big") + self._entropy.random_bytes(8))
+        return time_ordered_id(self._at, self._count.to_bytes(2, "big") + self._origin)
 
 
 def envelope(message: DeviceMessage, record_id: str, payloads: object) -> bytes:

@@ -230,6 +230,7 @@ class StuckOnSecond(FaultyStream):
     async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
         self.calls += 1
         if self.calls == 1:
+            await asyncio.sleep(0.01)  # long enough for the other pumps to find nothing to do
             return [
                 PutResult(error="" if record.partition_key == "slow" else "InternalFailure")
                 for record in records

@@ -32,7 +32,6 @@ from core.adapters.stream.rules import (
     check_limit,
     check_put,
     parse_sequence_number,
-    record_bytes,
     start_position,
 )
 from core.adapters.stream.segments import Frame, ShardLog, sync_folder
@@ -179,8 +178,7 @@ class LogStream:
 
     async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
         """Store records; returns when each accepted one is synced."""
-        check_put(records)
-        sizes = [record_bytes(record) for record in records]
+        sizes = check_put(records)
         taken = self._queue.room_for(sizes)
         refused = [PutResult(error=THROTTLED)] * (len(records) - taken)
         if not taken:

@@ -92,25 +92,22 @@ def parse_sequence_number(text: str) -> int:
     return int(text)
 
 
-def check_put(records: Sequence[StreamRecord]) -> None:
-    """Raise ``ValueError`` for a call that breaks PutRecords' limits (the key counts as bytes)."""
+def check_put(records: Sequence[StreamRecord]) -> list[int]:
+    """Each record's bytes, key and data; raises ``ValueError`` for a call that breaks PutRecords' limits."""
     if not 1 <= len(records) <= RECORDS_PER_PUT_MAX:
         raise ValueError(f"{len(records)} records in one put; 1 to {RECORDS_PER_PUT_MAX} are allowed")
-    total = 0
+    sizes: list[int] = []
     for record in records:
         if not 1 <= len(record.partition_key) <= PARTITION_KEY_CHARACTERS_MAX:
             raise ValueError(f"a partition key has 1 to {PARTITION_KEY_CHARACTERS_MAX} characters")
-        size = record_bytes(record)
+        size = len(record.partition_key.encode()) + len(record.data)
         if size > RECORD_BYTES_MAX:
             raise ValueError(f"a record of {size} bytes; at most {RECORD_BYTES_MAX}")
-        total += size
+        sizes.append(size)
+    total = sum(sizes)
     if total > PUT_BYTES_MAX:
         raise ValueError(f"{total} bytes in one put; at most {PUT_BYTES_MAX}")
-
-
-def record_bytes(record: StreamRecord) -> int:
-    """What a record counts for: key and data."""
-    return len(record.partition_key.encode()) + len(record.data)
+    return sizes
 
 
 def check_limit(limit: int) -> None:

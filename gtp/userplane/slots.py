@@ -1,0 +1,393 @@
+"""The slot table: what a gateway counted, in memory that outlives its process.
+
+Rules:
+
+- The table is a shared mapping of a file: the kernel keeps each store of a process that is killed. Each
+  store here is of one aligned 64-bit word or is invisible until such a word is stored after it, so that a
+  kill between any two leaves a table that reads as before or as after, never in between.
+- A host that stopped may have lost pages: a table of another boot is set aside and a fresh one begun.
+  Nobody goes on counting from a guess.
+- Counters only rise. A segment is the difference of two readings of them: its start is kept with its
+  number, its end is the start of the next.
+- ``timestamp_us`` of a slot strictly rises, over kills too.
+
+Layout, native byte order: a page of header, then slots of ``SLOT_WORDS`` words of 8 bytes. The words of a
+slot: state, selector, four counters, timestamp, CRC of the identity, identity (session id, IMSI, operator
+id, epoch), and two segment blocks (number, begin, four starts, speed class, PLMN), of which the selector
+names the current.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from pathlib import Path
+
+from core.domain.reasons import AttachRefusal
+from core.domain.usage import SegmentLabel, Volume
+from core.errors import ConfigurationError, Refused
+from core.ports.user_plane import Counters, Segment
+
+CAPACITY_DEFAULT = 65_536
+LOST_FILES_MAX = 8
+"""Set-aside tables that are kept; beyond it the oldest gives way."""
+
+SLOT_WORDS = 40
+HEADER_BYTES = 4_096
+MAGIC = b"AIRLOOM\x01"
+VERSION = 1
+
+_HEADER = struct.Struct("=8sIIQ36sI")  # magic, version, words per slot, slots, boot id, CRC
+_IDENTITY = struct.Struct("=32s16s24sQ")
+_LABEL = struct.Struct("=32s8s")
+
+_STATE, _SELECTOR, _UP, _TIMESTAMP, _CRC, _IDENTITY_AT = 0, 1, 2, 6, 7, 8
+_IDENTITY_WORDS = _IDENTITY.size // 8
+_BLOCK_AT = _IDENTITY_AT + _IDENTITY_WORDS
+_NUMBER, _BEGUN, _START, _LABEL_AT = 0, 1, 2, 6
+_BLOCK_WORDS = _LABEL_AT + _LABEL.size // 8
+
+_FREE, _OPEN, _CLOSED = 0, 1, 2
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Origin(Enum):
+    """How a table came to be."""
+
+    FRESH = "fresh"  # there was none
+    RESUMED = "resumed"  # the process had stopped, the host had not
+    LOST = "lost"  # there was one, and it could not be trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What was found when a table was opened; anything ``LOST`` belongs into the audit.
+
+    ``in_use`` is how many slots were resumed; ``why`` says why a table was lost and ``kept_as`` where it is.
+    """
+
+    origin: Origin
+    in_use: int = 0
+    why: str = ""
+    kept_as: Path | None = None
+
+
+class Slots:
+    """A table of ``capacity`` slots. Make one with ``open_file`` or ``over_buffer``.
+
+    ``words`` is the table as 64-bit words: whoever forwards packets adds to the four words at
+    ``counters_at`` (up bytes, up packets, down bytes, down packets) and touches no other.
+    """
+
+    def __init__(self, buffer: memoryview, opening: Opening, mapping: mmap.mmap | None, fd: int) -> None:
+        self.opening = opening
+        self.words = buffer.cast("Q")
+        self._bytes = buffer
+        self._mapping = mapping
+        self._fd = fd
+        self.capacity = (len(buffer) - HEADER_BYTES) // (SLOT_WORDS * 8)
+        self._by_session: dict[str, int] = {}
+        self._freed: list[int] = []
+        self._unused_from = 0
+        for index in range(self.capacity):
+            at = _word_of(index)
+            if self.words[at + _STATE] != _FREE:
+                self._by_session[self._identity(at)[0]] = at
+                self._freed.extend(_word_of(i) for i in range(self._unused_from, index))
+                self._unused_from = index + 1
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are open or closed."""
+        return len(self._by_session)
+
+    def find(self, session_id: str) -> int | None:
+        """The session's slot, as a number that the other methods take."""
+        return self._by_session.get(session_id)
+
+    def session_ids(self) -> list[str]:
+        """Every session that has a slot."""
+        return list(self._by_session)
+
+    def take(
+        self,
+        *,
+        session_id: str,
+        imsi: str,
+        operator_id: str,
+        epoch: int,
+        label: SegmentLabel,
+        begun: datetime,
+    ) -> int:
+        """A fresh open slot at zero, in segment 1; raises ``Refused(NO_RESOURCES)`` when all are in use."""
+        identity = _IDENTITY.pack(_text(session_id, 32), _text(imsi, 16), _text(operator_id, 24), epoch)
+        at = self._unused_slot()
+        words = self.words
+        for word in range(at + _SELECTOR, at + SLOT_WORDS):
+            words[word] = 0
+        self._bytes[(at + _IDENTITY_AT) * 8 : (at + _IDENTITY_AT) * 8 + _IDENTITY.size] = identity
+        words[at + _CRC] = zlib.crc32(identity)
+        self._write_block(at, 0, 1, label, begun)
+        words[at + _STATE] = _OPEN
+        self._by_session[session_id] = at
+        return at
+
+    def reopen(self, slot: int) -> None:
+        """Open again a slot that was found closed."""
+        self.words[slot + _STATE] = _OPEN
+
+    def close(self, slot: int) -> None:
+        """The session forwards no longer; its counters stay."""
+        self.words[slot + _STATE] = _CLOSED
+
+    def free(self, session_id: str) -> None:
+        """Give the session's slot back; idempotent."""
+        at = self._by_session.pop(session_id, None)
+        if at is not None:
+            self.words[at + _STATE] = _FREE
+            self._freed.append(at)
+
+    @staticmethod
+    def counters_at(slot: int) -> int:
+        """The first of the four words that a forwarder adds to."""
+        return slot + _UP
+
+    def read(self, slot: int, now: datetime) -> Counters:
+        """The slot as it stands, with a timestamp above every one before it."""
+        words = self.words
+        stamp = max(words[slot + _TIMESTAMP] + 1, (now - _EPOCH) // _MICROSECOND)
+        words[slot + _TIMESTAMP] = stamp
+        session_id, imsi, operator_id, epoch = self._identity(slot)
+        selector = words[slot + _SELECTOR]
+        current, start = self._segment(slot, selector, self._volume(slot + _UP))
+        earlier = self._block(slot, 1 - selector)
+        previous = None
+        if words[earlier + _NUMBER] and words[earlier + _NUMBER] == current.number - 1:
+            previous = self._segment(slot, 1 - selector, start)[0]
+        is_open = words[slot + _STATE] == _OPEN
+        return Counters(session_id, imsi, operator_id, epoch, current, previous, stamp, is_open)
+
+    def begin_segment(self, slot: int, label: SegmentLabel, begun: datetime) -> None:
+        """End the current segment here; the one before it is gone, so call this when that is durable."""
+        selector = self.words[slot + _SELECTOR]
+        number = self.words[self._block(slot, selector) + _NUMBER]
+        self._write_block(slot, 1 - selector, number + 1, label, begun)
+        self.words[slot + _SELECTOR] = 1 - selector
+
+    def release(self) -> None:
+        """Let go of the file; what was counted stays in it. Idempotent."""
+        self.words.release()
+        self._bytes.release()
+        if self._mapping is not None:
+            self._mapping.close()
+            os.close(self._fd)
+            self._mapping = None
+
+    # -- parts ----------------------------------------------------------------------------------------
+
+    def _unused_slot(self) -> int:
+        if self._freed:
+            return self._freed.pop()
+        if self._unused_from == self.capacity:
+            raise Refused(AttachRefusal.NO_RESOURCES, f"all {self.capacity} usage slots are in use")
+        self._unused_from += 1
+        return _word_of(self._unused_from - 1)
+
+    def _identity(self, slot: int) -> tuple[str, str, str, int]:
+        session_id, imsi, operator_id, epoch = _IDENTITY.unpack_from(self._bytes, (slot + _IDENTITY_AT) * 8)
+        return _plain(session_id), _plain(imsi), _plain(operator_id), epoch
+
+    @staticmethod
+    def _block(slot: int, selector: int) -> int:
+        return slot + _BLOCK_AT + selector * _BLOCK_WORDS
+
+    def _volume(self, at: int) -> Volume:
+        up_bytes, up_packets, down_bytes, down_packets = self.words[at : at + 4]
+        return Volume(up_bytes, down_bytes, up_packets, down_packets)
+
+    def _write_block(
+        self, slot: int, selector: int, number: int, label: SegmentLabel, begun: datetime
+    ) -> None:
+        """The number is taken away first and given last: a torn block has none."""
+        words = self.words
+        at = self._block(slot, selector)
+        packed = _LABEL.pack(_text(label.speed_class, 32), _text(label.plmn, 8))
+        words[at + _NUMBER] = 0
+        words[at + _BEGUN] = (begun - _EPOCH) // _MICROSECOND
+        for word in range(4):
+            words[at + _START + word] = words[slot + _UP + word]
+        self._bytes[(at + _LABEL_AT) * 8 : (at + _LABEL_AT) * 8 + _LABEL.size] = packed
+        words[at + _NUMBER] = number
+
+    def _segment(self, slot: int, selector: int, end: Volume) -> tuple[Segment, Volume]:
+        """A segment that ends at this reading, and the reading at which it began."""
+        at = self._block(slot, selector)
+        speed_class, plmn = _LABEL.unpack_from(self._bytes, (at + _LABEL_AT) * 8)
+        start = self._volume(at + _START)
+        label = SegmentLabel(_plain(speed_class), _plain(plmn))
+        begun = _EPOCH + self.words[at + _BEGUN] * _MICROSECOND
+        return Segment(self.words[at + _NUMBER], label, begun, end - start), start
+
+
+def over_buffer(buffer: bytearray, *, boot_id: str = "") -> Slots:
+    """A table in memory that the caller keeps: what stands for the file in a simulation.
+
+    A zeroed buffer becomes a fresh table of as many slots as fit (``table_bytes``).
+    """
+    view = memoryview(buffer)
+    why = _mistrust(view, boot_id)
+    if not why:
+        return _resumed(view, None, -1)
+    was_there = any(view[: _HEADER.size])
+    view[:] = bytes(len(view))
+    _write_header(view, boot_id)
+    opening = Opening(Origin.LOST, why=why) if was_there else Opening(Origin.FRESH)
+    return Slots(view, opening, None, -1)
+
+
+def open_file(path: Path, *, capacity: int = CAPACITY_DEFAULT, boot_id: str = "") -> Slots:
+    """Resume the table in ``path``, or begin one there with room for ``capacity`` sessions.
+
+    An existing table keeps the capacity it was made with. One that cannot be trusted is kept beside it as
+    ``<name>.lost-<n>`` and told in ``opening``. The whole size is reserved now, so that a full disk is found
+    here and not by a packet. ``boot_id`` is the host's own unless given. Raises ``ConfigurationError``.
+    """
+    boot_id = boot_id or _BOOT_ID.read_text().strip()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _open_file(path, capacity, boot_id)
+    except BlockingIOError:
+        raise ConfigurationError(f"{path}: another process counts into it; stop that one first") from None
+    except OSError as error:
+        fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make the folder writable"
+        needed = f"{table_bytes(capacity) >> 20} MiB for {capacity} sessions"
+        raise ConfigurationError(
+            f"{path}: {error.strerror} ({needed}); {fix} or configure another node.data_dir"
+        ) from None
+
+
+def table_bytes(capacity: int) -> int:
+    """The size of a table."""
+    return HEADER_BYTES + capacity * SLOT_WORDS * 8
+
+
+def _open_file(path: Path, capacity: int, boot_id: str) -> Slots:
+    fd = _locked(path)
+    if not os.fstat(fd).st_size:
+        return _begin_file(path, fd, capacity, boot_id, Opening(Origin.FRESH))
+    view, mapping = _map(fd)
+    why = _mistrust(view, boot_id)
+    if not why:
+        return _resumed(view, mapping, fd)
+    view.release()
+    mapping.close()
+    kept_as = _set_aside(path)
+    os.close(fd)
+    return _begin_file(path, _locked(path), capacity, boot_id, Opening(Origin.LOST, why=why, kept_as=kept_as))
+
+
+def _begin_file(path: Path, fd: int, capacity: int, boot_id: str, opening: Opening) -> Slots:
+    try:
+        os.posix_fallocate(fd, 0, table_bytes(capacity))
+    except OSError:
+        path.unlink()
+        os.close(fd)
+        raise
+    view, mapping = _map(fd)
+    _write_header(view, boot_id)
+    return Slots(view, opening, mapping, fd)
+
+
+def _locked(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _map(fd: int) -> tuple[memoryview, mmap.mmap]:
+    mapping = mmap.mmap(fd, os.fstat(fd).st_size)
+    return memoryview(mapping), mapping
+
+
+def _resumed(view: memoryview, mapping: mmap.mmap | None, fd: int) -> Slots:
+    slots = Slots(view, Opening(Origin.RESUMED), mapping, fd)
+    slots.opening = Opening(Origin.RESUMED, slots.in_use)
+    return slots
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename to ``<name>.lost-<n>``, n one above the highest, and let go of the oldest beyond the limit."""
+    prefix = f"{path.name}.lost-"
+    tails = [p.name.removeprefix(prefix) for p in path.parent.iterdir() if p.name.startswith(prefix)]
+    numbers = sorted(int(tail) for tail in tails if tail.isdecimal())
+    for number in numbers[: max(0, len(numbers) + 1 - LOST_FILES_MAX)]:
+        path.with_name(f"{prefix}{number}").unlink()
+    kept_as = path.with_name(f"{prefix}{numbers[-1] + 1 if numbers else 1}")
+    path.rename(kept_as)
+    return kept_as
+
+
+def _write_header(view: memoryview, boot_id: str) -> None:
+    """The magic comes last: a table whose making was cut short has none."""
+    capacity = (len(view) - HEADER_BYTES) // (SLOT_WORDS * 8)
+    header = _HEADER.pack(MAGIC, VERSION, SLOT_WORDS, capacity, _text(boot_id, 36), 0)[:-4]
+    header += struct.pack("=I", zlib.crc32(header))
+    view[8 : len(header)] = header[8:]
+    view[:8] = header[:8]
+
+
+def _mistrust(view: memoryview, boot_id: str) -> str:
+    """Why the table cannot be gone on with; empty when it can."""
+    if len(view) < table_bytes(1):
+        return "it is too short"
+    magic, version, slot_words, capacity, boot, crc = _HEADER.unpack_from(view)
+    if magic != MAGIC or crc != zlib.crc32(view[: _HEADER.size - 4]):
+        return "its header is damaged"
+    if (version, slot_words) != (VERSION, SLOT_WORDS):
+        return f"it has layout version {version}, this is {VERSION}"
+    if table_bytes(capacity) > len(view):
+        return "it was cut short"
+    if _plain(boot) != boot_id:
+        return "the host was restarted"
+    with view.cast("Q") as words:
+        damaged = sum(not _is_sound(view, words, _word_of(index)) for index in range(capacity))
+    return f"{damaged} of its slots are damaged" if damaged else ""
+
+
+def _is_sound(view: memoryview, words: memoryview, at: int) -> bool:
+    if words[at + _STATE] == _FREE:
+        return True
+    if words[at + _STATE] not in (_OPEN, _CLOSED) or words[at + _SELECTOR] not in (0, 1):
+        return False
+    start = (at + _IDENTITY_AT) * 8
+    if words[at + _CRC] != zlib.crc32(view[start : start + _IDENTITY.size]):
+        return False
+    block = at + _BLOCK_AT + words[at + _SELECTOR] * _BLOCK_WORDS
+    risen = all(words[block + _START + word] <= words[at + _UP + word] for word in range(4))
+    return bool(words[block + _NUMBER]) and risen
+
+
+def _word_of(index: int) -> int:
+    return HEADER_BYTES // 8 + index * SLOT_WORDS
+
+
+def _text(value: str, size: int) -> bytes:
+    packed = value.encode()
+    if len(packed) > size:
+        raise ValueError(f"{value!r} is longer than the {size} bytes that a slot has for it")
+    return packed
+
+
+def _plain(packed: bytes) -> str:
+    return packed.rstrip(b"\0").decode(errors="replace")

@@ -1,0 +1,105 @@
+"""A TUN device: the kernel's own IP stack as the internet side of the user plane.
+
+Rules: opened only where it is configured (needs NET_ADMIN and /dev/net/tun); the device lives in the network
+namespace of the process and goes away with it; only the route of the device pool is set, nothing else of
+the host is touched.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network
+
+from core.errors import ConfigurationError
+
+MTU_BYTES = 1_464
+"""1500 less outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3): the kernel fragments or refuses inside."""
+PACKETS_PER_TURN_MAX = 64
+QUEUE_PACKETS = 1_000
+
+_TUN_DEVICE = "/dev/net/tun"
+_TUNSETIFF = 0x400454CA
+_IFF_TUN_NO_PI = 0x1001
+_SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
+_SIOCSIFMTU, _SIOCSIFTXQLEN = 0x8922, 0x8943
+_IFF_UP_RUNNING = 0x41
+_NAME_NUMBER = struct.Struct("=16si20x")
+_NAME_FLAGS = struct.Struct("=16sH22x")
+_NAME_ADDRESS = struct.Struct("=16sH2x4s16x")
+
+_FIXES = {
+    errno.ENOENT: f"there is no {_TUN_DEVICE}; load the tun module",
+    errno.EPERM: "the process needs NET_ADMIN; run as root or grant it",
+    errno.EACCES: f"the process may not open {_TUN_DEVICE}; run as root or grant NET_ADMIN",
+    errno.EBUSY: "another process has this device; choose another name",
+}
+
+
+class Tun:
+    """One TUN device with the first address of the device pool, up, routing the pool to itself.
+
+    Raises ``ConfigurationError`` when the process may not. ``write`` takes one IP packet and raises
+    ``OSError`` when the kernel does not take it.
+    """
+
+    def __init__(self, name: str, *, ue_pool: IPv4Network) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_packet: Callable[[bytes], object] | None = None
+        self._fd = -1
+        try:
+            self._fd = os.open(_TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.ioctl(self._fd, _TUNSETIFF, _NAME_FLAGS.pack(name.encode(), _IFF_TUN_NO_PI))
+            _configure(name.encode(), ue_pool)
+        except OSError as error:
+            self.close()
+            fix = _FIXES.get(error.errno or 0, f"{error.strerror}")
+            raise ConfigurationError(
+                f"gateway.tun {name}: {fix}; or leave gateway.tun empty to serve the device edge alone"
+            ) from None
+
+    def read_into(self, on_packet: Callable[[bytes], object]) -> None:
+        """Call ``on_packet`` with each IP packet that the kernel routes to a device, on the running loop."""
+        self._on_packet = on_packet
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._fd, self._read_burst)
+
+    def write(self, packet: bytes) -> int:
+        """Hand one IP packet to the kernel."""
+        return os.write(self._fd, packet)
+
+    def close(self) -> None:
+        """Take the device away; idempotent."""
+        if self._fd < 0:
+            return
+        if self._loop is not None:
+            self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _read_burst(self) -> None:
+        read, fd, on_packet = os.read, self._fd, self._on_packet
+        if on_packet is None:
+            return
+        for _ in range(PACKETS_PER_TURN_MAX):
+            try:
+                packet = read(fd, MTU_BYTES)
+            except OSError:  # nothing left, or the device was taken down
+                return
+            on_packet(packet)
+
+
+def _configure(name: bytes, ue_pool: IPv4Network) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFADDR, _address(name, ue_pool[1]))
+        fcntl.ioctl(control, _SIOCSIFNETMASK, _address(name, ue_pool.netmask))
+        fcntl.ioctl(control, _SIOCSIFMTU, _NAME_NUMBER.pack(name, MTU_BYTES))
+        fcntl.ioctl(control, _SIOCSIFTXQLEN, _NAME_NUMBER.pack(name, QUEUE_PACKETS))
+        fcntl.ioctl(control, _SIOCSIFFLAGS, _NAME_FLAGS.pack(name, _IFF_UP_RUNNING))
+
+
+def _address(name: bytes, address: IPv4Address) -> bytes:
+    return _NAME_ADDRESS.pack(name, socket.AF_INET, address.packed)

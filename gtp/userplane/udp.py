@@ -1,0 +1,151 @@
+"""The ``udp`` user plane: tunnels over an ordinary UDP socket, counters in a slot table.
+
+Rules: needs no privilege; every packet passes through this process; with a TUN device the kernel is the
+internet side, without it only the device edge is reached.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from ipaddress import IPv4Address, IPv4Network
+
+from core.domain.reasons import AttachRefusal
+from core.domain.usage import SegmentLabel
+from core.errors import Refused
+from core.ports.clock import Clock
+from core.ports.network import DatagramSocket, Network
+from core.ports.user_plane import Bearer, Counters, PacketSink
+from gtp.userplane.slots import Opening, Slots
+from gtp.userplane.tun import Tun
+from gtp.userplane.tunnels import GTP_U_PORT, Drop, Signal, Tunnels
+
+
+class UdpUserPlane:
+    """Implements ``UserPlane``; begin with ``start``, end with ``aclose``.
+
+    ``address`` is the gateway's GTP-U address; ``slots`` stays the plane's from here on and is released by
+    ``aclose``, and so is ``tun``.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: Slots,
+        clock: Clock,
+        network: Network,
+        address: IPv4Address,
+        ue_pool: IPv4Network,
+        platform_network: IPv4Network,
+        port: int = GTP_U_PORT,
+        tun: Tun | None = None,
+    ) -> None:
+        self._slots = slots
+        self._clock = clock
+        self._network = network
+        self._address = (str(address), port)
+        self._tun = tun
+        self._socket: DatagramSocket | None = None
+        self._tunnels = Tunnels(
+            words=slots.words,
+            monotonic=clock.monotonic,
+            own_addresses=(address,),
+            ue_pool=ue_pool,
+            platform=platform_network,
+        )
+
+    @property
+    def opening(self) -> Opening:
+        """What the slot table was found as; a lost one belongs into the audit."""
+        return self._slots.opening
+
+    @property
+    def drops(self) -> Mapping[Drop, int]:
+        """Packets that went no further, by reason, since the start."""
+        return self._tunnels.drops
+
+    @property
+    def signals(self) -> Mapping[Signal, int]:
+        """Messages of the path itself, by what became of them, since the start."""
+        return self._tunnels.signals
+
+    def on_edge_packet(self, deliver: PacketSink) -> None:
+        """Hand packets for platform addresses to the device edge; ``deliver`` must not raise."""
+        self._tunnels.on_edge_packet = deliver
+
+    def on_error_indication(self, heed: Callable[[str], None]) -> None:
+        """Call ``heed(session_id)`` when the session's peer no longer knows its end of the tunnel."""
+        self._tunnels.on_error_indication = heed
+
+    async def start(self) -> None:
+        """Open the socket; raises ``ConfigurationError``. Sessions may be installed before."""
+        self._socket = await self._network.open_datagram(self._address, self._tunnels.uplink)
+        self._tunnels.send = self._socket.send
+        if self._tun is not None:
+            self._tunnels.write_internet = self._tun.write
+            self._tun.read_into(self._tunnels.downlink)
+
+    async def aclose(self) -> None:
+        """Forward no longer and let go of socket, TUN and slot table; what was counted stays in it."""
+        if self._socket is not None:
+            self._socket.close()
+        if self._tun is not None:
+            self._tun.close()
+        self._slots.release()
+
+    # -- UserPlane ------------------------------------------------------------------------------------
+
+    def install(self, bearer: Bearer) -> None:
+        """Begin or resume; raises ``Refused(NO_RESOURCES)`` when there is no slot left."""
+        slot = self._slots.find(bearer.session_id)
+        if slot is None:
+            slot = self._slots.take(
+                session_id=bearer.session_id,
+                imsi=bearer.imsi,
+                operator_id=bearer.operator_id,
+                epoch=bearer.epoch,
+                label=bearer.label,
+                begun=self._clock.now(),
+            )
+        else:
+            self._slots.reopen(slot)
+        self._tunnels.install(bearer, self._slots.counters_at(slot))
+
+    def update(self, bearer: Bearer) -> None:
+        """Change peer and TEIDs at once; raises ``Refused(UNKNOWN_SESSION)`` when it is not installed."""
+        slot = self._slots.find(bearer.session_id)
+        if slot is None or bearer.session_id not in self._tunnels:
+            raise Refused(AttachRefusal.UNKNOWN_SESSION, bearer.session_id)
+        self._tunnels.install(bearer, self._slots.counters_at(slot))
+
+    def close(self, session_id: str) -> None:
+        """Stop forwarding; the counters stay until ``free``. Idempotent."""
+        self._tunnels.remove(session_id)
+        slot = self._slots.find(session_id)
+        if slot is not None:
+            self._slots.close(slot)
+
+    def free(self, session_id: str) -> None:
+        """Give the slot back (and stop forwarding, if it still did). Idempotent."""
+        self._tunnels.remove(session_id)
+        self._slots.free(session_id)
+
+    def counters(self, session_id: str) -> Counters | None:
+        """The session's counters now; nothing when it has no slot."""
+        slot = self._slots.find(session_id)
+        return None if slot is None else self._slots.read(slot, self._clock.now())
+
+    def all_counters(self) -> Iterator[Counters]:
+        """Every slot in use; sessions may be opened and freed while this is gone through."""
+        for session_id in self._slots.session_ids():
+            counters = self.counters(session_id)
+            if counters is not None:
+                yield counters
+
+    def begin_segment(self, session_id: str, label: SegmentLabel, begun: datetime) -> None:
+        """End the current segment here and begin the next; nothing happens without a slot."""
+        slot = self._slots.find(session_id)
+        if slot is not None:
+            self._slots.begin_segment(slot, label, begun)
+
+    def inject(self, session_id: str, packet: bytes) -> bool:
+        """An IP packet from the device edge down to the device; counted when it was sent."""
+        return self._tunnels.inject(session_id, packet)

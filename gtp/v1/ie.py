@@ -1,0 +1,252 @@
+"""GTPv1-C information elements (TS 29.060 §7.7).
+
+Rules: an element of a type below 128 has the fixed length of ``TV_LENGTHS`` (§7.7.0), one above carries
+its length; elements of unknown type above 127 are skipped, below 128 they end the message, because their
+length cannot be known. Of elements that stand more often than they may, the first counts. Values are
+checked where they are used and say which element is at fault.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
+
+from core.errors import LocalProtocolError, RemoteProtocolError
+from gtp.v1.cause import Cause
+
+CAUSE = 1
+IMSI = 2
+RECOVERY = 14
+SELECTION_MODE = 15
+TEID_DATA_I = 16
+TEID_CONTROL = 17
+TEARDOWN_IND = 19
+NSAPI = 20
+CHARGING_ID = 127
+END_USER_ADDRESS = 128
+ACCESS_POINT_NAME = 131
+PROTOCOL_CONFIGURATION_OPTIONS = 132
+GSN_ADDRESS = 133
+MSISDN = 134
+QUALITY_OF_SERVICE = 135
+RAT_TYPE = 151
+USER_LOCATION = 152
+MS_TIME_ZONE = 153
+IMEI = 154
+REORDERING_REQUIRED = 8
+
+TV_LENGTHS = {
+    1: 1, 2: 8, 3: 6, 4: 4, 5: 4, 8: 1, 9: 28, 11: 1, 12: 3, 13: 1, 14: 1, 15: 1, 16: 4, 17: 4, 18: 5,
+    19: 1, 20: 1, 21: 1, 22: 9, 23: 1, 24: 1, 25: 2, 26: 2, 27: 2, 28: 2, 29: 1, 126: 1, 127: 4,
+}  # fmt: skip
+"""Octets after the type octet of each element below 128 (TS 29.060 §7.7.0, table 37)."""
+
+ELEMENTS_MAX = 64
+APN_OCTETS_MAX = 100
+
+Elements = dict[int, list[bytes]]
+"""Values by type, in the order in which they stood."""
+
+
+def decode_elements(payload: bytes) -> Elements:
+    """Split a message into elements; raises ``RemoteProtocolError`` (cause 193) when one overruns."""
+    elements: Elements = {}
+    at, count, end = 0, 0, len(payload)
+    while at < end:
+        count += 1
+        if count > ELEMENTS_MAX:
+            raise _malformed(f"more than {ELEMENTS_MAX} elements")
+        type_ = payload[at]
+        if type_ < 128:
+            length = TV_LENGTHS.get(type_, -1)
+            if length < 0:
+                raise _malformed(f"unknown element {type_} of unknown length")
+            at += 1
+        else:
+            if at + 3 > end:
+                raise _malformed(f"element {type_} has no length")
+            length = int.from_bytes(payload[at + 1 : at + 3], "big")
+            at += 3
+        if at + length > end:
+            raise _malformed(f"element {type_} overruns the message", type_)
+        elements.setdefault(type_, []).append(payload[at : at + length])
+        at += length
+    return elements
+
+
+def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
+    """Join elements, in ascending order of type (TS 29.060 §7.7.0); equal types keep their order."""
+    parts: list[bytes] = []
+    for type_, value in sorted(elements, key=lambda element: element[0]):
+        if type_ < 128:
+            if len(value) != TV_LENGTHS[type_]:
+                raise LocalProtocolError(f"element {type_} of {len(value)} octets")
+            parts.append(bytes((type_,)) + value)
+        else:
+            parts.append(bytes((type_,)) + len(value).to_bytes(2, "big") + value)
+    return b"".join(parts)
+
+
+# -- values ---------------------------------------------------------------------------------------------
+
+
+def decode_tbcd(value: bytes) -> str:
+    """Telephony BCD, low nibble first, ended by the filler 0xF (TS 29.060 §7.7.2)."""
+    digits = [nibble for octet in value for nibble in (octet & 15, octet >> 4)]
+    while digits and digits[-1] == 15:
+        digits.pop()
+    if any(digit > 9 for digit in digits):
+        raise RemoteProtocolError("a digit beyond 9")
+    return "".join(map(str, digits))
+
+
+def encode_tbcd(digits: str, length: int) -> bytes:
+    """``length`` octets of telephony BCD, filled with 0xF."""
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 2 * length:
+        raise LocalProtocolError(f"{digits!r} does not fit {length} octets of digits")
+    nibbles = [int(digit) for digit in digits] + [15] * (2 * length - len(digits))
+    return bytes(low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=True))
+
+
+def decode_imsi(value: bytes) -> str:
+    """6–15 digits; raises ``RemoteProtocolError`` (cause 201)."""
+    try:
+        imsi = decode_tbcd(value)
+    except RemoteProtocolError:
+        imsi = ""
+    if not 6 <= len(imsi) <= 15:
+        raise _incorrect(IMSI)
+    return imsi
+
+
+def decode_apn(value: bytes) -> str:
+    """Labels, each after its length (TS 23.003 §9.1), as lower-case text with dots; cause 201 if broken."""
+    labels: list[str] = []
+    at = 0
+    if not 0 < len(value) <= APN_OCTETS_MAX:
+        raise _incorrect(ACCESS_POINT_NAME)
+    while at < len(value):
+        length = value[at]
+        label = value[at + 1 : at + 1 + length]
+        if length == 0 or len(label) != length or not _is_label(label):
+            raise _incorrect(ACCESS_POINT_NAME)
+        labels.append(label.decode("ascii").lower())
+        at += 1 + length
+    return ".".join(labels)
+
+
+def encode_apn(apn: str) -> bytes:
+    """The inverse of ``decode_apn``."""
+    return b"".join(bytes((len(label),)) + label.encode("ascii") for label in apn.split("."))
+
+
+def network_identifier(apn: str) -> str:
+    """The APN without its operator identifier ``.mncXXX.mccXXX.gprs`` (TS 23.003 §9.1.2)."""
+    labels = apn.split(".")
+    if len(labels) > 3 and labels[-1] == "gprs" and labels[-3].startswith("mnc"):
+        return ".".join(labels[:-3])
+    return apn
+
+
+def decode_gsn_address(value: bytes) -> IPv4Address:
+    """An IPv4 GSN address (§7.7.32); 16 octets (IPv6) are not spoken here; cause 201."""
+    try:
+        return IPv4Address(value)
+    except AddressValueError:
+        raise _incorrect(GSN_ADDRESS) from None
+
+
+@dataclass(frozen=True, slots=True)
+class EndUserAddress:
+    """§7.7.27: PDP type organisation (1 = IETF) and number (0x21 IPv4, 0x57 IPv6, 0x8D both), address."""
+
+    organisation: int
+    number: int
+    ipv4: IPv4Address | None
+
+    IETF = 1
+    IPV4 = 0x21
+    IPV6 = 0x57
+    IPV4V6 = 0x8D
+
+
+def decode_end_user_address(value: bytes) -> EndUserAddress:
+    """Raises ``RemoteProtocolError`` (cause 201) when the address has no length that its type may have."""
+    if len(value) < 2:
+        raise _incorrect(END_USER_ADDRESS)
+    organisation, number, address = value[0] & 15, value[1], value[2:]
+    carries_ipv4 = number in (EndUserAddress.IPV4, EndUserAddress.IPV4V6)
+    if carries_ipv4 and len(address) not in (0, 4, 16, 20):
+        raise _incorrect(END_USER_ADDRESS)
+    has_ipv4 = carries_ipv4 and len(address) in (4, 20)
+    ipv4 = IPv4Address(address[:4]) if has_ipv4 and any(address[:4]) else None
+    return EndUserAddress(organisation, number, ipv4)
+
+
+def encode_end_user_address(address: IPv4Address | None) -> bytes:
+    """An IPv4 end user address; empty: to be given by the network."""
+    return b"\xf1\x21" + (address.packed if address else b"")
+
+
+def encode_msisdn(digits: str) -> bytes:
+    """§7.7.33: nature and plan of an international number (TS 29.002), then telephony BCD."""
+    return b"\x91" + encode_tbcd(digits, (len(digits) + 1) // 2)
+
+
+def decode_msisdn(value: bytes) -> str:
+    """Digits only; empty when they are none (an optional element never refuses a session)."""
+    try:
+        return decode_tbcd(value[1:16])
+    except RemoteProtocolError:
+        return ""
+
+
+def decode_imei(value: bytes) -> str:
+    """IMEI or IMEISV (§7.7.53), 15 or 16 digits; empty when it is none."""
+    try:
+        imei = decode_tbcd(value)
+    except RemoteProtocolError:
+        return ""
+    return imei if len(imei) in (15, 16) else ""
+
+
+def decode_plmn(value: bytes) -> str:
+    """MCC and MNC as five or six digits (TS 24.008 §10.5.1.3); empty when they are none."""
+    if len(value) < 3:
+        return ""
+    nibbles = [nibble for octet in value[:3] for nibble in (octet & 15, octet >> 4)]
+    mcc, mnc = [nibbles[0], nibbles[1], nibbles[2]], [nibbles[4], nibbles[5], nibbles[3]]
+    if mnc[2] == 15:
+        mnc.pop()
+    if any(digit > 9 for digit in mcc + mnc):
+        return ""
+    return "".join(map(str, mcc + mnc))
+
+
+def first(elements: Elements, type_: int) -> bytes | None:
+    """The first value of a type."""
+    values = elements.get(type_)
+    return values[0] if values else None
+
+
+def required(elements: Elements, type_: int) -> bytes:
+    """The first value of a mandatory type; raises ``RemoteProtocolError`` (cause 202)."""
+    value = first(elements, type_)
+    if value is None:
+        raise RemoteProtocolError(
+            f"mandatory element {type_} is missing", cause=Cause.MANDATORY_IE_MISSING, offending=type_
+        )
+    return value
+
+
+def _is_label(label: bytes) -> bool:
+    return all(chr(octet).isalnum() or octet in b"-_" for octet in label) and label.isascii()
+
+
+def _incorrect(type_: int) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"mandatory element {type_} is incorrect", cause=Cause.MANDATORY_IE_INCORRECT, offending=type_
+    )
+
+
+def _malformed(message: str, type_: int | None = None) -> RemoteProtocolError:
+    return RemoteProtocolError(message, cause=Cause.INVALID_MESSAGE_FORMAT, offending=type_)

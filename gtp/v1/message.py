@@ -1,0 +1,335 @@
+"""GTPv1-C messages (TS 29.060 §7): typed, one dataclass each.
+
+Rules: what a request must carry is told by ``MANDATORY`` and checked before anything else of it; optional
+elements that are broken are left out, they never refuse a session (facts of the field: modems send them).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address
+
+from core.domain.session import NOWHERE, Location
+from core.errors import RemoteProtocolError
+from gtp.v1 import ie
+from gtp.v1.cause import Cause
+from gtp.v1.header import encode_header
+
+
+class MessageType(IntEnum):
+    """TS 29.060 §7.1, table 1: those that a GGSN speaks or must recognise."""
+
+    ECHO_REQUEST = 1
+    ECHO_RESPONSE = 2
+    VERSION_NOT_SUPPORTED = 3
+    CREATE_PDP_CONTEXT_REQUEST = 16
+    CREATE_PDP_CONTEXT_RESPONSE = 17
+    UPDATE_PDP_CONTEXT_REQUEST = 18
+    UPDATE_PDP_CONTEXT_RESPONSE = 19
+    DELETE_PDP_CONTEXT_REQUEST = 20
+    DELETE_PDP_CONTEXT_RESPONSE = 21
+
+
+MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
+    MessageType.CREATE_PDP_CONTEXT_REQUEST: (
+        ie.IMSI,
+        ie.TEID_DATA_I,
+        ie.TEID_CONTROL,
+        ie.NSAPI,
+        ie.END_USER_ADDRESS,
+        ie.ACCESS_POINT_NAME,
+        ie.GSN_ADDRESS,
+        ie.QUALITY_OF_SERVICE,
+    ),
+    MessageType.UPDATE_PDP_CONTEXT_REQUEST: (
+        ie.TEID_DATA_I,
+        ie.NSAPI,
+        ie.GSN_ADDRESS,
+        ie.QUALITY_OF_SERVICE,
+    ),
+    MessageType.DELETE_PDP_CONTEXT_REQUEST: (ie.NSAPI,),
+    MessageType.ECHO_RESPONSE: (ie.RECOVERY,),
+    MessageType.CREATE_PDP_CONTEXT_RESPONSE: (ie.CAUSE,),
+    MessageType.UPDATE_PDP_CONTEXT_RESPONSE: (ie.CAUSE,),
+    MessageType.DELETE_PDP_CONTEXT_RESPONSE: (ie.CAUSE,),
+}
+"""§7.3.1, §7.3.3, §7.3.5, §7.2.2. IMSI, APN and control TEID are conditional in the tables there and
+present in every first activation; a secondary activation is told by its Linked NSAPI and refused apart."""
+
+_RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE"}
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """Create PDP Context Request (§7.3.1)."""
+
+    imsi: str
+    nsapi: int
+    apn: str
+    teid_control: int
+    teid_data: int
+    control_address: IPv4Address
+    user_address: IPv4Address
+    end_user_address: ie.EndUserAddress
+    qos: bytes
+    recovery: int | None = None
+    msisdn: str = ""
+    imei: str = ""
+    location: Location = NOWHERE
+    pco: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRequest:
+    """Update PDP Context Request (§7.3.3). ``teid_control`` is ``None`` when it does not change."""
+
+    nsapi: int
+    teid_control: int | None
+    teid_data: int
+    control_address: IPv4Address
+    user_address: IPv4Address
+    qos: bytes
+    recovery: int | None = None
+    location: Location = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRequest:
+    """Delete PDP Context Request (§7.3.5)."""
+
+    nsapi: int
+    teardown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Any response: its cause, and for the simulated peer what a session answer carries."""
+
+    cause: int
+    recovery: int | None
+    elements: ie.Elements
+
+
+def decode_create_request(payload: bytes) -> CreateRequest:
+    """Raises ``RemoteProtocolError`` with cause 201, 202 or 193."""
+    elements = ie.decode_elements(payload)
+    nsapi = elements.get(ie.NSAPI, [])
+    if len(nsapi) > 1:  # the second is the Linked NSAPI of a secondary activation
+        raise RemoteProtocolError("secondary PDP context", cause=Cause.SERVICE_NOT_SUPPORTED)
+    _check_mandatory(MessageType.CREATE_PDP_CONTEXT_REQUEST, elements)
+    control_address, user_address = _gsn_addresses(elements)
+    return CreateRequest(
+        imsi=ie.decode_imsi(ie.required(elements, ie.IMSI)),
+        nsapi=_nsapi(elements),
+        apn=ie.network_identifier(ie.decode_apn(ie.required(elements, ie.ACCESS_POINT_NAME))),
+        teid_control=_teid(elements, ie.TEID_CONTROL),
+        teid_data=_teid(elements, ie.TEID_DATA_I),
+        control_address=control_address,
+        user_address=user_address,
+        end_user_address=ie.decode_end_user_address(ie.required(elements, ie.END_USER_ADDRESS)),
+        qos=_qos(elements),
+        recovery=_recovery(elements),
+        msisdn=ie.decode_msisdn(ie.first(elements, ie.MSISDN) or b""),
+        imei=ie.decode_imei(ie.first(elements, ie.IMEI) or b""),
+        location=_location(elements),
+        pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
+    )
+
+
+def decode_update_request(payload: bytes) -> UpdateRequest:
+    """Raises ``RemoteProtocolError`` with cause 201, 202 or 193."""
+    elements = ie.decode_elements(payload)
+    _check_mandatory(MessageType.UPDATE_PDP_CONTEXT_REQUEST, elements)
+    control_address, user_address = _gsn_addresses(elements)
+    has_control = ie.TEID_CONTROL in elements
+    return UpdateRequest(
+        nsapi=_nsapi(elements),
+        teid_control=_teid(elements, ie.TEID_CONTROL) if has_control else None,
+        teid_data=_teid(elements, ie.TEID_DATA_I),
+        control_address=control_address,
+        user_address=user_address,
+        qos=_qos(elements),
+        recovery=_recovery(elements),
+        location=_location(elements),
+    )
+
+
+def decode_delete_request(payload: bytes) -> DeleteRequest:
+    """Raises ``RemoteProtocolError`` with cause 201, 202 or 193."""
+    elements = ie.decode_elements(payload)
+    _check_mandatory(MessageType.DELETE_PDP_CONTEXT_REQUEST, elements)
+    teardown = ie.first(elements, ie.TEARDOWN_IND)
+    return DeleteRequest(nsapi=_nsapi(elements), teardown=bool(teardown and teardown[0] & 1))
+
+
+def decode_response(message_type: MessageType, payload: bytes) -> Response:
+    """Raises ``RemoteProtocolError`` when it has no cause (an Echo Response: no Recovery)."""
+    elements = ie.decode_elements(payload)
+    _check_mandatory(message_type, elements)
+    cause = ie.first(elements, ie.CAUSE)
+    return Response(cause[0] if cause else Cause.REQUEST_ACCEPTED, _recovery(elements), elements)
+
+
+def decode_recovery(payload: bytes) -> int | None:
+    """The Recovery of an Echo Request, where there is one; other elements do not matter."""
+    try:
+        return _recovery(ie.decode_elements(payload))
+    except RemoteProtocolError:
+        return None
+
+
+def peek_control_teid(payload: bytes) -> int:
+    """The sender's control TEID in a request that could not be decoded, or 0: it then knows our refusal."""
+    at, end = 0, len(payload)
+    while at < end:
+        type_ = payload[at]
+        if type_ == ie.TEID_CONTROL and at + 5 <= end:
+            return int.from_bytes(payload[at + 1 : at + 5], "big")
+        if type_ >= 128 or type_ not in ie.TV_LENGTHS:
+            return 0
+        at += 1 + ie.TV_LENGTHS[type_]
+    return 0
+
+
+def encode_echo_response(sequence: int, recovery: int) -> bytes:
+    """§7.2.2."""
+    body = ie.encode_elements([(ie.RECOVERY, bytes((recovery,)))])
+    return encode_header(MessageType.ECHO_RESPONSE, 0, sequence, body)
+
+
+def encode_echo_request(sequence: int) -> bytes:
+    """§7.2.1."""
+    return encode_header(MessageType.ECHO_REQUEST, 0, sequence, b"")
+
+
+def encode_version_not_supported(sequence: int) -> bytes:
+    """§7.2.3: tells the latest version that is spoken here by its own header."""
+    return encode_header(MessageType.VERSION_NOT_SUPPORTED, 0, sequence, b"")
+
+
+def encode_cause_response(
+    message_type: MessageType, teid: int, sequence: int, cause: int, recovery: int | None = None
+) -> bytes:
+    """A response that carries a cause alone (§7.3.2, §7.3.4, §7.3.6)."""
+    elements = [(ie.CAUSE, bytes((cause,)))]
+    if recovery is not None:
+        elements.append((ie.RECOVERY, bytes((recovery,))))
+    return encode_header(message_type, teid, sequence, ie.encode_elements(elements))
+
+
+def encode_create_response(
+    *,
+    peer_teid: int,
+    sequence: int,
+    cause: Cause,
+    recovery: int,
+    teid_control: int,
+    teid_data: int,
+    charging_id: int,
+    address: IPv4Address,
+    control_address: IPv4Address,
+    user_address: IPv4Address,
+    qos: bytes,
+    pco: bytes,
+) -> bytes:
+    """An accepting Create PDP Context Response (§7.3.2)."""
+    elements = [
+        (ie.CAUSE, bytes((cause,))),
+        (ie.REORDERING_REQUIRED, b"\xfe"),
+        (ie.RECOVERY, bytes((recovery,))),
+        (ie.TEID_DATA_I, teid_data.to_bytes(4, "big")),
+        (ie.TEID_CONTROL, teid_control.to_bytes(4, "big")),
+        (ie.CHARGING_ID, charging_id.to_bytes(4, "big")),
+        (ie.END_USER_ADDRESS, ie.encode_end_user_address(address)),
+        (ie.GSN_ADDRESS, control_address.packed),
+        (ie.GSN_ADDRESS, user_address.packed),
+        (ie.QUALITY_OF_SERVICE, qos),
+    ]
+    if pco:
+        elements.append((ie.PROTOCOL_CONFIGURATION_OPTIONS, pco))
+    body = ie.encode_elements(elements)
+    return encode_header(MessageType.CREATE_PDP_CONTEXT_RESPONSE, peer_teid, sequence, body)
+
+
+def encode_update_response(
+    *,
+    peer_teid: int,
+    sequence: int,
+    recovery: int,
+    teid_control: int,
+    teid_data: int,
+    charging_id: int,
+    control_address: IPv4Address,
+    user_address: IPv4Address,
+    qos: bytes,
+) -> bytes:
+    """An accepting Update PDP Context Response (§7.3.4)."""
+    body = ie.encode_elements(
+        [
+            (ie.CAUSE, bytes((Cause.REQUEST_ACCEPTED,))),
+            (ie.RECOVERY, bytes((recovery,))),
+            (ie.TEID_DATA_I, teid_data.to_bytes(4, "big")),
+            (ie.TEID_CONTROL, teid_control.to_bytes(4, "big")),
+            (ie.CHARGING_ID, charging_id.to_bytes(4, "big")),
+            (ie.GSN_ADDRESS, control_address.packed),
+            (ie.GSN_ADDRESS, user_address.packed),
+            (ie.QUALITY_OF_SERVICE, qos),
+        ]
+    )
+    return encode_header(MessageType.UPDATE_PDP_CONTEXT_RESPONSE, peer_teid, sequence, body)
+
+
+def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int) -> bytes:
+    """A Delete PDP Context Request with Teardown Ind (§7.3.5)."""
+    body = ie.encode_elements([(ie.TEARDOWN_IND, b"\xff"), (ie.NSAPI, bytes((nsapi,)))])
+    return encode_header(MessageType.DELETE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
+
+
+def _check_mandatory(message_type: MessageType, elements: ie.Elements) -> None:
+    for type_ in MANDATORY[message_type]:
+        ie.required(elements, type_)
+
+
+def _nsapi(elements: ie.Elements) -> int:
+    nsapi = ie.required(elements, ie.NSAPI)[0] & 15
+    if nsapi < 5:
+        raise RemoteProtocolError(f"NSAPI {nsapi}", cause=Cause.MANDATORY_IE_INCORRECT, offending=ie.NSAPI)
+    return nsapi
+
+
+def _teid(elements: ie.Elements, type_: int) -> int:
+    teid = int.from_bytes(ie.required(elements, type_), "big")
+    if teid == 0:
+        raise RemoteProtocolError("TEID 0", cause=Cause.MANDATORY_IE_INCORRECT, offending=type_)
+    return teid
+
+
+def _qos(elements: ie.Elements) -> bytes:
+    """§7.7.34: an allocation/retention octet and at least the three of TS 24.008 §10.5.6.5."""
+    qos = ie.required(elements, ie.QUALITY_OF_SERVICE)
+    if not 4 <= len(qos) <= 255:
+        raise RemoteProtocolError(
+            "QoS profile", cause=Cause.MANDATORY_IE_INCORRECT, offending=ie.QUALITY_OF_SERVICE
+        )
+    return qos
+
+
+def _gsn_addresses(elements: ie.Elements) -> tuple[IPv4Address, IPv4Address]:
+    """For signalling and for user traffic, in this order (§7.3.1); one alone serves both."""
+    addresses = elements[ie.GSN_ADDRESS]
+    return ie.decode_gsn_address(addresses[0]), ie.decode_gsn_address(addresses[min(1, len(addresses) - 1)])
+
+
+def _recovery(elements: ie.Elements) -> int | None:
+    value = ie.first(elements, ie.RECOVERY)
+    return value[0] if value else None
+
+
+def _location(elements: ie.Elements) -> Location:
+    user_location = ie.first(elements, ie.USER_LOCATION) or b""
+    rat = ie.first(elements, ie.RAT_TYPE) or b"\0"
+    return Location(
+        plmn=ie.decode_plmn(user_location[1:4]),
+        rat=_RAT_NAMES.get(rat[0], ""),
+        user_location=user_location[:16].hex(),
+    )

@@ -1,0 +1,202 @@
+"""The ``udp`` user plane against osmo-ggsn: 64-byte packets up and down, both gateways on one core.
+
+Rules: the two take turns (A B A B) in the same namespaces, between the same generator (cpu 0) and sink; each
+is pinned to cpu 1; the figure is the median of the rounds. Packets are those that the far device received
+(kernel interface counter), CPU is the gateway process's own (/proc/PID/stat). Ours runs with every check on:
+TEID, peer, inner header, source, destination, and counts into its slot table. Needs root, iproute2, two CPUs
+and osmo-ggsn; without them the row says why there is no figure.
+"""
+
+import json as json_
+import os
+import platform
+import shutil
+import statistics
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.bench.userplane_children import inner_packet
+from loadtest.bench.userplane_lab import FAR, OSMO, OUR_POOL, OURS, PEER, SINK, Child, Lab, cpu_seconds
+
+SESSIONS = 500
+PACKET_BYTES = 64
+SETTLE_S = 0.2
+GENERATOR_CPU, GATEWAY_CPU = 0, 1
+FLOORS = {"uplink": 0.45, "downlink": 0.6}
+GENERATOR_IS_THE_LIMIT = 0.97
+"""Received of sent, from which on the generator may have been the limit."""
+_HOW = "sessions by real Create PDP Context on osmo-ggsn, by install() on ours (uvloop, TUN, all checks on)"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One of the two under test: its process, its address, and its sessions' TEIDs and device addresses."""
+
+    pid: int
+    address: str
+    sessions: list[tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run of one gateway in one direction."""
+
+    packets_per_s: float
+    cpu_us: float
+    received_of_sent: float
+
+
+def bench(*, json: bool = False, seconds: float = 2.0, rounds: int = 3) -> dict[str, Any]:
+    """Run, print and return ``{"bench", "machine", "rows", "ok"}``; takes about 12 × (``seconds`` + 1)."""
+    why = _why_not()
+    rows = [_row_without(name, why) for name in FLOORS] if why else _measure(seconds, rounds)
+    oks = [row["ok"] for row in rows]
+    result = {
+        "bench": "userplane",
+        "machine": f"{platform.machine()} {os.cpu_count()} CPUs, Linux {platform.release()}",
+        "rows": rows,
+        "ok": None if None in oks else all(oks),
+    }
+    for row in rows:
+        print(_line(row))
+    if json:
+        print(json_.dumps(result))
+    return result
+
+
+def _why_not() -> str:
+    if os.geteuid() != 0:
+        return "needs root for network namespaces"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "needs two CPUs"
+    for program, package in (("ip", "iproute2"), ("nsenter", "util-linux"), ("osmo-ggsn", "osmo-ggsn")):
+        if shutil.which(program) is None:
+            return f"{program} is not installed (Debian package {package})"
+    return ""
+
+
+def _measure(seconds: float, rounds: int) -> list[dict[str, Any]]:
+    trials: dict[tuple[str, str], list[Trial]] = {}
+    with Lab() as lab:
+        peer = _start_peer(lab)
+        ours, child = _start_ours(lab)
+        for _ in range(rounds):
+            for direction in FLOORS:
+                for name, gateway in (("ours", ours), ("peer", peer)):
+                    trial = _run_trial(lab, direction, gateway, seconds)
+                    trials.setdefault((direction, name), []).append(trial)
+        child.end_input()
+        counted = child.answer()
+    return [_row(name, trials[name, "ours"], trials[name, "peer"], counted) for name in FLOORS]
+
+
+def _start_peer(lab: Lab) -> Gateway:
+    pid = lab.start_osmo_ggsn(shutil.which("osmo-ggsn") or "", GATEWAY_CPU)
+    time.sleep(1.0)
+    ask = {"peer": PEER, "gateway": OSMO, "sessions": SESSIONS}
+    made = lab.start_child("ran", "contexts", ask).answer()
+    return Gateway(pid, OSMO, [(teid, address) for teid, address in made])
+
+
+def _start_ours(lab: Lab) -> tuple[Gateway, Child]:
+    ask = {
+        "peer": PEER,
+        "gateway": OURS,
+        "sessions": SESSIONS,
+        "pool": OUR_POOL,
+        "tun": "airloom0",
+        "cpu": GATEWAY_CPU,
+    }
+    child = lab.start_child("gw", "gateway", ask)
+    return Gateway(child.pid, OURS, [(teid, address) for teid, address in child.answer()]), child
+
+
+def _run_trial(lab: Lab, direction: str, gateway: Gateway, seconds: float) -> Trial:
+    namespace, ask, sink = _PLANS[direction](gateway)
+    ask |= {"seconds": seconds + 4 * SETTLE_S, "cpu": GENERATOR_CPU}
+    generator = lab.start_child(namespace, "generator", ask)
+    generator.answer()
+    time.sleep(SETTLE_S)
+    packets, cpu, at = lab.received_packets(*sink), cpu_seconds(gateway.pid), time.monotonic()
+    time.sleep(seconds)
+    packets = lab.received_packets(*sink) - packets
+    cpu, took = cpu_seconds(gateway.pid) - cpu, time.monotonic() - at
+    report = generator.answer()
+    time.sleep(SETTLE_S)
+    sent_per_s = report["sent"] / report["seconds"]
+    return Trial(packets / took, cpu / max(packets, 1) * 1e6, packets / took / sent_per_s)
+
+
+def _uplink(gateway: Gateway) -> tuple[str, dict[str, Any], tuple[str, str]]:
+    datagrams = []
+    for teid, address in gateway.sessions:
+        packet = inner_packet(address, SINK, PACKET_BYTES)
+        message = struct.pack("!BBHI", 0x30, 255, len(packet), teid) + packet
+        datagrams.append((message.hex(), gateway.address, 2152))
+    return "ran", {"source": PEER, "port": 2152, "datagrams": datagrams}, ("inet", "i0")
+
+
+def _downlink(gateway: Gateway) -> tuple[str, dict[str, Any], tuple[str, str]]:
+    payload = bytes(PACKET_BYTES - 28).hex()
+    datagrams = [(payload, address, 9) for _, address in gateway.sessions]
+    return "inet", {"source": FAR, "port": 0, "datagrams": datagrams}, ("ran", "r0")
+
+
+_PLANS: dict[str, Callable[[Gateway], tuple[str, dict[str, Any], tuple[str, str]]]] = {
+    "uplink": _uplink,
+    "downlink": _downlink,
+}
+
+
+def _row(name: str, ours: list[Trial], peer: list[Trial], counted: dict[str, Any]) -> dict[str, Any]:
+    our_rate = statistics.median(trial.packets_per_s for trial in ours)
+    peer_rate = statistics.median(trial.packets_per_s for trial in peer)
+    ratio = statistics.median(a.packets_per_s / b.packets_per_s for a, b in zip(ours, peer, strict=True))
+    limited = [
+        who
+        for who, trials in (("ours", ours), ("peer", peer))
+        if statistics.median(trial.received_of_sent for trial in trials) >= GENERATOR_IS_THE_LIMIT
+    ]
+    return {
+        "name": f"{name}, {PACKET_BYTES} B, {SESSIONS} sessions",
+        "ours": round(our_rate),
+        "peer": round(peer_rate),
+        "unit": "packets/s",
+        "ratio": round(ratio, 3),
+        "floor": FLOORS[name],
+        "ok": ratio >= FLOORS[name],
+        "ours_cpu_us": round(statistics.median(trial.cpu_us for trial in ours), 2),
+        "peer_cpu_us": round(statistics.median(trial.cpu_us for trial in peer), 2),
+        "generator_is_the_limit_of": limited,
+        "ours_drops": counted["drops"],
+        "how": _HOW,
+    }
+
+
+def _row_without(name: str, why: str) -> dict[str, Any]:
+    return {
+        "name": f"{name}, {PACKET_BYTES} B, {SESSIONS} sessions",
+        "ours": None,
+        "peer": None,
+        "unit": "packets/s",
+        "ratio": None,
+        "floor": FLOORS[name],
+        "ok": None,
+        "why": why,
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "why" in row:
+        return f"{row['name']}: not run, {row['why']}"
+    limits = ", ".join(row["generator_is_the_limit_of"])
+    return (
+        f"{row['name']}: ours {row['ours']:,}/s at {row['ours_cpu_us']} us CPU, "
+        f"osmo-ggsn {row['peer']:,}/s at {row['peer_cpu_us']} us CPU, "
+        f"ratio {row['ratio']} (floor {row['floor']}: {'kept' if row['ok'] else 'MISSED'})"
+        + (f"; the generator is the limit of {limits}" if limits else "")
+        + f"; {row['how']}"
+    )

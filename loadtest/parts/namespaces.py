@@ -1,0 +1,72 @@
+"""Network namespaces: several hosts on one machine, made by a test and gone with it.
+
+::
+
+    ran 10.99.0.2 ── 10.99.0.1 gw 10.98.0.1 ── 10.98.0.2 inet
+
+Rule: nothing of the machine's own network is touched; every namespace carries this process's id in its
+name, so that runs side by side do not meet.
+"""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from types import TracebackType
+
+GATEWAY = "10.99.0.1"
+SGSN = "10.99.0.2"
+FAR_HOST = "10.98.0.2"
+COMMAND_TIMEOUT_S = 20
+
+
+def why_not() -> str:
+    """Why namespaces cannot be made here; empty when they can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    probe = subprocess.run(["ip", "netns", "list"], capture_output=True, check=False)
+    return "" if probe.returncode == 0 else "the ip command (Debian package iproute2) is missing"
+
+
+class Lab:
+    """Three hosts: the radio network's, the gateway's, and one on the internet side."""
+
+    def __init__(self) -> None:
+        mark = os.getpid()
+        self.ran, self.gw, self.inet = (f"al{mark}-{name}" for name in ("ran", "gw", "inet"))
+
+    def __enter__(self) -> "Lab":
+        """Build it."""
+        for name in (self.ran, self.gw, self.inet):
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        self._wire(self.ran, "r0", f"{SGSN}/24", "g0", f"{GATEWAY}/24")
+        self._wire(self.inet, "i0", f"{FAR_HOST}/24", "g1", "10.98.0.1/24")
+        _ip("-n", self.inet, "route", "add", "default", "via", "10.98.0.1")
+        _run(self.command(self.gw, "sysctl", "-qw", "net.ipv4.ip_forward=1"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take it down; whoever started processes in it has stopped them."""
+        for name in (self.ran, self.gw, self.inet):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+    @staticmethod
+    def command(namespace: str, *argv: str) -> list[str]:
+        """The command line that runs ``argv`` inside a namespace."""
+        return ["ip", "netns", "exec", namespace, *argv]
+
+    def _wire(self, outer: str, near: str, near_address: str, far: str, far_address: str) -> None:
+        _ip("link", "add", near, "netns", outer, "type", "veth", "peer", "name", far, "netns", self.gw)
+        for namespace, device, address in ((outer, near, near_address), (self.gw, far, far_address)):
+            _ip("-n", namespace, "address", "add", address, "dev", device)
+            _ip("-n", namespace, "link", "set", device, "up")
+
+
+def _ip(*argv: str) -> None:
+    _run(["ip", *argv])
+
+
+def _run(argv: Sequence[str]) -> None:
+    subprocess.run(argv, check=True, capture_output=True, timeout=COMMAND_TIMEOUT_S)

@@ -1,0 +1,142 @@
+"""A served Airloom as a child process: started, awaited, killed, started again on what it left."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_TIMEOUT_S = 20.0
+
+
+class DidNotStart(Exception):
+    """The child ended or stayed silent; the message is what it said last."""
+
+
+def free_tcp_port(host: str, wanted: int) -> int:
+    """``wanted``, or any free one where that is taken."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            bound: int = probe.getsockname()[1]
+            return bound
+    raise DidNotStart(f"no free TCP port on {host}")
+
+
+def free_gateway_address() -> str:
+    """The first 127.0.0.x on which both GTP ports are free."""
+    for last in range(1, 200):
+        address = f"127.0.0.{last}"
+        if all(_is_udp_free(address, port) for port in (2123, 2152)):
+            return address
+    raise DidNotStart("UDP 2123 and 2152 are taken on every 127.0.0.x")
+
+
+def _is_udp_free(address: str, port: int) -> bool:
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class Served:
+    """One ``serve`` on one data folder; ``prefix`` puts it into a network namespace."""
+
+    data_dir: Path
+    gateway_address: str
+    api_port: int
+    api_host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+    ready_after_s: float = 0.0
+
+    @property
+    def endpoint(self) -> str:
+        """The API's."""
+        return f"http://{self.api_host}:{self.api_port}"
+
+    async def start(self) -> None:
+        """Start and wait until it says that it is ready; raises ``DidNotStart``."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "AIRLOOM_NODE__DATA_DIR": str(self.data_dir),
+            "AIRLOOM_GATEWAY__ADDRESS": self.gateway_address,
+            "AIRLOOM_API__HOST": self.api_host,
+            "AIRLOOM_API__PORT": str(self.api_port),
+            **self.environment,
+        }
+        began = time.monotonic()
+        with (self.data_dir / "serve.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.prefix,
+                sys.executable,
+                "-m",
+                "core.cli",
+                "serve",
+                "--json",
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                cwd=self.data_dir,
+            )
+        assert self.process.stdout is not None
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                line = await self.process.stdout.readline()
+        except TimeoutError:
+            await self.kill()
+            line = b""
+        if not line.strip():
+            raise DidNotStart(self._last_words())
+        self.ready_after_s = time.monotonic() - began
+
+    async def kill(self) -> None:
+        """``kill -9``: nothing is flushed, nothing is told."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
+            await self.process.wait()
+
+    async def stop(self) -> int:
+        """End it in order; its exit code."""
+        if self.process is None:
+            return 0
+        if self.process.returncode is None:
+            self.process.terminate()
+        return await self.process.wait()
+
+    def metrics(self) -> dict[str, float]:
+        """What /metrics says now; series with labels under ``name{labels}``. Blocks: call from a thread."""
+        try:
+            with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=5) as answer:  # noqa: S310
+                text = answer.read().decode()
+        except urllib.error.URLError as error:
+            raise DidNotStart(f"{self.endpoint}/metrics: {error.reason}") from error
+        lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, value in lines}
+
+    def _last_words(self) -> str:
+        text = (self.data_dir / "serve.log").read_text(errors="replace").strip()
+        return text.splitlines()[-1] if text else "serve ended without a word"
+
+
+def as_json(result: Mapping[str, object]) -> str:
+    """One line, as the last line of a program's output."""
+    return json.dumps(result, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""Streams: an append log on disk, and one in memory for simulations."""

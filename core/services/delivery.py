@@ -1,0 +1,243 @@
+"""From a device's message to its place in the stream.
+
+Rules:
+
+- Identity is the session's, never the payload's. The record is Funnel's envelope as canonical JSON (sorted
+  keys, no spaces), with a ``recordId`` that is unique and rises with time; the partition key is the IMSI.
+- One SIM's messages reach the stream in the order of the calls of ``deliver``.
+- A receipt is given only after the stream accepted. A retry puts the very same bytes, so that what an
+  unclear outcome stored twice can be told by its ``recordId``.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from core.domain.ids import time_ordered_id
+from core.domain.message import DeviceMessage, StreamRecord
+from core.domain.reasons import RequestRefusal
+from core.errors import Refused, Unavailable
+from core.ports.clock import Clock, Entropy
+from core.ports.stream import PutResult, Stream
+from core.services.lanes import Entry, LaneRefusal, Lanes
+
+DEADLINE_S = 60.0
+"""A message's tries begin within this time of its ``deliver``; then it is given up, unacknowledged."""
+PUTS_IN_FLIGHT_MAX = 4
+"""Calls of ``Stream.put`` under way at a time, each with other SIMs' records."""
+PROVIDER = "airloom"
+SERVICE = "stream"
+
+REFUSALS = {
+    LaneRefusal.LANE_FULL: RequestRefusal.TOO_MANY_REQUESTS,
+    LaneRefusal.FULL: RequestRefusal.TOO_MANY_REQUESTS,
+    LaneRefusal.TOO_LARGE: RequestRefusal.BODY_TOO_LARGE,
+}
+
+
+class ContentType(Enum):
+    """What a group says its payloads are (SoracomFunnel ``contentType``); unsaid over UDP, TCP: binary."""
+
+    JSON = "json"
+    TEXT = "text"
+    BINARY = "binary"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The stream has it, durably: under which id and where."""
+
+    record_id: str
+    shard_id: str
+    sequence_number: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Who waits for a record."""
+
+    record_id: str
+    receipt: asyncio.Future[Receipt]
+
+
+def _always_binary(_: DeviceMessage) -> ContentType:
+    return ContentType.BINARY
+
+
+class Delivery:
+    """The way into the stream for every entry point. Its owner keeps ``run`` going as long as it delivers."""
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        clock: Clock,
+        entropy: Entropy,
+        lanes: Lanes[Any] | None = None,
+        content_type_of: Callable[[DeviceMessage], ContentType] = _always_binary,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._lanes: Lanes[_Waiting] = Lanes() if lanes is None else lanes
+        self._record_ids = RecordIds(clock=clock, entropy=entropy)
+        self._content_type_of = content_type_of
+        self._deadline_s = deadline_s
+        self._wake = asyncio.Event()
+        self._is_over = False
+
+    @property
+    def waiting(self) -> int:
+        """Messages that are not yet accepted."""
+        return self._lanes.record_count
+
+    def deliver(self, message: DeviceMessage) -> asyncio.Future[Receipt]:
+        """Send a message on its way; the future is done when the stream has it.
+
+        Raises ``Refused`` at once: ``INVALID_FIELD`` (no payload, or not the JSON or text that it should
+        be), ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. The future raises ``Unavailable`` when the message
+        was given up; it may be stored all the same when that is ``ambiguous``.
+        """
+        self._check_open()
+        payloads = payloads_of(message.payload, self._content_type_of(message))
+        record_id = self._record_ids.next()
+        record = StreamRecord(message.imsi, envelope(message, record_id, payloads))
+        waiting = _Waiting(record_id, asyncio.get_running_loop().create_future())
+        self._enter_lane(record, waiting)
+        self._wake.set()
+        return waiting.receipt
+
+    async def run(self) -> None:
+        """Put what waits, for ever. When it ends, whatever waits is told that it may or may not be stored."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(PUTS_IN_FLIGHT_MAX):
+                    group.create_task(self._pump())
+        finally:
+            self._is_over = True
+            for entry in self._lanes.clear():
+                _fail(entry, "delivery has ended", ambiguous=True)
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise Unavailable("delivery has ended")
+
+    def _enter_lane(self, record: StreamRecord, waiting: _Waiting) -> None:
+        deadline = self._clock.monotonic() + self._deadline_s
+        refusal = self._lanes.offer(record, waiting, deadline=deadline)
+        if refusal is not None:
+            raise Refused(REFUSALS[refusal], refusal.value)
+
+    async def _pump(self) -> None:
+        while True:
+            batch = self._lanes.next_batch(self._clock.monotonic())
+            for entry in self._lanes.take_given_up():
+                _fail(entry, "the stream did not accept it in time", ambiguous=entry.failures > 0)
+            if batch:
+                await self._put(batch)
+            else:
+                await self._wait()
+
+    async def _put(self, batch: list[Entry[_Waiting]]) -> None:
+        """One call; afterwards each record is either accepted and acknowledged, or waits for its next try."""
+        try:
+            results = await self._stream.put([entry.record for entry in batch])
+        except Unavailable:
+            results = [PutResult(error="Unavailable")] * len(batch)
+        placed = dict(zip(batch, results, strict=True))
+        errors = [result.error for result in results]
+        for entry in self._lanes.settle(batch, errors, self._clock.monotonic()):
+            _acknowledge(entry, placed[entry])
+        self._wake.set()
+
+    async def _wait(self) -> None:
+        """Until a lane may have something to go."""
+        self._wake.clear()
+        pause_end = self._lanes.next_pause_end()
+        timeout_s = None if pause_end is None else max(0.0, pause_end - self._clock.monotonic())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+
+
+class RecordIds:
+    """Ids that rise: milliseconds, a count within the millisecond, and 64 random bits that are this object's.
+
+    While the clock is behind the last id, the count goes on.
+    """
+
+    PER_MILLISECOND = 65_536
+
+    def __init__(self, *, clock: Clock, entropy: Entropy) -> None:
+        self._clock = clock
+        self._origin = entropy.random_bytes(8)
+        self._at = datetime(1970, 1, 1, tzinfo=UTC)
+        self._count = 0
+
+    def next(self) -> str:
+        """32 hex digits, greater than all before."""
+        now = self._clock.now()
+        now = now.replace(microsecond=now.microsecond // 1_000 * 1_000)
+        if now > self._at:
+            self._at, self._count = now, 0
+        elif self._count + 1 < self.PER_MILLISECOND:
+            self._count += 1
+        else:
+            self._at, self._count = self._at + timedelta(milliseconds=1), 0
+        return time_ordered_id(self._at, self._count.to_bytes(2, "big") + self._origin)
+
+
+def envelope(message: DeviceMessage, record_id: str, payloads: object) -> bytes:
+    """Funnel's record as canonical JSON; bytes become base64."""
+    return msgspec.json.encode(
+        {
+            "destination": {"provider": PROVIDER, "service": SERVICE, "resourceUrl": message.destination},
+            "imei": message.imei,
+            "imsi": message.imsi,
+            "operatorId": message.operator_id,
+            "payloads": payloads,
+            "recordId": record_id,
+            "simId": message.sim_id,
+            "sourceProtocol": message.source_protocol,
+            "timestamp": (message.received - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1),
+        },
+        order="sorted",
+    )
+
+
+def payloads_of(payload: bytes, content_type: ContentType) -> object:
+    """The envelope's ``payloads``: JSON as a value, text as text, binary as bytes (which become base64).
+
+    Raises ``Refused(INVALID_FIELD)`` for a payload that is empty or not what it should be.
+    """
+    if not payload:
+        raise Refused(RequestRefusal.INVALID_FIELD, "the payload is empty")
+    if content_type is ContentType.BINARY:
+        return payload
+    try:
+        if content_type is ContentType.TEXT:
+            return payload.decode()
+        value = msgspec.json.decode(payload)
+        msgspec.json.encode(value)  # what can be read but not written (a lone surrogate) is refused here
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+        raise Refused(RequestRefusal.INVALID_FIELD, f"the payload is not {content_type.value}") from error
+    return value
+
+
+def _acknowledge(entry: Entry[_Waiting], result: PutResult) -> None:
+    waiting = entry.token
+    if not waiting.receipt.done():
+        waiting.receipt.set_result(Receipt(waiting.record_id, result.shard_id, result.sequence_number))
+
+
+def _fail(entry: Entry[_Waiting], why: str, *, ambiguous: bool) -> None:
+    receipt = entry.token.receipt
+    if not receipt.done():
+        receipt.set_exception(Unavailable(why, ambiguous=ambiguous))
+        receipt.exception()  # nobody need wait: a device that is gone is no error of ours

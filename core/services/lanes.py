@@ -1,0 +1,170 @@
+"""Per-SIM lanes in front of a stream: what may be put next so that no SIM's order can break.
+
+Rules:
+
+- A lane is one partition key's records, first in, first out. At most one of them is on its way at a time:
+  PutRecords may store a later record of a call and fail an earlier one, so two of one key never share a call.
+- A record that failed stays at the head of its lane and is tried again after a pause that doubles; what is
+  behind it waits, other lanes go on.
+- A record leaves only by being accepted, or given up after its deadline, between two tries.
+- Everything is bounded; what does not fit, and a record that no stream would take, is refused at the door.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeVar
+
+from core.domain.message import StreamRecord
+from core.ports.stream import PUT_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_PUT_MAX
+
+LANE_RECORDS_MAX = 256
+"""Records of one SIM that wait."""
+RECORDS_MAX = 65_536
+"""Records that wait in all lanes together."""
+BYTES_MAX = 67_108_864
+"""Their bytes, keys included."""
+RETRY_FIRST_S = 0.05
+"""The pause after a record's first failure."""
+RETRY_S_MAX = 2.0
+
+Token = TypeVar("Token")
+
+
+class LaneRefusal(Enum):
+    """Why a record was not let into its lane."""
+
+    LANE_FULL = "lane_full"
+    FULL = "full"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[Token]):
+    """One record on its way, and whatever its owner wants to have back with it."""
+
+    record: StreamRecord
+    token: Token
+    size: int
+    deadline: float
+    failures: int = 0
+
+
+class Lanes(Generic[Token]):
+    """The lanes of all SIMs. Times are monotonic seconds that the caller passes in."""
+
+    def __init__(
+        self,
+        *,
+        lane_records_max: int = LANE_RECORDS_MAX,
+        records_max: int = RECORDS_MAX,
+        bytes_max: int = BYTES_MAX,
+    ) -> None:
+        self._lane_records_max = lane_records_max
+        self._records_max = records_max
+        self._bytes_max = bytes_max
+        self._lanes: dict[str, deque[Entry[Token]]] = {}
+        self._ready: deque[str] = deque()
+        self._paused: list[tuple[float, int, str]] = []
+        self._pauses = 0
+        self._given_up: list[Entry[Token]] = []
+        self.record_count = 0
+        self.byte_count = 0
+
+    @property
+    def lane_count(self) -> int:
+        """Lanes that hold a record; an empty one is not kept."""
+        return len(self._lanes)
+
+    def offer(self, record: StreamRecord, token: Token, *, deadline: float) -> LaneRefusal | None:
+        """Put a record at the end of its lane, or say why not."""
+        size = len(record.partition_key.encode()) + len(record.data)
+        if size > RECORD_BYTES_MAX:
+            return LaneRefusal.TOO_LARGE
+        if self.record_count >= self._records_max or self.byte_count + size > self._bytes_max:
+            return LaneRefusal.FULL
+        lane = self._lanes.get(record.partition_key)
+        if lane is None:
+            lane = self._lanes[record.partition_key] = deque()
+            self._ready.append(record.partition_key)
+        elif len(lane) >= self._lane_records_max:
+            return LaneRefusal.LANE_FULL
+        lane.append(Entry(record, token, size, deadline))
+        self.record_count += 1
+        self.byte_count += size
+        return None
+
+    def next_batch(self, now: float) -> list[Entry[Token]]:
+        """The heads of the lanes that may go now, at most one call's worth; each must come to ``settle``."""
+        self._end_pauses(now)
+        batch: list[Entry[Token]] = []
+        size = 0
+        while self._ready and len(batch) < RECORDS_PER_PUT_MAX:
+            lane = self._lanes[self._ready[0]]
+            self._give_up_late(lane, now)
+            if lane and size + lane[0].size > PUT_BYTES_MAX:
+                break
+            key = self._ready.popleft()
+            if lane:
+                batch.append(lane[0])
+                size += lane[0].size
+            else:
+                del self._lanes[key]
+        return batch
+
+    def settle(self, batch: Sequence[Entry[Token]], errors: Sequence[str], now: float) -> list[Entry[Token]]:
+        """What became of a batch, an error or an empty text each; gives back the accepted entries."""
+        accepted = []
+        for entry, error in zip(batch, errors, strict=True):
+            key = entry.record.partition_key
+            if error:
+                self._pause(entry, key, now)
+                continue
+            accepted.append(entry)
+            lane = self._lanes[key]
+            self._drop_head(lane)
+            if lane:
+                self._ready.append(key)
+            else:
+                del self._lanes[key]
+        return accepted
+
+    def take_given_up(self) -> list[Entry[Token]]:
+        """Entries whose deadline passed before they were accepted, since last asked."""
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
+    def clear(self) -> list[Entry[Token]]:
+        """Forget everything, and give it back: nothing of it is known to be accepted."""
+        left = [entry for lane in self._lanes.values() for entry in lane]
+        self._lanes.clear()
+        self._ready.clear()
+        self._paused.clear()
+        self.record_count = self.byte_count = 0
+        return left
+
+    def next_pause_end(self) -> float | None:
+        """When a paused lane may go again; nothing when none is paused."""
+        return self._paused[0][0] if self._paused else None
+
+    def _pause(self, entry: Entry[Token], key: str, now: float) -> None:
+        pause_s = min(RETRY_FIRST_S * 2 ** min(entry.failures, 16), RETRY_S_MAX)
+        entry.failures += 1
+        self._pauses += 1
+        heapq.heappush(self._paused, (now + pause_s, self._pauses, key))
+
+    def _end_pauses(self, now: float) -> None:
+        while self._paused and self._paused[0][0] <= now:
+            self._ready.append(heapq.heappop(self._paused)[2])
+
+    def _give_up_late(self, lane: deque[Entry[Token]], now: float) -> None:
+        while lane and lane[0].deadline <= now:
+            self._given_up.append(self._drop_head(lane))
+
+    def _drop_head(self, lane: deque[Entry[Token]]) -> Entry[Token]:
+        entry = lane.popleft()
+        self.record_count -= 1
+        self.byte_count -= entry.size
+        return entry

@@ -1,0 +1,179 @@
+"""Lanes against a stream that fails any record at any time."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.domain.message import StreamRecord
+from core.ports.stream import PUT_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_PUT_MAX
+from core.services.lanes import RETRY_S_MAX, Entry, LaneRefusal, Lanes
+
+FAR = 1e9
+
+
+def stored_by_key(stored: list[StreamRecord]) -> dict[str, list[int]]:
+    by_key: dict[str, list[int]] = {}
+    for record in stored:
+        by_key.setdefault(record.partition_key, []).append(int(record.data))
+    return by_key
+
+
+class Greedy(Lanes[int]):
+    """The planted fault: a batch takes all that a lane holds, so neighbours of one SIM share a call."""
+
+    def next_batch(self, now: float) -> list[Entry[int]]:
+        heads = super().next_batch(now)
+        return [entry for head in heads for entry in self._lanes[head.record.partition_key]]
+
+    def settle(self, batch, errors, now):  # type: ignore[no-untyped-def]
+        by_key: dict[str, list[tuple[Entry[int], str]]] = {}
+        for entry, error in zip(batch, errors, strict=True):
+            by_key.setdefault(entry.record.partition_key, []).append((entry, error))
+        accepted = []
+        for key, pairs in by_key.items():
+            lane = self._lanes[key]
+            for entry, error in pairs:
+                if not error:
+                    lane.remove(entry)
+                    self.record_count -= 1
+                    self.byte_count -= entry.size
+                    accepted.append(entry)
+            if lane:
+                self._pause(lane[0], key, now)
+            else:
+                del self._lanes[key]
+        return accepted
+
+
+def run(lanes: Lanes[int], seed: int, keys: int, count: int, failure: float) -> None:
+    """Offer, put in overlapping batches, fail at random; then check everything that lanes promise."""
+    rng = random.Random(seed)
+    stored: list[StreamRecord] = []
+    acknowledged: list[int] = []
+    flying: list[list[Entry[int]]] = []
+    offered: dict[str, list[int]] = {}
+    now, next_number = 0.0, 0
+    while next_number < count or lanes.record_count:
+        now += rng.random() * 0.2
+        for _ in range(rng.randrange(8)):
+            if next_number < count:
+                key = f"k{rng.randrange(keys)}"
+                if lanes.offer(StreamRecord(key, b"%d" % next_number), next_number, deadline=FAR) is None:
+                    offered.setdefault(key, []).append(next_number)
+                    next_number += 1
+        if batch := lanes.next_batch(now):
+            flying.append(batch)
+        if flying and rng.random() < 0.7:
+            batch = flying.pop(rng.randrange(len(flying)))
+            errors = ["failed" if rng.random() < failure else "" for _ in batch]
+            # the stream's own order of concurrent calls is that of their completion here
+            stored += [e.record for e, error in zip(batch, errors, strict=True) if not error]
+            done = {int(record.data) for record in stored}
+            for entry in lanes.settle(batch, errors, now):
+                assert entry.token in done, "acknowledged before accepted"
+                acknowledged.append(entry.token)
+    assert stored_by_key(stored) == offered, "order, loss or duplicate"
+    assert Counter(acknowledged) == Counter(range(count))
+    assert (lanes.record_count, lanes.byte_count, lanes.lane_count) == (0, 0, 0)
+    assert lanes.take_given_up() == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    keys=st.integers(1, 12),
+    count=st.integers(0, 150),
+    failure=st.floats(0, 0.8),
+)
+def test_order_loss_and_acknowledgement(seed: int, keys: int, count: int, failure: float) -> None:
+    run(Lanes(), seed, keys, count, failure)
+
+
+def test_the_checker_sees_a_batch_reordered_by_partial_failure() -> None:
+    with pytest.raises(AssertionError, match="order, loss or duplicate"):
+        for seed in range(20):
+            run(Greedy(), seed, 3, 100, 0.3)
+
+
+def offer(lanes: Lanes[int], key: str, size: int = 1, deadline: float = FAR) -> LaneRefusal | None:
+    return lanes.offer(StreamRecord(key, bytes(size)), 0, deadline=deadline)
+
+
+def test_each_bound_is_reached() -> None:
+    lanes = Lanes[int](lane_records_max=2, records_max=3, bytes_max=10_000)
+    assert offer(lanes, "a") is None
+    assert offer(lanes, "a") is None
+    assert offer(lanes, "a") is LaneRefusal.LANE_FULL
+    assert offer(lanes, "b", 10_000) is LaneRefusal.FULL
+    assert offer(lanes, "b") is None
+    assert offer(lanes, "c") is LaneRefusal.FULL
+    lanes.settle(batch := lanes.next_batch(0), [""] * len(batch), 0)
+    assert offer(lanes, "c") is None
+
+
+def test_poison_is_refused_at_the_door() -> None:
+    lanes = Lanes[int]()
+    assert offer(lanes, "a", RECORD_BYTES_MAX) is LaneRefusal.TOO_LARGE
+    assert offer(lanes, "a", RECORD_BYTES_MAX - 1) is None
+    assert lanes.lane_count == 1
+
+
+def test_a_batch_is_one_call() -> None:
+    lanes = Lanes[int]()
+    for n in range(RECORDS_PER_PUT_MAX + 7):
+        offer(lanes, f"k{n}")
+    assert [len(lanes.next_batch(0)) for _ in range(3)] == [RECORDS_PER_PUT_MAX, 7, 0]
+    lanes = Lanes[int]()
+    for n in range(12):
+        offer(lanes, f"k{n:02d}", 1_000_000)
+    batches = [lanes.next_batch(0) for _ in range(3)]
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    assert all(sum(entry.size for entry in batch) <= PUT_BYTES_MAX for batch in batches)
+
+
+def test_a_failed_lane_pauses_and_others_go_on() -> None:
+    lanes = Lanes[int]()
+    offer(lanes, "bad")
+    offer(lanes, "good")
+    offer(lanes, "good")
+    lanes.settle(lanes.next_batch(0), ["failed", ""], 0)
+    assert [entry.record.partition_key for entry in lanes.next_batch(0)] == ["good"]
+    assert lanes.next_pause_end() == pytest.approx(0.05)
+    now, pauses = 0.05, []
+    for _ in range(2_000):
+        batch = lanes.next_batch(now)
+        lanes.settle(batch, ["failed"] * len(batch), now)
+        end = lanes.next_pause_end()
+        assert end is not None
+        pauses.append(end - now)
+        now = end
+    assert pauses[:3] == pytest.approx([0.1, 0.2, 0.4])
+    assert max(pauses) == pytest.approx(RETRY_S_MAX)
+
+
+def test_given_up_only_between_two_tries_and_what_is_behind_goes_on() -> None:
+    lanes = Lanes[int]()
+    offer(lanes, "a", deadline=1.0)
+    offer(lanes, "a", deadline=9.0)
+    batch = lanes.next_batch(0)
+    assert lanes.next_batch(2.0) == []
+    assert lanes.take_given_up() == []
+    lanes.settle(batch, ["failed"], 2.0)
+    second = lanes.next_batch(3.0)
+    assert second[0].deadline == 9.0
+    assert lanes.take_given_up() == batch
+    lanes.settle(second, ["failed"], 3.0)
+    assert lanes.next_batch(10.0) == []
+    assert (lanes.take_given_up(), lanes.lane_count, lanes.byte_count) == (second, 0, 0)
+
+
+def test_clear_gives_everything_back() -> None:
+    lanes = Lanes[int]()
+    for key in "aab":
+        offer(lanes, key)
+    lanes.next_batch(0)
+    assert len(lanes.clear()) == 3
+    assert (lanes.record_count, lanes.lane_count, lanes.next_batch(0)) == (0, 0, [])

@@ -3,6 +3,7 @@
 Rule: ``World.reopen`` is a crash: the engine is let go and another one opened on what survives.
 """
 
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -128,3 +129,11 @@ def report_of(
 
 
 LATER = NOW + timedelta(days=1)
+
+
+def mount(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False)
+
+
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", str(folder)], check=True)

@@ -1,0 +1,119 @@
+"""Operators, auth keys and logged-out tokens.
+
+Rules: an e-mail address belongs to one operator; a key's index row is written before the key and removed
+after it, and a key that disagrees with its index row is not listed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from core.adapters.store.engine import (
+    SCAN_ROWS_MAX,
+    Batch,
+    Condition,
+    Delete,
+    Engine,
+    Put,
+    RowKey,
+    microseconds,
+)
+from core.adapters.store.rows import BodyReader, Names, body_of, delete_current, get_row
+from core.adapters.store.tables import (
+    AUTH_KEY,
+    AUTH_KEY_BY_OPERATOR,
+    OPERATOR,
+    OPERATOR_BY_EMAIL,
+    REVOKED_TOKEN,
+)
+from core.domain.account import AuthKey, Operator
+from core.ports.clock import Clock
+
+
+class WideAccounts:
+    """Implements ``Accounts``."""
+
+    def __init__(self, *, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._operators = BodyReader(OPERATOR, Operator)
+        self._auth_keys = BodyReader(AUTH_KEY, AuthKey)
+        self._emails = Names(engine, OPERATOR_BY_EMAIL, self._has_email)
+
+    async def operator(self, operator_id: str) -> Operator | None:
+        """By id."""
+        row = await get_row(self._engine, OPERATOR, (operator_id,))
+        return self._operators.read_optional((operator_id,), row)
+
+    async def operator_id_of_email(self, email: str) -> str | None:
+        """The operator of a root user's address; case does not matter."""
+        return await self._emails.owner(email.lower())
+
+    async def put_operator(self, operator: Operator) -> Operator:
+        """Bind the address, write the operator, free an address it had before."""
+        old = await self.operator(operator.operator_id)
+        stored = replace(operator, version=operator.version + 1)
+        email = stored.email.lower()
+        binding = await self._emails.bind(email, stored.operator_id, microseconds(self._clock.now()))
+        put = Put((), (body_of(stored),), stored.version)
+        batch = Batch(OPERATOR, (stored.operator_id,), (put,), Condition((), operator.version))
+        await self._engine.write(*([binding] if binding else []), batch)
+        if old is not None and old.email.lower() != email:
+            await self._emails.unbind(old.email.lower(), stored.operator_id)
+        return stored
+
+    async def delete_operator(self, operator_id: str) -> None:
+        """Free the address, then remove the operator: a crash between is mended by repeating."""
+        operator = await self.operator(operator_id)
+        if operator is not None:
+            await self._emails.unbind(operator.email.lower(), operator_id)
+            await delete_current(self._engine, OPERATOR, (operator_id,))
+
+    async def auth_key(self, auth_key_id: str) -> AuthKey | None:
+        """By id."""
+        row = await get_row(self._engine, AUTH_KEY, (auth_key_id,))
+        return self._auth_keys.read_optional((auth_key_id,), row)
+
+    async def auth_keys_of(self, operator_id: str) -> Sequence[AuthKey]:
+        """All keys of an operator, by id."""
+        keys: list[AuthKey] = []
+        after = ""
+        while True:
+            above = (after,) if after else ()
+            rows = await self._engine.scan(AUTH_KEY_BY_OPERATOR, (operator_id,), above=above)
+            ids = [str(row.clustering[0]) for row in rows]
+            found = await self._engine.get(AUTH_KEY, [RowKey((key_id,)) for key_id in ids])
+            read = [self._auth_keys.read_optional((i,), row) for i, row in zip(ids, found, strict=True)]
+            keys += [key for key in read if key is not None and key.operator_id == operator_id]
+            if len(rows) < SCAN_ROWS_MAX:
+                return keys
+            after = ids[-1]
+
+    async def put_auth_key(self, key: AuthKey) -> None:
+        """Index row, then key."""
+        index = Put((key.auth_key_id,), ())
+        await self._engine.write(
+            Batch(AUTH_KEY_BY_OPERATOR, (key.operator_id,), (index,)),
+            Batch(AUTH_KEY, (key.auth_key_id,), (Put((), (body_of(key),)),)),
+        )
+
+    async def delete_auth_key(self, key: AuthKey) -> None:
+        """Key, then index row."""
+        index = Delete((key.auth_key_id,))
+        await self._engine.write(
+            Batch(AUTH_KEY, (key.auth_key_id,), (Delete(()),)),
+            Batch(AUTH_KEY_BY_OPERATOR, (key.operator_id,), (index,)),
+        )
+
+    async def revoke_token(self, token_id: str, expires: datetime) -> None:
+        """A row that lives as long as the token would have."""
+        put = Put((), (), expires_us=microseconds(expires))
+        await self._engine.write(Batch(REVOKED_TOKEN, (token_id,), (put,)))
+
+    async def is_revoked(self, token_id: str) -> bool:
+        """Whether the row is there."""
+        return await get_row(self._engine, REVOKED_TOKEN, (token_id,)) is not None
+
+    async def _has_email(self, operator_id: str, email: str) -> bool:
+        operator = await self.operator(operator_id)
+        return operator is not None and operator.email.lower() == email

@@ -1,0 +1,190 @@
+"""What an engine does: rows of partitions, and one atomic batch in one partition at a time.
+
+Rules:
+
+- A ``Batch`` names its table and partition once, so that it cannot span two; it is checked when it is made,
+  and what is malformed is a ``LocalProtocolError``: a bug on this side, never an answer of the far side.
+- A row whose life is over is absent: to a read, to a scan and to a condition.
+- An engine is a plain class behind ``Engine``; whatever has these methods may stand before another one
+  (a simulation's slow or failing store).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from core.adapters.store.tables import Column, ColumnType, Table
+from core.errors import LocalProtocolError
+
+Value = str | int | bytes
+Key = tuple[Value, ...]
+
+BATCH_WRITES_MAX = 100
+"""Rows of one batch; Cassandra refuses batches above 50 kB."""
+SCAN_ROWS_MAX = 1_001
+"""Rows of one scan: the largest page and one more, which tells whether another page follows."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_BIGINT_MAX = 2**63 - 1
+_PYTHON_TYPES: dict[ColumnType, type[str] | type[int] | type[bytes]] = {
+    ColumnType.TEXT: str,
+    ColumnType.BIGINT: int,
+    ColumnType.BLOB: bytes,
+}
+
+
+class RowKey(NamedTuple):
+    """Where a row is: partition key and clustering key, both whole."""
+
+    partition: Key
+    clustering: Key = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as read."""
+
+    clustering: Key
+    values: Key
+    version: int
+
+
+class Put(NamedTuple):
+    """Write a row whole.
+
+    With ``timestamp_us`` the row with the highest stays and an equal one changes nothing (USING TIMESTAMP).
+    ``expires_us`` is when its life ends, in microseconds since 1970; 0 leaves it to the table's ``ttl_s``.
+    """
+
+    clustering: Key
+    values: Key
+    version: int = 0
+    timestamp_us: int | None = None
+    expires_us: int = 0
+
+
+class Delete(NamedTuple):
+    """Remove a row; idempotent."""
+
+    clustering: Key
+
+
+class Condition(NamedTuple):
+    """The row must be there with this version; 0: must not be there."""
+
+    clustering: Key
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Writes to one partition that happen all or not at all, if the condition holds."""
+
+    table: Table
+    partition: Key
+    writes: tuple[Put | Delete, ...]
+    condition: Condition | None = None
+
+    def __post_init__(self) -> None:
+        table = self.table
+        _check_key(table, table.partition, self.partition)
+        if not 0 < len(self.writes) <= BATCH_WRITES_MAX:
+            raise LocalProtocolError(f"{table.name}: a batch of {len(self.writes)} writes")
+        for write in self.writes:
+            _check_key(table, table.clustering, write.clustering)
+            if isinstance(write, Put):
+                _check(table, table.values, write.values)
+                if self.condition is not None and write.timestamp_us is not None:
+                    raise LocalProtocolError(f"{table.name}: a condition excludes a timestamp")
+        if self.condition is not None:
+            _check_key(table, table.clustering, self.condition.clustering)
+
+
+class Engine(Protocol):
+    """A store of partitions."""
+
+    async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
+        """The rows with these keys, in their order. Raises ``Unavailable``."""
+        ...
+
+    async def scan(
+        self,
+        table: Table,
+        partition: Key,
+        *,
+        prefix: Key = (),
+        above: Key = (),
+        below: Key = (),
+        limit: int = SCAN_ROWS_MAX,
+        reverse: bool = False,
+    ) -> Sequence[Row]:
+        """Rows of one partition in clustering order, at most ``limit`` (1–``SCAN_ROWS_MAX``).
+
+        ``prefix`` fixes the first clustering columns; ``above`` and ``below`` bound the columns after it,
+        both exclusive, comparing as many columns as they name. Raises ``Unavailable``.
+        """
+        ...
+
+    async def write(self, *batches: Batch) -> None:
+        """Write batches in this order, each atomic; durable on return.
+
+        Raises ``StaleVersion`` when a batch's condition fails: those before it stay, it and those after it
+        are not written. After ``Unavailable`` a first part of them may be written if it is ambiguous.
+        """
+        ...
+
+    async def write_all(self, batches: Sequence[Batch]) -> None:
+        """Write unconditional batches in any order, each atomic; durable on return."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, then let go; idempotent."""
+        ...
+
+
+def check_scan(table: Table, prefix: Key, above: Key, below: Key, limit: int) -> None:
+    """Raise ``LocalProtocolError`` for a scan that names columns the table does not have."""
+    longest = len(prefix) + max(len(above), len(below))
+    if longest > len(table.clustering) or not 1 <= limit <= SCAN_ROWS_MAX:
+        raise LocalProtocolError(f"{table.name}: a scan of {longest} columns, {limit} rows")
+
+
+def check_unconditional(batches: Sequence[Batch]) -> None:
+    """Raise ``LocalProtocolError`` if one has a condition."""
+    for batch in batches:
+        if batch.condition is not None:
+            raise LocalProtocolError(f"{batch.table.name}: a condition needs an order")
+
+
+def holds(condition: Condition, version: int | None) -> bool:
+    """Whether a condition holds for a row of this version (``None``: no row)."""
+    return version is None if condition.version == 0 else version == condition.version
+
+
+def microseconds(at: datetime) -> int:
+    """Since 1970, exactly."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def expiry_us(table: Table, put: Put, now_us: int) -> int:
+    """When the row's life ends; 0: never."""
+    if put.expires_us or not table.ttl_s:
+        return put.expires_us
+    return now_us + table.ttl_s * 1_000_000
+
+
+def _check_key(table: Table, columns: tuple[Column, ...], key: Key) -> None:
+    _check(table, columns, key)
+    if "" in key:
+        raise LocalProtocolError(f"{table.name}: an empty key {key!r}")
+
+
+def _check(table: Table, columns: tuple[Column, ...], values: Key) -> None:
+    if len(values) != len(columns):
+        raise LocalProtocolError(f"{table.name}: {len(values)} values for {len(columns)} columns")
+    for column, value in zip(columns, values, strict=True):
+        if type(value) is not _PYTHON_TYPES[column.type]:
+            raise LocalProtocolError(f"{table.name}.{column.name}: {value!r} is not {column.type.value}")
+        if type(value) is int and not -_BIGINT_MAX <= value <= _BIGINT_MAX:
+            raise LocalProtocolError(f"{table.name}.{column.name}: {value} exceeds 64 bits")

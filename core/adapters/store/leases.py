@@ -1,0 +1,30 @@
+"""Leases of virtual gateways: written under a condition only, never removed."""
+
+from dataclasses import replace
+
+from core.adapters.store.engine import Batch, Condition, Engine, Put
+from core.adapters.store.rows import BodyReader, body_of, get_row
+from core.adapters.store.tables import GATEWAY_LEASE
+from core.domain.gateway import GatewayLease
+
+
+class WideLeases:
+    """Implements ``Leases``."""
+
+    def __init__(self, *, engine: Engine) -> None:
+        self._engine = engine
+        self._bodies = BodyReader(GATEWAY_LEASE, GatewayLease)
+
+    async def get(self, gateway_id: str) -> GatewayLease | None:
+        """The lease as stored."""
+        row = await get_row(self._engine, GATEWAY_LEASE, (gateway_id,))
+        return self._bodies.read_optional((gateway_id,), row)
+
+    async def put(self, lease: GatewayLease) -> GatewayLease:
+        """Write if the stored version is ``lease.version``."""
+        stored = replace(lease, version=lease.version + 1)
+        put = Put((), (body_of(stored),), stored.version)
+        await self._engine.write(
+            Batch(GATEWAY_LEASE, (lease.gateway_id,), (put,), Condition((), lease.version))
+        )
+        return stored

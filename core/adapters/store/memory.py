@@ -1,0 +1,146 @@
+"""The store in memory, for tests and simulations: the same meaning as every other engine.
+
+Rules: what a call wrote is on the ``Disk`` when it returns; a crash is throwing the engine away and opening
+another one on the same ``Disk``. No thread, no file, no clock but the port.
+"""
+
+import asyncio
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from core.adapters.store.engine import (
+    SCAN_ROWS_MAX,
+    Batch,
+    Key,
+    Put,
+    Row,
+    RowKey,
+    check_scan,
+    check_unconditional,
+    expiry_us,
+    holds,
+    microseconds,
+)
+from core.adapters.store.tables import Table
+from core.errors import StaleVersion, Unavailable
+from core.ports.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    row: Row
+    written_us: int
+    expires_us: int
+
+
+@dataclass(slots=True)
+class _Partition:
+    rows: dict[Key, _Stored] = field(default_factory=dict)
+    order: list[Key] = field(default_factory=list)
+
+
+class Disk:
+    """What survives a crash."""
+
+    def __init__(self) -> None:
+        self.partitions: dict[tuple[str, Key], _Partition] = {}
+
+
+class MemoryEngine:
+    """Implements ``Engine`` over dictionaries on a ``Disk``."""
+
+    def __init__(self, *, disk: Disk, clock: Clock) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._is_closed = False
+
+    async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
+        """The rows with these keys."""
+        await self._turn()
+        return [self._live(table, key.partition, key.clustering) for key in keys]
+
+    async def scan(
+        self,
+        table: Table,
+        partition: Key,
+        *,
+        prefix: Key = (),
+        above: Key = (),
+        below: Key = (),
+        limit: int = SCAN_ROWS_MAX,
+        reverse: bool = False,
+    ) -> Sequence[Row]:
+        """Rows of one partition in clustering order."""
+        check_scan(table, prefix, above, below, limit)
+        await self._turn()
+        found: list[Row] = []
+        stored = self._disk.partitions.get((table.name, partition), _Partition())
+        for key in reversed(stored.order) if reverse else stored.order:
+            if len(found) == limit:
+                break
+            if _is_within(key, prefix, above, below) and (row := self._live(table, partition, key)):
+                found.append(row)
+        return found
+
+    async def write(self, *batches: Batch) -> None:
+        """Write batches in this order."""
+        await self._turn()
+        for batch in batches:
+            self._apply(batch)
+
+    async def write_all(self, batches: Sequence[Batch]) -> None:
+        """Write unconditional batches."""
+        check_unconditional(batches)
+        await self.write(*batches)
+
+    async def aclose(self) -> None:
+        """Refuse every later call."""
+        self._is_closed = True
+
+    async def _turn(self) -> None:
+        # Others run between a call and its effect, as they do before a store that takes time.
+        if self._is_closed:
+            raise Unavailable("the store is closed")
+        await asyncio.sleep(0)
+
+    def _now_us(self) -> int:
+        return microseconds(self._clock.now())
+
+    def _live(self, table: Table, partition: Key, clustering: Key) -> Row | None:
+        of_partition = self._disk.partitions.get((table.name, partition))
+        stored = of_partition.rows.get(clustering) if of_partition else None
+        if stored is None or 0 < stored.expires_us <= self._now_us():
+            return None
+        return stored.row
+
+    def _apply(self, batch: Batch) -> None:
+        if (condition := batch.condition) is not None:
+            row = self._live(batch.table, batch.partition, condition.clustering)
+            if not holds(condition, row.version if row else None):
+                raise StaleVersion(f"{batch.table.name} {batch.partition} {condition.clustering}")
+        partition = self._disk.partitions.setdefault((batch.table.name, batch.partition), _Partition())
+        for write in batch.writes:
+            if isinstance(write, Put):
+                self._put(batch.table, partition, write)
+            elif partition.rows.pop(write.clustering, None):
+                partition.order.remove(write.clustering)
+
+    def _put(self, table: Table, partition: _Partition, put: Put) -> None:
+        old = partition.rows.get(put.clustering)
+        if old is None:
+            insort(partition.order, put.clustering)
+        elif put.timestamp_us is not None and put.timestamp_us <= old.written_us:
+            return
+        row = Row(put.clustering, put.values, put.version)
+        expires_us = expiry_us(table, put, self._now_us())
+        partition.rows[put.clustering] = _Stored(row, put.timestamp_us or 0, expires_us)
+
+
+def _is_within(key: Key, prefix: Key, above: Key, below: Key) -> bool:
+    rest = key[len(prefix) :]
+    return (
+        key[: len(prefix)] == prefix
+        and (not above or rest[: len(above)] > above)
+        and (not below or rest[: len(below)] < below)
+    )

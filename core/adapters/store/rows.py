@@ -1,0 +1,158 @@
+"""What the repositories share: bodies, pages, and names that belong to one owner.
+
+Rules:
+
+- A name (an IMSI, an e-mail address) is bound to its owner before the owner is written, and the binding is
+  believed only when the owner agrees. One that no owner stands behind is left from a crash: its own owner
+  may go on with it at once, another one only after ``SETTLE_US``, when nobody can be on the way any more.
+- What cannot be read is named by table and key, never skipped.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey
+from core.adapters.store.tables import Table
+from core.errors import StaleVersion, Unavailable
+from core.ports.store import PAGE_MAX, Page
+
+T = TypeVar("T")
+
+SETTLE_US = 600_000_000
+"""An index row without its entity is left from a crash when it is older than this."""
+CONDITIONAL_TRIES_MAX = 16
+"""How often a removal reads again because somebody else wrote in between."""
+
+
+class CorruptRow(Unavailable):
+    """A stored row that cannot be read; the message names table and key."""
+
+
+def _encode_other(value: Any) -> str:
+    if isinstance(value, IPv4Address):
+        return str(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+def _decode_other(expected: type[Any], value: Any) -> Any:
+    if expected is IPv4Address:
+        return IPv4Address(value)
+    raise NotImplementedError(expected.__name__)
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_encode_other)
+
+
+def body_of(entity: Any) -> str:
+    """An entity as JSON text."""
+    return _ENCODER.encode(entity).decode()
+
+
+class BodyReader(Generic[T]):
+    """Reads the bodies of one type of entity."""
+
+    def __init__(self, table: Table, entity: type[T]) -> None:
+        self._table = table
+        self._decoder = msgspec.json.Decoder(entity, dec_hook=_decode_other)
+
+    def read(self, partition: Key, row: Row) -> T:
+        """The entity; raises ``CorruptRow``."""
+        try:
+            return self._decoder.decode(str(row.values[0]))
+        except (msgspec.DecodeError, ValueError) as error:
+            key = ", ".join(map(str, partition + row.clustering))
+            raise CorruptRow(f"table {self._table.name}, key ({key}): {error}") from error
+
+    def read_optional(self, partition: Key, row: Row | None) -> T | None:
+        """The entity of a row that may be absent."""
+        return None if row is None else self.read(partition, row)
+
+
+async def get_row(engine: Engine, table: Table, partition: Key, clustering: Key = ()) -> Row | None:
+    """One row."""
+    (row,) = await engine.get(table, [RowKey(partition, clustering)])
+    return row
+
+
+async def collect_page(
+    scan: Callable[[str, int], Awaitable[Sequence[Row]]],
+    resolve: Callable[[Sequence[Row]], Awaitable[Sequence[T | None]]],
+    *,
+    after: str,
+    limit: int,
+) -> Page[T]:
+    """A page of what ``resolve`` makes of the rows; a row that it makes ``None`` of is passed over.
+
+    ``scan(after, limit)`` reads rows whose last clustering column is their page key.
+    """
+    limit = min(max(limit, 1), PAGE_MAX)
+    found: list[tuple[str, T]] = []
+    while True:
+        wanted = limit + 1 - len(found)
+        rows = await scan(after, wanted)
+        items = await resolve(rows)
+        keys = [str(row.clustering[-1]) for row in rows]
+        found += [(key, item) for key, item in zip(keys, items, strict=True) if item is not None]
+        if len(found) > limit:
+            return Page(tuple(item for _, item in found[:limit]), found[limit - 1][0])
+        if len(rows) < wanted:
+            return Page(tuple(item for _, item in found))
+        after = keys[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A table of names, each bound to one owner. ``holds(owner, name)`` asks the owner itself."""
+
+    engine: Engine
+    table: Table
+    holds: Callable[[str, str], Awaitable[bool]]
+
+    async def owner(self, name: str) -> str | None:
+        """Who has the name."""
+        row = await get_row(self.engine, self.table, (name,))
+        if row is None:
+            return None
+        owner = str(row.values[0])
+        return owner if await self.holds(owner, name) else None
+
+    async def bind(self, name: str, owner: str, now_us: int) -> Batch | None:
+        """The batch that binds a name, ``None`` when it is bound; raises ``StaleVersion`` if to another."""
+        row = await get_row(self.engine, self.table, (name,))
+        version = 0
+        if row is not None:
+            holder, bound_us = str(row.values[0]), int(row.values[1])
+            if holder == owner:
+                return None
+            if await self.holds(holder, name) or now_us - bound_us < SETTLE_US:
+                raise StaleVersion(f"{self.table.name}: {name} belongs to {holder}")
+            version = row.version
+        put = Put((), (owner, now_us), version + 1)
+        return Batch(self.table, (name,), (put,), Condition((), version))
+
+    async def unbind(self, name: str, owner: str) -> None:
+        """Free a name if it is this owner's; idempotent."""
+        row = await get_row(self.engine, self.table, (name,))
+        if row is not None and row.values[0] == owner:
+            await delete_current(self.engine, self.table, (name,), row=row)
+
+
+async def delete_current(
+    engine: Engine, table: Table, partition: Key, clustering: Key = (), *, row: Row | None = None
+) -> None:
+    """Remove a row that is written under conditions, whatever its version; with ``row``, that one only."""
+    for _ in range(CONDITIONAL_TRIES_MAX):
+        stored = row or await get_row(engine, table, partition, clustering)
+        if stored is None:
+            return
+        condition = Condition(clustering, stored.version)
+        try:
+            return await engine.write(Batch(table, partition, (Delete(clustering),), condition))
+        except StaleVersion:
+            if row is not None:
+                return
+    raise Unavailable(f"table {table.name}: {partition} changes too fast to be removed")

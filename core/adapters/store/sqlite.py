@@ -1,0 +1,392 @@
+"""The embedded store: one SQLite file, one writing thread, one reading thread.
+
+Rules:
+
+- WAL and synchronous=FULL: a write is answered after the fsync of the commit that holds it. All writes
+  that wait while one commit runs go into the next one (group commit).
+- A commit happens whole or not at all. When the disk refuses it, every write in it fails with
+  ``Unavailable`` and nothing of it is stored; only after an I/O error is the outcome unknown.
+- The event loop never touches the file. A caller that is cancelled leaves its write in the commit.
+- One process at a time: a lock file says so, and the kernel drops it when the process dies. Reading the
+  file meanwhile with the sqlite3 shell is welcome.
+"""
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Generic, TypeVar
+
+from core.adapters.store.engine import (
+    SCAN_ROWS_MAX,
+    Batch,
+    Key,
+    Put,
+    Row,
+    RowKey,
+    check_scan,
+    check_unconditional,
+    expiry_us,
+    holds,
+    microseconds,
+)
+from core.adapters.store.statements import Statements, scan_of, statements_of
+from core.adapters.store.tables import SCHEMA_VERSION, TABLES, Table
+from core.errors import ConfigurationError, StaleVersion, Unavailable
+from core.ports.clock import Clock
+
+WRITES_WAITING_MAX = 20_000
+"""Batches accepted and not yet durable; beyond it a write is refused at once."""
+READS_WAITING_MAX = 20_000
+"""Reads accepted and not yet answered."""
+GROUP_REQUESTS_MAX = 1_000
+"""Calls in one commit: bounds how long the first of them waits for the others."""
+PURGE_INTERVAL_S = 60.0
+PURGE_ROWS_MAX = 1_000
+"""Rows per table that one purge removes, after their life is over."""
+BUSY_S = 2.0
+"""How long somebody else's lock on the file (a person's sqlite3 shell) is waited for."""
+WAL_BYTES_MAX = 67_108_864
+_WAL_CHECKPOINT_PAGES = 4_000
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    f"PRAGMA wal_autocheckpoint = {_WAL_CHECKPOINT_PAGES}",
+    f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}",
+)
+_STATEMENTS: dict[str, Statements] = {table.name: statements_of(table) for table in TABLES}
+
+R = TypeVar("R")
+Work = Callable[[sqlite3.Connection], R]
+_Outcome = tuple["_Request[Any]", Any, BaseException | None]
+
+
+class _Request(Generic[R]):
+    """Work for a thread, and whom to tell."""
+
+    __slots__ = ("future", "weight", "work")
+
+    def __init__(self, work: Work[R], future: asyncio.Future[R], weight: int) -> None:
+        self.work = work
+        self.future = future
+        self.weight = weight
+
+
+class _Lane:
+    """A thread with its own connection and a bounded queue; everything but ``_run`` is the loop's."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        connection: sqlite3.Connection,
+        waiting_max: int,
+        perform: Callable[[sqlite3.Connection, list[_Request[Any]]], Iterable[_Outcome]],
+    ) -> None:
+        self._connection = connection
+        self._waiting_max = waiting_max
+        self._perform = perform
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Request[Any] | None] = SimpleQueue()
+        self._waiting = 0
+        self._is_closed = False
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    async def submit(self, work: Work[R], weight: int = 1) -> R:
+        """Have it done; raises ``Unavailable`` when too much waits already."""
+        if self._is_closed:
+            raise Unavailable("the store is closed")
+        if self._waiting + weight > self._waiting_max:
+            raise Unavailable(f"the store is behind: {self._waiting} calls wait")
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._waiting += weight
+        self._queue.put(_Request(work, future, weight))
+        return await future
+
+    async def aclose(self) -> None:
+        """Do what waits, then end the thread and close the connection."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            requests, is_last = self._take()
+            outcomes = list(self._perform(self._connection, requests))
+            with suppress(RuntimeError):  # the loop is gone, and with it everybody who waited
+                self._loop.call_soon_threadsafe(self._settle, outcomes)
+        self._connection.close()
+
+    def _take(self) -> tuple[list[_Request[Any]], bool]:
+        requests: list[_Request[Any]] = []
+        request = self._queue.get()
+        while request is not None:
+            requests.append(request)
+            if len(requests) == GROUP_REQUESTS_MAX:
+                return requests, False
+            try:
+                request = self._queue.get_nowait()
+            except Empty:
+                return requests, False
+        return requests, True
+
+    def _settle(self, outcomes: list[_Outcome]) -> None:
+        for request, result, error in outcomes:
+            self._waiting -= request.weight
+            if request.future.done():
+                continue  # its caller was cancelled
+            if error is None:
+                request.future.set_result(result)
+            else:
+                request.future.set_exception(error)
+
+
+class SqliteEngine:
+    """Implements ``Engine`` over one SQLite file. Make one with ``open``.
+
+    ``commits`` counts the transactions that were committed.
+    """
+
+    def __init__(
+        self, *, clock: Clock, lock: int, writer: sqlite3.Connection, reader: sqlite3.Connection
+    ) -> None:
+        self._clock = clock
+        self._lock: int | None = lock
+        self.commits = 0
+        self._purged = clock.monotonic()
+        self._writes = _Lane(
+            name="store-writer",
+            connection=writer,
+            waiting_max=WRITES_WAITING_MAX,
+            perform=self._commit_group,
+        )
+        self._reads = _Lane(
+            name="store-reader",
+            connection=reader,
+            waiting_max=READS_WAITING_MAX,
+            perform=_read_group,
+        )
+
+    @classmethod
+    async def open(cls, *, path: Path, clock: Clock) -> "SqliteEngine":
+        """Open or make the file; raises ``ConfigurationError`` saying in one line what is wrong with it."""
+        lock, writer, reader = await asyncio.to_thread(_open_file, path)
+        return cls(clock=clock, lock=lock, writer=writer, reader=reader)
+
+    async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
+        """The rows with these keys."""
+        sql, now_us = _STATEMENTS[table.name].get, self._now_us()
+
+        def work(connection: sqlite3.Connection) -> list[Row | None]:
+            return [
+                next(
+                    iter(_rows(table, connection.execute(sql, (*key.partition, *key.clustering, now_us)))),
+                    None,
+                )
+                for key in keys
+            ]
+
+        return await self._reads.submit(work)
+
+    async def scan(
+        self,
+        table: Table,
+        partition: Key,
+        *,
+        prefix: Key = (),
+        above: Key = (),
+        below: Key = (),
+        limit: int = SCAN_ROWS_MAX,
+        reverse: bool = False,
+    ) -> Sequence[Row]:
+        """Rows of one partition in clustering order."""
+        check_scan(table, prefix, above, below, limit)
+        sql, bound = scan_of(
+            table,
+            partition,
+            prefix=prefix,
+            above=above,
+            below=below,
+            limit=limit,
+            reverse=reverse,
+            now_us=self._now_us(),
+        )
+        return await self._reads.submit(lambda connection: _rows(table, connection.execute(sql, bound)))
+
+    async def write(self, *batches: Batch) -> None:
+        """Write batches in this order."""
+        now_us = self._now_us()
+
+        def work(connection: sqlite3.Connection) -> None:
+            for batch in batches:
+                _apply(connection, batch, now_us)
+
+        await self._writes.submit(work, len(batches))
+
+    async def write_all(self, batches: Sequence[Batch]) -> None:
+        """Write unconditional batches, all in one commit."""
+        check_unconditional(batches)
+        await self.write(*batches)
+
+    async def aclose(self) -> None:
+        """Commit what was accepted, then close the file."""
+        await self._writes.aclose()
+        await self._reads.aclose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _now_us(self) -> int:
+        return microseconds(self._clock.now())
+
+    # -- on the writing thread ------------------------------------------------------------------------
+
+    def _commit_group(
+        self, connection: sqlite3.Connection, requests: list[_Request[Any]]
+    ) -> Iterable[_Outcome]:
+        try:
+            return self._commit(connection, requests)
+        except sqlite3.OperationalError as error:
+            failure = _unavailable(error)
+            return [(request, None, failure) for request in requests]
+        except Exception:  # one of them cannot be written at all: find it, and keep the others
+            return [self._commit_alone(connection, request) for request in requests]
+
+    def _commit_alone(self, connection: sqlite3.Connection, request: _Request[Any]) -> _Outcome:
+        try:
+            return self._commit(connection, [request])[0]
+        except sqlite3.OperationalError as error:
+            return request, None, _unavailable(error)
+        except Exception as error:
+            return request, None, error
+
+    def _commit(self, connection: sqlite3.Connection, requests: list[_Request[Any]]) -> list[_Outcome]:
+        outcomes: list[_Outcome] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for request in requests:
+                try:
+                    request.work(connection)
+                    outcomes.append((request, None, None))
+                except StaleVersion as error:
+                    outcomes.append((request, None, error))
+            self._purge_when_due(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self.commits += 1
+        return outcomes
+
+    def _purge_when_due(self, connection: sqlite3.Connection) -> None:
+        if self._clock.monotonic() - self._purged < PURGE_INTERVAL_S:
+            return
+        self._purged = self._clock.monotonic()
+        for statements in _STATEMENTS.values():
+            connection.execute(statements.purge, (self._now_us(), PURGE_ROWS_MAX))
+
+
+def _read_group(connection: sqlite3.Connection, requests: list[_Request[Any]]) -> Iterable[_Outcome]:
+    for request in requests:
+        try:
+            yield request, request.work(connection), None
+        except sqlite3.DatabaseError as error:
+            yield request, None, Unavailable(f"the store cannot be read: {error}")
+        except Exception as error:
+            yield request, None, error
+
+
+def _rows(table: Table, cursor: sqlite3.Cursor) -> list[Row]:
+    split = len(table.clustering)
+    return [Row(found[:split], found[split:-1], found[-1]) for found in cursor.fetchall()]
+
+
+def _apply(connection: sqlite3.Connection, batch: Batch, now_us: int) -> None:
+    statements = _STATEMENTS[batch.table.name]
+    partition = batch.partition
+    if (condition := batch.condition) is not None:
+        bound = (*partition, *condition.clustering, now_us)
+        found = connection.execute(statements.version, bound).fetchall()
+        if not holds(condition, found[0][0] if found else None):
+            raise StaleVersion(f"{batch.table.name} {partition} {condition.clustering}")
+    for write in batch.writes:
+        if isinstance(write, Put):
+            kept = (write.version, write.timestamp_us or 0, expiry_us(batch.table, write, now_us))
+            sql = statements.put if write.timestamp_us is None else statements.put_newer
+            connection.execute(sql, (*partition, *write.clustering, *write.values, *kept))
+        else:
+            connection.execute(statements.delete, (*partition, *write.clustering))
+
+
+def _unavailable(error: sqlite3.OperationalError) -> Unavailable:
+    # After a failed fsync nobody knows what the medium holds; a full disk or a lock wrote nothing.
+    is_io_error = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR
+    return Unavailable(f"the store cannot write: {error}", ambiguous=is_io_error)
+
+
+# -- opening ------------------------------------------------------------------------------------------
+
+
+def _open_file(path: Path) -> tuple[int, sqlite3.Connection, sqlite3.Connection]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            f"store {path}: {error.strerror}; name a folder that can be written"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock, _open_writer(path), _connect(path)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ConfigurationError(
+            f"store {path}: in use by another process; stop it or name another file"
+        ) from error
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _open_writer(path: Path) -> sqlite3.Connection:
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = _connect(path)
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+        connection.execute("BEGIN IMMEDIATE")
+        _create_schema(connection, path)
+        connection.execute("COMMIT")
+        return connection
+    except (sqlite3.Error, ConfigurationError) as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"store {path}: {error}; mend it or name another file") from error
+
+
+def _create_schema(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version not in {0, SCHEMA_VERSION}:
+        raise ConfigurationError(f"store {path}: schema {version}, this version reads {SCHEMA_VERSION}")
+    for statements in _STATEMENTS.values():
+        for sql in statements.create:
+            connection.execute(sql)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # The connection is made here and used by one thread only, hence not checked.
+    return sqlite3.connect(
+        path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
+    )

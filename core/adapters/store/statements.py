@@ -1,0 +1,109 @@
+"""The store's tables and batches as SQLite's SQL.
+
+Rules: every table is a primary-key tree (WITHOUT ROWID), so a partition lies together in clustering order;
+table and column names are ours alone and values are always bound.
+"""
+
+# Every name in these statements comes from the declared tables; values are bound.
+# ruff: noqa: S608
+
+from dataclasses import dataclass
+
+from core.adapters.store.engine import Key, Value
+from core.adapters.store.tables import Column, ColumnType, Table
+
+_SQL_TYPES = {ColumnType.TEXT: "TEXT", ColumnType.BIGINT: "INTEGER", ColumnType.BLOB: "BLOB"}
+_KEPT = ("version", "written_us", "expires_us")
+
+
+def _quoted(columns: tuple[Column, ...]) -> list[str]:
+    return [f'"{column.name}"' for column in columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """One table's statements; the comments name what is bound, in order."""
+
+    create: tuple[str, ...]
+    get: str  # partition, clustering, now_us
+    version: str  # partition, clustering, now_us
+    put: str  # partition, clustering, values, version, written_us, expires_us
+    put_newer: str  # the same
+    delete: str  # partition, clustering
+    purge: str  # now_us, limit
+
+
+def statements_of(table: Table) -> Statements:
+    """Compile a table's statements."""
+    keys = _quoted(table.partition + table.clustering)
+    values = _quoted(table.values)
+    columns = [*keys, *values, *_KEPT]
+    where = " AND ".join(f"{key} = ?" for key in keys)
+    alive = "(expires_us = 0 OR expires_us > ?)"
+    key_list = ", ".join(keys)
+    assignments = ", ".join(f"{column} = excluded.{column}" for column in [*values, *_KEPT])
+    put = (
+        f'INSERT INTO "{table.name}" ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))}) '
+        f"ON CONFLICT ({key_list}) DO UPDATE SET {assignments}"
+    )
+    due = f'SELECT {key_list} FROM "{table.name}" WHERE expires_us > 0 AND expires_us <= ? LIMIT ?'
+    return Statements(
+        create=(_create(table), _create_expiry_index(table)),
+        get=f'SELECT {_selected(table)} FROM "{table.name}" WHERE {where} AND {alive}',
+        version=f'SELECT version FROM "{table.name}" WHERE {where} AND {alive}',
+        put=put,
+        put_newer=f"{put} WHERE excluded.written_us > written_us",
+        delete=f'DELETE FROM "{table.name}" WHERE {where}',
+        purge=f'DELETE FROM "{table.name}" WHERE ({key_list}) IN ({due})',
+    )
+
+
+def scan_of(
+    table: Table,
+    partition: Key,
+    *,
+    prefix: Key,
+    above: Key,
+    below: Key,
+    limit: int,
+    reverse: bool,
+    now_us: int,
+) -> tuple[str, list[Value]]:
+    """A scan's statement and what is bound to it."""
+    clustering = _quoted(table.clustering)
+    fixed = _quoted(table.partition) + clustering[: len(prefix)]
+    terms = [f"{name} = ?" for name in fixed]
+    bound: list[Value] = [*partition, *prefix]
+    for sign, bounds in ((">", above), ("<", below)):
+        if bounds:
+            names = clustering[len(prefix) : len(prefix) + len(bounds)]
+            terms.append(f"({', '.join(names)}) {sign} ({', '.join('?' * len(names))})")
+            bound += bounds
+    terms.append("(expires_us = 0 OR expires_us > ?)")
+    bound += [now_us, limit]
+    direction = " DESC" if reverse else ""
+    order = ", ".join(f"{name}{direction}" for name in clustering)
+    return (
+        f'SELECT {_selected(table)} FROM "{table.name}" WHERE {" AND ".join(terms)} ORDER BY {order} LIMIT ?',
+        bound,
+    )
+
+
+def _selected(table: Table) -> str:
+    return ", ".join([*_quoted(table.clustering + table.values), "version"])
+
+
+def _create(table: Table) -> str:
+    columns = [
+        f'"{column.name}" {_SQL_TYPES[column.type]} NOT NULL'
+        for column in table.partition + table.clustering + table.values
+    ]
+    columns += [f"{name} INTEGER NOT NULL" for name in _KEPT]
+    keys = ", ".join(_quoted(table.partition + table.clustering))
+    columns.append(f"PRIMARY KEY ({keys})")
+    return f'CREATE TABLE IF NOT EXISTS "{table.name}" ({", ".join(columns)}) WITHOUT ROWID'
+
+
+def _create_expiry_index(table: Table) -> str:
+    name = f"{table.name}_expiry"
+    return f'CREATE INDEX IF NOT EXISTS "{name}" ON "{table.name}" (expires_us) WHERE expires_us > 0'

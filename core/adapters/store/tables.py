@@ -1,0 +1,117 @@
+"""The tables of the store, declared once for every engine.
+
+Rules:
+
+- A table is read by its whole partition key, and within a partition in clustering order. Nothing else.
+- The value columns stand beside three columns that the engines keep for each row: ``version`` (what a
+  condition is about), ``written_us`` (what USING TIMESTAMP compares) and ``expires_us`` (0: never).
+- An entity is one JSON ``body``, so that a person can read it; usage rows are typed columns.
+- A row that is written under a condition is never also written without one (facts of Paxos in Cassandra).
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+SCHEMA_VERSION = 1
+DAY_US = 86_400_000_000
+EVENT_LIFE_US = 32 * DAY_US
+"""A line of a SIM's session history is kept this long after it happened."""
+USAGE_LIFE_S = 580 * 86_400
+"""Daily and monthly statistics reach back 18 months; they are computed from these rows."""
+
+
+class ColumnType(Enum):
+    """What a column holds, by Cassandra's names."""
+
+    TEXT = "text"
+    BIGINT = "bigint"
+    BLOB = "blob"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A typed column."""
+
+    name: str
+    type: ColumnType
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: partition key, clustering columns (all ascending) and values.
+
+    ``ttl_s`` is how long a row lives that does not say it itself; 0 is for ever.
+    """
+
+    name: str
+    partition: tuple[Column, ...]
+    clustering: tuple[Column, ...]
+    values: tuple[Column, ...]
+    ttl_s: int = 0
+
+
+def _texts(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, ColumnType.TEXT) for name in names)
+
+
+def _bigints(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, ColumnType.BIGINT) for name in names)
+
+
+_BODY = _texts("body")
+_BINDING = (*_texts("owner"), *_bigints("bound_us"))
+
+OPERATOR = Table("operator", _texts("operator_id"), (), _BODY)
+OPERATOR_BY_EMAIL = Table("operator_by_email", _texts("email"), (), _BINDING)
+AUTH_KEY = Table("auth_key", _texts("auth_key_id"), (), _BODY)
+AUTH_KEY_BY_OPERATOR = Table("auth_key_by_operator", _texts("operator_id"), _texts("auth_key_id"), ())
+REVOKED_TOKEN = Table("revoked_token", _texts("token_id"), (), ())
+SIM_GROUP = Table("sim_group", _texts("operator_id"), _texts("group_id"), _BODY)
+
+SIM = Table("sim", _texts("sim_id"), _texts("kind", "id"), _BODY)
+"""The SIM, its open sessions and its history in one partition: a session and its event are one batch."""
+SIM_BY_IMSI = Table("sim_by_imsi", _texts("imsi"), (), _BINDING)
+SIM_BY_OPERATOR = Table("sim_by_operator", _texts("operator_id"), _texts("sim_id"), ())
+"""One partition per operator: some 50 bytes a SIM, so 100,000 SIMs are 5 MB and a million still below the
+100 MB that a Cassandra partition should stay under. A page is one read, without merging shards."""
+SESSION_BY_GATEWAY = Table(
+    "session_by_gateway",
+    (*_texts("gateway_id"), *_bigints("bucket")),
+    _texts("session_id"),
+    (*_texts("sim_id"), *_bigints("indexed_us")),
+)
+
+USAGE = Table(
+    "usage",
+    (*_texts("imsi"), *_bigints("day")),
+    (*_bigints("slot"), *_texts("session_id"), *_bigints("epoch", "segment")),
+    (
+        *_texts("operator_id", "speed_class", "plmn"),
+        *_bigints("up_bytes", "down_bytes", "up_packets", "down_packets", "timestamp_us"),
+    ),
+    ttl_s=USAGE_LIFE_S,
+)
+QUARANTINE = Table(
+    "quarantine",
+    _bigints("day"),
+    (*_texts("imsi", "session_id"), *_bigints("epoch", "segment", "timestamp_us")),
+    _BODY,
+    ttl_s=USAGE_LIFE_S,
+)
+GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
+
+TABLES = (
+    OPERATOR,
+    OPERATOR_BY_EMAIL,
+    AUTH_KEY,
+    AUTH_KEY_BY_OPERATOR,
+    REVOKED_TOKEN,
+    SIM_GROUP,
+    SIM,
+    SIM_BY_IMSI,
+    SIM_BY_OPERATOR,
+    SESSION_BY_GATEWAY,
+    USAGE,
+    QUARANTINE,
+    GATEWAY_LEASE,
+)

@@ -1,0 +1,132 @@
+"""Usage rows: typed columns, the highest timestamp wins.
+
+Rules: a row's key is all that identifies a segment's slot, so a duplicate is the same row; nothing is read
+before a report is written. Rows of ``insert_if_absent`` belong to sessions that no gateway reports.
+"""
+
+from collections.abc import Sequence
+
+from core.adapters.store.engine import (
+    BATCH_WRITES_MAX,
+    SCAN_ROWS_MAX,
+    Batch,
+    Condition,
+    Engine,
+    Key,
+    Put,
+    Row,
+)
+from core.adapters.store.rows import BodyReader, CorruptRow, body_of
+from core.adapters.store.tables import QUARANTINE, USAGE
+from core.domain.usage import SegmentLabel, UsageReport, Volume
+from core.errors import StaleVersion
+from core.ports.store import Quarantined
+
+
+class WideUsage:
+    """Implements ``Usage``."""
+
+    def __init__(self, *, engine: Engine) -> None:
+        self._engine = engine
+        self._quarantined = BodyReader(QUARANTINE, Quarantined)
+
+    async def record(self, reports: Sequence[UsageReport]) -> None:
+        """One batch per (IMSI, day), all of them durable on return."""
+        partitions: dict[Key, list[Put]] = {}
+        for report in reports:
+            put = Put(_key(report), _values(report), timestamp_us=report.timestamp_us)
+            partitions.setdefault((report.imsi, report.day), []).append(put)
+        batches = [
+            Batch(USAGE, partition, tuple(puts[start : start + BATCH_WRITES_MAX]))
+            for partition, puts in partitions.items()
+            for start in range(0, len(puts), BATCH_WRITES_MAX)
+        ]
+        if batches:
+            await self._engine.write_all(batches)
+
+    async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
+        """All rows of one IMSI and day, by slot, session, epoch, segment."""
+        reports: list[UsageReport] = []
+        above: Key = ()
+        while True:
+            rows = await self._engine.scan(USAGE, (imsi, day), above=above)
+            reports += [_report(imsi, day, row) for row in rows]
+            if len(rows) < SCAN_ROWS_MAX:
+                return reports
+            above = rows[-1].clustering
+
+    async def insert_if_absent(self, report: UsageReport) -> bool:
+        """Write a row unless one with its key is there."""
+        key = _key(report)
+        batch = Batch(USAGE, (report.imsi, report.day), (Put(key, _values(report)),), Condition(key, 0))
+        try:
+            await self._engine.write(batch)
+        except StaleVersion:
+            return False
+        return True
+
+    async def quarantine(self, item: Quarantined) -> None:
+        """Keep a contradicting report aside; the same one again is the same row."""
+        report = item.report
+        key = (report.imsi, report.session_id, report.epoch, report.segment, report.timestamp_us)
+        await self._engine.write(Batch(QUARANTINE, (report.day,), (Put(key, (body_of(item),)),)))
+
+    async def quarantined(self, day: int) -> Sequence[Quarantined]:
+        """What was put aside of a UTC day's reports."""
+        items: list[Quarantined] = []
+        above: Key = ()
+        while True:
+            rows = await self._engine.scan(QUARANTINE, (day,), above=above)
+            items += [self._quarantined.read((day,), row) for row in rows]
+            if len(rows) < SCAN_ROWS_MAX:
+                return items
+            above = rows[-1].clustering
+
+
+def _key(report: UsageReport) -> Key:
+    return (report.slot, report.session_id, report.epoch, report.segment)
+
+
+def _values(report: UsageReport) -> Key:
+    volume = report.volume
+    return (
+        report.operator_id,
+        report.label.speed_class,
+        report.label.plmn,
+        volume.up_bytes,
+        volume.down_bytes,
+        volume.up_packets,
+        volume.down_packets,
+        report.timestamp_us,
+    )
+
+
+def _report(imsi: str, day: int, row: Row) -> UsageReport:
+    match (*row.clustering, *row.values):
+        case (
+            int(slot),
+            str(session_id),
+            int(epoch),
+            int(segment),
+            str(operator_id),
+            str(speed_class),
+            str(plmn),
+            int(up_bytes),
+            int(down_bytes),
+            int(up_packets),
+            int(down_packets),
+            int(timestamp_us),
+        ):
+            return UsageReport(
+                imsi=imsi,
+                session_id=session_id,
+                operator_id=operator_id,
+                epoch=epoch,
+                segment=segment,
+                label=SegmentLabel(speed_class, plmn),
+                day=day,
+                slot=slot,
+                volume=Volume(up_bytes, down_bytes, up_packets, down_packets),
+                timestamp_us=timestamp_us,
+            )
+    raise CorruptRow(f"table usage, key ({imsi}, {day}, {row.clustering}): {row.values}")

@@ -1,0 +1,57 @@
+"""All repositories over one engine."""
+
+from core.adapters.store.accounts import WideAccounts
+from core.adapters.store.engine import Engine
+from core.adapters.store.groups import WideGroups
+from core.adapters.store.leases import WideLeases
+from core.adapters.store.sessions import WideSessions
+from core.adapters.store.sims import WideSims
+from core.adapters.store.usage import WideUsage
+from core.ports.clock import Clock
+
+
+class WideStore:
+    """Implements ``Store``. The clock dates index rows and nothing else."""
+
+    def __init__(self, *, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._accounts = WideAccounts(engine=engine, clock=clock)
+        self._sims = WideSims(engine=engine, clock=clock)
+        self._groups = WideGroups(engine=engine)
+        self._sessions = WideSessions(engine=engine, clock=clock)
+        self._usage = WideUsage(engine=engine)
+        self._leases = WideLeases(engine=engine)
+
+    @property
+    def accounts(self) -> WideAccounts:
+        """Operators and keys."""
+        return self._accounts
+
+    @property
+    def sims(self) -> WideSims:
+        """The registry."""
+        return self._sims
+
+    @property
+    def groups(self) -> WideGroups:
+        """Groups."""
+        return self._groups
+
+    @property
+    def sessions(self) -> WideSessions:
+        """Sessions and their history."""
+        return self._sessions
+
+    @property
+    def usage(self) -> WideUsage:
+        """Usage rows."""
+        return self._usage
+
+    @property
+    def leases(self) -> WideLeases:
+        """Virtual gateways' leases."""
+        return self._leases
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, then let go; idempotent."""
+        await self._engine.aclose()

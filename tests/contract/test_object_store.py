@@ -1,0 +1,121 @@
+"""What every object store must do, and what is particular to the folder."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from core.adapters.clock import SystemClock, SystemEntropy
+from core.adapters.files import KEY_BYTES_MAX, NAME_BYTES_MAX, FolderObjectStore, MemoryObjectStore
+from core.errors import ConfigurationError, LocalProtocolError, Unavailable
+from core.ports.clock import Clock, Entropy
+from core.ports.object_store import ObjectStore
+from tests.contract.stores import mount, unmount
+
+LONGEST_KEY = "/".join(["k" * NAME_BYTES_MAX] * 4)
+assert len(LONGEST_KEY) == KEY_BYTES_MAX - 1
+
+
+@pytest.fixture(params=["folder", "memory"])
+async def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "memory":
+        return MemoryObjectStore()
+    return await FolderObjectStore.open(root=tmp_path / "objects")
+
+
+@pytest.mark.parametrize("key", ["bill.csv", "OP1/202611/bill 1.csv", "日本/é", LONGEST_KEY])
+async def test_what_was_put_is_got(objects: ObjectStore, key: str) -> None:
+    assert await objects.get(key) is None
+    assert await objects.put(key, b"\x00data")
+    assert await objects.get(key) == b"\x00data"
+
+
+async def test_an_object_never_changes(objects: ObjectStore) -> None:
+    assert await objects.put("a/b", b"")
+    assert not await objects.put("a/b", b"second")
+    assert await objects.get("a/b") == b""
+
+
+async def test_of_racing_puts_one_wins_whole(objects: ObjectStore) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    results = await asyncio.gather(*(objects.put("k", content) for content in contents))
+    assert sorted(results) == [False] * 7 + [True]
+    assert await objects.get("k") == contents[results.index(True)]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "/",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "../a",
+        "a/../../b",
+        "a/./b",
+        ".incoming/x",
+        "a\0b",
+        "\ud800",
+        "k" * (NAME_BYTES_MAX + 1),
+        LONGEST_KEY + "/k",
+    ],
+)
+async def test_a_key_never_leaves_the_store(objects: ObjectStore, key: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        await objects.put(key, b"x")
+    with pytest.raises(LocalProtocolError):
+        await objects.get(key)
+
+
+async def test_a_name_is_a_file_or_a_folder(objects: ObjectStore) -> None:
+    await objects.put("a/b", b"x")
+    assert await objects.get("a") is None
+    assert await objects.get("a/b/c") is None
+    for key in ("a", "a/b/c", "a/b/c/d"):
+        with pytest.raises(LocalProtocolError, match="file and a folder"):
+            await objects.put(key, b"y")
+
+
+def files_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_nothing_is_left_aside(tmp_path: Path) -> None:
+    objects = await FolderObjectStore.open(root=tmp_path)
+    await objects.put("a/b", b"x")
+    await objects.put("a/b", b"y")
+    assert files_in(tmp_path) == ["b"]
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="Not a directory"):
+        await FolderObjectStore.open(root=tmp_path / "file" / "objects")
+
+
+@pytest.mark.root
+async def test_a_full_disk_stores_nothing(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not run: a small disk is mounted as root only")
+    mounted = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path))
+    if mounted.returncode:
+        pytest.skip(f"not run: tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        objects = await FolderObjectStore.open(root=tmp_path)
+        with pytest.raises(Unavailable, match="No space left"):
+            await objects.put("big", bytes(2_000_000))
+        assert await objects.get("big") is None
+        assert await objects.put("big", b"small")
+    finally:
+        unmount(tmp_path)
+
+
+def test_the_system_clock_and_dice() -> None:
+    clock: Clock = SystemClock()
+    entropy: Entropy = SystemEntropy()
+    assert clock.now().utcoffset() is not None
+    assert clock.monotonic() <= clock.monotonic()
+    assert len(entropy.random_bytes(10)) == 10
+    assert entropy.random_bytes(16) != entropy.random_bytes(16)

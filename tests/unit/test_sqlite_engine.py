@@ -1,0 +1,243 @@
+"""What is particular to the embedded store: group commit, limits, kill -9, disks that refuse."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from core.adapters.clock import SystemClock
+from core.adapters.store import sqlite as sqlite_module
+from core.adapters.store.engine import Batch, Put
+from core.adapters.store.sqlite import WRITES_WAITING_MAX, SqliteEngine
+from core.adapters.store.tables import OPERATOR, REVOKED_TOKEN
+from core.adapters.store.wide import WideStore
+from core.errors import ConfigurationError, Unavailable
+from tests.contract.stores import SetClock, mount, report_of, sim_of, unmount
+
+CALLERS = 256
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[SqliteEngine]:
+    made = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())
+    yield made
+    await made.aclose()
+
+
+def rows_in(path: Path, table: str) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        count: int = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]  # noqa: S608
+    return count
+
+
+def token(number: int, *, expires_us: int = 0) -> Batch:
+    return Batch(REVOKED_TOKEN, (f"t{number:06d}",), (Put((), (), expires_us=expires_us),))
+
+
+async def test_concurrent_writes_share_commits(engine: SqliteEngine, tmp_path: Path) -> None:
+    before = engine.commits
+    async with asyncio.TaskGroup() as group:
+        for number in range(CALLERS):
+            group.create_task(engine.write(token(number)))
+    assert engine.commits - before < CALLERS / 8
+    assert rows_in(tmp_path / "airloom.db", "revoked_token") == CALLERS
+
+
+async def test_a_full_queue_refuses_at_once_and_takes_again_later(engine: SqliteEngine) -> None:
+    many = [token(number) for number in range(WRITES_WAITING_MAX)]
+    writing = asyncio.create_task(engine.write_all(many))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match=str(WRITES_WAITING_MAX)) as refused:
+        await engine.write(token(0))
+    assert not refused.value.ambiguous
+    await writing
+    await engine.write(token(0))
+
+
+async def test_one_write_that_cannot_be_stored_does_not_harm_its_neighbours(
+    engine: SqliteEngine, tmp_path: Path
+) -> None:
+    poison = Batch(OPERATOR, ("OP1",), (Put((), ("\ud800",)),))
+    results = await asyncio.gather(
+        *(engine.write(token(n)) for n in range(10)),
+        engine.write(token(10), poison),
+        *(engine.write(token(n)) for n in range(11, 20)),
+        return_exceptions=True,
+    )
+    assert isinstance(results[10], UnicodeEncodeError)
+    assert [r for r in results if r is not None] == [results[10]]
+    assert rows_in(tmp_path / "airloom.db", "revoked_token") == 19
+
+
+async def test_rows_are_removed_after_their_life(tmp_path: Path) -> None:
+    clock = SetClock()
+    engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=clock)
+    await engine.write(token(1, expires_us=int(clock.at.timestamp() + 1) * 1_000_000))
+    await engine.write(token(2))
+    clock.at += timedelta(seconds=sqlite_module.PURGE_INTERVAL_S)
+    await engine.write(token(3))
+    await engine.aclose()
+    assert rows_in(tmp_path / "airloom.db", "revoked_token") == 2
+
+
+# -- disks that refuse --------------------------------------------------------------------------------
+
+
+async def refusal_at_open(path: Path) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        await SqliteEngine.open(path=path, clock=SystemClock())
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+async def test_a_file_in_use_by_another_process_is_named(engine: SqliteEngine, tmp_path: Path) -> None:
+    assert "in use by another process" in await refusal_at_open(tmp_path / "airloom.db")
+
+
+async def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "airloom.db").write_bytes(b"not a database at all, " * 100)
+    assert "file is not a database" in await refusal_at_open(tmp_path / "airloom.db")
+
+
+async def test_a_file_of_another_schema_is_named(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "airloom.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert "schema 99" in await refusal_at_open(tmp_path / "airloom.db")
+
+
+async def test_a_file_that_a_person_keeps_locked(
+    engine: SqliteEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.aclose()
+    monkeypatch.setattr(sqlite_module, "BUSY_S", 0.05)
+    made = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())
+    with closing(sqlite3.connect(tmp_path / "airloom.db", isolation_level=None)) as person:
+        person.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked") as refused:
+            await made.write(token(1))
+        assert not refused.value.ambiguous
+        person.execute("ROLLBACK")
+        await made.write(token(2))
+        await made.aclose()
+        person.execute("BEGIN IMMEDIATE")
+        assert "locked" in await refusal_at_open(tmp_path / "airloom.db")
+    assert rows_in(tmp_path / "airloom.db", "revoked_token") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("not run: a small disk is mounted as root only")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+    if mounted.returncode:
+        pytest.skip(f"not run: tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    unmount(folder)
+
+
+@pytest.mark.root
+async def test_a_read_only_folder_is_named(small_disk: Path) -> None:
+    mount("-o", "remount,ro", str(small_disk)).check_returncode()
+    assert "Read-only file system" in await refusal_at_open(small_disk / "airloom.db")
+
+
+@pytest.mark.root
+async def test_a_disk_that_runs_full_loses_nothing_that_was_acknowledged(small_disk: Path) -> None:
+    path = small_disk / "airloom.db"
+    engine = await SqliteEngine.open(path=path, clock=SystemClock())
+    store = WideStore(engine=engine, clock=SystemClock())
+    kept = 0
+    with pytest.raises(Unavailable, match="full") as refused:
+        for number in range(10_000):
+            await store.sims.put(replace(sim_of(number), tags={"filler": "x" * 5_000}))
+            kept += 1
+    assert not refused.value.ambiguous
+    assert kept > 10
+    assert (await store.sims.get(sim_of(kept - 1).sim_id)) is not None
+    assert (await store.sims.get(sim_of(kept).sim_id)) is None
+    await store.aclose()
+    mount("-o", "remount,size=8m", str(small_disk)).check_returncode()
+    engine = await SqliteEngine.open(path=path, clock=SystemClock())
+    store = WideStore(engine=engine, clock=SystemClock())
+    assert len((await store.sims.of_operator("", limit=1_000)).items) == kept
+    await store.sims.put(sim_of(kept))
+    await store.aclose()
+
+
+# -- kill -9 ------------------------------------------------------------------------------------------
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from core.adapters.clock import SystemClock
+from core.adapters.store.sqlite import SqliteEngine
+from core.adapters.store.wide import WideStore
+from tests.contract.stores import event_of, session_of, sim_of
+
+async def caller(store, first):
+    for number in range(first, 10_000, 16):
+        await store.sessions.put(session_of(sim_of(number), number), event_of(sim_of(number), number))
+        sys.stdout.write(f"{number}\\n")
+        sys.stdout.flush()
+
+async def main():
+    engine = await SqliteEngine.open(path=Path(sys.argv[1]), clock=SystemClock())
+    store = WideStore(engine=engine, clock=SystemClock())
+    async with asyncio.TaskGroup() as group:
+        for first in range(16):
+            group.create_task(caller(store, first))
+
+asyncio.run(main())
+"""
+
+
+def killed_writer(path: Path, acknowledged_min: int) -> list[int]:
+    """What a child had acknowledged when it was killed in the middle of its writes."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(acknowledged_min)]
+        child.send_signal(signal.SIGKILL)
+        lines += child.stdout.readlines()
+    assert child.returncode == -signal.SIGKILL
+    return [int(line) for line in lines if line.endswith("\n")]
+
+
+async def test_everything_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "airloom.db"
+    acknowledged = await asyncio.to_thread(killed_writer, path, 200)
+    assert path.with_name("airloom.db-wal").stat().st_size > 0
+    clock = SetClock()
+    engine = await SqliteEngine.open(path=path, clock=clock)
+    store = WideStore(engine=engine, clock=clock)
+    gateway = {session.session_id async for session in store.sessions.of_gateway("vg-1")}
+    for number in acknowledged:
+        sim_id = sim_of(number).sim_id
+        (session,) = await store.sessions.of_sim(sim_id)
+        assert session.session_id in gateway
+    for sim_id in {sim_of(number).sim_id for number in range(10_000)}:
+        open_now = await store.sessions.of_sim(sim_id)
+        events = await store.sessions.events(sim_id, since=clock.at, until=clock.at)
+        assert len(open_now) == len(events.items)  # never half a batch
+    await store.aclose()
+
+
+async def test_a_person_may_read_the_file_meanwhile(engine: SqliteEngine, tmp_path: Path) -> None:
+    store = WideStore(engine=engine, clock=SystemClock())
+    await store.sims.put(sim_of(1, operator_id="OP1"))
+    await store.usage.record([report_of(3)])
+    with closing(sqlite3.connect(tmp_path / "airloom.db")) as person:
+        tag = "SELECT json_extract(body, '$.tags.name') FROM sim"
+        assert person.execute(tag).fetchall() == [("sim 1",)]
+        assert person.execute("SELECT up_bytes, plmn FROM usage").fetchall() == [(3, "44010")]

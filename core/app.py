@@ -6,13 +6,20 @@ that no peer is ever told that a living tunnel is unknown.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from mqtt_bridge.service import DeviceEdge
-
+from core.adapters.clock import SystemClock, SystemEntropy
+from core.adapters.files import FolderObjectStore
+from core.adapters.network import UdpNetwork
+from core.adapters.store.sqlite import SqliteEngine
+from core.adapters.store.wide import WideStore
+from core.adapters.stream.log import LogStream
 from core.config import Config
 from core.domain.pools import AddressPool, TeidPool
-from core.domain.session import Access
+from core.domain.session import Access, CloseReason
+from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
@@ -23,13 +30,19 @@ from core.services.gateway import VirtualGateway, keep_lease, take_lease
 from core.services.sessions import Sessions
 from core.services.usage import UsageMeter
 from gtp.service import GtpV1Door
-from gtp.userplane.slots import SlotTable
+from gtp.userplane.slots import Slots, open_file
+from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane
+from mqtt_bridge.edge.udp import UdpEntryPoint
+from mqtt_bridge.service import DeviceEdge
+
+ERROR_INDICATIONS_MAX = 10_000
+"""Sessions that wait to be ended because their peer no longer knows them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
-    """The world that a node runs in."""
+    """The world that a node runs in. ``tun`` is the way to the internet side, where there is one."""
 
     clock: Clock
     entropy: Entropy
@@ -37,7 +50,30 @@ class Adapters:
     store: Store
     stream: Stream
     objects: ObjectStore
-    slots: SlotTable
+    slots: Slots
+    tun: Tun | None = None
+
+
+@asynccontextmanager
+async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
+    """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
+    clock, folder = SystemClock(), config.node.data_dir
+    async with AsyncExitStack() as open_parts:
+        engine = await SqliteEngine.open(path=folder / "airloom.db", clock=clock)
+        store = WideStore(engine=engine, clock=clock)
+        open_parts.push_async_callback(store.aclose)
+        stream = await LogStream.open(folder=folder / "stream", clock=clock, shards=config.stream.shards)
+        open_parts.push_async_callback(stream.aclose)
+        yield Adapters(
+            clock=clock,
+            entropy=SystemEntropy(),
+            network=UdpNetwork(),
+            store=store,
+            stream=stream,
+            objects=await FolderObjectStore.open(root=folder / "objects"),
+            slots=open_file(folder / "meter.slots", capacity=config.gateway.sessions_max),
+            tun=Tun(config.gateway.tun, ue_pool=config.gateway.ue_pool) if config.gateway.tun else None,
+        )
 
 
 class Node:
@@ -48,30 +84,40 @@ class Node:
 
     def __init__(self, *, config: Config, adapters: Adapters) -> None:
         self._config = config
-        self._adapters = adapters
+        self._world = adapters
+        self._peer_lost: asyncio.Queue[str] = asyncio.Queue(ERROR_INDICATIONS_MAX)
 
     async def start(self) -> int:
         """Take the virtual gateway, read its sessions back, open the sockets; how many sessions."""
-        config, world = self._config, self._adapters
+        config, world = self._config.gateway, self._world
         self._lease = await take_lease(
-            world.store.leases, world.clock, gateway_id=config.gateway.id, owner=config.node.name
+            world.store.leases, world.clock, gateway_id=config.id, owner=self._config.node.name
         )
-        quarantine_s = config.gateway.quarantine_s
         self.gateway = VirtualGateway(
             lease=self._lease,
-            address=str(config.gateway.address),
-            addresses=AddressPool(config.gateway.ue_pool, quarantine_s=quarantine_s),
-            teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
+            address=str(config.address),
+            addresses=AddressPool(config.ue_pool, quarantine_s=config.quarantine_s),
+            teids=TeidPool(world.entropy.random_bytes, quarantine_s=config.quarantine_s),
             clock=world.clock,
         )
-        self.user_plane = self.make_user_plane()
+        self.user_plane = UdpUserPlane(
+            slots=world.slots,
+            clock=world.clock,
+            network=world.network,
+            address=config.address,
+            ue_pool=config.ue_pool,
+            platform_network=self._config.edge.platform_network,
+            port=config.user_port,
+            tun=world.tun,
+        )
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
-        self.door = self.make_gtpv1_door()
-        self.sessions.attach_door(Access.GTPV1, self.door)
+        self.door = self.make_door()
         self.delivery = Delivery(stream=world.stream, clock=world.clock, entropy=world.entropy)
         self.edge = self.make_edge()
-        self.user_plane.on_edge_packet = self.edge.on_edge_packet
+        self.sessions.attach_door(Access.GTPV1, self.door)
+        self.user_plane.on_edge_packet(self.edge.on_edge_packet)
+        self.user_plane.on_error_indication(self._heed_error_indication)
         recovered = await self.sessions.recover()
         await self.user_plane.start()
         await self.door.start()
@@ -79,52 +125,76 @@ class Node:
 
     async def run(self) -> None:
         """Drive every loop until cancelled; a loop that fails ends all."""
-        world = self._adapters
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keep_lease(world.store.leases, world.clock, self._lease))
+            tasks.create_task(keep_lease(self._world.store.leases, self._world.clock, self._lease))
             tasks.create_task(self.sessions.end_forbidden())
             tasks.create_task(self.sessions.finish_unfinished())
             tasks.create_task(self.usage.run())
             tasks.create_task(self.delivery.run())
             tasks.create_task(self.edge.run())
             tasks.create_task(self.door.run())
+            tasks.create_task(self._end_lost())
 
     async def aclose(self) -> None:
-        """Stop taking in, report what was counted, let go; sessions stay open for the next start."""
+        """Take nothing in any more and report what was counted; sessions stay open for the next start."""
         await self.door.aclose()
+        with suppress(Unavailable):  # the slot table keeps what the store does not take now
+            await self.usage.sweep()
         await self.user_plane.aclose()
-        await self.usage.sweep()
-
-    def make_user_plane(self) -> UdpUserPlane:
-        """What forwards and counts."""
-        ...
 
     def make_usage_meter(self) -> UsageMeter:
         """What reports the counts."""
         return UsageMeter(
             user_plane=self.user_plane,
-            usage=self._adapters.store.usage,
-            clock=self._adapters.clock,
+            usage=self._world.store.usage,
+            clock=self._world.clock,
             interval_s=self._config.usage.report_interval_s,
         )
 
     def make_sessions(self) -> Sessions:
         """What opens and closes sessions."""
         return Sessions(
-            store=self._adapters.store,
+            store=self._world.store,
             gateway=self.gateway,
             user_plane=self.user_plane,
             usage=self.usage,
-            clock=self._adapters.clock,
-            entropy=self._adapters.entropy,
+            clock=self._world.clock,
+            entropy=self._world.entropy,
             apns=frozenset(self._config.gateway.apns),
             dns=tuple(str(address) for address in self._config.gateway.dns),
         )
 
-    def make_gtpv1_door(self) -> GtpV1Door:
+    def make_door(self) -> GtpV1Door:
         """The GTPv1-C door."""
-        ...
+        config = self._config.gateway
+        return GtpV1Door(
+            network=self._world.network,
+            address=(str(config.address), config.control_port),
+            sessions=self.sessions,
+            clock=self._world.clock,
+            entropy=self._world.entropy,
+            recovery=self.gateway.restart_counter,
+            dns=tuple(str(address) for address in config.dns),
+            allowed_peers=config.allowed_peers,
+        )
 
     def make_edge(self) -> DeviceEdge:
         """What devices speak to inside their tunnel."""
-        ...
+        edge = self._config.edge
+        return DeviceEdge(
+            delivery=self.delivery,
+            session_of=self.sessions.open_sessions.get,
+            inject=self.user_plane.inject,
+            clock=self._world.clock,
+            entry_points=(UdpEntryPoint(edge.udp_address, edge.udp_port),),
+        )
+
+    def _heed_error_indication(self, session_id: str) -> None:
+        with suppress(asyncio.QueueFull):  # the next packet down brings the next indication
+            self._peer_lost.put_nowait(session_id)
+
+    async def _end_lost(self) -> None:
+        while True:
+            session_id = await self._peer_lost.get()
+            with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
+                await self.sessions.close(session_id, CloseReason.PEER_LOST)

@@ -75,10 +75,10 @@ class UdpSocket:
         return self._address
 
     def send(self, data: bytes, to: Address) -> bool:
-        """Send now or not at all; an address that is none counts as a failure, too."""
+        """Send now or not at all; ``to`` is a dotted quad (a name would be looked up) and a port."""
         try:
             self._send_to(data, to)
-        except (OSError, OverflowError, UnicodeError):
+        except (OSError, OverflowError):
             self.send_failures += 1
             return False
         return True

@@ -128,13 +128,14 @@ class Slots:
     ) -> int:
         """A fresh open slot at zero, in segment 1; raises ``Refused(NO_RESOURCES)`` when all are in use."""
         identity = _IDENTITY.pack(_text(session_id, 32), _text(imsi, 16), _text(operator_id, 24), epoch)
+        packed_label = _packed_label(label)
         at = self._unused_slot()
         words = self.words
         for word in range(at + _SELECTOR, at + SLOT_WORDS):
             words[word] = 0
         self._bytes[(at + _IDENTITY_AT) * 8 : (at + _IDENTITY_AT) * 8 + _IDENTITY.size] = identity
         words[at + _CRC] = zlib.crc32(identity)
-        self._write_block(at, 0, 1, label, begun)
+        self._write_block(at, 0, 1, packed_label, begun)
         words[at + _STATE] = _OPEN
         self._by_session[session_id] = at
         return at
@@ -178,7 +179,7 @@ class Slots:
         """End the current segment here; the one before it is gone, so call this when that is durable."""
         selector = self.words[slot + _SELECTOR]
         number = self.words[self._block(slot, selector) + _NUMBER]
-        self._write_block(slot, 1 - selector, number + 1, label, begun)
+        self._write_block(slot, 1 - selector, number + 1, _packed_label(label), begun)
         self.words[slot + _SELECTOR] = 1 - selector
 
     def release(self) -> None:
@@ -212,18 +213,15 @@ class Slots:
         up_bytes, up_packets, down_bytes, down_packets = self.words[at : at + 4]
         return Volume(up_bytes, down_bytes, up_packets, down_packets)
 
-    def _write_block(
-        self, slot: int, selector: int, number: int, label: SegmentLabel, begun: datetime
-    ) -> None:
+    def _write_block(self, slot: int, selector: int, number: int, label: bytes, begun: datetime) -> None:
         """The number is taken away first and given last: a torn block has none."""
         words = self.words
         at = self._block(slot, selector)
-        packed = _LABEL.pack(_text(label.speed_class, 32), _text(label.plmn, 8))
         words[at + _NUMBER] = 0
         words[at + _BEGUN] = (begun - _EPOCH) // _MICROSECOND
         for word in range(4):
             words[at + _START + word] = words[slot + _UP + word]
-        self._bytes[(at + _LABEL_AT) * 8 : (at + _LABEL_AT) * 8 + _LABEL.size] = packed
+        self._bytes[(at + _LABEL_AT) * 8 : (at + _LABEL_AT) * 8 + _LABEL.size] = label
         words[at + _NUMBER] = number
 
     def _segment(self, slot: int, selector: int, end: Volume) -> tuple[Segment, Volume]:
@@ -380,6 +378,10 @@ def _is_sound(view: memoryview, words: memoryview, at: int) -> bool:
 
 def _word_of(index: int) -> int:
     return HEADER_BYTES // 8 + index * SLOT_WORDS
+
+
+def _packed_label(label: SegmentLabel) -> bytes:
+    return _LABEL.pack(_text(label.speed_class, 32), _text(label.plmn, 8))
 
 
 def _text(value: str, size: int) -> bytes:

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
 from core.errors import ConfigurationError
@@ -42,18 +43,20 @@ _FIXES = {
 class Tun:
     """One TUN device with the first address of the device pool, up, routing the pool to itself.
 
-    Raises ``ConfigurationError`` when the process may not. ``write`` takes one IP packet and raises
-    ``OSError`` when the kernel does not take it.
+    Raises ``ConfigurationError`` when the process may not. ``write`` hands one IP packet to the kernel and
+    raises ``OSError`` when it does not take it; it must not be called after ``close``.
     """
 
     def __init__(self, name: str, *, ue_pool: IPv4Network) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_packet: Callable[[bytes], object] | None = None
         self._fd = -1
+        self.write: Callable[[bytes], int]
         try:
             self._fd = os.open(_TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             fcntl.ioctl(self._fd, _TUNSETIFF, _NAME_FLAGS.pack(name.encode(), _IFF_TUN_NO_PI))
             _configure(name.encode(), ue_pool)
+            self.write = partial(os.write, self._fd)
         except OSError as error:
             self.close()
             fix = _FIXES.get(error.errno or 0, f"{error.strerror}")
@@ -66,10 +69,6 @@ class Tun:
         self._on_packet = on_packet
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._read_burst)
-
-    def write(self, packet: bytes) -> int:
-        """Hand one IP packet to the kernel."""
-        return os.write(self._fd, packet)
 
     def close(self) -> None:
         """Take the device away; idempotent."""

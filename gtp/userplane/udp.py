@@ -88,6 +88,7 @@ class UdpUserPlane:
         if self._socket is not None:
             self._socket.close()
         if self._tun is not None:
+            self._tunnels.write_internet = None
             self._tun.close()
         self._slots.release()
 

@@ -1,7 +1,8 @@
 """The ``udp`` user plane against osmo-ggsn: 64-byte packets up and down, both gateways on one core.
 
 Rules: the two take turns (A B A B) in the same namespaces, between the same generator (cpu 0) and sink; each
-is pinned to cpu 1; the figure is the median of the rounds. Packets are those that the far device received
+is pinned to cpu 1; the figure is the median of the rounds, and the floor must be kept by wall time and by CPU
+per packet, so that a busy machine flatters nobody. Packets are those that the far device received
 (kernel interface counter), CPU is the gateway process's own (/proc/PID/stat). Ours runs with every check on:
 TEID, peer, inner header, source, destination, and counts into its slot table. Needs root, iproute2, two CPUs
 and osmo-ggsn; without them the row says why there is no figure.
@@ -169,7 +170,7 @@ def _row(name: str, ours: list[Trial], peer: list[Trial], counted: dict[str, Any
         "unit": "packets/s",
         "ratio": round(ratio, 3),
         "floor": FLOORS[name],
-        "ok": ratio >= FLOORS[name],
+        "ok": min(ratio, cpu_ratio) >= FLOORS[name],
         "ours_cpu_us": round(_median(ours, "cpu_us"), 2),
         "peer_cpu_us": round(_median(peer, "cpu_us"), 2),
         "cpu_ratio": round(cpu_ratio, 3),

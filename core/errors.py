@@ -9,6 +9,7 @@
     ├── Refused                   the request is well formed and the answer is no; carries a reason
     ├── StaleVersion              a conditional write met another version: read again, decide again
     ├── Unavailable               an adapter's far side cannot answer now; the outcome may be unknown
+    ├── LeaseLost                 another node holds what this one held: it must stop
     └── ConfigurationError        the operator's input is wrong; the message says what and how to mend it
 
 Rules: code inside a protocol machine raises ``LocalProtocolError`` or ``RemoteProtocolError`` and nothing
@@ -67,6 +68,10 @@ class Unavailable(AirloomError):
     def __init__(self, message: str, *, ambiguous: bool = False) -> None:
         super().__init__(message)
         self.ambiguous = ambiguous
+
+
+class LeaseLost(AirloomError):
+    """Another node holds the virtual gateway that this one held; it must not answer nor write any more."""
 
 
 class ConfigurationError(AirloomError):

@@ -79,7 +79,10 @@ class GtpV1Door:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._pump()
-            await self._keep_timers()
+            try:
+                await self._keep_timers()
+            finally:
+                self._tasks = None
 
     async def aclose(self) -> None:
         """Take nothing in any more."""

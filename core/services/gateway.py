@@ -7,7 +7,7 @@ stays (TS 23.007 §18), because sessions are read back.
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv4Address
@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, PoolExhausted, TeidPool
 from core.domain.reasons import AttachRefusal
-from core.errors import Refused, StaleVersion, Unavailable
+from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Leases
 
@@ -49,23 +49,21 @@ async def take_lease(leases: Leases, clock: Clock, *, gateway_id: str, owner: st
 
 
 async def keep_lease(leases: Leases, clock: Clock, lease: GatewayLease) -> None:
-    """Renew the lease in time, for ever; raises ``Unavailable`` when another node took it."""
+    """Renew the lease in time, for ever; raises ``LeaseLost`` when another node took it."""
     while True:
         await asyncio.sleep(LEASE_S / 3)
-        renewed = replace(lease, expires=clock.now() + timedelta(seconds=LEASE_S))
-        try:
-            lease = await leases.put(renewed)
-        except StaleVersion:
-            lease = await _renewed_unheard(leases, lease)
-        except Unavailable:
-            continue
+        with suppress(Unavailable):
+            try:
+                lease = await leases.put(replace(lease, expires=clock.now() + timedelta(seconds=LEASE_S)))
+            except StaleVersion:
+                lease = await _renewed_unheard(leases, lease)
 
 
 async def _renewed_unheard(leases: Leases, lease: GatewayLease) -> GatewayLease:
     """A renewal may have been stored although its answer was lost; the fence tells whose it is."""
     stored = await leases.get(lease.gateway_id)
     if stored is None or (stored.owner, stored.fence) != (lease.owner, lease.fence):
-        raise Unavailable(f"virtual gateway {lease.gateway_id} was taken by another node")
+        raise LeaseLost(f"virtual gateway {lease.gateway_id} was taken by another node")
     return stored
 
 

@@ -106,7 +106,7 @@ class Sessions:
         self._of_sim: dict[str, set[str]] = {}
         self._doors: dict[Access, AccessDoor] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-        self._unfinished: dict[str, tuple[Session, CloseReason]] = {}
+        self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
 
     @property
     def open_sessions(self) -> Mapping[str, Session]:
@@ -185,18 +185,28 @@ class Sessions:
     async def end_forbidden(self) -> None:
         """After a restart: end the sessions of SIMs that were cut off while nobody held them."""
         for sim_id in list(self._of_sim):
+            while not await self._ended_if_forbidden(sim_id):
+                await asyncio.sleep(CLOSE_RETRY_S)  # noqa: ASYNC110 - nothing tells when the store is back
+
+    async def _ended_if_forbidden(self, sim_id: str) -> bool:
+        """False when the store could not tell; an end that is not durable yet is tried again elsewhere."""
+        try:
             sim = await self._store.sims.get(sim_id)
-            if sim is None or SimEvent.ATTACH not in TRANSITIONS[sim.status]:
+        except Unavailable:
+            return False
+        if sim is None or SimEvent.ATTACH not in TRANSITIONS[sim.status]:
+            with suppress(Unavailable):
                 await self.end_sessions_of(sim_id, CloseReason.CUSTOMER)
+        return True
 
     async def finish_unfinished(self) -> None:
         """Try again, for ever, to make the ends durable that the store would not take."""
         while True:
             await asyncio.sleep(CLOSE_RETRY_S)
-            for session, reason in list(self._unfinished.values()):
+            for session, event in list(self._unfinished.values()):
                 async with self._one_at_a_time(session.sim_id):
                     try:
-                        await self._make_end_durable(session, reason)
+                        await self._make_end_durable(session, event)
                     except Unavailable:
                         break
 
@@ -267,7 +277,7 @@ class Sessions:
                 if error.ambiguous:
                     undo.pop_all()
                     self._user_plane.close(session.session_id)
-                    self._unfinished[session.session_id] = (session, CloseReason.LOST)
+                    self._must_end(session, CloseReason.LOST)
                 raise
             undo.pop_all()
             self._add(stored)
@@ -319,14 +329,18 @@ class Sessions:
                 door.release(session, reason)
             else:
                 door.forget(session)
-        self._unfinished[session.session_id] = (session, reason)
-        await self._make_end_durable(session, reason)
+        await self._make_end_durable(session, self._must_end(session, reason))
 
-    async def _make_end_durable(self, session: Session, reason: CloseReason) -> None:
+    def _must_end(self, session: Session, reason: CloseReason) -> SessionEvent:
+        """From here on its end is tried until it is durable; one event, however often it is written."""
+        event = self._event(SessionEventKind.DELETED, session, cause=reason.value)
+        self._unfinished[session.session_id] = (session, event)
+        return event
+
+    async def _make_end_durable(self, session: Session, event: SessionEvent) -> None:
         if session.session_id not in self._unfinished:
             return
         await self._usage.report_last(session.session_id)
-        event = self._event(SessionEventKind.DELETED, session, cause=reason.value)
         await self._store.sessions.close(session, event)
         self._usage.discard(session.session_id)
         self._gateway.release_address(session.ue_address)

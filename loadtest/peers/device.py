@@ -33,6 +33,7 @@ class SimulatedDevice:
         self._entry_address = entry_address
         self._entry_port = entry_port
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._next_port = FIRST_PORT
         self.sent = 0
         self.answered = 0
         self.unexpected = 0
@@ -90,7 +91,7 @@ class SimulatedDevice:
     def _free_port(self) -> int:
         if len(self._waiting) >= PORTS:
             raise ValueError(f"{PORTS} messages wait for an answer")
-        port = FIRST_PORT + self.sent % PORTS
-        while port in self._waiting:
-            port = FIRST_PORT + (port + 1 - FIRST_PORT) % PORTS
-        return port
+        while True:  # in turn, so that a late or doubled answer never meets the next message
+            port, self._next_port = self._next_port, FIRST_PORT + (self._next_port + 1 - FIRST_PORT) % PORTS
+            if port not in self._waiting:
+                return port

@@ -1,0 +1,118 @@
+"""What must always hold (docs/ARCHITECTURE.md), checked after a run.
+
+Rule: a check says what it found, in words; it never repairs and never guesses.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+
+from core.app import Node
+from core.domain.message import StreamRecord
+from core.domain.usage import UsageReport, Volume, day_of
+from core.ports.stream import StoredRecord
+from loadtest.virtual import run_virtual
+from loadtest.world import Plan, World
+
+
+def simulate(seed: int, plan: Plan | None = None, node_type: type[Node] = Node) -> World:
+    """Run one seed to its end and look at what is left; ``findings`` is empty when all holds."""
+    world = World(seed, plan, node_type)
+
+    async def main() -> None:
+        await world.run()
+        await check_world(world)
+        await world.finish()
+
+    run_virtual(main)
+    return world
+
+
+async def check_world(world: World) -> None:
+    """Add to ``world.findings`` whatever does not hold."""
+    await _check_bytes(world)
+    _check_messages(world)
+    await _check_leaks(world)
+
+
+async def _check_bytes(world: World) -> None:
+    """Octets at the sink = metered, SIM by SIM and direction by direction."""
+    for state in world.sims:
+        metered = await metered_volume(world, state.imsi)
+        for name, counted, seen in (
+            ("up", metered.up_bytes, world.up_bytes[state.imsi]),
+            ("down", metered.down_bytes, world.down_bytes[state.imsi]),
+        ):
+            if counted != seen:
+                world.findings.append(f"{state.imsi} {name}: metered {counted}, the far side saw {seen}")
+
+
+async def metered_volume(world: World, imsi: str) -> Volume:
+    """What the store holds for an IMSI over the days of the run."""
+    total = Volume()
+    first = world.clock.now() - timedelta(seconds=world.clock.monotonic())
+    for day in range((world.clock.now() - first).days + 2):
+        rows = await world.node._world.store.usage.of_day(imsi, day_of(first + timedelta(days=day)))
+        total = total + day_total(rows)
+    return total
+
+
+def day_total(rows: Sequence[UsageReport]) -> Volume:
+    """The sum over (session, epoch, segment) of the last value, by the timestamp of the gateway."""
+    last: dict[tuple[str, int, int], UsageReport] = {}
+    for row in rows:
+        key = (row.session_id, row.epoch, row.segment)
+        if key not in last or last[key].timestamp_us < row.timestamp_us:
+            last[key] = row
+    return sum((row.volume for row in last.values()), Volume())
+
+
+def _check_messages(world: World) -> None:
+    """Acknowledged = in the stream; a SIM's records stand in the order in which its packets came."""
+    records = [record for shard in world.stream_disk.shards for record in shard]
+    stored = payloads_by_imsi(records)
+    for state in world.sims:
+        in_stream = stored.get(state.imsi, [])
+        lost = set(state.acknowledged) - set(in_stream)
+        if lost:
+            world.findings.append(f"{state.imsi}: acknowledged and not in the stream: {sorted(lost)}")
+        if not is_subsequence(in_stream, world.arrived.get(state.imsi, [])):
+            world.findings.append(f"{state.imsi}: records are out of order")
+
+
+def payloads_by_imsi(records: Sequence[StoredRecord | StreamRecord]) -> dict[str, list[bytes]]:
+    """Payloads in stream order, each record id once (a retried put may store one twice)."""
+    payloads: dict[str, list[bytes]] = {}
+    seen: set[str] = set()
+    for record in records:
+        envelope = json.loads(record.data)
+        if envelope["recordId"] not in seen:
+            seen.add(envelope["recordId"])
+            payload = base64.b64decode(envelope["payloads"])
+            payloads.setdefault(envelope["imsi"], []).append(payload)
+    return payloads
+
+
+def is_subsequence(part: Sequence[bytes], whole: Sequence[bytes]) -> bool:
+    """Whether ``part`` is ``whole`` with some left out."""
+    remaining = iter(whole)
+    return all(item in remaining for item in part)
+
+
+async def _check_leaks(world: World) -> None:
+    """Everybody has gone home: nothing is lent, held, counted or open any more."""
+    node = world.node
+    sessions = [s async for s in node._world.store.sessions.of_gateway("vg-1")]
+    leaks = {
+        **node.gateway.leases,
+        "open sessions": len(node.sessions.open_sessions),
+        "unfinished sessions": len(node.sessions._unfinished),
+        "stored sessions": len(sessions),
+        "contexts": node.door.machine.contexts,
+        "slots": len(list(node.user_plane.all_counters())),
+        "locks": len(node.sessions._locks),
+    }
+    for what, count in leaks.items():
+        if count:
+            world.findings.append(f"{count} {what} leaked")

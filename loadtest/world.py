@@ -1,0 +1,382 @@
+"""A whole Airloom in virtual time: node, SGSNs, devices, a customer, and everything that goes wrong.
+
+Rules: the node is the real one over adapters in memory; what it leaves on its disks survives its crashes,
+nothing else does. A second account is kept of what the devices' side and the edge saw; when the run is
+over, everybody has gone home and ``loadtest.checks`` compares. One seed is one run, to the byte.
+"""
+
+import asyncio
+import random
+import struct
+from collections import Counter
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+
+from core.adapters.files import MemoryObjectStore
+from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.wide import WideStore
+from core.adapters.stream.memory import MemoryDisk, MemoryStream
+from core.app import Adapters, Node
+from core.config import Config, EdgeConfig, GatewayConfig
+from core.domain.session import CloseReason, Session
+from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
+from core.errors import StaleVersion, Unavailable
+from core.ports.network import Address
+from gtp.userplane.slots import over_buffer, table_bytes
+from loadtest.faults import FaultRates, FaultyEngine, FaultyStream, Incarnation
+from loadtest.ledger import GTP_U_PORT, Ledger
+from loadtest.peers.device import SimulatedDevice
+from loadtest.peers.sgsn import NotAnswered, PdpContext, Refusal, Sgsn
+from loadtest.virtual import (
+    PERFECT,
+    NetworkFaults,
+    SeededEntropy,
+    VirtualClock,
+    VirtualNetwork,
+)
+
+GATEWAY = "127.0.0.1"
+SGSNS = ("127.0.1.1", "127.0.1.2")
+APN = "soracom.io"
+OPERATOR = "OP0000000001"
+SLOTS = 64
+REQUEST_S = 10.0
+QUIET_S = 90.0
+"""After the last action: longer than every repeat, retry and quarantine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How big the run is and what may go wrong in it."""
+
+    sims: int = 5
+    active_s: float = 120.0
+    network: NetworkFaults = NetworkFaults(loss=0.05, duplication=0.05, delay_s_max=0.08)  # noqa: RUF009
+    store: FaultRates = field(default_factory=lambda: FaultRates(0.03, 0.03, 0.2))
+    stream: FaultRates = field(default_factory=lambda: FaultRates(0.05, 0.05, 0.2))
+    crashes: int = 2
+    outages: int = 2
+
+
+@dataclass(slots=True)
+class SimState:
+    """A SIM as its device and its owner see it."""
+
+    sim: Sim
+    context: PdpContext | None = None
+    sgsn: Sgsn | None = None
+    device: SimulatedDevice | None = None
+    is_touched: bool = False
+    acknowledged: list[bytes] = field(default_factory=list)
+    number: int = 0
+
+    @property
+    def imsi(self) -> str:
+        """Its identity."""
+        return self.sim.imsi
+
+
+class World:
+    """One run. ``make_node`` is where a test puts a node with a planted bug."""
+
+    def __init__(self, seed: int, plan: Plan | None = None, node_type: type[Node] = Node) -> None:
+        self.plan = plan or Plan()
+        self.rng = random.Random(seed)
+        self.clock = VirtualClock(datetime(2026, 11, 30, 23, 58, 30, tzinfo=UTC))
+        self.network = VirtualNetwork(self.rng)
+        self.network.tap = self._tap
+        self.disk, self.stream_disk = Disk(), MemoryDisk()
+        self.slots = bytearray(table_bytes(SLOTS))
+        self.store_rates, self.stream_rates = FaultRates(), FaultRates()
+        self.sims: list[SimState] = []
+        self.arrived: dict[str, list[bytes]] = {}
+        self.up_bytes: Counter[str] = Counter()
+        self.down_bytes: Counter[str] = Counter()
+        self.owner_of: dict[IPv4Address, str] = {}
+        self.findings: list[str] = []
+        self.attaches = 0
+        self._node_type = node_type
+        self._life = Incarnation()
+        self._running: asyncio.Task[None] | None = None
+        self._gate = asyncio.Event()
+
+    # -- the node's lives -----------------------------------------------------------------------------
+
+    async def start_node(self) -> None:
+        """Begin a life on what the last one left, trying again while the store is away."""
+        while True:
+            self._life = Incarnation()
+            self.node = self._node_type(config=_config(), adapters=self._adapters(self._life))
+            try:
+                await self.node.start()
+            except Unavailable:
+                self._life.is_alive = False
+                await self.node.door.aclose() if hasattr(self.node, "door") else None
+                await asyncio.sleep(0.5)
+                continue
+            break
+        self.node.user_plane.on_edge_packet(self._watch_edge)
+        self._running = asyncio.create_task(self.node.run())
+        self._gate.set()
+
+    async def crash(self) -> None:
+        """``kill -9``: the disks and the slot table stay as they are at this instant."""
+        self._gate.clear()
+        self._life.is_alive = False
+        self.slots = bytearray(self.slots)
+        for port in (2123, GTP_U_PORT):
+            self.network.unbind((GATEWAY, port))
+        assert self._running is not None
+        self._running.cancel()
+        with suppress(asyncio.CancelledError, BaseExceptionGroup):
+            await self._running
+
+    def _adapters(self, life: Incarnation) -> Adapters:
+        engine = FaultyEngine(
+            MemoryEngine(disk=self.disk, clock=self.clock), rates=self.store_rates, life=life, rng=self.rng
+        )
+        stream = FaultyStream(
+            MemoryStream(disk=self.stream_disk, clock=self.clock),
+            rates=self.stream_rates,
+            life=life,
+            rng=self.rng,
+        )
+        return Adapters(
+            clock=self.clock,
+            entropy=SeededEntropy(self.rng),
+            network=self.network,
+            store=WideStore(engine=engine, clock=self.clock),
+            stream=stream,
+            objects=MemoryObjectStore(),
+            slots=over_buffer(self.slots),
+        )
+
+    # -- the second account ---------------------------------------------------------------------------
+
+    def _watch_edge(self, session_id: str, packet: bytes) -> None:
+        """What the far side of the uplink sees: the octets that the IP header tells, and the payload."""
+        session = self.node.sessions.open_sessions.get(session_id)
+        if session is not None:
+            self.up_bytes[session.imsi] += struct.unpack_from("!H", packet, 2)[0]
+            self.arrived.setdefault(session.imsi, []).append(packet[(packet[0] & 15) * 4 + 8 :])
+        self.node.edge.on_edge_packet(session_id, packet)
+
+    def _tap(self, data: bytes, source: Address, to: Address) -> None:
+        """What leaves the gateway towards the devices."""
+        if source != (GATEWAY, GTP_U_PORT):
+            return
+        ledger = Ledger()
+        ledger.observe(data, from_gateway=True)
+        for address, octets in ledger.down_bytes.items():
+            self.down_bytes[self.owner_of[IPv4Address(address)]] += octets
+
+    # -- the run --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Everything, from empty disks to everybody gone home."""
+        plan = self.plan
+        await self.start_node()
+        await self._make_sims()
+        self.network.faults = plan.network
+        self._set_faults(plan.store, plan.stream)
+        async with AsyncExitStack() as sgsns:
+            self.sgsns = [await sgsns.enter_async_context(self._sgsn(a).running()) for a in SGSNS]
+            async with asyncio.TaskGroup() as actors:
+                for state in self.sims:
+                    actors.create_task(self._live(state))
+                actors.create_task(self._own())
+                actors.create_task(self._break_things())
+            self.network.faults = PERFECT
+            self._set_faults(FaultRates(), FaultRates())
+            await self._go_home()
+        await asyncio.sleep(QUIET_S)
+        await self.node.usage.sweep()
+        if self._running is not None and self._running.done():
+            self.findings.append(f"the node ended by itself: {self._running.exception()!r}")
+
+    async def finish(self) -> None:
+        """End the last life in order."""
+        assert self._running is not None
+        self._running.cancel()
+        with suppress(asyncio.CancelledError, BaseExceptionGroup):
+            await self._running
+
+    def _sgsn(self, address: str) -> Sgsn:
+        return Sgsn(network=self.network, address=address, gateway=GATEWAY, entropy=SeededEntropy(self.rng))
+
+    async def _make_sims(self) -> None:
+        for number in range(self.plan.sims):
+            sim = Sim(
+                sim_id=f"89811000000000{number:05d}",
+                subscribers=(Subscriber(f"44010000000{number:04d}"),),
+                registration_secret_sha256="",
+                created=self.clock.now(),
+                modified=self.clock.now(),
+                operator_id=OPERATOR,
+                status=SimStatus.READY,
+            )
+            self.sims.append(SimState(await self.node._world.store.sims.put(sim)))
+
+    async def _live(self, state: SimState) -> None:
+        """A device's life: attach, talk, move, vanish, come back."""
+        until = self.clock.monotonic() + self.plan.active_s
+        while self.clock.monotonic() < until:
+            await asyncio.sleep(self.rng.expovariate(1 / 4))
+            if state.context is None or not state.context.is_active:
+                await self._attach(state)
+                continue
+            action = self.rng.random()
+            if action < 0.70:
+                await self._talk(state)
+            elif action < 0.80:
+                await self._detach(state)
+            elif action < 0.90:
+                state.sgsn.lose(state.context) if state.sgsn else None
+                await self._attach(state)
+            else:
+                await self._move(state)
+
+    async def _attach(self, state: SimState) -> None:
+        sgsn = self.rng.choice(self.sgsns)
+        try:
+            context = await sgsn.attach(imsi=state.imsi, apn=APN)
+        except (Refusal, NotAnswered):
+            state.context = None
+            return
+        self.attaches += 1
+        self.owner_of[context.ue_address] = state.imsi
+        state.context, state.sgsn, state.is_touched = context, sgsn, False
+        state.device = self._device(state, context)
+
+    def _device(self, state: SimState, context: PdpContext) -> SimulatedDevice:
+        edge = EdgeConfig()
+
+        def send_up(packet: bytes) -> None:
+            if state.sgsn is not None and state.context is not None:
+                state.sgsn.send_up(state.context, packet)
+
+        device = SimulatedDevice(
+            send_up=send_up,
+            ue_address=context.ue_address,
+            entry_address=edge.udp_address,
+            entry_port=edge.udp_port,
+        )
+        context.on_down = device.receive
+        return device
+
+    async def _talk(self, state: SimState) -> None:
+        for _ in range(self.rng.randint(1, 4)):
+            if state.device is None:
+                return
+            state.number += 1
+            payload = b"%s %d" % (state.imsi.encode(), state.number)
+            if await state.device.send_raw(payload, answer_s=2.0) == b"200":
+                state.acknowledged.append(payload)
+
+    async def _detach(self, state: SimState) -> None:
+        if state.context is not None and state.sgsn is not None:
+            with suppress(Refusal, NotAnswered):
+                await state.sgsn.detach(state.context)
+        state.context = None
+
+    async def _move(self, state: SimState) -> None:
+        """The other SGSN takes the context over."""
+        if state.context is None or state.sgsn is None:
+            return
+        old, other = state.sgsn, next(sgsn for sgsn in self.sgsns if sgsn is not state.sgsn)
+        context = state.context
+        try:
+            taken = await other.take_over(context)
+        except (Refusal, NotAnswered):
+            old.lose(context)  # whose it is now is unknown: the device attaches afresh
+            state.context = None
+            return
+        old.lose(context)
+        state.context, state.sgsn = taken, other
+
+    async def _own(self) -> None:
+        """A customer who suspends SIMs, lets them go again, and kicks them."""
+        for _ in range(6):
+            await asyncio.sleep(self.rng.random() * self.plan.active_s / 6)
+            await self._set_status(self.rng.choice(self.sims), SimStatus.SUSPENDED)
+            await asyncio.sleep(self.rng.random() * 8)
+            for state in self.sims:
+                await self._set_status(state, SimStatus.ACTIVE)
+
+    async def _set_status(self, state: SimState, status: SimStatus) -> None:
+        state.is_touched = state.is_touched or status in CUTS_SESSION
+        while True:
+            await self._gate.wait()
+            try:
+                async with asyncio.timeout(REQUEST_S):  # a killed node never answers
+                    await self._try_set_status(state, status)
+                return
+            except (TimeoutError, Unavailable, StaleVersion):
+                await asyncio.sleep(0.2)
+
+    async def _try_set_status(self, state: SimState, status: SimStatus) -> None:
+        store = self.node._world.store
+        sim = await store.sims.get(state.sim.sim_id)
+        if sim is not None and sim.status is not status:
+            await store.sims.put(replace(sim, status=status))
+        if status in CUTS_SESSION:
+            state.is_touched = True  # once more: it may have attached since this was first tried
+            await self.node.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
+
+    async def _break_things(self) -> None:
+        moments = [("crash", self.rng.random()) for _ in range(self.plan.crashes)]
+        moments += [("outage", self.rng.random()) for _ in range(self.plan.outages)]
+        began = self.clock.monotonic()
+        for kind, when in sorted(moments, key=lambda moment: moment[1]):
+            at = began + when * self.plan.active_s
+            await asyncio.sleep(max(0.0, at - self.clock.monotonic()))
+            if kind == "crash":
+                await self.crash()
+                await asyncio.sleep(self.rng.random() * 3)
+                await self.start_node()
+                self._check_recovered()
+            else:
+                await self._outage()
+
+    async def _outage(self) -> None:
+        """The store or the stream is away for some seconds."""
+        gone = FaultRates(before=1.0)
+        if self.rng.random() < 0.5:
+            self._set_faults(gone, self.plan.stream)
+        else:
+            self._set_faults(self.plan.store, gone)
+        await asyncio.sleep(self.rng.random() * 10)
+        self._set_faults(self.plan.store, self.plan.stream)
+
+    def _set_faults(self, store: FaultRates, stream: FaultRates) -> None:
+        for live, wanted in ((self.store_rates, store), (self.stream_rates, stream)):
+            live.before, live.after, live.delay_s_max = wanted.before, wanted.after, wanted.delay_s_max
+
+    def _check_recovered(self) -> None:
+        """Whoever was told that it is attached, still is (DESIGN §8.1)."""
+        addresses = {session.ue_address for session in self._open()}
+        for state in self.sims:
+            context = state.context
+            if context is None or not context.is_active or state.is_touched:
+                continue
+            if context.ue_address not in addresses:
+                self.findings.append(f"session of {state.imsi} was acknowledged and is gone")
+
+    def _open(self) -> list[Session]:
+        return list(self.node.sessions.open_sessions.values())
+
+    async def _go_home(self) -> None:
+        for state in self.sims:
+            await self._detach(state)
+        for state in self.sims:
+            await self.node.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
+
+
+def _config() -> Config:
+    return Config(
+        gateway=GatewayConfig.model_validate(
+            {"allowed_peers": ["127.0.0.0/8"], "sessions_max": SLOTS, "quarantine_s": 60.0}
+        )
+    )

@@ -10,7 +10,8 @@ import pytest
 
 from core.adapters.store import sessions as sessions_module
 from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
-from core.adapters.store.rows import SETTLE_US, CorruptRow
+from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRow
 from core.adapters.store.tables import (
     EVENT_LIFE_US,
     OPERATOR,
@@ -21,13 +22,24 @@ from core.adapters.store.tables import (
     SIM_GROUP,
     USAGE,
 )
+from core.adapters.store.wide import WideStore
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.gateway import GatewayLease
 from core.domain.session import SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.errors import LocalProtocolError, StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, Quarantined, Store
-from tests.contract.stores import LATER, NOW, OPENERS, World, event_of, report_of, session_of, sim_of
+from tests.contract.stores import (
+    LATER,
+    NOW,
+    OPENERS,
+    SetClock,
+    World,
+    event_of,
+    report_of,
+    session_of,
+    sim_of,
+)
 
 OPERATOR_1 = Operator("OP0000000001", "Root@Example.com", NOW, NOW)
 OPERATOR_2 = Operator("OP0000000002", "other@example.com", NOW, NOW)
@@ -493,11 +505,7 @@ async def test_engines_refuse_what_they_could_not_promise(world: World) -> None:
     with pytest.raises(LocalProtocolError):
         await world.engine.write_all([Batch(SIM_GROUP, ("OP1",), (Delete(("g",)),), Condition(("g",), 1))])
     with pytest.raises(LocalProtocolError):
-        Batch(USAGE, ("1", 1), (Put((2**63, "s", 1, 1), report_values(report_of(1))),))
-
-
-def report_values(report: object) -> tuple[str | int | bytes, ...]:
-    return ("OP1", "s1", "", 1, 1, 1, 1, 1)
+        Batch(USAGE, ("1", 1), (Put((2**63, "s", 1, 1), ("OP1", "s1", "", 1, 1, 1, 1, 1)),))
 
 
 @pytest.mark.parametrize("body", ["{", "{}", '{"operator_id": 5}'])
@@ -533,3 +541,30 @@ async def test_closing_finishes_what_was_accepted_and_is_idempotent(world: World
         await world.store.sims.get("1")
     await world.open()
     assert await world.store.usage.of_day("001010000000001", 20261130) == [report_of(1)]
+
+
+class _Contended(MemoryEngine):
+    """Somebody else always writes between our read and our write."""
+
+    async def write(self, *batches: Batch) -> None:
+        for batch in batches:
+            if batch.condition is not None:
+                self.tries += 1
+                raise StaleVersion("contended")
+        await super().write(*batches)
+
+    tries = 0
+
+
+async def test_a_removal_under_contention_gives_up() -> None:
+    clock, disk = SetClock(), Disk()
+    stored = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
+    await stored.groups.put(Group("g1", "OP1", NOW, NOW))
+    session = await stored.sessions.put(session_of(sim_of(1)), event_of(sim_of(1)))
+    engine = _Contended(disk=disk, clock=clock)
+    contended = WideStore(engine=engine, clock=clock)
+    with pytest.raises(Unavailable):
+        await contended.groups.delete("OP1", "g1")
+    with pytest.raises(Unavailable):
+        await contended.sessions.close(session, event_of(sim_of(1), 2))
+    assert engine.tries == 2 * CONDITIONAL_TRIES_MAX

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -568,3 +569,50 @@ async def test_a_removal_under_contention_gives_up() -> None:
     with pytest.raises(Unavailable):
         await contended.sessions.close(session, event_of(sim_of(1), 2))
     assert engine.tries == 2 * CONDITIONAL_TRIES_MAX
+
+
+class _Crashing(MemoryEngine):
+    """Dies for good after some batches."""
+
+    batches_left = 10**9
+
+    async def write(self, *batches: Batch) -> None:
+        for batch in batches:
+            if not self.batches_left:
+                raise Unavailable("crashed", ambiguous=True)
+            self.batches_left -= 1
+            await super().write(batch)
+
+
+@pytest.mark.parametrize("batches", range(7))
+async def test_a_crash_after_any_batch_hides_nothing_and_is_mended_by_repeating(batches: int) -> None:
+    clock, disk = SetClock(), Disk()
+    engine = _Crashing(disk=disk, clock=clock)
+    engine.batches_left = batches
+    sim = sim_of(1, operator_id="OP1")
+    with suppress(Unavailable):
+        await _attach_and_detach(WideStore(engine=engine, clock=clock))
+
+    store = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
+    in_partition = list(await store.sessions.of_sim(sim.sim_id))
+    assert [session async for session in store.sessions.of_gateway("vg-1")] == in_partition
+    stored = await store.sims.get(sim.sim_id)
+    assert (await store.sims.of_operator("OP1")).items == ((stored,) if stored else ())
+    assert await store.sims.sim_id_of_imsi(sim.imsi) == (sim.sim_id if stored else None)
+
+    await _attach_and_detach(store)
+    assert await store.sessions.of_sim(sim.sim_id) == []
+    assert all(
+        name != SESSION_BY_GATEWAY.name or not part.rows for (name, _), part in disk.partitions.items()
+    )
+    assert await store.sims.sim_id_of_imsi(sim.imsi) == sim.sim_id
+
+
+async def _attach_and_detach(store: Store) -> None:
+    sim = sim_of(1, operator_id="OP1")
+    with suppress(StaleVersion):  # it was stored before the crash
+        await store.sims.put(sim)
+    session = session_of(sim)
+    with suppress(StaleVersion):
+        session = await store.sessions.put(session, event_of(sim))
+    await store.sessions.close(session, event_of(sim, 2))

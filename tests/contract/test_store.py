@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from core.adapters.store import sessions as sessions_module
 from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
-from core.adapters.store.rows import SETTLE_US, CorruptRow
+from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRow
 from core.adapters.store.tables import (
     EVENT_LIFE_US,
     OPERATOR,
@@ -21,13 +23,24 @@ from core.adapters.store.tables import (
     SIM_GROUP,
     USAGE,
 )
+from core.adapters.store.wide import WideStore
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.gateway import GatewayLease
 from core.domain.session import SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.errors import LocalProtocolError, StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, Quarantined, Store
-from tests.contract.stores import LATER, NOW, OPENERS, World, event_of, report_of, session_of, sim_of
+from tests.contract.stores import (
+    LATER,
+    NOW,
+    OPENERS,
+    SetClock,
+    World,
+    event_of,
+    report_of,
+    session_of,
+    sim_of,
+)
 
 OPERATOR_1 = Operator("OP0000000001", "Root@Example.com", NOW, NOW)
 OPERATOR_2 = Operator("OP0000000002", "other@example.com", NOW, NOW)
@@ -493,11 +506,7 @@ async def test_engines_refuse_what_they_could_not_promise(world: World) -> None:
     with pytest.raises(LocalProtocolError):
         await world.engine.write_all([Batch(SIM_GROUP, ("OP1",), (Delete(("g",)),), Condition(("g",), 1))])
     with pytest.raises(LocalProtocolError):
-        Batch(USAGE, ("1", 1), (Put((2**63, "s", 1, 1), report_values(report_of(1))),))
-
-
-def report_values(report: object) -> tuple[str | int | bytes, ...]:
-    return ("OP1", "s1", "", 1, 1, 1, 1, 1)
+        Batch(USAGE, ("1", 1), (Put((2**63, "s", 1, 1), ("OP1", "s1", "", 1, 1, 1, 1, 1)),))
 
 
 @pytest.mark.parametrize("body", ["{", "{}", '{"operator_id": 5}'])
@@ -533,3 +542,77 @@ async def test_closing_finishes_what_was_accepted_and_is_idempotent(world: World
         await world.store.sims.get("1")
     await world.open()
     assert await world.store.usage.of_day("001010000000001", 20261130) == [report_of(1)]
+
+
+class _Contended(MemoryEngine):
+    """Somebody else always writes between our read and our write."""
+
+    async def write(self, *batches: Batch) -> None:
+        for batch in batches:
+            if batch.condition is not None:
+                self.tries += 1
+                raise StaleVersion("contended")
+        await super().write(*batches)
+
+    tries = 0
+
+
+async def test_a_removal_under_contention_gives_up() -> None:
+    clock, disk = SetClock(), Disk()
+    stored = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
+    await stored.groups.put(Group("g1", "OP1", NOW, NOW))
+    session = await stored.sessions.put(session_of(sim_of(1)), event_of(sim_of(1)))
+    engine = _Contended(disk=disk, clock=clock)
+    contended = WideStore(engine=engine, clock=clock)
+    with pytest.raises(Unavailable):
+        await contended.groups.delete("OP1", "g1")
+    with pytest.raises(Unavailable):
+        await contended.sessions.close(session, event_of(sim_of(1), 2))
+    assert engine.tries == 2 * CONDITIONAL_TRIES_MAX
+
+
+class _Crashing(MemoryEngine):
+    """Dies for good after some batches."""
+
+    batches_left = 10**9
+
+    async def write(self, *batches: Batch) -> None:
+        for batch in batches:
+            if not self.batches_left:
+                raise Unavailable("crashed", ambiguous=True)
+            self.batches_left -= 1
+            await super().write(batch)
+
+
+@pytest.mark.parametrize("batches", range(7))
+async def test_a_crash_after_any_batch_hides_nothing_and_is_mended_by_repeating(batches: int) -> None:
+    clock, disk = SetClock(), Disk()
+    engine = _Crashing(disk=disk, clock=clock)
+    engine.batches_left = batches
+    sim = sim_of(1, operator_id="OP1")
+    with suppress(Unavailable):
+        await _attach_and_detach(WideStore(engine=engine, clock=clock))
+
+    store = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
+    in_partition = list(await store.sessions.of_sim(sim.sim_id))
+    assert [session async for session in store.sessions.of_gateway("vg-1")] == in_partition
+    stored = await store.sims.get(sim.sim_id)
+    assert (await store.sims.of_operator("OP1")).items == ((stored,) if stored else ())
+    assert await store.sims.sim_id_of_imsi(sim.imsi) == (sim.sim_id if stored else None)
+
+    await _attach_and_detach(store)
+    assert await store.sessions.of_sim(sim.sim_id) == []
+    assert all(
+        name != SESSION_BY_GATEWAY.name or not part.rows for (name, _), part in disk.partitions.items()
+    )
+    assert await store.sims.sim_id_of_imsi(sim.imsi) == sim.sim_id
+
+
+async def _attach_and_detach(store: Store) -> None:
+    sim = sim_of(1, operator_id="OP1")
+    with suppress(StaleVersion):  # it was stored before the crash
+        await store.sims.put(sim)
+    session = session_of(sim)
+    with suppress(StaleVersion):
+        session = await store.sessions.put(session, event_of(sim))
+    await store.sessions.close(session, event_of(sim, 2))

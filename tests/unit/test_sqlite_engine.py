@@ -16,8 +16,13 @@ import pytest
 
 from core.adapters.clock import SystemClock
 from core.adapters.store import sqlite as sqlite_module
-from core.adapters.store.engine import Batch, Put
-from core.adapters.store.sqlite import WRITES_WAITING_MAX, SqliteEngine
+from core.adapters.store.engine import Batch, Put, RowKey
+from core.adapters.store.sqlite import (
+    GROUP_REQUESTS_MAX,
+    READS_WAITING_MAX,
+    WRITES_WAITING_MAX,
+    SqliteEngine,
+)
 from core.adapters.store.tables import OPERATOR, REVOKED_TOKEN
 from core.adapters.store.wide import WideStore
 from core.errors import ConfigurationError, Unavailable
@@ -63,6 +68,23 @@ async def test_a_full_queue_refuses_at_once_and_takes_again_later(engine: Sqlite
     await engine.write(token(0))
 
 
+async def test_too_many_reads_are_refused(engine: SqliteEngine) -> None:
+    keys = [RowKey((f"t{number}",)) for number in range(READS_WAITING_MAX)]
+    reading = asyncio.create_task(engine.get(REVOKED_TOKEN, keys))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match=str(READS_WAITING_MAX)):
+        await engine.get(REVOKED_TOKEN, keys[:1])
+    assert await reading == [None] * READS_WAITING_MAX
+
+
+async def test_a_commit_takes_a_bounded_number_of_calls(engine: SqliteEngine) -> None:
+    before = engine.commits
+    async with asyncio.TaskGroup() as group:
+        for number in range(2 * GROUP_REQUESTS_MAX + 1):
+            group.create_task(engine.write(token(number)))
+    assert engine.commits - before >= 3
+
+
 async def test_one_write_that_cannot_be_stored_does_not_harm_its_neighbours(
     engine: SqliteEngine, tmp_path: Path
 ) -> None:
@@ -87,6 +109,42 @@ async def test_rows_are_removed_after_their_life(tmp_path: Path) -> None:
     await engine.write(token(3))
     await engine.aclose()
     assert rows_in(tmp_path / "airloom.db", "revoked_token") == 2
+
+
+async def test_one_purge_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_module, "PURGE_ROWS_MAX", 2)
+    clock = SetClock()
+    engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=clock)
+    await engine.write_all([token(number, expires_us=1) for number in range(5)])
+    clock.at += timedelta(seconds=sqlite_module.PURGE_INTERVAL_S)
+    await engine.write(token(9))
+    await engine.aclose()
+    assert rows_in(tmp_path / "airloom.db", "revoked_token") == 5 - 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "ambiguous"),
+    [(sqlite3.SQLITE_FULL, False), (sqlite3.SQLITE_BUSY, False), (sqlite3.SQLITE_IOERR_FSYNC, True)],
+)
+def test_only_an_io_error_leaves_the_outcome_unknown(code: int, ambiguous: bool) -> None:
+    error = sqlite3.OperationalError("refused")
+    error.sqlite_errorcode = code
+    assert sqlite_module._unavailable(error).ambiguous is ambiguous
+
+
+async def test_a_file_that_was_damaged_is_unavailable(engine: SqliteEngine, tmp_path: Path) -> None:
+    await engine.write(token(1))
+    await engine.aclose()
+    path = tmp_path / "airloom.db"
+    size = path.stat().st_size
+    damaged = await SqliteEngine.open(path=path, clock=SystemClock())
+    os.truncate(path, 4_096)
+    os.truncate(path, size)
+    with pytest.raises(Unavailable):
+        await damaged.write(token(2))
+    with pytest.raises(Unavailable):
+        await damaged.get(REVOKED_TOKEN, [RowKey(("t",))])
+    await damaged.aclose()
 
 
 # -- disks that refuse --------------------------------------------------------------------------------

@@ -84,7 +84,10 @@ class WideSessions:
         await self._engine.write(Batch(SIM, (event.sim_id,), (_event_put(event),)))
 
     async def of_sim(self, sim_id: str) -> Sequence[Session]:
-        """The open sessions of one SIM, oldest first (session ids are time-ordered)."""
+        """The open sessions of one SIM, oldest first (ids are time-ordered).
+
+        One scan: an IMSI has at most 11 NSAPIs (TS 29.060 §7.7.17), so a SIM stays far below its limit.
+        """
         rows = await self._engine.scan(SIM, (sim_id,), prefix=(_SESSION,))
         return [self._sessions.read((sim_id,), row) for row in rows]
 

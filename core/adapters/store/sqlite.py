@@ -43,7 +43,7 @@ from core.ports.clock import Clock
 WRITES_WAITING_MAX = 20_000
 """Batches accepted and not yet durable; beyond it a write is refused at once."""
 READS_WAITING_MAX = 20_000
-"""Reads accepted and not yet answered."""
+"""Rows and scans asked for and not yet answered."""
 GROUP_REQUESTS_MAX = 1_000
 """Calls in one commit: bounds how long the first of them waits for the others."""
 PURGE_INTERVAL_S = 60.0
@@ -194,7 +194,7 @@ class SqliteEngine:
                 for key in keys
             ]
 
-        return await self._reads.submit(work)
+        return await self._reads.submit(work, len(keys))
 
     async def scan(
         self,
@@ -263,7 +263,7 @@ class SqliteEngine:
     def _commit_alone(self, connection: sqlite3.Connection, request: _Request[Any]) -> _Outcome:
         try:
             return self._commit(connection, [request])[0]
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             return request, None, _unavailable(error)
         except Exception as error:
             return request, None, error
@@ -327,9 +327,9 @@ def _apply(connection: sqlite3.Connection, batch: Batch, now_us: int) -> None:
             connection.execute(statements.delete, (*partition, *write.clustering))
 
 
-def _unavailable(error: sqlite3.OperationalError) -> Unavailable:
+def _unavailable(error: sqlite3.DatabaseError) -> Unavailable:
     # After a failed fsync nobody knows what the medium holds; a full disk or a lock wrote nothing.
-    is_io_error = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR
+    is_io_error = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
     return Unavailable(f"the store cannot write: {error}", ambiguous=is_io_error)
 
 

@@ -127,7 +127,7 @@ class Sgsn:
         context.ue_address = given.ipv4 or UNKNOWN
         options = ie.first(answer.elements, ie.PROTOCOL_CONFIGURATION_OPTIONS)
         context.dns = dns_servers(options or b"")
-        context.is_active = True
+        context.is_active = not context.ended_by_gateway  # its delete may have overtaken the answer
         return context
 
     async def take_over(self, context: PdpContext) -> PdpContext:

@@ -1,0 +1,102 @@
+"""The whole thing by seed: what must always hold, held; the same seed, the same bytes; planted bugs, caught."""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import pytest
+
+from core.app import Node
+from core.domain.session import Session, Tunnel
+from core.domain.usage import UsageReport, Volume
+from core.ports.user_plane import Counters, Segment
+from core.services.delivery import Receipt
+from core.services.sessions import OpenSession, Sessions
+from core.services.usage import UsageMeter
+from loadtest.checks import simulate
+from mqtt_bridge.service import DeviceEdge
+
+SEEDS = int(os.environ.get("AIRLOOM_SEEDS", "60"))
+"""A share of the thousand that `./run prove` goes through."""
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_everything_holds(seed: int) -> None:
+    world = simulate(seed)
+    assert world.findings == []
+    assert world.attaches > 0
+    assert sum(world.up_bytes.values()) > 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_same_seed_is_the_same_run(seed: int) -> None:
+    first, second = simulate(seed), simulate(seed)
+    assert first.network.trace == second.network.trace
+    assert first.disk == second.disk
+    assert first.network.trace != simulate(seed + 1).network.trace
+
+
+class IncrementMeter(UsageMeter):
+    """Planted: what was counted since the last report, in the place of what was counted in all."""
+
+    def _to_report(self, counters: Counters, segment: Segment) -> UsageReport:
+        report = super()._to_report(counters, segment)
+        _, last = self._durable.get(counters.session_id, (0, Volume()))
+        return replace(report, volume=segment.volume - last)
+
+
+class HastyEdge(DeviceEdge):
+    """Planted: the device is answered before the stream accepted its message."""
+
+    async def _answer_when_accepted(
+        self, session: Session, receipt: asyncio.Future[Receipt], reply: bytes
+    ) -> None:
+        self._inject(session.session_id, reply)
+        await super()._answer_when_accepted(session, receipt, reply)
+
+
+class LeakySessions(Sessions):
+    """Planted: an attach that fails keeps its TEIDs."""
+
+    def _lease_tunnel(self, request: OpenSession, undo: AsyncExitStack) -> Tunnel | None:
+        return super()._lease_tunnel(request, AsyncExitStack())
+
+
+class IncrementNode(Node):
+    def make_usage_meter(self) -> UsageMeter:
+        return IncrementMeter(
+            user_plane=self.user_plane,
+            usage=self._world.store.usage,
+            clock=self._world.clock,
+            interval_s=self._config.usage.report_interval_s,
+        )
+
+
+class HastyNode(Node):
+    def make_edge(self) -> DeviceEdge:
+        edge = super().make_edge()
+        edge.__class__ = HastyEdge
+        return edge
+
+
+class LeakyNode(Node):
+    def make_sessions(self) -> Sessions:
+        sessions = super().make_sessions()
+        sessions.__class__ = LeakySessions
+        return sessions
+
+
+@pytest.mark.parametrize(
+    ("node_type", "caught_as"),
+    [
+        (IncrementNode, "the far side saw"),
+        (HastyNode, "acknowledged and not in the stream"),
+        (LeakyNode, "teids leaked"),
+    ],
+)
+def test_a_planted_bug_is_caught(node_type: type[Node], caught_as: str) -> None:
+    for seed in range(20):
+        if any(caught_as in finding for finding in simulate(seed, node_type=node_type).findings):
+            return
+    pytest.fail(f"no seed caught {node_type.__name__}")

@@ -1,0 +1,95 @@
+"""What Airloom measures about itself, declared in one table.
+
+Rules: a metric that is not in ``Metric`` does not exist; labels are closed, small sets, never a SIM, an
+address or anything else that a peer chooses; whoever measures is handed a ``Telemetry``.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+LABEL_SETS_MAX = 256
+"""Label sets kept of one metric; beyond it everything is counted under ``other``."""
+OTHER = "other"
+
+Read = Callable[[], float]
+
+
+class Metric(Enum):
+    """Every metric: name, kind, help, labels."""
+
+    DATAGRAMS_DROPPED = (
+        "airloom_datagrams_dropped", "counter",
+        "Datagrams dropped in silence, by door and reason", ("door", "reason"),
+    )  # fmt: skip
+    SESSIONS_OPEN = ("airloom_sessions_open", "gauge", "Sessions open on this node", ("access",))
+    ATTACHES = (
+        "airloom_attaches",
+        "counter",
+        "Answers to attaches: accepted, or the refusal",
+        ("access", "result"),
+    )
+    RECORDS_DELIVERED = (
+        "airloom_records_delivered",
+        "counter",
+        "Device messages durable in the stream",
+        ("protocol",),
+    )
+    USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
+    API_REQUESTS = (
+        "airloom_api_requests",
+        "counter",
+        "API answers, by operation and status",
+        ("operation", "status"),
+    )
+
+    def __init__(self, metric_name: str, kind: str, help_text: str, labels: tuple[str, ...]) -> None:
+        self.metric_name = metric_name
+        self.kind = kind
+        self.help_text = help_text
+        self.labels = labels
+
+
+class Telemetry(Collector):
+    """The values of every metric of one process, registered in a registry of its own."""
+
+    def __init__(self, *, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._counted: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in Metric}
+        self._watched: dict[Metric, dict[tuple[str, ...], Read]] = {metric: {} for metric in Metric}
+        registry.register(self)
+
+    def count(self, metric: Metric, by: float = 1, /, **labels: str) -> None:
+        """Raise a counter. A wrong set of labels is a bug: ``KeyError``."""
+        values = self._counted[metric]
+        key = _key(metric, labels)
+        if key not in values and len(values) >= LABEL_SETS_MAX:
+            key = (OTHER,) * len(key)
+        values[key] = values.get(key, 0) + by
+
+    def watch(self, metric: Metric, read: Read, /, **labels: str) -> None:
+        """Ask for the value when it is scraped: for gauges, and for what a hot path counts by itself."""
+        self._watched[metric][_key(metric, labels)] = read
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Every metric, also those that have not moved yet (prometheus_client's collector)."""
+        for metric in Metric:
+            family_type = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
+            family = family_type(metric.metric_name, metric.help_text, labels=metric.labels)
+            watched = {key: read() for key, read in self._watched[metric].items()}
+            for key, value in sorted((self._counted[metric] | watched).items()):
+                family.add_metric(list(key), value)
+            yield family
+
+    def render(self) -> bytes:
+        """The text exposition format, version 0.0.4, for ``/metrics``."""
+        return generate_latest(self._registry)
+
+
+def _key(metric: Metric, labels: dict[str, str]) -> tuple[str, ...]:
+    if labels.keys() != set(metric.labels):
+        raise KeyError(f"{metric.metric_name} has the labels {metric.labels}, not {tuple(labels)}")
+    return tuple(labels[label] for label in metric.labels)

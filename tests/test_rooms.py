@@ -1,0 +1,79 @@
+"""The rooms are one-way and the protocol cores are pure: the contracts of .importlinter, and their reach.
+
+A new module of a door belongs into the contract ``pure``. If it must do I/O it is a shell: name it in SHELLS
+with its reason. Until one of both is done, ``test_every_door_module_is_pure_or_a_shell`` is red.
+"""
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTRACTS = ROOT / ".importlinter"
+DOORS = ["gtp", "radius", "mqtt_bridge", "billing"]
+PURE_ELSEWHERE = ["core.domain", "core.errors", "core.ports", "core.services.lanes"]
+SHELLS = {
+    "gtp.service": "the door's shell: awaits services, opens sockets",
+    "gtp.userplane": "forwards packets: sockets, a TUN device and a counter file",
+    "mqtt_bridge.service": "the door's shell: awaits services",
+}
+"""Modules and packages of the doors that are not pure, and why."""
+
+
+def _contract(name: str, key: str) -> list[str]:
+    parser = configparser.ConfigParser()
+    parser.read(CONTRACTS)
+    return parser[f"importlinter:contract:{name}"][key].split()
+
+
+def _modules(package: str) -> list[str]:
+    """Every module with code, dotted; a package's ``__init__`` counts when it holds more than a docstring."""
+    names = []
+    for source in sorted((ROOT / package).rglob("*.py")):
+        parts = source.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] == "__init__":
+            if len(source.read_text().splitlines()) == 1:
+                continue
+            parts = parts[:-1]
+        names.append(".".join(parts))
+    return names
+
+
+def _is_within(module: str, packages: list[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def test_every_contract_is_kept() -> None:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    done = subprocess.run([*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_contract_has_an_exception() -> None:
+    text = CONTRACTS.read_text()
+    assert "ignore_imports" not in text
+    assert "exhaustive_ignores" not in text
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_module_is_pure_or_a_shell(door: str) -> None:
+    pure = _contract("pure", "source_modules")
+    for module in _modules(door):
+        is_pure, is_shell = _is_within(module, pure), _is_within(module, list(SHELLS))
+        assert is_pure or is_shell, (
+            f"{module}: put it into `pure` of .importlinter, or into SHELLS with a reason"
+        )
+        assert not (is_pure and is_shell), f"{module} is named both pure and a shell"
+
+
+def test_the_pure_rooms_of_core_are_in_the_contract() -> None:
+    assert set(PURE_ELSEWHERE) <= set(_contract("pure", "source_modules"))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_exists(shell: str) -> None:
+    path = ROOT.joinpath(*shell.split("."))
+    assert path.is_dir() or path.with_suffix(".py").is_file(), f"{shell} is gone: take it out of SHELLS"

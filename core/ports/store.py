@@ -180,6 +180,12 @@ class Usage(Protocol):
         """All rows of one IMSI and UTC day (yyyymmdd), by slot, session, epoch, segment."""
         ...
 
+    async def imsis_of(self, operator_id: str, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
+        """The IMSIs with rows of this operator on a UTC day, in order: what a bill must read, whoever owns
+        the SIMs by now. An index row, written before the first usage row of the day.
+        """
+        ...
+
     async def insert_if_absent(self, report: UsageReport) -> bool:
         """Write a row unless one with its key is there (sandbox statistics); false when it was."""
         ...

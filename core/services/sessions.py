@@ -185,8 +185,8 @@ class Sessions:
     async def end_forbidden(self) -> None:
         """After a restart: end the sessions of SIMs that were cut off while nobody held them."""
         for sim_id in list(self._of_sim):
-            while not await self._ended_if_forbidden(sim_id):
-                await asyncio.sleep(CLOSE_RETRY_S)  # noqa: ASYNC110 - nothing tells when the store is back
+            while not await self._ended_if_forbidden(sim_id):  # noqa: ASYNC110 - nobody tells when it is back
+                await asyncio.sleep(CLOSE_RETRY_S)
 
     async def _ended_if_forbidden(self, sim_id: str) -> bool:
         """False when the store could not tell; an end that is not durable yet is tried again elsewhere."""

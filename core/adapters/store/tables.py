@@ -91,6 +91,9 @@ USAGE = Table(
     ),
     ttl_s=USAGE_LIFE_S,
 )
+USAGE_BY_OPERATOR = Table(
+    "usage_by_operator", (*_texts("operator_id"), *_bigints("day")), _texts("imsi"), (), ttl_s=USAGE_LIFE_S
+)
 QUARANTINE = Table(
     "quarantine",
     _bigints("day"),
@@ -112,6 +115,7 @@ TABLES = (
     SIM_BY_OPERATOR,
     SESSION_BY_GATEWAY,
     USAGE,
+    USAGE_BY_OPERATOR,
     QUARANTINE,
     GATEWAY_LEASE,
 )

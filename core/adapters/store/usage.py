@@ -17,10 +17,13 @@ from core.adapters.store.engine import (
     Row,
 )
 from core.adapters.store.rows import BodyReader, CorruptRow, body_of
-from core.adapters.store.tables import QUARANTINE, USAGE
+from core.adapters.store.tables import QUARANTINE, USAGE, USAGE_BY_OPERATOR
 from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.errors import StaleVersion
-from core.ports.store import Quarantined
+from core.ports.store import Page, Quarantined
+
+INDEXED_MAX = 1_000_000
+"""Index rows remembered as written; beyond it they are forgotten and written again, which changes nothing."""
 
 
 class WideUsage:
@@ -28,6 +31,7 @@ class WideUsage:
 
     def __init__(self, *, engine: Engine) -> None:
         self._engine = engine
+        self._indexed: set[tuple[str, int, str]] = set()
         self._quarantined = BodyReader(QUARANTINE, Quarantined)
 
     async def record(self, reports: Sequence[UsageReport]) -> None:
@@ -41,7 +45,11 @@ class WideUsage:
             for partition, puts in partitions.items()
             for start in range(0, len(puts), BATCH_WRITES_MAX)
         ]
-        if batches:
+        new = self._not_indexed(reports)
+        if new:
+            await self._engine.write(*_index_batches(new), *batches)
+            self._remember(new)
+        elif batches:
             await self._engine.write_all(batches)
 
     async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
@@ -55,14 +63,31 @@ class WideUsage:
                 return reports
             above = rows[-1].clustering
 
+    async def imsis_of(self, operator_id: str, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
+        """The IMSIs with rows of this operator on a UTC day, in order."""
+        above = (after,) if after else ()
+        rows = await self._engine.scan(USAGE_BY_OPERATOR, (operator_id, day), above=above, limit=limit)
+        imsis = tuple(str(row.clustering[0]) for row in rows)
+        return Page(imsis, imsis[-1] if len(imsis) == limit else "")
+
+    def _not_indexed(self, reports: Sequence[UsageReport]) -> set[tuple[str, int, str]]:
+        return {(r.operator_id, r.day, r.imsi) for r in reports} - self._indexed
+
+    def _remember(self, new: set[tuple[str, int, str]]) -> None:
+        if len(self._indexed) + len(new) > INDEXED_MAX:
+            self._indexed.clear()
+        self._indexed |= new
+
     async def insert_if_absent(self, report: UsageReport) -> bool:
         """Write a row unless one with its key is there."""
+        new = self._not_indexed([report])
         key = _key(report)
         batch = Batch(USAGE, (report.imsi, report.day), (Put(key, _values(report)),), Condition(key, 0))
         try:
-            await self._engine.write(batch)
+            await self._engine.write(*_index_batches(new), batch)
         except StaleVersion:
             return False
+        self._remember(new)
         return True
 
     async def quarantine(self, item: Quarantined) -> None:
@@ -81,6 +106,13 @@ class WideUsage:
             if len(rows) < SCAN_ROWS_MAX:
                 return items
             above = rows[-1].clustering
+
+
+def _index_batches(new: set[tuple[str, int, str]]) -> list[Batch]:
+    return [
+        Batch(USAGE_BY_OPERATOR, (operator_id, day), (Put((imsi,), ()),))
+        for operator_id, day, imsi in sorted(new)
+    ]
 
 
 def _key(report: UsageReport) -> Key:

@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.network import UdpNetwork
@@ -29,6 +32,7 @@ from core.services.delivery import Delivery
 from core.services.gateway import VirtualGateway, keep_lease, take_lease
 from core.services.sessions import Sessions
 from core.services.usage import UsageMeter
+from core.telemetry import Metric, Telemetry
 from gtp.service import GtpV1Door
 from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun
@@ -198,3 +202,37 @@ class Node:
             session_id = await self._peer_lost.get()
             with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
                 await self.sessions.close(session_id, CloseReason.PEER_LOST)
+
+
+def make_telemetry(node: Node) -> Telemetry:
+    """What this node tells about itself."""
+    telemetry = Telemetry(registry=CollectorRegistry())
+    telemetry.watch(
+        Metric.SESSIONS_OPEN, lambda: float(len(node.sessions.open_sessions)), access=Access.GTPV1.value
+    )
+    telemetry.watch(Metric.RESTART_COUNTER, lambda: float(node.gateway.restart_counter))
+    telemetry.watch_each(Metric.LEASES, lambda: node.gateway.leases)
+    telemetry.watch_each(Metric.DATAGRAMS_DROPPED, lambda: node.door.machine.dropped, door="gtpv1")
+    telemetry.watch_each(
+        Metric.DATAGRAMS_DROPPED,
+        lambda: {drop.value: count for drop, count in node.user_plane.drops.items()},
+        door="gtpu",
+    )
+    telemetry.watch_each(
+        Metric.DATAGRAMS_DROPPED,
+        lambda: {reason.value: count for reason, count in node.edge.counts.items()},
+        door="edge",
+    )
+    return telemetry
+
+
+def make_api(config: Config, adapters: Adapters, node: Node) -> web.Application:
+    """The HTTP side: health and metrics (the customer API joins it)."""
+    telemetry = make_telemetry(node)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=telemetry.render(), content_type="text/plain")
+
+    application = web.Application()
+    application.router.add_get("/metrics", metrics)
+    return application

@@ -4,7 +4,7 @@ Rules: a metric that is not in ``Metric`` does not exist; labels are closed, sma
 address or anything else that a peer chooses; whoever measures is handed a ``Telemetry``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -26,6 +26,13 @@ class Metric(Enum):
         "Datagrams dropped in silence, by door and reason", ("door", "reason"),
     )  # fmt: skip
     SESSIONS_OPEN = ("airloom_sessions_open", "gauge", "Sessions open on this node", ("access",))
+    LEASES = (
+        "airloom_leases",
+        "gauge",
+        "Device addresses and TEIDs that the virtual gateway has lent out",
+        ("resource",),
+    )
+    RESTART_COUNTER = ("airloom_restart_counter", "gauge", "What peers are told as Recovery", ())
     ATTACHES = (
         "airloom_attaches",
         "counter",
@@ -59,6 +66,7 @@ class Telemetry(Collector):
     def __init__(self, *, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._counted: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in Metric}
+        self._tables: list[tuple[Metric, tuple[str, ...], Callable[[], Mapping[str, float]]]] = []
         self._watched: dict[Metric, dict[tuple[str, ...], Read]] = {metric: {} for metric in Metric}
         registry.register(self)
 
@@ -74,12 +82,21 @@ class Telemetry(Collector):
         """Ask for the value when it is scraped: for gauges, and for what a hot path counts by itself."""
         self._watched[metric][_key(metric, labels)] = read
 
+    def watch_each(self, metric: Metric, read: Callable[[], Mapping[str, float]], /, **labels: str) -> None:
+    X
+        self._tables.append((metric, tuple(labels[name] for name in metric.labels[:-1]), read))
+
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Every metric, also those that have not moved yet (prometheus_client's collector)."""
         for metric in Metric:
             family_type = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
             family = family_type(metric.metric_name, metric.help_text, labels=metric.labels)
             watched = {key: read() for key, read in self._watched[metric].items()}
+            for wanted, labels, table in self._tables:
+                if wanted is metric:
+                    watched |= {
+                        (*labels, key): value for key, value in sorted(table().items())[:LABEL_SETS_MAX]
+                    }
             for key, value in sorted((self._counted[metric] | watched).items()):
                 family.add_metric(list(key), value)
             yield family

@@ -36,10 +36,10 @@ CLOCK_AND_DICE = (
     "datetime.datetime.today",
     "datetime.date.today",
 )
-ENTRY_POINTS = {"core.cli"}
-"""Imported by nobody, started by name. Modules with a ``__main__`` part are found by it."""
-NOT_YET_WIRED = {"core.ports.billing", "loadtest.ledger"}
-"""Seams that were fixed before what stands on both sides of them; this set only shrinks."""
+ENTRY_POINTS = {"core.cli", "loadtest.demo", "loadtest.prove"}
+"""Started by name (./run, pyproject.toml). Modules with a ``__main__`` part are found by it."""
+NOT_YET_WIRED = {"loadtest.parts.namespaces"}
+"""Written before what uses it; this set only shrinks."""
 
 
 def _name(path: Path) -> str:

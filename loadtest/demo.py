@@ -8,31 +8,53 @@ server is a child process on real sockets; the devices' own counts are kept apar
 import argparse
 import asyncio
 import contextlib
+import json
 import secrets
 import shutil
+import struct
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
-from core.adapters.clock import SystemClock, SystemEntropy
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.checks import Proof, bill_of_csv, read_stream
-from loadtest.customer import Customer
-from loadtest.peers.device import Device
-from loadtest.peers.sgsn import Sgsn
-from loadtest.serving import Served, free_gateway_address, free_tcp_port
+from core.config import EdgeConfig
+from core.errors import ConfigurationError
+from loadtest.checks import is_subsequence, payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
+from loadtest.customer import ApiError, Customer
+from loadtest.peers.device import SimulatedDevice
+from loadtest.peers.sgsn import NotAnswered, PdpContext, Refusal, Sgsn
+from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port
 
-SGSN_ADDRESS = "127.0.1.1"
+T = TypeVar("T")
+
+APN = "soracom.io"
 METER_TIMEOUT_S = 10.0
 NOT_RUN = ["gtpv2", "radius", "mqtt", "http", "tcp"]
-"""Doors and entry points that this version does not have; the demo says so rather than stay silent."""
+"""Doors and entry points that this version does not have: the demo says so rather than stay silent."""
+
+
+@dataclass(slots=True)
+class Phone:
+    """A simulated device with its SIM, and its own account of what went through its tunnel."""
+
+    sim_id: str
+    imsi: str
+    context: PdpContext
+    device: SimulatedDevice
+    sent: list[bytes] = field(default_factory=list)
+    acknowledged: list[bytes] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 @dataclass(slots=True)
@@ -46,55 +68,70 @@ class Stage:
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
 class Progress:
-    """What has been done so far, drawn live on a terminal and as plain lines elsewhere."""
+    """What has been done so far, drawn live on a terminal and as plain lines on stderr elsewhere."""
 
-    console: Console
-    stages: list[Stage] = field(default_factory=list)
-    live: Live | None = None
+    def __init__(self, *, live: bool) -> None:
+        self._console = Console(stderr=not live)
+        self._live = Live(console=self._console, refresh_per_second=8) if live else None
+        self._stages: list[Stage] = []
+
+    @contextlib.contextmanager
+    def shown(self) -> Any:
+        """The live view is on the screen inside."""
+        with self._live if self._live is not None else contextlib.nullcontext():
+            yield self
 
     @contextlib.asynccontextmanager
     async def stage(self, name: str, total: int = 1) -> AsyncIterator[Stage]:
         """Run one stage; its line stays."""
         stage = Stage(name, total, began=time.monotonic())
-        self.stages.append(stage)
+        self._stages.append(stage)
         self.draw()
         yield stage
-        stage.done = stage.total
-        stage.seconds = time.monotonic() - stage.began
+        stage.done, stage.seconds = stage.total, time.monotonic() - stage.began
         self.draw()
-        if self.live is None:
-            self.console.print(f"{name}: {stage.total} in {stage.seconds:.1f} s")
+        if self._live is None:
+            self._console.print(f"{name}: {stage.total} in {stage.seconds:.1f} s", highlight=False)
+
+    async def each(self, stage: Stage, step: Awaitable[T]) -> T:
+        """Await one step of a stage and move its line on."""
+        result = await step
+        stage.done += 1
+        self.draw()
+        return result
 
     def draw(self) -> None:
         """Show where it stands."""
-        if self.live is None:
+        if self._live is None:
             return
         table = Table("stage", "done", "of", "seconds", title="Airloom demo")
-        for stage in self.stages:
+        for stage in self._stages:
             seconds = stage.seconds or time.monotonic() - stage.began
             table.add_row(stage.name, str(stage.done), str(stage.total), f"{seconds:.1f}")
-        self.live.update(table)
+        self._live.update(table)
 
 
-async def demo(options: argparse.Namespace, progress: Progress) -> Proof:
-    """Run everything once; the proof tells whether it adds up."""
+async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """Run everything once; what it returns tells whether it adds up."""
     data_dir = Path(tempfile.mkdtemp(prefix="airloom-demo-"))
     served = Served(
         data_dir,
         gateway_address=free_gateway_address(),
         api_port=free_tcp_port("127.0.0.1", 8080),
-        environment={"AIRLOOM_USAGE__REPORT_INTERVAL_S": "1", "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096"},
+        environment={"AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5", "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096"},
     )
     try:
-        async with progress.stage("serve"):
-            await served.start()
-        async with Customer(served.endpoint) as customer:
-            proof = await _drive(options, progress, served, customer)
-            if options.keep and proof.ok:
-                await _keep(progress.console, served, customer)
-            return proof
+        with progress.shown():
+            async with progress.stage("served, ready"):
+                await served.start()
+            async with Customer(served.endpoint) as customer:
+                result = await _drive(options, progress, served, customer)
+                keys = (customer.auth_key_id, customer.auth_key)
+        if options.keep:
+            _tell_how_to_go_on(served, *keys)
+            await _until_interrupted()
+        return result
     finally:
         await served.stop()
         shutil.rmtree(data_dir, ignore_errors=True)
@@ -102,55 +139,192 @@ async def demo(options: argparse.Namespace, progress: Progress) -> Proof:
 
 async def _drive(
     options: argparse.Namespace, progress: Progress, served: Served, customer: Customer
-) -> Proof:
-    password = secrets.token_urlsafe(12)
-    await customer.sign_up(f"demo-{secrets.token_hex(4)}@example.com", f"Aa1-{password}")
-    async with progress.stage("SIMs registered", options.sims) as stage:
-        sims = [await _ticked(customer.new_sim(), stage, progress) for _ in range(options.sims)]
+) -> dict[str, Any]:
+    await customer.sign_up(f"demo-{secrets.token_hex(4)}@example.com", f"Aa1-{secrets.token_urlsafe(12)}")
+    async with progress.stage("SIMs registered through the API", options.sims) as stage:
+        sims = [await progress.each(stage, customer.new_sim()) for _ in range(options.sims)]
     sgsn = Sgsn(
         network=UdpNetwork(),
-        address=SGSN_ADDRESS,
+        address=_sgsn_address(),
         gateway=served.gateway_address,
-        clock=SystemClock(),
         entropy=SystemEntropy(),
     )
     async with sgsn.running():
         async with progress.stage("attached over GTPv1", options.sims) as stage:
-            contexts = [
-                await _ticked(sgsn.attach(imsi=_imsi(sim), apn="soracom.io"), stage, progress) for sim in sims
-            ]
-        devices = [
-            Device(context=context, imsi=_imsi(sim)) for context, sim in zip(contexts, sims, strict=True)
-        ]
-        sent = options.sims * options.messages
-        async with progress.stage("messages acknowledged", sent) as stage:
-            await asyncio.gather(*(_talk(device, options.messages, stage, progress) for device in devices))
-        open_sessions = served_gauge(await asyncio.to_thread(served.metrics), "airloom_sessions_open")
+            phones = [await progress.each(stage, _attach(sgsn, sim)) for sim in sims]
+        attached = await _gauge(served, "airloom_sessions_open")
+        async with progress.stage("messages acknowledged", options.sims * options.messages) as stage:
+            await asyncio.gather(*(_talk(phone, options.messages, stage, progress) for phone in phones))
         async with progress.stage("detached", options.sims) as stage:
-            for context in contexts:
-                await _ticked(sgsn.detach(context), stage, progress)
-    async with progress.stage("metered"):
-        metered = await _metered(customer, sims, sum(device.total_bytes for device in devices))
-    month = datetime.now(UTC).strftime("%Y%m")
-    async with progress.stage("billed"):
-        csv = await customer.month_csv(month)
+            for phone in phones:
+                await progress.each(stage, sgsn.detach(phone.context))
+    sent_bytes = sum(phone.bytes_up + phone.bytes_down for phone in phones)
+    async with progress.stage("metered, as the API tells"):
+        metered = await _metered(customer, phones, sent_bytes)
+    async with progress.stage("billed, as the CSV tells"):
+        billed = quantity_of_csv(await customer.month_csv(datetime.now(UTC).strftime("%Y%m")))
     async with progress.stage("read back from the stream"):
-        records = await read_stream(served.data_dir)
-    gauges = await asyncio.to_thread(served.metrics)
-    return Proof(
-        sims=len(sims),
-        attached={"gtpv1": int(open_sessions)},
-        acknowledged={device.imsi: list(device.acknowledged) for device in devices},
-        sent_messages=sent,
-        records=records,
-        sent_bytes=sum(device.total_bytes for device in devices),
-        metered_bytes=metered,
-        billed_bytes=bill_of_csv(csv),
-        leaks={
-            "teids": int(served_gauge(gauges, "airloom_teids_lent")),
-            "addresses": int(served_gauge(gauges, "airloom_addresses_lent")),
-            "sessions": int(served_gauge(gauges, "airloom_sessions_open")),
-        },
-        not_run=NOT_RUN,
-        ready_after_s=served.ready_after_s,
+        messages = _compare(phones, payloads_by_imsi(await read_stream(served.data_dir)))
+    leaks = {
+        "teids": await _gauge(served, 'airloom_leases{resource="teids"}'),
+        "addresses": await _gauge(served, 'airloom_leases{resource="addresses"}'),
+        "sessions": await _gauge(served, "airloom_sessions_open"),
+    }
+    result = {
+        "sims": len(sims),
+        "attached": {"gtpv1": attached},
+        "messages": messages,
+        "bytes": {"sent": sent_bytes, "metered": metered, "billed": billed},
+        "leaks": leaks,
+        "ready_after_s": round(served.ready_after_s, 2),
+        "not_run": NOT_RUN,
+    }
+    return {**result, "ok": _adds_up(result)}
+
+
+def _adds_up(result: dict[str, Any]) -> bool:
+    messages, octets = result["messages"], result["bytes"]
+    return bool(
+        result["attached"]["gtpv1"] == result["sims"] > 0
+        and messages["sent"] == messages["acked"] == messages["in_stream"] > 0
+        and messages["lost"] == messages["out_of_order"] == 0
+        and octets["sent"] == octets["metered"] == octets["billed"] > 0
+        and not any(result["leaks"].values())
     )
+
+
+async def _attach(sgsn: Sgsn, sim: dict[str, Any]) -> Phone:
+    imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
+    context = await sgsn.attach(imsi=imsi, apn=APN)
+    edge = EdgeConfig()
+
+    def send_up(packet: bytes) -> None:
+        phone.bytes_up += struct.unpack_from("!H", packet, 2)[0]
+        sgsn.send_up(context, packet)
+
+    def on_down(packet: bytes) -> None:
+        phone.bytes_down += struct.unpack_from("!H", packet, 2)[0]
+        phone.device.receive(packet)
+
+    device = SimulatedDevice(
+        send_up=send_up,
+        ue_address=context.ue_address,
+        entry_address=edge.udp_address,
+        entry_port=edge.udp_port,
+    )
+    phone = Phone(sim["simId"], imsi, context, device)
+
+    context.on_down = on_down
+    return phone
+
+
+async def _talk(phone: Phone, count: int, stage: Stage, progress: Progress) -> None:
+    """One message after the other, each answered before the next."""
+    for number in range(count):
+        payload = b'{"device":"%s","number":%d}' % (phone.imsi.encode(), number)
+        phone.sent.append(payload)
+        if await phone.device.send_raw(payload) == b"200":
+            phone.acknowledged.append(payload)
+            stage.done += 1
+            progress.draw()
+
+
+async def _metered(customer: Customer, phones: Sequence[Phone], expected: int) -> int:
+    """What the statistics API tells; usage is there once the meter reported it."""
+    deadline = time.monotonic() + METER_TIMEOUT_S
+    while True:
+        totals = [sum((await total_of_stats(customer, phone.sim_id)).values()) for phone in phones]
+        if sum(totals) == expected or time.monotonic() > deadline:
+            return sum(totals)
+        await asyncio.sleep(0.2)
+
+
+async def _gauge(served: Served, name: str) -> int:
+    """The sum of a gauge over its labels."""
+    metrics = await asyncio.to_thread(served.metrics)
+    return int(sum(value for series, value in metrics.items() if series.startswith(name)))
+
+
+def _compare(phones: Sequence[Phone], stored: dict[str, list[bytes]]) -> dict[str, int]:
+    """What devices sent and were told, against what stands in the stream."""
+    in_stream = {phone.imsi: stored.get(phone.imsi, []) for phone in phones}
+    return {
+        "sent": sum(len(phone.sent) for phone in phones),
+        "acked": sum(len(phone.acknowledged) for phone in phones),
+        "in_stream": sum(map(len, in_stream.values())),
+        "lost": sum(len(set(phone.acknowledged) - set(in_stream[phone.imsi])) for phone in phones),
+        "out_of_order": sum(not is_subsequence(in_stream[phone.imsi], phone.sent) for phone in phones),
+    }
+
+
+def _sgsn_address() -> str:
+    """127.0.1.1, or the next 127.0.1.x whose GTP ports are free."""
+    return free_gateway_address("127.0.1")
+
+
+def _tell_how_to_go_on(served: Served, auth_key_id: str, auth_key: str) -> None:
+    print(
+        f"\nAirloom goes on serving at {served.endpoint}; data in {served.data_dir}. In another terminal:\n\n"
+        f"  export AIRLOOM_ENDPOINT={served.endpoint}\n"
+        f"  export AIRLOOM_AUTH_KEY_ID={auth_key_id} AIRLOOM_AUTH_KEY={auth_key}\n"
+        "  ./run airloom sims list\n"
+        "  ./run airloom bills get-latest\n\n"
+        "Ctrl-C ends it and removes its data.",
+        flush=True,
+    )
+
+
+async def _until_interrupted() -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+def _print_proof(result: dict[str, Any]) -> None:
+    messages, octets = result["messages"], result["bytes"]
+    table = Table("what", "sent", "acknowledged / metered", "stored / billed", "difference", title="Proof")
+    table.add_row(
+        "messages",
+        str(messages["sent"]),
+        str(messages["acked"]),
+        str(messages["in_stream"]),
+        f"{messages['lost']} lost, {messages['out_of_order']} out of order",
+    )
+    difference = max(abs(octets["sent"] - octets[key]) for key in ("metered", "billed"))
+    table.add_row(
+        "octets", str(octets["sent"]), str(octets["metered"]), str(octets["billed"]), str(difference)
+    )
+    leaks = ", ".join(f"{name} {count}" for name, count in result["leaks"].items())
+    table.add_row("left over", "", "", "", leaks)
+    console = Console()
+    console.print(table)
+    console.print(f"not run in this version: {', '.join(result['not_run'])}", highlight=False)
+    console.print("[green]It adds up.[/green]" if result["ok"] else "[red]It does not add up.[/red]")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, prove; exit code 0 when it adds up."""
+    parser = argparse.ArgumentParser(
+        prog="./run demo", description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ")
+    )
+    parser.add_argument("--sims", type=int, default=20, help="how many SIMs (default 20)")
+    parser.add_argument("--messages", type=int, default=50, help="messages from each SIM (default 50)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object last")
+    parser.add_argument("--keep", action="store_true", help="go on serving, and say how to use it")
+    options = parser.parse_args(argv)
+    progress = Progress(live=not options.json and sys.stdout.isatty())
+    try:
+        result = asyncio.run(demo(options, progress))
+    except KeyboardInterrupt:
+        return 0
+    except (DidNotStart, ConfigurationError, NotAnswered, Refusal, ApiError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(result, separators=(",", ":")))
+    else:
+        _print_proof(result)
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

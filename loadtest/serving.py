@@ -1,7 +1,6 @@
 """A served Airloom as a child process: started, awaited, killed, started again on what it left."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -35,13 +34,13 @@ def free_tcp_port(host: str, wanted: int) -> int:
     raise DidNotStart(f"no free TCP port on {host}")
 
 
-def free_gateway_address() -> str:
-    """The first 127.0.0.x on which both GTP ports are free."""
+def free_gateway_address(network: str = "127.0.0") -> str:
+    """The first address of a /24 on which both GTP ports are free."""
     for last in range(1, 200):
-        address = f"127.0.0.{last}"
+        address = f"{network}.{last}"
         if all(_is_udp_free(address, port) for port in (2123, 2152)):
             return address
-    raise DidNotStart("UDP 2123 and 2152 are taken on every 127.0.0.x")
+    raise DidNotStart(f"UDP 2123 and 2152 are taken on every {network}.x")
 
 
 def _is_udp_free(address: str, port: int) -> bool:
@@ -135,8 +134,3 @@ class Served:
     def _last_words(self) -> str:
         text = (self.data_dir / "serve.log").read_text(errors="replace").strip()
         return text.splitlines()[-1] if text else "serve ended without a word"
-
-
-def as_json(result: Mapping[str, object]) -> str:
-    """One line, as the last line of a program's output."""
-    return json.dumps(result, separators=(",", ":"))

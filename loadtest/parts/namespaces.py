@@ -30,9 +30,9 @@ def why_not() -> str:
 class Lab:
     """Three hosts: the radio network's, the gateway's, and one on the internet side."""
 
-    def __init__(self) -> None:
-        mark = os.getpid()
-        self.ran, self.gw, self.inet = (f"al{mark}-{name}" for name in ("ran", "gw", "inet"))
+    def __init__(self, mark: str = "") -> None:
+        self.mark = mark or str(os.getpid())
+        self.ran, self.gw, self.inet = (f"al{self.mark}-{name}" for name in ("ran", "gw", "inet"))
 
     def __enter__(self) -> "Lab":
         """Build it."""
@@ -51,6 +51,11 @@ class Lab:
         """Take it down; whoever started processes in it has stopped them."""
         for name in (self.ran, self.gw, self.inet):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+    @classmethod
+    def entered(cls, mark: str) -> "Lab":
+        """The lab that another process built, by its mark: for a program that runs inside it."""
+        return cls(mark)
 
     @staticmethod
     def command(namespace: str, *argv: str) -> list[str]:

@@ -1,0 +1,298 @@
+"""`kill -9` of a served Airloom at random points under traffic, and what is left of it.
+
+Half of the SIMs send messages to the device edge and wait for each answer; where namespaces can be made, the
+other half send datagrams through the gateway to a host on the far side, which counts them by itself. After
+the last kill: what was acknowledged is in the stream; sessions that were granted are still there; and the
+meter is never above the far side's count, and below it by at most one packet for each kill.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import struct
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from core.adapters.clock import SystemEntropy
+from core.adapters.network import UdpNetwork
+from core.config import EdgeConfig
+from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
+from loadtest.customer import Customer
+from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
+from loadtest.peers.device import SimulatedDevice
+from loadtest.peers.sgsn import PdpContext, Sgsn
+from loadtest.serving import Served, free_gateway_address, free_tcp_port
+
+APN = "soracom.io"
+FAR_PORT = 9_000
+FAR_PAYLOAD_BYTES = 200
+SETTLE_S = 3.0
+
+
+@dataclass(slots=True)
+class Finding:
+    """What one run of kills left."""
+
+    kills: int
+    sessions: int = 0
+    sessions_lost: int = 0
+    acknowledged: int = 0
+    lost: list[str] = field(default_factory=list)
+    down_seen_bytes: int = 0
+    down_metered_bytes: int = 0
+    far_seen_bytes: int = 0
+    far_metered_bytes: int = 0
+    packet_bytes_max: int = FAR_PAYLOAD_BYTES + 28
+    ready_after_s_max: float = 0.0
+    not_run: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that must hold holds."""
+        return (
+            not self.lost
+            and self.sessions_lost == 0
+            and self.acknowledged > 0
+            and self._within(self.down_seen_bytes, self.down_metered_bytes)
+            and self._within(self.far_seen_bytes, self.far_metered_bytes)
+        )
+
+    def _within(self, seen: int, metered: int) -> bool:
+        return 0 <= seen - metered <= self.kills * self.packet_bytes_max
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"ok": self.ok}
+
+
+@dataclass(slots=True)
+class _Talker:
+    """A device that talks to the edge, and what it was told."""
+
+    imsi: str
+    sim_id: str
+    context: PdpContext
+    device: SimulatedDevice
+    acknowledged: list[bytes] = field(default_factory=list)
+    seen_bytes: int = 0
+    number: int = 0
+
+
+async def kill_under_traffic(
+    *, kills: int, seed: int, lab: Lab | None, tell: Callable[[str], None] = lambda _: None
+) -> Finding:
+    """Run it; with a ``lab`` this process must itself be in the lab's radio namespace."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="airloom-kill-") as folder:
+        served = _served(Path(folder), lab)
+        finding = Finding(kills)
+        if lab is None:
+            finding.not_run.append("far side: network namespaces need root")
+        await served.start()
+        try:
+            async with _far_side(lab) as far_counts, Customer(served.endpoint) as customer:
+                await _run(served, customer, finding, rng, far=lab is not None, tell=tell)
+                counted = await far_counts()
+                finding.far_seen_bytes = sum(counted.values())
+        finally:
+            await served.stop()
+    return finding
+
+
+async def _run(
+    served: Served,
+    customer: Customer,
+    finding: Finding,
+    rng: random.Random,
+    *,
+    far: bool,
+    tell: Callable[[str], None],
+) -> None:
+    await customer.sign_up("kill@example.com", "Aa1-kill-under-traffic")
+    sgsn = Sgsn(
+        network=UdpNetwork(),
+        address=SGSN if far else "127.0.1.1",
+        gateway=served.gateway_address,
+        entropy=SystemEntropy(),
+    )
+    async with sgsn.running():
+        talkers = [await _attach(customer, sgsn) for _ in range(6)]
+        senders = [await _attach(customer, sgsn) for _ in range(4 if far else 0)]
+        stopped = asyncio.Event()
+        async with asyncio.TaskGroup() as traffic:
+            for talker in talkers:
+                traffic.create_task(_talk(talker, stopped))
+            for sender in senders:
+                traffic.create_task(_send_far(sgsn, sender, stopped))
+            for number in range(finding.kills):
+                await asyncio.sleep(0.05 + rng.random() * 0.7)
+                await served.kill()
+                await served.start()
+                finding.ready_after_s_max = max(finding.ready_after_s_max, served.ready_after_s)
+                tell(f"kill {number + 1} of {finding.kills}")
+            await asyncio.sleep(1.0)
+            stopped.set()
+        await asyncio.sleep(SETTLE_S)
+        await _look(served, customer, finding, talkers, senders)
+
+
+async def _look(
+    served: Served, customer: Customer, finding: Finding, talkers: list[_Talker], senders: list[_Talker]
+) -> None:
+    """Compare what devices were told with what is stored."""
+    stored = payloads_by_imsi(await read_stream(served.data_dir))
+    for talker in talkers:
+        finding.acknowledged += len(talker.acknowledged)
+        missing = set(talker.acknowledged) - set(stored.get(talker.imsi, []))
+        finding.lost += sorted(payload.decode() for payload in missing)
+        finding.down_seen_bytes += talker.seen_bytes
+        finding.down_metered_bytes += (await _metered(customer, talker))["download"]
+    for sender in senders:
+        finding.far_metered_bytes += (await _metered(customer, sender))["upload"]
+    for each in (*talkers, *senders):
+        finding.sessions += 1
+        sim = await customer.call("GET", f"/sims/{each.sim_id}")
+        online = sim["sessionStatus"]
+        is_same = online and online["online"] and online["ueIpAddress"] == str(each.context.ue_address)
+        finding.sessions_lost += not is_same
+
+
+async def _metered(customer: Customer, talker: _Talker) -> dict[str, int]:
+    return await total_of_stats(customer, talker.sim_id)
+
+
+async def _attach(customer: Customer, sgsn: Sgsn) -> _Talker:
+    sim = await customer.new_sim()
+    imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
+    context = await sgsn.attach(imsi=imsi, apn=APN)
+    edge = EdgeConfig()
+    device = SimulatedDevice(
+        send_up=lambda packet: sgsn.send_up(context, packet),
+        ue_address=context.ue_address,
+        entry_address=edge.udp_address,
+        entry_port=edge.udp_port,
+    )
+    talker = _Talker(imsi, sim["simId"], context, device)
+
+    def on_down(packet: bytes) -> None:
+        talker.seen_bytes += struct.unpack_from("!H", packet, 2)[0]
+        device.receive(packet)
+
+    context.on_down = on_down
+    return talker
+
+
+async def _talk(talker: _Talker, stopped: asyncio.Event) -> None:
+    while not stopped.is_set():
+        talker.number += 1
+        payload = b"%s %d" % (talker.imsi.encode(), talker.number)
+        if await talker.device.send_raw(payload, answer_s=0.5) == b"200":
+            talker.acknowledged.append(payload)
+
+
+async def _send_far(sgsn: Sgsn, sender: _Talker, stopped: asyncio.Event) -> None:
+    """Datagrams to the far host, some hundreds a second."""
+    packet = udp_packet(sender.context.ue_address, IPv4Address(FAR_HOST), FAR_PORT, FAR_PAYLOAD_BYTES)
+    while not stopped.is_set():
+        sgsn.send_up(sender.context, packet)
+        await asyncio.sleep(0.003)
+
+
+def udp_packet(source: IPv4Address, destination: IPv4Address, port: int, payload_bytes: int) -> bytes:
+    """An IPv4 packet with a UDP datagram of zeros; its UDP checksum is absent (RFC 768)."""
+    head = bytearray(
+        struct.pack(
+            "!BBHHHBBH4s4s",
+            0x45,
+            0,
+            28 + payload_bytes,
+            0,
+            0,
+            64,
+            17,
+            0,
+            source.packed,
+            destination.packed,
+        )
+    )
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    struct.pack_into("!H", head, 10, ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF)
+    return bytes(head) + struct.pack("!HHHH", port, port, 8 + payload_bytes, 0) + bytes(payload_bytes)
+
+
+def _served(folder: Path, lab: Lab | None) -> Served:
+    environment = {"AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5", "AIRLOOM_GATEWAY__SESSIONS_MAX": "256"}
+    if lab is None:
+        return Served(
+            folder / "var",
+            gateway_address=free_gateway_address(),
+            api_port=free_tcp_port("127.0.0.1", 0),
+            environment=environment,
+        )
+    return Served(
+        folder / "var",
+        gateway_address=GATEWAY,
+        api_port=8080,
+        api_host=GATEWAY,
+        prefix=tuple(lab.command(lab.gw)),
+        environment={**environment, "AIRLOOM_GATEWAY__TUN": "airloom0"},
+    )
+
+
+@contextlib.asynccontextmanager
+async def _far_side(lab: Lab | None) -> AsyncIterator[Callable[[], Any]]:
+    """The counting host; what is yielded ends it and returns its counts."""
+    if lab is None:
+
+        async def nothing() -> dict[str, int]:
+            return {}
+
+        yield nothing
+        return
+    sink = await asyncio.create_subprocess_exec(
+        *lab.command(lab.inet, sys.executable, "-m", "loadtest.parts.sink", FAR_HOST, str(FAR_PORT)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert sink.stdin is not None
+    assert sink.stdout is not None
+    await sink.stdout.readline()
+
+    async def counts() -> dict[str, int]:
+        assert sink.stdin is not None
+        assert sink.stdout is not None
+        sink.stdin.close()
+        answer: dict[str, int] = json.loads(await sink.stdout.readline())
+        await sink.wait()
+        return answer
+
+    try:
+        yield counts
+    finally:
+        if sink.returncode is None:
+            sink.kill()
+            await sink.wait()
+
+
+def main(argv: list[str]) -> int:
+    """`python -m loadtest.killing KILLS SEED`: print the finding as JSON; used inside a namespace too."""
+    kills, seed = int(argv[0]), int(argv[1])
+    lab = Lab.entered(argv[2]) if len(argv) > 2 else None
+    finding = asyncio.run(
+        kill_under_traffic(
+            kills=kills, seed=seed, lab=lab, tell=lambda text: print(text, file=sys.stderr, flush=True)
+        )
+    )
+    print(json.dumps(finding.as_dict()))
+    return 0 if finding.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""What ./run decides first: which environment, whether it fits, what it keeps from starting."""
+
+import importlib.util
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "run"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, with a clone of its own in a temporary folder."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader = SourceFileLoader("airloom_run", str(SCRIPT))
+    specification = importlib.util.spec_from_loader("airloom_run", loader)
+    assert specification is not None
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "airloom_run", module)
+    loader.exec_module(module)
+    root = tmp_path / "clone"
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / "requirements.lock").write_text("a==1\n")
+    (root / "requirements-dev.lock").write_text("a==1\nb==1\n")
+    monkeypatch.setattr(module, "ROOT", root)
+    monkeypatch.setattr(module, "POLICY", tmp_path / "policy-rc.d")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return module
+
+
+def test_dev_holds_all_of_runtime_and_not_the_other_way_round(run: ModuleType) -> None:
+    environment = run.Environment(run.environment_folder())
+    assert not environment.fits("runtime")
+    environment.stamp.write_text(environment.expected("runtime"))
+    assert environment.fits("runtime")
+    assert not environment.fits("dev")
+    environment.stamp.write_text(environment.expected("dev"))
+    assert environment.fits("runtime")
+    assert environment.fits("dev")
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_another_lock_or_interpreter_no_longer_fits(run: ModuleType, lock: str) -> None:
+    environment = run.Environment(run.environment_folder())
+    environment.stamp.write_text(environment.expected("dev"))
+    (run.ROOT / lock).write_text("a==2\n")
+    assert not environment.fits("dev")
+    environment.stamp.write_text(environment.expected("dev"))
+    environment.python.symlink_to(sys.executable)
+    assert not environment.fits("dev")
+
+
+def test_a_clone_of_somebody_else_is_left_alone(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run.environment_folder() == run.ROOT / ".venv"
+    monkeypatch.setattr(run.os, "geteuid", lambda: run.ROOT.stat().st_uid + 1)
+    folder = run.environment_folder()
+    assert folder == run.cache_folder() / "venv"
+    variables = run.tool_variables(run.Environment(folder))
+    caches = ["PYTHONPYCACHEPREFIX", "MYPY_CACHE_DIR", "RUFF_CACHE_DIR", "HYPOTHESIS_STORAGE_DIRECTORY"]
+    assert all(variables[name].startswith(str(run.cache_folder())) for name in caches)
+
+
+def test_no_service_starts_while_packages_are_installed(run: ModuleType) -> None:
+    with pytest.raises(ZeroDivisionError), run.no_service_starts():
+        assert subprocess.call([run.POLICY]) == 101
+        raise ZeroDivisionError
+    assert not run.POLICY.exists()
+
+
+def test_a_policy_left_by_a_killed_run_is_removed_and_an_administrators_stays(run: ModuleType) -> None:
+    run.POLICY.write_text(run.POLICY_TEXT)
+    with run.no_service_starts():
+        pass
+    assert not run.POLICY.exists()
+    run.POLICY.write_text("#!/bin/sh\nexit 0\n")
+    with run.no_service_starts():
+        assert run.POLICY.read_text() == "#!/bin/sh\nexit 0\n"
+    assert run.POLICY.exists()
+
+
+def test_a_stage_that_fails_stops_the_rest_and_is_in_the_summary(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    environment = run.Environment(run.environment_folder())
+    environment.python.symlink_to(sys.executable)
+    monkeypatch.setattr(run, "ensure_environment", lambda kind: environment)
+    code = run.run_stages({"one": ["this"], "two": ["no_such_module"], "three": ["this"]})
+    summary = capfd.readouterr().out.partition("summary:")[2]
+    assert code == 1
+    assert ["passed" in line for line in summary.split("\n")[1:4]] == [True, False, False]
+    assert "two      FAILED" in summary
+    assert "three    not run" in summary
+
+
+def test_help_names_every_command(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in run.COMMANDS)
+    assert run.main(["nothing"]) == 2

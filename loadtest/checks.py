@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from billing.service import BillingService
+from billing.tariff import Tariff
 from core.adapters.clock import SystemClock
 from core.adapters.stream.log import LogStream
 from core.app import Node
@@ -23,7 +25,7 @@ from core.domain.usage import UsageReport, Volume, day_of
 from core.ports.stream import IteratorType, StoredRecord
 from loadtest.customer import Customer
 from loadtest.virtual import run_virtual
-from loadtest.world import Plan, World
+from loadtest.world import OPERATOR, Plan, World
 
 
 def simulate(seed: int, plan: Plan | None = None, node_type: type[Node] = Node) -> World:
@@ -42,6 +44,7 @@ def simulate(seed: int, plan: Plan | None = None, node_type: type[Node] = Node) 
 async def check_world(world: World) -> None:
     """Add to ``world.findings`` whatever does not hold."""
     await _check_bytes(world)
+    await _check_bill(world)
     _check_messages(world)
     await _check_leaks(world)
 
@@ -56,6 +59,24 @@ async def _check_bytes(world: World) -> None:
         ):
             if counted != seen:
                 world.findings.append(f"{state.imsi} {name}: metered {counted}, the far side saw {seen}")
+
+
+async def _check_bill(world: World) -> None:
+    """Billed = octets at the sink, over both months of the run, and the file adds up to the same."""
+    adapters = world.node._world
+    billing = BillingService(
+        usage=adapters.store.usage, objects=adapters.objects, clock=world.clock, tariff=Tariff()
+    )
+    billed = 0
+    for month in (202611, 202612):
+        quantity = (await billing.bill(OPERATOR, month)).quantity_bytes
+        content = await adapters.objects.get(await billing.export(OPERATOR, month))
+        if quantity != quantity_of_csv(content or b""):
+            world.findings.append(f"{month}: the bill says {quantity}, its file does not")
+        billed += quantity
+    seen = world.up_bytes.total() + world.down_bytes.total()
+    if billed != seen:
+        world.findings.append(f"billed {billed}, the far side saw {seen}")
 
 
 async def metered_volume(world: World, imsi: str) -> Volume:

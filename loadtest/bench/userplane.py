@@ -8,6 +8,7 @@ TEID, peer, inner header, source, destination, and counts into its slot table. N
 and osmo-ggsn; without them the row says why there is no figure.
 """
 
+import argparse
 import json as json_
 import os
 import platform
@@ -15,7 +16,7 @@ import shutil
 import statistics
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,3 +221,18 @@ def _line(row: dict[str, Any]) -> str:
         *row["limits"],
     ]
     return ", ".join(parts)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`./run bench userplane`: exit code 1 only when a floor was measured and missed."""
+    parser = argparse.ArgumentParser(
+        prog="./run bench userplane", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object last")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each trial (default 2)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="trials of each gateway and direction (default 3)"
+    )
+    options = parser.parse_args(argv)
+    figures = bench(json=options.json, seconds=options.seconds, rounds=options.rounds)
+    return 1 if figures["ok"] is False else 0

@@ -83,7 +83,7 @@ class Telemetry(Collector):
         self._watched[metric][_key(metric, labels)] = read
 
     def watch_each(self, metric: Metric, read: Callable[[], Mapping[str, float]], /, **labels: str) -> None:
-    X
+        """The same for a table that grows by itself: its keys are the metric's last label."""
         self._tables.append((metric, tuple(labels[name] for name in metric.labels[:-1]), read))
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:

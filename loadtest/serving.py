@@ -125,7 +125,7 @@ class Served:
     def metrics(self) -> dict[str, float]:
         """What /metrics says now; series with labels under ``name{labels}``. Blocks: call from a thread."""
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=5) as answer:  # noqa: S310 - our own server
                 text = answer.read().decode()
         except urllib.error.URLError as error:
             raise DidNotStart(f"{self.endpoint}/metrics: {error.reason}") from error

@@ -53,7 +53,7 @@ class Plan:
 
     sims: int = 5
     active_s: float = 120.0
-    network: NetworkFaults = NetworkFaults(loss=0.05, duplication=0.05, delay_s_max=0.08)  # noqa: RUF009
+    network: NetworkFaults = NetworkFaults(loss=0.05, duplication=0.05, delay_s_max=0.08)  # noqa: RUF009 - frozen
     store: FaultRates = field(default_factory=lambda: FaultRates(0.03, 0.03, 0.2))
     stream: FaultRates = field(default_factory=lambda: FaultRates(0.05, 0.05, 0.2))
     crashes: int = 2

@@ -172,7 +172,7 @@ class Tunnels:
     # -- the fast path --------------------------------------------------------------------------------
 
     # A straight line of checks: a call for each would cost a tenth of the rate.
-    def uplink(self, data: bytes, source: Address) -> None:  # noqa: PLR0911, PLR0912
+    def uplink(self, data: bytes, source: Address) -> None:  # noqa: PLR0911, PLR0912 - see above
         """One datagram that came to the GTP-U port."""
         size = len(data)
         if size < 8:

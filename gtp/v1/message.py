@@ -291,10 +291,8 @@ def _check_mandatory(message_type: MessageType, elements: ie.Elements) -> None:
 
 
 def _nsapi(elements: ie.Elements) -> int:
-    nsapi = ie.required(elements, ie.NSAPI)[0] & 15
-    if nsapi < 5:
-        raise RemoteProtocolError(f"NSAPI {nsapi}", cause=Cause.MANDATORY_IE_INCORRECT, offending=ie.NSAPI)
-    return nsapi
+    """0–15 (§7.7.17). 0–4 are reserved, yet clients of the field send them (sgsnemu: 0)."""
+    return ie.required(elements, ie.NSAPI)[0] & 15
 
 
 def _teid(elements: ie.Elements, type_: int) -> int:

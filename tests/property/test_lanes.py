@@ -28,7 +28,7 @@ class Greedy(Lanes[int]):
         heads = super().next_batch(now)
         return [entry for head in heads for entry in self._lanes[head.record.partition_key]]
 
-    def settle(self, batch, errors, now):  # type: ignore[no-untyped-def]
+    def settle(self, batch, errors, now):  # type: ignore[no-untyped-def]  # as the world calls it
         by_key: dict[str, list[tuple[Entry[int], str]]] = {}
         for entry, error in zip(batch, errors, strict=True):
             by_key.setdefault(entry.record.partition_key, []).append((entry, error))

@@ -145,7 +145,6 @@ def test_a_missing_mandatory_element_is_cause_202(missing: int) -> None:
         (0, b"\x02" + b"\xff" * 8),  # no digit at all
         (0, b"\x02" + bytes.fromhex("44100000000000fa")),  # a digit beyond 9
         (3, b"\x10\0\0\0\0"),  # TEID 0
-        (5, b"\x14\x02"),  # reserved NSAPI
         (6, tlv(0x80, b"\xf1")),
         (7, tlv(0x83, b"\x09soracom")),  # label beyond the element (CVE-2021-41794)
         (7, tlv(0x83, b"")),

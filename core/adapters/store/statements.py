@@ -4,8 +4,7 @@ Rules: every table is a primary-key tree (WITHOUT ROWID), so a partition lies to
 table and column names are ours alone and values are always bound.
 """
 
-# Every name in these statements comes from the declared tables; values are bound.
-# ruff: noqa: S608
+# ruff: noqa: S608 - names come from the tables, values are bound
 
 from dataclasses import dataclass
 

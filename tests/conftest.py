@@ -1,0 +1,71 @@
+"""What holds for every test.
+
+- A blocking call of shipped code inside a running event loop fails the test (blockbuster).
+- ``@pytest.mark.root`` and ``@pytest.mark.program("tshark")`` name what a test needs; without it the test is
+  not run, and the end of the report says so.
+- Hypothesis runs the profile ``fast``; ``HYPOTHESIS_PROFILE=thorough`` looks further, with fresh dice.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
+
+SHIPPED = ["core", "gtp", "radius", "mqtt_bridge", "billing"]
+
+settings.register_profile(
+    "fast",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("thorough", max_examples=2_000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_blocking_call_in_a_loop() -> Iterator[None]:
+    """Only frames of shipped code count: a test may read its own files as it likes."""
+    blockbuster = BlockBuster(SHIPPED)
+    blockbuster.activate()
+    yield
+    blockbuster.deactivate()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine or user cannot run."""
+    for item in items:
+        for reason in _missing(item):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _missing(item: pytest.Item) -> Iterator[str]:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        yield "needs root"
+    for marker in item.iter_markers("program"):
+        for program in marker.args:
+            if not shutil.which(program):
+                yield f"needs the program {program}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say plainly what was not run, and why, once for each reason."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if report.longrepr]
+    if not skipped:
+        return
+    reasons = Counter(_reason(report) for report in skipped)
+    terminalreporter.section("not run on this machine", sep="-")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.line(f"{count:>5}  {reason}")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    return str(report.longrepr)

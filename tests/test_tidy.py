@@ -1,0 +1,276 @@
+"""Style as tests: what a reviewer would otherwise have to say again and again.
+
+The limits are ratchets: they may go down, never up.
+"""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ["core", "gtp", "radius", "mqtt_bridge", "billing", "loadtest"]
+SOURCES = sorted(source for package in PACKAGES for source in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+EVERYTHING = [*SOURCES, *TESTS, ROOT / "run"]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LOCKS = sorted(ROOT.glob("requirements*.lock"))
+
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 700
+BANNED_WORDS = {"manager", "helper", "helpers", "util", "utils"}
+CLOCK_AND_DICE = (
+    "time.",
+    "random.",
+    "secrets.",
+    "os.urandom",
+    "os.getrandom",
+    "uuid.uuid1",
+    "uuid.uuid4",
+    "datetime.datetime.now",
+    "datetime.datetime.utcnow",
+    "datetime.datetime.today",
+    "datetime.date.today",
+)
+ENTRY_POINTS = {"core.cli", "loadtest.demo", "loadtest.prove"}
+"""Started by name (./run, pyproject.toml). Modules with a ``__main__`` part are found by it."""
+NOT_YET_WIRED = {"loadtest.parts.namespaces"}
+"""Written before what uses it; this set only shrinks."""
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _found(pattern: str, paths: list[Path]) -> list[str]:
+    """``path:line: text`` of every line that matches."""
+    return [
+        f"{_name(path)}:{number}: {line.strip()}"
+        for path in paths
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+
+
+# -- size and words -------------------------------------------------------------------------------------
+
+
+def test_no_function_is_long() -> None:
+    long = [
+        f"{_name(path)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for path in EVERYTHING
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if node.end_lineno is not None and node.end_lineno - node.lineno >= FUNCTION_LINES_MAX
+    ]
+    assert long == []
+
+
+def test_no_file_is_long() -> None:
+    lengths = {_name(path): len(path.read_text().splitlines()) for path in EVERYTHING}
+    assert {name: lines for name, lines in lengths.items() if lines > FILE_LINES_MAX} == {}
+
+
+def _defined_names(path: Path) -> Iterator[str]:
+    yield path.stem
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+
+
+def test_names_say_what_a_thing_is() -> None:
+    vague = {f"{_name(p)}: {n}" for p in EVERYTHING for n in _defined_names(p) if _words(n) & BANNED_WORDS}
+    assert vague == set()
+
+
+def test_every_module_begins_with_its_rules() -> None:
+    assert [_name(path) for path in SOURCES if not ast.get_docstring(_tree(path))] == []
+
+
+# -- exceptions need a reason ---------------------------------------------------------------------------
+
+
+def test_every_suppression_names_its_code_and_its_reason() -> None:
+    bare = (
+        r"#\s*type:\s*ignore(?!\[[\w\-, ]+\]\s*#\s*\w+)|#\s*noqa(?!:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*\s+-\s+\w+)"
+    )
+    assert [line for line in _found(bare, EVERYTHING) if not line.startswith("tests/test_tidy.py")] == []
+
+
+def test_every_open_end_has_a_reason() -> None:
+    open_end = r"\b(TODO|FIXME|XXX)\b(?!: \w+ \w+ \w+)"
+    assert [line for line in _found(open_end, EVERYTHING) if not line.startswith("tests/test_tidy.py")] == []
+
+
+def _skips(path: Path) -> Iterator[tuple[int, bool]]:
+    """Line, and whether a reason stands there, of every skip in a test file."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            keywords = {keyword.arg for keyword in node.keywords}
+            if called == "pytest.skip":
+                yield node.lineno, bool(node.args) or "reason" in keywords
+            elif called in {
+                "pytest.mark.skip",
+                "pytest.mark.skipif",
+                "pytest.importorskip",
+                "pytest.mark.xfail",
+            }:
+                yield node.lineno, "reason" in keywords
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bare = {"pytest.mark.skip", "pytest.mark.xfail"}
+            if any(ast.unparse(decorator) in bare for decorator in node.decorator_list):
+                yield node.lineno, False
+
+
+def test_no_skip_without_a_reason() -> None:
+    assert [f"{_name(path)}:{line}" for path in TESTS for line, reason in _skips(path) if not reason] == []
+
+
+# -- what may call what ---------------------------------------------------------------------------------
+
+
+def _aliases(tree: ast.Module) -> dict[str, str]:
+    """What each imported name stands for, dotted."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _clock_and_dice(path: Path) -> Iterator[str]:
+    tree = _tree(path)
+    aliases = _aliases(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            head, dot, rest = ast.unparse(node).partition(".")
+            dotted = aliases.get(head, "") + dot + rest
+            if dotted.startswith(CLOCK_AND_DICE):
+                yield f"{_name(path)}:{node.lineno} {dotted}"
+
+
+def test_clock_and_dice_are_touched_by_adapters_only() -> None:
+    inside = [path for path in SOURCES if not _name(path).startswith(("core/adapters/", "loadtest/"))]
+    assert [use for path in inside for use in _clock_and_dice(path)] == []
+
+
+def _imported(path: Path) -> set[str]:
+    """Every module that a file imports; ``from a import b`` may mean the module ``a.b``."""
+    modules: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
+
+
+def _is_started(path: Path) -> bool:
+    return path.stem == "__main__" or '__name__ == "__main__"' in path.read_text()
+
+
+def _dead_modules() -> set[str]:
+    imported = {module for path in EVERYTHING for module in _imported(path)}
+    alive = imported | ENTRY_POINTS
+    bench = {_module(path) for path in SOURCES if "\ndef main(argv: " in path.read_text()}
+    files = [path for path in SOURCES if path.stem != "__init__" and not _is_started(path)]
+    return {_module(path) for path in files} - alive - bench
+
+
+def test_no_module_is_dead() -> None:
+    assert _dead_modules() - NOT_YET_WIRED == set()
+
+
+@pytest.mark.parametrize("module", sorted(NOT_YET_WIRED))
+def test_what_is_wired_by_now_is_off_the_list(module: str) -> None:
+    assert module in _dead_modules(), f"{module} is used: take it out of NOT_YET_WIRED"
+
+
+# -- documents ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_path_in_a_document_exists(document: Path) -> None:
+    paths = re.findall(r"`((?:[\w.\-]+/)+[\w.\-]*)`", document.read_text())
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_link_in_a_document_leads_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_changelog_is_kept() -> None:
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    headings = [line for line in lines if line.startswith("## ")]
+    assert lines[0] == "# Changelog"
+    assert headings[0] == "## [Unreleased]"
+    assert all(re.fullmatch(r"## \[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", heading) for heading in headings[1:])
+    sections = {line for line in lines if line.startswith("### ")}
+    kinds = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    assert sections <= {f"### {kind}" for kind in kinds}
+
+
+def test_decisions_are_numbered_and_say_their_status() -> None:
+    records = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    assert [int(record.name[:4]) for record in records] == list(range(1, len(records) + 1))
+    for record in records:
+        text = record.read_text()
+        assert text.startswith(f"# {int(record.name[:4])}. "), record.name
+        for part in ("Status: ", "## Context", "## Decision", "## Consequences"):
+            assert part in text, f"{record.name} lacks {part}"
+
+
+# -- what is installed ----------------------------------------------------------------------------------
+
+
+def _pins(lock: Path) -> set[str]:
+    return set(re.findall(r"^([\w.\-]+==[^ ;\\]+)", lock.read_text(), re.MULTILINE))
+
+
+def test_locks_and_package_files_name_no_host() -> None:
+    files = [*LOCKS, ROOT / "pyproject.toml", *ROOT.rglob("[!.]*/package-lock.json")]
+    host = r"://|--(extra-)?index|--find-links|--trusted-host|^\s*-[if]\s|\"resolved\""
+    assert _found(host, files) == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=_name)
+def test_every_pin_has_a_hash(lock: Path) -> None:
+    entries = re.split(r"^(?=[\w.\-]+==)", lock.read_text(), flags=re.MULTILINE)[1:]
+    assert entries
+    assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_the_locks_hold_what_the_project_asks_for() -> None:
+    runtime, dev = _pins(ROOT / "requirements.lock"), _pins(ROOT / "requirements-dev.lock")
+    assert runtime <= dev, "run `./run lock`"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.split(r"[>=<\[]", requirement)[0].lower() for requirement in asked}
+    assert names <= {pin.partition("==")[0] for pin in dev}, "run `./run lock`"

@@ -149,7 +149,7 @@ class Identity:
             raise _not_authenticated()
         if not await self._passwords.verify(operator.password_hash, password):
             raise _not_authenticated()
-        return self._issue(operator.operator_id, lifetime_s)
+        return self.issue(operator.operator_id, lifetime_s)
 
     async def sign_in_by_auth_key(self, auth_key_id: str, secret: str, *, lifetime_s: int) -> Credentials:
         """A program by its key pair: two reads and one digest."""
@@ -159,7 +159,7 @@ class Identity:
             raise _not_authenticated()
         if await self._accounts.operator(key.operator_id) is None:
             raise _not_authenticated()
-        return self._issue(key.operator_id, lifetime_s)
+        return self.issue(key.operator_id, lifetime_s)
 
     async def authenticate(self, api_key: str, token: str) -> TokenClaims:
         """Who makes this request; raises ``Refused(NOT_AUTHENTICATED)``."""
@@ -176,7 +176,8 @@ class Identity:
         """Refuse this token from now on."""
         await self._accounts.revoke_token(claims.token_id, claims.expires)
 
-    def _issue(self, operator_id: str, lifetime_s: int) -> Credentials:
+    def issue(self, operator_id: str, lifetime_s: int) -> Credentials:
+        """Credentials of an operator that is known by other means; raises ``Refused(INVALID_FIELD)``."""
         if not 0 < lifetime_s <= TOKEN_LIFETIME_MAX_S:
             raise Refused(RequestRefusal.INVALID_FIELD, f"tokenTimeoutSeconds: 1 to {TOKEN_LIFETIME_MAX_S}")
         now = self._clock.now()

@@ -64,13 +64,21 @@ class Sims:
         """One SIM of the operator's."""
         sim = await self._store.sims.get(sim_id)
         if sim is None or not operator_id or sim.operator_id != operator_id:
-            raise Refused(RequestRefusal.NOT_FOUND, "No such SIM found.")
+            raise _no_such_sim()
         return sim
 
     async def id_of_imsi(self, operator_id: str, imsi: str) -> str:
         """The operator's SIM with this IMSI."""
         sim_id = await self._store.sims.sim_id_of_imsi(imsi)
         return (await self.get(operator_id, sim_id or "")).sim_id
+
+    async def id_in_stock(self, operator_id: str, imsi: str) -> str:
+        """The SIM with this IMSI that the operator might register, or registered already."""
+        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
+        sim = await self._store.sims.get(sim_id) if sim_id else None
+        if sim is None or sim.operator_id not in ("", operator_id):
+            raise _no_such_sim()
+        return sim.sim_id
 
     async def page(
         self,
@@ -146,7 +154,7 @@ class Sims:
             if sim is not None and sim.operator_id == operator_id:
                 raise Refused(RequestRefusal.ALREADY_REGISTERED, "The SIM is registered already.")
             if sim is None or sim.operator_id:
-                raise Refused(RequestRefusal.NOT_FOUND, "No such SIM found.")
+                raise _no_such_sim()
             digest = hashlib.sha256(secret.encode()).hexdigest()
             if not hmac.compare_digest(digest, sim.registration_secret_sha256):
                 raise Refused(RequestRefusal.WRONG_REGISTRATION_SECRET, "Wrong registration secret.")
@@ -244,6 +252,10 @@ class Sims:
     def _digits(self, length: int) -> str:
         number = int.from_bytes(self._entropy.random_bytes(16), "big")
         return str(number % 10**length).zfill(length)
+
+
+def _no_such_sim() -> Refused:
+    return Refused(RequestRefusal.NOT_FOUND, "No such SIM found.")
 
 
 def _next_status(sim: Sim, event: SimEvent) -> SimStatus:

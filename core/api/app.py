@@ -1,0 +1,92 @@
+"""The customer API as an aiohttp application.
+
+Rules: nothing leaves but the contract's JSON, errors included; an error of ours is logged with its reason
+and told without it; a body is at most 1 MiB.
+"""
+
+import logging
+
+from aiohttp import web
+from aiohttp.typedefs import Handler as WebHandler
+
+from core.api.calls import ApiServices, Call, answer
+from core.api.errors import FAULTS, INTERNAL, UNAVAILABLE, UNREADABLE, to_response
+from core.api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
+from core.domain.reasons import RequestRefusal
+from core.errors import Refused, Unavailable
+
+BODY_BYTES_MAX = 1_048_576
+CREDENTIAL_CHARACTERS_MAX = 4_096
+"""Of the API key's and the token's header."""
+RETRY_AFTER_S = 1
+
+_log = logging.getLogger(__name__)
+
+
+def make_application(services: ApiServices) -> web.Application:
+    """Every route of the contract that is offered, ``/healthz`` and ``/readyz``."""
+    application = web.Application(middlewares=[_errors], client_max_size=BODY_BYTES_MAX)
+    sandbox = SANDBOX_ROUTES if services.sandbox else ()
+    for route in (*ROUTES, DOWNLOAD, *sandbox, NOT_SUPPORTED):
+        application.router.add_route(route.method, f"/v1{route.path}", _serve(route, services))
+
+    async def healthz(_: web.Request) -> web.Response:
+        return answer({"status": "ok"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        ready = services.is_ready()
+        return answer({"status": "ready" if ready else "starting"}, 200 if ready else 503)
+
+    application.router.add_get("/healthz", healthz)
+    application.router.add_get("/readyz", readyz)
+    return application
+
+
+def _serve(route: Route, services: ApiServices) -> WebHandler:
+    """A handler that authenticates, calls, turns refusals into answers and counts them."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = await _answered(route, services, request)
+        services.on_answer(route.operation_id, response.status)
+        return response
+
+    return handle
+
+
+async def _answered(route: Route, services: ApiServices, request: web.Request) -> web.StreamResponse:
+    try:
+        claims = None
+        if route.needs_token:
+            claims = await services.identity.authenticate(
+                request.headers.get("X-Soracom-API-Key", "")[:CREDENTIAL_CHARACTERS_MAX],
+                request.headers.get("X-Soracom-Token", ""),
+            )
+        return await route.handler(Call(services, request, claims))
+    except Refused as refusal:
+        if not isinstance(refusal.reason, RequestRefusal):
+            raise
+        return to_response(FAULTS[refusal.reason], refusal.detail or refusal.reason.value)
+    except Unavailable as error:
+        _log.warning("%s: %s", route.operation_id, error)
+        response = to_response(UNAVAILABLE, "The service cannot answer now. Please try again.")
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: WebHandler) -> web.StreamResponse:
+    """What no handler answered for."""
+    try:
+        return await handler(request)
+    except web.HTTPRequestEntityTooLarge:
+        fault = FAULTS[RequestRefusal.BODY_TOO_LARGE]
+        return to_response(fault, f"The body is larger than {BODY_BYTES_MAX} bytes.")
+    except web.HTTPNotFound:
+        return to_response(FAULTS[RequestRefusal.NOT_SUPPORTED], "There is nothing here; try /v1.")
+    except web.HTTPException as error:
+        if error.status >= 500:
+            raise
+        return to_response(UNREADABLE, error.reason or "The request cannot be read.")
+    except Exception:
+        _log.exception("%s %r", request.method, request.path)
+        return to_response(INTERNAL, "Internal error.")

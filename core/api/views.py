@@ -1,0 +1,309 @@
+"""The contract's shapes of our nouns.
+
+Rules: what we do not know is there as null; SIMs, sessions and groups count time in milliseconds, statistics
+and keys in seconds, operators in ISO 8601.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from core.domain.account import AuthKey, Group, Operator
+from core.domain.session import Location, Session, SessionEvent
+from core.domain.sim import Sim, SimStatus, Subscriber
+from core.domain.usage import Volume
+from core.ports.billing import Bill, DailyAmount
+from core.services.stats import Line, Period
+
+_MINOR_UNITS = {"JPY": 1}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NANO = 1_000_000_000
+_DATE_FORMATS = {Period.MINUTES: "%Y%m%d%H%M", Period.DAY: "%Y%m%d", Period.MONTH: "%Y%m"}
+
+
+def milliseconds(at: datetime) -> int:
+    """Since 1970."""
+    return (at - _EPOCH) // timedelta(milliseconds=1)
+
+
+def operator_view(operator: Operator) -> dict[str, Any]:
+    """GetOperatorResponse."""
+    return {
+        "operatorId": operator.operator_id,
+        "rootOperatorId": operator.operator_id,
+        "email": operator.email,
+        "description": operator.description,
+        "createDate": operator.created.isoformat(),
+        "updateDate": operator.modified.isoformat(),
+    }
+
+
+def auth_key_view(key: AuthKey) -> dict[str, Any]:
+    """AuthKeyResponse."""
+    return {
+        "authKeyId": key.auth_key_id,
+        "createDateTime": int(key.created.timestamp()),
+        "lastUsedDateTime": None,
+    }
+
+
+def sim_view(sim: Sim, sessions: Sequence[Session]) -> dict[str, Any]:
+    """Sim; the newest of its sessions is the one that is told."""
+    return {
+        "simId": sim.sim_id,
+        "operatorId": sim.operator_id,
+        "type": sim.sim_type,
+        "status": sim.status.value,
+        "moduleType": sim.module_type,
+        "serialNumber": sim.serial_number,
+        "otaSerialNumber": None,
+        "speedClass": sim.speed_class,
+        "groupId": sim.group_id or None,
+        "tags": sim.tags,
+        "terminationEnabled": sim.termination_enabled,
+        "imeiLock": {"imei": sim.imei_lock} if sim.imei_lock else None,
+        "expiryTime": None,
+        "expiryAction": None,
+        "createdTime": milliseconds(sim.created),
+        "lastModifiedTime": milliseconds(sim.modified),
+        "activeProfileId": sim.sim_id,
+        "profiles": {sim.sim_id: _profile_view(sim)},
+        "sessionStatus": session_status_view(sim, sessions),
+        "previousSession": None,
+        "capabilities": _capabilities(),
+        "localInfo": None,
+        "arcSessionStatus": None,
+        "lastLocationUpdateTime": None,
+        "lastPortMappingCreatedTime": None,
+        "pcapStartTime": None,
+        "pcapEndTime": None,
+        "renewalFeeStatusSetTime": None,
+        "testmodeExhaustedTime": None,
+    }
+
+
+def _profile_view(sim: Sim) -> dict[str, Any]:
+    return {
+        "iccid": sim.sim_id,
+        "primaryImsi": sim.imsi,
+        "otaSupported": False,
+        "subscribers": {subscriber.imsi: _identity_view(sim, subscriber) for subscriber in sim.subscribers},
+        "arcClientPeerPrivateKey": None,
+        "arcClientPeerPublicKey": None,
+    }
+
+
+def _identity_view(sim: Sim, subscriber: Subscriber) -> dict[str, Any]:
+    """SimplifiedSubscriber, whose status knows three of the SIM's."""
+    once = {SimStatus.READY: "ready", SimStatus.TERMINATED: "terminated", SimStatus.INSTOCK: "shipped"}
+    return {
+        "imsi": subscriber.imsi,
+        "msisdn": subscriber.msisdn or None,
+        "subscription": subscriber.subscription,
+        "bundles": list(subscriber.bundles) or None,
+        "status": once.get(sim.status, "active"),
+        "capabilities": _capabilities(),
+    }
+
+
+def _capabilities() -> dict[str, bool]:
+    return {"data": True, "sms": False}
+
+
+def session_status_view(sim: Sim, sessions: Sequence[Session]) -> dict[str, Any]:
+    """SessionStatus."""
+    session = sessions[-1] if sessions else None
+    return {
+        "online": session is not None,
+        "sessionId": session.session_id if session else None,
+        "imsi": session.imsi if session else None,
+        "imei": (session.imei or None) if session else None,
+        "ueIpAddress": str(session.ue_address) if session else None,
+        "dnsServers": list(session.dns) if session else None,
+        "subscription": _subscription_of(sim, session.imsi) if session else None,
+        "cell": cell_view(session.location) if session else None,
+        "location": None,
+        "placement": None,
+        "gatewayPrivateIpAddress": None,
+        "gatewayPublicIpAddress": None,
+        "vpgId": None,
+        "lastUpdatedAt": milliseconds(session.opened if session else sim.modified),
+    }
+
+
+def _subscription_of(sim: Sim, imsi: str) -> str | None:
+    return next((s.subscription for s in sim.subscribers if s.imsi == imsi), None)
+
+
+_RADIO_TYPES = {"3G": "3G", "HSPA": "3G", "GSM": "GSM", "LTE": "LTE"}
+
+
+def cell_view(location: Location) -> dict[str, Any] | None:
+    """Cell, from the User Location Information's value (TS 29.060 §7.7.51): CGI, SAI or RAI."""
+    if not location.plmn:
+        return None
+    raw = bytes.fromhex(location.user_location)
+    area = int.from_bytes(raw[4:6], "big") if len(raw) >= 8 else None
+    within = int.from_bytes(raw[6:8], "big") if len(raw) >= 8 else None
+    kind = raw[0] if raw else None
+    return {
+        "mcc": int(location.plmn[:3]),
+        "mnc": int(location.plmn[3:]),
+        "lac": area,
+        "ci": within if kind == 0 else None,
+        "sac": within if kind == 1 else None,
+        "rac": raw[6] if kind == 2 and within is not None else None,
+        "tac": None,
+        "eci": None,
+        "radioType": _RADIO_TYPES.get(location.rat),
+    }
+
+
+def session_event_view(sim: Sim, event: SessionEvent) -> dict[str, Any]:
+    """SessionEvent. ``Rejected`` is ours: an attach that was refused."""
+    dns = [*event.dns, None, None]
+    return {
+        "event": event.kind.value,
+        "time": milliseconds(event.at),
+        "createdTime": str(milliseconds(event.opened)) if event.opened else None,
+        "operatorId": event.operator_id,
+        "simId": event.sim_id,
+        "imsi": event.imsi,
+        "imei": event.imei or None,
+        "sessionId": event.session_id or None,
+        "apn": event.apn or None,
+        "ueIpAddress": event.ue_address or None,
+        "dns0": dns[0],
+        "dns1": dns[1],
+        "subscription": _subscription_of(sim, event.imsi),
+        "cell": cell_view(event.location),
+        "gatewayPrivateIpAddress": None,
+        "gatewayPublicIpAddress": None,
+        "vpgId": None,
+    }
+
+
+def subscriber_view(sim: Sim, sessions: Sequence[Session]) -> dict[str, Any]:
+    """Subscriber, the older view of a SIM by its primary IMSI, with its doubled fields."""
+    created, modified = milliseconds(sim.created), milliseconds(sim.modified)
+    subscriber = sim.subscribers[0]
+    status = session_status_view(sim, sessions)
+    return {
+        "imsi": sim.imsi,
+        "simId": sim.sim_id,
+        "iccid": sim.sim_id,
+        "msisdn": subscriber.msisdn or None,
+        "operatorId": sim.operator_id,
+        "apn": sim.apn,
+        "type": sim.speed_class,
+        "speedClass": sim.speed_class,
+        "groupId": sim.group_id or None,
+        "moduleType": sim.module_type,
+        "serialNumber": sim.serial_number,
+        "subscription": subscriber.subscription,
+        "bundles": list(subscriber.bundles) or None,
+        "plan": 0,
+        "status": sim.status.value,
+        "tags": sim.tags,
+        "terminationEnabled": sim.termination_enabled,
+        "imeiLock": {"imei": sim.imei_lock} if sim.imei_lock else None,
+        "ipAddress": status["ueIpAddress"],
+        "sessionStatus": status,
+        "previousSession": None,
+        "locationRegistrationStatus": None,
+        "packetCaptureSessions": None,
+        "createdAt": created,
+        "createdTime": created,
+        "registeredTime": None,
+        "lastModifiedAt": modified,
+        "lastModifiedTime": modified,
+        "expiredAt": None,
+        "expiryTime": None,
+        "expiryAction": None,
+        "lastPortMappingCreatedTime": None,
+        "renewalFeeStatusSetTime": None,
+    }
+
+
+def in_stock_view(sim: Sim, secret: str) -> dict[str, Any]:
+    """sandboxCreateSubscriberResponse; the serial number is the SIM's id, as printed on a card."""
+    return {
+        "imsi": sim.imsi,
+        "registrationSecret": secret,
+        "msisdn": sim.subscribers[0].msisdn or None,
+        "operatorId": sim.operator_id or None,
+        "apn": sim.apn,
+        "speedClass": sim.speed_class,
+        "subscription": sim.subscribers[0].subscription,
+        "serialNumber": sim.serial_number,
+        "status": sim.status.value,
+        "tags": sim.tags,
+        "ipAddress": None,
+        "expiryTime": None,
+        "createdAt": milliseconds(sim.created),
+        "lastModifiedAt": milliseconds(sim.modified),
+    }
+
+
+def group_view(group: Group) -> dict[str, Any]:
+    """Group."""
+    return {
+        "groupId": group.group_id,
+        "operatorId": group.operator_id,
+        "configuration": group.configuration,
+        "tags": group.tags,
+        "createdTime": milliseconds(group.created),
+        "lastModifiedTime": milliseconds(group.modified),
+    }
+
+
+def traffic_view(volume: Volume) -> dict[str, int]:
+    """DataTrafficStats; its ``PacketSize`` is a number of packets."""
+    return {
+        "uploadByteSizeTotal": volume.up_bytes,
+        "downloadByteSizeTotal": volume.down_bytes,
+        "uploadPacketSizeTotal": volume.up_packets,
+        "downloadPacketSizeTotal": volume.down_packets,
+    }
+
+
+def air_stats_view(line: Line, period: Period) -> dict[str, Any]:
+    """AirStatsResponse."""
+    by_class: Mapping[str, Volume] = line.by_class
+    return {
+        "date": line.begins.strftime(_DATE_FORMATS[period]),
+        "unixtime": int(line.begins.timestamp()),
+        "dataTrafficStatsMap": {name: traffic_view(volume) for name, volume in sorted(by_class.items())},
+    }
+
+
+def bill_view(bill: Bill) -> dict[str, Any]:
+    """MonthlyBill."""
+    return {
+        "yearMonth": f"{bill.month:06d}",
+        "state": "closed" if bill.closed else "temporary",
+        "amount": amount_of(bill),
+        "currency": bill.amount.currency,
+        "appliedCouponAmount": 0,
+        "paymentStatus": None,
+        "paymentTransactionId": None,
+    }
+
+
+def amount_of(bill: Bill) -> float:
+    """In whole units of its currency (ISO 4217): the contract's number."""
+    return bill.amount.minor_units / _MINOR_UNITS.get(bill.amount.currency, 100)
+
+
+def latest_bill_view(bill: Bill) -> dict[str, Any]:
+    """GetLatestBill."""
+    return {
+        "amount": amount_of(bill),
+        "currency": bill.amount.currency,
+        "lastEvaluatedTime": bill.evaluated.isoformat(),
+    }
+
+
+def daily_bill_view(daily: DailyAmount) -> dict[str, Any]:
+    """DailyBill."""
+    return {"date": f"{daily.day:08d}", "amount": daily.amount_nano / _NANO, "currency": daily.currency}

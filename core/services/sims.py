@@ -1,0 +1,275 @@
+"""What a customer does with SIMs.
+
+Rules:
+
+- A SIM's status changes by ``TRANSITIONS`` alone; what is not in the table is refused.
+- A SIM or group of another operator is not found, in the same words as one that never was.
+- A status that may not be connected is durable first, then the SIM's sessions end; repeating the call
+  finishes what a crash left between the two.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from core.domain.reasons import RequestRefusal
+from core.domain.session import CloseReason, Session, SessionEvent
+from core.domain.sim import CUTS_SESSION, TRANSITIONS, Sim, SimEvent, SimStatus, Subscriber
+from core.errors import Refused, StaleVersion, Unavailable
+from core.ports.clock import Clock, Entropy
+from core.ports.sessions import SessionControl
+from core.ports.store import PAGE_MAX, Page, Store
+from core.services.tags import check_tags
+
+CHANGE_TRIES_MAX = 16
+"""How often a change reads again because somebody else wrote in between."""
+DRAWS_MAX = 16
+"""How often a new SIM's numbers are drawn again because somebody has them."""
+SCANNED_PAGES_MAX = 10
+"""Pages of an operator's SIMs that one filtered list looks through; it goes on from its next key."""
+
+SPEED_CLASSES = frozenset(
+    {"s1.minimum", "s1.slow", "s1.standard", "s1.fast", "s1.4xfast", "s1.8xfast"}
+    | {"u1.standard", "u1.slow", "t1.standard", "arc.standard"}
+)
+
+_IMSI_PREFIX = "00101"
+"""The test network (ITU-T E.212 annex; MCC 001, MNC 01)."""
+_ICCID_PREFIX = "8981100"
+"""Telecommunications, Japan, an issuer (ITU-T E.118)."""
+
+
+@dataclass(frozen=True, slots=True)
+class InStock:
+    """A SIM nobody registered yet, and the secret that registers it; the secret is told this once."""
+
+    sim: Sim
+    registration_secret: str
+
+
+class Sims:
+    """A customer's verbs; each one raises ``Refused`` with a ``RequestRefusal``, or ``Unavailable``."""
+
+    def __init__(self, *, store: Store, control: SessionControl, clock: Clock, entropy: Entropy) -> None:
+        self._store = store
+        self._control = control
+        self._clock = clock
+        self._entropy = entropy
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    async def get(self, operator_id: str, sim_id: str) -> Sim:
+        """One SIM of the operator's."""
+        sim = await self._store.sims.get(sim_id)
+        if sim is None or not operator_id or sim.operator_id != operator_id:
+            raise _no_such_sim()
+        return sim
+
+    async def id_of_imsi(self, operator_id: str, imsi: str) -> str:
+        """The operator's SIM with this IMSI."""
+        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
+        return (await self.get(operator_id, sim_id or "")).sim_id
+
+    async def id_in_stock(self, operator_id: str, imsi: str) -> str:
+        """The SIM with this IMSI that the operator might register, or registered already."""
+        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
+        sim = await self._store.sims.get(sim_id) if sim_id else None
+        if sim is None or sim.operator_id not in ("", operator_id):
+            raise _no_such_sim()
+        return sim.sim_id
+
+    async def page(
+        self,
+        operator_id: str,
+        *,
+        after: str = "",
+        limit: int = 100,
+        matches: Callable[[Sim], bool] | None = None,
+    ) -> Page[Sim]:
+        """The operator's SIMs by id; with ``matches`` only those, and a page may then be short."""
+        if matches is None:
+            return await self._store.sims.of_operator(operator_id, after=after, limit=limit)
+        found: list[Sim] = []
+        for _ in range(SCANNED_PAGES_MAX):
+            page = await self._store.sims.of_operator(operator_id, after=after, limit=PAGE_MAX)
+            found += [sim for sim in page.items if matches(sim)]
+            if len(found) > limit:
+                return Page(tuple(found[:limit]), found[limit - 1].sim_id)
+            after = page.next_key
+            if not after:
+                break
+        return Page(tuple(found), after)
+
+    async def sessions_of(self, sim_id: str) -> list[Session]:
+        """The open sessions of a SIM, oldest first."""
+        return list(await self._store.sessions.of_sim(sim_id))
+
+    async def session_events(
+        self, operator_id: str, sim_id: str, *, since: datetime, until: datetime, after: str, limit: int
+    ) -> Page[SessionEvent]:
+        """The history of a SIM's sessions, newest first; an earlier owner's part is left out."""
+        await self.get(operator_id, sim_id)
+        page = await self._store.sessions.events(sim_id, since=since, until=until, after=after, limit=limit)
+        own = tuple(event for event in page.items if event.operator_id == operator_id)
+        return Page(own, page.next_key)
+
+    # -- changing -------------------------------------------------------------------------------------
+
+    async def create_in_stock(self, *, subscription: str, bundles: tuple[str, ...] = ()) -> InStock:
+        """A new SIM in stock, with numbers of the test network."""
+        secret = self._entropy.random_bytes(10).hex()
+        now = self._clock.now()
+        for _ in range(DRAWS_MAX):
+            sim_id = _with_check_digit(f"{_ICCID_PREFIX}{self._digits(11)}")
+            sim = Sim(
+                sim_id=sim_id,
+                subscribers=(Subscriber(f"{_IMSI_PREFIX}{self._digits(10)}", "", subscription, bundles),),
+                registration_secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
+                created=now,
+                modified=now,
+                serial_number=sim_id,
+            )
+            try:
+                return InStock(await self._store.sims.put(sim), secret)
+            except StaleVersion:
+                continue
+        raise Unavailable("no free SIM numbers were drawn")
+
+    async def register(
+        self,
+        operator_id: str,
+        sim_id: str,
+        secret: str,
+        *,
+        group_id: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> Sim:
+        """Make a SIM in stock the operator's own, by showing its secret."""
+        check_tags(tags or {})
+        await self._check_group(operator_id, group_id)
+        for _ in range(CHANGE_TRIES_MAX):
+            sim = await self._store.sims.get(sim_id)
+            if sim is not None and sim.operator_id == operator_id:
+                raise Refused(RequestRefusal.ALREADY_REGISTERED, "The SIM is registered already.")
+            if sim is None or sim.operator_id:
+                raise _no_such_sim()
+            digest = hashlib.sha256(secret.encode()).hexdigest()
+            if not hmac.compare_digest(digest, sim.registration_secret_sha256):
+                raise Refused(RequestRefusal.WRONG_REGISTRATION_SECRET, "Wrong registration secret.")
+            registered = replace(
+                sim,
+                operator_id=operator_id,
+                status=_next_status(sim, SimEvent.REGISTER),
+                group_id=group_id,
+                tags={**sim.tags, **(tags or {})},
+                modified=self._clock.now(),
+            )
+            try:
+                return await self._store.sims.put(registered)
+            except StaleVersion:
+                continue
+        raise Unavailable(f"SIM {sim_id} changes too fast")
+
+    async def apply(self, operator_id: str, sim_id: str, event: SimEvent) -> Sim:
+        """Activate, deactivate, set to standby, suspend or terminate; cut what may not be connected."""
+
+        def changed(sim: Sim) -> Sim:
+            status = _next_status(sim, event)
+            if event is SimEvent.TERMINATE and not sim.termination_enabled:
+                raise Refused(RequestRefusal.TERMINATION_PROTECTED, "Enable termination first.")
+            return replace(sim, status=status)
+
+        sim = await self._change(operator_id, sim_id, changed)
+        if sim.status in CUTS_SESSION:
+            await self._control.end_sessions_of(sim_id, CloseReason.CUSTOMER)
+        return sim
+
+    async def set_termination(self, operator_id: str, sim_id: str, *, enabled: bool) -> Sim:
+        """Take the protection from termination away, or put it back."""
+        return await self._change(operator_id, sim_id, lambda sim: replace(sim, termination_enabled=enabled))
+
+    async def set_group(self, operator_id: str, sim_id: str, group_id: str) -> Sim:
+        """Put the SIM into a group of the operator's; an empty ``group_id`` takes it out."""
+        await self._check_group(operator_id, group_id)
+        return await self._change(operator_id, sim_id, lambda sim: replace(sim, group_id=group_id))
+
+    async def put_tags(self, operator_id: str, sim_id: str, tags: Mapping[str, str]) -> Sim:
+        """Add tags, or replace those of the same names."""
+
+        def changed(sim: Sim) -> Sim:
+            merged = {**sim.tags, **tags}
+            check_tags(merged)
+            return replace(sim, tags=merged)
+
+        return await self._change(operator_id, sim_id, changed)
+
+    async def delete_tag(self, operator_id: str, sim_id: str, name: str) -> Sim:
+        """Remove a tag that is there."""
+
+        def changed(sim: Sim) -> Sim:
+            if name not in sim.tags:
+                raise Refused(RequestRefusal.NOT_FOUND, "No such tag found.")
+            return replace(sim, tags={k: v for k, v in sim.tags.items() if k != name})
+
+        return await self._change(operator_id, sim_id, changed)
+
+    async def update_speed_class(self, operator_id: str, sim_id: str, speed_class: str) -> Sim:
+        """Another speed class, from the SIM's next session on."""
+        if speed_class not in SPEED_CLASSES:
+            raise Refused(RequestRefusal.INVALID_FIELD, "speedClass: no such speed class")
+        return await self._change(operator_id, sim_id, lambda sim: replace(sim, speed_class=speed_class))
+
+    async def delete_session(self, operator_id: str, sim_id: str) -> Sim:
+        """End the SIM's sessions; the device may come back at once."""
+        sim = await self.get(operator_id, sim_id)
+        if not await self._control.end_sessions_of(sim_id, CloseReason.CUSTOMER):
+            raise Refused(RequestRefusal.SIM_OFFLINE, "The specified subscriber is offline")
+        return sim
+
+    # -- small parts ----------------------------------------------------------------------------------
+
+    async def _change(self, operator_id: str, sim_id: str, change: Callable[[Sim], Sim]) -> Sim:
+        """Read, change, write if nobody else wrote meanwhile; what changes nothing is not written."""
+        for _ in range(CHANGE_TRIES_MAX):
+            sim = await self.get(operator_id, sim_id)
+            wanted = change(sim)
+            if wanted == sim:
+                return sim
+            if TRANSITIONS[sim.status] == {}:
+                raise Refused(RequestRefusal.INVALID_TRANSITION, f"The SIM is {sim.status.value}.")
+            try:
+                return await self._store.sims.put(replace(wanted, modified=self._clock.now()))
+            except StaleVersion:
+                continue
+        raise Unavailable(f"SIM {sim_id} changes too fast")
+
+    async def _check_group(self, operator_id: str, group_id: str) -> None:
+        if group_id and await self._store.groups.get(operator_id, group_id) is None:
+            raise Refused(RequestRefusal.NOT_FOUND, "No such group found.")
+
+    def _digits(self, length: int) -> str:
+        number = int.from_bytes(self._entropy.random_bytes(16), "big")
+        return str(number % 10**length).zfill(length)
+
+
+def _no_such_sim() -> Refused:
+    return Refused(RequestRefusal.NOT_FOUND, "No such SIM found.")
+
+
+def _next_status(sim: Sim, event: SimEvent) -> SimStatus:
+    try:
+        return TRANSITIONS[sim.status][event]
+    except KeyError:
+        detail = f"{event.value} is not possible while the SIM is {sim.status.value}."
+        raise Refused(RequestRefusal.INVALID_TRANSITION, detail) from None
+
+
+def _with_check_digit(digits: str) -> str:
+    """The Luhn digit at the end (ISO/IEC 7812-1 annex B)."""
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        doubled = int(digit) * 2 if place % 2 == 0 else int(digit)
+        total += doubled - 9 if doubled > 9 else doubled
+    return f"{digits}{-total % 10}"

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from billing.service import BillingService
+from billing.tariff import Tariff
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.network import UdpNetwork
+from core.adapters.passwords import Argon2Passwords
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.log import LogStream
+from core.adapters.tokens import JwtTokens, key_of_file
+from core.api.app import make_application
+from core.api.calls import ApiServices
 from core.config import Config
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
@@ -29,8 +35,13 @@ from core.ports.object_store import ObjectStore
 from core.ports.store import Store
 from core.ports.stream import Stream
 from core.services.delivery import Delivery
+from core.services.exports import Exports
 from core.services.gateway import VirtualGateway, keep_lease, take_lease
+from core.services.groups import Groups
+from core.services.identity import Identity
 from core.services.sessions import Sessions
+from core.services.sims import Sims
+from core.services.stats import Stats
 from core.services.usage import UsageMeter
 from core.telemetry import Metric, Telemetry
 from gtp.service import GtpV1Door
@@ -40,6 +51,8 @@ from gtp.userplane.udp import UdpUserPlane
 from mqtt_bridge.edge.udp import UdpEntryPoint
 from mqtt_bridge.service import DeviceEdge
 
+ROOT_EMAIL = "root@airloom.local"
+"""The operator that a first run makes."""
 ERROR_INDICATIONS_MAX = 10_000
 """Sessions that wait to be ended because their peer no longer knows them."""
 
@@ -55,13 +68,14 @@ class Adapters:
     stream: Stream
     objects: ObjectStore
     slots: Slots
+    token_key: bytes
     tun: Tun | None = None
 
 
 @asynccontextmanager
 async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
-    clock, folder = SystemClock(), config.node.data_dir
+    clock, entropy, folder = SystemClock(), SystemEntropy(), config.node.data_dir
     async with AsyncExitStack() as open_parts:
         engine = await SqliteEngine.open(path=folder / "airloom.db", clock=clock)
         store = WideStore(engine=engine, clock=clock)
@@ -70,12 +84,13 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         open_parts.push_async_callback(stream.aclose)
         yield Adapters(
             clock=clock,
-            entropy=SystemEntropy(),
+            entropy=entropy,
             network=UdpNetwork(),
             store=store,
             stream=stream,
             objects=await FolderObjectStore.open(root=folder / "objects"),
             slots=open_file(folder / "meter.slots", capacity=config.gateway.sessions_max),
+            token_key=key_of_file(folder / "token.key", entropy),
             tun=Tun(config.gateway.tun, ue_pool=config.gateway.ue_pool) if config.gateway.tun else None,
         )
 
@@ -226,13 +241,66 @@ def make_telemetry(node: Node) -> Telemetry:
     return telemetry
 
 
-def make_api(config: Config, adapters: Adapters, node: Node) -> web.Application:
-    """The HTTP side: health and metrics (the customer API joins it)."""
+def make_api(config: Config, adapters: Adapters, node: Node, identity: Identity) -> web.Application:
+    """The customer API over this node, with ``/metrics`` beside it."""
     telemetry = make_telemetry(node)
+    billing = config.billing
+    services = ApiServices(
+        identity=identity,
+        sims=Sims(
+            store=adapters.store, control=node.sessions, clock=adapters.clock, entropy=adapters.entropy
+        ),
+        groups=Groups(store=adapters.store, clock=adapters.clock, entropy=adapters.entropy),
+        stats=Stats(usage=adapters.store.usage, clock=adapters.clock),
+        billing=BillingService(
+            usage=adapters.store.usage,
+            objects=adapters.objects,
+            clock=adapters.clock,
+            tariff=Tariff(
+                currency=billing.currency,
+                nano_per_byte=billing.nano_per_byte,
+                unit_bytes=billing.unit_bytes,
+            ),
+        ),
+        exports=Exports(objects=adapters.objects, clock=adapters.clock, key=adapters.token_key),
+        clock=adapters.clock,
+        sandbox=config.api.sandbox,
+        is_ready=lambda: True,  # the socket opens only once the node has started
+        on_answer=lambda operation, status: telemetry.count(
+            Metric.API_REQUESTS, operation=operation, status=str(status)
+        ),
+    )
+    application = make_application(services)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.render(), content_type="text/plain")
 
-    application = web.Application()
     application.router.add_get("/metrics", metrics)
     return application
+
+
+def make_identity(adapters: Adapters) -> Identity:
+    """Operators, keys and tokens, on this installation's token key."""
+    return Identity(
+        accounts=adapters.store.accounts,
+        passwords=Argon2Passwords(),
+        tokens=JwtTokens(key=adapters.token_key),
+        clock=adapters.clock,
+        entropy=adapters.entropy,
+    )
+
+
+async def first_run(adapters: Adapters, identity: Identity) -> dict[str, str]:
+    """On an empty store: an operator, its root user and an auth key, to be told once; else nothing."""
+    if await adapters.store.accounts.operator_id_of_email(ROOT_EMAIL) is not None:
+        return {}
+    password = "Aa1-" + adapters.entropy.random_bytes(12).hex()
+    operator = await identity.create_operator(ROOT_EMAIL, password)
+    key = await identity.generate_auth_key(operator.operator_id)
+    return {
+        "operator_id": operator.operator_id,
+        "email": ROOT_EMAIL,
+        "password": password,
+        "auth_key_id": key.key.auth_key_id,
+        "auth_key": key.secret,
+    }

@@ -151,6 +151,7 @@ class World:
             stream=stream,
             objects=MemoryObjectStore(),
             slots=over_buffer(self.slots),
+            token_key=bytes(32),
         )
 
     # -- the second account ---------------------------------------------------------------------------

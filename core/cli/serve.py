@@ -14,7 +14,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from core.app import Node, default_adapters, make_api
+from core.app import Node, default_adapters, first_run, make_api, make_identity
 from core.config import Config, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable
 
@@ -42,14 +42,16 @@ async def _serve(config: Config, *, as_json: bool) -> int:
     async with default_adapters(config) as adapters:
         node = Node(config=config, adapters=adapters)
         recovered = await node.start()
-        runner = web.AppRunner(make_api(config, adapters, node), access_log=None)
+        identity = make_identity(adapters)
+        owner = await first_run(adapters, identity)
+        runner = web.AppRunner(make_api(config, adapters, node, identity), access_log=None)
         try:
             await _listen(runner, config)
             gc.collect()
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
             running = asyncio.create_task(node.run())
-            _say_ready(config, recovered, as_json=as_json)
+            _say_ready(config, recovered, owner, as_json=as_json)
             waiting = asyncio.create_task(stopped.wait())
             await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
             return await _wind_down(running, waiting)
@@ -84,17 +86,26 @@ async def _listen(runner: web.AppRunner, config: Config) -> None:
         ) from error
 
 
-def _say_ready(config: Config, recovered: int, *, as_json: bool) -> None:
+def _say_ready(config: Config, recovered: int, owner: dict[str, str], *, as_json: bool) -> None:
     gateway, api = config.gateway, config.api
-    facts = {
+    facts: dict[str, object] = {
         "ready": True,
         "api": f"http://{api.host}:{api.port}",
         "gtp_c": f"{gateway.address}:{gateway.control_port}",
         "gtp_u": f"{gateway.address}:{gateway.user_port}",
         "sessions": recovered,
     }
-    line = json.dumps(facts) if as_json else f"airloom is ready: {facts}"
-    sys.stdout.write(line + "\n")
+    if owner:
+        facts["first_run"] = owner
+    if as_json:
+        lines = [json.dumps(facts)]
+    else:
+        lines = [
+            f"ready: API {facts['api']}, GTP-C {facts['gtp_c']}, GTP-U {facts['gtp_u']},"
+            f" {recovered} sessions read back, data in {config.node.data_dir.absolute()}"
+        ]
+        lines += [f"first run, told once: {name} {value}" for name, value in owner.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
 
 

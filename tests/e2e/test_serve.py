@@ -1,0 +1,187 @@
+"""`airloom serve` as a child: the demo adds up, kills lose nothing, hostile datagrams change nothing, and what
+it cannot use it says in one line.
+"""
+
+import asyncio
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.adapters.clock import SystemEntropy
+from core.adapters.network import UdpNetwork
+from loadtest.parts.namespaces import why_not
+from loadtest.peers.sgsn import Sgsn
+from loadtest.prove import prove_kills
+from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port
+from tests.support.gtp import create_request, delete_request
+
+pytestmark = pytest.mark.e2e
+
+
+def served_in(folder: Path, **environment: str) -> Served:
+    return Served(
+        folder / "var",
+        gateway_address=free_gateway_address(),
+        api_port=free_tcp_port("127.0.0.1", 0),
+        environment={"AIRLOOM_GATEWAY__SESSIONS_MAX": "64", **environment},
+    )
+
+
+def run_serve(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "core.cli", "serve", *arguments],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "AIRLOOM_NODE__DATA_DIR": str(folder / "var"),
+            "AIRLOOM_GATEWAY__ADDRESS": free_gateway_address(),
+            "AIRLOOM_API__PORT": str(free_tcp_port("127.0.0.1", 0)),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+
+
+def test_the_demo_adds_up() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "loadtest.demo", "--json", "--sims", "5", "--messages", "10"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    assert result["ok"] is True
+    assert result["messages"] == {"sent": 50, "acked": 50, "in_stream": 50, "lost": 0, "out_of_order": 0}
+    octets = result["bytes"]
+    assert octets["sent"] == octets["metered"] == octets["billed"] > 0
+    assert set(result["leaks"].values()) == {0}
+
+
+def test_kills_under_traffic_lose_nothing() -> None:
+    """A share of the fifty that `./run prove` does."""
+    result = prove_kills(6, seed=5)
+    assert result["ok"], result
+    assert result["acknowledged"] > 0
+    assert bool(result["far_seen_bytes"]) is not bool(why_not())
+
+
+async def test_hostile_datagrams_change_nothing(tmp_path: Path) -> None:
+    served = served_in(tmp_path)
+    await served.start()
+    try:
+        await asyncio.to_thread(_bombard, served.gateway_address)
+        sgsn = Sgsn(
+            network=UdpNetwork(),
+            address=free_gateway_address("127.0.1"),
+            gateway=served.gateway_address,
+            entropy=SystemEntropy(),
+        )
+        async with sgsn.running():
+            assert await sgsn.echo() == 1
+        metrics = await asyncio.to_thread(served.metrics)
+        dropped = sum(value for name, value in metrics.items() if "datagrams_dropped" in name)
+        assert dropped > 1_000
+        assert metrics['airloom_sessions_open{access="gtpv1"}'] == 0
+    finally:
+        assert await served.stop() == 0
+
+
+def _bombard(address: str) -> None:
+    """Truncated, overlong, wrong-version and random datagrams on both ports."""
+    dice = random.Random(7)
+    whole = (
+        create_request(),
+        delete_request(1, 2),
+        b"\x30\xff\0\x04\0\0\0\1abcd",
+        b"\x48\x20\0\x08" + bytes(8),
+    )
+    with socket.socket(type=socket.SOCK_DGRAM) as sender:
+        for _ in range(3_000):
+            data = bytearray(dice.choice(whole))
+            kind = dice.randrange(4)
+            if kind == 0:
+                data = data[: dice.randrange(len(data) + 1)]
+            elif kind == 1:
+                data += dice.randbytes(dice.randrange(1_300))
+            elif kind == 2:
+                data[dice.randrange(len(data))] = dice.randrange(256)
+            else:
+                data = bytearray(dice.randbytes(dice.randrange(1, 200)))
+            for port in (2123, 2152):
+                sender.sendto(bytes(data), (address, port))
+
+
+def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
+    ended = run_serve(tmp_path, AIRLOOM_API__PROT="1")
+    assert ended.returncode == 78
+    assert ended.stderr == "airloom serve: api.prot: unknown key; known here: host, port, sandbox\n"
+    assert not (tmp_path / "var").exists()
+
+
+def test_a_used_port_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = run_serve(tmp_path, AIRLOOM_API__PORT=port)
+    assert ended.returncode == 78
+    assert len(ended.stderr.splitlines()) == 1
+    assert f"127.0.0.1:{port}" in ended.stderr
+    assert "AIRLOOM_API__PORT" in ended.stderr
+
+
+def test_a_used_gtp_port_is_one_line(tmp_path: Path) -> None:
+    address = free_gateway_address()
+    with socket.socket(type=socket.SOCK_DGRAM) as taken:
+        taken.bind((address, 2123))
+        ended = run_serve(tmp_path, AIRLOOM_GATEWAY__ADDRESS=address)
+    assert ended.returncode == 78
+    assert len(ended.stderr.splitlines()) == 1
+    assert f"{address}:2123" in ended.stderr
+
+
+def test_a_folder_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file")
+    ended = run_serve(tmp_path)
+    assert ended.returncode == 78
+    assert len(ended.stderr.splitlines()) == 1
+    assert "var" in ended.stderr
+
+
+@pytest.mark.root
+@pytest.mark.program("mount")
+def test_a_full_disk_is_one_line_and_nothing_half_written(tmp_path: Path) -> None:
+    mounted = tmp_path / "var"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)], check=True)
+    try:
+        ended = run_serve(tmp_path)
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+    assert ended.returncode == 78
+    assert len(ended.stderr.splitlines()) == 1
+    assert "free some space" in ended.stderr
+
+
+async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    served = served_in(tmp_path)
+    await served.start()
+    try:
+        ended = await asyncio.to_thread(run_serve, tmp_path)
+    finally:
+        await served.stop()
+    assert ended.returncode == 78
+    assert len(ended.stderr.splitlines()) == 1

@@ -1,7 +1,5 @@
 """`python -m core.cli`."""
 
-import sys
+from core.cli import main
 
-from core.cli.serve import serve
-
-sys.exit(serve(None, as_json=True))
+main()

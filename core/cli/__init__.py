@@ -1,1 +1,5 @@
 """The `airloom` command."""
+
+from core.cli.program import main
+
+__all__ = ["main"]

@@ -1,0 +1,162 @@
+"""The CLI's way to the API: HTTP, profiles and credentials.
+
+Rules: every command signs in afresh, as soracom-cli does; a profile file is its owner's alone (mode 0600);
+what goes wrong is one ``CliError`` with one line and an exit code.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+DEFAULT_ENDPOINT = "http://127.0.0.1:8080"
+TIMEOUT_S = 60
+PAGES_MAX = 100_000
+"""Pages that one ``--fetch-all`` reads."""
+
+EX_FAILED, EX_USAGE, EX_UNREACHABLE, EX_DENIED = 1, 2, 69, 77
+
+
+class CliError(Exception):
+    """Why a command did not do what it was told, in one line; ``exit_code`` is the process's."""
+
+    def __init__(self, message: str, exit_code: int = EX_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What ``airloom configure`` saves; keys as soracom-cli names them."""
+
+    endpoint: str = ""
+    authKeyId: str = ""
+    authKey: str = ""
+    email: str = ""
+    password: str = ""
+
+
+def profile_path(folder: Path, name: str) -> Path:
+    """``<folder>/<name>.json``; raises ``CliError`` for a name that would leave the folder."""
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise CliError(f"profile {name!r}: use letters, digits, '-', '_' and '.'", EX_USAGE)
+    return folder / f"{name}.json"
+
+
+def load_profile(path: Path) -> Profile:
+    """The saved profile; an empty one when there is no file."""
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise CliError(f"{path} can be read by others; run: chmod 600 {path}", EX_USAGE)
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        return Profile()
+    except (OSError, ValueError) as error:
+        raise CliError(f"{path}: {error}; save it again with: airloom configure", EX_USAGE) from error
+    if not isinstance(values, dict):
+        raise CliError(f"{path}: not a JSON object; save it again with: airloom configure", EX_USAGE)
+    known = {field.name for field in fields(Profile)}
+    return Profile(**{key: str(value) for key, value in values.items() if key in known})
+
+
+def save_profile(path: Path, profile: Profile) -> None:
+    """Write it whole, mode 0600 from its first moment on."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({key: value for key, value in asdict(profile).items() if value}, file, indent=2)
+        file.write("\n")
+    aside.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the API answered: parsed JSON, or the body as bytes."""
+
+    value: Any
+    headers: Mapping[str, str]
+
+
+class Client:
+    """One command's conversation with the API; a context manager."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._endpoint = (profile.endpoint or DEFAULT_ENDPOINT).rstrip("/")
+        self._http: aiohttp.ClientSession
+        self._headers: dict[str, str] = {}
+        self.operator_id = ""
+
+    async def __aenter__(self) -> "Client":
+        """Nothing is sent yet."""
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let the connection go."""
+        await self._http.close()
+
+    async def sign_in(self) -> dict[str, str]:
+        """By the profile's auth key, else its e-mail address and password; the API's answer."""
+        profile = self._profile
+        if profile.authKeyId and profile.authKey:
+            body = {"authKeyId": profile.authKeyId, "authKey": profile.authKey}
+        elif profile.email and profile.password:
+            body = {"email": profile.email, "password": profile.password}
+        else:
+            raise CliError(
+                "no credentials; give --auth-key-id and --auth-key, or save them with: airloom configure",
+                EX_USAGE,
+            )
+        answer: dict[str, str] = (await self.call("POST", "/auth", body=body)).value
+        self._headers = {"X-Soracom-API-Key": answer["apiKey"], "X-Soracom-Token": answer["token"]}
+        self.operator_id = answer["operatorId"]
+        return answer
+
+    async def call(
+        self, method: str, path: str, *, body: Any = None, query: Mapping[str, Any] | None = None
+    ) -> Reply:
+        """One request below ``/v1``; raises ``CliError`` for anything but 2xx."""
+        parameters = {key: str(value) for key, value in (query or {}).items() if value is not None}
+        try:
+            async with self._http.request(
+                method, self._url(path), json=body, params=parameters, headers=self._headers
+            ) as response:
+                content = await response.read()
+                value = json.loads(content) if content and "json" in response.content_type else content
+                if response.status >= 300:
+                    raise _error_of(response.status, value)
+                return Reply(value, response.headers)
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            why = str(error) or type(error).__name__
+            raise CliError(f"{self._endpoint}: {why}", EX_UNREACHABLE) from error
+
+    async def pages(self, path: str, *, query: Mapping[str, Any], fetch_all: bool) -> list[Any]:
+        """A list; with ``fetch_all`` all of its pages."""
+        items: list[Any] = []
+        parameters = dict(query)
+        for _ in range(PAGES_MAX):
+            reply = await self.call("GET", path, query=parameters)
+            items += reply.value
+            next_key = reply.headers.get("x-soracom-next-key")
+            if not fetch_all or not next_key:
+                break
+            parameters["last_evaluated_key"] = next_key
+        return items
+
+    def _url(self, path: str) -> URL:
+        return URL(f"{self._endpoint}/v1{path}", encoded=True)
+
+
+def _error_of(status: int, value: Any) -> CliError:
+    code = EX_DENIED if status in (401, 403) else EX_FAILED
+    if isinstance(value, dict) and "code" in value:
+        return CliError(f"{value['code']}: {value.get('message', '')} (HTTP {status})", code)
+    return CliError(f"HTTP {status}; is this an Airloom or SORACOM API?", code)

@@ -1,0 +1,117 @@
+"""The `airloom` command: its options, its groups of commands, and how it fails.
+
+Rule: what goes wrong is one line on stderr and an exit code: 1 the API said no, 2 wrong use, 69 it could not
+be reached, 77 not authenticated or not permitted.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.cli.account import bills, groups, operator, sandbox
+from core.cli.client import CliError, Profile, save_profile
+from core.cli.commands import Settings, run, settings_of
+from core.cli.output import Format
+from core.cli.sims import sims, stats
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Airloom's command line: SIMs, usage and bills over the REST API.\n\n"
+    "First steps: airloom sandbox init --email me@example.com; airloom configure; airloom sims list.\n\n"
+    "Examples: airloom sims list | airloom sims suspend --sim-id 8981100000000000001 |"
+    " airloom --output jsonl sims list --fetch-all",
+)
+for _name, _group in {
+    "sims": sims,
+    "groups": groups,
+    "stats": stats,
+    "bills": bills,
+    "operator": operator,
+    "sandbox": sandbox,
+}.items():
+    app.add_typer(_group, name=_name)
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    *,
+    endpoint: Annotated[
+        str, typer.Option(envvar="AIRLOOM_ENDPOINT", help="The API, as http://127.0.0.1:8080.")
+    ] = "",
+    auth_key_id: Annotated[str, typer.Option(envvar="AIRLOOM_AUTH_KEY_ID", help="As keyId-….")] = "",
+    auth_key: Annotated[str, typer.Option(envvar="AIRLOOM_AUTH_KEY", help="As secret-….")] = "",
+    profile: Annotated[str, typer.Option(envvar="AIRLOOM_PROFILE", help="A saved profile.")] = "default",
+    output: Annotated[
+        Format | None, typer.Option(help="Default: table on a terminal, json elsewhere.")
+    ] = None,
+) -> None:
+    """Options of every command; they stand before it."""
+    if context.invoked_subcommand != "serve":
+        context.obj = settings_of(
+            profile_name=profile,
+            endpoint=endpoint,
+            auth_key_id=auth_key_id,
+            auth_key=auth_key,
+            output=output,
+        )
+
+
+@app.command()
+def configure(
+    context: typer.Context,
+    email: Annotated[str, typer.Option(help="Save this and a password instead of an auth key.")] = "",
+    password: Annotated[str, typer.Option(envvar="AIRLOOM_PASSWORD", help="Asked for if not given.")] = "",
+) -> None:
+    """Save endpoint and credentials as a profile that only you can read.
+
+    Example: airloom --endpoint http://127.0.0.1:8080 --auth-key-id keyId-1 --auth-key secret-1 configure
+    """
+    settings: Settings = context.obj
+    given = settings.profile
+    if email:
+        password = password or typer.prompt("password", hide_input=True)
+        wanted = Profile(endpoint=given.endpoint, email=email, password=password)
+    else:
+        key_id = given.authKeyId or typer.prompt("auth key id")
+        secret = given.authKey or typer.prompt("auth key", hide_input=True)
+        wanted = Profile(endpoint=given.endpoint, authKeyId=key_id, authKey=secret)
+    save_profile(settings.profile_file, wanted)
+    sys.stderr.write(f"saved {settings.profile_file}\n")
+
+
+@app.command()
+def auth(context: typer.Context) -> None:
+    """Sign in and print API key and token.
+
+    Example: airloom auth
+    """
+    run(context, lambda client: client.sign_in(), signed_in=False)
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="airloom.toml; AIRLOOM_* variables win.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say ready as one line of JSON.")] = False,
+) -> None:
+    """Run Airloom itself: gateway, device edge, metering and API.
+
+    Example: airloom serve --config airloom.toml
+    """
+    from core.cli.serve import serve as serve_node  # noqa: PLC0415 - a customer's command loads no gateway
+
+    raise typer.Exit(serve_node(config, as_json=as_json))
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except CliError as error:
+        line = " ".join(str(error).split())
+        sys.stderr.write(f"airloom: {line}\n")
+        sys.exit(error.exit_code)

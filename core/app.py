@@ -248,7 +248,11 @@ def make_api(config: Config, adapters: Adapters, node: Node, identity: Identity)
     services = ApiServices(
         identity=identity,
         sims=Sims(
-            store=adapters.store, control=node.sessions, clock=adapters.clock, entropy=adapters.entropy
+            store=adapters.store,
+            control=node.sessions,
+            clock=adapters.clock,
+            entropy=adapters.entropy,
+            stock_plmn=config.api.sandbox_plmn,
         ),
         groups=Groups(store=adapters.store, clock=adapters.clock, entropy=adapters.entropy),
         stats=Stats(usage=adapters.store.usage, clock=adapters.clock),

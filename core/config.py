@@ -65,11 +65,16 @@ class StreamConfig(_Section):
 
 
 class ApiConfig(_Section):
-    """The customer API. ``sandbox`` adds SORACOM's sandbox operations (no payment, SIMs from nothing)."""
+    """The customer API.
+
+    ``sandbox`` adds SORACOM's sandbox operations (no payment, SIMs from nothing); the SIMs get IMSIs of
+    ``sandbox_plmn`` (MCC and MNC; 00101 is the test network).
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8_080
     sandbox: bool = True
+    sandbox_plmn: Annotated[str, StringConstraints(pattern=r"^[0-9]{5,6}$")] = "00101"
 
 
 class UsageConfig(_Section):

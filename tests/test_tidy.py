@@ -38,8 +38,6 @@ CLOCK_AND_DICE = (
 )
 ENTRY_POINTS = {"core.cli", "loadtest.demo", "loadtest.prove"}
 """Started by name (./run, pyproject.toml). Modules with a ``__main__`` part are found by it."""
-NOT_YET_WIRED = {"loadtest.parts.namespaces"}
-"""Written before what uses it; this set only shrinks."""
 
 
 def _name(path: Path) -> str:
@@ -203,12 +201,7 @@ def _dead_modules() -> set[str]:
 
 
 def test_no_module_is_dead() -> None:
-    assert _dead_modules() - NOT_YET_WIRED == set()
-
-
-@pytest.mark.parametrize("module", sorted(NOT_YET_WIRED))
-def test_what_is_wired_by_now_is_off_the_list(module: str) -> None:
-    assert module in _dead_modules(), f"{module} is used: take it out of NOT_YET_WIRED"
+    assert _dead_modules() == set()
 
 
 # -- documents ------------------------------------------------------------------------------------------

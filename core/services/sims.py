@@ -30,13 +30,13 @@ DRAWS_MAX = 16
 SCANNED_PAGES_MAX = 10
 """Pages of an operator's SIMs that one filtered list looks through; it goes on from its next key."""
 
+IMSI_DIGITS = 15
+
 SPEED_CLASSES = frozenset(
     {"s1.minimum", "s1.slow", "s1.standard", "s1.fast", "s1.4xfast", "s1.8xfast"}
     | {"u1.standard", "u1.slow", "t1.standard", "arc.standard"}
 )
 
-_IMSI_PREFIX = "00101"
-"""The test network (ITU-T E.212 annex; MCC 001, MNC 01)."""
 _ICCID_PREFIX = "8981100"
 """Telecommunications, Japan, an issuer (ITU-T E.118)."""
 
@@ -52,8 +52,18 @@ class InStock:
 class Sims:
     """A customer's verbs; each one raises ``Refused`` with a ``RequestRefusal``, or ``Unavailable``."""
 
-    def __init__(self, *, store: Store, control: SessionControl, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        control: SessionControl,
+        clock: Clock,
+        entropy: Entropy,
+        stock_plmn: str = "00101",
+    ) -> None:
+        """``stock_plmn``: MCC and MNC of the SIMs in stock (TS 23.003 §2.2), by default the test network."""
         self._store = store
+        self._stock_plmn = stock_plmn
         self._control = control
         self._clock = clock
         self._entropy = entropy
@@ -118,14 +128,15 @@ class Sims:
     # -- changing -------------------------------------------------------------------------------------
 
     async def create_in_stock(self, *, subscription: str, bundles: tuple[str, ...] = ()) -> InStock:
-        """A new SIM in stock, with numbers of the test network."""
+        """A new SIM in stock, with free numbers."""
         secret = self._entropy.random_bytes(10).hex()
         now = self._clock.now()
         for _ in range(DRAWS_MAX):
             sim_id = _with_check_digit(f"{_ICCID_PREFIX}{self._digits(11)}")
+            imsi = self._stock_plmn + self._digits(IMSI_DIGITS - len(self._stock_plmn))
             sim = Sim(
                 sim_id=sim_id,
-                subscribers=(Subscriber(f"{_IMSI_PREFIX}{self._digits(10)}", "", subscription, bundles),),
+                subscribers=(Subscriber(imsi, "", subscription, bundles),),
                 registration_secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
                 created=now,
                 modified=now,

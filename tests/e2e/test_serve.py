@@ -1,5 +1,5 @@
-"""`airloom serve` as a child: the demo adds up, kills lose nothing, hostile datagrams change nothing, and what
-it cannot use it says in one line.
+"""`airloom serve` as a child: the demo adds up, kills lose nothing, hostile datagrams change nothing, and
+what it cannot use it says in one line.
 """
 
 import asyncio
@@ -127,7 +127,10 @@ def _bombard(address: str) -> None:
 def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
     ended = run_serve(tmp_path, AIRLOOM_API__PROT="1")
     assert ended.returncode == 78
-    assert ended.stderr == "airloom serve: api.prot: unknown key; known here: host, port, sandbox\n"
+    assert (
+        ended.stderr
+        == "airloom serve: api.prot: unknown key; known here: host, port, sandbox, sandbox_plmn\n"
+    )
     assert not (tmp_path / "var").exists()
 
 

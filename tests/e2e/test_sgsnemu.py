@@ -29,7 +29,11 @@ async def attach_and_ping(lab: Lab, folder: Path) -> None:
         api_port=8080,
         api_host=GATEWAY,
         prefix=tuple(lab.command(lab.gw)),
-        environment={"AIRLOOM_GATEWAY__TUN": "airloom0", "AIRLOOM_GATEWAY__SESSIONS_MAX": "64"},
+        environment={
+            "AIRLOOM_GATEWAY__TUN": "airloom0",
+            "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
+            "AIRLOOM_API__SANDBOX_PLMN": "90170",  # sgsnemu loses the leading zeros of an IMSI
+        },
     )
     await served.start()
     try:

@@ -38,7 +38,7 @@ PASSWORD = "correct horse"
 
 @dataclass
 class StoreControl:
-    """Implements ``SessionControl`` over the store alone; remembers the status it found when it was called."""
+    """Implements ``SessionControl`` over the store alone; remembers the status found at each call."""
 
     store: WideStore
     clock: SetClock

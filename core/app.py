@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -45,7 +46,7 @@ from core.services.stats import Stats
 from core.services.usage import UsageMeter
 from core.telemetry import Metric, Telemetry
 from gtp.service import GtpV1Door
-from gtp.userplane.slots import Slots, open_file
+from gtp.userplane.slots import Origin, Slots, open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane
 from mqtt_bridge.edge.udp import UdpEntryPoint
@@ -142,6 +143,17 @@ class Node:
         await self.door.start()
         return recovered
 
+    @property
+    def lost_counts(self) -> str:
+        """Empty, or why the counts of open sessions were lost: audited, for the bill may be too low."""
+        opening = self._world.slots.opening
+        if opening.origin is not Origin.LOST:
+            return ""
+        return (
+            f"the meter's file could not be trusted ({opening.why}); sessions are counted on from their last"
+            f" durable report, what came after it is not billed; the file is kept as {opening.kept_as}"
+        )
+
     async def run(self) -> None:
         """Drive every loop until cancelled; a loop that fails ends all."""
         async with asyncio.TaskGroup() as tasks:
@@ -222,9 +234,14 @@ class Node:
 def make_telemetry(node: Node) -> Telemetry:
     """What this node tells about itself."""
     telemetry = Telemetry(registry=CollectorRegistry())
-    telemetry.watch(
-        Metric.SESSIONS_OPEN, lambda: float(len(node.sessions.open_sessions)), access=Access.GTPV1.value
-    )
+    sessions = node.sessions
+    telemetry.watch_each(Metric.SESSIONS_OPEN, lambda: sessions.open_by_access)
+    for access in Access:
+        telemetry.watch_each(
+            Metric.ATTACHES, partial(sessions.attaches.__getitem__, access), access=access.value
+        )
+    telemetry.watch_each(Metric.RECORDS_DELIVERED, lambda: node.delivery.delivered)
+    telemetry.watch(Metric.USAGE_REPORTS, lambda: float(node.usage.reports_durable))
     telemetry.watch(Metric.RESTART_COUNTER, lambda: float(node.gateway.restart_counter))
     telemetry.watch_each(Metric.LEASES, lambda: node.gateway.leases)
     telemetry.watch_each(Metric.DATAGRAMS_DROPPED, lambda: node.door.machine.dropped, door="gtpv1")

@@ -128,6 +128,8 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
             async with Customer(served.endpoint) as customer:
                 result = await _drive(options, progress, served, customer)
                 keys = (customer.auth_key_id, customer.auth_key)
+        if not options.json:
+            _print_proof(result)
         if options.keep:
             _tell_how_to_go_on(served, *keys)
             await _until_interrupted()
@@ -321,8 +323,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if options.json:
         print(json.dumps(result, separators=(",", ":")))
-    else:
-        _print_proof(result)
     return 0 if result["ok"] else 1
 
 

@@ -47,7 +47,7 @@ def _show_table(value: Any, columns: Sequence[str]) -> None:
             table.add_row(key, _text(item))
     elif isinstance(value, list):
         names = list(columns) or _keys(value)
-        table = Table(*names, box=None)
+        table = Table(*(name.rpartition(".")[2] for name in names), box=None)
         for item in value:
             table.add_row(*[_text(_at(item, name)) for name in names])
     else:

@@ -110,7 +110,7 @@ def serve(
 def main() -> None:
     """The console script."""
     try:
-        app()
+        app(prog_name="airloom")
     except CliError as error:
         line = " ".join(str(error).split())
         sys.stderr.write(f"airloom: {line}\n")

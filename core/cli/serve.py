@@ -42,6 +42,8 @@ async def _serve(config: Config, *, as_json: bool) -> int:
     async with default_adapters(config) as adapters:
         node = Node(config=config, adapters=adapters)
         recovered = await node.start()
+        if lost := node.lost_counts:
+            sys.stderr.write(f"airloom serve: {lost}\n")
         identity = make_identity(adapters)
         owner = await first_run(adapters, identity)
         runner = web.AppRunner(make_api(config, adapters, node, identity), access_log=None)

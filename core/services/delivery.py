@@ -10,6 +10,7 @@ Rules:
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class _Waiting:
     """Who waits for a record."""
 
     record_id: str
+    protocol: str
     receipt: asyncio.Future[Receipt]
 
 
@@ -89,6 +91,8 @@ class Delivery:
         self._record_ids = RecordIds(clock=clock, entropy=entropy)
         self._content_type_of = content_type_of
         self._deadline_s = deadline_s
+        self.delivered: Counter[str] = Counter()
+        """Records that the stream accepted, by the protocol they came by."""
         self._wake = asyncio.Event()
         self._is_over = False
 
@@ -108,7 +112,7 @@ class Delivery:
         payloads = payloads_of(message.payload, self._content_type_of(message))
         record_id = self._record_ids.next()
         record = StreamRecord(message.imsi, envelope(message, record_id, payloads))
-        waiting = _Waiting(record_id, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(record_id, message.source_protocol, asyncio.get_running_loop().create_future())
         self._enter_lane(record, waiting)
         self._wake.set()
         return waiting.receipt
@@ -153,6 +157,7 @@ class Delivery:
         placed = dict(zip(batch, results, strict=True))
         errors = [result.error for result in results]
         for entry in self._lanes.settle(batch, errors, self._clock.monotonic()):
+            self.delivered[entry.token.protocol] += 1
             _acknowledge(entry, placed[entry])
         self._wake.set()
 

@@ -10,6 +10,7 @@ Rules:
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -107,6 +108,9 @@ class Sessions:
         self._doors: dict[Access, AccessDoor] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
+        self.open_by_access: Counter[str] = Counter({access.value: 0 for access in Access})
+        self.attaches: dict[Access, Counter[str]] = {access: Counter() for access in Access}
+        """Answers to ``open`` by access: ``accepted``, the refusal, or ``unavailable``."""
 
     @property
     def open_sessions(self) -> Mapping[str, Session]:
@@ -122,6 +126,7 @@ class Sessions:
         async for session in self._store.sessions.of_gateway(self._gateway.gateway_id):
             self._gateway.claim(session.ue_address, _teids(session))
             self._install(session)
+            self._usage.relabel(session.session_id, _label(session))
             self._add(session)
             if door := self._doors.get(session.access):
                 await door.adopt(session)
@@ -130,6 +135,19 @@ class Sessions:
 
     async def open(self, request: OpenSession) -> Session:
         """Open a session; raises ``Refused`` with an ``AttachRefusal``, or ``Unavailable``."""
+        answers = self.attaches[request.access]
+        try:
+            session = await self._open_one(request)
+        except Refused as refusal:
+            answers[refusal.reason.value] += 1
+            raise
+        except Unavailable:
+            answers["unavailable"] += 1
+            raise
+        answers["accepted"] += 1
+        return session
+
+    async def _open_one(self, request: OpenSession) -> Session:
         sim_id = await self._store.sims.sim_id_of_imsi(request.imsi)
         if sim_id is None:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
@@ -161,7 +179,9 @@ class Sessions:
             event = self._event(SessionEventKind.MODIFIED, wanted)
             stored = await self._store.sessions.put(wanted, event)
             self._open[stored.session_id] = stored
-            self._user_plane.update(self._bearer(stored))
+            if stored.tunnel is not None:
+                self._user_plane.update(self._bearer(stored))
+            self._usage.relabel(stored.session_id, _label(stored))
             return stored
 
     async def close(self, session_id: str, reason: CloseReason, *, tell_peer: bool = False) -> None:
@@ -362,9 +382,11 @@ class Sessions:
     def _add(self, session: Session) -> None:
         self._open[session.session_id] = session
         self._of_sim.setdefault(session.sim_id, set()).add(session.session_id)
+        self.open_by_access[session.access.value] += 1
 
     def _remove(self, session: Session) -> None:
         del self._open[session.session_id]
+        self.open_by_access[session.access.value] -= 1
         of_sim = self._of_sim[session.sim_id]
         of_sim.discard(session.session_id)
         if not of_sim:
@@ -385,7 +407,7 @@ class Sessions:
             peer_teid=session.tunnel.peer_teid_user,
             peer_address=session.tunnel.peer_user_address,
             epoch=self._gateway.epoch,
-            label=SegmentLabel(session.speed_class, session.location.plmn),
+            label=_label(session),
         )
 
     def _event(self, kind: SessionEventKind, session: Session, *, cause: str = "") -> SessionEvent:
@@ -420,6 +442,10 @@ class Sessions:
                 del self._locks[sim_id]
             else:
                 self._locks[sim_id] = (lock, waiting - 1)
+
+
+def _label(session: Session) -> SegmentLabel:
+    return SegmentLabel(session.speed_class, session.location.plmn)
 
 
 def _teids(session: Session) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ class UsageMeter:
         self._interval_s = interval_s
         self._durable: dict[str, tuple[int, Volume]] = {}
         self._labels: dict[str, SegmentLabel] = {}
+        self.reports_durable = 0
 
     async def run(self) -> None:
         """Sweep at each interval, for ever; a store that is away only makes reports late."""
@@ -88,6 +89,7 @@ class UsageMeter:
         reports = [report for report in reports if not report.volume.is_zero]
         if reports:
             await self._usage.record(reports)
+            self.reports_durable += len(reports)
         for counters in batch:
             if self._user_plane.counters(counters.session_id) is not None:
                 self._durable[counters.session_id] = _state(counters)

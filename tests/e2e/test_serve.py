@@ -16,8 +16,12 @@ import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
+from core.config import EdgeConfig
+from core.telemetry import Metric
+from loadtest.customer import Customer
 from loadtest.parts.namespaces import why_not
-from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.device import SimulatedDevice
+from loadtest.peers.sgsn import Refusal, Sgsn
 from loadtest.prove import prove_kills
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port
 from tests.support.gtp import create_request, delete_request
@@ -97,6 +101,52 @@ async def test_hostile_datagrams_change_nothing(tmp_path: Path) -> None:
         assert metrics['airloom_sessions_open{access="gtpv1"}'] == 0
     finally:
         assert await served.stop() == 0
+
+
+async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path) -> None:
+    served = served_in(tmp_path, AIRLOOM_USAGE__REPORT_INTERVAL_S="0.1")
+    await served.start()
+    sgsn = Sgsn(
+        network=UdpNetwork(),
+        address=free_gateway_address("127.0.1"),
+        gateway=served.gateway_address,
+        entropy=SystemEntropy(),
+    )
+    edge = EdgeConfig()
+    try:
+        async with Customer(served.endpoint) as customer, sgsn.running():
+            await customer.sign_up("one@example.com", "Aa1-every-metric-moves")
+            sim = await customer.new_sim()
+            imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
+            context = await sgsn.attach(imsi=imsi, apn="soracom.io")
+            device = SimulatedDevice(
+                send_up=lambda packet: sgsn.send_up(context, packet),
+                ue_address=context.ue_address,
+                entry_address=edge.udp_address,
+                entry_port=edge.udp_port,
+            )
+            context.on_down = device.receive
+            assert await device.send_raw(b"hello") == b"200"
+            await asyncio.to_thread(_bombard, served.gateway_address)
+            await asyncio.sleep(0.3)
+            metrics = await asyncio.to_thread(served.metrics)
+            still = {m.metric_name for m in Metric if not _total(metrics, m.metric_name)}
+            assert still == set()
+
+            await customer.call("POST", f"/sims/{sim['simId']}/suspend")
+            assert await device.send_raw(b"again", answer_s=0.5) is None
+            with pytest.raises(Refusal):
+                await sgsn.attach(imsi=imsi, apn="soracom.io")
+            events = await customer.call("GET", f"/sims/{sim['simId']}/events/sessions")
+            assert [event["event"] for event in events] == ["Rejected", "Deleted", "Created"]
+            metrics = await asyncio.to_thread(served.metrics)
+            assert metrics['airloom_sessions_open{access="gtpv1"}'] == 0
+    finally:
+        assert await served.stop() == 0
+
+
+def _total(metrics: dict[str, float], name: str) -> float:
+    return sum(value for series, value in metrics.items() if series.startswith(name))
 
 
 def _bombard(address: str) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import secrets
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -39,6 +40,7 @@ T = TypeVar("T")
 
 APN = "soracom.io"
 METER_TIMEOUT_S = 10.0
+EX_INTERRUPTED = 130
 NOT_RUN = ["gtpv2", "radius", "mqtt", "http", "tcp"]
 """Doors and entry points that this version does not have: the demo says so rather than stay silent."""
 
@@ -121,6 +123,9 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
         api_port=free_tcp_port("127.0.0.1", 8080),
         environment={"AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5", "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096"},
     )
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         with progress.shown():
             async with progress.stage("served, ready"):
@@ -132,7 +137,7 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
             _print_proof(result)
         if options.keep:
             _tell_how_to_go_on(served, *keys)
-            await _until_interrupted()
+            await served.ended()
         return result
     finally:
         await served.stop()
@@ -276,11 +281,6 @@ def _tell_how_to_go_on(served: Served, auth_key_id: str, auth_key: str) -> None:
     )
 
 
-async def _until_interrupted() -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.Event().wait()
-
-
 def _print_proof(result: dict[str, Any]) -> None:
     messages, octets = result["messages"], result["bytes"]
     table = Table("what", "sent", "acknowledged / metered", "stored / billed", "difference", title="Proof")
@@ -316,8 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = Progress(live=not options.json and sys.stdout.isatty())
     try:
         result = asyncio.run(demo(options, progress))
-    except KeyboardInterrupt:
-        return 0
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 0 if options.keep else EX_INTERRUPTED
     except (DidNotStart, ConfigurationError, NotAnswered, Refusal, ApiError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

@@ -113,6 +113,11 @@ class Served:
             self.process.send_signal(signal.SIGKILL)
             await self.process.wait()
 
+    async def ended(self) -> None:
+        """Wait until it ends by itself."""
+        if self.process is not None:
+            await self.process.wait()
+
     async def stop(self) -> int:
         """End it in order; its exit code."""
         if self.process is None:

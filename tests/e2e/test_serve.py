@@ -74,6 +74,42 @@ def test_the_demo_adds_up() -> None:
     assert set(result["leaks"].values()) == {0}
 
 
+def test_the_demo_keeps_serving_and_its_commands_work() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "loadtest.demo", "--keep", "--sims", "2", "--messages", "3"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        printed = []
+        for line in demo.stdout:
+            printed.append(line.strip())
+            if "Ctrl-C" in line:
+                break
+        keys = dict(
+            word.split("=") for line in printed if line.startswith("export") for word in line.split()[1:]
+        )
+        commands = [line.split()[2:] for line in printed if line.startswith("./run airloom")]
+        answers = [json.loads(_airloom(*command, **keys)) for command in commands]
+        demo.terminate()
+    assert demo.returncode == 0
+    assert [len(answer) for answer in answers] == [2, 3]
+    folder = Path(next(line.split("data in ")[1].split(". ")[0] for line in printed if "data in" in line))
+    assert folder.is_absolute()
+    assert not folder.exists()
+
+
+def _airloom(*arguments: str, **environment: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "core.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 def test_kills_under_traffic_lose_nothing() -> None:
     """A share of the fifty that `./run prove` does."""
     result = prove_kills(6, seed=5)

@@ -1,5 +1,6 @@
 """The customer API over the memory store, served in process, and a customer to speak to it."""
 
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -140,7 +141,7 @@ class Tenant:
         path: str,
         body: Any = None,
         *,
-        data: bytes | None = None,
+        data: bytes | io.BytesIO | None = None,
         headers: Mapping[str, str] | None = None,
         **query: Any,
     ) -> Answer:

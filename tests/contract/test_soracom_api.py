@@ -1,0 +1,238 @@
+"""What the API answers, read by SORACOM's own definition of it.
+
+The definition is not ours to ship: it is looked for in ``AIRLOOM_SHARED`` or beside the project, and where it
+is not, these tests say that they were not run.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from openapi_schema_validator import OAS30ReadValidator
+
+from core.api.routes import ROUTES, SANDBOX_ROUTES, Route
+from tests.support.api import Answer, ApiWorld, Tenant, make_world, tenants
+from tests.unit.test_api_tenancy import FREE, REFUSED, possessions
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(os.environ.get("AIRLOOM_SHARED", ROOT.parent / "shared")) / "api"
+DEFINITIONS = (FOLDER / "soracom-api.en.yaml", FOLDER / "soracom-sandbox-api.en.yaml")
+
+pytestmark = pytest.mark.skipif(
+    not all(path.exists() for path in DEFINITIONS),
+    reason="SORACOM's API definition is not there (AIRLOOM_SHARED)",
+)
+
+
+@cache
+def definition(sandbox: bool) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.load(DEFINITIONS[sandbox].read_text(), yaml.CSafeLoader)
+    return loaded
+
+
+def operation(route: Route) -> dict[str, Any]:
+    found: dict[str, Any] = definition(route in SANDBOX_ROUTES)["paths"][route.path][route.method.lower()]
+    return found
+
+
+@pytest.mark.parametrize("route", (*ROUTES, *SANDBOX_ROUTES), ids=lambda route: route.operation_id)
+def test_each_route_is_the_contracts(route: Route) -> None:
+    wanted = operation(route)
+    assert wanted["operationId"] == route.operation_id
+    if route not in SANDBOX_ROUTES:
+        assert bool(wanted.get("security")) is route.needs_token
+    assert set(re.findall(r"{(\w+)}", route.path)) == {
+        parameter["name"] for parameter in wanted.get("parameters", []) if parameter["in"] == "path"
+    }
+
+
+def errors_of(route: Route, answer: Answer) -> Iterator[str]:
+    """What the contract has against an answer; nothing when it is as described."""
+    responses = operation(route)["responses"]
+    described = responses.get(str(answer.status))
+    if described is None:
+        yield f"{answer.status} is not among {sorted(responses)}"
+        return
+    schema = described.get("content", {}).get("application/json", {}).get("schema")
+    if schema is None:
+        if answer.body not in (b"", None):
+            yield f"no body is described, there is {answer.body!r}"
+        return
+    components = definition(route in SANDBOX_ROUTES)["components"]
+    validator = OAS30ReadValidator({**schema, "components": _nullable(components)})
+    for error in validator.iter_errors(answer.body):
+        yield f"{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}"
+    if schema.get("type") == "object" or "$ref" in schema:
+        properties = _properties(schema, components)
+        if properties:
+            yield from (f"{name}: not in the contract" for name in sorted(set(answer.body) - properties))
+
+
+@cache
+def _nullable_of(sandbox: bool) -> dict[str, Any]:
+    """The contract does not say ``nullable``; what SORACOM answers has null wherever nothing is known."""
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, dict):
+            walked = {key: walk(value) for key, value in node.items()}
+            if "enum" in walked:
+                walked["enum"] = [*walked["enum"], None]
+            return {**walked, "nullable": True} if isinstance(node.get("type"), str) else walked
+        return [walk(item) for item in node] if isinstance(node, list) else node
+
+    walked: dict[str, Any] = walk(definition(sandbox)["components"])
+    return walked
+
+
+def _nullable(components: dict[str, Any]) -> dict[str, Any]:
+    return _nullable_of(components is definition(True)["components"])
+
+
+def _properties(schema: dict[str, Any], components: dict[str, Any]) -> set[str]:
+    if "$ref" in schema:
+        schema = components["schemas"][schema["$ref"].rpartition("/")[2]]
+    return set(schema.get("properties", {}))
+
+
+async def walk(world: ApiWorld, one: Tenant) -> dict[str, Answer]:
+    """Each operation once, in an order in which each succeeds."""
+    sandbox_init = {
+        "email": "third@example.com",
+        "password": "correct horse",
+        "authKeyId": "keyId-x",
+        "authKey": "secret-x",
+    }
+    made = (await one.call("POST", "/sandbox/subscribers/create", {})).body
+    second = (await one.call("POST", "/sandbox/subscribers/create", {})).body
+    ids = await possessions(world, one)
+    sim = await world.store.sims.get(ids["sim_id"])
+    assert sim is not None
+    await world.connect(sim)
+    stats = {
+        "unixtime": int(world.clock.now().timestamp()) - 600,
+        "dataTrafficStatsMap": {"s1.fast": {"uploadByteSizeTotal": 10, "downloadByteSizeTotal": 5}},
+    }
+    span = {"period": "day", "from": 0, "to": int(world.clock.now().timestamp())}
+    month = world.clock.now().strftime("%Y%m")
+    last = (world.clock.now().replace(day=1)).strftime("%Y%m")
+    tag = [{"tagName": "name", "tagValue": "x"}]
+    parameter = [{"key": "useCustomDns", "value": True}]
+    new_password = {"currentPassword": "correct horse", "newPassword": "Aa1-new-horse"}
+    login = {"email": one.email, "password": "correct horse"}
+    secret = {"registrationSecret": made["registrationSecret"]}
+    serial = {"registrationSecret": second["registrationSecret"]}
+    second_id = await world.store.sims.sim_id_of_imsi(second["imsi"])
+    steps: list[tuple[str, dict[str, Any], Any, dict[str, Any]]] = [
+        ("auth", {}, login, {}),
+        ("getOperator", {}, None, {}),
+        ("listOperatorAuthKeys", {}, None, {}),
+        ("generateOperatorAuthKey", {}, None, {}),
+        ("deleteOperatorAuthKey", {}, None, {}),
+        ("registerSubscriber", {"imsi": made["imsi"]}, secret, {}),
+        ("registerSim", {"sim_id": second_id}, serial, {}),
+        ("listSims", {}, None, {}),
+        ("getSim", {}, None, {}),
+        ("deleteSimSession", {}, None, {}),
+        ("listSimSessionEvents", {}, None, {}),
+        ("activateSim", {}, None, {}),
+        ("deactivateSim", {}, None, {}),
+        ("setSimToStandby", {}, None, {}),
+        ("suspendSim", {}, None, {}),
+        ("updateSimSpeedClass", {}, {"speedClass": "s1.fast"}, {}),
+        ("unsetSimGroup", {}, None, {}),
+        ("setSimGroup", {}, {"groupId": ids["group_id"]}, {}),
+        ("putSimTags", {}, tag, {}),
+        ("deleteSimTag", {"tag_name": "name"}, None, {}),
+        ("listSubscribers", {}, None, {}),
+        ("getSubscriber", {}, None, {}),
+        ("listGroups", {}, None, {}),
+        ("createGroup", {}, {"tags": {"name": "x"}}, {}),
+        ("getGroup", {}, None, {}),
+        ("listSubscribersInGroup", {}, None, {}),
+        ("putGroupTags", {}, tag, {}),
+        ("deleteGroupTag", {"tag_name": "name"}, None, {}),
+        ("putConfigurationParameters", {}, parameter, {}),
+        ("deleteConfigurationParameter", {}, None, {}),
+        ("deleteConfigurationNamespace", {}, None, {}),
+        ("sandboxInsertAirStats", {}, stats, {}),
+        ("getAirStatsOfSim", {}, None, span),
+        ("getAirStats", {}, None, span),
+        ("getBillingHistory", {}, None, {}),
+        ("getLatestBilling", {}, None, {}),
+        ("getBilling", {"yyyyMM": month}, None, {}),
+        ("getBillingPerDay", {"yyyyMM": last}, None, {}),
+        ("exportBilling", {"yyyyMM": month}, None, {}),
+        ("exportLatestBilling", {}, None, {}),
+        ("getExportedFile", {}, None, {}),
+        ("enableSimTermination", {}, None, {}),
+        ("disableSimTermination", {}, None, {}),
+        ("enableSimTermination", {}, None, {}),
+        ("terminateSim", {}, None, {}),
+        ("deleteGroup", {}, None, {}),
+        ("updateOperatorPassword", {}, new_password, {}),
+        ("sandboxCreateSubscriber", {}, {"subscription": "plan01s"}, {}),
+        ("sandboxInitializeOperator", {}, sandbox_init, {}),
+        ("logout", {}, None, {}),
+    ]
+    routes = {route.operation_id: route for route in (*ROUTES, *SANDBOX_ROUTES)}
+    answers = {}
+    for name, values, body, query in steps:
+        path = routes[name].path.format(**{**FREE, **ids, **values})
+        answers[name] = await one.call(routes[name].method, path, body, **query)
+        assert answers[name].status < 300, (name, answers[name])
+    await one.sign_up("fourth@example.com")
+    answers["sandboxDeleteOperator"] = await one.call("DELETE", f"/sandbox/operators/{one.operator_id}")
+    return answers
+
+
+async def test_each_answer_is_as_the_contract_describes_it() -> None:
+    world = make_world()
+    async with tenants(world) as (one, _):
+        answers = await walk(world, one)
+    routes = {route.operation_id: route for route in (*ROUTES, *SANDBOX_ROUTES)}
+    assert set(answers) == set(routes) - REFUSED, "each operation once"
+    found = {name: list(errors_of(routes[name], answer)) for name, answer in answers.items()}
+    assert {name: errors for name, errors in found.items() if errors} == {}
+
+
+async def test_pages_go_on_by_the_header_and_the_link() -> None:
+    world = make_world()
+    async with tenants(world) as (one, _):
+        made = sorted([(await one.new_sim())["simId"] for _ in range(7)])
+        seen: list[str] = []
+        query: dict[str, Any] = {"limit": 3}
+        pages = 0
+        while True:
+            answer = await one.call("GET", "/sims", **query)
+            seen += [sim["simId"] for sim in answer.body]
+            pages += 1
+            key = answer.headers.get("x-soracom-next-key")
+            if not key:
+                break
+            link = re.fullmatch(r"<(/v1/sims\?[^>]+)>; rel=next", answer.headers["Link"])
+            assert link is not None
+            assert f"last_evaluated_key={key}" in link[1]
+            assert "limit=3" in link[1]
+            query["last_evaluated_key"] = key
+        assert seen == made
+        assert pages == 3
+
+
+async def test_events_are_newest_first() -> None:
+    world = make_world()
+    async with tenants(world) as (one, _):
+        sim = await one.new_sim()
+        stored = await world.store.sims.get(sim["simId"])
+        assert stored is not None
+        await world.connect(stored)
+        assert (await one.get(f"/sims/{sim['simId']}"))["sessionStatus"]["online"] is True
+        assert (await one.call("POST", f"/sims/{sim['simId']}/delete_session")).status == 200
+        offline = await one.call("POST", f"/sims/{sim['simId']}/delete_session")
+        assert (offline.status, offline.body["code"]) == (400, "SEM0016")
+        events = await one.get(f"/sims/{sim['simId']}/events/sessions")
+        assert [event["event"] for event in events] == ["Deleted", "Created"]

@@ -36,7 +36,7 @@ BODIES: dict[str, Any] = {
     "putConfigurationParameters": [{"key": "useCustomDns", "value": True}],
     "sandboxInsertAirStats": {"unixtime": 1, "dataTrafficStatsMap": {}},
 }
-QUERIES = {
+QUERIES: dict[str, dict[str, Any]] = {
     "getAirStatsOfSim": {"period": "day", "from": 0, "to": 1},
     "getAirStats": {"period": "day", "from": 0, "to": 1},
 }

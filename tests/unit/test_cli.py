@@ -1,0 +1,273 @@
+"""`airloom`, driven against a served API: verbs, outputs, profiles, and errors in one line."""
+
+import asyncio
+import json
+import re
+import stat
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from aiohttp import web
+
+from core.cli.client import Profile, load_profile, save_profile
+from core.cli.program import app, main
+from tests.support.api import ApiWorld, Tenant, make_world, served, tenants
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self
+        return json.loads(self.out)
+
+
+Airloom = Callable[..., Awaitable[Ended]]
+
+
+@pytest.fixture
+def airloom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Airloom:
+    """The command, in a thread beside the API's loop, with a home of its own."""
+    for name in ("AIRLOOM_ENDPOINT", "AIRLOOM_AUTH_KEY_ID", "AIRLOOM_AUTH_KEY", "AIRLOOM_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AIRLOOM_PROFILE_DIR", str(tmp_path / "profiles"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    async def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["airloom", *arguments])
+        capsys.readouterr()
+        code = await asyncio.to_thread(_exit_code)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Ended(code, out, err)
+
+    return call
+
+
+def _exit_code() -> int:
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+@pytest.fixture
+async def customer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[ApiWorld, Tenant]]:
+    """A customer whose auth key the command finds in its environment."""
+    world = make_world()
+    async with tenants(world) as (one, _):
+        key = (await one.call("POST", f"/operators/{one.operator_id}/auth_keys")).body
+        monkeypatch.setenv("AIRLOOM_ENDPOINT", one.endpoint)
+        monkeypatch.setenv("AIRLOOM_AUTH_KEY_ID", key["authKeyId"])
+        monkeypatch.setenv("AIRLOOM_AUTH_KEY", key["authKey"])
+        yield world, one
+
+
+async def test_a_sims_life(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:
+    world, one = customer
+    made = (await airloom("sandbox", "subscribers", "create")).json
+    sim_id = made["serialNumber"]
+    secret = made["registrationSecret"]
+    sims = ("sims",)
+    this = ("--sim-id", sim_id)
+    registered = await airloom(
+        *sims, "register", *this, "--registration-secret", secret, "--tag", "name=pump"
+    )
+    assert registered.json["tags"] == {"name": "pump"}
+    for verb, status in (
+        ("activate", "active"),
+        ("deactivate", "inactive"),
+        ("set-to-standby", "standby"),
+        ("suspend", "suspended"),
+    ):
+        assert (await airloom(*sims, verb, *this)).json["status"] == status
+    group_id = (await airloom("groups", "create", "--tag", "name=pumps")).json["groupId"]
+    assert (await airloom(*sims, "set-group", *this, "--group-id", group_id)).json["groupId"] == group_id
+    listed = (await airloom("groups", "list-subscribers", "--group-id", group_id)).json
+    assert [sim["simId"] for sim in listed] == [sim_id]
+    parameter = '[{"key": "useCustomDns", "value": true}]'
+    configured = await airloom(
+        "groups", "put-config", "--group-id", group_id, "--namespace", "SoracomAir", "--body", parameter
+    )
+    assert configured.json["configuration"]["SoracomAir"] == {"useCustomDns": True}
+    assert (await airloom("groups", "put-tags", "--group-id", group_id, "--tag", "a=b")).code == 0
+    assert (await airloom("groups", "get", "--group-id", group_id)).json["tags"]["a"] == "b"
+    assert [group["groupId"] for group in (await airloom("groups", "list")).json] == [group_id]
+    assert (await airloom(*sims, "unset-group", *this)).json["groupId"] is None
+    assert (await airloom("groups", "delete", "--group-id", group_id)).out == ""
+    assert (await airloom(*sims, "put-tags", *this, "--tag", "site=n=1")).json["tags"]["site"] == "n=1"
+    assert (await airloom(*sims, "delete-tag", *this, "--tag-name", "site")).code == 0
+    faster = await airloom(*sims, "update-speed-class", *this, "--speed-class", "s1.fast")
+    assert faster.json["speedClass"] == "s1.fast"
+    stored = await world.store.sims.get(sim_id)
+    assert stored is not None
+    await world.connect(stored)
+    assert (await airloom(*sims, "delete-session", *this)).code == 0
+    events = (await airloom(*sims, "session-events", *this, "--limit", "10")).json
+    assert [event["event"] for event in events] == ["Deleted", "Created"]
+    assert (await airloom(*sims, "terminate", *this)).code == 1
+    assert (await airloom(*sims, "enable-termination", *this)).json["terminationEnabled"] is True
+    assert (await airloom(*sims, "disable-termination", *this)).json["terminationEnabled"] is False
+    assert (await airloom(*sims, "get", *this)).json["simId"] == sim_id
+    assert (await airloom("stats", "air", "sims", "get", *this, "--from", "2026-01-01")).json == []
+    assert one.operator_id == (await airloom("operator", "get")).json["operatorId"]
+
+
+async def test_bills_and_keys(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:
+    world, one = customer
+    month = world.clock.now().strftime("%Y%m")
+    assert (await airloom("bills", "get-latest")).json["amount"] == 0
+    assert (await airloom("bills", "get", "--yyyy-mm", month)).json["yearMonth"] == month
+    assert (await airloom("bills", "get-daily", "--yyyy-mm", month)).json == {"billList": []}
+    assert (await airloom("bills", "list")).code == 0
+    assert (await airloom("bills", "export", "--yyyy-mm", month)).json["url"].startswith(one.endpoint)
+    made = (await airloom("operator", "auth-keys", "generate")).json
+    listed = await airloom("operator", "auth-keys", "list")
+    assert made["authKeyId"] in listed.out
+    assert made["authKey"] not in listed.out
+    deleted = await airloom("operator", "auth-keys", "delete", "--auth-key-id", made["authKeyId"])
+    assert deleted.code == 0
+    assert (await airloom("auth")).json["operatorId"] == one.operator_id
+
+
+async def test_all_pages_and_each_output(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:
+    _, one = customer
+    made = sorted([(await one.new_sim())["simId"] for _ in range(5)])
+    page = (await airloom("sims", "list", "--limit", "2")).json
+    assert [sim["simId"] for sim in page] == made[:2]
+    every = await airloom("--output", "jsonl", "sims", "list", "--limit", "2", "--fetch-all")
+    assert [json.loads(line)["simId"] for line in every.out.splitlines()] == made
+    table = await airloom("--output", "table", "sims", "list")
+    assert table.out.split()[:3] == ["simId", "status", "speedClass"]
+    assert all(sim_id in table.out for sim_id in made)
+
+
+async def test_hostile_text_reaches_no_terminal(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:
+    _, one = customer
+    sim_id = (await one.new_sim())["simId"]
+    evil = "\x1b[31m[red]\u202e\n"
+    await one.call("PUT", f"/sims/{sim_id}/tags", [{"tagName": "name", "tagValue": evil}])
+    for arguments in (("sims", "get", "--sim-id", sim_id), ("sims", "list")):
+        shown = await airloom("--output", "table", *arguments)
+        assert shown.code == 0
+        assert not {"\x1b", "\u202e"} & set(shown.out)
+    assert (await airloom("--output", "json", "sims", "get", "--sim-id", sim_id)).json["tags"]["name"] == evil
+
+
+async def test_errors_are_one_line_with_a_code_of_their_own(
+    airloom: Airloom, customer: tuple[ApiWorld, Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = await airloom("sims", "get", "--sim-id", "none")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err == "airloom: AIR0003: No such SIM found. (HTTP 404)\n"
+    wrong = await airloom("stats", "air", "sims", "get", "--sim-id", "1", "--from", "tomorrow")
+    assert wrong.code == 2
+    assert wrong.err == "airloom: --from 'tomorrow': a day as 2026-01-31, or seconds since 1970\n"
+    assert (await airloom("sims", "put-tags", "--sim-id", "1", "--tag", "x")).err.startswith(
+        "airloom: 'x': must be"
+    )
+    assert (await airloom("sims", "get")).code == 2
+    assert (await airloom("sims", "frobnicate")).code == 2
+    assert (await airloom("--auth-key-id", "keyId-1", "--auth-key", "secret-1", "sims", "list")).code == 77
+    monkeypatch.delenv("AIRLOOM_AUTH_KEY")
+    halved = await airloom("sims", "list")
+    assert (halved.code, halved.err) == (2, "airloom: --auth-key-id and --auth-key go together\n")
+    monkeypatch.delenv("AIRLOOM_AUTH_KEY_ID")
+    assert "airloom configure" in (await airloom("sims", "list")).err
+    unreachable = await airloom(
+        "--endpoint",
+        "http://127.0.0.1:1",
+        "--auth-key-id",
+        "keyId-1",
+        "--auth-key",
+        "secret-1",
+        "sims",
+        "list",
+    )
+    assert unreachable.code == 69
+    assert len(unreachable.err.splitlines()) == 1
+    assert "secret-1" not in unreachable.err
+
+
+async def test_what_is_no_api_of_ours(airloom: Airloom) -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(status=500, text="<html>\x1b[2J")
+
+    elsewhere = web.Application()
+    elsewhere.router.add_route("*", "/{rest:.*}", page)
+    async with served(elsewhere) as endpoint:
+        ended = await airloom(
+            "--endpoint", endpoint, "--auth-key-id", "keyId-1", "--auth-key", "secret-1", "sims", "list"
+        )
+    assert (ended.code, ended.err) == (1, "airloom: HTTP 500; is this an Airloom or SORACOM API?\n")
+
+
+async def test_a_profile_is_its_owners_alone(
+    airloom: Airloom, customer: tuple[ApiWorld, Tenant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await airloom("configure")).code == 0
+    file = tmp_path / "profiles" / "default.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    for name in ("AIRLOOM_ENDPOINT", "AIRLOOM_AUTH_KEY_ID", "AIRLOOM_AUTH_KEY"):
+        monkeypatch.delenv(name)
+    assert (await airloom("sims", "list")).json == []
+    file.chmod(0o644)
+    ended = await airloom("sims", "list")
+    assert (ended.code, ended.err) == (2, f"airloom: {file} can be read by others; run: chmod 600 {file}\n")
+    file.chmod(0o600)
+    file.write_text("{")
+    assert (await airloom("sims", "list")).code == 2
+    assert (await airloom("--profile", "../x", "sims", "list")).code == 2
+
+
+def test_a_profile_survives_its_file(tmp_path: Path) -> None:
+    profile = Profile(endpoint="http://x", authKeyId="keyId-1", authKey="secret-1")
+    save_profile(tmp_path / "a.json", profile)
+    assert load_profile(tmp_path / "a.json") == profile
+    assert load_profile(tmp_path / "absent.json") == Profile()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+async def test_signing_up_takes_two_commands(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:
+    account = ("--email", "new@example.com", "--password", "Aa1-correct-horse")
+    made = await airloom("sandbox", "init", *account)
+    assert made.json["operatorId"].startswith("OP")
+    assert "Aa1-correct-horse" not in made.out
+    assert (await airloom("configure", *account)).code == 0
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every command by its words."""
+    children = getattr(command, "commands", None)
+    if children is None:
+        return {" ".join(path): command}
+    return {
+        key: found
+        for name, child in children.items()
+        for key, found in commands(child, (*path, name)).items()
+    }
+
+
+COMMANDS = commands(typer.main.get_command(app))
+GLOBAL_OPTIONS = re.compile(r"airloom (?:--[\w-]+ \S+ )+")
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_each_command_teaches_by_an_example(words: str) -> None:
+    command = COMMANDS[words]
+    text = GLOBAL_OPTIONS.sub("airloom ", " ".join(command.help.split()))
+    assert f"Example: airloom {words}" in text
+    assert [p.name for p in command.params if not getattr(p, "help", "") and p.name != "help"] == []

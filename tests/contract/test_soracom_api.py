@@ -99,91 +99,111 @@ def _properties(schema: dict[str, Any], components: dict[str, Any]) -> set[str]:
     return set(schema.get("properties", {}))
 
 
-async def walk(world: ApiWorld, one: Tenant) -> dict[str, Answer]:
-    """Each operation once, in an order in which each succeeds."""
-    sandbox_init = {
-        "email": "third@example.com",
-        "password": "correct horse",
-        "authKeyId": "keyId-x",
-        "authKey": "secret-x",
+ORDER = (
+    "auth",
+    "getOperator",
+    "listOperatorAuthKeys",
+    "generateOperatorAuthKey",
+    "deleteOperatorAuthKey",
+    "registerSubscriber",
+    "registerSim",
+    "listSims",
+    "getSim",
+    "deleteSimSession",
+    "listSimSessionEvents",
+    "activateSim",
+    "deactivateSim",
+    "setSimToStandby",
+    "suspendSim",
+    "updateSimSpeedClass",
+    "unsetSimGroup",
+    "setSimGroup",
+    "putSimTags",
+    "deleteSimTag",
+    "listSubscribers",
+    "getSubscriber",
+    "listGroups",
+    "createGroup",
+    "getGroup",
+    "listSubscribersInGroup",
+    "putGroupTags",
+    "deleteGroupTag",
+    "putConfigurationParameters",
+    "deleteConfigurationParameter",
+    "deleteConfigurationNamespace",
+    "sandboxInsertAirStats",
+    "getAirStatsOfSim",
+    "getAirStats",
+    "getBillingHistory",
+    "getLatestBilling",
+    "getBilling",
+    "getBillingPerDay",
+    "exportBilling",
+    "exportLatestBilling",
+    "getExportedFile",
+    "enableSimTermination",
+    "disableSimTermination",
+    "enableSimTermination",
+    "terminateSim",
+    "deleteGroup",
+    "updateOperatorPassword",
+    "sandboxCreateSubscriber",
+    "sandboxInitializeOperator",
+    "logout",
+)
+"""Each operation once, so that each succeeds on what those before it left."""
+
+
+async def details(world: ApiWorld, one: Tenant, ids: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """By operation: its body, and the path's values and the query where they are not the usual ones."""
+    made, second = [(await one.call("POST", "/sandbox/subscribers/create", {})).body for _ in range(2)]
+    second_id = await world.store.sims.sim_id_of_imsi(second["imsi"])
+    now = int(world.clock.now().timestamp())
+    traffic = {"s1.fast": {"uploadByteSizeTotal": 10, "downloadByteSizeTotal": 5}}
+    tag = {"path": {"tag_name": "name"}, "body": [{"tagName": "name", "tagValue": "x"}]}
+    span = {"query": {"period": "day", "from": 0, "to": now}}
+    password = "correct horse"
+    keys = {"authKeyId": "keyId-x", "authKey": "secret-x"}
+    month = {"path": {"yyyyMM": world.clock.now().strftime("%Y%m")}}
+    return {
+        "auth": {"body": {"email": one.email, "password": password}},
+        "registerSubscriber": {
+            "path": {"imsi": made["imsi"]},
+            "body": {"registrationSecret": made["registrationSecret"]},
+        },
+        "registerSim": {
+            "path": {"sim_id": second_id},
+            "body": {"registrationSecret": second["registrationSecret"]},
+        },
+        "updateSimSpeedClass": {"body": {"speedClass": "s1.fast"}},
+        "setSimGroup": {"body": {"groupId": ids["group_id"]}},
+        **{name: tag for name in ("putSimTags", "deleteSimTag", "putGroupTags", "deleteGroupTag")},
+        "createGroup": {"body": {"tags": {"name": "x"}}},
+        "putConfigurationParameters": {"body": [{"key": "useCustomDns", "value": True}]},
+        "sandboxInsertAirStats": {"body": {"unixtime": now - 600, "dataTrafficStatsMap": traffic}},
+        "getAirStatsOfSim": span,
+        "getAirStats": span,
+        **{name: month for name in ("getBilling", "getBillingPerDay", "exportBilling")},
+        "updateOperatorPassword": {"body": {"currentPassword": password, "newPassword": "Aa1-new-horse"}},
+        "sandboxCreateSubscriber": {"body": {"subscription": "plan01s"}},
+        "sandboxInitializeOperator": {"body": {"email": "third@example.com", "password": password, **keys}},
     }
-    made = (await one.call("POST", "/sandbox/subscribers/create", {})).body
-    second = (await one.call("POST", "/sandbox/subscribers/create", {})).body
+
+
+async def walk(world: ApiWorld, one: Tenant) -> dict[str, Answer]:
+    """Ask for each operation; what each answered."""
     ids = await possessions(world, one)
     sim = await world.store.sims.get(ids["sim_id"])
     assert sim is not None
     await world.connect(sim)
-    stats = {
-        "unixtime": int(world.clock.now().timestamp()) - 600,
-        "dataTrafficStatsMap": {"s1.fast": {"uploadByteSizeTotal": 10, "downloadByteSizeTotal": 5}},
-    }
-    span = {"period": "day", "from": 0, "to": int(world.clock.now().timestamp())}
-    month = world.clock.now().strftime("%Y%m")
-    last = (world.clock.now().replace(day=1)).strftime("%Y%m")
-    tag = [{"tagName": "name", "tagValue": "x"}]
-    parameter = [{"key": "useCustomDns", "value": True}]
-    new_password = {"currentPassword": "correct horse", "newPassword": "Aa1-new-horse"}
-    login = {"email": one.email, "password": "correct horse"}
-    secret = {"registrationSecret": made["registrationSecret"]}
-    serial = {"registrationSecret": second["registrationSecret"]}
-    second_id = await world.store.sims.sim_id_of_imsi(second["imsi"])
-    steps: list[tuple[str, dict[str, Any], Any, dict[str, Any]]] = [
-        ("auth", {}, login, {}),
-        ("getOperator", {}, None, {}),
-        ("listOperatorAuthKeys", {}, None, {}),
-        ("generateOperatorAuthKey", {}, None, {}),
-        ("deleteOperatorAuthKey", {}, None, {}),
-        ("registerSubscriber", {"imsi": made["imsi"]}, secret, {}),
-        ("registerSim", {"sim_id": second_id}, serial, {}),
-        ("listSims", {}, None, {}),
-        ("getSim", {}, None, {}),
-        ("deleteSimSession", {}, None, {}),
-        ("listSimSessionEvents", {}, None, {}),
-        ("activateSim", {}, None, {}),
-        ("deactivateSim", {}, None, {}),
-        ("setSimToStandby", {}, None, {}),
-        ("suspendSim", {}, None, {}),
-        ("updateSimSpeedClass", {}, {"speedClass": "s1.fast"}, {}),
-        ("unsetSimGroup", {}, None, {}),
-        ("setSimGroup", {}, {"groupId": ids["group_id"]}, {}),
-        ("putSimTags", {}, tag, {}),
-        ("deleteSimTag", {"tag_name": "name"}, None, {}),
-        ("listSubscribers", {}, None, {}),
-        ("getSubscriber", {}, None, {}),
-        ("listGroups", {}, None, {}),
-        ("createGroup", {}, {"tags": {"name": "x"}}, {}),
-        ("getGroup", {}, None, {}),
-        ("listSubscribersInGroup", {}, None, {}),
-        ("putGroupTags", {}, tag, {}),
-        ("deleteGroupTag", {"tag_name": "name"}, None, {}),
-        ("putConfigurationParameters", {}, parameter, {}),
-        ("deleteConfigurationParameter", {}, None, {}),
-        ("deleteConfigurationNamespace", {}, None, {}),
-        ("sandboxInsertAirStats", {}, stats, {}),
-        ("getAirStatsOfSim", {}, None, span),
-        ("getAirStats", {}, None, span),
-        ("getBillingHistory", {}, None, {}),
-        ("getLatestBilling", {}, None, {}),
-        ("getBilling", {"yyyyMM": month}, None, {}),
-        ("getBillingPerDay", {"yyyyMM": last}, None, {}),
-        ("exportBilling", {"yyyyMM": month}, None, {}),
-        ("exportLatestBilling", {}, None, {}),
-        ("getExportedFile", {}, None, {}),
-        ("enableSimTermination", {}, None, {}),
-        ("disableSimTermination", {}, None, {}),
-        ("enableSimTermination", {}, None, {}),
-        ("terminateSim", {}, None, {}),
-        ("deleteGroup", {}, None, {}),
-        ("updateOperatorPassword", {}, new_password, {}),
-        ("sandboxCreateSubscriber", {}, {"subscription": "plan01s"}, {}),
-        ("sandboxInitializeOperator", {}, sandbox_init, {}),
-        ("logout", {}, None, {}),
-    ]
+    given = await details(world, one, ids)
     routes = {route.operation_id: route for route in (*ROUTES, *SANDBOX_ROUTES)}
     answers = {}
-    for name, values, body, query in steps:
-        path = routes[name].path.format(**{**FREE, **ids, **values})
-        answers[name] = await one.call(routes[name].method, path, body, **query)
+    for name in ORDER:
+        detail = given.get(name, {})
+        path = routes[name].path.format(**{**FREE, **ids, **detail.get("path", {})})
+        body = detail.get("body") if routes[name].method != "DELETE" else None
+        answers[name] = await one.call(routes[name].method, path, body, **detail.get("query", {}))
         assert answers[name].status < 300, (name, answers[name])
     await one.sign_up("fourth@example.com")
     answers["sandboxDeleteOperator"] = await one.call("DELETE", f"/sandbox/operators/{one.operator_id}")

@@ -45,7 +45,7 @@ from core.services.sims import Sims
 from core.services.stats import Stats
 from core.services.usage import UsageMeter
 from core.telemetry import Metric, Telemetry
-from gtp.service import GtpV1Door
+from gtp.service import GtpDoor
 from gtp.userplane.slots import Origin, Slots, open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane
@@ -135,7 +135,8 @@ class Node:
         self.door = self.make_door()
         self.delivery = Delivery(stream=world.stream, clock=world.clock, entropy=world.entropy)
         self.edge = self.make_edge()
-        self.sessions.attach_door(Access.GTPV1, self.door)
+        for access in self.door.machines:
+            self.sessions.attach_door(access, self.door)
         self.user_plane.on_edge_packet(self.edge.on_edge_packet)
         self.user_plane.on_error_indication(self._heed_error_indication)
         recovered = await self.sessions.recover()
@@ -195,10 +196,10 @@ class Node:
             dns=tuple(str(address) for address in self._config.gateway.dns),
         )
 
-    def make_door(self) -> GtpV1Door:
-        """The GTPv1-C door."""
+    def make_door(self) -> GtpDoor:
+        """The GTP-C door."""
         config = self._config.gateway
-        return GtpV1Door(
+        return GtpDoor(
             network=self._world.network,
             address=(str(config.address), config.control_port),
             sessions=self.sessions,
@@ -244,7 +245,10 @@ def make_telemetry(node: Node) -> Telemetry:
     telemetry.watch(Metric.USAGE_REPORTS, lambda: float(node.usage.reports_durable))
     telemetry.watch(Metric.RESTART_COUNTER, lambda: float(node.gateway.restart_counter))
     telemetry.watch_each(Metric.LEASES, lambda: node.gateway.leases)
-    telemetry.watch_each(Metric.DATAGRAMS_DROPPED, lambda: node.door.machine.dropped, door="gtpv1")
+    for access, machine in node.door.machines.items():
+        telemetry.watch_each(
+            Metric.DATAGRAMS_DROPPED, partial(getattr, machine, "dropped"), door=access.value
+        )
     telemetry.watch_each(
         Metric.DATAGRAMS_DROPPED,
         lambda: {drop.value: count for drop, count in node.user_plane.drops.items()},

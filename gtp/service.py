@@ -1,39 +1,43 @@
-"""The GTPv1-C door: the shell around ``gtp.gateway``, where sockets, tasks and the session service are.
+"""The GTP-C door: the shell around both versions' machines, where sockets, tasks and the session service are.
 
-Rules: a datagram is handed to the machine at once and never waits; each decision runs in a task of its
-own, in a number that the machine bounds; whatever a decision ends with, its event is answered.
+Rules: a datagram is handed to its version's machine at once and never waits; each decision runs in a task
+of its own, in a number that the machine bounds; whatever a decision ends with, its event is answered. A
+session belongs to the version that spoke of it last.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, CloseReason, Session
+from core.domain.session import NOWHERE, Access, CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
 from core.services.sessions import ModifySession, OpenSession, PeerTunnel, Sessions
-from gtp.gateway import (
+from gtp.contexts import Contexts
+from gtp.endpoint import GtpEndpoint
+from gtp.events import (
     Accepted,
     DeleteRequested,
     Done,
     Event,
-    GtpV1Gateway,
     Outcome,
     OutcomeTooLate,
+    PeerEnds,
     PeerRestarted,
     Rejected,
     SessionRequested,
     UpdateRequested,
 )
-from gtp.v1 import message
-from gtp.v1.cause import Cause
+from gtp.v1.gateway import GtpV1Gateway
+from gtp.v2.gateway import GtpV2Gateway
+from gtp.v2.header import VERSION as VERSION_2
 
 
-class GtpV1Door:
-    """Serves GTPv1-C on ``address``; implements ``AccessDoor``.
+class GtpDoor:
+    """Serves GTPv1-C and GTPv2-C on ``address``; implements ``AccessDoor``.
 
     ``recovery`` is the virtual gateway's restart counter; ``allowed_peers`` empty allows every peer.
     """
@@ -54,21 +58,28 @@ class GtpV1Door:
         self._address = address
         self._sessions = sessions
         self._clock = clock
-        self._machine = GtpV1Gateway(
-            address=IPv4Address(address[0]),
-            recovery=recovery,
-            dns=dns,
-            allowed_peers=allowed_peers,
-            first_sequence=int.from_bytes(entropy.random_bytes(2), "big"),
-        )
+        contexts = Contexts()
+
+        def machine(kind: type[GtpEndpoint]) -> GtpEndpoint:
+            return kind(
+                address=IPv4Address(address[0]),
+                recovery=recovery,
+                dns=dns,
+                allowed_peers=allowed_peers,
+                first_sequence=int.from_bytes(entropy.random_bytes(3), "big"),
+                contexts=contexts,
+            )
+
+        self._v1, self._v2 = machine(GtpV1Gateway), machine(GtpV2Gateway)
+        self._machines = {machine.ACCESS: machine for machine in (self._v1, self._v2)}
         self._socket: DatagramSocket | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._timer_changed = asyncio.Event()
 
     @property
-    def machine(self) -> GtpV1Gateway:
-        """The protocol's state, to look at."""
-        return self._machine
+    def machines(self) -> Mapping[Access, GtpEndpoint]:
+        """The protocols' states, to look at."""
+        return self._machines
 
     async def start(self) -> None:
         """Open the socket; datagrams are taken in from now on and decided once ``run`` runs."""
@@ -93,113 +104,119 @@ class GtpV1Door:
 
     async def adopt(self, session: Session) -> None:
         """Take over a session that was read back."""
-        self._machine.adopt(session)
+        self._machines[session.access].adopt(session)
 
     def release(self, session: Session, reason: CloseReason) -> None:
         """Ask the peer to delete the context; goes on in the background."""
-        self._machine.release(session.session_id, self._clock.monotonic())
+        self._machines[session.access].release(session.session_id, self._clock.monotonic())
         self._pump()
 
     def forget(self, session: Session) -> None:
         """Drop the context without a word."""
-        self._machine.forget(session.session_id)
+        self._machines[session.access].forget(session.session_id)
 
     # -- the shell ------------------------------------------------------------------------------------
 
     def _receive(self, data: bytes, addr: Address) -> None:
-        self._machine.receive_datagram(data, addr, self._clock.monotonic())
+        is_v2 = bool(data) and data[0] >> 5 == VERSION_2
+        machine = self._v2 if is_v2 else self._v1
+        machine.receive_datagram(data, addr, self._clock.monotonic())
         self._pump()
 
     def _pump(self) -> None:
         """Send what is to be sent and start deciding what is to be decided."""
-        if self._socket is not None:
-            for data, peer in self._machine.datagrams_to_send():
-                self._socket.send(data, peer)
-        if self._tasks is not None:
-            while (event := self._machine.next_event()) is not None:
-                self._tasks.create_task(self._decide(event))
+        for machine in self._machines.values():
+            if self._socket is not None:
+                for data, peer in machine.datagrams_to_send():
+                    self._socket.send(data, peer)
+            if self._tasks is not None:
+                while (event := machine.next_event()) is not None:
+                    self._tasks.create_task(self._decide(machine, event))
         self._timer_changed.set()
 
     async def _keep_timers(self) -> None:
         while True:
             self._timer_changed.clear()
-            due = self._machine.get_timer()
+            timers = [machine.get_timer() for machine in self._machines.values()]
+            due = min((timer for timer in timers if timer is not None), default=None)
             try:
                 async with asyncio.timeout(None if due is None else max(0.0, due - self._clock.monotonic())):
                     await self._timer_changed.wait()
             except TimeoutError:
-                self._machine.handle_timer(self._clock.monotonic())
+                for machine in self._machines.values():
+                    machine.handle_timer(self._clock.monotonic())
                 self._pump()
 
-    async def _decide(self, event: Event) -> None:
+    async def _decide(self, machine: GtpEndpoint, event: Event) -> None:
         match event:
             case SessionRequested():
-                await self._answer(event.token, self._open(event))
+                await self._answer(machine, event.token, self._open(machine.ACCESS, event))
             case UpdateRequested():
-                await self._answer(event.token, self._modify(event))
+                await self._answer(machine, event.token, self._modify(machine.ACCESS, event))
             case DeleteRequested():
-                await self._answer(event.token, self._close(event))
+                await self._answer(machine, event.token, self._close(event))
             case PeerRestarted():
                 for session_id in event.session_ids:
                     await self._end_unasked(session_id, CloseReason.PEER_LOST)
             case OutcomeTooLate():
                 await self._end_unasked(event.session_id, CloseReason.LATE)
 
-    async def _answer(self, token: int, deciding: Awaitable[Outcome]) -> None:
+    async def _answer(self, machine: GtpEndpoint, token: int, deciding: Awaitable[Outcome]) -> None:
         try:
             outcome = await deciding
         except Refused as refusal:
-            outcome = Rejected.by(
+            outcome = Rejected(
                 refusal.reason if isinstance(refusal.reason, AttachRefusal) else AttachRefusal.NO_RESOURCES
             )
         except Unavailable:
-            outcome = Rejected(Cause.NO_RESOURCES_AVAILABLE)
-        self._machine.answer(token, outcome, self._clock.monotonic())
+            outcome = Rejected(AttachRefusal.NO_RESOURCES)
+        machine.answer(token, outcome, self._clock.monotonic())
         self._pump()
 
-    async def _open(self, event: SessionRequested) -> Outcome:
-        request = event.request
+    async def _open(self, access: Access, event: SessionRequested) -> Outcome:
+        wish = event.wish
         session = await self._sessions.open(
             OpenSession(
-                access=Access.GTPV1,
-                imsi=request.imsi,
-                apn=request.apn,
-                imei=request.imei,
-                msisdn=request.msisdn,
-                location=request.location,
+                access=access,
+                imsi=wish.imsi,
+                apn=wish.apn,
+                imei=wish.imei,
+                msisdn=wish.msisdn,
+                location=wish.location,
                 peer=PeerTunnel(
-                    teid_control=request.teid_control,
-                    teid_user=request.teid_data,
-                    control_address=str(request.control_address),
-                    user_address=str(request.user_address),
-                    nsapi=request.nsapi,
+                    teid_control=wish.ends.teid_control or 0,
+                    teid_user=wish.ends.teid_user or 0,
+                    control_address=str(wish.ends.control_address),
+                    user_address=str(wish.ends.user_address),
+                    nsapi=wish.nsapi,
                 ),
-                requested_address=request.end_user_address.ipv4,
+                requested_address=wish.address,
             )
         )
         return Accepted(session)
 
-    async def _modify(self, event: UpdateRequested) -> Outcome:
-        request = event.request
+    async def _modify(self, access: Access, event: UpdateRequested) -> Outcome:
         session = await self._sessions.modify(
             ModifySession(
                 session_id=event.session_id,
-                peer=self._peer_of(event.session_id, request),
-                location=request.location if request.location.plmn else None,
+                access=access,
+                peer=self._peer_of(event.session_id, event.ends),
+                location=None if event.location == NOWHERE else event.location,
             )
         )
         return Accepted(session)
 
-    def _peer_of(self, session_id: str, request: message.UpdateRequest) -> PeerTunnel:
+    def _peer_of(self, session_id: str, ends: PeerEnds) -> PeerTunnel:
         session = self._sessions.open_sessions.get(session_id)
         if session is None or session.tunnel is None:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id)
+        tunnel = session.tunnel
         return PeerTunnel(
-            teid_control=request.teid_control or session.tunnel.peer_teid_control,
-            teid_user=request.teid_data,
-            control_address=str(request.control_address),
-            user_address=str(request.user_address),
-            nsapi=session.tunnel.nsapi,
+            teid_control=ends.teid_control or tunnel.peer_teid_control,
+            teid_user=ends.teid_user or tunnel.peer_teid_user,
+            control_address=str(ends.control_address or tunnel.peer_control_address),
+            user_address=str(ends.user_address or tunnel.peer_user_address),
+            nsapi=tunnel.nsapi,
         )
 
     async def _close(self, event: DeleteRequested) -> Outcome:
@@ -211,7 +228,7 @@ class GtpV1Door:
         try:
             await self._sessions.close(session_id, reason)
         except Refused:
-            self._machine.forget(session_id)
+            self._v1.forget(session_id)  # the table of contexts is both versions'
 
     async def _end_unasked(self, session_id: str, reason: CloseReason) -> None:
         with suppress(Unavailable):  # the session service goes on trying until the end is durable

@@ -85,14 +85,15 @@ class _Request:
 class RequestSender:
     """Our own requests: numbered, repeated, matched with their answers."""
 
-    def __init__(self, *, first_sequence: int = 0, capacity: int = REQUESTS_MAX) -> None:
-        self._next = first_sequence & 0xFFFF
+    def __init__(self, *, first_sequence: int = 0, bits: int = 16, capacity: int = REQUESTS_MAX) -> None:
+        self._mask = (1 << bits) - 1
+        self._next = first_sequence & self._mask
         self._capacity = capacity
         self._open: dict[tuple[str, int], _Request] = {}
 
     def next_sequence(self) -> int:
-        """The next 16-bit sequence number."""
-        self._next = (self._next + 1) & 0xFFFF
+        """The next sequence number, of ``bits`` bits."""
+        self._next = (self._next + 1) & self._mask
         return self._next
 
     def begin(self, sequence: int, data: bytes, peer: Peer, subject: str, now: float) -> bool:

@@ -70,9 +70,10 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class ModifySession:
-    """A peer changes a session; ``None`` leaves as it is."""
+    """A peer changes a session; ``None`` leaves as it is. ``access``: the protocol by which it speaks now."""
 
     session_id: str
+    access: Access | None = None
     peer: PeerTunnel | None = None
     location: Location | None = None
 
@@ -175,10 +176,17 @@ class Sessions:
                     peer_control_address=change.peer.control_address,
                     peer_user_address=change.peer.user_address,
                 )
-            wanted = replace(session, tunnel=tunnel, location=change.location or session.location)
+            wanted = replace(
+                session,
+                access=change.access or session.access,
+                tunnel=tunnel,
+                location=change.location or session.location,
+            )
             event = self._event(SessionEventKind.MODIFIED, wanted)
             stored = await self._store.sessions.put(wanted, event)
             self._open[stored.session_id] = stored
+            self.open_by_access[session.access.value] -= 1
+            self.open_by_access[stored.access.value] += 1
             if stored.tunnel is not None:
                 self._user_plane.update(self._bearer(stored))
             self._usage.relabel(stored.session_id, _label(stored))

@@ -1,1 +1,1 @@
-"""GTPv1-C (TS 29.060): codec. Pure."""
+"""GTPv1-C: codec and machine (TS 29.060). Pure."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 
 from core.errors import LocalProtocolError, RemoteProtocolError
+from gtp import values
 from gtp.v1.cause import Cause
 
 CAUSE = 1
@@ -41,7 +42,6 @@ TV_LENGTHS = {
 """Octets after the type octet of each element below 128 (TS 29.060 §7.7.0, table 37)."""
 
 ELEMENTS_MAX = 64
-APN_OCTETS_MAX = 100
 
 Elements = dict[int, list[bytes]]
 """Values by type, in the order in which they stood."""
@@ -89,62 +89,20 @@ def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
 # -- values ---------------------------------------------------------------------------------------------
 
 
-def decode_tbcd(value: bytes) -> str:
-    """Telephony BCD, low nibble first, ended by the filler 0xF (TS 29.060 §7.7.2)."""
-    digits = [nibble for octet in value for nibble in (octet & 15, octet >> 4)]
-    while digits and digits[-1] == 15:
-        digits.pop()
-    if any(digit > 9 for digit in digits):
-        raise RemoteProtocolError("a digit beyond 9")
-    return "".join(map(str, digits))
-
-
-def encode_tbcd(digits: str, length: int) -> bytes:
-    """``length`` octets of telephony BCD, filled with 0xF."""
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 2 * length:
-        raise LocalProtocolError(f"{digits!r} does not fit {length} octets of digits")
-    nibbles = [int(digit) for digit in digits] + [15] * (2 * length - len(digits))
-    return bytes(low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=True))
-
-
 def decode_imsi(value: bytes) -> str:
-    """6–15 digits; raises ``RemoteProtocolError`` (cause 201)."""
+    """As ``gtp.values.decode_imsi``, with cause 201."""
     try:
-        imsi = decode_tbcd(value)
+        return values.decode_imsi(value)
     except RemoteProtocolError:
-        imsi = ""
-    if not 6 <= len(imsi) <= 15:
-        raise _incorrect(IMSI)
-    return imsi
+        raise _incorrect(IMSI) from None
 
 
 def decode_apn(value: bytes) -> str:
-    """Labels, each after its length (TS 23.003 §9.1), as lower-case text with dots; cause 201 if broken."""
-    labels: list[str] = []
-    at = 0
-    if not 0 < len(value) <= APN_OCTETS_MAX:
-        raise _incorrect(ACCESS_POINT_NAME)
-    while at < len(value):
-        length = value[at]
-        label = value[at + 1 : at + 1 + length]
-        if length == 0 or len(label) != length or not _is_label(label):
-            raise _incorrect(ACCESS_POINT_NAME)
-        labels.append(label.decode("ascii").lower())
-        at += 1 + length
-    return ".".join(labels)
-
-
-def encode_apn(apn: str) -> bytes:
-    """The inverse of ``decode_apn``."""
-    return b"".join(bytes((len(label),)) + label.encode("ascii") for label in apn.split("."))
-
-
-def network_identifier(apn: str) -> str:
-    """The APN without its operator identifier ``.mncXXX.mccXXX.gprs`` (TS 23.003 §9.1.2)."""
-    labels = apn.split(".")
-    if len(labels) > 3 and labels[-1] == "gprs" and labels[-3].startswith("mnc"):
-        return ".".join(labels[:-3])
-    return apn
+    """As ``gtp.values.decode_apn``, with cause 201."""
+    try:
+        return values.decode_apn(value)
+    except RemoteProtocolError:
+        raise _incorrect(ACCESS_POINT_NAME) from None
 
 
 def decode_gsn_address(value: bytes) -> IPv4Address:
@@ -189,37 +147,15 @@ def encode_end_user_address(address: IPv4Address | None) -> bytes:
 
 def encode_msisdn(digits: str) -> bytes:
     """§7.7.33: nature and plan of an international number (TS 29.002), then telephony BCD."""
-    return b"\x91" + encode_tbcd(digits, (len(digits) + 1) // 2)
+    return b"\x91" + values.encode_tbcd(digits, (len(digits) + 1) // 2)
 
 
 def decode_msisdn(value: bytes) -> str:
     """Digits only; empty when they are none (an optional element never refuses a session)."""
     try:
-        return decode_tbcd(value[1:16])
+        return values.decode_tbcd(value[1:16])
     except RemoteProtocolError:
         return ""
-
-
-def decode_imei(value: bytes) -> str:
-    """IMEI or IMEISV (§7.7.53), 15 or 16 digits; empty when it is none."""
-    try:
-        imei = decode_tbcd(value)
-    except RemoteProtocolError:
-        return ""
-    return imei if len(imei) in (15, 16) else ""
-
-
-def decode_plmn(value: bytes) -> str:
-    """MCC and MNC as five or six digits (TS 24.008 §10.5.1.3); empty when they are none."""
-    if len(value) < 3:
-        return ""
-    nibbles = [nibble for octet in value[:3] for nibble in (octet & 15, octet >> 4)]
-    mcc, mnc = [nibbles[0], nibbles[1], nibbles[2]], [nibbles[4], nibbles[5], nibbles[3]]
-    if mnc[2] == 15:
-        mnc.pop()
-    if any(digit > 9 for digit in mcc + mnc):
-        return ""
-    return "".join(map(str, mcc + mnc))
 
 
 def first(elements: Elements, type_: int) -> bytes | None:
@@ -236,10 +172,6 @@ def required(elements: Elements, type_: int) -> bytes:
             f"mandatory element {type_} is missing", cause=Cause.MANDATORY_IE_MISSING, offending=type_
         )
     return value
-
-
-def _is_label(label: bytes) -> bool:
-    return all(chr(octet).isalnum() or octet in b"-_" for octet in label) and label.isascii()
 
 
 def _incorrect(type_: int) -> RemoteProtocolError:

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 
 from core.domain.session import NOWHERE, Location
 from core.errors import RemoteProtocolError
+from gtp import values
 from gtp.v1 import ie
 from gtp.v1.cause import Cause
 from gtp.v1.header import encode_header
@@ -121,7 +122,7 @@ def decode_create_request(payload: bytes) -> CreateRequest:
     return CreateRequest(
         imsi=ie.decode_imsi(ie.required(elements, ie.IMSI)),
         nsapi=_nsapi(elements),
-        apn=ie.network_identifier(ie.decode_apn(ie.required(elements, ie.ACCESS_POINT_NAME))),
+        apn=values.network_identifier(ie.decode_apn(ie.required(elements, ie.ACCESS_POINT_NAME))),
         teid_control=_teid(elements, ie.TEID_CONTROL),
         teid_data=_teid(elements, ie.TEID_DATA_I),
         control_address=control_address,
@@ -130,7 +131,7 @@ def decode_create_request(payload: bytes) -> CreateRequest:
         qos=_qos(elements),
         recovery=_recovery(elements),
         msisdn=ie.decode_msisdn(ie.first(elements, ie.MSISDN) or b""),
-        imei=ie.decode_imei(ie.first(elements, ie.IMEI) or b""),
+        imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
         location=_location(elements),
         pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
     )
@@ -327,7 +328,7 @@ def _location(elements: ie.Elements) -> Location:
     user_location = ie.first(elements, ie.USER_LOCATION) or b""
     rat = ie.first(elements, ie.RAT_TYPE) or b"\0"
     return Location(
-        plmn=ie.decode_plmn(user_location[1:4]),
+        plmn=values.decode_plmn(user_location[1:4]),
         rat=_RAT_NAMES.get(rat[0], ""),
         user_location=user_location[:16].hex(),
     )

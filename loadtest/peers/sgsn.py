@@ -14,6 +14,8 @@ from ipaddress import IPv4Address
 from core.errors import RemoteProtocolError
 from core.ports.clock import Entropy
 from core.ports.network import Address, DatagramSocket, Network
+from gtp import values
+from gtp.pco import dns_request, dns_servers
 from gtp.v1 import ie
 from gtp.v1.cause import Cause
 from gtp.v1.header import decode_header, encode_header
@@ -25,7 +27,6 @@ from gtp.v1.message import (
     encode_echo_request,
     encode_echo_response,
 )
-from gtp.v1.pco import dns_request, dns_servers
 
 GTP_C_PORT, GTP_U_PORT = 2123, 2152
 G_PDU, ERROR_INDICATION = 255, 26
@@ -180,15 +181,15 @@ class Sgsn:
     def _create_elements(self, context: PdpContext, imei: str) -> list[tuple[int, bytes]]:
         elements = [
             *self._end_elements(context),
-            (ie.IMSI, ie.encode_tbcd(context.imsi, 8)),
+            (ie.IMSI, values.encode_tbcd(context.imsi, 8)),
             (ie.SELECTION_MODE, b"\xfc"),
             (ie.END_USER_ADDRESS, ie.encode_end_user_address(None)),
-            (ie.ACCESS_POINT_NAME, ie.encode_apn(context.apn)),
+            (ie.ACCESS_POINT_NAME, values.encode_apn(context.apn)),
             (ie.PROTOCOL_CONFIGURATION_OPTIONS, dns_request()),
             (ie.RAT_TYPE, b"\x06"),
         ]
         if imei:
-            elements.append((ie.IMEI, ie.encode_tbcd(imei, 8)))
+            elements.append((ie.IMEI, values.encode_tbcd(imei, 8)))
         return elements
 
     def _end_elements(self, context: PdpContext) -> list[tuple[int, bytes]]:

@@ -14,17 +14,10 @@ from core.domain.reasons import AttachRefusal
 from core.domain.usage import SegmentLabel
 from core.ports.network import Address, DatagramSocket, Receiver
 from core.ports.user_plane import Bearer
-from gtp.gateway import (
-    Accepted,
-    DeleteRequested,
-    Done,
-    GtpV1Gateway,
-    Rejected,
-    SessionRequested,
-    UpdateRequested,
-)
+from gtp.events import Accepted, DeleteRequested, Done, Rejected, SessionRequested, UpdateRequested
 from gtp.userplane.slots import over_buffer, table_bytes
 from gtp.userplane.udp import UdpUserPlane
+from gtp.v1.gateway import GtpV1Gateway
 from loadtest.virtual import VirtualClock, run_virtual
 from tests.support.gtp import SGSN, create_request, delete_request, message, session, update_request
 
@@ -55,7 +48,7 @@ def control_messages() -> dict[str, bytes]:
     keep("echo response")
     machine.receive_datagram(b"\x48\x20\0\x08" + bytes(8), SGSN, 0)
     keep("version not supported")
-    ask(create_request(2), Rejected.by(AttachRefusal.ADDRESSES_OCCUPIED))
+    ask(create_request(2), Rejected(AttachRefusal.ADDRESSES_OCCUPIED))
     keep("create refused")
     ask(create_request(3), Accepted(session()))
     keep("create accepted")

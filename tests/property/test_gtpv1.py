@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import RemoteProtocolError
-from gtp.gateway import GtpV1Gateway
+from gtp import values
+from gtp.pco import answer_options, dns_servers
 from gtp.v1 import ie
+from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header, encode_header
-from gtp.v1.pco import answer_options, dns_servers
 from tests.support.gtp import SGSN, create_request, delete_request, update_request
 
 MESSAGES = (create_request(), update_request(0xA0000001, 2), delete_request(0xA0000001, 3))
@@ -72,12 +73,12 @@ def test_fixed_length_elements_come_back(items: list[tuple[int, object]]) -> Non
 
 @given(st.text("0123456789", min_size=6, max_size=15))
 def test_imsis_come_back(imsi: str) -> None:
-    assert ie.decode_imsi(ie.encode_tbcd(imsi, 8)) == imsi
+    assert ie.decode_imsi(values.encode_tbcd(imsi, 8)) == imsi
 
 
 @given(st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,10}\Z"), min_size=1, max_size=5))
 def test_apns_come_back(labels: list[str]) -> None:
-    assert ie.decode_apn(ie.encode_apn(".".join(labels))) == ".".join(labels)
+    assert ie.decode_apn(values.encode_apn(".".join(labels))) == ".".join(labels)
 
 
 @given(st.binary(max_size=120))

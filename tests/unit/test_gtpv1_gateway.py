@@ -6,15 +6,12 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from core.domain.reasons import AttachRefusal
-from gtp.gateway import (
-    EVENTS_MAX,
-    TRANSITIONS,
+from gtp.contexts import TRANSITIONS, ContextEvent, ContextState
+from gtp.endpoint import EVENTS_MAX
+from gtp.events import (
     Accepted,
-    ContextEvent,
-    ContextState,
     DeleteRequested,
     Done,
-    GtpV1Gateway,
     OutcomeTooLate,
     PeerRestarted,
     Rejected,
@@ -23,6 +20,7 @@ from gtp.gateway import (
 )
 from gtp.transaction import N3_REQUESTS, PATIENCE_S, RESPONSES_MAX, T3_RESPONSE_S, Arrival, ResponseCache
 from gtp.v1.cause import CAUSE_OF_REFUSAL, Cause
+from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
 from tests.support.gtp import (
@@ -84,9 +82,9 @@ def test_create_is_handed_out_whole_and_answered_with_all_that_it_needs() -> Non
     machine.receive_datagram(create_request(), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    request = event.request
+    request = event.wish
     assert (request.imsi, request.apn, request.nsapi) == ("440100000000001", "soracom.io", 5)
-    assert (request.teid_data, request.teid_control) == (0x1001, 0x2001)
+    assert (request.ends.teid_user, request.ends.teid_control) == (0x1001, 0x2001)
     assert (request.msisdn, request.imei) == ("8190123456", "3502000000000001")
     assert (request.location.plmn, request.location.rat) == ("44010", "LTE")
     machine.answer(event.token, Accepted(session()), 0.1)
@@ -216,7 +214,7 @@ def test_a_refusal_is_told_with_the_peers_teid() -> None:
     machine.receive_datagram(create_request(), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    machine.answer(event.token, Rejected.by(AttachRefusal.SIM_SUSPENDED), 0)
+    machine.answer(event.token, Rejected(AttachRefusal.SIM_SUSPENDED), 0)
     answer = only_answer(machine)
     assert (cause_of(answer), decode_header(answer).teid) == (209, 0x2001)
     assert machine.contexts == 0
@@ -388,7 +386,8 @@ def test_the_response_cache_is_bounded_and_forgets() -> None:
 def test_every_state_meets_every_event(state: ContextState, event: ContextEvent) -> None:
     machine = gateway()
     attached(machine)
-    context = machine._by_session[session().session_id]
+    context = machine._contexts.by_session(session().session_id)
+    assert context is not None
     context.state = state
     expected = TRANSITIONS[state].get(event)
     assert machine._step(context, event) is (expected is not None)

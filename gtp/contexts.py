@@ -1,0 +1,131 @@
+"""The contexts of a virtual gateway: which TEID is which session, and what may become of it.
+
+Rules:
+
+- One table serves both versions, so that a device may come by one and go on by the other (TS 23.401 annex D).
+- Whatever a context may go through stands in ``TRANSITIONS``; what is not there is refused.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from core.domain.session import Access, Session
+
+
+class ContextState(Enum):
+    """The life of a context, from the answer that created it on."""
+
+    ACTIVE = "active"
+    DELETING = "deleting"  # the peer asked; the session service is closing it
+    RELEASING = "releasing"  # we asked; the peer has not answered yet
+    GONE = "gone"
+
+
+class ContextEvent(Enum):
+    """What happens to a context."""
+
+    UPDATE_REQUESTED = "update_requested"
+    DELETE_REQUESTED = "delete_requested"
+    RELEASE = "release"
+    FORGET = "forget"
+    RELEASE_ENDED = "release_ended"
+
+
+_S, _E = ContextState, ContextEvent
+TRANSITIONS: Mapping[ContextState, Mapping[ContextEvent, ContextState]] = {
+    _S.ACTIVE: {
+        _E.UPDATE_REQUESTED: _S.ACTIVE,
+        _E.DELETE_REQUESTED: _S.DELETING,
+        _E.RELEASE: _S.RELEASING,
+        _E.FORGET: _S.GONE,
+    },
+    _S.DELETING: {
+        _E.RELEASE: _S.GONE,  # the peer is deleting it by itself: no request of ours is needed
+        _E.FORGET: _S.GONE,
+    },
+    _S.RELEASING: {
+        _E.DELETE_REQUESTED: _S.RELEASING,  # both asked at once: each is answered
+        _E.FORGET: _S.RELEASING,
+        _E.RELEASE_ENDED: _S.GONE,
+    },
+    _S.GONE: {},
+}
+"""``{state: {event: next state}}``."""
+
+
+@dataclass(slots=True)
+class Context:
+    """A PDP context or PDN connection. ``peer_restart_counter``: what its peer told when it asked."""
+
+    session_id: str
+    access: Access
+    local_teid: int
+    peer_teid: int
+    control_address: str
+    nsapi: int
+    peer_restart_counter: int | None
+    state: ContextState = ContextState.ACTIVE
+
+
+class Contexts:
+    """The table, by our control TEID and by session."""
+
+    def __init__(self) -> None:
+        self._by_teid: dict[int, Context] = {}
+        self._by_session: dict[str, Context] = {}
+
+    def __len__(self) -> int:
+        """How many are held."""
+        return len(self._by_teid)
+
+    def by_teid(self, teid: int) -> Context | None:
+        """What our control TEID names."""
+        return self._by_teid.get(teid)
+
+    def by_session(self, session_id: str) -> Context | None:
+        """The session's context."""
+        return self._by_session.get(session_id)
+
+    def of_peer(self, access: Access, address: str) -> Iterator[Context]:
+        """The contexts that this peer controls by this protocol."""
+        return (c for c in self._by_session.values() if c.access is access and c.control_address == address)
+
+    def hold(self, session: Session, restart_counter: int | None) -> Context:
+        """Hold the session's context, as it is now."""
+        tunnel = session.tunnel
+        assert tunnel is not None, "a GTP session has a tunnel"
+        context = Context(
+            session_id=session.session_id,
+            access=session.access,
+            local_teid=tunnel.local_teid_control,
+            peer_teid=tunnel.peer_teid_control,
+            control_address=tunnel.peer_control_address,
+            nsapi=tunnel.nsapi,
+            peer_restart_counter=restart_counter,
+        )
+        self._by_teid[context.local_teid] = context
+        self._by_session[context.session_id] = context
+        return context
+
+    def move(self, session: Session, restart_counter: int | None) -> None:
+        """The session has another peer, or another protocol, or both; a context that is ending stays so."""
+        tunnel, context = session.tunnel, self._by_session.get(session.session_id)
+        if tunnel is None or context is None:
+            return
+        context.access = session.access
+        context.peer_teid = tunnel.peer_teid_control
+        context.control_address = tunnel.peer_control_address
+        if restart_counter is not None:
+            context.peer_restart_counter = restart_counter
+
+    def step(self, context: Context, event: ContextEvent) -> bool:
+        """Take a context through an event; false when its state does not allow it."""
+        following = TRANSITIONS[context.state].get(event)
+        if following is None:
+            return False
+        context.state = following
+        if following is ContextState.GONE:
+            self._by_teid.pop(context.local_teid, None)
+            self._by_session.pop(context.session_id, None)
+        return True

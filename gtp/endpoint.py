@@ -1,0 +1,283 @@
+"""What both versions of a GTP-C endpoint do alike, without I/O.
+
+Rules:
+
+- Bytes go in by ``receive_datagram``, decisions come out by ``next_event`` and go back in by ``answer``,
+  bytes come out by ``datagrams_to_send``; time is an argument.
+- A context answers to its own peer only, or to one in the same allowed network; to anybody else it does
+  not exist, so that nobody learns that a TEID is in use.
+- Nothing that a peer sends raises; what is dropped is counted in ``dropped`` by reason.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import ClassVar
+
+from core.domain.session import Access, Session
+from core.errors import RemoteProtocolError
+from gtp.contexts import Context, ContextEvent, Contexts, ContextState
+from gtp.events import Accepted, Event, Outcome, OutcomeTooLate, PeerRestarted, SessionRequested
+from gtp.path import Peers
+from gtp.transaction import PATIENCE_S, Arrival, Peer, RequestKey, RequestSender, ResponseCache
+
+GTP_C_PORT = 2123
+EVENTS_MAX = 8_192
+"""Requests handed out and not yet answered; beyond it new ones are refused for want of resources."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as its version's machine decoded it: what to hand out, and what its answer needs.
+
+    ``wire`` is the version's own message; ``context`` the one it speaks of, if any.
+    """
+
+    event: Event
+    peer_teid: int
+    recovery: int | None
+    wire: object
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that is being decided."""
+
+    key: RequestKey
+    peer: Peer
+    sequence: int
+    received: float
+    asked: Asked
+
+    @property
+    def message_type(self) -> int:
+        """Of the request."""
+        return self.key[2]
+
+
+class GtpEndpoint(ABC):
+    """One version's machine. ``address`` is ours on both planes; ``recovery`` our restart counter."""
+
+    ACCESS: ClassVar[Access]
+    SEQUENCE_BITS: ClassVar[int]
+
+    def __init__(
+        self,
+        *,
+        address: IPv4Address,
+        recovery: int,
+        dns: Sequence[str],
+        allowed_peers: Sequence[IPv4Network],
+        first_sequence: int,
+        contexts: Contexts | None = None,
+    ) -> None:
+        self._address = address
+        self._recovery = recovery & 0xFF
+        self._dns = tuple(dns)
+        self._allowed_peers = tuple(allowed_peers)
+        self._contexts = Contexts() if contexts is None else contexts
+        self._responses = ResponseCache()
+        self._requests = RequestSender(first_sequence=first_sequence, bits=self.SEQUENCE_BITS)
+        self._peers = Peers()
+        self._pending: dict[int, Pending] = {}
+        self._next_token = 0
+        self._events: deque[Event] = deque()
+        self._outgoing: list[tuple[bytes, Peer]] = []
+        self.dropped: Counter[str] = Counter()
+
+    # -- the seam -------------------------------------------------------------------------------------
+
+    @property
+    def contexts(self) -> int:
+        """How many contexts are held, by either version."""
+        return len(self._contexts)
+
+    def receive_datagram(self, data: bytes, addr: Peer, now: float) -> None:
+        """Take one datagram in; never raises."""
+        if not self._is_allowed(addr[0]):
+            self.dropped["peer_not_allowed"] += 1
+            return
+        try:
+            self._receive(data, addr, now)
+        except RemoteProtocolError:
+            self.dropped["malformed_header"] += 1
+
+    def next_event(self) -> Event | None:
+        """The next thing to decide, or nothing."""
+        return self._events.popleft() if self._events else None
+
+    def answer(self, token: int, outcome: Outcome, now: float) -> None:
+        """Answer an event; what comes after the peer gave up is not sent, and undone where it must be."""
+        pending = self._pending.pop(token)
+        if now - pending.received > PATIENCE_S:
+            self._responses.forget(pending.key)
+            if isinstance(outcome, Accepted) and isinstance(pending.asked.event, SessionRequested):
+                self._events.append(OutcomeTooLate(outcome.session.session_id))
+            return
+        if isinstance(outcome, Accepted):
+            self._hold(pending, outcome.session)
+        response = self._encode_answer(pending, outcome)
+        self._responses.answer(pending.key, response)
+        self._outgoing.append((response, pending.peer))
+
+    def datagrams_to_send(self) -> list[tuple[bytes, Peer]]:
+        """What to send now, and where."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def get_timer(self) -> float | None:
+        """When ``handle_timer`` wants to be called."""
+        return self._requests.timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Repeat what was not answered, give up what never will be."""
+        again, given_up = self._requests.expire(now)
+        self._outgoing += again
+        for subject in given_up:
+            self._end_request(subject)
+
+    # -- what the session service tells ---------------------------------------------------------------
+
+    def adopt(self, session: Session) -> None:
+        """Hold a context that was read back; its peer's restart counter is learned when it is next heard."""
+        self._contexts.hold(session, None)
+
+    def release(self, session_id: str, now: float) -> None:
+        """End a context from our side, by a request that is repeated until the peer answers it."""
+        context = self._contexts.by_session(session_id)
+        if context is None or not self._step(context, ContextEvent.RELEASE):
+            return
+        if context.state is not ContextState.RELEASING:
+            return
+        sequence = self._requests.next_sequence()
+        data = self._encode_release(context, sequence)
+        peer = (context.control_address, GTP_C_PORT)
+        if self._requests.begin(sequence, data, peer, session_id, now):
+            self._outgoing.append((data, peer))
+        else:
+            self._step(context, ContextEvent.RELEASE_ENDED)
+
+    def forget(self, session_id: str) -> None:
+        """Drop a context without a word to its peer."""
+        if context := self._contexts.by_session(session_id):
+            self._step(context, ContextEvent.FORGET)
+
+    # -- what a version fills in ----------------------------------------------------------------------
+
+    @abstractmethod
+    def _receive(self, data: bytes, addr: Peer, now: float) -> None:
+        """Decode and dispatch one datagram; raises ``RemoteProtocolError`` for a broken header."""
+
+    @abstractmethod
+    def _encode_answer(self, pending: Pending, outcome: Outcome) -> bytes:
+        """The response to a request."""
+
+    @abstractmethod
+    def _encode_release(self, context: Context, sequence: int) -> bytes:
+        """The request by which the network ends a context."""
+
+    @abstractmethod
+    def _encode_echo_request(self, sequence: int) -> bytes:
+        """An Echo Request."""
+
+    # -- requests -------------------------------------------------------------------------------------
+
+    def _arrive(self, key: RequestKey, addr: Peer, now: float) -> bool:
+        """Whether a request is new; one that was answered is answered again."""
+        arrival, response = self._responses.arrive(key, now)
+        if arrival is Arrival.ANSWERED:
+            self._outgoing.append((response, addr))
+        elif arrival is not Arrival.NEW:
+            self.dropped[arrival.value] += 1
+        return arrival is Arrival.NEW
+
+    def _has_room(self) -> bool:
+        return len(self._pending) < EVENTS_MAX
+
+    def _token(self) -> int:
+        self._next_token += 1
+        return self._next_token
+
+    def _hand_out(self, token: int, key: RequestKey, addr: Peer, asked: Asked, now: float) -> None:
+        """Let an event be decided."""
+        self._hear(addr, asked.recovery, now)
+        self._pending[token] = Pending(key, addr, key[3], now, asked)
+        self._events.append(asked.event)
+
+    def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
+        """Answer a request at once."""
+        self._responses.answer(key, response)
+        self._outgoing.append((response, addr))
+
+    def _context_for(self, teid: int, addr: Peer, event: ContextEvent) -> Context | None:
+        """The context that this TEID names, if this peer may speak of it and it may go through this."""
+        context = self._contexts.by_teid(teid)
+        if context is None or not self._speaks_for(addr[0], context):
+            return None
+        return context if self._step(context, event) else None
+
+    def _speaks_for(self, address: str, context: Context) -> bool:
+        if address == context.control_address:
+            return True
+        own, other = IPv4Address(context.control_address), IPv4Address(address)
+        return any(own in network and other in network for network in self._allowed_peers)
+
+    def _hold(self, pending: Pending, session: Session) -> None:
+        if isinstance(pending.asked.event, SessionRequested):
+            self._contexts.hold(session, pending.asked.recovery)
+        else:
+            self._contexts.move(session, pending.asked.recovery)
+
+    # -- responses ------------------------------------------------------------------------------------
+
+    def _take_response(self, sequence: int, addr: Peer, *, is_echo: bool, recovery: int | None) -> None:
+        subject = self._requests.answered(addr[0], sequence)
+        if subject is None:
+            self.dropped["orphan_response"] += 1
+        elif is_echo:
+            if (counter := self._peers.hear_answer(addr[0], recovery)) is not None:
+                self._clear_older(addr[0], counter)
+        else:
+            self._end_request(subject)
+
+    def _end_request(self, subject: str) -> None:
+        """A request of ours was answered or given up; ``subject`` is a session id or ``echo:address``."""
+        if subject.startswith("echo:"):
+            self._peers.unanswered(subject.removeprefix("echo:"))
+        elif context := self._contexts.by_session(subject):
+            self._step(context, ContextEvent.RELEASE_ENDED)
+
+    # -- peers ----------------------------------------------------------------------------------------
+
+    def _is_allowed(self, address: str) -> bool:
+        if not self._allowed_peers:
+            return True
+        return any(IPv4Address(address) in network for network in self._allowed_peers)
+
+    def _hear(self, addr: Peer, recovery: int | None, now: float) -> None:
+        if not self._peers.hear(addr[0], recovery):
+            return
+        sequence = self._requests.next_sequence()
+        data = self._encode_echo_request(sequence)
+        peer = (addr[0], GTP_C_PORT)
+        if self._requests.begin(sequence, data, peer, f"echo:{addr[0]}", now):
+            self._outgoing.append((data, peer))
+
+    def _clear_older(self, peer: str, counter: int) -> None:
+        """What this peer held before its restart is over; what it asked for since then is not."""
+        lost = tuple(
+            context.session_id
+            for context in self._contexts.of_peer(self.ACCESS, peer)
+            if context.peer_restart_counter != counter
+        )
+        if lost:
+            self._events.append(PeerRestarted(peer, lost))
+
+    def _step(self, context: Context, event: ContextEvent) -> bool:
+        state = context.state
+        if self._contexts.step(context, event):
+            return True
+        self.dropped[f"{event.value}_while_{state.value}"] += 1
+        return False

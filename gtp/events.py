@@ -1,0 +1,101 @@
+"""What a GTP-C machine asks to be decided, and what it may be told: the same for both versions.
+
+Rule: nothing here is a wire format; NSAPI and EPS bearer identity are one number space (TS 23.401 §5.2.1).
+"""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from core.domain.reasons import AttachRefusal
+from core.domain.session import NOWHERE, Location, Session
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEnds:
+    """Where the peer wants to be sent to. ``None`` leaves that end as it is."""
+
+    teid_control: int | None = None
+    control_address: IPv4Address | None = None
+    teid_user: int | None = None
+    user_address: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWish:
+    """A session as a peer asks for it, all of ``ends`` given; ``address``: what the device wants."""
+
+    imsi: str
+    apn: str
+    nsapi: int
+    ends: PeerEnds
+    imei: str = ""
+    msisdn: str = ""
+    location: Location = NOWHERE
+    address: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequested:
+    """A peer asks for a session; answer with ``Accepted`` or ``Rejected``."""
+
+    token: int
+    peer: str
+    wish: SessionWish
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRequested:
+    """A peer moves or changes a session; answer with ``Accepted`` or ``Rejected``."""
+
+    token: int
+    session_id: str
+    ends: PeerEnds
+    location: Location = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRequested:
+    """A peer ends a session; answer with ``Done`` or ``Rejected``."""
+
+    token: int
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRestarted:
+    """A peer lost its state; these sessions of it are over."""
+
+    peer: str
+    session_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeTooLate:
+    """A session was opened after its peer had given up waiting: close it again."""
+
+    session_id: str
+
+
+Event = SessionRequested | UpdateRequested | DeleteRequested | PeerRestarted | OutcomeTooLate
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The session is open, or changed, as it stands here."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The session is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The answer is no; each version has its own word for the reason."""
+
+    reason: AttachRefusal
+
+
+Outcome = Accepted | Done | Rejected

@@ -1,1 +1,0 @@
-"""GTP-U (TS 29.281): codec. Pure."""

@@ -1,0 +1,56 @@
+"""The GTP version 2 header (TS 29.274 §5).
+
+::
+
+    octet 1   version (3 bits) = 2 | P | T | MP | spare
+    octet 2   message type
+    3–4       length of what follows octet 4
+    5–8       TEID, where T is set
+    then      sequence number (24 bits), and an octet that is spare or carries the priority
+
+Rules: a datagram shorter than its length says is refused. With P another message follows in the datagram
+(§5.5.1); whoever decodes asks for it.
+"""
+
+from dataclasses import dataclass
+
+from core.errors import RemoteProtocolError
+
+VERSION = 2
+FLAG_P, FLAG_T = 0x10, 0x08
+FIRST_BYTES = 4
+"""Octets that the length does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A decoded header. ``teid`` is ``None`` without T; ``following`` is a piggybacked message, or empty."""
+
+    message_type: int
+    teid: int | None
+    sequence: int
+    payload: bytes
+    following: bytes = b""
+
+
+def decode_header(data: bytes) -> Header:
+    """Decode the header of a version 2 message; raises ``RemoteProtocolError``."""
+    if len(data) < FIRST_BYTES + 4 or data[0] >> 5 != VERSION:
+        raise RemoteProtocolError("no GTPv2 header")
+    flags, end = data[0], FIRST_BYTES + int.from_bytes(data[2:4], "big")
+    at = FIRST_BYTES + (4 if flags & FLAG_T else 0)
+    if end > len(data) or at + 4 > end:
+        raise RemoteProtocolError(f"length {end - FIRST_BYTES} does not fit {len(data)} octets")
+    teid = int.from_bytes(data[4:8], "big") if flags & FLAG_T else None
+    sequence = int.from_bytes(data[at : at + 3], "big")
+    following = data[end:] if flags & FLAG_P else b""
+    return Header(data[1], teid, sequence, data[at + 4 : end], following)
+
+
+def encode_header(message_type: int, teid: int | None, sequence: int, payload: bytes) -> bytes:
+    """Header and payload; without a TEID for Echo and Version Not Supported."""
+    tail = sequence.to_bytes(3, "big") + b"\0" + payload
+    if teid is not None:
+        tail = teid.to_bytes(4, "big") + tail
+    flags = VERSION << 5 | (0 if teid is None else FLAG_T)
+    return bytes((flags, message_type)) + len(tail).to_bytes(2, "big") + tail

@@ -1,0 +1,181 @@
+"""GTPv2-C information elements (TS 29.274 §8).
+
+Rules: an element is type, length, instance and value (§8.2.1); unknown ones are skipped (§7.7.8); of a type
+and instance that stands more often than it may, the first counts (§7.7.10). Values are checked where they are
+used and say which element, of which instance, is at fault.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
+
+from core.errors import RemoteProtocolError
+from gtp import values
+from gtp.v2.cause import NAMES_THE_ELEMENT, Cause
+
+IMSI = 1
+CAUSE = 2
+RECOVERY = 3
+APN = 71
+AMBR = 72
+EBI = 73
+MEI = 75
+MSISDN = 76
+INDICATION = 77
+PCO = 78
+PAA = 79
+BEARER_QOS = 80
+RAT_TYPE = 82
+SERVING_NETWORK = 83
+ULI = 86
+F_TEID = 87
+BEARER_CONTEXT = 93
+CHARGING_ID = 94
+PDN_TYPE = 99
+APN_RESTRICTION = 127
+SELECTION_MODE = 128
+EPCO = 197
+
+S5_S8_SGW_GTP_U, S5_S8_PGW_GTP_U, S5_S8_SGW_GTP_C, S5_S8_PGW_GTP_C = 4, 5, 6, 7
+"""F-TEID interface types (§8.22)."""
+PDN_IPV4, PDN_IPV6, PDN_IPV4V6 = 1, 2, 3
+"""PDN types (§8.34)."""
+
+ELEMENTS_MAX = 64
+NO_LENGTH = -1
+LENGTHS_MIN = {
+    IMSI: 3, CAUSE: 2, RECOVERY: 1, APN: 1, AMBR: 8, EBI: 1, PAA: 1, BEARER_QOS: 22, RAT_TYPE: 1,
+    SERVING_NETWORK: 3, F_TEID: 5, CHARGING_ID: 4, PDN_TYPE: 1, APN_RESTRICTION: 1, SELECTION_MODE: 1,
+}  # fmt: skip
+"""Octets that a value has at least; less is an invalid length (§7.7.5)."""
+
+Key = tuple[int, int]
+"""Type and instance."""
+Elements = dict[Key, bytes]
+
+
+class ElementError(RemoteProtocolError):
+    """An element is missing or wrong: with its instance, for the Cause that names it (§8.4)."""
+
+    def __init__(self, what: str, cause: Cause, key: Key) -> None:
+        super().__init__(f"element {key[0]} instance {key[1]}: {what}", cause=cause, offending=key[0])
+        self.instance = key[1]
+
+
+def decode_elements(payload: bytes) -> Elements:
+    """Split a message or a group into elements; raises ``RemoteProtocolError`` (65) when one overruns."""
+    elements: Elements = {}
+    at, count, end = 0, 0, len(payload)
+    while at < end:
+        count += 1
+        if count > ELEMENTS_MAX or at + 4 > end:
+            raise RemoteProtocolError("too many elements, or half of one", cause=Cause.INVALID_MESSAGE_FORMAT)
+        length = int.from_bytes(payload[at + 1 : at + 3], "big")
+        key = (payload[at], payload[at + 3] & 15)
+        at += 4
+        if at + length > end:
+            raise ElementError("overruns the message", Cause.INVALID_LENGTH, key)
+        elements.setdefault(key, payload[at : at + length])
+        at += length
+    return elements
+
+
+def encode_element(type_: int, value: bytes, instance: int = 0) -> bytes:
+    """One element."""
+    return bytes((type_,)) + len(value).to_bytes(2, "big") + bytes((instance,)) + value
+
+
+def encode_group(type_: int, elements: Iterable[bytes], instance: int = 0) -> bytes:
+    """A grouped element."""
+    return encode_element(type_, b"".join(elements), instance)
+
+
+def required(elements: Elements, type_: int, instance: int = 0) -> bytes:
+    """A mandatory value; raises ``ElementError`` (70 when missing, 67 when too short)."""
+    value = elements.get((type_, instance))
+    if value is None:
+        raise ElementError("missing", Cause.MANDATORY_IE_MISSING, (type_, instance))
+    if len(value) < LENGTHS_MIN.get(type_, 0):
+        raise ElementError(f"{len(value)} octets", Cause.INVALID_LENGTH, (type_, instance))
+    return value
+
+
+def optional(elements: Elements, type_: int, instance: int = 0) -> bytes:
+    """An optional value; empty when it is missing or too short: it never refuses a session."""
+    value = elements.get((type_, instance), b"")
+    return value if len(value) >= LENGTHS_MIN.get(type_, 0) else b""
+
+
+# -- values ---------------------------------------------------------------------------------------------
+
+
+def encode_cause(cause: int, fault: RemoteProtocolError | None = None) -> bytes:
+    """§8.4; with the element at fault where the cause names one."""
+    value = bytes((cause, 0))
+    if isinstance(fault, ElementError) and cause in NAMES_THE_ELEMENT and fault.offending is not None:
+        value += bytes((fault.offending, 0, 0, fault.instance))
+    return encode_element(CAUSE, value)
+
+
+@dataclass(frozen=True, slots=True)
+class FTeid:
+    """A fully qualified TEID (§8.22): interface type, TEID, IPv4 address."""
+
+    interface: int
+    teid: int
+    address: IPv4Address
+
+    def encode(self, instance: int) -> bytes:
+        """The element."""
+        value = bytes((0x80 | self.interface,)) + self.teid.to_bytes(4, "big") + self.address.packed
+        return encode_element(F_TEID, value, instance)
+
+
+def decode_f_teid(elements: Elements, instance: int) -> FTeid:
+    """A mandatory F-TEID with an IPv4 address and a TEID that is not 0; raises ``ElementError``."""
+    value = required(elements, F_TEID, instance)
+    teid = int.from_bytes(value[1:5], "big")
+    try:
+        if not value[0] & 0x80 or teid == 0:
+            raise ValueError
+        return FTeid(value[0] & 0x3F, teid, IPv4Address(value[5:9]))
+    except (AddressValueError, ValueError):
+        raise ElementError("no IPv4 F-TEID", Cause.MANDATORY_IE_INCORRECT, (F_TEID, instance)) from None
+
+
+def decode_imsi(value: bytes) -> str:
+    """Raises ``ElementError`` (69)."""
+    try:
+        return values.decode_imsi(value)
+    except RemoteProtocolError:
+        raise ElementError("no IMSI", Cause.MANDATORY_IE_INCORRECT, (IMSI, 0)) from None
+
+
+def decode_apn(value: bytes) -> str:
+    """The network identifier, lower case; raises ``ElementError`` (69)."""
+    try:
+        return values.network_identifier(values.decode_apn(value))
+    except RemoteProtocolError:
+        raise ElementError("no APN", Cause.MANDATORY_IE_INCORRECT, (APN, 0)) from None
+
+
+def decode_msisdn(value: bytes) -> str:
+    """Telephony BCD without a nature octet (§8.11); empty when it is none."""
+    try:
+        return values.decode_tbcd(value[:15])
+    except RemoteProtocolError:
+        return ""
+
+
+def decode_paa(value: bytes) -> tuple[int, IPv4Address | None]:
+    """PDN type and the IPv4 address, if one is asked for (§8.14); raises ``ElementError`` (69)."""
+    pdn_type = value[0] & 7
+    address = {PDN_IPV4: value[1:5], PDN_IPV4V6: value[18:22]}.get(pdn_type, b"")
+    if pdn_type in (PDN_IPV4, PDN_IPV4V6) and len(address) != 4:
+        raise ElementError("half an address", Cause.MANDATORY_IE_INCORRECT, (PAA, 0))
+    return pdn_type, IPv4Address(address) if any(address) else None
+
+
+def encode_paa(address: IPv4Address) -> bytes:
+    """An IPv4 address."""
+    return encode_element(PAA, bytes((PDN_IPV4,)) + address.packed)

@@ -1,0 +1,255 @@
+"""GTPv2-C messages (TS 29.274 §7): typed, one dataclass each.
+
+Rules: what a request must carry is checked in the order of its table; optional elements that are broken are
+left out, they never refuse a session.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address
+
+from core.domain.session import NOWHERE, Location
+from core.errors import RemoteProtocolError
+from gtp import values
+from gtp.v2 import ie
+from gtp.v2.cause import Cause
+from gtp.v2.header import encode_header
+
+
+class MessageType(IntEnum):
+    """TS 29.274 §6.1, table 6.1-1: those that a PGW speaks here."""
+
+    ECHO_REQUEST = 1
+    ECHO_RESPONSE = 2
+    VERSION_NOT_SUPPORTED = 3
+    CREATE_SESSION_REQUEST = 32
+    CREATE_SESSION_RESPONSE = 33
+    MODIFY_BEARER_REQUEST = 34
+    MODIFY_BEARER_RESPONSE = 35
+    DELETE_SESSION_REQUEST = 36
+    DELETE_SESSION_RESPONSE = 37
+    DELETE_BEARER_REQUEST = 99
+    DELETE_BEARER_RESPONSE = 100
+
+
+_RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE", 8: "NB-IoT", 9: "LTE-M"}
+_EBI_MIN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSessionRequest:
+    """Create Session Request (§7.2.1) with its default bearer."""
+
+    imsi: str
+    apn: str
+    ebi: int
+    pdn_type: int
+    control: ie.FTeid
+    user: ie.FTeid
+    bearer_qos: bytes
+    address: IPv4Address | None = None
+    ambr: bytes = b""
+    recovery: int | None = None
+    msisdn: str = ""
+    imei: str = ""
+    location: Location = NOWHERE
+    pco: bytes = b""
+    epco: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ModifyBearerRequest:
+    """Modify Bearer Request (§7.2.7); what is ``None`` does not change."""
+
+    ebi: int | None
+    control: ie.FTeid | None
+    user: ie.FTeid | None
+    recovery: int | None = None
+    location: Location = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteSessionRequest:
+    """Delete Session Request (§7.2.9.1)."""
+
+    ebi: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What an accepting Create Session Response tells (§7.2.2)."""
+
+    cause: Cause
+    control: ie.FTeid
+    user: ie.FTeid
+    address: IPv4Address
+    charging_id: int
+    recovery: int
+    pco: bytes
+    epco: bytes
+
+
+def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
+    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
+    elements = ie.decode_elements(payload)
+    imsi = ie.decode_imsi(ie.required(elements, ie.IMSI))
+    ie.required(elements, ie.RAT_TYPE)
+    control = ie.decode_f_teid(elements, 0)
+    apn = ie.decode_apn(ie.required(elements, ie.APN))
+    paa_type, address = ie.decode_paa(ie.required(elements, ie.PAA))
+    asked_type = ie.optional(elements, ie.PDN_TYPE)
+    bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
+    return CreateSessionRequest(
+        imsi=imsi,
+        apn=apn,
+        ebi=_ebi(ie.required(bearer, ie.EBI)),
+        pdn_type=asked_type[0] & 7 if asked_type else paa_type,
+        control=control,
+        user=ie.decode_f_teid(bearer, 2),
+        bearer_qos=ie.required(bearer, ie.BEARER_QOS)[:22],
+        address=address,
+        ambr=ie.optional(elements, ie.AMBR)[:8],
+        recovery=_recovery(elements),
+        msisdn=ie.decode_msisdn(ie.optional(elements, ie.MSISDN)),
+        imei=values.decode_imei(ie.optional(elements, ie.MEI)),
+        location=_location(elements),
+        pco=ie.optional(elements, ie.PCO),
+        epco=ie.optional(elements, ie.EPCO),
+    )
+
+
+def decode_modify_bearer_request(payload: bytes) -> ModifyBearerRequest:
+    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
+    elements = ie.decode_elements(payload)
+    bearer = ie.decode_elements(elements.get((ie.BEARER_CONTEXT, 0), b""))
+    has_control, has_user = (ie.F_TEID, 0) in elements, (ie.F_TEID, 1) in bearer
+    return ModifyBearerRequest(
+        ebi=_ebi(ie.required(bearer, ie.EBI)) if bearer else None,
+        control=ie.decode_f_teid(elements, 0) if has_control else None,
+        user=ie.decode_f_teid(bearer, 1) if has_user else None,
+        recovery=_recovery(elements),
+        location=_location(elements),
+    )
+
+
+def decode_delete_session_request(payload: bytes) -> DeleteSessionRequest:
+    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
+    linked = ie.optional(ie.decode_elements(payload), ie.EBI)
+    return DeleteSessionRequest(_ebi(linked) if linked else None)
+
+
+def decode_recovery(payload: bytes) -> int | None:
+    """The Recovery of an Echo or of a response, where there is one."""
+    try:
+        return _recovery(ie.decode_elements(payload))
+    except RemoteProtocolError:
+        return None
+
+
+def peek_control_teid(payload: bytes) -> int:
+    """The sender's control TEID in a request that could not be decoded, or 0: it then knows our refusal."""
+    try:
+        return ie.decode_f_teid(ie.decode_elements(payload), 0).teid
+    except RemoteProtocolError:
+        return 0
+
+
+def encode_echo_request(sequence: int, recovery: int) -> bytes:
+    """§7.1.1."""
+    body = ie.encode_element(ie.RECOVERY, bytes((recovery,)))
+    return encode_header(MessageType.ECHO_REQUEST, None, sequence, body)
+
+
+def encode_echo_response(sequence: int, recovery: int) -> bytes:
+    """§7.1.2."""
+    body = ie.encode_element(ie.RECOVERY, bytes((recovery,)))
+    return encode_header(MessageType.ECHO_RESPONSE, None, sequence, body)
+
+
+def encode_cause_response(
+    message_type: MessageType, teid: int, sequence: int, cause: int, fault: RemoteProtocolError | None = None
+) -> bytes:
+    """A response that carries a cause alone; it names the element at fault where it must (§8.4)."""
+    return encode_header(message_type, teid, sequence, ie.encode_cause(cause, fault))
+
+
+def encode_create_session_response(
+    peer_teid: int, sequence: int, request: CreateSessionRequest, created: Created
+) -> bytes:
+    """An accepting Create Session Response (§7.2.2)."""
+    bearer = [
+        ie.encode_element(ie.EBI, bytes((request.ebi,))),
+        ie.encode_cause(Cause.REQUEST_ACCEPTED),
+        created.user.encode(2),
+        ie.encode_element(ie.BEARER_QOS, request.bearer_qos),
+        ie.encode_element(ie.CHARGING_ID, created.charging_id.to_bytes(4, "big")),
+    ]
+    elements = [
+        ie.encode_cause(created.cause),
+        ie.encode_element(ie.RECOVERY, bytes((created.recovery,))),
+        created.control.encode(1),
+        ie.encode_paa(created.address),
+        ie.encode_element(ie.APN_RESTRICTION, b"\0"),
+    ]
+    if request.ambr:
+        elements.append(ie.encode_element(ie.AMBR, request.ambr))
+    if created.pco:
+        elements.append(ie.encode_element(ie.PCO, created.pco))
+    if created.epco:
+        elements.append(ie.encode_element(ie.EPCO, created.epco))
+    elements.append(ie.encode_group(ie.BEARER_CONTEXT, bearer))
+    return encode_header(MessageType.CREATE_SESSION_RESPONSE, peer_teid, sequence, b"".join(elements))
+
+
+def encode_modify_bearer_response(
+    peer_teid: int, sequence: int, *, recovery: int, ebi: int | None, charging_id: int, msisdn: str
+) -> bytes:
+    """An accepting Modify Bearer Response (§7.2.8)."""
+    elements = [ie.encode_cause(Cause.REQUEST_ACCEPTED)]
+    if msisdn:
+        digits = values.encode_tbcd(msisdn, (len(msisdn) + 1) // 2)
+        elements.append(ie.encode_element(ie.MSISDN, digits))
+    elements.append(ie.encode_element(ie.RECOVERY, bytes((recovery,))))
+    if ebi is not None:
+        bearer = [
+            ie.encode_element(ie.EBI, bytes((ebi,))),
+            ie.encode_cause(Cause.REQUEST_ACCEPTED),
+            ie.encode_element(ie.CHARGING_ID, charging_id.to_bytes(4, "big")),
+        ]
+        elements.append(ie.encode_group(ie.BEARER_CONTEXT, bearer))
+    return encode_header(MessageType.MODIFY_BEARER_RESPONSE, peer_teid, sequence, b"".join(elements))
+
+
+def encode_delete_session_response(peer_teid: int, sequence: int, recovery: int) -> bytes:
+    """An accepting Delete Session Response (§7.2.10.1)."""
+    body = ie.encode_cause(Cause.REQUEST_ACCEPTED) + ie.encode_element(ie.RECOVERY, bytes((recovery,)))
+    return encode_header(MessageType.DELETE_SESSION_RESPONSE, peer_teid, sequence, body)
+
+
+def encode_delete_bearer_request(peer_teid: int, sequence: int, linked_ebi: int) -> bytes:
+    """A Delete Bearer Request for a whole PDN connection (§7.2.9.2)."""
+    body = ie.encode_element(ie.EBI, bytes((linked_ebi,)))
+    return encode_header(MessageType.DELETE_BEARER_REQUEST, peer_teid, sequence, body)
+
+
+def _ebi(value: bytes) -> int:
+    """5–15 (§8.8)."""
+    if value[0] & 15 < _EBI_MIN:
+        raise ie.ElementError("EBI below 5", Cause.MANDATORY_IE_INCORRECT, (ie.EBI, 0))
+    return value[0] & 15
+
+
+def _recovery(elements: ie.Elements) -> int | None:
+    value = ie.optional(elements, ie.RECOVERY)
+    return value[0] if value else None
+
+
+def _location(elements: ie.Elements) -> Location:
+    user_location = ie.optional(elements, ie.ULI)
+    rat = ie.optional(elements, ie.RAT_TYPE) or b"\0"
+    serving = ie.optional(elements, ie.SERVING_NETWORK) or user_location[1:4]
+    return Location(
+        plmn=values.decode_plmn(serving),
+        rat=_RAT_NAMES.get(rat[0], ""),
+        user_location=user_location[:32].hex(),
+    )

@@ -33,7 +33,8 @@ from core.errors import ConfigurationError
 from loadtest.checks import is_subsequence, payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.customer import ApiError, Customer
 from loadtest.peers.device import SimulatedDevice
-from loadtest.peers.sgsn import NotAnswered, PdpContext, Refusal, Sgsn
+from loadtest.peers.gtp import NotAnswered, PdpContext, Refusal
+from loadtest.peers.sgsn import Sgsn
 from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port
 
 T = TypeVar("T")

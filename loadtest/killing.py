@@ -26,7 +26,8 @@ from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.customer import Customer
 from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 from loadtest.peers.device import SimulatedDevice
-from loadtest.peers.sgsn import PdpContext, Sgsn
+from loadtest.peers.gtp import PdpContext
+from loadtest.peers.sgsn import Sgsn
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
 
 APN = "soracom.io"

@@ -1,4 +1,4 @@
-"""A whole Airloom in virtual time: node, SGSNs, devices, a customer, and everything that goes wrong.
+"""A whole Airloom in virtual time: node, SGSNs, SGWs, devices, a customer, and everything that goes wrong.
 
 Rules: the node is the real one over adapters in memory; what it leaves on its disks survives its crashes,
 nothing else does. A second account is kept of what the devices' side and the edge saw; when the run is
@@ -9,10 +9,12 @@ import asyncio
 import random
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
+from typing import Any
 
 from core.adapters.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
@@ -28,7 +30,9 @@ from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.faults import FaultRates, FaultyEngine, FaultyStream, Incarnation
 from loadtest.ledger import GTP_U_PORT, Ledger
 from loadtest.peers.device import SimulatedDevice
-from loadtest.peers.sgsn import NotAnswered, PdpContext, Refusal, Sgsn
+from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
+from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.sgw import Sgw
 from loadtest.virtual import (
     PERFECT,
     NetworkFaults,
@@ -38,7 +42,12 @@ from loadtest.virtual import (
 )
 
 GATEWAY = "127.0.0.1"
-SGSNS = ("127.0.1.1", "127.0.1.2")
+PEERS: Mapping[str, type[GtpPeer[Any]]] = {
+    "127.0.1.1": Sgsn,
+    "127.0.1.2": Sgsn,
+    "127.0.2.1": Sgw,
+    "127.0.2.2": Sgw,
+}
 APN = "soracom.io"
 OPERATOR = "OP0000000001"
 SLOTS = 64
@@ -66,7 +75,7 @@ class SimState:
 
     sim: Sim
     context: PdpContext | None = None
-    sgsn: Sgsn | None = None
+    peer: GtpPeer[Any] | None = None
     device: SimulatedDevice | None = None
     is_touched: bool = False
     acknowledged: list[bytes] = field(default_factory=list)
@@ -96,7 +105,8 @@ class World:
         self.down_bytes: Counter[str] = Counter()
         self.owner_of: dict[IPv4Address, str] = {}
         self.findings: list[str] = []
-        self.attaches = 0
+        self.attaches: Counter[str] = Counter()
+        self.handovers = 0
         self._node_type = node_type
         self._life = Incarnation()
         self._running: asyncio.Task[None] | None = None
@@ -182,8 +192,11 @@ class World:
         await self._make_sims()
         self.network.faults = plan.network
         self._set_faults(plan.store, plan.stream)
-        async with AsyncExitStack() as sgsns:
-            self.sgsns = [await sgsns.enter_async_context(self._sgsn(a).running()) for a in SGSNS]
+        async with AsyncExitStack() as peers:
+            self.peers = [
+                await peers.enter_async_context(self._peer(kind, address).running())
+                for address, kind in PEERS.items()
+            ]
             async with asyncio.TaskGroup() as actors:
                 for state in self.sims:
                     actors.create_task(self._live(state))
@@ -204,8 +217,8 @@ class World:
         with suppress(asyncio.CancelledError, BaseExceptionGroup):
             await self._running
 
-    def _sgsn(self, address: str) -> Sgsn:
-        return Sgsn(network=self.network, address=address, gateway=GATEWAY, entropy=SeededEntropy(self.rng))
+    def _peer(self, kind: type[GtpPeer[Any]], address: str) -> GtpPeer[Any]:
+        return kind(network=self.network, address=address, gateway=GATEWAY, entropy=SeededEntropy(self.rng))
 
     async def _make_sims(self) -> None:
         for number in range(self.plan.sims):
@@ -234,29 +247,29 @@ class World:
             elif action < 0.80:
                 await self._detach(state)
             elif action < 0.90:
-                state.sgsn.lose(state.context) if state.sgsn else None
+                state.peer.lose(state.context) if state.peer else None
                 await self._attach(state)
             else:
                 await self._move(state)
 
     async def _attach(self, state: SimState) -> None:
-        sgsn = self.rng.choice(self.sgsns)
+        peer = self.rng.choice(self.peers)
         try:
-            context = await sgsn.attach(imsi=state.imsi, apn=APN)
+            context = await peer.attach(imsi=state.imsi, apn=APN)
         except (Refusal, NotAnswered):
             state.context = None
             return
-        self.attaches += 1
+        self.attaches[type(peer).__name__] += 1
         self.owner_of[context.ue_address] = state.imsi
-        state.context, state.sgsn, state.is_touched = context, sgsn, False
+        state.context, state.peer, state.is_touched = context, peer, False
         state.device = self._device(state, context)
 
     def _device(self, state: SimState, context: PdpContext) -> SimulatedDevice:
         edge = EdgeConfig()
 
         def send_up(packet: bytes) -> None:
-            if state.sgsn is not None and state.context is not None:
-                state.sgsn.send_up(state.context, packet)
+            if state.peer is not None and state.context is not None:
+                state.peer.send_up(state.context, packet)
 
         device = SimulatedDevice(
             send_up=send_up,
@@ -277,16 +290,17 @@ class World:
                 state.acknowledged.append(payload)
 
     async def _detach(self, state: SimState) -> None:
-        if state.context is not None and state.sgsn is not None:
+        if state.context is not None and state.peer is not None:
             with suppress(Refusal, NotAnswered):
-                await state.sgsn.detach(state.context)
+                await state.peer.detach(state.context)
         state.context = None
 
     async def _move(self, state: SimState) -> None:
-        """The other SGSN takes the context over."""
-        if state.context is None or state.sgsn is None:
+        """Another peer takes the context over, by its own version of GTP."""
+        if state.context is None or state.peer is None:
             return
-        old, other = state.sgsn, next(sgsn for sgsn in self.sgsns if sgsn is not state.sgsn)
+        old = state.peer
+        other = self.rng.choice([peer for peer in self.peers if peer is not old])
         context = state.context
         try:
             taken = await other.take_over(context)
@@ -295,7 +309,8 @@ class World:
             state.context = None
             return
         old.lose(context)
-        state.context, state.sgsn = taken, other
+        state.context, state.peer = taken, other
+        self.handovers += type(old) is not type(other)
 
     async def _own(self) -> None:
         """A customer who suspends SIMs, lets them go again, and kicks them."""

@@ -21,7 +21,8 @@ from core.telemetry import Metric
 from loadtest.customer import Customer
 from loadtest.parts.namespaces import why_not
 from loadtest.peers.device import SimulatedDevice
-from loadtest.peers.sgsn import Refusal, Sgsn
+from loadtest.peers.gtp import Refusal
+from loadtest.peers.sgsn import Sgsn
 from loadtest.prove import prove_kills
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port
 from tests.support.gtp import create_request, delete_request

@@ -1,0 +1,90 @@
+"""GTPv2: whatever arrives, a result, the protocol's own error, or silence; what is encoded comes back."""
+
+from ipaddress import IPv4Address
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import RemoteProtocolError
+from gtp.v2 import ie, message
+from gtp.v2.gateway import GtpV2Gateway
+from gtp.v2.header import decode_header, encode_header
+from tests.support.gtp2 import SGW, create_session, delete_session, modify_bearer
+
+MESSAGES = (create_session(), modify_bearer(0xA0000001, 2), delete_session(0xA0000001, 3))
+
+
+def machine() -> GtpV2Gateway:
+    return GtpV2Gateway(
+        address=IPv4Address("127.0.0.1"), recovery=3, dns=("8.8.8.8",), allowed_peers=(), first_sequence=0
+    )
+
+
+@given(st.binary(max_size=200).map(lambda tail: b"\x48" + tail))
+def test_random_datagrams_never_raise(data: bytes) -> None:
+    machine().receive_datagram(data, SGW, 0)
+
+
+@given(st.sampled_from(MESSAGES), st.data())
+def test_mutated_messages_never_raise(original: bytes, data: st.DataObject) -> None:
+    mutated = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 6))):
+        mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
+    target = machine()
+    target.receive_datagram(bytes(mutated[: data.draw(st.integers(0, len(mutated)))]), SGW, 0)
+    target.receive_datagram(bytes(mutated), SGW, 0)
+    for answer, _ in target.datagrams_to_send():
+        assert len(answer) <= 300
+
+
+def test_every_truncation_is_refused_or_dropped() -> None:
+    for original in MESSAGES:
+        for cut in range(len(original)):
+            target = machine()
+            target.receive_datagram(original[:cut], SGW, 0)
+            assert target.next_event() is None
+
+
+@given(
+    st.integers(0, 255),
+    st.one_of(st.none(), st.integers(0, 2**32 - 1)),
+    st.integers(0, 2**24 - 1),
+    st.binary(max_size=100),
+)
+def test_headers_come_back(kind: int, teid: int | None, sequence: int, payload: bytes) -> None:
+    header = decode_header(encode_header(kind, teid, sequence, payload))
+    assert (header.message_type, header.teid, header.sequence, header.payload) == (
+        kind,
+        teid,
+        sequence,
+        payload,
+    )
+
+
+@given(
+    st.dictionaries(st.tuples(st.integers(0, 255), st.integers(0, 15)), st.binary(max_size=40), max_size=20)
+)
+def test_elements_come_back(elements: dict[tuple[int, int], bytes]) -> None:
+    data = b"".join(ie.encode_element(kind, value, instance) for (kind, instance), value in elements.items())
+    assert ie.decode_elements(data) == elements
+
+
+@given(st.integers(0, 63), st.integers(1, 2**32 - 1), st.ip_addresses(v=4), st.integers(0, 15))
+def test_f_teids_come_back(interface: int, teid: int, address: IPv4Address, instance: int) -> None:
+    f_teid = ie.FTeid(interface, teid, address)
+    assert ie.decode_f_teid(ie.decode_elements(f_teid.encode(instance)), instance) == f_teid
+
+
+@given(st.binary(max_size=120))
+def test_any_payload_is_decoded_or_refused(payload: bytes) -> None:
+    for decode in (
+        message.decode_create_session_request,
+        message.decode_modify_bearer_request,
+        message.decode_delete_session_request,
+    ):
+        try:
+            decode(payload)
+        except RemoteProtocolError as error:
+            assert error.cause is not None
+    message.decode_recovery(payload)
+    message.peek_control_teid(payload)

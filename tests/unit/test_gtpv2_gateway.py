@@ -1,0 +1,349 @@
+"""The GTPv2-C machine: answers by position, refusals that name the element, versions that share a context."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from core.domain.reasons import AttachRefusal
+from core.domain.session import Access, Session
+from gtp.contexts import Contexts
+from gtp.endpoint import EVENTS_MAX
+from gtp.events import (
+    Accepted,
+    DeleteRequested,
+    Done,
+    OutcomeTooLate,
+    PeerRestarted,
+    Rejected,
+    SessionRequested,
+    UpdateRequested,
+)
+from gtp.transaction import N3_REQUESTS, PATIENCE_S, T3_RESPONSE_S
+from gtp.v1.gateway import GtpV1Gateway
+from gtp.v2.cause import CAUSE_OF_REFUSAL, Cause
+from gtp.v2.gateway import GtpV2Gateway
+from tests.support import gtp as v1
+from tests.support.gtp2 import (
+    SGW,
+    bearer_context,
+    create_elements,
+    create_session,
+    delete_session,
+    element,
+    f_teid,
+    message2,
+    modify_bearer,
+)
+
+PGW_TEID = 0xA0000001
+
+
+def gateway(*allowed: str, contexts: Contexts | None = None) -> GtpV2Gateway:
+    return GtpV2Gateway(
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        dns=("100.127.0.53", "100.127.1.53"),
+        allowed_peers=[IPv4Network(network) for network in allowed],
+        first_sequence=100,
+        contexts=contexts,
+    )
+
+
+def session(number: int = 1, *, address: str = SGW[0]) -> Session:
+    return replace(v1.session(number, control_address=address), access=Access.GTPV2, msisdn="8190123456")
+
+
+def attached(machine: GtpV2Gateway, *, now: float = 0.0) -> None:
+    machine.receive_datagram(create_session(), SGW, now)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), now)
+    machine.datagrams_to_send()
+
+
+def answers(machine: GtpV2Gateway) -> list[bytes]:
+    return [data for data, _ in machine.datagrams_to_send()]
+
+
+def refusal(machine: GtpV2Gateway, data: bytes) -> bytes:
+    """The Cause element that answers a request, type to instance octet left out."""
+    machine.receive_datagram(data, SGW, 0)
+    assert machine.next_event() is None
+    (answer,) = answers(machine)
+    assert answer[12] == 2
+    return answer[16 : 16 + answer[14]]
+
+
+def test_echo_has_no_teid_and_our_restart_counter() -> None:
+    machine = gateway()
+    machine.receive_datagram(message2(1, None, 9, element(3, b"\x07")), SGW, 0)
+    assert answers(machine) == [message2(2, None, 9, element(3, b"\x03"))]
+
+
+def test_a_session_is_handed_out_whole() -> None:
+    machine = gateway()
+    machine.receive_datagram(create_session(), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    wish = event.wish
+    assert (wish.imsi, wish.apn, wish.nsapi, wish.address) == ("440100000000001", "soracom.io", 5, None)
+    assert (wish.ends.teid_control, wish.ends.teid_user) == (0x2001, 0x1001)
+    assert (wish.msisdn, wish.imei) == ("8190123456", "3502000000000001")
+    assert (wish.location.plmn, wish.location.rat) == ("44010", "LTE")
+    assert wish.location.user_location == "1844f001000144f00100000001"
+
+
+def test_an_accepted_session_is_answered_octet_by_octet() -> None:
+    machine = gateway()
+    machine.receive_datagram(create_session(0x010203), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), 0)
+    here = bytes((127, 0, 0, 1))
+    bearer = (
+        element(73, b"\x05")
+        + element(2, b"\x10\0")
+        + f_teid(5, 0xB0000001, 2, here)
+        + element(80, bytes.fromhex("7409") + bytes(20))
+        + element(94, bytes.fromhex("b0000001"))
+    )
+    dns = (
+        bytes.fromhex("000d04")
+        + bytes((100, 127, 0, 53))
+        + bytes.fromhex("000d04")
+        + bytes((100, 127, 1, 53))
+    )
+    body = (
+        element(2, b"\x10\0")
+        + element(3, b"\x03")
+        + f_teid(7, PGW_TEID, 1, here)
+        + element(79, b"\x01" + bytes((10, 128, 0, 2)))
+        + element(127, b"\0")
+        + element(72, bytes(8))
+        + element(78, b"\x80" + dns + bytes.fromhex("00100205b8"))
+        + element(93, bearer)
+    )
+    assert machine.datagrams_to_send() == [(message2(33, 0x2001, 0x010203, body), SGW)]
+    machine.receive_datagram(create_session(0x010203), SGW, 1)
+    assert answers(machine) == [message2(33, 0x2001, 0x010203, body)], "a repeat is answered the same"
+    assert machine.next_event() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("imsi", (1, 0)), ("rat type", (82, 0)), ("f-teid", (87, 0)), ("apn", (71, 0)), ("paa", (79, 0)),
+     ("bearer context", (93, 0))],
+)  # fmt: skip
+def test_what_is_missing_or_too_short_is_named(name: str, key: tuple[int, int]) -> None:
+    elements = create_elements()
+    del elements[name]
+    missing = message2(32, 0, 1, b"".join(elements.values()))
+    assert refusal(gateway(), missing) == bytes((Cause.MANDATORY_IE_MISSING, 0, key[0], 0, 0, key[1]))
+    elements[name] = element(key[0], b"", key[1])
+    short = message2(32, 0, 1, b"".join(elements.values()))
+    assert refusal(gateway(), short)[0] in (Cause.INVALID_LENGTH, Cause.MANDATORY_IE_MISSING)
+
+
+def test_the_bearers_elements_are_named_with_their_instance() -> None:
+    elements = create_elements()
+    bearer = bearer_context()
+    for index, key in enumerate(((73, 0), (87, 2), (80, 0))):
+        rest = b"".join(part for at, part in enumerate(bearer) if at != index)
+        elements["bearer context"] = element(93, rest)
+        data = message2(32, 0, 1, b"".join(elements.values()))
+        assert refusal(gateway(), data) == bytes((Cause.MANDATORY_IE_MISSING, 0, key[0], 0, 0, key[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("imsi", element(1, b"\xaa" * 8), (1, 0)),
+        ("apn", element(71, b"\x09abc"), (71, 0)),
+        ("f-teid", f_teid(6, 0, 0), (87, 0)),
+        ("f-teid", element(87, b"\x46" + bytes(20)), (87, 0)),
+        ("paa", element(79, b"\x01\x0a"), (79, 0)),
+    ],
+)
+def test_what_is_wrong_is_named(name: str, value: bytes, key: tuple[int, int]) -> None:
+    elements = {**create_elements(), name: value}
+    data = message2(32, 0, 1, b"".join(elements.values()))
+    assert refusal(gateway(), data) == bytes((Cause.MANDATORY_IE_INCORRECT, 0, key[0], 0, 0, key[1]))
+
+
+def test_ipv6_is_refused_and_both_become_ipv4() -> None:
+    assert refusal(gateway(), create_session(pdn_type=2))[0] == Cause.PREFERRED_PDN_TYPE_NOT_SUPPORTED
+    machine = gateway()
+    both = {**create_elements(pdn_type=3), "paa": element(79, b"\x03" + bytes(21))}
+    machine.receive_datagram(message2(32, 0, 1, b"".join(both.values())), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), 0)
+    assert answers(machine)[0][16] == Cause.NEW_PDN_TYPE_DUE_TO_NETWORK_PREFERENCE
+
+
+def test_a_static_address_is_told_on() -> None:
+    machine = gateway()
+    wanted = {**create_elements(), "paa": element(79, b"\x01" + bytes((10, 1, 2, 3)))}
+    machine.receive_datagram(message2(32, 0, 1, b"".join(wanted.values())), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert event.wish.address == IPv4Address("10.1.2.3")
+
+
+@pytest.mark.parametrize("reason", AttachRefusal)
+def test_every_refusal_has_its_cause(reason: AttachRefusal) -> None:
+    machine = gateway()
+    machine.receive_datagram(create_session(), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Rejected(reason), 0)
+    cause = CAUSE_OF_REFUSAL[reason]
+    assert not cause.is_acceptance
+    assert answers(machine) == [message2(33, 0x2001, 1, element(2, bytes((cause, 0))))]
+
+
+def test_a_bearer_moves_to_another_sgw() -> None:
+    machine = gateway("127.0.2.0/24")
+    attached(machine)
+    other = ("127.0.2.9", 4_000)
+    machine.receive_datagram(modify_bearer(PGW_TEID, 2, address=bytes((127, 0, 2, 9))), other, 0)
+    event = machine.next_event()
+    assert isinstance(event, UpdateRequested)
+    assert (event.ends.teid_control, event.ends.teid_user) == (0x2002, 0x1002)
+    moved = session()
+    assert moved.tunnel is not None
+    moved = replace(
+        moved, tunnel=replace(moved.tunnel, peer_teid_control=0x2002, peer_control_address=other[0])
+    )
+    machine.answer(event.token, Accepted(moved), 0)
+    bearer = element(73, b"\x05") + element(2, b"\x10\0") + element(94, bytes.fromhex("b0000001"))
+    body = (
+        element(2, b"\x10\0")
+        + element(76, bytes.fromhex("1809214365"))
+        + element(3, b"\x03")
+        + element(93, bearer)
+    )
+    assert machine.datagrams_to_send() == [(message2(35, 0x2002, 2, body), other)]
+    machine.release(moved.session_id, 0)
+    ((data, peer),) = machine.datagrams_to_send()
+    assert peer == ("127.0.2.9", 2123)
+    assert data == message2(99, 0x2002, 101, element(73, b"\x05"))
+
+
+def test_deleting_is_answered_and_once_more_is_not_found() -> None:
+    machine = gateway()
+    attached(machine)
+    machine.receive_datagram(delete_session(PGW_TEID, 2), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, DeleteRequested)
+    machine.forget(event.session_id)
+    machine.answer(event.token, Done(), 0)
+    assert answers(machine) == [message2(37, 0x2001, 2, element(2, b"\x10\0") + element(3, b"\x03"))]
+    machine.receive_datagram(delete_session(PGW_TEID, 3), SGW, 0)
+    assert answers(machine) == [message2(37, 0, 3, element(2, bytes((Cause.CONTEXT_NOT_FOUND, 0))))]
+    assert machine.contexts == 0
+
+
+def test_a_stranger_learns_nothing_of_a_context() -> None:
+    machine = gateway("127.0.2.0/24", "10.0.0.0/8")
+    attached(machine)
+    for data in (modify_bearer(PGW_TEID, 2), delete_session(PGW_TEID, 3)):
+        machine.receive_datagram(data, ("10.0.0.1", 2123), 0)
+        (answer,) = answers(machine)
+        assert answer[16] == Cause.CONTEXT_NOT_FOUND
+        assert machine.next_event() is None
+
+
+def test_a_release_is_repeated_until_it_is_answered_or_given_up() -> None:
+    machine = gateway()
+    attached(machine)
+    machine.release(session().session_id, 0)
+    sent = answers(machine)
+    for step in range(1, N3_REQUESTS + 1):
+        machine.handle_timer(step * T3_RESPONSE_S)
+        assert answers(machine) == sent
+    machine.handle_timer((N3_REQUESTS + 1) * T3_RESPONSE_S)
+    assert machine.contexts == 0
+    attached(again := gateway())
+    again.release(session().session_id, 0)
+    again.receive_datagram(message2(100, PGW_TEID, 101, element(2, b"\x10\0")), SGW, 0)
+    assert again.contexts == 0
+    assert again.get_timer() is None
+
+
+def test_an_outcome_after_the_peers_patience_is_undone() -> None:
+    machine = gateway()
+    machine.receive_datagram(create_session(), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), PATIENCE_S + 1)
+    assert machine.next_event() == OutcomeTooLate(session().session_id)
+    assert answers(machine) == []
+
+
+def test_too_many_requests_at_once_are_refused() -> None:
+    machine = gateway()
+    for sequence in range(EVENTS_MAX):
+        machine.receive_datagram(create_session(sequence), SGW, 0)
+    machine.receive_datagram(create_session(EVENTS_MAX), SGW, 0)
+    ((answer, _),) = machine.datagrams_to_send()
+    assert answer[16] == Cause.NO_RESOURCES_AVAILABLE
+
+
+def test_a_confirmed_restart_ends_the_peers_older_sessions() -> None:
+    machine = gateway()
+    attached(machine)
+    machine.receive_datagram(message2(1, None, 9, element(3, b"\x08")), SGW, 0)
+    echo = answers(machine)[1]
+    assert echo[1] == 1
+    machine.receive_datagram(message2(2, None, 101, element(3, b"\x08")), SGW, 0)
+    assert machine.next_event() == PeerRestarted(SGW[0], (session().session_id,))
+
+
+def test_a_piggybacked_message_is_read_too() -> None:
+    machine = gateway()
+    first = bytearray(create_session(1))
+    first[0] |= 0x10
+    machine.receive_datagram(bytes(first) + create_session(2), SGW, 0)
+    assert isinstance(machine.next_event(), SessionRequested)
+    assert isinstance(machine.next_event(), SessionRequested)
+
+
+def test_what_is_not_served_is_counted_and_dropped() -> None:
+    machine = gateway()
+    machine.receive_datagram(message2(64, 1, 1, b""), SGW, 0)
+    machine.receive_datagram(message2(32, None, 1, b""), SGW, 0)
+    machine.receive_datagram(b"\x48\x20\0\x08", SGW, 0)
+    machine.receive_datagram(message2(100, 1, 55, element(2, b"\x10\0")), SGW, 0)
+    assert machine.dropped == {
+        "message_not_supported": 1, "no_teid": 1, "malformed_header": 1, "orphan_response": 1,
+    }  # fmt: skip
+    assert answers(machine) == []
+
+
+def test_a_session_of_one_version_goes_on_by_the_other() -> None:
+    contexts = Contexts()
+    new = gateway("127.0.0.0/16", contexts=contexts)
+    old = GtpV1Gateway(
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        dns=(),
+        allowed_peers=[IPv4Network("127.0.0.0/16")],
+        first_sequence=0,
+        contexts=contexts,
+    )
+    old.receive_datagram(v1.create_request(), v1.SGSN, 0)
+    event = old.next_event()
+    assert isinstance(event, SessionRequested)
+    old.answer(event.token, Accepted(v1.session()), 0)
+    new.receive_datagram(modify_bearer(PGW_TEID, 2), SGW, 0)
+    update = new.next_event()
+    assert isinstance(update, UpdateRequested)
+    assert update.session_id == v1.session().session_id
+    new.answer(update.token, Accepted(session()), 0)
+    context = contexts.by_session(v1.session().session_id)
+    assert context is not None
+    assert (context.access, context.control_address) == (Access.GTPV2, SGW[0])
+    old.receive_datagram(v1.update_request(PGW_TEID, 9), v1.SGSN, 0)
+    assert isinstance(old.next_event(), UpdateRequested), "and back"

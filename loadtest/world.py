@@ -78,6 +78,8 @@ class SimState:
     peer: GtpPeer[Any] | None = None
     device: SimulatedDevice | None = None
     is_touched: bool = False
+    """The customer cut it off after it last asked for a session."""
+    cuts_under_way: int = 0
     acknowledged: list[bytes] = field(default_factory=list)
     number: int = 0
 
@@ -254,6 +256,7 @@ class World:
 
     async def _attach(self, state: SimState) -> None:
         peer = self.rng.choice(self.peers)
+        state.is_touched = False  # before it is asked: a session may be cut before its answer arrives
         try:
             context = await peer.attach(imsi=state.imsi, apn=APN)
         except (Refusal, NotAnswered):
@@ -261,7 +264,7 @@ class World:
             return
         self.attaches[type(peer).__name__] += 1
         self.owner_of[context.ue_address] = state.imsi
-        state.context, state.peer, state.is_touched = context, peer, False
+        state.context, state.peer = context, peer
         state.device = self._device(state, context)
 
     def _device(self, state: SimState, context: PdpContext) -> SimulatedDevice:
@@ -322,7 +325,12 @@ class World:
                 await self._set_status(state, SimStatus.ACTIVE)
 
     async def _set_status(self, state: SimState, status: SimStatus) -> None:
-        state.is_touched = state.is_touched or status in CUTS_SESSION
+        cuts = status in CUTS_SESSION
+        state.is_touched, state.cuts_under_way = state.is_touched or cuts, state.cuts_under_way + cuts
+        await self._set_status_at_last(state, status)
+        state.is_touched, state.cuts_under_way = state.is_touched or cuts, state.cuts_under_way - cuts
+
+    async def _set_status_at_last(self, state: SimState, status: SimStatus) -> None:
         while True:
             await self._gate.wait()
             try:
@@ -338,7 +346,6 @@ class World:
         if sim is not None and sim.status is not status:
             await store.sims.put(replace(sim, status=status))
         if status in CUTS_SESSION:
-            state.is_touched = True  # once more: it may have attached since this was first tried
             await self.node.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
 
     async def _break_things(self) -> None:
@@ -375,7 +382,7 @@ class World:
         addresses = {session.ue_address for session in self._open()}
         for state in self.sims:
             context = state.context
-            if context is None or not context.is_active or state.is_touched:
+            if context is None or not context.is_active or state.is_touched or state.cuts_under_way:
                 continue
             if context.ue_address not in addresses:
                 self.findings.append(f"session of {state.imsi} was acknowledged and is gone")

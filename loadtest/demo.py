@@ -29,20 +29,23 @@ from rich.table import Table
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.config import EdgeConfig
+from core.domain.session import Access
 from core.errors import ConfigurationError
 from loadtest.checks import is_subsequence, payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.customer import ApiError, Customer
 from loadtest.peers.device import SimulatedDevice
-from loadtest.peers.gtp import NotAnswered, PdpContext, Refusal
+from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
 from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.sgw import Sgw
 from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port
 
 T = TypeVar("T")
+Peer = TypeVar("Peer", bound=GtpPeer[Any])
 
 APN = "soracom.io"
 METER_TIMEOUT_S = 10.0
 EX_INTERRUPTED = 130
-NOT_RUN = ["gtpv2", "radius", "mqtt", "http", "tcp"]
+NOT_RUN = ["radius", "mqtt", "http", "tcp"]
 """Doors and entry points that this version does not have: the demo says so rather than stay silent."""
 
 
@@ -52,6 +55,7 @@ class Phone:
 
     sim_id: str
     imsi: str
+    peer: GtpPeer[Any]
     context: PdpContext
     device: SimulatedDevice
     sent: list[bytes] = field(default_factory=list)
@@ -151,21 +155,27 @@ async def _drive(
     await customer.sign_up(f"demo-{secrets.token_hex(4)}@example.com", f"Aa1-{secrets.token_urlsafe(12)}")
     async with progress.stage("SIMs registered through the API", options.sims) as stage:
         sims = [await progress.each(stage, customer.new_sim()) for _ in range(options.sims)]
-    sgsn = Sgsn(
-        network=UdpNetwork(),
-        address=_sgsn_address(),
-        gateway=served.gateway_address,
-        entropy=SystemEntropy(),
-    )
-    async with sgsn.running():
-        async with progress.stage("attached over GTPv1", options.sims) as stage:
-            phones = [await progress.each(stage, _attach(sgsn, sim)) for sim in sims]
-        attached = await _gauge(served, "airloom_sessions_open")
+    async with (
+        _peer(Sgsn, served, "127.0.1").running() as sgsn,
+        _peer(Sgw, served, "127.0.2").running() as sgw,
+    ):
+        shares: tuple[tuple[str, GtpPeer[Any], list[dict[str, Any]]], ...] = (
+            ("GTPv1", sgsn, sims[::2]),
+            ("GTPv2", sgw, sims[1::2]),
+        )
+        phones = []
+        for name, peer, share in shares:
+            async with progress.stage(f"attached over {name}", len(share)) as stage:
+                phones += [await progress.each(stage, _attach(peer, sim)) for sim in share]
+        attached = {
+            access.value: await _gauge(served, f'airloom_sessions_open{{access="{access.value}"}}')
+            for access in (Access.GTPV1, Access.GTPV2)
+        }
         async with progress.stage("messages acknowledged", options.sims * options.messages) as stage:
             await asyncio.gather(*(_talk(phone, options.messages, stage, progress) for phone in phones))
         async with progress.stage("detached", options.sims) as stage:
             for phone in phones:
-                await progress.each(stage, sgsn.detach(phone.context))
+                await progress.each(stage, phone.peer.detach(phone.context))
     sent_bytes = sum(phone.bytes_up + phone.bytes_down for phone in phones)
     async with progress.stage("metered, as the API tells"):
         metered = await _metered(customer, phones, sent_bytes)
@@ -180,7 +190,7 @@ async def _drive(
     }
     result = {
         "sims": len(sims),
-        "attached": {"gtpv1": attached},
+        "attached": attached,
         "messages": messages,
         "bytes": {"sent": sent_bytes, "metered": metered, "billed": billed},
         "leaks": leaks,
@@ -193,7 +203,8 @@ async def _drive(
 def _adds_up(result: dict[str, Any]) -> bool:
     messages, octets = result["messages"], result["bytes"]
     return bool(
-        result["attached"]["gtpv1"] == result["sims"] > 0
+        all(result["attached"].values())
+        and sum(result["attached"].values()) == result["sims"]
         and messages["sent"] == messages["acked"] == messages["in_stream"] > 0
         and messages["lost"] == messages["out_of_order"] == 0
         and octets["sent"] == octets["metered"] == octets["billed"] > 0
@@ -201,14 +212,24 @@ def _adds_up(result: dict[str, Any]) -> bool:
     )
 
 
-async def _attach(sgsn: Sgsn, sim: dict[str, Any]) -> Phone:
+def _peer(kind: type[Peer], served: Served, network: str) -> Peer:
+    """A simulated peer on the first address of this /24 that is free."""
+    return kind(
+        network=UdpNetwork(),
+        address=free_gateway_address(network),
+        gateway=served.gateway_address,
+        entropy=SystemEntropy(),
+    )
+
+
+async def _attach(peer: GtpPeer[Any], sim: dict[str, Any]) -> Phone:
     imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
-    context = await sgsn.attach(imsi=imsi, apn=APN)
+    context = await peer.attach(imsi=imsi, apn=APN)
     edge = EdgeConfig()
 
     def send_up(packet: bytes) -> None:
         phone.bytes_up += struct.unpack_from("!H", packet, 2)[0]
-        sgsn.send_up(context, packet)
+        peer.send_up(context, packet)
 
     def on_down(packet: bytes) -> None:
         phone.bytes_down += struct.unpack_from("!H", packet, 2)[0]
@@ -220,7 +241,7 @@ async def _attach(sgsn: Sgsn, sim: dict[str, Any]) -> Phone:
         entry_address=edge.udp_address,
         entry_port=edge.udp_port,
     )
-    phone = Phone(sim["simId"], imsi, context, device)
+    phone = Phone(sim["simId"], imsi, peer, context, device)
 
     context.on_down = on_down
     return phone
@@ -265,11 +286,6 @@ def _compare(phones: Sequence[Phone], stored: dict[str, list[bytes]]) -> dict[st
     }
 
 
-def _sgsn_address() -> str:
-    """127.0.1.1, or the next 127.0.1.x whose GTP ports are free."""
-    return free_gateway_address("127.0.1")
-
-
 def _tell_how_to_go_on(served: Served, auth_key_id: str, auth_key: str) -> None:
     print(
         f"\nAirloom goes on serving at {served.endpoint}; data in {served.data_dir}. In another terminal:\n\n"
@@ -304,12 +320,18 @@ def _print_proof(result: dict[str, Any]) -> None:
     console.print("[green]It adds up.[/green]" if result["ok"] else "[red]It does not add up.[/red]")
 
 
+def _two_or_more(text: str) -> int:
+    if not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError("must be 2 or more: each version of GTP attaches a share")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, prove; exit code 0 when it adds up."""
     parser = argparse.ArgumentParser(
         prog="./run demo", description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ")
     )
-    parser.add_argument("--sims", type=int, default=20, help="how many SIMs (default 20)")
+    parser.add_argument("--sims", type=_two_or_more, default=20, help="how many SIMs, 2 or more (default 20)")
     parser.add_argument("--messages", type=int, default=50, help="messages from each SIM (default 50)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object last")
     parser.add_argument("--keep", action="store_true", help="go on serving, and say how to use it")

@@ -49,6 +49,7 @@ from gtp.service import GtpDoor
 from gtp.userplane.slots import Origin, Slots, open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane
+from mqtt_bridge.edge.dns import DNS_PORT, NameServer
 from mqtt_bridge.edge.udp import UdpEntryPoint
 from mqtt_bridge.service import DeviceEdge
 
@@ -213,12 +214,14 @@ class Node:
     def make_edge(self) -> DeviceEdge:
         """What devices speak to inside their tunnel."""
         edge = self._config.edge
+        names = NameServer(dict.fromkeys(edge.udp_names, edge.udp_address))
         return DeviceEdge(
             delivery=self.delivery,
             session_of=self.sessions.open_sessions.get,
             inject=self.user_plane.inject,
             clock=self._world.clock,
             entry_points=(UdpEntryPoint(edge.udp_address, edge.udp_port),),
+            responders={(address, DNS_PORT): names.answer for address in self._config.gateway.dns},
         )
 
     def _heed_error_indication(self, session_id: str) -> None:

@@ -51,11 +51,15 @@ class GatewayConfig(_Section):
 
 
 class EdgeConfig(_Section):
-    """The device edge: platform addresses that devices reach inside their tunnel."""
+    """The device edge: platform addresses that devices reach inside their tunnel.
+
+    ``udp_names`` are what ``gateway.dns`` answers with ``udp_address``.
+    """
 
     platform_network: IPv4Network = IPv4Network("100.127.0.0/16")
     udp_address: IPv4Address = IPv4Address("100.127.65.43")
     udp_port: Port = 23_080
+    udp_names: tuple[Name, ...] = ("funnel.soracom.io", "unified.soracom.io", "uni.soracom.io")
 
 
 class StreamConfig(_Section):

@@ -10,8 +10,9 @@ Rules:
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from ipaddress import IPv4Address
 
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
@@ -39,8 +40,14 @@ class EdgeCount(Enum):
     FOREIGN_SOURCE = "foreign_source"
     NO_ENTRY_POINT = "no_entry_point"
     ECHO = "echo"
+    QUESTION = "question"
+    NO_QUESTION = "no_question"
     SESSION_GONE = "session_gone"
     NOT_INJECTED = "not_injected"
+
+
+Responder = Callable[[bytes], bytes | None]
+"""What a datagram is answered with at once; ``None``: it is dropped."""
 
 
 class DeviceEdge:
@@ -54,6 +61,7 @@ class DeviceEdge:
         inject: Callable[[str, bytes], bool],
         clock: Clock,
         entry_points: Iterable[UdpEntryPoint],
+        responders: Mapping[tuple[IPv4Address, int], Responder] | None = None,
         in_flight_max: int = IN_FLIGHT_MAX,
         sim_in_flight_max: int = SIM_IN_FLIGHT_MAX,
     ) -> None:
@@ -62,7 +70,8 @@ class DeviceEdge:
         self._inject = inject
         self._clock = clock
         self._entry_points = {(entry.address, entry.port): entry for entry in entry_points}
-        self._addresses = {address for address, _ in self._entry_points}
+        self._responders = dict(responders or {})
+        self._addresses = {address for address, _ in (*self._entry_points, *self._responders)}
         self._in_flight_max = in_flight_max
         self._sim_in_flight_max = sim_in_flight_max
         self._in_flight: Counter[str] = Counter()
@@ -108,8 +117,11 @@ class DeviceEdge:
         self._answer(session, inner.echo_reply(request))
 
     def _receive_datagram(self, session: Session, datagram: inner.UdpDatagram, packet: bytes) -> None:
-        entry_point = self._entry_points.get((datagram.destination, datagram.destination_port))
-        if entry_point is None:
+        to = (datagram.destination, datagram.destination_port)
+        entry_point = self._entry_points.get(to)
+        if responder := self._responders.get(to):
+            self._respond(session, responder, datagram)
+        elif entry_point is None:
             self.counts[EdgeCount.NO_ENTRY_POINT] += 1
             self._answer(session, inner.port_unreachable(packet))
         elif self._group is None:
@@ -118,6 +130,12 @@ class DeviceEdge:
             self.counts[EdgeCount.OVERLOAD] += 1
         else:
             self._deliver(self._group, session, entry_point, datagram)
+
+    def _respond(self, session: Session, responder: Responder, datagram: inner.UdpDatagram) -> None:
+        answer = responder(datagram.payload)
+        self.counts[EdgeCount.NO_QUESTION if answer is None else EdgeCount.QUESTION] += 1
+        if answer is not None:
+            self._answer(session, inner.reply_to(datagram, answer))
 
     def _is_overloaded(self, session: Session) -> bool:
         return (

@@ -24,10 +24,11 @@ from core.adapters.network import UdpNetwork
 from core.config import EdgeConfig
 from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.customer import Customer
-from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
+from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, SGW, Lab
 from loadtest.peers.device import SimulatedDevice
-from loadtest.peers.gtp import PdpContext
+from loadtest.peers.gtp import GtpPeer, PdpContext
 from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.sgw import Sgw
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
 
 APN = "soracom.io"
@@ -78,6 +79,7 @@ class _Talker:
 
     imsi: str
     sim_id: str
+    peer: GtpPeer[Any]
     context: PdpContext
     device: SimulatedDevice
     acknowledged: list[bytes] = field(default_factory=list)
@@ -116,21 +118,22 @@ async def _run(
     tell: Callable[[str], None],
 ) -> None:
     await customer.sign_up("kill@example.com", "Aa1-kill-under-traffic")
-    sgsn = Sgsn(
-        network=UdpNetwork(),
-        address=SGSN if far else "127.0.1.1",
-        gateway=served.gateway_address,
-        entropy=SystemEntropy(),
-    )
-    async with sgsn.running():
-        talkers = [await _attach(customer, sgsn) for _ in range(6)]
-        senders = [await _attach(customer, sgsn) for _ in range(4 if far else 0)]
+    common: dict[str, Any] = {
+        "network": UdpNetwork(),
+        "gateway": served.gateway_address,
+        "entropy": SystemEntropy(),
+    }
+    sgsn = Sgsn(address=SGSN if far else "127.0.1.1", **common)
+    sgw = Sgw(address=SGW if far else "127.0.2.1", **common)
+    async with sgsn.running(), sgw.running():
+        talkers = [await _attach(customer, peer) for peer in (sgsn, sgw) for _ in range(3)]
+        senders = [await _attach(customer, peer) for peer in (sgsn, sgw) for _ in range(2 if far else 0)]
         stopped = asyncio.Event()
         async with asyncio.TaskGroup() as traffic:
             for talker in talkers:
                 traffic.create_task(_talk(talker, stopped))
             for sender in senders:
-                traffic.create_task(_send_far(sgsn, sender, stopped))
+                traffic.create_task(_send_far(sender, stopped))
             for number in range(finding.kills):
                 await asyncio.sleep(0.05 + rng.random() * 0.7)
                 await served.kill()
@@ -168,18 +171,18 @@ async def _metered(customer: Customer, talker: _Talker) -> dict[str, int]:
     return await total_of_stats(customer, talker.sim_id)
 
 
-async def _attach(customer: Customer, sgsn: Sgsn) -> _Talker:
+async def _attach(customer: Customer, peer: GtpPeer[Any]) -> _Talker:
     sim = await customer.new_sim()
     imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
-    context = await sgsn.attach(imsi=imsi, apn=APN)
+    context = await peer.attach(imsi=imsi, apn=APN)
     edge = EdgeConfig()
     device = SimulatedDevice(
-        send_up=lambda packet: sgsn.send_up(context, packet),
+        send_up=lambda packet: peer.send_up(context, packet),
         ue_address=context.ue_address,
         entry_address=edge.udp_address,
         entry_port=edge.udp_port,
     )
-    talker = _Talker(imsi, sim["simId"], context, device)
+    talker = _Talker(imsi, sim["simId"], peer, context, device)
 
     def on_down(packet: bytes) -> None:
         talker.seen_bytes += struct.unpack_from("!H", packet, 2)[0]
@@ -197,11 +200,11 @@ async def _talk(talker: _Talker, stopped: asyncio.Event) -> None:
             talker.acknowledged.append(payload)
 
 
-async def _send_far(sgsn: Sgsn, sender: _Talker, stopped: asyncio.Event) -> None:
+async def _send_far(sender: _Talker, stopped: asyncio.Event) -> None:
     """Datagrams to the far host, some hundreds a second."""
     packet = udp_packet(sender.context.ue_address, IPv4Address(FAR_HOST), FAR_PORT, FAR_PAYLOAD_BYTES)
     while not stopped.is_set():
-        sgsn.send_up(sender.context, packet)
+        sender.peer.send_up(sender.context, packet)
         await asyncio.sleep(0.003)
 
 

@@ -15,6 +15,7 @@ from types import TracebackType
 
 GATEWAY = "10.99.0.1"
 SGSN = "10.99.0.2"
+SGW = "10.99.0.3"
 FAR_HOST = "10.98.0.2"
 COMMAND_TIMEOUT_S = 20
 
@@ -40,6 +41,7 @@ class Lab:
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
         self._wire(self.ran, "r0", f"{SGSN}/24", "g0", f"{GATEWAY}/24")
+        _ip("-n", self.ran, "address", "add", f"{SGW}/24", "dev", "r0")
         self._wire(self.inet, "i0", f"{FAR_HOST}/24", "g1", "10.98.0.1/24")
         _ip("-n", self.inet, "route", "add", "default", "via", "10.98.0.1")
         _run(self.command(self.gw, "sysctl", "-qw", "net.ipv4.ip_forward=1"))

@@ -26,6 +26,7 @@ from loadtest.peers.sgsn import Sgsn
 from loadtest.prove import prove_kills
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port
 from tests.support.gtp import create_request, delete_request
+from tests.support.gtp2 import create_session, delete_session, modify_bearer
 
 pytestmark = pytest.mark.e2e
 
@@ -193,7 +194,9 @@ def _bombard(address: str) -> None:
         create_request(),
         delete_request(1, 2),
         b"\x30\xff\0\x04\0\0\0\1abcd",
-        b"\x48\x20\0\x08" + bytes(8),
+        create_session(),
+        modify_bearer(1, 2),
+        delete_session(1, 3),
     )
     with socket.socket(type=socket.SOCK_DGRAM) as sender:
         for _ in range(3_000):

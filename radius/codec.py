@@ -1,0 +1,255 @@
+"""The RADIUS wire format (RFC 2865 §3, §5; RFC 3579 §3.2; RFC 5176 §2.3).
+
+Rules:
+
+- A packet whose lengths do not add up is refused whole; octets after its length are padding (RFC 2865 §3).
+- Attributes keep their order, values stay octets; a Vendor-Specific attribute that is broken stays one that
+  nobody reads (RFC 2865 §5.26).
+- What we send carries Message-Authenticator first (the answer to CVE-2024-3596).
+- Secrets are arguments; nothing here keeps or shows one.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address
+
+from core.errors import LocalProtocolError, RemoteProtocolError
+from radius.attributes import (
+    CHAP_CHALLENGE,
+    CHAP_PASSWORD,
+    MESSAGE_AUTHENTICATOR,
+    USER_PASSWORD,
+    VENDOR_SPECIFIC,
+)
+
+HEADER_BYTES = 20
+PACKET_BYTES_MAX = 4_096
+ATTRIBUTES_MAX = 200
+VALUE_BYTES_MAX = 253
+PASSWORD_BYTES_MAX = 128
+AUTHENTICATOR_BYTES = 16
+NO_AUTHENTICATOR = bytes(AUTHENTICATOR_BYTES)
+
+
+class Code(IntEnum):
+    """Packet codes (RFC 2865 §4, RFC 2866 §4, RFC 5997 §3, RFC 5176 §3)."""
+
+    ACCESS_REQUEST = 1
+    ACCESS_ACCEPT = 2
+    ACCESS_REJECT = 3
+    ACCOUNTING_REQUEST = 4
+    ACCOUNTING_RESPONSE = 5
+    STATUS_SERVER = 12
+    DISCONNECT_REQUEST = 40
+    DISCONNECT_ACK = 41
+    DISCONNECT_NAK = 42
+
+
+Attribute = tuple[int, bytes]
+"""Type and value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A decoded packet; ``data`` are its octets without padding, for the checks that need them."""
+
+    code: int
+    identifier: int
+    authenticator: bytes
+    attributes: tuple[Attribute, ...]
+    data: bytes
+
+    def first(self, type_: int) -> bytes | None:
+        """The first value of a type."""
+        return next((value for kind, value in self.attributes if kind == type_), None)
+
+    def all(self, type_: int) -> list[bytes]:
+        """Every value of a type, in order."""
+        return [value for kind, value in self.attributes if kind == type_]
+
+    def text(self, type_: int) -> str:
+        """The first value as UTF-8; empty when there is none or it is no text."""
+        return _text(self.first(type_))
+
+    def integer(self, type_: int) -> int | None:
+        """The first value as a 32-bit number; ``None`` when there is none of four octets."""
+        value = self.first(type_)
+        return int.from_bytes(value, "big") if value is not None and len(value) == 4 else None
+
+    def address(self, type_: int) -> IPv4Address | None:
+        """The first value as an IPv4 address."""
+        value = self.first(type_)
+        return IPv4Address(value) if value is not None and len(value) == 4 else None
+
+    def vendor(self, vendor: int, type_: int) -> bytes | None:
+        """The first value of a vendor's attribute."""
+        for kind, value in self.attributes:
+            if kind == VENDOR_SPECIFIC and int.from_bytes(value[:4], "big") == vendor:
+                for sub_type, sub_value in _vendor_attributes(value[4:]):
+                    if sub_type == type_:
+                        return sub_value
+        return None
+
+    def vendor_text(self, vendor: int, type_: int) -> str:
+        """The same as UTF-8."""
+        return _text(self.vendor(vendor, type_))
+
+
+def decode(data: bytes) -> Packet:
+    """Decode a packet; raises ``RemoteProtocolError`` for one that must be discarded in silence."""
+    length = int.from_bytes(data[2:4], "big")
+    if not HEADER_BYTES <= length <= min(len(data), PACKET_BYTES_MAX):
+        raise RemoteProtocolError(f"length {length} in {len(data)} octets")
+    data = data[:length]
+    attributes: list[Attribute] = []
+    at = HEADER_BYTES
+    while at < length:
+        if at + 2 > length or data[at + 1] < 2 or at + data[at + 1] > length:
+            raise RemoteProtocolError("an attribute overruns the packet")
+        attributes.append((data[at], data[at + 2 : at + data[at + 1]]))
+        at += data[at + 1]
+    if len(attributes) > ATTRIBUTES_MAX:
+        raise RemoteProtocolError(f"more than {ATTRIBUTES_MAX} attributes")
+    if sum(type_ == MESSAGE_AUTHENTICATOR for type_, _ in attributes) > 1:
+        raise RemoteProtocolError("two Message-Authenticators")
+    return Packet(data[0], data[1], data[4:HEADER_BYTES], tuple(attributes), data)
+
+
+def encode_response(code: Code, request: Packet, attributes: Iterable[Attribute], secret: bytes) -> bytes:
+    """A response to ``request`` with its authenticators (RFC 2865 §3, RFC 3579 §3.2)."""
+    data = bytearray(_plain(code, request.identifier, request.authenticator, attributes))
+    _sign(data, secret)
+    data[4:HEADER_BYTES] = hashlib.md5(bytes(data) + secret, usedforsecurity=False).digest()
+    return bytes(data)
+
+
+def encode_access_request(
+    identifier: int, authenticator: bytes, attributes: Iterable[Attribute], secret: bytes
+) -> bytes:
+    """An Access-Request or Status-Server's body shape; ``authenticator`` is 16 unpredictable octets."""
+    data = bytearray(_plain(Code.ACCESS_REQUEST, identifier, authenticator, attributes))
+    _sign(data, secret)
+    return bytes(data)
+
+
+def encode_signed_request(
+    code: Code, identifier: int, attributes: Iterable[Attribute], secret: bytes
+) -> bytes:
+    """An Accounting-Request or Disconnect-Request: its authenticator signs it (RFC 2866 §3)."""
+    data = bytearray(_plain(code, identifier, NO_AUTHENTICATOR, attributes))
+    _sign(data, secret)
+    data[4:HEADER_BYTES] = hashlib.md5(bytes(data) + secret, usedforsecurity=False).digest()
+    return bytes(data)
+
+
+def is_signed(packet: Packet, secret: bytes) -> bool:
+    """Whether a request's authenticator was made with the secret (Accounting, Disconnect)."""
+    blank = packet.data[:4] + NO_AUTHENTICATOR + packet.data[HEADER_BYTES:]
+    digest = hashlib.md5(blank + secret, usedforsecurity=False).digest()
+    return hmac.compare_digest(digest, packet.authenticator)
+
+
+def is_answer(packet: Packet, request_authenticator: bytes, secret: bytes) -> bool:
+    """Whether a response's authenticator fits the request's."""
+    blank = packet.data[:4] + request_authenticator + packet.data[HEADER_BYTES:]
+    digest = hashlib.md5(blank + secret, usedforsecurity=False).digest()
+    return hmac.compare_digest(digest, packet.authenticator)
+
+
+def is_authentic(packet: Packet, secret: bytes, authenticator: bytes | None = None) -> bool | None:
+    """Whether Message-Authenticator fits; ``None`` when there is none.
+
+    ``authenticator`` is what stood in the header when it was made, if not the packet's own: the request's
+    for a response, sixteen zeros for Accounting and Disconnect requests (RFC 3579 §3.2).
+    """
+    at = HEADER_BYTES
+    while at < len(packet.data) and packet.data[at] != MESSAGE_AUTHENTICATOR:
+        at += packet.data[at + 1]
+    if at >= len(packet.data):
+        return None
+    value = packet.data[at + 2 : at + packet.data[at + 1]]
+    blank = bytearray(packet.data)
+    blank[at + 2 : at + packet.data[at + 1]] = bytes(len(value))
+    if authenticator is not None:
+        blank[4:HEADER_BYTES] = authenticator
+    return hmac.compare_digest(hmac.digest(secret, bytes(blank), "md5"), value)
+
+
+def reveal_password(packet: Packet, secret: bytes) -> bytes | None:
+    """User-Password in clear (RFC 2865 §5.2); ``None`` when there is none that could be one."""
+    hidden = packet.first(USER_PASSWORD)
+    if hidden is None or not 0 < len(hidden) <= PASSWORD_BYTES_MAX or len(hidden) % 16:
+        return None
+    clear, previous = b"", packet.authenticator
+    for at in range(0, len(hidden), 16):
+        block = hidden[at : at + 16]
+        clear += _xor(block, hashlib.md5(secret + previous, usedforsecurity=False).digest())
+        previous = block
+    return clear.rstrip(b"\0")
+
+
+def hide_password(password: bytes, authenticator: bytes, secret: bytes) -> bytes:
+    """The inverse, for a client."""
+    if len(password) > PASSWORD_BYTES_MAX:
+        raise LocalProtocolError(f"a password of {len(password)} octets")
+    padded = password + bytes(-len(password) % 16 if password else 16)
+    hidden, previous = b"", authenticator
+    for at in range(0, len(padded), 16):
+        key = hashlib.md5(secret + previous, usedforsecurity=False).digest()
+        previous = _xor(padded[at : at + 16], key)
+        hidden += previous
+    return hidden
+
+
+def is_chap_answer(packet: Packet, password: bytes) -> bool | None:
+    """Whether CHAP-Password answers its challenge (RFC 2865 §2.2, §5.3); ``None`` when there is none."""
+    answer = packet.first(CHAP_PASSWORD)
+    if answer is None:
+        return None
+    challenge = packet.first(CHAP_CHALLENGE) or packet.authenticator
+    digest = hashlib.md5(answer[:1] + password + challenge, usedforsecurity=False).digest()
+    return len(answer) == 17 and hmac.compare_digest(digest, answer[1:])
+
+
+def vendor_attribute(vendor: int, type_: int, value: bytes) -> Attribute:
+    """A vendor's attribute in a Vendor-Specific one (RFC 2865 §5.26)."""
+    return VENDOR_SPECIFIC, vendor.to_bytes(4, "big") + bytes((type_, len(value) + 2)) + value
+
+
+def _plain(code: Code, identifier: int, authenticator: bytes, attributes: Iterable[Attribute]) -> bytes:
+    """The packet with room for a Message-Authenticator as its first attribute."""
+    body = bytes((MESSAGE_AUTHENTICATOR, 18)) + NO_AUTHENTICATOR
+    for type_, value in attributes:
+        if len(value) > VALUE_BYTES_MAX:
+            raise LocalProtocolError(f"attribute {type_} of {len(value)} octets")
+        body += bytes((type_, len(value) + 2)) + value
+    length = HEADER_BYTES + len(body)
+    if length > PACKET_BYTES_MAX:
+        raise LocalProtocolError(f"a packet of {length} octets")
+    return bytes((code, identifier)) + length.to_bytes(2, "big") + authenticator + body
+
+
+def _sign(data: bytearray, secret: bytes) -> None:
+    at = HEADER_BYTES + 2
+    data[at : at + 16] = hmac.digest(secret, bytes(data), "md5")
+
+
+def _vendor_attributes(value: bytes) -> Iterator[Attribute]:
+    at = 0
+    while at + 2 <= len(value) and 2 <= value[at + 1] <= len(value) - at:
+        yield value[at], value[at + 2 : at + value[at + 1]]
+        at += value[at + 1]
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(left, right, strict=True))
+
+
+def _text(value: bytes | None) -> str:
+    try:
+        return (value or b"").decode()
+    except UnicodeDecodeError:
+        return ""

@@ -1,0 +1,146 @@
+"""What a NAS says, in the domain's words, and the other way round (TS 29.061 §16).
+
+Rules: 3GPP-IMSI goes before User-Name, which may be the device's own name for an APN; what is not an IMSI
+is nobody; octets are counted from the device's side (Acct-Input is its uplink, RFC 2866 §5.3); a counter that
+is not there is not zero.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from ipaddress import IPv4Address
+
+from core.domain.reasons import AttachRefusal
+from core.domain.session import Location
+from radius import attributes as a
+from radius.codec import Attribute, Packet, is_chap_answer, reveal_password
+
+_IMSI = re.compile(r"^0?([0-9]{15})(?:@.*)?$")
+"""As it is, with the permanent identity's leading 0 (RFC 4186 §4.1.1.6), with a realm."""
+_RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE"}
+REPLY_MESSAGE_BYTES_MAX = 253
+
+
+class AcctStatus(IntEnum):
+    """Acct-Status-Type (RFC 2866 §5.1)."""
+
+    START = 1
+    STOP = 2
+    INTERIM_UPDATE = 3
+    ACCOUNTING_ON = 7
+    ACCOUNTING_OFF = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequest:
+    """Who asks for access, and by what it wants to be known. ``packet`` and ``secret`` check its password."""
+
+    imsi: str
+    user_name: str
+    apn: str
+    msisdn: str
+    imei: str
+    location: Location
+    framed_address: IPv4Address | None
+    packet: Packet = field(repr=False)
+    secret: bytes = field(repr=False)
+
+    def knows(self, password: bytes) -> bool:
+        """Whether it was sent with this password, by PAP or CHAP."""
+        chap = is_chap_answer(self.packet, password)
+        return chap if chap is not None else reveal_password(self.packet, self.secret) == password
+
+
+@dataclass(frozen=True, slots=True)
+class AccountingReport:
+    """One Accounting-Request. Counters are absolute, 64 bits, ``None`` where the NAS told none."""
+
+    status: AcctStatus
+    acct_session_id: str
+    class_: bytes
+    imsi: str
+    framed_address: IPv4Address | None
+    up_bytes: int | None
+    down_bytes: int | None
+    up_packets: int
+    down_packets: int
+    terminate_cause: int | None
+    location: Location
+
+
+def access_request_of(packet: Packet, secret: bytes) -> AccessRequest:
+    """Read an Access-Request."""
+    user_name = packet.text(a.USER_NAME)
+    return AccessRequest(
+        imsi=_imsi(packet),
+        user_name=user_name,
+        apn=packet.text(a.CALLED_STATION_ID).lower(),
+        msisdn=packet.text(a.CALLING_STATION_ID),
+        imei=packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMEISV),
+        location=_location(packet),
+        framed_address=packet.address(a.FRAMED_IP_ADDRESS),
+        packet=packet,
+        secret=secret,
+    )
+
+
+def accounting_report_of(packet: Packet) -> AccountingReport | None:
+    """Read an Accounting-Request; ``None`` when it says nothing that is known here."""
+    try:
+        status = AcctStatus(packet.integer(a.ACCT_STATUS_TYPE) or 0)
+    except ValueError:
+        return None
+    return AccountingReport(
+        status=status,
+        acct_session_id=packet.text(a.ACCT_SESSION_ID),
+        class_=packet.first(a.CLASS) or b"",
+        imsi=_imsi(packet),
+        framed_address=packet.address(a.FRAMED_IP_ADDRESS),
+        up_bytes=_octets(packet, a.ACCT_INPUT_OCTETS, a.ACCT_INPUT_GIGAWORDS),
+        down_bytes=_octets(packet, a.ACCT_OUTPUT_OCTETS, a.ACCT_OUTPUT_GIGAWORDS),
+        up_packets=packet.integer(a.ACCT_INPUT_PACKETS) or 0,
+        down_packets=packet.integer(a.ACCT_OUTPUT_PACKETS) or 0,
+        terminate_cause=packet.integer(a.ACCT_TERMINATE_CAUSE),
+        location=_location(packet),
+    )
+
+
+REPLY_MESSAGES: Mapping[AttachRefusal, str] = {
+    AttachRefusal.UNKNOWN_SIM: "unknown SIM",
+    AttachRefusal.SIM_NOT_REGISTERED: "SIM not registered",
+    AttachRefusal.SIM_INACTIVE: "SIM inactive",
+    AttachRefusal.SIM_SUSPENDED: "SIM suspended",
+    AttachRefusal.SIM_TERMINATED: "SIM terminated",
+    AttachRefusal.IMEI_MISMATCH: "SIM locked to another device",
+    AttachRefusal.UNKNOWN_APN: "unknown APN",
+    AttachRefusal.PDP_TYPE_NOT_SUPPORTED: "address type not supported",
+    AttachRefusal.ADDRESSES_OCCUPIED: "no address free",
+    AttachRefusal.NO_RESOURCES: "no resources",
+    AttachRefusal.UNKNOWN_SESSION: "unknown session",
+    AttachRefusal.NOT_SUPPORTED: "not supported",
+}
+"""What each refusal looks like on this wire: an Access-Reject with these words."""
+
+
+def reply_message(reason: AttachRefusal) -> Attribute:
+    """Reply-Message (RFC 2865 §5.18)."""
+    return a.REPLY_MESSAGE, REPLY_MESSAGES[reason].encode()[:REPLY_MESSAGE_BYTES_MAX]
+
+
+def _imsi(packet: Packet) -> str:
+    for text in (packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMSI), packet.text(a.USER_NAME)):
+        if found := _IMSI.match(text):
+            return found[1]
+    return ""
+
+
+def _octets(packet: Packet, low: int, high: int) -> int | None:
+    octets = packet.integer(low)
+    return None if octets is None else (packet.integer(high) or 0) << 32 | octets
+
+
+def _location(packet: Packet) -> Location:
+    user_location = packet.vendor(a.VENDOR_3GPP, a.TGPP_USER_LOCATION) or b""
+    rat = packet.vendor(a.VENDOR_3GPP, a.TGPP_RAT_TYPE) or b"\0"
+    return Location(rat=_RAT_NAMES.get(rat[0], ""), user_location=user_location[:32].hex())

@@ -1,0 +1,251 @@
+"""The RADIUS server's side of a conversation, without I/O (RFC 2865, RFC 2866, RFC 5080 §2.2.2, RFC 5997).
+
+Rules:
+
+- Bytes go in by ``receive_datagram``, decisions come out by ``next_event`` and go back in by ``answer``,
+  bytes come out by ``datagrams_to_send``; time is an argument.
+- Whoever is no client gets silence, as does whatever is not authentic: nothing confirms a guess.
+- A request that comes again is answered again with the same octets, or dropped while it is being decided.
+- Nothing that a peer sends raises; what is dropped is counted in ``dropped`` by reason.
+"""
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
+
+from core.domain.reasons import AttachRefusal
+from core.errors import RemoteProtocolError
+from radius import attributes as a
+from radius.codec import (
+    NO_AUTHENTICATOR,
+    Attribute,
+    Code,
+    Packet,
+    decode,
+    encode_response,
+    is_authentic,
+    is_signed,
+)
+from radius.mapping import (
+    AccessRequest,
+    AccountingReport,
+    access_request_of,
+    accounting_report_of,
+    reply_message,
+)
+
+KEPT_S = 30.0
+"""How long an answer is kept for repeats: longer than a client goes on (RFC 5080 §2.2.1)."""
+RESPONSES_MAX = 65_536
+EVENTS_MAX = 8_192
+
+Peer = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NasNetwork:
+    """The clients of one subnet and the secret that they share with us."""
+
+    network: IPv4Network
+    secret: bytes = field(repr=False)
+    require_message_authenticator: bool = True
+
+
+class Service(Enum):
+    """Which port a datagram came to; each has its own kinds of requests."""
+
+    AUTHENTICATION = "authentication"
+    ACCOUNTING = "accounting"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequested:
+    """Somebody asks for access; answer with ``Granted`` or ``Denied``."""
+
+    token: int
+    nas: str
+    request: AccessRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AccountingRequested:
+    """A NAS reports; answer with ``Recorded`` once it is durable, or ``NotRecorded``."""
+
+    token: int
+    nas: str
+    report: AccountingReport
+
+
+Event = AccessRequested | AccountingRequested
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Access-Accept: the address, the session's key (Class), and how often to report."""
+
+    address: IPv4Address
+    class_: bytes
+    interim_interval_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Access-Reject."""
+
+    reason: AttachRefusal
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Accounting-Response: what was reported is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotRecorded:
+    """Silence: the NAS asks again."""
+
+
+Outcome = Granted | Denied | Recorded | NotRecorded
+
+_Key = tuple[str, int, int, int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    key: _Key
+    peer: Peer
+    service: Service
+    packet: Packet
+    secret: bytes = field(repr=False)
+
+
+class RadiusServer:
+    """The machine, for both ports. ``clients``: the longest prefix counts."""
+
+    def __init__(self, clients: Sequence[NasNetwork]) -> None:
+        self._clients = sorted(clients, key=lambda client: client.network.prefixlen, reverse=True)
+        self._responses: OrderedDict[_Key, tuple[float, bytes | None]] = OrderedDict()
+        self._pending: dict[int, _Pending] = {}
+        self._next_token = 0
+        self._events: deque[Event] = deque()
+        self._outgoing: list[tuple[Service, bytes, Peer]] = []
+        self.dropped: Counter[str] = Counter()
+
+    def receive_datagram(self, service: Service, data: bytes, addr: Peer, now: float) -> None:
+        """Take one datagram in; never raises."""
+        client = self._client_of(addr[0])
+        if client is None:
+            self.dropped["unknown_client"] += 1
+            return
+        try:
+            packet = decode(data)
+        except RemoteProtocolError:
+            self.dropped["malformed"] += 1
+            return
+        if fault := _fault(service, packet, client):
+            self.dropped[fault] += 1
+        elif self._is_new(key := (*addr, packet.code, packet.identifier, packet.authenticator), service, now):
+            self._begin(_Pending(key, addr, service, packet, client.secret))
+
+    def next_event(self) -> Event | None:
+        """The next thing to decide, or nothing."""
+        return self._events.popleft() if self._events else None
+
+    def answer(self, token: int, outcome: Outcome) -> None:
+        """Answer an event."""
+        pending = self._pending.pop(token)
+        match outcome:
+            case Granted():
+                given = [
+                    (a.FRAMED_IP_ADDRESS, outcome.address.packed),
+                    (a.CLASS, outcome.class_),
+                    (a.ACCT_INTERIM_INTERVAL, outcome.interim_interval_s.to_bytes(4, "big")),
+                ]
+                self._respond(pending, Code.ACCESS_ACCEPT, given)
+            case Denied():
+                self._respond(pending, Code.ACCESS_REJECT, [reply_message(outcome.reason)])
+            case Recorded():
+                self._respond(pending, Code.ACCOUNTING_RESPONSE, [])
+            case NotRecorded():
+                self._responses.pop(pending.key, None)
+
+    def datagrams_to_send(self) -> list[tuple[Service, bytes, Peer]]:
+        """What to send now, from which port, and where."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _client_of(self, address: str) -> NasNetwork | None:
+        source = IPv4Address(address)
+        return next((client for client in self._clients if source in client.network), None)
+
+    def _is_new(self, key: _Key, service: Service, now: float) -> bool:
+        """Account for a request; one that was answered is answered again (RFC 5080 §2.2.2)."""
+        while self._responses and next(iter(self._responses.values()))[0] + KEPT_S <= now:
+            self._responses.popitem(last=False)
+        known = self._responses.get(key)
+        if known is None and len(self._responses) < RESPONSES_MAX:
+            self._responses[key] = (now, None)
+            return True
+        if known is None:
+            self.dropped["no_room"] += 1
+        elif known[1] is None:
+            self.dropped["in_progress"] += 1
+        else:
+            self._outgoing.append((service, known[1], (key[0], key[1])))
+        return False
+
+    def _begin(self, pending: _Pending) -> None:
+        packet, nas = pending.packet, pending.peer[0]
+        if packet.code == Code.STATUS_SERVER:  # answered as the port's own kind of request is (RFC 5997 §3)
+            is_access = pending.service is Service.AUTHENTICATION
+            self._respond(pending, Code.ACCESS_ACCEPT if is_access else Code.ACCOUNTING_RESPONSE, [])
+            return
+        event: Event
+        if len(self._pending) >= EVENTS_MAX:
+            self._forget(pending, "too_many")
+            return
+        self._next_token += 1
+        if packet.code == Code.ACCESS_REQUEST:
+            event = AccessRequested(self._next_token, nas, access_request_of(packet, pending.secret))
+        elif (report := accounting_report_of(packet)) is not None:
+            event = AccountingRequested(self._next_token, nas, report)
+        else:
+            self._forget(pending, "status_type_not_supported")
+            return
+        self._pending[self._next_token] = pending
+        self._events.append(event)
+
+    def _forget(self, pending: _Pending, why: str) -> None:
+        self.dropped[why] += 1
+        self._responses.pop(pending.key, None)
+
+    def _respond(self, pending: _Pending, code: Code, attributes: Iterable[Attribute]) -> None:
+        proxied = [(a.PROXY_STATE, value) for value in pending.packet.all(a.PROXY_STATE)]
+        data = encode_response(code, pending.packet, [*attributes, *proxied], pending.secret)
+        if pending.key in self._responses:
+            self._responses[pending.key] = (self._responses[pending.key][0], data)
+        self._outgoing.append((pending.service, data, pending.peer))
+
+
+_CODES = {
+    Service.AUTHENTICATION: (Code.ACCESS_REQUEST, Code.STATUS_SERVER),
+    Service.ACCOUNTING: (Code.ACCOUNTING_REQUEST, Code.STATUS_SERVER),
+}
+
+
+def _fault(service: Service, packet: Packet, client: NasNetwork) -> str:
+    """Why a packet gets silence; empty when it is good."""
+    if packet.code not in _CODES[service]:
+        return "code_not_supported"
+    if packet.code == Code.ACCOUNTING_REQUEST:
+        authentic = is_authentic(packet, client.secret, NO_AUTHENTICATOR)
+        return "" if is_signed(packet, client.secret) and authentic is not False else "not_authentic"
+    authentic = is_authentic(packet, client.secret)
+    if authentic is None:
+        must = client.require_message_authenticator or packet.code == Code.STATUS_SERVER
+        return "no_message_authenticator" if must or packet.all(a.PROXY_STATE) else ""
+    return "" if authentic else "not_authentic"

@@ -35,11 +35,13 @@ from core.ports.network import Network
 from core.ports.object_store import ObjectStore
 from core.ports.store import Store
 from core.ports.stream import Stream
+from core.services.admissions import Admissions
 from core.services.delivery import Delivery
 from core.services.exports import Exports
 from core.services.gateway import VirtualGateway, keep_lease, take_lease
 from core.services.groups import Groups
 from core.services.identity import Identity
+from core.services.reported import ReportedUsage
 from core.services.sessions import Sessions
 from core.services.sims import Sims
 from core.services.stats import Stats
@@ -52,6 +54,8 @@ from gtp.userplane.udp import UdpUserPlane
 from mqtt_bridge.edge.dns import DNS_PORT, NameServer
 from mqtt_bridge.edge.udp import UdpEntryPoint
 from mqtt_bridge.service import DeviceEdge
+from radius.server import NasNetwork
+from radius.service import RadiusAddresses, RadiusDoor
 
 ROOT_EMAIL = "root@airloom.local"
 """The operator that a first run makes."""
@@ -138,11 +142,16 @@ class Node:
         self.edge = self.make_edge()
         for access in self.door.machines:
             self.sessions.attach_door(access, self.door)
+        self.radius = self.make_radius_door() if self._config.radius.clients else None
+        if self.radius is not None:
+            self.sessions.attach_door(Access.RADIUS, self.radius)
         self.user_plane.on_edge_packet(self.edge.on_edge_packet)
         self.user_plane.on_error_indication(self._heed_error_indication)
         recovered = await self.sessions.recover()
         await self.user_plane.start()
         await self.door.start()
+        if self.radius is not None:
+            await self.radius.start()
         return recovered
 
     @property
@@ -166,11 +175,15 @@ class Node:
             tasks.create_task(self.delivery.run())
             tasks.create_task(self.edge.run())
             tasks.create_task(self.door.run())
+            if self.radius is not None:
+                tasks.create_task(self.radius.run())
             tasks.create_task(self._end_lost())
 
     async def aclose(self) -> None:
         """Take nothing in any more and report what was counted; sessions stay open for the next start."""
         await self.door.aclose()
+        if self.radius is not None:
+            await self.radius.aclose()
         with suppress(Unavailable):  # the slot table keeps what the store does not take now
             await self.usage.sweep()
         await self.user_plane.aclose()
@@ -210,6 +223,42 @@ class Node:
             dns=tuple(str(address) for address in config.dns),
             allowed_peers=config.allowed_peers,
         )
+
+    def make_radius_door(self) -> RadiusDoor:
+        """The RADIUS door."""
+        config, world = self._config.radius, self._world
+        address = str(config.address)
+        return RadiusDoor(
+            network=world.network,
+            addresses=RadiusAddresses(
+                authentication=(address, config.authentication_port),
+                accounting=(address, config.accounting_port),
+                disconnect=(address, 0),
+            ),
+            clients=[
+                NasNetwork(
+                    network=client.network,
+                    secret=client.secret.get_secret_value().encode(),
+                    require_message_authenticator=client.require_message_authenticator,
+                    disconnect_port=client.disconnect_port,
+                )
+                for client in config.clients
+            ],
+            sessions=self.sessions,
+            admissions=Admissions(
+                gateway=self.gateway,
+                clock=world.clock,
+                entropy=world.entropy,
+                lifetime_s=config.provisional_s,
+            ),
+            usage=self.make_reported_usage(),
+            clock=world.clock,
+            interim_interval_s=config.interim_s,
+        )
+
+    def make_reported_usage(self) -> ReportedUsage:
+        """What records the counts of NASes."""
+        return ReportedUsage(usage=self._world.store.usage, sessions=self.sessions, clock=self._world.clock)
 
     def make_edge(self) -> DeviceEdge:
         """What devices speak to inside their tunnel."""
@@ -252,6 +301,9 @@ def make_telemetry(node: Node) -> Telemetry:
         telemetry.watch_each(
             Metric.DATAGRAMS_DROPPED, partial(getattr, machine, "dropped"), door=access.value
         )
+    if (radius := node.radius) is not None:
+        telemetry.watch_each(Metric.DATAGRAMS_DROPPED, lambda: radius.dropped, door=Access.RADIUS.value)
+        telemetry.watch_each(Metric.DISCONNECTS, lambda: radius.disconnects)
     telemetry.watch_each(
         Metric.DATAGRAMS_DROPPED,
         lambda: {drop.value: count for drop, count in node.user_plane.drops.items()},

@@ -4,6 +4,7 @@ Rules: `airloom.toml` and then `AIRLOOM_*` variables (`AIRLOOM_API__PORT=8081`),
 key is an error that names it; nothing else in Airloom reads the environment or that file.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
 from core.errors import ConfigurationError
 
@@ -48,6 +49,33 @@ class GatewayConfig(_Section):
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
+
+
+class RadiusClient(_Section):
+    """The NASes of one subnet and the secret that they share with us.
+
+    ``require_message_authenticator`` off lets NASes in that cannot send it, and with them whoever sits
+    between them and us (CVE-2024-3596); ``disconnect_port`` is where they take Disconnect-Requests.
+    """
+
+    network: IPv4Network
+    secret: Annotated[SecretStr, Field(min_length=8)]
+    require_message_authenticator: bool = True
+    disconnect_port: Port = 3_799
+
+
+class RadiusConfig(_Section):
+    """The RADIUS door; closed while it has no ``clients``.
+
+    An Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``.
+    """
+
+    address: IPv4Address = IPv4Address("127.0.0.1")
+    authentication_port: Port = 1_812
+    accounting_port: Port = 1_813
+    clients: Annotated[tuple[RadiusClient, ...], Field(max_length=10_000)] = ()
+    provisional_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
+    interim_s: Annotated[int, Field(ge=60, le=86_400)] = 600
 
 
 class EdgeConfig(_Section):
@@ -100,6 +128,7 @@ class Config(_Section):
 
     node: NodeConfig = NodeConfig()
     gateway: GatewayConfig = GatewayConfig()
+    radius: RadiusConfig = RadiusConfig()
     edge: EdgeConfig = EdgeConfig()
     stream: StreamConfig = StreamConfig()
     api: ApiConfig = ApiConfig()
@@ -130,7 +159,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """``AIRLOOM_SECTION__KEY=value``; a comma separates the items of a list."""
+    """``AIRLOOM_SECTION__KEY=value``; a comma separates the items of a list; tables are a JSON array."""
     for variable, text in environment.items():
         section, separator, key = variable.removeprefix("AIRLOOM_").lower().partition("__")
         if not variable.startswith("AIRLOOM_") or not separator:
@@ -138,7 +167,16 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
         of_section = values.setdefault(section, {})
         if not isinstance(of_section, dict):
             raise ConfigurationError(f"{section}: must be a table, as in [{section}]")
-        of_section[key] = text.split(",") if _is_list(section, key) else text
+        of_section[key] = _items(variable, text) if _is_list(section, key) else text
+
+
+def _items(variable: str, text: str) -> list[Any]:
+    if not text.startswith("["):
+        return text.split(",")
+    try:
+        return list(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"{variable}: not a JSON array: {error}") from error
 
 
 def _is_list(section: str, key: str) -> bool:
@@ -147,7 +185,7 @@ def _is_list(section: str, key: str) -> bool:
         return False
     annotation = fields[section].annotation
     inner = getattr(annotation, "model_fields", {}).get(key)
-    return inner is not None and str(inner.annotation).startswith("tuple")
+    return inner is not None and "tuple[" in str(inner.annotation)
 
 
 def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict that differs by version

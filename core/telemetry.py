@@ -45,6 +45,12 @@ class Metric(Enum):
         "Device messages durable in the stream",
         ("protocol",),
     )
+    DISCONNECTS = (
+        "airloom_disconnects",
+        "counter",
+        "Disconnect-Requests to NASes, by how they ended",
+        ("outcome",),
+    )
     USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
     API_REQUESTS = (
         "airloom_api_requests",

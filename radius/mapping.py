@@ -2,7 +2,7 @@
 
 Rules: 3GPP-IMSI goes before User-Name, which may be the device's own name for an APN; what is not an IMSI
 is nobody; octets are counted from the device's side (Acct-Input is its uplink, RFC 2866 §5.3); a counter that
-is not there is not zero.
+is not there takes nothing away.
 """
 
 import re
@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Location
+from core.domain.usage import Volume
 from radius import attributes as a
 from radius.codec import Attribute, Packet, is_chap_answer, reveal_password
 
@@ -46,26 +47,31 @@ class AccessRequest:
     packet: Packet = field(repr=False)
     secret: bytes = field(repr=False)
 
-    def knows(self, password: bytes) -> bool:
-        """Whether it was sent with this password, by PAP or CHAP."""
+    def knows(self, user_name: str, password: bytes) -> bool:
+        """Whether it was sent under this name with this password, by PAP or CHAP."""
+        if user_name != self.user_name:
+            return False
         chap = is_chap_answer(self.packet, password)
         return chap if chap is not None else reveal_password(self.packet, self.secret) == password
 
 
 @dataclass(frozen=True, slots=True)
 class AccountingReport:
-    """One Accounting-Request. Counters are absolute, 64 bits, ``None`` where the NAS told none."""
+    """One Accounting-Request. Counters are absolute, 64 bits; 0 where the NAS told none, and as the highest
+    counts, that takes nothing away. ``delay_s``: for how long it has been trying to say this.
+    """
 
     status: AcctStatus
+    nas_identifier: str
     acct_session_id: str
     class_: bytes
     imsi: str
+    apn: str
+    msisdn: str
+    imei: str
     framed_address: IPv4Address | None
-    up_bytes: int | None
-    down_bytes: int | None
-    up_packets: int
-    down_packets: int
-    terminate_cause: int | None
+    volume: Volume
+    delay_s: int
     location: Location
 
 
@@ -93,15 +99,21 @@ def accounting_report_of(packet: Packet) -> AccountingReport | None:
         return None
     return AccountingReport(
         status=status,
+        nas_identifier=packet.text(a.NAS_IDENTIFIER) or str(packet.address(a.NAS_IP_ADDRESS) or ""),
         acct_session_id=packet.text(a.ACCT_SESSION_ID),
         class_=packet.first(a.CLASS) or b"",
         imsi=_imsi(packet),
+        apn=packet.text(a.CALLED_STATION_ID).lower(),
+        msisdn=packet.text(a.CALLING_STATION_ID),
+        imei=packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMEISV),
         framed_address=packet.address(a.FRAMED_IP_ADDRESS),
-        up_bytes=_octets(packet, a.ACCT_INPUT_OCTETS, a.ACCT_INPUT_GIGAWORDS),
-        down_bytes=_octets(packet, a.ACCT_OUTPUT_OCTETS, a.ACCT_OUTPUT_GIGAWORDS),
-        up_packets=packet.integer(a.ACCT_INPUT_PACKETS) or 0,
-        down_packets=packet.integer(a.ACCT_OUTPUT_PACKETS) or 0,
-        terminate_cause=packet.integer(a.ACCT_TERMINATE_CAUSE),
+        volume=Volume(
+            up_bytes=_octets(packet, a.ACCT_INPUT_OCTETS, a.ACCT_INPUT_GIGAWORDS),
+            down_bytes=_octets(packet, a.ACCT_OUTPUT_OCTETS, a.ACCT_OUTPUT_GIGAWORDS),
+            up_packets=packet.integer(a.ACCT_INPUT_PACKETS) or 0,
+            down_packets=packet.integer(a.ACCT_OUTPUT_PACKETS) or 0,
+        ),
+        delay_s=packet.integer(a.ACCT_DELAY_TIME) or 0,
         location=_location(packet),
     )
 
@@ -113,6 +125,7 @@ REPLY_MESSAGES: Mapping[AttachRefusal, str] = {
     AttachRefusal.SIM_SUSPENDED: "SIM suspended",
     AttachRefusal.SIM_TERMINATED: "SIM terminated",
     AttachRefusal.IMEI_MISMATCH: "SIM locked to another device",
+    AttachRefusal.WRONG_PASSWORD: "wrong user name or password",
     AttachRefusal.UNKNOWN_APN: "unknown APN",
     AttachRefusal.PDP_TYPE_NOT_SUPPORTED: "address type not supported",
     AttachRefusal.ADDRESSES_OCCUPIED: "no address free",
@@ -135,9 +148,8 @@ def _imsi(packet: Packet) -> str:
     return ""
 
 
-def _octets(packet: Packet, low: int, high: int) -> int | None:
-    octets = packet.integer(low)
-    return None if octets is None else (packet.integer(high) or 0) << 32 | octets
+def _octets(packet: Packet, low: int, high: int) -> int:
+    return (packet.integer(high) or 0) << 32 | (packet.integer(low) or 0)
 
 
 def _location(packet: Packet) -> Location:

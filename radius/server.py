@@ -51,6 +51,7 @@ class NasNetwork:
     network: IPv4Network
     secret: bytes = field(repr=False)
     require_message_authenticator: bool = True
+    disconnect_port: int = 3_799
 
 
 class Service(Enum):
@@ -65,7 +66,7 @@ class AccessRequested:
     """Somebody asks for access; answer with ``Granted`` or ``Denied``."""
 
     token: int
-    nas: str
+    client: NasNetwork
     request: AccessRequest
 
 
@@ -74,7 +75,8 @@ class AccountingRequested:
     """A NAS reports; answer with ``Recorded`` once it is durable, or ``NotRecorded``."""
 
     token: int
-    nas: str
+    client: NasNetwork
+    address: str
     report: AccountingReport
 
 
@@ -118,7 +120,7 @@ class _Pending:
     peer: Peer
     service: Service
     packet: Packet
-    secret: bytes = field(repr=False)
+    client: NasNetwork
 
 
 class RadiusServer:
@@ -147,7 +149,7 @@ class RadiusServer:
         if fault := _fault(service, packet, client):
             self.dropped[fault] += 1
         elif self._is_new(key := (*addr, packet.code, packet.identifier, packet.authenticator), service, now):
-            self._begin(_Pending(key, addr, service, packet, client.secret))
+            self._begin(_Pending(key, addr, service, packet, client))
 
     def next_event(self) -> Event | None:
         """The next thing to decide, or nothing."""
@@ -199,7 +201,7 @@ class RadiusServer:
         return False
 
     def _begin(self, pending: _Pending) -> None:
-        packet, nas = pending.packet, pending.peer[0]
+        packet, client = pending.packet, pending.client
         if packet.code == Code.STATUS_SERVER:  # answered as the port's own kind of request is (RFC 5997 §3)
             is_access = pending.service is Service.AUTHENTICATION
             self._respond(pending, Code.ACCESS_ACCEPT if is_access else Code.ACCOUNTING_RESPONSE, [])
@@ -210,9 +212,9 @@ class RadiusServer:
             return
         self._next_token += 1
         if packet.code == Code.ACCESS_REQUEST:
-            event = AccessRequested(self._next_token, nas, access_request_of(packet, pending.secret))
+            event = AccessRequested(self._next_token, client, access_request_of(packet, client.secret))
         elif (report := accounting_report_of(packet)) is not None:
-            event = AccountingRequested(self._next_token, nas, report)
+            event = AccountingRequested(self._next_token, client, pending.peer[0], report)
         else:
             self._forget(pending, "status_type_not_supported")
             return
@@ -225,7 +227,7 @@ class RadiusServer:
 
     def _respond(self, pending: _Pending, code: Code, attributes: Iterable[Attribute]) -> None:
         proxied = [(a.PROXY_STATE, value) for value in pending.packet.all(a.PROXY_STATE)]
-        data = encode_response(code, pending.packet, [*attributes, *proxied], pending.secret)
+        data = encode_response(code, pending.packet, [*attributes, *proxied], pending.client.secret)
         if pending.key in self._responses:
             self._responses[pending.key] = (self._responses[pending.key][0], data)
         self._outgoing.append((pending.service, data, pending.peer))

@@ -19,6 +19,7 @@ SHELLS = {
     "billing.service": "reads the store, writes the object store",
     "gtp.service": "the door's shell: awaits services, opens sockets",
     "gtp.userplane": "forwards packets: sockets, a TUN device and a counter file",
+    "radius.service": "the door's shell: awaits services, opens sockets",
     "mqtt_bridge.service": "the door's shell: awaits services",
 }
 """Modules and packages of the doors that are not pure, and why."""

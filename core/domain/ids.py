@@ -3,7 +3,10 @@
 Rule: an id is made from the time and fresh random bytes handed in; nothing here reads a clock or dice.
 """
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
+
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def time_ordered_id(at: datetime, random_bytes: bytes) -> str:
@@ -13,3 +16,10 @@ def time_ordered_id(at: datetime, random_bytes: bytes) -> str:
     """
     milliseconds = int(at.timestamp() * 1_000)
     return milliseconds.to_bytes(6, "big").hex() + random_bytes.hex()
+
+
+def time_of_id(id_: str) -> datetime:
+    """When it was made; raises ``ValueError`` for what is no such id."""
+    if not _ID.fullmatch(id_):
+        raise ValueError("not 32 hex digits")
+    return datetime.fromtimestamp(int(id_[:12], 16) / 1_000, UTC)

@@ -50,9 +50,12 @@ class AddressPool:
                 return address
         raise PoolExhausted(f"all addresses of {self._network} are lent")
 
-    def claim(self, address: IPv4Address) -> None:
-        """Mark an address as lent: its session was read back from the store."""
+    def claim(self, address: IPv4Address) -> bool:
+        """Mark an address as lent: its holder is known from elsewhere. False when it cannot be lent."""
+        if address in self._lent or address not in self._network:
+            return False
         self._lent.add(address)
+        return True
 
     def release(self, address: IPv4Address, now: float) -> None:
         """Give it back, into quarantine; idempotent."""

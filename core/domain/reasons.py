@@ -17,6 +17,7 @@ class AttachRefusal(Enum):
     SIM_TERMINATED = "sim_terminated"
     SIM_NOT_REGISTERED = "sim_not_registered"
     IMEI_MISMATCH = "imei_mismatch"
+    WRONG_PASSWORD = "wrong_password"  # noqa: S105 - a reason's name
     UNKNOWN_APN = "unknown_apn"
     PDP_TYPE_NOT_SUPPORTED = "pdp_type_not_supported"
     ADDRESSES_OCCUPIED = "addresses_occupied"

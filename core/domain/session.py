@@ -9,6 +9,8 @@ from datetime import datetime
 from enum import Enum
 from ipaddress import IPv4Address
 
+from core.domain.usage import Volume
+
 
 class Access(Enum):
     """The protocol by which a session is controlled."""
@@ -34,6 +36,23 @@ class Tunnel:
     peer_user_address: str
     nsapi: int
     charging_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nas:
+    """The RADIUS client that holds a session and counts it (RFC 2866 §4.1).
+
+    ``network`` is the subnet as which it is known here, ``identifier`` what it calls itself, ``address``
+    where it takes Disconnect-Requests. Of its counters, ``before`` was charged to days before ``day``
+    (yyyymmdd, 0: none yet).
+    """
+
+    network: str
+    identifier: str
+    address: str
+    acct_session_id: str
+    day: int = 0
+    before: Volume = Volume()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,7 @@ class Session:
     location: Location = NOWHERE
     dns: tuple[str, ...] = ()
     tunnel: Tunnel | None = None
+    nas: Nas | None = None
     version: int = 0
 
 
@@ -92,6 +112,7 @@ class CloseReason(Enum):
     PEER_LOST = "peer_lost"  # restart or path failure, Error Indication
     LATE = "late"  # the outcome came after the peer had given up waiting
     LOST = "lost"  # state was lost on our side
+    SILENT = "silent"  # its NAS reported nothing for several intervals
 
 
 @dataclass(frozen=True, slots=True)

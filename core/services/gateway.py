@@ -97,6 +97,11 @@ class VirtualGateway:
         with _exhausted_is(AttachRefusal.ADDRESSES_OCCUPIED):
             return self._addresses.lease(self._clock.monotonic())
 
+    def claim_address(self, address: IPv4Address) -> None:
+        """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)``."""
+        if not self._addresses.claim(address):
+            raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, f"{address} is not free")
+
     def lease_teid(self) -> int:
         """A TEID; raises ``Refused(NO_RESOURCES)``."""
         with _exhausted_is(AttachRefusal.NO_RESOURCES):

@@ -11,18 +11,19 @@ Rules:
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from core.domain.ids import time_ordered_id
+from core.domain.ids import time_of_id, time_ordered_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import (
     NOWHERE,
     Access,
     CloseReason,
     Location,
+    Nas,
     Session,
     SessionEvent,
     SessionEventKind,
@@ -36,6 +37,7 @@ from core.ports.sessions import AccessDoor
 from core.ports.store import Store
 from core.ports.user_plane import Bearer, UserPlane
 from core.services.gateway import VirtualGateway
+from core.services.locks import KeyedLocks
 from core.services.usage import UsageMeter
 
 CLOSE_RETRY_S = 1.0
@@ -55,8 +57,22 @@ class PeerTunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What was promised before the session begins (``Admissions``): its id, and an address already lent."""
+
+    session_id: str
+    address: IPv4Address
+
+
+Proof = Callable[[str, bytes], bool]
+"""Whether the device showed this user name and this password."""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A peer asks for a session. ``requested_address`` is a static address that the device asked for."""
+    """A peer asks for a session. ``requested_address`` is a static address that the device asked for;
+    ``proof`` is asked when the SIM's group demands a password.
+    """
 
     access: Access
     imsi: str
@@ -66,6 +82,9 @@ class OpenSession:
     location: Location = NOWHERE
     peer: PeerTunnel | None = None
     requested_address: IPv4Address | None = None
+    nas: Nas | None = None
+    grant: Grant | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +95,7 @@ class ModifySession:
     access: Access | None = None
     peer: PeerTunnel | None = None
     location: Location | None = None
+    nas: Nas | None = None
 
 
 class Sessions:
@@ -107,7 +127,7 @@ class Sessions:
         self._open: dict[str, Session] = {}
         self._of_sim: dict[str, set[str]] = {}
         self._doors: dict[Access, AccessDoor] = {}
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks = KeyedLocks()
         self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
         self.open_by_access: Counter[str] = Counter({access.value: 0 for access in Access})
         self.attaches: dict[Access, Counter[str]] = {access: Counter() for access in Access}
@@ -148,24 +168,62 @@ class Sessions:
         answers["accepted"] += 1
         return session
 
-    async def _open_one(self, request: OpenSession) -> Session:
-        sim_id = await self._store.sims.sim_id_of_imsi(request.imsi)
-        if sim_id is None:
-            raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
-        async with self._one_at_a_time(sim_id):
-            try:
-                sim = await self._authorise(sim_id, request)
-                await self._close_replaced(sim, request)
-                return await self._open_authorised(sim, request)
-            except Refused as refusal:
-                with suppress(Unavailable):  # the refusal stands, with or without its line in the history
+    async def permit(self, request: OpenSession) -> Sim:
+        """Whether a session would be opened, without opening one; raises as ``open`` does."""
+        sim_id = ""
+        try:
+            sim_id = await self._sim_id_of(request.imsi)
+            sim = await self._permitted(sim_id, request)
+            await self._check_password(sim, request)
+        except Refused as refusal:
+            self.attaches[request.access][refusal.reason.value] += 1
+            if sim_id:
+                with suppress(Unavailable):
                     await self._record_rejection(sim_id, request, refusal)
-                raise
+            raise
+        return sim
+
+    async def has_ended(self, imsi: str, session_id: str) -> bool:
+        """Whether the SIM's history tells of this session's end (it is kept 32 days); ``Unavailable``."""
+        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
+        if sim_id is None:
+            return False
+        after = ""
+        while True:
+            page = await self._store.sessions.events(
+                sim_id, since=time_of_id(session_id), until=self._clock.now(), after=after
+            )
+            if any(e.session_id == session_id and e.kind is SessionEventKind.DELETED for e in page.items):
+                return True
+            if not page.next_key:
+                return False
+            after = page.next_key
+
+    async def _sim_id_of(self, imsi: str) -> str:
+        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
+        if sim_id is None:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, imsi)
+        return sim_id
+
+    async def _open_one(self, request: OpenSession) -> Session:
+        async with AsyncExitStack() as undo:
+            if request.grant is not None:
+                undo.callback(self._gateway.release_address, request.grant.address)
+            sim_id = await self._sim_id_of(request.imsi)
+            async with self._locks.hold(sim_id):
+                try:
+                    sim = await self._authorise(sim_id, request)
+                    await self._close_replaced(sim, request)
+                    return await self._open_authorised(sim, request, undo)
+                except Refused as refusal:
+                    with suppress(Unavailable):  # the refusal stands, with or without its line in the history
+                        await self._record_rejection(sim_id, request, refusal)
+                    raise
 
     async def modify(self, change: ModifySession) -> Session:
         """Move a session to another peer or place; raises ``Refused(UNKNOWN_SESSION)``, ``Unavailable``."""
         session = self._session(change.session_id)
-        async with self._one_at_a_time(session.sim_id):
+        async with self._locks.hold(session.sim_id):
             session = self._session(change.session_id)
             tunnel = session.tunnel
             if change.peer is not None and tunnel is not None:
@@ -181,6 +239,7 @@ class Sessions:
                 access=change.access or session.access,
                 tunnel=tunnel,
                 location=change.location or session.location,
+                nas=change.nas or session.nas,
             )
             event = self._event(SessionEventKind.MODIFIED, wanted)
             stored = await self._store.sessions.put(wanted, event)
@@ -199,12 +258,18 @@ class Sessions:
         tried again until it is.
         """
         session = self._session(session_id)
-        async with self._one_at_a_time(session.sim_id):
+        async with self._locks.hold(session.sim_id):
             await self._close(self._session(session_id), reason, tell_peer=tell_peer)
+
+    async def finish(self, session_id: str) -> None:
+        """Make the end durable of a session that was closed, if it is not yet; raises ``Unavailable``."""
+        if (unfinished := self._unfinished.get(session_id)) is not None:
+            async with self._locks.hold(unfinished[0].sim_id):
+                await self._make_end_durable(*unfinished)
 
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
         """End every session of a SIM and tell its peers; returns how many there were."""
-        async with self._one_at_a_time(sim_id):
+        async with self._locks.hold(sim_id):
             sessions = self._sessions_of(sim_id)
             for session in sessions:
                 await self._close(session, reason, tell_peer=True)
@@ -232,7 +297,7 @@ class Sessions:
         while True:
             await asyncio.sleep(CLOSE_RETRY_S)
             for session, event in list(self._unfinished.values()):
-                async with self._one_at_a_time(session.sim_id):
+                async with self._locks.hold(session.sim_id):
                     try:
                         await self._make_end_durable(session, event)
                     except Unavailable:
@@ -273,43 +338,58 @@ class Sessions:
             if session.imsi == request.imsi and _same_bearer(session, request):
                 await self._close(session, CloseReason.REPLACED, tell_peer=False)
 
-    async def _open_authorised(self, sim: Sim, request: OpenSession) -> Session:
-        async with AsyncExitStack() as undo:
-            address = self._gateway.lease_address()
-            undo.callback(self._gateway.release_address, address)
-            tunnel = self._lease_tunnel(request, undo)
-            now = self._clock.now()
-            session = Session(
-                session_id=time_ordered_id(now, self._entropy.random_bytes(10)),
-                sim_id=sim.sim_id,
-                imsi=request.imsi,
-                operator_id=sim.operator_id,
-                access=request.access,
-                apn=request.apn,
-                ue_address=address,
-                gateway_id=self._gateway.gateway_id,
-                opened=now,
-                speed_class=sim.speed_class,
-                imei=request.imei,
-                msisdn=request.msisdn,
-                location=request.location,
-                dns=self._dns,
-                tunnel=tunnel,
-            )
-            self._install(session)
-            undo.callback(self._usage.discard, session.session_id)
-            try:
-                event = self._event(SessionEventKind.CREATED, session)
-                stored = await self._store.sessions.put(session, event)
-            except Unavailable as error:
-                if error.ambiguous:
-                    undo.pop_all()
-                    self._user_plane.close(session.session_id)
-                    self._must_end(session, CloseReason.LOST)
-                raise
-            undo.pop_all()
-            self._add(stored)
-            return stored
+    async def _check_password(self, sim: Sim, request: OpenSession) -> None:
+        """A group may demand a user name and a password of its devices (``SoracomAir.authentication``)."""
+        group = await self._store.groups.get(sim.operator_id, sim.group_id) if sim.group_id else None
+        demanded = group.configuration.get("SoracomAir", {}).get("authentication") if group else None
+        if not isinstance(demanded, dict):
+            return
+        user_name, password = str(demanded.get("username", "")), str(demanded.get("password", ""))
+        if request.proof is None or not request.proof(user_name, password.encode()):
+            raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)
+
+    async def _open_authorised(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Session:
+        session = self._new_session(sim, request, undo)
+        self._install(session)
+        undo.callback(self._usage.discard, session.session_id)
+        try:
+            event = self._event(SessionEventKind.CREATED, session)
+            stored = await self._store.sessions.put(session, event)
+        except Unavailable as error:
+            if error.ambiguous:
+                undo.pop_all()
+                self._user_plane.close(session.session_id)
+                self._must_end(session, CloseReason.LOST)
+            raise
+        undo.pop_all()
+        self._add(stored)
+        return stored
+
+    def _new_session(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Session:
+        now = self._clock.now()
+        grant = request.grant
+        if grant is None:
+            session_id = time_ordered_id(now, self._entropy.random_bytes(10))
+            grant = Grant(session_id, self._gateway.lease_address())
+            undo.callback(self._gateway.release_address, grant.address)
+        return Session(
+            session_id=grant.session_id,
+            sim_id=sim.sim_id,
+            imsi=request.imsi,
+            operator_id=sim.operator_id,
+            access=request.access,
+            apn=request.apn,
+            ue_address=grant.address,
+            gateway_id=self._gateway.gateway_id,
+            opened=now,
+            speed_class=sim.speed_class,
+            imei=request.imei,
+            msisdn=request.msisdn,
+            location=request.location,
+            dns=self._dns,
+            tunnel=self._lease_tunnel(request, undo),
+            nas=request.nas,
+        )
 
     def _lease_tunnel(self, request: OpenSession, undo: AsyncExitStack) -> Tunnel | None:
         if request.peer is None:
@@ -436,20 +516,6 @@ class Sessions:
             opened=session.opened,
             cause=cause,
         )
-
-    @asynccontextmanager
-    async def _one_at_a_time(self, sim_id: str) -> AsyncIterator[None]:
-        lock, waiting = self._locks.get(sim_id, (asyncio.Lock(), 0))
-        self._locks[sim_id] = (lock, waiting + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            _, waiting = self._locks[sim_id]
-            if waiting == 1:
-                del self._locks[sim_id]
-            else:
-                self._locks[sim_id] = (lock, waiting - 1)
 
 
 def _label(session: Session) -> SegmentLabel:

@@ -88,7 +88,7 @@ def test_access_is_granted_with_all_that_a_nas_needs() -> None:
     data = access(1, (a.PROXY_STATE, b"one"), (a.PROXY_STATE, b"two"))
     event = asked(machine, data)
     assert isinstance(event, AccessRequested)
-    assert (event.nas, event.request.imsi) == (NAS[0], IMSI)
+    assert (event.client.network, event.request.imsi) == (IPv4Network("127.0.3.0/24"), IMSI)
     machine.answer(event.token, Granted(IPv4Address("10.128.0.2"), b"session key", 600))
     answer = answered(machine)
     assert answer.code == Code.ACCESS_ACCEPT
@@ -192,8 +192,9 @@ def test_passwords_by_pap() -> None:
     hidden = hide_password(b"open sesame", bytes((1,)) * 16, SECRET)
     event = asked(server(), access(1, (a.USER_PASSWORD, hidden)))
     assert isinstance(event, AccessRequested)
-    assert event.request.knows(b"open sesame")
-    assert not event.request.knows(b"open")
+    assert event.request.knows(IMSI, b"open sesame")
+    assert not event.request.knows("another", b"open sesame")
+    assert not event.request.knows(IMSI, b"open")
 
 
 def test_no_secret_is_shown() -> None:
@@ -232,7 +233,7 @@ def test_counters_are_64_bits_and_may_be_missing() -> None:
     )
     event = asked(server(), data, ACCT)
     assert isinstance(event, AccountingRequested)
-    assert (event.report.up_bytes, event.report.down_bytes) == (2 * 2**32 + 5, None)
+    assert (event.report.volume.up_bytes, event.report.volume.down_bytes) == (2 * 2**32 + 5, 0)
     assert (event.report.imsi, event.report.class_) == (IMSI, b"key")
 
 

@@ -1,0 +1,77 @@
+"""Admissions: what was promised to a device before its session begins (RADIUS Access-Accept).
+
+Rules:
+
+- A promise is an address and the id that the session will have; it ends by itself when nobody comes.
+- One IMSI has one promise at a time: asking again gives the same one, so asking never drains the pool.
+- Promises are not durable. A session that begins on one that a restart forgot gets its address if that is
+  still free.
+"""
+
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from core.domain.ids import time_ordered_id
+from core.domain.reasons import AttachRefusal
+from core.errors import Refused
+from core.ports.clock import Clock, Entropy
+from core.services.gateway import VirtualGateway
+from core.services.sessions import Grant
+
+
+@dataclass(slots=True)
+class _Promise:
+    grant: Grant
+    ends: float
+
+
+class Admissions:
+    """The promises of one virtual gateway; bounded by its address pool."""
+
+    def __init__(self, *, gateway: VirtualGateway, clock: Clock, entropy: Entropy, lifetime_s: float) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._entropy = entropy
+        self._lifetime_s = lifetime_s
+        self._promises: dict[str, _Promise] = {}
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._promises)
+
+    def promise(self, imsi: str) -> Grant:
+        """What the IMSI's next session will have; raises ``Refused(ADDRESSES_OCCUPIED)``."""
+        promise = self._promises.pop(imsi, None)
+        if promise is None:
+            address = self._gateway.lease_address()
+            session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
+            promise = _Promise(Grant(session_id, address), 0.0)
+        promise.ends = self._clock.monotonic() + self._lifetime_s
+        self._promises[imsi] = promise
+        return promise.grant
+
+    def redeem(self, imsi: str, session_id: str, address: IPv4Address | None) -> Grant:
+        """The promise, now the caller's to open a session with or to give back.
+
+        One that was forgotten is made again from what the peer says of it (``session_id`` may be empty).
+        Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, ``UNKNOWN_SESSION`` without.
+        """
+        promise = self._promises.get(imsi)
+        if promise is not None and address in (None, promise.grant.address):
+            del self._promises[imsi]
+            return replace(promise.grant, session_id=session_id or promise.grant.session_id)
+        if address is None:
+            raise Refused(AttachRefusal.UNKNOWN_SESSION, imsi)
+        self._gateway.claim_address(address)
+        fresh = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
+        return Grant(session_id or fresh, address)
+
+    def expire(self) -> None:
+        """Take back what nobody came for."""
+        now = self._clock.monotonic()
+        while self._promises:
+            imsi, promise = next(iter(self._promises.items()))
+            if promise.ends > now:
+                break
+            del self._promises[imsi]
+            self._gateway.release_address(promise.grant.address)

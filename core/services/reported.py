@@ -1,0 +1,121 @@
+"""Usage that a peer counts and reports: a NAS's absolute counters become durable usage.
+
+Rules (RFC 2866 §5.3, RFC 2869 §5.1):
+
+- A counter is a value, not an increment: the highest that was ever told counts, so a repeated, late or
+  reordered report changes nothing.
+- ``report`` returns when it is durable; only then may it be acknowledged.
+- What was not charged to an earlier day is charged to the day on which it is told. What earlier days were
+  charged stands in the session itself, so a restart reads one day of usage, whatever the session's age.
+"""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from core.domain.session import Nas, Session
+from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
+from core.ports.clock import Clock
+from core.ports.store import Usage
+from core.services.sessions import ModifySession, Sessions
+
+EPOCH = 0
+"""A peer's counters live in one epoch of their own; a virtual gateway's begin with 1."""
+LAST_SLOT = 86_400 // SLOT_S - 1
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What is durable of one session: ``total`` since it began, ``before`` of it on days before ``day``."""
+
+    day: int
+    before: Volume
+    total: Volume
+    timestamp_us: int
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class ReportedUsage:
+    """The counters that peers report for sessions of this node."""
+
+    def __init__(self, *, usage: Usage, sessions: Sessions, clock: Clock) -> None:
+        self._usage = usage
+        self._sessions = sessions
+        self._clock = clock
+        self._counted: dict[str, _Counted] = {}
+        self.reports_durable = 0
+
+    def __len__(self) -> int:
+        """How many sessions' counters are held."""
+        return len(self._counted)
+
+    async def report(self, session: Session, told: Volume) -> None:
+        """Make a session's counters durable; raises ``Unavailable``, ``Refused(UNKNOWN_SESSION)``."""
+        assert session.nas is not None, "only a NAS's session is reported"
+        nas, counted = session.nas, self._counted.get(session.session_id)
+        if counted is None:
+            loaded = await self._load(session, nas)
+            counted = self._counted.setdefault(session.session_id, loaded)
+        async with counted.lock:
+            total = _highest(counted.total, told)
+            if total == counted.total:
+                return
+            now = self._clock.now()
+            if day_of(now) > counted.day:
+                await self._begin_day(session, nas, counted, day_of(now))
+            timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
+            await self._usage.record([_row(session, counted, total, now, timestamp_us)])
+            counted.total, counted.timestamp_us = total, timestamp_us
+            self.reports_durable += 1
+
+    def discard(self, session_id: str) -> None:
+        """The session is over: nothing is reported of it any more."""
+        self._counted.pop(session_id, None)
+
+    async def _load(self, session: Session, nas: Nas) -> _Counted:
+        day = nas.day or day_of(session.opened)
+        rows = [r for r in await self._usage.of_day(session.imsi, day) if r.session_id == session.session_id]
+        that_day = Volume()
+        for row in rows:
+            that_day = _highest(that_day, row.volume)
+        timestamp_us = max((row.timestamp_us for row in rows), default=0)
+        return _Counted(day, nas.before, nas.before + that_day, timestamp_us)
+
+    async def _begin_day(self, session: Session, nas: Nas, counted: _Counted, day: int) -> None:
+        """First what the days before were charged, then the new day's first row: a kill between is harmless.
+
+        A session that is over has no row to keep it in; its last reports stay on its last day.
+        """
+        if session.session_id not in self._sessions.open_sessions:
+            return
+        changed = replace(nas, day=day, before=counted.total)
+        await self._sessions.modify(ModifySession(session_id=session.session_id, nas=changed))
+        counted.day, counted.before = day, counted.total
+
+
+def _row(session: Session, counted: _Counted, total: Volume, at: datetime, timestamp_us: int) -> UsageReport:
+    return UsageReport(
+        imsi=session.imsi,
+        session_id=session.session_id,
+        operator_id=session.operator_id,
+        epoch=EPOCH,
+        segment=0,
+        label=SegmentLabel(session.speed_class),
+        day=counted.day,
+        slot=slot_of(at) if day_of(at) == counted.day else LAST_SLOT,
+        volume=total - counted.before,
+        timestamp_us=timestamp_us,
+    )
+
+
+def _highest(one: Volume, other: Volume) -> Volume:
+    return Volume(
+        max(one.up_bytes, other.up_bytes),
+        max(one.down_bytes, other.down_bytes),
+        max(one.up_packets, other.up_packets),
+        max(one.down_packets, other.down_packets),
+    )
+
+
+def _microseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1_000_000)

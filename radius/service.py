@@ -1,0 +1,353 @@
+"""The RADIUS door: the shell around its machines, where sockets, tasks and the session service are.
+
+Rules:
+
+- Access-Accept promises, Accounting-Start opens; an Accounting-Response means that what was reported is
+  durable (RFC 2866 §4.1), so what cannot be recorded gets silence and is asked again.
+- A session is found by Class, which is its id, or by what its NAS calls it; only clients of the network that
+  opened it may speak of it.
+- An Interim or Stop whose Start was lost opens the session; one whose session is over changes nothing but
+  counters that were lower.
+- A session of which nothing is heard for ``SILENT_INTERVALS`` is ended: its Stop was lost.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from core.domain.ids import time_of_id
+from core.domain.reasons import AttachRefusal
+from core.domain.session import NOWHERE, Access, CloseReason, Nas, Session
+from core.errors import Refused, Unavailable
+from core.ports.clock import Clock
+from core.ports.network import Address, DatagramSocket, Network
+from core.services.admissions import Admissions
+from core.services.locks import KeyedLocks
+from core.services.reported import ReportedUsage
+from core.services.sessions import ModifySession, OpenSession, Sessions
+from radius.client import DisconnectClient, Ending
+from radius.mapping import AccountingReport, AcctStatus
+from radius.server import (
+    AccessRequested,
+    AccountingRequested,
+    Denied,
+    Event,
+    Granted,
+    NasNetwork,
+    NotRecorded,
+    Outcome,
+    RadiusServer,
+    Recorded,
+    Service,
+)
+
+TICK_S = 1.0
+SILENT_INTERVALS = 4
+ENDED_KEPT_S = 300.0
+"""How long the last counters of a session that we ended are waited for."""
+ENDED_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusAddresses:
+    """Where the door listens, and where its Disconnect-Requests come from."""
+
+    authentication: Address
+    accounting: Address
+    disconnect: Address
+
+
+class RadiusDoor:
+    """Serves authentication and accounting; implements ``AccessDoor``."""
+
+    def __init__(
+        self,
+        *,
+        network: Network,
+        addresses: RadiusAddresses,
+        clients: Sequence[NasNetwork],
+        sessions: Sessions,
+        admissions: Admissions,
+        usage: ReportedUsage,
+        clock: Clock,
+        interim_interval_s: int,
+    ) -> None:
+        self._network = network
+        self._addresses = addresses
+        self._secrets = {str(client.network): client for client in clients}
+        self._sessions = sessions
+        self._admissions = admissions
+        self._usage = usage
+        self._clock = clock
+        self._interim_interval_s = interim_interval_s
+        self._server = RadiusServer(clients)
+        self._client = DisconnectClient()
+        self._sockets: dict[Service, DatagramSocket] = {}
+        self._disconnect_socket: DatagramSocket | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._locks = KeyedLocks()
+        self._heard: dict[str, float] = {}
+        self._by_name: dict[tuple[str, str, str], str] = {}
+        self._ended: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """What got silence, by reason."""
+        return self._server.dropped
+
+    @property
+    def disconnects(self) -> Counter[str]:
+        """How Disconnect-Requests ended."""
+        return self._client.outcomes
+
+    @property
+    def held(self) -> int:
+        """Sessions that this door knows; those that it waits for after their end are not among them."""
+        return len(self._heard)
+
+    async def start(self) -> None:
+        """Open the sockets; datagrams are taken in from now on and decided once ``run`` runs."""
+        listen = {
+            Service.AUTHENTICATION: self._addresses.authentication,
+            Service.ACCOUNTING: self._addresses.accounting,
+        }
+        for service, address in listen.items():
+            self._sockets[service] = await self._network.open_datagram(
+                address, partial(self._receive, service)
+            )
+        self._disconnect_socket = await self._network.open_datagram(
+            self._addresses.disconnect, self._receive_disconnect_answer
+        )
+
+    async def run(self) -> None:
+        """Decide events and keep the times, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self._pump()
+            try:
+                while True:
+                    await asyncio.sleep(TICK_S)
+                    await self._tick()
+            finally:
+                self._tasks = None
+
+    async def aclose(self) -> None:
+        """Take nothing in any more."""
+        for bound in (*self._sockets.values(), self._disconnect_socket):
+            if bound is not None:
+                bound.close()
+
+    # -- AccessDoor -----------------------------------------------------------------------------------
+
+    async def adopt(self, session: Session) -> None:
+        """Take over a session that was read back."""
+        self._hold(session)
+
+    def release(self, session: Session, reason: CloseReason) -> None:
+        """Ask the NAS to end the session; goes on in the background. Its last counters are still taken."""
+        self.forget(session)
+        nas = session.nas
+        if nas is None or (client := self._secrets.get(nas.network)) is None:
+            return  # its client is configured no more
+        now = self._clock.monotonic()
+        peer = (nas.address, client.disconnect_port)
+        ending = Ending(session.imsi, nas.acct_session_id, session.ue_address)
+        self._client.disconnect(ending, peer, client.secret, now, self._clock.now())
+        self._pump()
+
+    def forget(self, session: Session) -> None:
+        """The session is over; reports of it may still be on their way."""
+        self._heard.pop(session.session_id, None)
+        self._ended[session.session_id] = (self._clock.monotonic() + ENDED_KEPT_S, session)
+        if len(self._ended) > ENDED_MAX:
+            self._discard_oldest()
+
+    # -- the shell ------------------------------------------------------------------------------------
+
+    def _receive(self, service: Service, data: bytes, addr: Address) -> None:
+        self._server.receive_datagram(service, data, addr, self._clock.monotonic())
+        self._pump()
+
+    def _receive_disconnect_answer(self, data: bytes, addr: Address) -> None:
+        self._client.receive_datagram(data, addr, self._clock.monotonic(), self._clock.now())
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what is to be sent and start deciding what is to be decided."""
+        for service, data, peer in self._server.datagrams_to_send():
+            if service in self._sockets:
+                self._sockets[service].send(data, peer)
+        for data, peer in self._client.datagrams_to_send():
+            if self._disconnect_socket is not None:
+                self._disconnect_socket.send(data, peer)
+        if self._tasks is not None:
+            while (event := self._server.next_event()) is not None:
+                self._tasks.create_task(self._decide(event))
+
+    async def _tick(self) -> None:
+        now = self._clock.monotonic()
+        self._client.handle_timer(now, self._clock.now())
+        self._pump()
+        self._admissions.expire()
+        while self._ended and next(iter(self._ended.values()))[0] <= now:
+            self._discard_oldest()
+        silent_since = now - SILENT_INTERVALS * self._interim_interval_s
+        for session_id in [known for known, heard in self._heard.items() if heard < silent_since]:
+            with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
+                await self._sessions.close(session_id, CloseReason.SILENT, tell_peer=True)
+
+    async def _decide(self, event: Event) -> None:
+        outcome: Outcome
+        try:
+            match event:
+                case AccessRequested():
+                    outcome = await self._admit(event)
+                case AccountingRequested():
+                    outcome = await self._account(event)
+        except Unavailable:
+            outcome = NotRecorded()
+        self._server.answer(event.token, outcome)
+        self._pump()
+
+    async def _admit(self, event: AccessRequested) -> Outcome:
+        asked = event.request
+        request = OpenSession(
+            access=Access.RADIUS,
+            imsi=asked.imsi,
+            apn=asked.apn,
+            imei=asked.imei,
+            msisdn=asked.msisdn,
+            location=asked.location,
+            proof=asked.knows,
+        )
+        try:
+            await self._sessions.permit(request)
+            grant = self._admissions.promise(asked.imsi)
+        except Refused as refusal:
+            reason = refusal.reason
+            return Denied(reason if isinstance(reason, AttachRefusal) else AttachRefusal.NO_RESOURCES)
+        return Granted(grant.address, grant.session_id.encode(), self._interim_interval_s)
+
+    async def _account(self, event: AccountingRequested) -> Outcome:
+        report, network = event.report, str(event.client.network)
+        if report.status in (AcctStatus.ACCOUNTING_ON, AcctStatus.ACCOUNTING_OFF):
+            await self._end_all(network, report.nas_identifier or event.address, report.delay_s)
+            return Recorded()
+        async with self._locks.hold(f"{network} {report.class_.hex() or report.acct_session_id}"):
+            try:
+                session = self._find(network, report) or await self._begin(event)
+                if session is not None:
+                    await self._record(session, report)
+            except Refused:
+                self._turn_away(event)
+                return NotRecorded()
+        return Recorded()
+
+    def _find(self, network: str, report: AccountingReport) -> Session | None:
+        """The session, open or just ended; raises ``Refused`` when it is not this NAS's to speak of."""
+        by_class = _id_of(report.class_)
+        session_id = by_class or self._by_name.get((network, report.imsi, report.acct_session_id), "")
+        session = self._sessions.open_sessions.get(session_id)
+        if session is None and (ended := self._ended.get(session_id)) is not None:
+            is_new = not by_class and report.status is AcctStatus.START  # the NAS uses a name once more
+            session = None if is_new else ended[1]
+        if session is None:
+            return None
+        is_its_own = session.nas is not None and session.nas.network == network
+        if not is_its_own or report.imsi not in ("", session.imsi):
+            raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id)
+        return session
+
+    async def _begin(self, event: AccountingRequested) -> Session | None:
+        """Open what Access-Accept promised; ``None`` when it is long over."""
+        report, session_id = event.report, _id_of(event.report.class_)
+        if session_id and await self._sessions.has_ended(report.imsi, session_id):
+            return None
+        grant = self._admissions.redeem(report.imsi, session_id, report.framed_address)
+        nas = Nas(
+            network=str(event.client.network),
+            identifier=report.nas_identifier or event.address,
+            address=event.address,
+            acct_session_id=report.acct_session_id,
+        )
+        session = await self._sessions.open(
+            OpenSession(
+                access=Access.RADIUS,
+                imsi=report.imsi,
+                apn=report.apn,
+                imei=report.imei,
+                msisdn=report.msisdn,
+                location=report.location,
+                nas=nas,
+                grant=grant,
+            )
+        )
+        self._hold(session)
+        return session
+
+    async def _record(self, session: Session, report: AccountingReport) -> None:
+        session_id = session.session_id
+        is_open = session_id in self._sessions.open_sessions
+        if is_open:
+            self._heard[session_id] = self._clock.monotonic()
+            if report.location not in (NOWHERE, session.location):
+                change = ModifySession(session_id=session_id, location=report.location)
+                session = await self._sessions.modify(change)
+        await self._usage.report(session, report.volume)
+        if report.status is AcctStatus.STOP:
+            if is_open:
+                await self._sessions.close(session_id, CloseReason.DEVICE)
+            else:
+                await self._sessions.finish(session_id)
+
+    async def _end_all(self, network: str, identifier: str, delay_s: int) -> None:
+        """A NAS began anew: what it held before that is over (RFC 2866 §5.1, §5.2)."""
+        before = self._clock.now() - timedelta(seconds=delay_s)
+        for session in list(self._sessions.open_sessions.values()):
+            nas = session.nas
+            if nas is None or (nas.network, nas.identifier) != (network, identifier):
+                continue
+            if session.opened <= before:
+                with suppress(Refused):  # over already
+                    await self._sessions.close(session.session_id, CloseReason.PEER_LOST)
+
+    def _turn_away(self, event: AccountingRequested) -> None:
+        """The NAS carries what may not be carried: it shall end it."""
+        report = event.report
+        if report.status is not AcctStatus.STOP:
+            peer = (event.address, event.client.disconnect_port)
+            ending = Ending(report.imsi, report.acct_session_id, report.framed_address)
+            self._client.disconnect(
+                ending, peer, event.client.secret, self._clock.monotonic(), self._clock.now()
+            )
+            self._pump()
+
+    def _hold(self, session: Session) -> None:
+        self._heard[session.session_id] = self._clock.monotonic()
+        self._by_name[_name_of(session)] = session.session_id
+
+    def _discard_oldest(self) -> None:
+        session_id, (_, session) = self._ended.popitem(last=False)
+        if self._by_name.get(_name_of(session)) == session_id:
+            del self._by_name[_name_of(session)]
+        self._usage.discard(session_id)
+
+
+def _name_of(session: Session) -> tuple[str, str, str]:
+    """What its NAS calls it (RFC 2866 §5.5); numbers of that kind begin anew when a NAS does."""
+    nas = session.nas
+    return (nas.network, session.imsi, nas.acct_session_id) if nas else ("", session.imsi, "")
+
+
+def _id_of(class_: bytes) -> str:
+    """The session id that we gave as Class (RFC 2865 §5.25); empty when it is none of ours."""
+    text = class_.decode(errors="replace")
+    try:
+        time_of_id(text)
+    except ValueError:
+        return ""
+    return text

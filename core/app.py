@@ -142,16 +142,15 @@ class Node:
         self.edge = self.make_edge()
         for access in self.door.machines:
             self.sessions.attach_door(access, self.door)
-        self.radius = self.make_radius_door() if self._config.radius.clients else None
-        if self.radius is not None:
-            self.sessions.attach_door(Access.RADIUS, self.radius)
+        self.reported = self.make_reported_usage()
+        self.radius = self.make_radius_door()
+        self.sessions.attach_door(Access.RADIUS, self.radius)
         self.user_plane.on_edge_packet(self.edge.on_edge_packet)
         self.user_plane.on_error_indication(self._heed_error_indication)
         recovered = await self.sessions.recover()
         await self.user_plane.start()
         await self.door.start()
-        if self.radius is not None:
-            await self.radius.start()
+        await self.radius.start()
         return recovered
 
     @property
@@ -175,15 +174,13 @@ class Node:
             tasks.create_task(self.delivery.run())
             tasks.create_task(self.edge.run())
             tasks.create_task(self.door.run())
-            if self.radius is not None:
-                tasks.create_task(self.radius.run())
+            tasks.create_task(self.radius.run())
             tasks.create_task(self._end_lost())
 
     async def aclose(self) -> None:
         """Take nothing in any more and report what was counted; sessions stay open for the next start."""
         await self.door.aclose()
-        if self.radius is not None:
-            await self.radius.aclose()
+        await self.radius.aclose()
         with suppress(Unavailable):  # the slot table keeps what the store does not take now
             await self.usage.sweep()
         await self.user_plane.aclose()
@@ -251,7 +248,7 @@ class Node:
                 entropy=world.entropy,
                 lifetime_s=config.provisional_s,
             ),
-            usage=self.make_reported_usage(),
+            usage=self.reported,
             clock=world.clock,
             interim_interval_s=config.interim_s,
         )
@@ -294,16 +291,17 @@ def make_telemetry(node: Node) -> Telemetry:
             Metric.ATTACHES, partial(sessions.attaches.__getitem__, access), access=access.value
         )
     telemetry.watch_each(Metric.RECORDS_DELIVERED, lambda: node.delivery.delivered)
-    telemetry.watch(Metric.USAGE_REPORTS, lambda: float(node.usage.reports_durable))
+    telemetry.watch(
+        Metric.USAGE_REPORTS, lambda: float(node.usage.reports_durable + node.reported.reports_durable)
+    )
     telemetry.watch(Metric.RESTART_COUNTER, lambda: float(node.gateway.restart_counter))
     telemetry.watch_each(Metric.LEASES, lambda: node.gateway.leases)
     for access, machine in node.door.machines.items():
         telemetry.watch_each(
             Metric.DATAGRAMS_DROPPED, partial(getattr, machine, "dropped"), door=access.value
         )
-    if (radius := node.radius) is not None:
-        telemetry.watch_each(Metric.DATAGRAMS_DROPPED, lambda: radius.dropped, door=Access.RADIUS.value)
-        telemetry.watch_each(Metric.DISCONNECTS, lambda: radius.disconnects)
+    telemetry.watch_each(Metric.DATAGRAMS_DROPPED, lambda: node.radius.dropped, door=Access.RADIUS.value)
+    telemetry.watch_each(Metric.DISCONNECTS, lambda: node.radius.disconnects)
     telemetry.watch_each(
         Metric.DATAGRAMS_DROPPED,
         lambda: {drop.value: count for drop, count in node.user_plane.drops.items()},

@@ -193,7 +193,8 @@ def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict tha
     if item["type"] == "extra_forbidden":
         known = _known_keys(str(item["loc"][0]) if len(item["loc"]) > 1 else "")
         return f"{key}: unknown key; known here: {', '.join(known)}"
-    return f"{key}: {item['msg']} (got {item['input']!r})"
+    got = "not shown" if item["loc"][-1] == "secret" else repr(item["input"])
+    return f"{key}: {item['msg']} (got {got})"
 
 
 def _known_keys(section: str) -> list[str]:

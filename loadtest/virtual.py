@@ -103,6 +103,7 @@ class VirtualNetwork:
         self._rng = rng
         self._bound: dict[Address, Receiver] = {}
         self._trace = hashlib.sha256()
+        self._last_port = 49_151
         self.faults = faults
         self.tap: Callable[[bytes, Address, Address], None] | None = None
 
@@ -113,6 +114,9 @@ class VirtualNetwork:
 
     async def open_datagram(self, address: Address, receiver: Receiver) -> DatagramSocket:
         """Bind; raises ``ConfigurationError`` when taken."""
+        if address[1] == 0:
+            self._last_port += 1
+            address = (address[0], self._last_port)
         if address in self._bound:
             raise ConfigurationError(f"{address[0]}:{address[1]} is in use")
         self._bound[address] = receiver
@@ -121,6 +125,11 @@ class VirtualNetwork:
     def unbind(self, address: Address) -> None:
         """What is on its way to it is lost."""
         self._bound.pop(address, None)
+
+    def unplug(self, host: str) -> None:
+        """Every socket of a host is gone."""
+        for address in [bound for bound in self._bound if bound[0] == host]:
+            self.unbind(address)
 
     def send(self, data: bytes, source: Address, to: Address) -> None:
         """Lose, double, delay or deliver, as the dice say."""

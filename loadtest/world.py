@@ -21,7 +21,7 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.app import Adapters, Node
-from core.config import Config, EdgeConfig, GatewayConfig
+from core.config import Config, EdgeConfig, GatewayConfig, RadiusConfig
 from core.domain.session import CloseReason, Session
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
 from core.errors import StaleVersion, Unavailable
@@ -31,6 +31,7 @@ from loadtest.faults import FaultRates, FaultyEngine, FaultyStream, Incarnation
 from loadtest.ledger import GTP_U_PORT, Ledger
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
+from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.virtual import (
@@ -48,6 +49,9 @@ PEERS: Mapping[str, type[GtpPeer[Any]]] = {
     "127.0.2.1": Sgw,
     "127.0.2.2": Sgw,
 }
+NASES: Mapping[str, int] = {"127.0.3.1": 0, "127.0.3.2": 2**32 - 20_000}
+"""Their addresses, and what their counters begin at: those of the second soon pass 32 bits."""
+NAS_SECRET = b"the secret of all NASes"
 APN = "soracom.io"
 OPERATOR = "OP0000000001"
 SLOTS = 64
@@ -77,6 +81,8 @@ class SimState:
     context: PdpContext | None = None
     peer: GtpPeer[Any] | None = None
     device: SimulatedDevice | None = None
+    nas_session: NasSession | None = None
+    nas: Nas | None = None
     is_touched: bool = False
     """The customer cut it off after it last asked for a session."""
     cuts_under_way: int = 0
@@ -108,6 +114,7 @@ class World:
         self.owner_of: dict[IPv4Address, str] = {}
         self.findings: list[str] = []
         self.attaches: Counter[str] = Counter()
+        self.nas_sessions: list[NasSession] = []
         self.handovers = 0
         self._node_type = node_type
         self._life = Incarnation()
@@ -125,7 +132,7 @@ class World:
                 await self.node.start()
             except Unavailable:
                 self._life.is_alive = False
-                await self.node.door.aclose() if hasattr(self.node, "door") else None
+                self.network.unplug(GATEWAY)
                 await asyncio.sleep(0.5)
                 continue
             break
@@ -138,8 +145,7 @@ class World:
         self._gate.clear()
         self._life.is_alive = False
         self.slots = bytearray(self.slots)
-        for port in (2123, GTP_U_PORT):
-            self.network.unbind((GATEWAY, port))
+        self.network.unplug(GATEWAY)
         assert self._running is not None
         self._running.cancel()
         with suppress(asyncio.CancelledError, BaseExceptionGroup):
@@ -199,6 +205,10 @@ class World:
                 await peers.enter_async_context(self._peer(kind, address).running())
                 for address, kind in PEERS.items()
             ]
+            self.nases = [
+                await peers.enter_async_context(self._nas(address, first).running())
+                for address, first in NASES.items()
+            ]
             async with asyncio.TaskGroup() as actors:
                 for state in self.sims:
                     actors.create_task(self._live(state))
@@ -222,6 +232,17 @@ class World:
     def _peer(self, kind: type[GtpPeer[Any]], address: str) -> GtpPeer[Any]:
         return kind(network=self.network, address=address, gateway=GATEWAY, entropy=SeededEntropy(self.rng))
 
+    def _nas(self, address: str, first_octets: int) -> Nas:
+        return Nas(
+            network=self.network,
+            address=address,
+            authentication=(GATEWAY, 1812),
+            accounting=(GATEWAY, 1813),
+            secret=NAS_SECRET,
+            entropy=SeededEntropy(self.rng),
+            first_octets=first_octets,
+        )
+
     async def _make_sims(self) -> None:
         for number in range(self.plan.sims):
             sim = Sim(
@@ -240,11 +261,12 @@ class World:
         until = self.clock.monotonic() + self.plan.active_s
         while self.clock.monotonic() < until:
             await asyncio.sleep(self.rng.expovariate(1 / 4))
-            if state.context is None or not state.context.is_active:
-                await self._attach(state)
-                continue
             action = self.rng.random()
-            if action < 0.70:
+            if state.nas is not None:
+                await self._live_by_radius(state, action)
+            elif state.context is None or not state.context.is_active:
+                await self._attach(state)
+            elif action < 0.70:
                 await self._talk(state)
             elif action < 0.80:
                 await self._detach(state)
@@ -255,8 +277,11 @@ class World:
                 await self._move(state)
 
     async def _attach(self, state: SimState) -> None:
-        peer = self.rng.choice(self.peers)
         state.is_touched = False  # before it is asked: a session may be cut before its answer arrives
+        if self.rng.random() < 0.3:
+            await self._attach_by_radius(state, self.rng.choice(self.nases))
+            return
+        peer = self.rng.choice(self.peers)
         try:
             context = await peer.attach(imsi=state.imsi, apn=APN)
         except (Refusal, NotAnswered):
@@ -266,6 +291,31 @@ class World:
         self.owner_of[context.ue_address] = state.imsi
         state.context, state.peer = context, peer
         state.device = self._device(state, context)
+
+    # -- by RADIUS ------------------------------------------------------------------------------------
+
+    async def _attach_by_radius(self, state: SimState, nas: Nas) -> None:
+        with suppress(AccessDenied, NotAnswered):
+            session = await nas.ask_for_access(imsi=state.imsi, apn=APN)
+            self.nas_sessions.append(session)
+            state.context, state.peer, state.device = None, None, None
+            await nas.begin(session)
+            self.attaches["Nas"] += 1
+            state.nas, state.nas_session = nas, session
+
+    async def _live_by_radius(self, state: SimState, action: float) -> None:
+        nas, session = state.nas, state.nas_session
+        assert nas is not None and session is not None, "a SIM at a NAS has a session there"
+        if session.is_active:
+            session.carry(self.rng.randint(0, 5_000), self.rng.randint(0, 50_000))
+        if not session.is_active or action > 0.85:
+            nas.lose(session)
+            state.nas = state.nas_session = None
+        elif action < 0.05:
+            await nas.restart()
+        elif action < 0.5:
+            with suppress(NotAnswered):
+                await nas.report(session)
 
     def _device(self, state: SimState, context: PdpContext) -> SimulatedDevice:
         edge = EdgeConfig()
@@ -381,7 +431,7 @@ class World:
         """Whoever was told that it is attached, still is (DESIGN §8.1)."""
         addresses = {session.ue_address for session in self._open()}
         for state in self.sims:
-            context = state.context
+            context = state.nas_session or state.context
             if context is None or not context.is_active or state.is_touched or state.cuts_under_way:
                 continue
             if context.ue_address not in addresses:
@@ -393,6 +443,8 @@ class World:
     async def _go_home(self) -> None:
         for state in self.sims:
             await self._detach(state)
+            if state.nas is not None and state.nas_session is not None:
+                await state.nas.detach(state.nas_session)
         for state in self.sims:
             await self.node.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
 
@@ -401,5 +453,13 @@ def _config() -> Config:
     return Config(
         gateway=GatewayConfig.model_validate(
             {"allowed_peers": ["127.0.0.0/8"], "sessions_max": SLOTS, "quarantine_s": 60.0}
-        )
+        ),
+        radius=RadiusConfig.model_validate(
+            {
+                "clients": [
+                    {"network": "127.0.3.0/24", "secret": NAS_SECRET.decode()},
+                    {"network": "127.0.4.0/24", "secret": "another secret of ours"},
+                ]
+            }
+        ),
     )

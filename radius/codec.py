@@ -5,7 +5,7 @@ Rules:
 - A packet whose lengths do not add up is refused whole; octets after its length are padding (RFC 2865 §3).
 - Attributes keep their order, values stay octets; a Vendor-Specific attribute that is broken stays one that
   nobody reads (RFC 2865 §5.26).
-- What we send carries Message-Authenticator first (the answer to CVE-2024-3596).
+- What we send carries Message-Authenticator first (the answer to CVE-2024-3596), Accounting-Response apart.
 - Secrets are arguments; nothing here keeps or shows one.
 """
 
@@ -119,9 +119,16 @@ def decode(data: bytes) -> Packet:
 
 
 def encode_response(code: Code, request: Packet, attributes: Iterable[Attribute], secret: bytes) -> bytes:
-    """A response to ``request`` with its authenticators (RFC 2865 §3, RFC 3579 §3.2)."""
-    data = bytearray(_plain(code, request.identifier, request.authenticator, attributes))
-    _sign(data, secret)
+    """A response to ``request`` with its authenticators (RFC 2865 §3, RFC 3579 §3.2).
+
+    A response to an Accounting-Request has no Message-Authenticator: no RFC says over which authenticator
+    it would be made, implementations differ, and MD5 over the whole is all that its protocol has.
+    """
+    if request.code == Code.ACCOUNTING_REQUEST:
+        data = bytearray(_header(code, request.identifier, request.authenticator, _encoded(attributes)))
+    else:
+        data = bytearray(_plain(code, request.identifier, request.authenticator, attributes))
+        _sign(data, secret)
     data[4:HEADER_BYTES] = hashlib.md5(bytes(data) + secret, usedforsecurity=False).digest()
     return bytes(data)
 
@@ -221,11 +228,20 @@ def vendor_attribute(vendor: int, type_: int, value: bytes) -> Attribute:
 
 def _plain(code: Code, identifier: int, authenticator: bytes, attributes: Iterable[Attribute]) -> bytes:
     """The packet with room for a Message-Authenticator as its first attribute."""
-    body = bytes((MESSAGE_AUTHENTICATOR, 18)) + NO_AUTHENTICATOR
+    room = bytes((MESSAGE_AUTHENTICATOR, 18)) + NO_AUTHENTICATOR
+    return _header(code, identifier, authenticator, room + _encoded(attributes))
+
+
+def _encoded(attributes: Iterable[Attribute]) -> bytes:
+    body = b""
     for type_, value in attributes:
         if len(value) > VALUE_BYTES_MAX:
             raise LocalProtocolError(f"attribute {type_} of {len(value)} octets")
         body += bytes((type_, len(value) + 2)) + value
+    return body
+
+
+def _header(code: Code, identifier: int, authenticator: bytes, body: bytes) -> bytes:
     length = HEADER_BYTES + len(body)
     if length > PACKET_BYTES_MAX:
         raise LocalProtocolError(f"a packet of {length} octets")

@@ -15,9 +15,10 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from ipaddress import IPv4Address
 
 from core.domain.ids import time_of_id
 from core.domain.reasons import AttachRefusal
@@ -28,7 +29,7 @@ from core.ports.network import Address, DatagramSocket, Network
 from core.services.admissions import Admissions
 from core.services.locks import KeyedLocks
 from core.services.reported import ReportedUsage
-from core.services.sessions import ModifySession, OpenSession, Sessions
+from core.services.sessions import Grant, ModifySession, OpenSession, Sessions
 from radius.client import DisconnectClient, Ending
 from radius.mapping import AccountingReport, AcctStatus
 from radius.server import (
@@ -110,7 +111,12 @@ class RadiusDoor:
         return len(self._heard)
 
     async def start(self) -> None:
-        """Open the sockets; datagrams are taken in from now on and decided once ``run`` runs."""
+        """Open the sockets; datagrams are taken in from now on and decided once ``run`` runs.
+
+        Without a client there is nobody to listen to.
+        """
+        if not self._secrets:
+            return
         listen = {
             Service.AUTHENTICATION: self._addresses.authentication,
             Service.ACCOUNTING: self._addresses.accounting,
@@ -239,53 +245,68 @@ class RadiusDoor:
             return Recorded()
         async with self._locks.hold(f"{network} {report.class_.hex() or report.acct_session_id}"):
             try:
-                session = self._find(network, report) or await self._begin(event)
-                if session is not None:
-                    await self._record(session, report)
+                session = self._find(network, report) or await self._recall(report)
+                session = session or await self._begin(event)
+                self._check(session, network, report)
+                await self._record(session, report)
             except Refused:
                 self._turn_away(event)
                 return NotRecorded()
+            if session.session_id not in self._sessions.open_sessions:
+                self._turn_away(event)
         return Recorded()
 
     def _find(self, network: str, report: AccountingReport) -> Session | None:
-        """The session, open or just ended; raises ``Refused`` when it is not this NAS's to speak of."""
+        """The session, open or just ended."""
         by_class = _id_of(report.class_)
         session_id = by_class or self._by_name.get((network, report.imsi, report.acct_session_id), "")
         session = self._sessions.open_sessions.get(session_id)
         if session is None and (ended := self._ended.get(session_id)) is not None:
             is_new = not by_class and report.status is AcctStatus.START  # the NAS uses a name once more
             session = None if is_new else ended[1]
-        if session is None:
-            return None
-        is_its_own = session.nas is not None and session.nas.network == network
-        if not is_its_own or report.imsi not in ("", session.imsi):
-            raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id)
         return session
 
-    async def _begin(self, event: AccountingRequested) -> Session | None:
-        """Open what Access-Accept promised; ``None`` when it is long over."""
+    async def _recall(self, report: AccountingReport) -> Session | None:
+        """One that ended long ago, or before a restart: its last counters may still come."""
+        session_id = _id_of(report.class_)
+        session = await self._sessions.ended(report.imsi, session_id) if session_id else None
+        if session is not None:
+            self.forget(session)
+        return session
+
+    def _check(self, session: Session, network: str, report: AccountingReport) -> None:
+        """Whether it is this NAS's to speak of."""
+        is_its_own = session.nas is not None and session.nas.network == network
+        if not is_its_own or report.imsi not in ("", session.imsi):
+            raise Refused(AttachRefusal.UNKNOWN_SESSION, session.session_id)
+
+    async def _begin(self, event: AccountingRequested) -> Session:
+        """Open what Access-Accept promised. What may not be opened and was carried yet is charged."""
         report, session_id = event.report, _id_of(event.report.class_)
-        if session_id and await self._sessions.has_ended(report.imsi, session_id):
-            return None
-        grant = self._admissions.redeem(report.imsi, session_id, report.framed_address)
-        nas = Nas(
-            network=str(event.client.network),
-            identifier=report.nas_identifier or event.address,
-            address=event.address,
-            acct_session_id=report.acct_session_id,
+        request = OpenSession(
+            access=Access.RADIUS,
+            imsi=report.imsi,
+            apn=report.apn,
+            imei=report.imei,
+            msisdn=report.msisdn,
+            location=report.location,
+            nas=Nas(
+                network=str(event.client.network),
+                identifier=report.nas_identifier or event.address,
+                address=event.address,
+                acct_session_id=report.acct_session_id,
+            ),
         )
-        session = await self._sessions.open(
-            OpenSession(
-                access=Access.RADIUS,
-                imsi=report.imsi,
-                apn=report.apn,
-                imei=report.imei,
-                msisdn=report.msisdn,
-                location=report.location,
-                nas=nas,
-                grant=grant,
-            )
-        )
+        try:
+            grant = self._admissions.redeem(report.imsi, session_id, report.framed_address)
+            session = await self._sessions.open(replace(request, grant=grant))
+        except Refused as refusal:
+            if report.status is AcctStatus.START or not session_id:
+                raise
+            carried = Grant(session_id, report.framed_address or IPv4Address(0))
+            session = await self._sessions.carried_unopened(replace(request, grant=carried), refusal)
+            self.forget(session)
+            return session
         self._hold(session)
         return session
 

@@ -117,7 +117,10 @@ class CloseReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """One line of a SIM's session history, kept 32 days; ``cause`` says why it ended or was refused."""
+    """One line of a SIM's session history, kept 32 days; ``cause`` says why it ended or was refused.
+
+    ``speed_class`` and ``nas`` are what the last counters of an ended session are charged by.
+    """
 
     event_id: str
     kind: SessionEventKind
@@ -132,4 +135,6 @@ class SessionEvent:
     location: Location = NOWHERE
     dns: tuple[str, ...] = ()
     opened: datetime | None = None
+    speed_class: str = ""
+    nas: Nas | None = None
     cause: str = ""

@@ -183,21 +183,51 @@ class Sessions:
             raise
         return sim
 
-    async def has_ended(self, imsi: str, session_id: str) -> bool:
-        """Whether the SIM's history tells of this session's end (it is kept 32 days); ``Unavailable``."""
+    async def ended(self, imsi: str, session_id: str) -> Session | None:
+        """A session of a NAS that is over, as the SIM's history (32 days) tells; raises ``Unavailable``."""
         sim_id = await self._store.sims.sim_id_of_imsi(imsi)
-        if sim_id is None:
-            return False
         after = ""
-        while True:
+        while sim_id is not None:
             page = await self._store.sessions.events(
                 sim_id, since=time_of_id(session_id), until=self._clock.now(), after=after
             )
-            if any(e.session_id == session_id and e.kind is SessionEventKind.DELETED for e in page.items):
-                return True
+            for event in page.items:
+                if event.session_id == session_id and event.kind is SessionEventKind.DELETED:
+                    return self._as_it_ended(event)
             if not page.next_key:
-                return False
+                break
             after = page.next_key
+        return None
+
+    async def carried_unopened(self, request: OpenSession, refusal: Refused) -> Session:
+        """A session that was refused here and yet carried by its peer: it is written into the history as
+        over, so that its counters find what they are charged by. Raises ``Refused(UNKNOWN_SIM)``.
+        """
+        assert request.grant is not None, "only a peer's own session is carried without us"
+        sim_id = await self._sim_id_of(request.imsi)
+        sim = await self._store.sims.get(sim_id)
+        if sim is None or not sim.operator_id:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
+        async with AsyncExitStack() as undo:
+            session = self._new_session(sim, request, undo)
+        event = self._event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
+        await self._store.sessions.record(event)
+        return session
+
+    def _as_it_ended(self, event: SessionEvent) -> Session:
+        return Session(
+            session_id=event.session_id,
+            sim_id=event.sim_id,
+            imsi=event.imsi,
+            operator_id=event.operator_id,
+            access=Access.RADIUS,
+            apn=event.apn,
+            ue_address=IPv4Address(event.ue_address),
+            gateway_id=self._gateway.gateway_id,
+            opened=event.opened or event.at,
+            speed_class=event.speed_class,
+            nas=event.nas,
+        )
 
     async def _sim_id_of(self, imsi: str) -> str:
         sim_id = await self._store.sims.sim_id_of_imsi(imsi)
@@ -514,6 +544,8 @@ class Sessions:
             location=session.location,
             dns=session.dns,
             opened=session.opened,
+            speed_class=session.speed_class,
+            nas=session.nas,
             cause=cause,
         )
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 import pytest
@@ -12,8 +12,10 @@ import pytest
 from core.app import Node
 from core.domain.session import Session, Tunnel
 from core.domain.usage import UsageReport, Volume
+from core.errors import Unavailable
 from core.ports.user_plane import Counters, Segment
 from core.services.delivery import Receipt
+from core.services.reported import ReportedUsage
 from core.services.sessions import OpenSession, Sessions
 from core.services.usage import UsageMeter
 from loadtest.checks import simulate
@@ -27,8 +29,13 @@ SEEDS = int(os.environ.get("AIRLOOM_SEEDS", "60"))
 def test_everything_holds(seed: int) -> None:
     world = simulate(seed)
     assert world.findings == []
-    assert set(world.attaches) == {"Sgsn", "Sgw"}
+    assert set(world.attaches) <= {"Sgsn", "Sgw", "Nas"}
     assert sum(world.up_bytes.values()) > 0
+
+
+def test_every_kind_of_attach_takes_part() -> None:
+    kinds = {kind for seed in range(5) for kind in simulate(seed).attaches}
+    assert kinds == {"Sgsn", "Sgw", "Nas"}
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -80,6 +87,22 @@ class LeakySessions(Sessions):
         return super()._lease_tunnel(request, AsyncExitStack())
 
 
+class AddingUsage(ReportedUsage):
+    """Planted: what a NAS tells is added up, as if it told what was new."""
+
+    async def report(self, session: Session, told: Volume) -> None:
+        counted = self._counted.get(session.session_id)
+        await super().report(session, told + counted.total if counted else told)
+
+
+class HastyUsage(ReportedUsage):
+    """Planted: a NAS is answered before its report is durable."""
+
+    async def report(self, session: Session, told: Volume) -> None:
+        with suppress(Unavailable):
+            await super().report(session, told)
+
+
 class IncrementNode(Node):
     def make_usage_meter(self) -> UsageMeter:
         return IncrementMeter(
@@ -97,6 +120,20 @@ class HastyNode(Node):
         return edge
 
 
+class AddingNode(Node):
+    def make_reported_usage(self) -> ReportedUsage:
+        usage = super().make_reported_usage()
+        usage.__class__ = AddingUsage
+        return usage
+
+
+class HastyNasNode(Node):
+    def make_reported_usage(self) -> ReportedUsage:
+        usage = super().make_reported_usage()
+        usage.__class__ = HastyUsage
+        return usage
+
+
 class LeakyNode(Node):
     def make_sessions(self) -> Sessions:
         sessions = super().make_sessions()
@@ -108,6 +145,8 @@ class LeakyNode(Node):
     ("node_type", "caught_as"),
     [
         (IncrementNode, "the far side saw"),
+        (AddingNode, "the far side saw"),
+        (HastyNasNode, "the far side saw"),
         (HastyNode, "acknowledged and not in the stream"),
         (LeakyNode, "teids leaked"),
     ],

@@ -35,17 +35,19 @@ from loadtest.checks import is_subsequence, payloads_by_imsi, quantity_of_csv, r
 from loadtest.customer import ApiError, Customer
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
+from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port
+from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port, radius_clients
 
 T = TypeVar("T")
 Peer = TypeVar("Peer", bound=GtpPeer[Any])
 
 APN = "soracom.io"
+NAS_SECRET = secrets.token_hex(16)
 METER_TIMEOUT_S = 10.0
 EX_INTERRUPTED = 130
-NOT_RUN = ["radius", "mqtt", "http", "tcp"]
+NOT_RUN = ["mqtt", "http", "tcp"]
 """Doors and entry points that this version does not have: the demo says so rather than stay silent."""
 
 
@@ -62,6 +64,24 @@ class Phone:
     acknowledged: list[bytes] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
+
+
+@dataclass(slots=True)
+class Meter:
+    """A device behind a NAS, which carries and counts its traffic by itself."""
+
+    sim_id: str
+    session: NasSession
+
+    @property
+    def bytes_up(self) -> int:
+        """What the NAS counted."""
+        return self.session.up_bytes
+
+    @property
+    def bytes_down(self) -> int:
+        """What the NAS counted."""
+        return self.session.down_bytes
 
 
 @dataclass(slots=True)
@@ -126,7 +146,11 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
         data_dir,
         gateway_address=free_gateway_address(),
         api_port=free_tcp_port("127.0.0.1", 8080),
-        environment={"AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5", "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096"},
+        environment={
+            "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
+            "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
+            "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET),
+        },
     )
     task = asyncio.current_task()
     assert task is not None
@@ -158,27 +182,36 @@ async def _drive(
     async with (
         _peer(Sgsn, served, "127.0.1").running() as sgsn,
         _peer(Sgw, served, "127.0.2").running() as sgw,
+        _nas(served).running() as nas,
     ):
         shares: tuple[tuple[str, GtpPeer[Any], list[dict[str, Any]]], ...] = (
-            ("GTPv1", sgsn, sims[::2]),
-            ("GTPv2", sgw, sims[1::2]),
+            ("GTPv1", sgsn, sims[::3]),
+            ("GTPv2", sgw, sims[1::3]),
         )
         phones = []
         for name, peer, share in shares:
             async with progress.stage(f"attached over {name}", len(share)) as stage:
                 phones += [await progress.each(stage, _attach(peer, sim)) for sim in share]
+        async with progress.stage("attached over RADIUS", len(sims[2::3])) as stage:
+            meters = [await progress.each(stage, _attach_by_radius(nas, sim)) for sim in sims[2::3]]
         attached = {
             access.value: await _gauge(served, f'airloom_sessions_open{{access="{access.value}"}}')
-            for access in (Access.GTPV1, Access.GTPV2)
+            for access in Access
         }
-        async with progress.stage("messages acknowledged", options.sims * options.messages) as stage:
+        async with progress.stage("messages acknowledged", len(phones) * options.messages) as stage:
             await asyncio.gather(*(_talk(phone, options.messages, stage, progress) for phone in phones))
+        async with progress.stage("reported by the NAS", len(meters)) as stage:
+            for meter in meters:
+                await progress.each(stage, _carry(nas, meter))
         async with progress.stage("detached", options.sims) as stage:
             for phone in phones:
                 await progress.each(stage, phone.peer.detach(phone.context))
-    sent_bytes = sum(phone.bytes_up + phone.bytes_down for phone in phones)
+            for meter in meters:
+                await progress.each(stage, nas.detach(meter.session))
+    devices: list[Phone | Meter] = [*phones, *meters]
+    sent_bytes = sum(device.bytes_up + device.bytes_down for device in devices)
     async with progress.stage("metered, as the API tells"):
-        metered = await _metered(customer, phones, sent_bytes)
+        metered = await _metered(customer, [device.sim_id for device in devices], sent_bytes)
     async with progress.stage("billed, as the CSV tells"):
         billed = quantity_of_csv(await customer.month_csv(datetime.now(UTC).strftime("%Y%m")))
     async with progress.stage("read back from the stream"):
@@ -222,8 +255,35 @@ def _peer(kind: type[Peer], served: Served, network: str) -> Peer:
     )
 
 
+def _nas(served: Served) -> Nas:
+    gateway = served.gateway_address
+    return Nas(
+        network=UdpNetwork(),
+        address=free_gateway_address("127.0.3"),
+        authentication=(gateway, 1812),
+        accounting=(gateway, 1813),
+        secret=NAS_SECRET.encode(),
+        entropy=SystemEntropy(),
+    )
+
+
+async def _attach_by_radius(nas: Nas, sim: dict[str, Any]) -> Meter:
+    return Meter(sim["simId"], await nas.attach(imsi=_imsi_of(sim), apn=APN))
+
+
+async def _carry(nas: Nas, meter: Meter) -> None:
+    """Some traffic that passes the NAS alone, of which it tells twice: once on the way, once at the end."""
+    meter.session.carry(1_000 + secrets.randbelow(1_000), 5_000 + secrets.randbelow(50_000))
+    await nas.report(meter.session)
+    meter.session.carry(secrets.randbelow(1_000), secrets.randbelow(1_000))
+
+
+def _imsi_of(sim: dict[str, Any]) -> str:
+    return str(next(iter(next(iter(sim["profiles"].values()))["subscribers"])))
+
+
 async def _attach(peer: GtpPeer[Any], sim: dict[str, Any]) -> Phone:
-    imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
+    imsi = _imsi_of(sim)
     context = await peer.attach(imsi=imsi, apn=APN)
     edge = EdgeConfig()
 
@@ -258,11 +318,11 @@ async def _talk(phone: Phone, count: int, stage: Stage, progress: Progress) -> N
             progress.draw()
 
 
-async def _metered(customer: Customer, phones: Sequence[Phone], expected: int) -> int:
+async def _metered(customer: Customer, sim_ids: Sequence[str], expected: int) -> int:
     """What the statistics API tells; usage is there once the meter reported it."""
     deadline = time.monotonic() + METER_TIMEOUT_S
     while True:
-        totals = [sum((await total_of_stats(customer, phone.sim_id)).values()) for phone in phones]
+        totals = [sum((await total_of_stats(customer, sim_id)).values()) for sim_id in sim_ids]
         if sum(totals) == expected or time.monotonic() > deadline:
             return sum(totals)
         await asyncio.sleep(0.2)
@@ -320,9 +380,9 @@ def _print_proof(result: dict[str, Any]) -> None:
     console.print("[green]It adds up.[/green]" if result["ok"] else "[red]It does not add up.[/red]")
 
 
-def _two_or_more(text: str) -> int:
-    if not text.isdigit() or int(text) < 2:
-        raise argparse.ArgumentTypeError("must be 2 or more: each version of GTP attaches a share")
+def _three_or_more(text: str) -> int:
+    if not text.isdigit() or int(text) < 3:
+        raise argparse.ArgumentTypeError("must be 3 or more: GTPv1, GTPv2 and RADIUS attach a share each")
     return int(text)
 
 
@@ -331,7 +391,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="./run demo", description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ")
     )
-    parser.add_argument("--sims", type=_two_or_more, default=20, help="how many SIMs, 2 or more (default 20)")
+    parser.add_argument(
+        "--sims", type=_three_or_more, default=20, help="how many SIMs, 3 or more (default 20)"
+    )
     parser.add_argument("--messages", type=int, default=50, help="messages from each SIM (default 50)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object last")
     parser.add_argument("--keep", action="store_true", help="go on serving, and say how to use it")
@@ -341,7 +403,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = asyncio.run(demo(options, progress))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 0 if options.keep else EX_INTERRUPTED
-    except (DidNotStart, ConfigurationError, NotAnswered, Refusal, ApiError) as error:
+    except (DidNotStart, ConfigurationError, NotAnswered, Refusal, AccessDenied, ApiError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     if options.json:

@@ -26,12 +26,14 @@ from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.customer import Customer
 from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, SGW, Lab
 from loadtest.peers.device import SimulatedDevice
-from loadtest.peers.gtp import GtpPeer, PdpContext
+from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext
+from loadtest.peers.nas import Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.serving import Served, free_gateway_address, free_tcp_port
+from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
 
 APN = "soracom.io"
+NAS_SECRET = "the secret of the NAS"  # noqa: S105 - of a NAS that lives for this run
 FAR_PORT = 9_000
 FAR_PAYLOAD_BYTES = 200
 SETTLE_S = 3.0
@@ -50,6 +52,8 @@ class Finding:
     down_metered_bytes: int = 0
     far_seen_bytes: int = 0
     far_metered_bytes: int = 0
+    nas_told_bytes: int = 0
+    nas_metered_bytes: int = 0
     packet_bytes_max: int = FAR_PAYLOAD_BYTES + 28
     ready_after_s_max: float = 0.0
     not_run: list[str] = field(default_factory=list)
@@ -63,6 +67,7 @@ class Finding:
             and self.acknowledged > 0
             and self._within(self.down_seen_bytes, self.down_metered_bytes)
             and self._within(self.far_seen_bytes, self.far_metered_bytes)
+            and self.nas_told_bytes == self.nas_metered_bytes > 0
         )
 
     def _within(self, seen: int, metered: int) -> bool:
@@ -85,6 +90,14 @@ class _Talker:
     acknowledged: list[bytes] = field(default_factory=list)
     seen_bytes: int = 0
     number: int = 0
+
+
+@dataclass(slots=True)
+class _Meter:
+    """A device behind the NAS."""
+
+    sim_id: str
+    session: NasSession
 
 
 async def kill_under_traffic(
@@ -125,15 +138,27 @@ async def _run(
     }
     sgsn = Sgsn(address=SGSN if far else "127.0.1.1", **common)
     sgw = Sgw(address=SGW if far else "127.0.2.1", **common)
-    async with sgsn.running(), sgw.running():
+    nas = Nas(
+        address=SGSN if far else "127.0.3.1",
+        authentication=(served.gateway_address, 1812),
+        accounting=(served.gateway_address, 1813),
+        secret=NAS_SECRET.encode(),
+        network=UdpNetwork(),
+        entropy=SystemEntropy(),
+        repeat_s=0.3,
+    )
+    async with sgsn.running(), sgw.running(), nas.running():
         talkers = [await _attach(customer, peer) for peer in (sgsn, sgw) for _ in range(3)]
         senders = [await _attach(customer, peer) for peer in (sgsn, sgw) for _ in range(2 if far else 0)]
+        meters = [await _attach_by_radius(customer, nas) for _ in range(2)]
         stopped = asyncio.Event()
         async with asyncio.TaskGroup() as traffic:
             for talker in talkers:
                 traffic.create_task(_talk(talker, stopped))
             for sender in senders:
                 traffic.create_task(_send_far(sender, stopped))
+            for meter in meters:
+                traffic.create_task(_report(nas, meter, stopped))
             for number in range(finding.kills):
                 await asyncio.sleep(0.05 + rng.random() * 0.7)
                 await served.kill()
@@ -144,6 +169,24 @@ async def _run(
             stopped.set()
         await asyncio.sleep(SETTLE_S)
         await _look(served, customer, finding, talkers, senders)
+        await _look_at_meters(customer, finding, meters)
+
+
+async def _look_at_meters(customer: Customer, finding: Finding, meters: list[_Meter]) -> None:
+    """What the NAS was acknowledged last is what is metered, and its sessions are still there."""
+    for meter in meters:
+        session = meter.session
+        finding.nas_told_bytes += session.acknowledged_up + session.acknowledged_down
+        finding.nas_metered_bytes += sum((await total_of_stats(customer, meter.sim_id)).values())
+        await _look_at_session(customer, finding, meter.sim_id, session.ue_address)
+
+
+async def _look_at_session(
+    customer: Customer, finding: Finding, sim_id: str, ue_address: IPv4Address
+) -> None:
+    online = (await customer.call("GET", f"/sims/{sim_id}"))["sessionStatus"]
+    finding.sessions += 1
+    finding.sessions_lost += not (online and online["online"] and online["ueIpAddress"] == str(ue_address))
 
 
 async def _look(
@@ -160,15 +203,29 @@ async def _look(
     for sender in senders:
         finding.far_metered_bytes += (await _metered(customer, sender))["upload"]
     for each in (*talkers, *senders):
-        finding.sessions += 1
-        sim = await customer.call("GET", f"/sims/{each.sim_id}")
-        online = sim["sessionStatus"]
-        is_same = online and online["online"] and online["ueIpAddress"] == str(each.context.ue_address)
-        finding.sessions_lost += not is_same
+        await _look_at_session(customer, finding, each.sim_id, each.context.ue_address)
 
 
 async def _metered(customer: Customer, talker: _Talker) -> dict[str, int]:
     return await total_of_stats(customer, talker.sim_id)
+
+
+async def _attach_by_radius(customer: Customer, nas: Nas) -> _Meter:
+    sim = await customer.new_sim()
+    imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
+    return _Meter(sim["simId"], await nas.attach(imsi=imsi, apn=APN))
+
+
+async def _report(nas: Nas, meter: _Meter, stopped: asyncio.Event) -> None:
+    """A NAS that carries and tells, again and again; its last report is acknowledged after the last kill."""
+    while True:
+        is_last = stopped.is_set()
+        meter.session.carry(1_000, 3_000)
+        with contextlib.suppress(NotAnswered):
+            await nas.report(meter.session)
+            if is_last:
+                return
+        await asyncio.sleep(0.02)
 
 
 async def _attach(customer: Customer, peer: GtpPeer[Any]) -> _Talker:
@@ -232,7 +289,11 @@ def udp_packet(source: IPv4Address, destination: IPv4Address, port: int, payload
 
 
 def _served(folder: Path, lab: Lab | None) -> Served:
-    environment = {"AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5", "AIRLOOM_GATEWAY__SESSIONS_MAX": "256"}
+    environment = {
+        "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
+        "AIRLOOM_GATEWAY__SESSIONS_MAX": "256",
+        "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "0.0.0.0/0"),
+    }
     if lab is None:
         return Served(
             folder / "var",

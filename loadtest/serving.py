@@ -1,6 +1,7 @@
 """A served Airloom as a child process: started, awaited, killed, started again on what it left."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -34,13 +35,23 @@ def free_tcp_port(host: str, wanted: int) -> int:
     raise DidNotStart(f"no free TCP port on {host}")
 
 
+UDP_PORTS = (2123, 2152, 1812, 1813, 3799)
+"""GTP-C, GTP-U, RADIUS authentication, accounting and Disconnect."""
+NAS_NETWORK = "127.0.3.0/24"
+
+
 def free_gateway_address(network: str = "127.0.0") -> str:
-    """The first address of a /24 on which both GTP ports are free."""
+    """The first address of a /24 on which the ports of GTP and RADIUS are free."""
     for last in range(1, 200):
         address = f"{network}.{last}"
-        if all(_is_udp_free(address, port) for port in (2123, 2152)):
+        if all(_is_udp_free(address, port) for port in UDP_PORTS):
             return address
-    raise DidNotStart(f"UDP 2123 and 2152 are taken on every {network}.x")
+    raise DidNotStart(f"UDP {', '.join(map(str, UDP_PORTS))} are taken on every {network}.x")
+
+
+def radius_clients(secret: str, network: str = NAS_NETWORK) -> str:
+    """``AIRLOOM_RADIUS__CLIENTS`` for one subnet."""
+    return json.dumps([{"network": network, "secret": secret}])
 
 
 def _is_udp_free(address: str, port: int) -> bool:
@@ -78,6 +89,7 @@ class Served:
             "PYTHONPATH": str(ROOT),
             "AIRLOOM_NODE__DATA_DIR": str(self.data_dir),
             "AIRLOOM_GATEWAY__ADDRESS": self.gateway_address,
+            "AIRLOOM_RADIUS__ADDRESS": self.gateway_address,
             "AIRLOOM_API__HOST": self.api_host,
             "AIRLOOM_API__PORT": str(self.api_port),
             **self.environment,

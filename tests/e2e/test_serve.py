@@ -78,7 +78,7 @@ def test_the_demo_adds_up() -> None:
 
 def test_the_demo_keeps_serving_and_its_commands_work() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "loadtest.demo", "--keep", "--sims", "2", "--messages", "3"],
+        [sys.executable, "-m", "loadtest.demo", "--keep", "--sims", "3", "--messages", "3"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,

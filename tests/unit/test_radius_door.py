@@ -168,7 +168,7 @@ async def test_the_last_counters_survive_a_kill_between_disconnect_and_stop(stag
     nas = await stage.nas()
     session = await nas.attach(imsi=stage.imsi, apn=APN)
     session.carry(7, 8)
-    nas._stop_for_ever = lambda _: None  # type: ignore[method-assign]  # its Stop comes late
+    nas._stop_for_ever = lambda _: None  # type: ignore[method-assign, assignment]  # its Stop comes late
     await stage._set_status(stage.sims[0], SimStatus.SUSPENDED)
     await stage.restart_node()
     await nas._account(STOP, session, 3)

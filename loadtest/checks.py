@@ -33,9 +33,12 @@ def simulate(seed: int, plan: Plan | None = None, node_type: type[Node] = Node) 
     world = World(seed, plan, node_type)
 
     async def main() -> None:
-        await world.run()
-        await check_world(world)
-        await world.finish()
+        run = asyncio.create_task(world.run())
+        await asyncio.wait([run])
+        if not run.cancelled():
+            run.result()
+            await check_world(world)
+            await world.finish()
 
     run_virtual(main)
     return world

@@ -119,6 +119,7 @@ class World:
         self._node_type = node_type
         self._life = Incarnation()
         self._running: asyncio.Task[None] | None = None
+        self._run: asyncio.Task[None] | None = None
         self._gate = asyncio.Event()
 
     # -- the node's lives -----------------------------------------------------------------------------
@@ -138,7 +139,15 @@ class World:
             break
         self.node.user_plane.on_edge_packet(self._watch_edge)
         self._running = asyncio.create_task(self.node.run())
+        self._running.add_done_callback(self._on_node_ended)
         self._gate.set()
+
+    def _on_node_ended(self, running: asyncio.Task[None]) -> None:
+        """A node that falls is a finding, and the end of the run: its peers might wait for it for ever."""
+        if not running.cancelled() and (error := running.exception()) is not None and self._life.is_alive:
+            self.findings.append(f"the node ended by itself: {error!r}")
+            if self._run is not None:
+                self._run.cancel()
 
     async def crash(self) -> None:
         """``kill -9``: the disks and the slot table stay as they are at this instant."""
@@ -196,6 +205,7 @@ class World:
     async def run(self) -> None:
         """Everything, from empty disks to everybody gone home."""
         plan = self.plan
+        self._run = asyncio.current_task()
         await self.start_node()
         await self._make_sims()
         self.network.faults = plan.network
@@ -219,8 +229,6 @@ class World:
             await self._go_home()
         await asyncio.sleep(QUIET_S)
         await self.node.usage.sweep()
-        if self._running is not None and self._running.done():
-            self.findings.append(f"the node ended by itself: {self._running.exception()!r}")
 
     async def finish(self) -> None:
         """End the last life in order."""

@@ -7,6 +7,7 @@ Rules (RFC 2866 §5.3, RFC 2869 §5.1):
 - ``report`` returns when it is durable; only then may it be acknowledged.
 - What was not charged to an earlier day is charged to the day on which it is told. What earlier days were
   charged stands in the session itself, so a restart reads one day of usage, whatever the session's age.
+- A day ends only when all that may have been stored for it is known to be.
 """
 
 import asyncio
@@ -26,11 +27,15 @@ LAST_SLOT = 86_400 // SLOT_S - 1
 
 @dataclass(slots=True)
 class _Counted:
-    """What is durable of one session: ``total`` since it began, ``before`` of it on days before ``day``."""
+    """What is durable of one session: ``total`` since it began, ``before`` of it on days before ``day``.
+
+    ``tried`` is above ``total`` while a write may have been stored whose answer was lost.
+    """
 
     day: int
     before: Volume
     total: Volume
+    tried: Volume
     timestamp_us: int
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -62,11 +67,10 @@ class ReportedUsage:
                 return
             now = self._clock.now()
             if day_of(now) > counted.day:
+                if counted.tried != counted.total:
+                    await self._record(session, counted, counted.tried)
                 await self._begin_day(session, nas, counted, day_of(now))
-            timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
-            await self._usage.record([_row(session, counted, total, now, timestamp_us)])
-            counted.total, counted.timestamp_us = total, timestamp_us
-            self.reports_durable += 1
+            await self._record(session, counted, total)
 
     def discard(self, session_id: str) -> None:
         """The session is over: nothing is reported of it any more."""
@@ -79,7 +83,16 @@ class ReportedUsage:
         for row in rows:
             that_day = _highest(that_day, row.volume)
         timestamp_us = max((row.timestamp_us for row in rows), default=0)
-        return _Counted(day, nas.before, nas.before + that_day, timestamp_us)
+        total = nas.before + that_day
+        return _Counted(day, nas.before, total, total, timestamp_us)
+
+    async def _record(self, session: Session, counted: _Counted, total: Volume) -> None:
+        now = self._clock.now()
+        counted.timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
+        counted.tried = total = _highest(counted.tried, total)
+        await self._usage.record([_row(session, counted, total, now)])
+        counted.total = total
+        self.reports_durable += 1
 
     async def _begin_day(self, session: Session, nas: Nas, counted: _Counted, day: int) -> None:
         """First what the days before were charged, then the new day's first row: a kill between is harmless.
@@ -93,7 +106,7 @@ class ReportedUsage:
         counted.day, counted.before = day, counted.total
 
 
-def _row(session: Session, counted: _Counted, total: Volume, at: datetime, timestamp_us: int) -> UsageReport:
+def _row(session: Session, counted: _Counted, total: Volume, at: datetime) -> UsageReport:
     return UsageReport(
         imsi=session.imsi,
         session_id=session.session_id,
@@ -104,7 +117,7 @@ def _row(session: Session, counted: _Counted, total: Volume, at: datetime, times
         day=counted.day,
         slot=slot_of(at) if day_of(at) == counted.day else LAST_SLOT,
         volume=total - counted.before,
-        timestamp_us=timestamp_us,
+        timestamp_us=counted.timestamp_us,
     )
 
 

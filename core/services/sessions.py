@@ -272,7 +272,7 @@ class Sessions:
                 nas=change.nas or session.nas,
             )
             event = self._event(SessionEventKind.MODIFIED, wanted)
-            stored = await self._store.sessions.put(wanted, event)
+            stored = await self._put_again(wanted, event)
             self._open[stored.session_id] = stored
             self.open_by_access[session.access.value] -= 1
             self.open_by_access[stored.access.value] += 1
@@ -280,6 +280,16 @@ class Sessions:
                 self._user_plane.update(self._bearer(stored))
             self._usage.relabel(stored.session_id, _label(stored))
             return stored
+
+    async def _put_again(self, wanted: Session, event: SessionEvent) -> Session:
+        """Write a session that is ours alone: another version is that of a write whose answer was lost."""
+        try:
+            return await self._store.sessions.put(wanted, event)
+        except StaleVersion:
+            for stored in await self._store.sessions.of_sim(wanted.sim_id):
+                if stored.session_id == wanted.session_id:
+                    return await self._store.sessions.put(replace(wanted, version=stored.version), event)
+            raise Unavailable(f"session {wanted.session_id} is not in the store") from None
 
     async def close(self, session_id: str, reason: CloseReason, *, tell_peer: bool = False) -> None:
         """End a session. The bearer is cut at once; returns when the end is durable.

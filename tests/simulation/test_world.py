@@ -25,7 +25,7 @@ SEEDS = int(os.environ.get("AIRLOOM_SEEDS", "60"))
 """A share of the thousand that `./run prove` goes through."""
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", sorted({*range(SEEDS), 243, 646}))
 def test_everything_holds(seed: int) -> None:
     world = simulate(seed)
     assert world.findings == []

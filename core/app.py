@@ -18,6 +18,7 @@ from billing.service import BillingService
 from billing.tariff import Tariff
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
+from core.adapters.inside.namespace import NamespaceNetwork
 from core.adapters.network import UdpNetwork
 from core.adapters.passwords import Argon2Passwords
 from core.adapters.store.sqlite import SqliteEngine
@@ -26,11 +27,13 @@ from core.adapters.stream.log import LogStream
 from core.adapters.tokens import JwtTokens, key_of_file
 from core.api.app import make_application
 from core.api.calls import ApiServices
+from core.api.views import subscriber_view
 from core.config import Config
 from core.domain.pools import AddressPool, TeidPool
-from core.domain.session import Access, CloseReason
-from core.errors import Refused, Unavailable
+from core.domain.session import Access, CloseReason, Session
+from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.clock import Clock, Entropy
+from core.ports.inside import InsideNetwork
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
 from core.ports.store import Store
@@ -51,12 +54,17 @@ from gtp.service import GtpDoor
 from gtp.userplane.slots import Origin, Slots, open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane
+from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.dns import DNS_PORT, NameServer
+from mqtt_bridge.edge.http import HttpEntryPoint, Metadata, MetadataService
+from mqtt_bridge.edge.mqtt import MqttEntryPoint
+from mqtt_bridge.edge.tcp import TcpEntryPoint
 from mqtt_bridge.edge.udp import UdpEntryPoint
 from mqtt_bridge.service import DeviceEdge
 from radius.server import NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
+METADATA_PORT = 80
 ROOT_EMAIL = "root@airloom.local"
 """The operator that a first run makes."""
 ERROR_INDICATIONS_MAX = 10_000
@@ -65,7 +73,9 @@ ERROR_INDICATIONS_MAX = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
-    """The world that a node runs in. ``tun`` is the way to the internet side, where there is one."""
+    """The world that a node runs in. ``tun`` is the way to the internet side, ``inside`` the network that
+    devices' connections end in, where there is one.
+    """
 
     clock: Clock
     entropy: Entropy
@@ -76,6 +86,7 @@ class Adapters:
     slots: Slots
     token_key: bytes
     tun: Tun | None = None
+    inside: InsideNetwork | None = None
 
 
 @asynccontextmanager
@@ -88,6 +99,9 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         open_parts.push_async_callback(store.aclose)
         stream = await LogStream.open(folder=folder / "stream", clock=clock, shards=config.stream.shards)
         open_parts.push_async_callback(stream.aclose)
+        inside = await _inside_network(config)
+        if inside is not None:
+            open_parts.push_async_callback(inside.aclose)
         yield Adapters(
             clock=clock,
             entropy=entropy,
@@ -98,7 +112,29 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             slots=open_file(folder / "meter.slots", capacity=config.gateway.sessions_max),
             token_key=key_of_file(folder / "token.key", entropy),
             tun=Tun(config.gateway.tun, ue_pool=config.gateway.ue_pool) if config.gateway.tun else None,
+            inside=inside,
         )
+
+
+async def _inside_network(config: Config) -> InsideNetwork | None:
+    edge = config.edge
+    if edge.inside == "off":
+        return None
+    try:
+        return await NamespaceNetwork.open(
+            platform=edge.platform_network,
+            ue_pool=config.gateway.ue_pool,
+            listeners=[
+                (edge.mqtt_address, edge.mqtt_port),
+                (edge.message_address, edge.tcp_port),
+                (edge.message_address, edge.http_port),
+                (edge.metadata_address, METADATA_PORT),
+            ],
+        )
+    except ConfigurationError as error:
+        if edge.inside == "on":
+            raise ConfigurationError(f"edge.inside: {error}; or set it to off, to serve UDP alone") from None
+        return None
 
 
 class Node:
@@ -139,6 +175,7 @@ class Node:
         self.sessions = self.make_sessions()
         self.door = self.make_door()
         self.delivery = Delivery(stream=world.stream, clock=world.clock, entropy=world.entropy)
+        self.connections = self.make_connections()
         self.edge = self.make_edge()
         for access in self.door.machines:
             self.sessions.attach_door(access, self.door)
@@ -151,6 +188,8 @@ class Node:
         await self.user_plane.start()
         await self.door.start()
         await self.radius.start()
+        if self.connections is not None:
+            await self._serve_connections(self.connections)
         return recovered
 
     @property
@@ -260,14 +299,68 @@ class Node:
     def make_edge(self) -> DeviceEdge:
         """What devices speak to inside their tunnel."""
         edge = self._config.edge
-        names = NameServer(dict.fromkeys(edge.udp_names, edge.udp_address))
+        names = {
+            **dict.fromkeys(edge.message_names, edge.message_address),
+            **dict.fromkeys(edge.mqtt_names, edge.mqtt_address),
+            **dict.fromkeys(edge.metadata_names, edge.metadata_address),
+        }
+        answer = NameServer(names).answer
         return DeviceEdge(
             delivery=self.delivery,
             session_of=self.sessions.open_sessions.get,
             inject=self.user_plane.inject,
             clock=self._world.clock,
-            entry_points=(UdpEntryPoint(edge.udp_address, edge.udp_port),),
-            responders={(address, DNS_PORT): names.answer for address in self._config.gateway.dns},
+            entry_points=(UdpEntryPoint(edge.message_address, edge.udp_port),),
+            responders={(address, DNS_PORT): answer for address in self._config.gateway.dns},
+            on_tcp=self.connections.on_packet_up if self.connections is not None else None,
+        )
+
+    def make_connections(self) -> DeviceConnections | None:
+        """What accepts devices' connections, where there is a network for them to end in."""
+        if self._world.inside is None:
+            return None
+        connections = DeviceConnections(
+            network=self._world.inside,
+            session_at=self.sessions.session_at,
+            session_of=self.sessions.open_sessions.get,
+            inject=self.user_plane.inject,
+            delivery=self.delivery,
+            clock=self._world.clock,
+        )
+        self.sessions.on_end(connections.end_session)
+        return connections
+
+    async def _serve_connections(self, connections: DeviceConnections) -> None:
+        edge, world = self._config.edge, self._world
+        message, mqtt = edge.message_address, edge.mqtt_address
+        http = HttpEntryPoint(url=f"http://{message}:{edge.http_port}", connections=connections)
+        tcp = TcpEntryPoint(url=f"tcp://{message}:{edge.tcp_port}", connections=connections)
+        mqtt_entry = MqttEntryPoint(
+            url=f"mqtt://{mqtt}:{edge.mqtt_port}",
+            connections=connections,
+            clock=world.clock,
+            entropy=world.entropy,
+        )
+        metadata = MetadataService(connections=connections, metadata_of=self._metadata_of)
+        await connections.serve(message, edge.http_port, http)
+        await connections.serve(message, edge.tcp_port, tcp)
+        await connections.serve(mqtt, edge.mqtt_port, mqtt_entry)
+        await connections.serve(edge.metadata_address, METADATA_PORT, metadata)
+
+    async def _metadata_of(self, session: Session) -> Metadata | None:
+        """What a device may read of its own SIM, if its group lets it (``SoracomAir.metadata.enabled``)."""
+        sim = await self._world.store.sims.get(session.sim_id)
+        if sim is None or not sim.group_id or sim.operator_id != session.operator_id:
+            return None
+        group = await self._world.store.groups.get(sim.operator_id, sim.group_id)
+        air = group.configuration.get("SoracomAir", {}) if group is not None else {}
+        allowed = air.get("metadata")
+        if not isinstance(allowed, dict) or allowed.get("enabled") is not True:
+            return None
+        userdata = air.get("userdata")
+        return Metadata(
+            subscriber=subscriber_view(sim, await self._world.store.sessions.of_sim(sim.sim_id)),
+            userdata=userdata if isinstance(userdata, str) else None,
         )
 
     def _heed_error_indication(self, session_id: str) -> None:
@@ -312,6 +405,11 @@ def make_telemetry(node: Node) -> Telemetry:
         lambda: {reason.value: count for reason, count in node.edge.counts.items()},
         door="edge",
     )
+    if (connections := node.connections) is not None:
+        telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
+        telemetry.watch_each(
+            Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}
+        )
     return telemetry
 
 

@@ -51,6 +51,13 @@ class Metric(Enum):
         "Disconnect-Requests to NASes, by how they ended",
         ("outcome",),
     )
+    CONNECTIONS_OPEN = ("airloom_connections_open", "gauge", "Connections of devices, open now", ())
+    CONNECTIONS = (
+        "airloom_connections",
+        "counter",
+        "What happened to connections of devices and to their packets",
+        ("event",),
+    )
     USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
     API_REQUESTS = (
         "airloom_api_requests",

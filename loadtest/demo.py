@@ -298,7 +298,7 @@ async def _attach(peer: GtpPeer[Any], sim: dict[str, Any]) -> Phone:
     device = SimulatedDevice(
         send_up=send_up,
         ue_address=context.ue_address,
-        entry_address=edge.udp_address,
+        entry_address=edge.message_address,
         entry_port=edge.udp_port,
     )
     phone = Phone(sim["simId"], imsi, peer, context, device)

@@ -236,7 +236,7 @@ async def _attach(customer: Customer, peer: GtpPeer[Any]) -> _Talker:
     device = SimulatedDevice(
         send_up=lambda packet: peer.send_up(context, packet),
         ue_address=context.ue_address,
-        entry_address=edge.udp_address,
+        entry_address=edge.message_address,
         entry_port=edge.udp_port,
     )
     talker = _Talker(imsi, sim["simId"], peer, context, device)

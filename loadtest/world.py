@@ -335,7 +335,7 @@ class World:
         device = SimulatedDevice(
             send_up=send_up,
             ue_address=context.ue_address,
-            entry_address=edge.udp_address,
+            entry_address=edge.message_address,
             entry_port=edge.udp_port,
         )
         context.on_down = device.receive

@@ -16,6 +16,7 @@ PACKET_BYTES_MAX = 65_535
 UDP_PAYLOAD_BYTES_MAX = PACKET_BYTES_MAX - IPV4_HEADER_BYTES - UDP_HEADER_BYTES
 TTL = 64
 PROTOCOL_ICMP = 1
+PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 ECHO_REPLY = 0
 DESTINATION_UNREACHABLE = 3
@@ -64,7 +65,15 @@ class EchoRequest:
     rest: bytes
 
 
-def parse(packet: bytes) -> UdpDatagram | EchoRequest | Fault:
+@dataclass(frozen=True, slots=True)
+class TcpPacket:
+    """A packet for a TCP that is not ours to look into; ``whole`` is without what followed it."""
+
+    source: IPv4Address
+    whole: bytes
+
+
+def parse(packet: bytes) -> UdpDatagram | EchoRequest | TcpPacket | Fault:
     """What a packet holds (RFC 791 §3.1). Options are passed over; octets behind the total length ignored."""
     fault = _header_fault(packet)
     if fault is not None:
@@ -74,6 +83,8 @@ def parse(packet: bytes) -> UdpDatagram | EchoRequest | Fault:
         return _parse_udp(packet[12:20], content)
     if packet[9] == PROTOCOL_ICMP:
         return _parse_icmp(packet[12:20], content)
+    if packet[9] == PROTOCOL_TCP:
+        return TcpPacket(IPv4Address(packet[12:16]), packet[: int.from_bytes(packet[2:4], "big")])
     return Fault.PROTOCOL
 
 

@@ -38,6 +38,7 @@ class EdgeCount(Enum):
     NOT_SERVING = "not_serving"
     NO_SESSION = "no_session"
     FOREIGN_SOURCE = "foreign_source"
+    NO_TCP = "no_tcp"
     NO_ENTRY_POINT = "no_entry_point"
     ECHO = "echo"
     QUESTION = "question"
@@ -62,6 +63,7 @@ class DeviceEdge:
         clock: Clock,
         entry_points: Iterable[UdpEntryPoint],
         responders: Mapping[tuple[IPv4Address, int], Responder] | None = None,
+        on_tcp: Callable[[bytes], None] | None = None,
         in_flight_max: int = IN_FLIGHT_MAX,
         sim_in_flight_max: int = SIM_IN_FLIGHT_MAX,
     ) -> None:
@@ -71,6 +73,7 @@ class DeviceEdge:
         self._clock = clock
         self._entry_points = {(entry.address, entry.port): entry for entry in entry_points}
         self._responders = dict(responders or {})
+        self._on_tcp = on_tcp
         self._addresses = {address for address, _ in (*self._entry_points, *self._responders)}
         self._in_flight_max = in_flight_max
         self._sim_in_flight_max = sim_in_flight_max
@@ -106,8 +109,16 @@ class DeviceEdge:
             self.counts[EdgeCount.FOREIGN_SOURCE] += 1
         elif isinstance(parsed, inner.EchoRequest):
             self._receive_echo(session, parsed)
+        elif isinstance(parsed, inner.TcpPacket):
+            self._receive_tcp(parsed)
         else:
             self._receive_datagram(session, parsed, packet)
+
+    def _receive_tcp(self, packet: inner.TcpPacket) -> None:
+        if self._on_tcp is None:
+            self.counts[EdgeCount.NO_TCP] += 1
+        else:
+            self._on_tcp(packet.whole)
 
     def _receive_echo(self, session: Session, request: inner.EchoRequest) -> None:
         if request.destination not in self._addresses:

@@ -20,6 +20,10 @@ SHELLS = {
     "gtp.service": "the door's shell: awaits services, opens sockets",
     "gtp.userplane": "forwards packets: sockets, a TUN device and a counter file",
     "radius.service": "the door's shell: awaits services, opens sockets",
+    "mqtt_bridge.connections": "asyncio's connections, by session",
+    "mqtt_bridge.edge.http": "aiohttp's connections",
+    "mqtt_bridge.edge.mqtt": "asyncio's connections around the machine",
+    "mqtt_bridge.edge.tcp": "asyncio's connections",
     "mqtt_bridge.service": "the door's shell: awaits services",
 }
 """Modules and packages of the doors that are not pure, and why."""

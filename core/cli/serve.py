@@ -18,6 +18,7 @@ from core.app import Node, default_adapters, first_run, make_api, make_identity
 from core.config import Config, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable
 
+UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tells why)"
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 GC_THRESHOLDS = (50_000, 50, 100)
 """A full collection over a million sessions pauses for 0.4 s: seldom, and never over what was read back."""
@@ -53,7 +54,8 @@ async def _serve(config: Config, *, as_json: bool) -> int:
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
             running = asyncio.create_task(node.run())
-            _say_ready(config, recovered, owner, as_json=as_json)
+            entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
+            _say_ready(config, recovered, owner, entries, as_json=as_json)
             waiting = asyncio.create_task(stopped.wait())
             await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
             return await _wind_down(running, waiting)
@@ -88,13 +90,14 @@ async def _listen(runner: web.AppRunner, config: Config) -> None:
         ) from error
 
 
-def _say_ready(config: Config, recovered: int, owner: dict[str, str], *, as_json: bool) -> None:
+def _say_ready(config: Config, recovered: int, owner: dict[str, str], entries: str, *, as_json: bool) -> None:
     gateway, api = config.gateway, config.api
     facts: dict[str, object] = {
         "ready": True,
         "api": f"http://{api.host}:{api.port}",
         "gtp_c": f"{gateway.address}:{gateway.control_port}",
         "gtp_u": f"{gateway.address}:{gateway.user_port}",
+        "edge": entries,
         "sessions": recovered,
     }
     if owner:
@@ -104,6 +107,7 @@ def _say_ready(config: Config, recovered: int, owner: dict[str, str], *, as_json
     else:
         lines = [
             f"ready: API {facts['api']}, GTP-C {facts['gtp_c']}, GTP-U {facts['gtp_u']},"
+            f" device edge {entries},"
             f" {recovered} sessions read back, data in {config.node.data_dir.absolute()}"
         ]
         lines += [f"first run, told once: {name} {value}" for name, value in owner.items()]

@@ -126,6 +126,8 @@ class Sessions:
         self._dns = dns
         self._open: dict[str, Session] = {}
         self._of_sim: dict[str, set[str]] = {}
+        self._at: dict[IPv4Address, str] = {}
+        self._heed_end: Callable[[str], None] = lambda _: None
         self._doors: dict[Access, AccessDoor] = {}
         self._locks = KeyedLocks()
         self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
@@ -137,6 +139,14 @@ class Sessions:
     def open_sessions(self) -> Mapping[str, Session]:
         """By session id; a live view."""
         return self._open
+
+    def session_at(self, address: IPv4Address) -> Session | None:
+        """Who holds a device address now."""
+        return self._open.get(self._at.get(address, ""))
+
+    def on_end(self, heed: Callable[[str], None]) -> None:
+        """Call ``heed(session_id)`` as soon as a session's bearer is cut; it must not raise."""
+        self._heed_end = heed
 
     def attach_door(self, access: Access, door: AccessDoor) -> None:
         """Name the door that holds sessions of this access."""
@@ -510,10 +520,14 @@ class Sessions:
     def _add(self, session: Session) -> None:
         self._open[session.session_id] = session
         self._of_sim.setdefault(session.sim_id, set()).add(session.session_id)
+        self._at[session.ue_address] = session.session_id
         self.open_by_access[session.access.value] += 1
 
     def _remove(self, session: Session) -> None:
         del self._open[session.session_id]
+        if self._at.get(session.ue_address) == session.session_id:
+            del self._at[session.ue_address]
+        self._heed_end(session.session_id)
         self.open_by_access[session.access.value] -= 1
         of_sim = self._of_sim[session.sim_id]
         of_sim.discard(session.session_id)

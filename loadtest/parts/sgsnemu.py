@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 RUN_TIMEOUT_S = 90
 """It lingers for some 20 s after its context is deleted."""
 CAPTURE_START_S = 0.7
+DETACH_S = 5.0
+INTERFACE = "tun0"
 
 
 def why_not() -> str:
@@ -38,6 +41,52 @@ async def ping(lab: Lab, folder: Path, *, imsi: str, apn: str, count: int) -> st
             process.kill()
             await process.wait()
     return output.decode(errors="replace")
+
+
+@contextlib.asynccontextmanager
+async def attached(lab: Lab, folder: Path, *, imsi: str, apn: str) -> AsyncIterator[str]:
+    """Inside, the device is up: an interface with its address, and every route leads into the tunnel.
+
+    What is yielded is the device's address.
+    """
+    state = folder / f"sgsnemu-{imsi}"
+    state.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *lab.command(lab.ran, "sgsnemu"),
+        *("--listen", SGSN, "--remote", GATEWAY, "--apn", apn, "--imsi", imsi, "--msisdn", "819012345678"),
+        *("--statedir", str(state), "--pidfile", str(state / "pid")),
+        *("--createif", "--defaultroute"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(RUN_TIMEOUT_S):
+            address = await _address_of(lab, process)
+        yield address
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), DETACH_S)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _address_of(lab: Lab, process: asyncio.subprocess.Process) -> str:
+    """Its interface's, once it is up: what it prints is buffered for as long as it runs."""
+    while process.returncode is None:
+        await asyncio.sleep(0.1)
+        shown = await asyncio.create_subprocess_exec(
+            *lab.command(lab.ran, "ip", "-o", "-4", "address", "show", "dev", INTERFACE),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        printed, _ = await shown.communicate()
+        if match := re.search(r"inet (\d+\.\d+\.\d+\.\d+)", printed.decode()):
+            return match[1]
+    assert process.stdout is not None
+    raise RuntimeError(f"sgsnemu ended: {(await process.stdout.read()).decode(errors='replace')}")
 
 
 @contextlib.asynccontextmanager

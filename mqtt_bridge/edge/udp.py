@@ -42,7 +42,7 @@ class UdpEntryPoint:
 
 
 FUNNEL = UdpEntryPoint(FUNNEL_ADDRESS, UDP_PORT)
-"""SORACOM's address for it, and what ``edge.udp_address`` is unless configured."""
+"""SORACOM's address for it, and what ``edge.message_address`` is unless configured."""
 
 
 def message_of(

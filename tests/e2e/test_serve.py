@@ -160,7 +160,7 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             device = SimulatedDevice(
                 send_up=lambda packet: sgsn.send_up(context, packet),
                 ue_address=context.ue_address,
-                entry_address=edge.udp_address,
+                entry_address=edge.message_address,
                 entry_port=edge.udp_port,
             )
             context.on_down = device.receive

@@ -117,7 +117,7 @@ def changed(at: int, value: bytes) -> bytes:
     (changed(8, b"\1"), Fault.HEADER_CHECKSUM),
     (resummed(changed(6, b"\x20\0")), Fault.FRAGMENT),
     (resummed(changed(6, b"\0\1")), Fault.FRAGMENT),
-    (resummed(changed(9, b"\6")), Fault.PROTOCOL),
+    (resummed(changed(9, b"\x2f")), Fault.PROTOCOL),
     (resummed(changed(2, b"\0\x14")), Fault.UDP_LENGTH),
     (resummed(changed(2, b"\0\x1b")), Fault.UDP_LENGTH),
     (changed(24, b"\0\0"), Fault.UDP_LENGTH),

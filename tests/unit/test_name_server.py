@@ -90,7 +90,7 @@ def test_a_device_asks_through_its_tunnel() -> None:
         answer = await device.send_raw(QUESTION)
         assert answer is not None
         (found,) = DNSRecord.parse(answer).rr
-        assert (found.rtype, str(found.rdata)) == (QTYPE.A, str(EdgeConfig().udp_address))
+        assert (found.rtype, str(found.rdata)) == (QTYPE.A, str(EdgeConfig().message_address))
         assert await device.send_raw(b"no question", answer_s=0.1) is None
         assert world.edge.counts[EdgeCount.QUESTION] == world.edge.counts[EdgeCount.NO_QUESTION] == 1
 
@@ -98,6 +98,6 @@ def test_a_device_asks_through_its_tunnel() -> None:
 
 
 def with_names(*, delivery: Delivery, clock: VirtualClock, **rest: object) -> DeviceEdge:
-    names = NameServer(dict.fromkeys(EdgeConfig().udp_names, EdgeConfig().udp_address))
+    names = NameServer(dict.fromkeys(EdgeConfig().message_names, EdgeConfig().message_address))
     responders = {(GatewayConfig().dns[0], DNS_PORT): names.answer}
     return DeviceEdge(delivery=delivery, clock=clock, responders=responders, **rest)  # type: ignore[arg-type]  # passed on

@@ -1,0 +1,130 @@
+"""``InsideNetwork`` in a network namespace of its own, with the kernel's TCP/IP and no route of the host's.
+
+Rules: a child makes the namespace and hands its sockets over; this process never enters it. Packets for
+devices are read in bursts, as datagrams are; what the kernel will not take is lost and counted.
+"""
+
+import array
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+from core.adapters.inside.make import EDGE_STATION, MTU_BYTES, READY, SOCKETS_PER_MESSAGE_MAX, WIRE, Wanted
+from core.errors import ConfigurationError
+from core.ports.inside import ConnectionFactory
+
+PACKETS_PER_TURN_MAX = 64
+BUFFER_BYTES = 4 * 1_048_576
+READY_TIMEOUT_S = 10.0
+_ETH_P_IP = 0x0800
+
+
+class NamespaceNetwork:
+    """One namespace. ``send_failures`` counts packets that the kernel would not take."""
+
+    def __init__(
+        self, packets: socket.socket, listeners: dict[tuple[IPv4Address, int], socket.socket]
+    ) -> None:
+        self._packets = packets
+        self._listeners = listeners
+        self._servers: list[asyncio.Server] = []
+        self._deliver: Callable[[bytes], None] = lambda _: None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(packets.fileno(), self._read_burst)
+        self.send_failures = 0
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        platform: IPv4Network,
+        ue_pool: IPv4Network,
+        listeners: Sequence[tuple[IPv4Address, int]],
+    ) -> "NamespaceNetwork":
+        """Make it; raises ``ConfigurationError`` where the process may not."""
+        wanted = Wanted(str(platform), str(ue_pool), tuple((str(a), port) for a, port in listeners))
+        sockets = await asyncio.to_thread(_sockets_from_child, wanted)
+        packets, *listening = sockets
+        packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+        packets.setblocking(False)
+        return cls(packets, dict(zip(listeners, listening, strict=True)))
+
+    async def serve(self, address: IPv4Address, port: int, factory: ConnectionFactory) -> None:
+        """Accept connections there until ``aclose``."""
+        listener = self._listeners.pop((address, port), None)
+        if listener is None:
+            raise ConfigurationError(f"{address}:{port} is not among the inside network's listeners")
+        self._servers.append(await self._loop.create_server(factory, sock=listener))
+
+    def on_packet(self, deliver: Callable[[bytes], None]) -> None:
+        """Hand each IP packet for a device to ``deliver``."""
+        self._deliver = deliver
+
+    def send(self, packet: bytes) -> bool:
+        """An IP packet from a device."""
+        try:
+            self._packets.sendto(packet, (WIRE, _ETH_P_IP, 0, 0, EDGE_STATION))
+        except OSError:
+            self.send_failures += 1
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """Let the network go."""
+        for server in self._servers:
+            server.close()
+        for listener in self._listeners.values():
+            listener.close()
+        if self._packets.fileno() >= 0:
+            self._loop.remove_reader(self._packets.fileno())
+            self._packets.close()
+
+    def _read_burst(self) -> None:
+        receive, deliver = self._packets.recvfrom, self._deliver
+        for _ in range(PACKETS_PER_TURN_MAX):
+            try:
+                packet, (_, _, kind, *_) = receive(MTU_BYTES)
+            except OSError:  # nothing left, or it was closed
+                return
+            if kind != socket.PACKET_OUTGOING:
+                deliver(packet)
+
+
+def _sockets_from_child(wanted: Wanted) -> list[socket.socket]:
+    near, far = socket.socketpair()
+    with near, far:
+        near.settimeout(READY_TIMEOUT_S)
+        child = subprocess.Popen(  # noqa: S603 - our own module, and what the configuration's types let through
+            [sys.executable, "-m", "core.adapters.inside.make", str(far.fileno()), wanted.as_json()],
+            pass_fds=[far.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        far.close()
+        expected = 1 + len(wanted.listeners)
+        fds: list[int] = []
+        try:
+            while len(fds) < expected:
+                _, ancillary, _, _ = near.recvmsg(len(READY), socket.CMSG_SPACE(SOCKETS_PER_MESSAGE_MAX * 4))
+                if not ancillary:
+                    break
+                received = array.array("i")
+                received.frombytes(ancillary[0][2])
+                fds += received
+        except TimeoutError:
+            child.kill()
+        _, said = child.communicate()
+    sockets = [socket.socket(fileno=fd) for fd in fds]
+    if len(sockets) < expected:
+        for each in sockets:
+            each.close()
+        words = said.decode(errors="replace").strip().splitlines()
+        why = words[-1] if words else "it did not answer"
+        raise ConfigurationError(f"the inside network could not be made: {why}")
+    return sockets

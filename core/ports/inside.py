@@ -1,0 +1,34 @@
+"""The inside network: where the platform's own addresses live, as devices see them through their tunnels.
+
+Rules: what a device's connection comes from is the device's own address, so that it tells the session; the
+network reaches nothing of the host; a packet that it cannot take is lost, as packets are.
+"""
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any, Protocol
+
+ConnectionFactory = Callable[[], Any]
+"""Makes what serves one connection: an ``asyncio.Protocol``, or a library's own."""
+
+
+class InsideNetwork(Protocol):
+    """A TCP/IP stack of its own with the platform's addresses."""
+
+    async def serve(self, address: IPv4Address, port: int, factory: ConnectionFactory) -> None:
+        """Accept connections there until ``aclose``; which addresses and ports there are was settled when
+        the network was made. Raises ``ConfigurationError`` for another.
+        """
+        ...
+
+    def on_packet(self, deliver: Callable[[bytes], None]) -> None:
+        """Hand each IP packet for a device to ``deliver``, which must not raise."""
+        ...
+
+    def send(self, packet: bytes) -> bool:
+        """An IP packet from a device; false when the network does not take it now."""
+        ...
+
+    async def aclose(self) -> None:
+        """Accept nothing any more and let the network go; idempotent."""
+        ...

@@ -1,0 +1,181 @@
+"""Connections of devices from inside the tunnels: who they are, how many, and until when.
+
+Rules:
+
+- A connection belongs to the session that held its source address when it was accepted, and ends with it.
+- A device's packets go into the inside network only under its own address; what comes out of it goes to the
+  session that holds the address now.
+- Connections are bounded, in all and per session; one too many is cut off at once.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from ipaddress import IPv4Address
+from typing import cast
+
+from core.domain.message import DeviceMessage
+from core.domain.session import Session
+from core.errors import Unavailable
+from core.ports.clock import Clock
+from core.ports.inside import InsideNetwork
+from core.services.delivery import Delivery, Receipt
+
+CONNECTIONS_MAX = 65_536
+SESSION_CONNECTIONS_MAX = 8
+
+
+class ConnectionCount(Enum):
+    """What happened to connections and to the packets that they are made of."""
+
+    ACCEPTED = "connection_accepted"
+    NO_SESSION = "connection_without_session"
+    TOO_MANY = "connection_too_many"
+    ENDED = "connection_ended_with_session"
+    NOT_TAKEN = "packet_not_taken"
+    NO_HOLDER = "packet_without_holder"
+    NOT_INJECTED = "packet_not_injected"
+
+
+EntryFactory = Callable[[Session], asyncio.Protocol]
+"""What serves a connection of this session."""
+
+
+class DeviceConnections:
+    """All connections of one node's devices. ``session_at`` finds who holds an address."""
+
+    def __init__(
+        self,
+        *,
+        network: InsideNetwork,
+        session_at: Callable[[IPv4Address], Session | None],
+        session_of: Callable[[str], Session | None],
+        inject: Callable[[str, bytes], bool],
+        delivery: Delivery,
+        clock: Clock,
+    ) -> None:
+        self._network = network
+        self._session_at = session_at
+        self._session_of = session_of
+        self._inject = inject
+        self._delivery = delivery
+        self._clock = clock
+        self._sessions: dict[asyncio.BaseTransport, Session] = {}
+        self._transports: dict[str, set[asyncio.Transport]] = {}
+        self.counts: Counter[ConnectionCount] = Counter()
+        network.on_packet(self._on_packet_down)
+
+    @property
+    def open(self) -> int:
+        """How many there are."""
+        return len(self._sessions)
+
+    async def serve(self, address: IPv4Address, port: int, entry: EntryFactory) -> None:
+        """Accept connections of devices there."""
+        await self._network.serve(address, port, lambda: _Admitted(self, entry))
+
+    def session(self, transport: asyncio.BaseTransport | None) -> Session | None:
+        """Whose connection it is, while both stand."""
+        return self._sessions.get(transport) if transport is not None else None
+
+    def deliver(
+        self, session: Session, source_protocol: str, destination: str, payload: bytes
+    ) -> asyncio.Future[Receipt]:
+        """Send a message of this session on its way; raises ``Refused``, ``Unavailable``."""
+        if self._session_of(session.session_id) is None:
+            raise Unavailable("the session is over")
+        return self._delivery.deliver(
+            DeviceMessage(
+                session_id=session.session_id,
+                sim_id=session.sim_id,
+                imsi=session.imsi,
+                imei=session.imei,
+                operator_id=session.operator_id,
+                source_protocol=source_protocol,
+                destination=destination,
+                payload=payload,
+                received=self._clock.now(),
+            )
+        )
+
+    def on_packet_up(self, packet: bytes) -> None:
+        """A TCP packet of a device, its source checked."""
+        if not self._network.send(packet):
+            self.counts[ConnectionCount.NOT_TAKEN] += 1
+
+    def end_session(self, session_id: str) -> None:
+        """The session is over: its connections are cut."""
+        for transport in tuple(self._transports.get(session_id, ())):
+            self.counts[ConnectionCount.ENDED] += 1
+            transport.abort()
+
+    def admit(self, transport: asyncio.Transport) -> Session | None:
+        """Take a new connection in, or say that it has no place."""
+        session = self._session_at(IPv4Address(transport.get_extra_info("peername")[0]))
+        if session is None:
+            self.counts[ConnectionCount.NO_SESSION] += 1
+            return None
+        of_session = self._transports.setdefault(session.session_id, set())
+        if len(of_session) >= SESSION_CONNECTIONS_MAX or len(self._sessions) >= CONNECTIONS_MAX:
+            self.counts[ConnectionCount.TOO_MANY] += 1
+            return None
+        of_session.add(transport)
+        self._sessions[transport] = session
+        self.counts[ConnectionCount.ACCEPTED] += 1
+        return session
+
+    def dismiss(self, transport: asyncio.Transport) -> None:
+        """The connection is gone."""
+        session = self._sessions.pop(transport, None)
+        if session is not None:
+            of_session = self._transports[session.session_id]
+            of_session.discard(transport)
+            if not of_session:
+                del self._transports[session.session_id]
+
+    def _on_packet_down(self, packet: bytes) -> None:
+        if len(packet) < 20:
+            return
+        session = self._session_at(IPv4Address(packet[16:20]))
+        if session is None:
+            self.counts[ConnectionCount.NO_HOLDER] += 1
+        elif not self._inject(session.session_id, packet):
+            self.counts[ConnectionCount.NOT_INJECTED] += 1
+
+
+class _Admitted(asyncio.Protocol):
+    """Asks who connects before it lets an entry point serve it."""
+
+    def __init__(self, connections: DeviceConnections, entry: EntryFactory) -> None:
+        self._connections = connections
+        self._entry = entry
+        self._serving: asyncio.Protocol = asyncio.Protocol()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        taken = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+        session = self._connections.admit(taken)
+        if session is None:
+            taken.abort()
+            return
+        self._transport = taken
+        self._serving = self._entry(session)
+        self._serving.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._serving.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._serving.eof_received()
+
+    def pause_writing(self) -> None:
+        self._serving.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._serving.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._serving.connection_lost(error)
+        if self._transport is not None:
+            self._connections.dismiss(self._transport)

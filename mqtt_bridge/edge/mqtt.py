@@ -1,0 +1,166 @@
+"""The MQTT entry point: a machine per connection, and what stands between it and the socket.
+
+Rules: a message is acknowledged after the stream accepted it, never before; a client is not read while its
+window is full, or while it does not read what it is sent; whoever connects under a name that its SIM uses
+already takes over (MQTT 5.0 §3.1.4). What cannot be delivered now ends the connection, unacknowledged, so
+that the client sends it again.
+"""
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import cast
+
+from core.domain.session import Session
+from core.errors import Refused, Unavailable
+from core.ports.clock import Clock, Entropy
+from core.services.delivery import REFUSALS, Receipt
+from mqtt_bridge.connections import DeviceConnections
+from mqtt_bridge.mqtt.codec import Message, Reason
+from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published
+
+SOURCE_PROTOCOL = "mqtt"
+PASSING = frozenset(REFUSALS.values())
+
+
+class MqttEntryPoint:
+    """What all connections share: ``url`` is the entry point's name in the record, the topic follows it."""
+
+    def __init__(self, *, url: str, connections: DeviceConnections, clock: Clock, entropy: Entropy) -> None:
+        self.url = url
+        self.connections = connections
+        self.clock = clock
+        self._entropy = entropy
+        self._named: dict[tuple[str, str], MqttProtocol] = {}
+
+    def __call__(self, session: Session) -> "MqttProtocol":
+        """Serve one connection of a session."""
+        assigned = f"airloom-{self._entropy.random_bytes(8).hex()}"
+        machine = MqttConnection(now=self.clock.monotonic(), assigned_client_id=assigned)
+        return MqttProtocol(self, session, machine)
+
+    def take_over(self, imsi: str, client_id: str, by: "MqttProtocol") -> None:
+        """From now on ``by`` is the SIM's client of this name."""
+        before = self._named.get((imsi, client_id))
+        self._named[imsi, client_id] = by
+        if before is not None:
+            before.end(Reason.SESSION_TAKEN_OVER)
+
+    def forget(self, imsi: str, client_id: str, of: "MqttProtocol") -> None:
+        """The client is gone, if the name is still its."""
+        if self._named.get((imsi, client_id)) is of:
+            del self._named[imsi, client_id]
+
+
+class MqttProtocol(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, entry: MqttEntryPoint, session: Session, machine: MqttConnection) -> None:
+        self._entry = entry
+        self._session = session
+        self._machine = machine
+        self._client_id: str | None = None
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_reading = True
+        self._is_heard = True
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The client connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._watch_time()
+
+    def data_received(self, data: bytes) -> None:
+        """The client sent something."""
+        self._machine.receive_data(data, self._entry.clock.monotonic())
+        self._pump()
+
+    def pause_writing(self) -> None:
+        """The client does not read: nothing more is taken from it."""
+        self._is_heard = False
+        self._pump()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._is_heard = True
+        self._pump()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone; its will is a message like any other."""
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._client_id is not None:
+            self._entry.forget(self._session.imsi, self._client_id, self)
+        will = self._machine.connection_lost()
+        if will is not None:
+            with suppress(Refused, Unavailable):
+                self._deliver(will)
+
+    def end(self, reason: Reason) -> None:
+        """Cut the client off."""
+        self._machine.close(reason)
+        self._pump()
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Go as far as the window lets, send what there is to send, and read on or not."""
+        transport, machine = self._transport, self._machine
+        if transport is None or transport.is_closing():
+            return
+        while self._is_heard and (event := machine.next_event()) is not None:
+            if isinstance(event, Connected):
+                self._client_id = event.client_id
+                self._entry.take_over(self._session.imsi, event.client_id, self)
+            else:
+                self._take(event)
+        if data := machine.data_to_send():
+            transport.write(data)
+        if machine.is_closing:
+            transport.close()
+            return
+        wants_data = machine.wants_data and self._is_heard
+        if wants_data != self._is_reading:
+            self._is_reading = wants_data
+            if wants_data:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    def _take(self, published: Published) -> None:
+        try:
+            receipt = self._deliver(published.message)
+        except Refused as refusal:
+            if refusal.reason in PASSING:
+                self._machine.close(Reason.QUOTA_EXCEEDED)
+            else:
+                reason = Reason.PAYLOAD_FORMAT_INVALID
+                self._machine.refused(published, reason, self._entry.clock.monotonic())
+        except Unavailable:
+            self._machine.close(Reason.SERVER_UNAVAILABLE)
+        else:
+            receipt.add_done_callback(partial(self._on_receipt, published))
+
+    def _on_receipt(self, published: Published, receipt: asyncio.Future[Receipt]) -> None:
+        if receipt.cancelled() or receipt.exception() is not None:
+            self._machine.close(Reason.SERVER_UNAVAILABLE)
+        else:
+            self._machine.accepted(published, self._entry.clock.monotonic())
+        self._pump()
+
+    def _deliver(self, message: Message) -> asyncio.Future[Receipt]:
+        destination = f"{self._entry.url}/{message.topic}"
+        return self._entry.connections.deliver(self._session, SOURCE_PROTOCOL, destination, message.payload)
+
+    def _watch_time(self) -> None:
+        """Look when the machine's time may be over; it moves on with everything that is heard."""
+        now = self._entry.clock.monotonic()
+        self._machine.handle_timer(now)
+        self._pump()
+        if self._transport is not None and not self._machine.is_closing:
+            due = self._machine.get_timer()
+            delay_s = 1.0 if due is None else max(0.1, due - now)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._watch_time)

@@ -1,0 +1,173 @@
+"""The TCP entry point: a line is a message, and its answer a status on a line of its own.
+
+Rules: lines end with LF or CR LF, the last one may end with the connection; empty ones are passed over.
+Answers come in the order of the lines, ``200`` after the stream accepted; a line that is too long, and
+whatever cannot be delivered now, ends the connection after a status that says so. A device is not read
+while ``WINDOW`` of its lines wait, or while it does not read its answers.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+from core.domain.reasons import RequestRefusal
+from core.domain.session import Session
+from core.errors import Refused, Unavailable
+from core.services.delivery import Receipt
+from mqtt_bridge.connections import DeviceConnections
+
+SOURCE_PROTOCOL = "tcp"
+LINE_BYTES_MAX = 65_536
+WINDOW = 64
+IDLE_S_MAX = 1_800.0
+ACCEPTED, INVALID, TOO_LARGE, UNAVAILABLE = b"200", b"400", b"413", b"503"
+
+
+class Lines:
+    """Cuts octets into lines, without I/O."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether a line passed ``LINE_BYTES_MAX`` without ending."""
+        return len(self._buffer) > LINE_BYTES_MAX and self._buffer.find(b"\n", 0, LINE_BYTES_MAX + 1) < 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Take octets in."""
+        self._buffer += data
+
+    def next_line(self, *, is_over: bool = False) -> bytes | None:
+        """The next line that is not empty; ``is_over``: what is left is one too."""
+        while not self.is_too_long:
+            line, separator, rest = self._buffer.partition(b"\n")
+            if not separator and not (is_over and line):
+                return None
+            self._buffer = rest
+            if stripped := bytes(line.rstrip(b"\r")):
+                return stripped
+        return None
+
+
+@dataclass(slots=True)
+class _Answer:
+    status: bytes = b""
+
+
+class TcpEntryPoint:
+    """What all connections share: ``url`` is the entry point's name in the record."""
+
+    def __init__(self, *, url: str, connections: DeviceConnections) -> None:
+        self.url = url
+        self.connections = connections
+
+    def __call__(self, session: Session) -> "TcpProtocol":
+        """Serve one connection of a session."""
+        return TcpProtocol(self, session)
+
+
+class TcpProtocol(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, entry: TcpEntryPoint, session: Session) -> None:
+        self._entry = entry
+        self._session = session
+        self._lines = Lines()
+        self._answers: deque[_Answer] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._is_reading = True
+        self._is_heard = True
+        self._is_over = False
+        self._is_failed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The device connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._wait_anew()
+
+    def data_received(self, data: bytes) -> None:
+        """The device sent something."""
+        self._wait_anew()
+        self._lines.receive_data(data)
+        self._pump()
+
+    def eof_received(self) -> bool:
+        """The device sends no more and waits for its answers."""
+        self._is_over = True
+        self._pump()
+        return True
+
+    def pause_writing(self) -> None:
+        """The device does not read: nothing more is taken from it."""
+        self._is_heard = False
+        self._pump()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._is_heard = True
+        self._pump()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The device is gone."""
+        self._transport = None
+        if self._idle is not None:
+            self._idle.cancel()
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _wait_anew(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._transport is not None:
+            self._idle = asyncio.get_running_loop().call_later(IDLE_S_MAX, self._transport.abort)
+
+    def _pump(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        while self._may_take() and (line := self._lines.next_line(is_over=self._is_over)) is not None:
+            self._take(line)
+        if self._lines.is_too_long and not self._is_failed:
+            self._answers.append(_Answer(TOO_LARGE))
+            self._is_failed = True
+        while self._answers and (status := self._answers[0].status):
+            self._answers.popleft()
+            transport.write(status + b"\r\n")
+        if not self._answers and (self._is_failed or self._is_over):
+            transport.close()
+            return
+        wants_data = self._may_take()
+        if wants_data != self._is_reading and not self._is_over:
+            self._is_reading = wants_data
+            if wants_data:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    def _may_take(self) -> bool:
+        return self._is_heard and not self._is_failed and len(self._answers) < WINDOW
+
+    def _take(self, line: bytes) -> None:
+        answer = _Answer()
+        self._answers.append(answer)
+        try:
+            receipt = self._entry.connections.deliver(self._session, SOURCE_PROTOCOL, self._entry.url, line)
+        except Refused as refusal:
+            is_invalid = refusal.reason is RequestRefusal.INVALID_FIELD
+            answer.status = INVALID if is_invalid else UNAVAILABLE
+            self._is_failed = not is_invalid
+        except Unavailable:
+            answer.status, self._is_failed = UNAVAILABLE, True
+        else:
+            receipt.add_done_callback(partial(self._on_receipt, answer))
+
+    def _on_receipt(self, answer: _Answer, receipt: asyncio.Future[Receipt]) -> None:
+        if receipt.cancelled() or receipt.exception() is not None:
+            answer.status, self._is_failed = UNAVAILABLE, True
+        else:
+            answer.status = ACCEPTED
+        self._pump()

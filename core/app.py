@@ -94,14 +94,13 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
     clock, entropy, folder = SystemClock(), SystemEntropy(), config.node.data_dir
     async with AsyncExitStack() as open_parts:
+        making_inside = asyncio.create_task(_inside_network(config))  # in a child: meanwhile the rest opens
+        open_parts.push_async_callback(_close_inside, making_inside)
         engine = await SqliteEngine.open(path=folder / "airloom.db", clock=clock)
         store = WideStore(engine=engine, clock=clock)
         open_parts.push_async_callback(store.aclose)
         stream = await LogStream.open(folder=folder / "stream", clock=clock, shards=config.stream.shards)
         open_parts.push_async_callback(stream.aclose)
-        inside = await _inside_network(config)
-        if inside is not None:
-            open_parts.push_async_callback(inside.aclose)
         yield Adapters(
             clock=clock,
             entropy=entropy,
@@ -112,8 +111,14 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             slots=open_file(folder / "meter.slots", capacity=config.gateway.sessions_max),
             token_key=key_of_file(folder / "token.key", entropy),
             tun=Tun(config.gateway.tun, ue_pool=config.gateway.ue_pool) if config.gateway.tun else None,
-            inside=inside,
+            inside=await making_inside,
         )
+
+
+async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:
+    with suppress(ConfigurationError):
+        if (inside := await making) is not None:
+            await inside.aclose()
 
 
 async def _inside_network(config: Config) -> InsideNetwork | None:
@@ -122,8 +127,8 @@ async def _inside_network(config: Config) -> InsideNetwork | None:
         return None
     try:
         return await NamespaceNetwork.open(
-            platform=edge.platform_network,
-            ue_pool=config.gateway.ue_pool,
+            local=edge.platform_network,
+            remote=config.gateway.ue_pool,
             listeners=[
                 (edge.mqtt_address, edge.mqtt_port),
                 (edge.message_address, edge.tcp_port),
@@ -220,6 +225,8 @@ class Node:
         """Take nothing in any more and report what was counted; sessions stay open for the next start."""
         await self.door.aclose()
         await self.radius.aclose()
+        if self.connections is not None:
+            await self.connections.aclose()
         with suppress(Unavailable):  # the slot table keeps what the store does not take now
             await self.usage.sweep()
         await self.user_plane.aclose()

@@ -110,6 +110,12 @@ class DeviceConnections:
             self.counts[ConnectionCount.ENDED] += 1
             transport.abort()
 
+    async def aclose(self) -> None:
+        """Cut every connection; whoever was not answered asks again."""
+        for transport in tuple(self._sessions):
+            cast("asyncio.Transport", transport).abort()
+        await asyncio.sleep(0)  # connections are told in the loop's next turn
+
     def admit(self, transport: asyncio.Transport) -> Session | None:
         """Take a new connection in, or say that it has no place."""
         session = self._session_at(IPv4Address(transport.get_extra_info("peername")[0]))

@@ -48,10 +48,6 @@ class HttpEntryPoint:
         """Serve one connection."""
         return self._server()
 
-    async def aclose(self) -> None:
-        """End what is under way."""
-        await self._server.shutdown(1.0)
-
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
         session = self._connections.session(request.transport)
         if session is None:
@@ -96,10 +92,6 @@ class MetadataService:
     def __call__(self, _: Session) -> asyncio.Protocol:
         """Serve one connection."""
         return self._server()
-
-    async def aclose(self) -> None:
-        """End what is under way."""
-        await self._server.shutdown(1.0)
 
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
         session = self._connections.session(request.transport)

@@ -42,11 +42,14 @@ _RTN_LOCAL = 2
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the namespace shall have: networks as CIDR text, listeners as address and port."""
+    """What the namespace shall have: networks as CIDR text, every address of ``local`` its own, ``remote``
+    behind the wire; listeners as address and port; ``clients`` are the addresses of sockets to connect with.
+    """
 
-    platform: str
-    ue_pool: str
-    listeners: tuple[tuple[str, int], ...]
+    local: str
+    remote: str
+    listeners: tuple[tuple[str, int], ...] = ()
+    clients: tuple[str, ...] = ()
 
     def as_json(self) -> str:
         """For the child's command line."""
@@ -54,12 +57,16 @@ class Wanted:
 
 
 def main(channel_fd: int, wanted: Wanted) -> None:
-    """Make it and hand over: first the packet socket, then the listeners in their order."""
+    """Make it and hand over: the packet socket, the listeners, the clients, in their order."""
     _enter_namespace()
     _build(wanted)
     packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP))
     packets.bind((WIRE, _ETH_P_IP))
-    sockets = [packets, *(_listener(address, port) for address, port in wanted.listeners)]
+    sockets = [
+        packets,
+        *(_listener(address, port) for address, port in wanted.listeners),
+        *(_bound(address, 0) for address in wanted.clients),
+    ]
     with socket.socket(fileno=channel_fd) as channel:
         for first in range(0, len(sockets), SOCKETS_PER_MESSAGE_MAX):
             some = sockets[first : first + SOCKETS_PER_MESSAGE_MAX]
@@ -95,9 +102,8 @@ def _build(wanted: Wanted) -> None:
             _switch_off(EDGE, command)
         for index in (loopback, edge, wire):
             ip.link("set", index=index, state="up")
-        ip.route("add", dst=wanted.ue_pool, oif=edge)
-        # every platform address is this host's own, whichever listens
-        ip.route("add", dst=wanted.platform, oif=loopback, type=_RTN_LOCAL, table=255, scope=254)
+        ip.route("add", dst=wanted.remote, oif=edge)
+        ip.route("add", dst=wanted.local, oif=loopback, type=_RTN_LOCAL, table=255, scope=254)
 
 
 def _switch_off(device: str, command: int) -> None:
@@ -107,11 +113,16 @@ def _switch_off(device: str, command: int) -> None:
         fcntl.ioctl(control, _SIOCETHTOOL, request)
 
 
+def _bound(address: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    bound.bind((address, port))
+    return bound
+
+
 def _listener(address: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind((address, port))
+    listener = _bound(address, port)
     listener.listen(BACKLOG)
     return listener
 
@@ -120,6 +131,6 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[2])
     listeners = tuple((str(address), int(port)) for address, port in given["listeners"])
     try:
-        main(int(sys.argv[1]), Wanted(given["platform"], given["ue_pool"], listeners))
+        main(int(sys.argv[1]), Wanted(given["local"], given["remote"], listeners, tuple(given["clients"])))
     except OSError as error:
         sys.exit(f"{error.strerror or error}")

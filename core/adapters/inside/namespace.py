@@ -24,13 +24,19 @@ _ETH_P_IP = 0x0800
 
 
 class NamespaceNetwork:
-    """One namespace. ``send_failures`` counts packets that the kernel would not take."""
+    """One namespace. ``clients`` are its sockets to connect with, their owner's from here on;
+    ``send_failures`` counts packets that the kernel would not take.
+    """
 
     def __init__(
-        self, packets: socket.socket, listeners: dict[tuple[IPv4Address, int], socket.socket]
+        self,
+        packets: socket.socket,
+        listeners: dict[tuple[IPv4Address, int], socket.socket],
+        clients: list[socket.socket],
     ) -> None:
         self._packets = packets
         self._listeners = listeners
+        self.clients = clients
         self._servers: list[asyncio.Server] = []
         self._deliver: Callable[[bytes], None] = lambda _: None
         self._loop = asyncio.get_running_loop()
@@ -41,17 +47,26 @@ class NamespaceNetwork:
     async def open(
         cls,
         *,
-        platform: IPv4Network,
-        ue_pool: IPv4Network,
-        listeners: Sequence[tuple[IPv4Address, int]],
+        local: IPv4Network,
+        remote: IPv4Network,
+        listeners: Sequence[tuple[IPv4Address, int]] = (),
+        clients: Sequence[IPv4Address] = (),
     ) -> "NamespaceNetwork":
-        """Make it; raises ``ConfigurationError`` where the process may not."""
-        wanted = Wanted(str(platform), str(ue_pool), tuple((str(a), port) for a, port in listeners))
-        sockets = await asyncio.to_thread(_sockets_from_child, wanted)
-        packets, *listening = sockets
+        """Make it: every address of ``local`` is its own, packets for ``remote`` leave it.
+
+        Raises ``ConfigurationError`` where the process may not.
+        """
+        wanted = Wanted(
+            str(local),
+            str(remote),
+            tuple((str(address), port) for address, port in listeners),
+            tuple(map(str, clients)),
+        )
+        packets, *others = await asyncio.to_thread(_sockets_from_child, wanted)
         packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         packets.setblocking(False)
-        return cls(packets, dict(zip(listeners, listening, strict=True)))
+        listening, connecting = others[: len(listeners)], others[len(listeners) :]
+        return cls(packets, dict(zip(listeners, listening, strict=True)), connecting)
 
     async def serve(self, address: IPv4Address, port: int, factory: ConnectionFactory) -> None:
         """Accept connections there until ``aclose``."""
@@ -107,7 +122,7 @@ def _sockets_from_child(wanted: Wanted) -> list[socket.socket]:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         far.close()
-        expected = 1 + len(wanted.listeners)
+        expected = 1 + len(wanted.listeners) + len(wanted.clients)
         fds: list[int] = []
         try:
             while len(fds) < expected:

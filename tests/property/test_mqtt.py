@@ -1,10 +1,12 @@
 """Any octets, in any pieces: the machine never raises, and says the same however they were cut."""
 
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from mqtt_bridge.mqtt.codec import Property, Reader, encode_properties, encode_variable
 from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published

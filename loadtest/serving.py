@@ -75,6 +75,8 @@ class Served:
     environment: Mapping[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
     ready_after_s: float = 0.0
+    entries: str = ""
+    """The entry points that devices find, as it says itself."""
 
     @property
     def endpoint(self) -> str:
@@ -118,6 +120,7 @@ class Served:
         if not line.strip():
             raise DidNotStart(self._last_words())
         self.ready_after_s = time.monotonic() - began
+        self.entries = str(json.loads(line)["edge"])
 
     async def kill(self) -> None:
         """``kill -9``: nothing is flushed, nothing is told."""

@@ -60,7 +60,7 @@ def run_serve(folder: Path, *arguments: str, **environment: str) -> "subprocess.
 
 def test_the_demo_adds_up() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "loadtest.demo", "--json", "--sims", "5", "--messages", "10"],
+        [sys.executable, "-m", "loadtest.demo", "--json", "--sims", "9", "--messages", "10"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -70,7 +70,10 @@ def test_the_demo_adds_up() -> None:
     assert ended.returncode == 0, ended.stderr
     result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     assert result["ok"] is True
-    assert result["messages"] == {"sent": 50, "acked": 50, "in_stream": 50, "lost": 0, "out_of_order": 0}
+    by = result["messages"].pop("by")
+    assert result["messages"] == {"sent": 60, "acked": 60, "in_stream": 60, "lost": 0, "out_of_order": 0}
+    assert result["attached"] == {"gtpv1": 3, "gtpv2": 3, "radius": 3}
+    assert by == {"mqtt": 20, "http": 20, "tcp": 10, "udp": 10}
     octets = result["bytes"]
     assert octets["sent"] == octets["metered"] == octets["billed"] > 0
     assert set(result["leaks"].values()) == {0}
@@ -78,7 +81,7 @@ def test_the_demo_adds_up() -> None:
 
 def test_the_demo_keeps_serving_and_its_commands_work() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "loadtest.demo", "--keep", "--sims", "3", "--messages", "3"],
+        [sys.executable, "-m", "loadtest.demo", "--keep", "--sims", "6", "--messages", "3"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,

@@ -1,0 +1,136 @@
+"""A simulated device with its SIM behind a simulated SGSN or SGW, its programs, and its own account.
+
+Rules: every inner octet of both directions is counted here, at the device, from the IP header's own length;
+what is counted owes nothing to the gateway. The devices' TCP is the kernel's, in a network of their own.
+"""
+
+import asyncio
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Any
+
+import aiomqtt
+
+from core.adapters.inside.namespace import NamespaceNetwork
+from core.config import EdgeConfig, GatewayConfig
+from loadtest.peers.device import SimulatedDevice
+from loadtest.peers.gtp import GtpPeer, PdpContext
+from loadtest.peers.programs import CONNECTED, HttpProgram, MqttProgram, Program, TcpProgram, UdpProgram
+
+PROTOCOL_TCP = 6
+QUIET_S = 0.2
+QUIET_S_MAX = 5.0
+
+
+@dataclass(slots=True)
+class Phone:
+    """One device. ``protocol`` is how its program speaks."""
+
+    sim_id: str
+    imsi: str
+    peer: GtpPeer[Any]
+    context: PdpContext
+    device: SimulatedDevice
+    protocol: str = "udp"
+    stack: NamespaceNetwork | None = None
+    program: Program | None = None
+    sent: list[bytes] = field(default_factory=list)
+    acknowledged: list[bytes] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @classmethod
+    async def attach(cls, peer: GtpPeer[Any], *, sim_id: str, imsi: str, apn: str) -> "Phone":
+        """Ask for a session; raises ``Refusal`` or ``NotAnswered``."""
+        context = await peer.attach(imsi=imsi, apn=apn)
+        edge = EdgeConfig()
+        device = SimulatedDevice(
+            send_up=lambda packet: phone.send_up(packet),  # noqa: PLW0108 - the phone is made of it
+            ue_address=context.ue_address,
+            entry_address=edge.message_address,
+            entry_port=edge.udp_port,
+        )
+        phone = cls(sim_id, imsi, peer, context, device)
+        context.on_down = phone._on_down
+        return phone
+
+    def send_up(self, packet: bytes) -> None:
+        """A packet of the device, into its tunnel if that still stands."""
+        if self.context.is_active:
+            self.bytes_up += struct.unpack_from("!H", packet, 2)[0]
+            self.peer.send_up(self.context, packet)
+
+    async def say(self, payload: bytes) -> bool:
+        """One message; whether it was acknowledged."""
+        assert self.program is not None, "a program is started by start_programs"
+        self.sent.append(payload)
+        if not await self.program.send(payload):
+            return False
+        self.acknowledged.append(payload)
+        return True
+
+    def _on_down(self, packet: bytes) -> None:
+        self.bytes_down += struct.unpack_from("!H", packet, 2)[0]
+        if packet[9] == PROTOCOL_TCP and self.stack is not None:
+            self.stack.send(packet)
+        else:
+            self.device.receive(packet)
+
+
+class Phones:
+    """Several devices and the network that their TCP lives in."""
+
+    def __init__(self, phones: Sequence[Phone]) -> None:
+        self._at: dict[IPv4Address, Phone] = {phone.context.ue_address: phone for phone in phones}
+        self._stack: NamespaceNetwork | None = None
+
+    async def start_programs(self, protocols: Sequence[str]) -> None:
+        """A program for each device, by these protocols in turn."""
+        phones = list(self._at.values())
+        for number, phone in enumerate(phones):
+            phone.protocol = protocols[number % len(protocols)]
+        connected = [phone for phone in phones if phone.protocol in CONNECTED]
+        if connected:
+            self._stack = await NamespaceNetwork.open(
+                local=GatewayConfig().ue_pool,
+                remote=EdgeConfig().platform_network,
+                clients=[phone.context.ue_address for phone in connected],
+            )
+            self._stack.on_packet(self._on_packet)
+        for number, phone in enumerate(phones):
+            phone.stack = self._stack
+            phone.program = await self._program_of(phone, number).open()
+
+    async def stop_programs(self) -> None:
+        """End them in order, and wait until the last packet has come."""
+        for phone in self._at.values():
+            if phone.program is not None:
+                await phone.program.aclose()
+        async with asyncio.timeout(QUIET_S_MAX):
+            before = -1
+            while before != (now := sum(p.bytes_up + p.bytes_down for p in self._at.values())):
+                before = now
+                await asyncio.sleep(QUIET_S)
+
+    async def aclose(self) -> None:
+        """Let the devices' network go."""
+        if self._stack is not None:
+            await self._stack.aclose()
+
+    def _program_of(self, phone: Phone, number: int) -> Program:
+        edge = EdgeConfig()
+        if phone.protocol == "udp" or self._stack is None:
+            return UdpProgram(phone.device)
+        own = self._stack.clients.pop(0)
+        if phone.protocol == "tcp":
+            return TcpProgram(own, edge)
+        if phone.protocol == "http":
+            return HttpProgram(own, edge)
+        versions = (aiomqtt.ProtocolVersion.V311, aiomqtt.ProtocolVersion.V5)
+        return MqttProgram(own, edge, version=versions[number // 2 % 2])
+
+    def _on_packet(self, packet: bytes) -> None:
+        if len(packet) >= 20 and (phone := self._at.get(IPv4Address(packet[12:16]))) is not None:
+            phone.send_up(packet)

@@ -16,19 +16,21 @@ import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from core.config import EdgeConfig
 from core.telemetry import Metric
 from loadtest.customer import Customer
 from loadtest.parts.namespaces import why_not
-from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import Refusal
+from loadtest.peers.nas import Nas
+from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.prove import prove_kills
-from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port
+from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients
 from tests.support.gtp import create_request, delete_request
 from tests.support.gtp2 import create_session, delete_session, modify_bearer
 
 pytestmark = pytest.mark.e2e
+
+NAS_SECRET = "the secret of the NAS"
 
 
 def served_in(folder: Path, **environment: str) -> Served:
@@ -99,7 +101,7 @@ def test_the_demo_keeps_serving_and_its_commands_work() -> None:
         answers = [json.loads(_airloom(*command, **keys)) for command in commands]
         demo.terminate()
     assert demo.returncode == 0
-    assert [len(answer) for answer in answers] == [2, 3]
+    assert [len(answer) for answer in answers] == [6, 3]
     folder = Path(next(line.split("data in ")[1].split(". ")[0] for line in printed if "data in" in line))
     assert folder.is_absolute()
     assert not folder.exists()
@@ -145,45 +147,53 @@ async def test_hostile_datagrams_change_nothing(tmp_path: Path) -> None:
 
 
 async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path) -> None:
-    served = served_in(tmp_path, AIRLOOM_USAGE__REPORT_INTERVAL_S="0.1")
-    await served.start()
-    sgsn = Sgsn(
-        network=UdpNetwork(),
-        address=free_gateway_address("127.0.1"),
-        gateway=served.gateway_address,
-        entropy=SystemEntropy(),
+    served = served_in(
+        tmp_path, AIRLOOM_USAGE__REPORT_INTERVAL_S="0.1", AIRLOOM_RADIUS__CLIENTS=radius_clients(NAS_SECRET)
     )
-    edge = EdgeConfig()
+    await served.start()
+    common: dict[str, Any] = {"network": UdpNetwork(), "entropy": SystemEntropy()}
+    sgsn = Sgsn(address=free_gateway_address("127.0.1"), gateway=served.gateway_address, **common)
+    nas = Nas(
+        address=free_gateway_address("127.0.3"),
+        authentication=(served.gateway_address, 1812),
+        accounting=(served.gateway_address, 1813),
+        secret=NAS_SECRET.encode(),
+        **common,
+    )
     try:
-        async with Customer(served.endpoint) as customer, sgsn.running():
+        async with Customer(served.endpoint) as customer, sgsn.running(), nas.running():
             await customer.sign_up("one@example.com", "Aa1-every-metric-moves")
-            sim = await customer.new_sim()
-            imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
-            context = await sgsn.attach(imsi=imsi, apn="soracom.io")
-            device = SimulatedDevice(
-                send_up=lambda packet: sgsn.send_up(context, packet),
-                ue_address=context.ue_address,
-                entry_address=edge.message_address,
-                entry_port=edge.udp_port,
-            )
-            context.on_down = device.receive
-            assert await device.send_raw(b"hello") == b"200"
+            (sim_id, imsi), (other_id, other_imsi) = [await new_sim(customer) for _ in range(2)]
+            at_nas = await nas.attach(imsi=other_imsi, apn="soracom.io")
+            await customer.call("POST", f"/sims/{other_id}/suspend")
+            await at_nas.stopped.wait()
+            phone = await Phone.attach(sgsn, sim_id=sim_id, imsi=imsi, apn="soracom.io")
+            phones = Phones([phone])
+            await phones.start_programs(("tcp",))
+            assert await phone.say(b"hello")
             await asyncio.to_thread(_bombard, served.gateway_address)
             await asyncio.sleep(0.3)
             metrics = await asyncio.to_thread(served.metrics)
             still = {m.metric_name for m in Metric if not _total(metrics, m.metric_name)}
             assert still == set()
 
-            await customer.call("POST", f"/sims/{sim['simId']}/suspend")
-            assert await device.send_raw(b"again", answer_s=0.5) is None
+            await customer.call("POST", f"/sims/{sim_id}/suspend")
+            assert await phone.device.send_raw(b"again", answer_s=0.5) is None
             with pytest.raises(Refusal):
                 await sgsn.attach(imsi=imsi, apn="soracom.io")
-            events = await customer.call("GET", f"/sims/{sim['simId']}/events/sessions")
+            events = await customer.call("GET", f"/sims/{sim_id}/events/sessions")
             assert [event["event"] for event in events] == ["Rejected", "Deleted", "Created"]
             metrics = await asyncio.to_thread(served.metrics)
             assert metrics['airloom_sessions_open{access="gtpv1"}'] == 0
+            assert metrics["airloom_connections_open"] == 0, "its connection ended with its session"
+            await phones.aclose()
     finally:
         assert await served.stop() == 0
+
+
+async def new_sim(customer: Customer) -> tuple[str, str]:
+    sim = await customer.new_sim()
+    return sim["simId"], next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
 
 
 def _total(metrics: dict[str, float], name: str) -> float:

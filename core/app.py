@@ -23,6 +23,7 @@ from core.adapters.network import UdpNetwork
 from core.adapters.passwords import Argon2Passwords
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
+from core.adapters.stream.kinesis import KinesisStream
 from core.adapters.stream.log import LogStream
 from core.adapters.tokens import JwtTokens, key_of_file
 from core.api.app import make_application
@@ -99,7 +100,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         engine = await SqliteEngine.open(path=folder / "airloom.db", clock=clock)
         store = WideStore(engine=engine, clock=clock)
         open_parts.push_async_callback(store.aclose)
-        stream = await LogStream.open(folder=folder / "stream", clock=clock, shards=config.stream.shards)
+        stream = await _open_stream(config, clock)
         open_parts.push_async_callback(stream.aclose)
         yield Adapters(
             clock=clock,
@@ -113,6 +114,14 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             tun=Tun(config.gateway.tun, ue_pool=config.gateway.ue_pool) if config.gateway.tun else None,
             inside=await making_inside,
         )
+
+
+async def _open_stream(config: Config, clock: Clock) -> Stream:
+    stream = config.stream
+    if stream.kinesis:
+        return await KinesisStream.open(name=stream.kinesis, region=stream.region, endpoint=stream.endpoint)
+    folder = config.node.data_dir / "stream"
+    return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
 
 
 async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:

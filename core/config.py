@@ -101,9 +101,16 @@ class EdgeConfig(_Section):
 
 
 class StreamConfig(_Section):
-    """The stream that device messages go into; embedded: an append log of this many shards."""
+    """The stream that device messages go into.
+
+    Embedded: an append log of so many ``shards``. With ``kinesis`` named, that Kinesis data stream, in
+    ``region`` (else AWS_DEFAULT_REGION), with credentials by AWS's usual chain; ``endpoint``: another server.
+    """
 
     shards: Annotated[int, Field(ge=1, le=64)] = 4
+    kinesis: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{0,128}$")] = ""
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,32}$")] = ""
+    endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
 
 
 class ApiConfig(_Section):

@@ -29,8 +29,10 @@ from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.domain.session import Access
 from core.errors import ConfigurationError
+from core.ports.stream import StoredRecord
 from loadtest.checks import is_subsequence, payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.customer import ApiError, Customer
+from loadtest.parts import kinesis
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.phone import Phone, Phones
@@ -42,6 +44,7 @@ T = TypeVar("T")
 Peer = TypeVar("Peer", bound=GtpPeer[Any])
 
 APN = "soracom.io"
+KINESIS_SHARDS = 4
 NAS_SECRET = secrets.token_hex(16)
 METER_TIMEOUT_S = 10.0
 EX_INTERRUPTED = 130
@@ -125,6 +128,7 @@ class Progress:
 async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Run everything once; what it returns tells whether it adds up."""
     data_dir = Path(tempfile.mkdtemp(prefix="airloom-demo-"))
+    stream = f"airloom-demo-{secrets.token_hex(4)}" if options.stream == "kinesis" else ""
     served = Served(
         data_dir,
         gateway_address=free_gateway_address(),
@@ -133,6 +137,7 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
             "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
             "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET),
+            **_stream_environment(stream, options.endpoint),
         },
     )
     task = asyncio.current_task()
@@ -140,10 +145,13 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         with progress.shown():
+            if stream:
+                async with progress.stage("Kinesis stream made"):
+                    await kinesis.create_stream(options.endpoint, stream, shards=KINESIS_SHARDS)
             async with progress.stage("served, ready"):
                 await served.start()
             async with Customer(served.endpoint) as customer:
-                result = await _drive(options, progress, served, customer)
+                result = await _drive(options, progress, served, customer, stream)
                 keys = (customer.auth_key_id, customer.auth_key)
         if not options.json:
             _print_proof(result)
@@ -153,11 +161,13 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
         return result
     finally:
         await served.stop()
+        if stream:
+            await kinesis.delete_stream(options.endpoint, stream)
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
 async def _drive(
-    options: argparse.Namespace, progress: Progress, served: Served, customer: Customer
+    options: argparse.Namespace, progress: Progress, served: Served, customer: Customer, stream: str
 ) -> dict[str, Any]:
     await customer.sign_up(f"demo-{secrets.token_hex(4)}@example.com", f"Aa1-{secrets.token_urlsafe(12)}")
     async with progress.stage("SIMs registered through the API", options.sims) as stage:
@@ -203,7 +213,8 @@ async def _drive(
     async with progress.stage("billed, as the CSV tells"):
         billed = quantity_of_csv(await customer.month_csv(datetime.now(UTC).strftime("%Y%m")))
     async with progress.stage("read back from the stream"):
-        messages = _compare(phones, payloads_by_imsi(await read_stream(served.data_dir)))
+        records = await _records(served, stream, options.endpoint)
+        messages = _compare(phones, payloads_by_imsi(records))
     leaks = {
         "teids": await _gauge(served, 'airloom_leases{resource="teids"}'),
         "addresses": await _gauge(served, 'airloom_leases{resource="addresses"}'),
@@ -219,6 +230,19 @@ async def _drive(
         "not_run": not_run,
     }
     return {**result, "ok": _adds_up(result)}
+
+
+def _stream_environment(stream: str, endpoint: str) -> dict[str, str]:
+    if not stream:
+        return {}
+    chosen = {"AIRLOOM_STREAM__KINESIS": stream, "AIRLOOM_STREAM__ENDPOINT": endpoint}
+    return chosen | (kinesis.ENVIRONMENT if endpoint else {})
+
+
+async def _records(served: Served, stream: str, endpoint: str) -> list[StoredRecord]:
+    if stream:
+        return await kinesis.read_stream(endpoint, stream)
+    return await read_stream(served.data_dir)
 
 
 def _adds_up(result: dict[str, Any]) -> bool:
@@ -378,6 +402,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sims", type=_six_or_more, default=20, help="how many SIMs, 3 or more (default 20)")
     parser.add_argument("--messages", type=int, default=50, help="messages from each SIM (default 50)")
+    parser.add_argument(
+        "--stream", choices=("log", "kinesis"), default="log", help="the embedded log (default), or Kinesis"
+    )
+    parser.add_argument(
+        "--endpoint", default="", help="with --stream kinesis: another server than Amazon's, http://HOST:PORT"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object last")
     parser.add_argument("--keep", action="store_true", help="go on serving, and say how to use it")
     options = parser.parse_args(argv)

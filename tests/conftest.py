@@ -3,6 +3,7 @@
 - A blocking call of shipped code inside a running event loop fails the test (blockbuster).
 - ``@pytest.mark.root`` and ``@pytest.mark.program("tshark")`` name what a test needs; without it the test is
   not run, and the end of the report says so.
+- ``@pytest.mark.kinesis`` needs the servers of ``loadtest.parts.kinesis``.
 - Hypothesis runs the profile ``fast``; ``HYPOTHESIS_PROFILE=thorough`` looks further, with fresh dice.
 """
 
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
+
+from loadtest.parts import kinesis
 
 SHIPPED = ["core", "gtp", "radius", "mqtt_bridge", "billing"]
 
@@ -33,6 +36,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 def no_blocking_call_in_a_loop() -> Iterator[None]:
     """Only frames of shipped code count: a test may read its own files as it likes."""
     blockbuster = BlockBuster(SHIPPED)
+    for function in blockbuster.functions.values():  # the SDK reads its models, before anything is served
+        function.can_block_in("core/adapters/stream/kinesis.py", "open")
     blockbuster.activate()
     yield
     blockbuster.deactivate()
@@ -48,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _missing(item: pytest.Item) -> Iterator[str]:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         yield "needs root"
+    if item.get_closest_marker("kinesis") and (reason := kinesis.why_not()):
+        yield reason
     for marker in item.iter_markers("program"):
         for program in marker.args:
             if not shutil.which(program):

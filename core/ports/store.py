@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from core.domain.account import AuthKey, Group, Operator
+from core.domain.consumer import ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.session import Session, SessionEvent
 from core.domain.sim import Sim
@@ -211,6 +212,18 @@ class Leases(Protocol):
         ...
 
 
+class ShardLeases(Protocol):
+    """Who reads which shard, and how far. Compare-and-set; partition: application."""
+
+    async def of_application(self, application: str) -> Sequence[ShardLease]:
+        """Every lease of an application, by shard id, expired or not; a stream has at most some hundreds."""
+        ...
+
+    async def put(self, lease: ShardLease) -> ShardLease:
+        """Write if the stored version is ``lease.version`` (0: must not exist); returns it with the next."""
+        ...
+
+
 class Store(Protocol):
     """All aggregates over one connection."""
 
@@ -242,6 +255,11 @@ class Store(Protocol):
     @property
     def leases(self) -> Leases:
         """Virtual gateways' leases."""
+        ...
+
+    @property
+    def shard_leases(self) -> ShardLeases:
+        """Consumers' leases and checkpoints."""
         ...
 
     async def aclose(self) -> None:

@@ -46,11 +46,17 @@ class StoredRecord:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A shard and its range of hash keys, both ends included."""
+    """A shard and its range of hash keys, both ends included.
+
+    A shard that was split or merged is no longer ``is_open``: it takes nothing in, what it holds can be read.
+    ``parents`` are the shards that it came of; their records come before its own.
+    """
 
     shard_id: str
     hash_key_start: int
     hash_key_end: int
+    parents: tuple[str, ...] = ()
+    is_open: bool = True
 
 
 class IteratorType(Enum):
@@ -64,7 +70,7 @@ class IteratorType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """Some records of one shard in order, and the iterator to go on from."""
+    """Some records of one shard in order, and the iterator to go on from; empty where a closed one ends."""
 
     records: tuple[StoredRecord, ...]
     next_iterator: str
@@ -81,7 +87,7 @@ class Stream(Protocol):
         ...
 
     async def shards(self) -> Sequence[Shard]:
-        """The open shards, by hash range."""
+        """Every shard that can be read, by id."""
         ...
 
     async def iterator(self, shard_id: str, kind: IteratorType, sequence_number: str = "") -> str:
@@ -89,15 +95,10 @@ class Stream(Protocol):
         ...
 
     async def read(self, iterator: str, *, limit: int = 1_000) -> ReadResult:
-        """Up to ``limit`` records from there; empty when there is nothing yet."""
-        ...
+        """Up to ``limit`` records from there; empty when there is nothing yet.
 
-    async def checkpoint(self, application: str, shard_id: str) -> str:
-        """The last sequence number that a consumer finished with; empty when none."""
-        ...
-
-    async def set_checkpoint(self, application: str, shard_id: str, sequence_number: str) -> None:
-        """Remember it, durably. Call it after the effect, never before."""
+        Raises ``Unavailable``; an iterator does not live for ever: make another one after the last record.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -25,6 +25,7 @@ from core.adapters.store.tables import (
 )
 from core.adapters.store.wide import WideStore
 from core.domain.account import AuthKey, Group, Operator
+from core.domain.consumer import SHARD_END, ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.session import SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
@@ -454,6 +455,22 @@ async def test_a_lease_is_compared_and_set(world: World) -> None:
         await leases.put(won[0])
     await world.reopen()
     assert await world.store.leases.get("vg-1") == renewed
+
+
+async def test_shard_leases_are_per_application_and_compared_and_set(world: World) -> None:
+    leases = as_port(world.store).shard_leases
+    lease = ShardLease("meter", "shardId-000000000001", "a", 1, NOW)
+    assert await leases.of_application("meter") == []
+    results = await outcomes(leases.put(lease), leases.put(replace(lease, owner="b")))
+    won = [result for result in results if isinstance(result, ShardLease)]
+    assert len(won) == 1
+    moved = await leases.put(replace(won[0], checkpoint="4957"))
+    with pytest.raises(StaleVersion):
+        await leases.put(replace(won[0], checkpoint="4000"))
+    first = await leases.put(replace(lease, shard_id="shardId-000000000000", checkpoint=SHARD_END))
+    await leases.put(replace(lease, application="archive"))
+    await world.reopen()
+    assert await world.store.shard_leases.of_application("meter") == [first, moved]
 
 
 # -- the engine beneath -------------------------------------------------------------------------------

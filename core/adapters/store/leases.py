@@ -1,10 +1,12 @@
-"""Leases of virtual gateways: written under a condition only, never removed."""
+"""Leases of virtual gateways and of shards: written under a condition only, never removed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from core.adapters.store.engine import Batch, Condition, Engine, Put
 from core.adapters.store.rows import BodyReader, body_of, get_row
-from core.adapters.store.tables import GATEWAY_LEASE
+from core.adapters.store.tables import GATEWAY_LEASE, SHARD_LEASE
+from core.domain.consumer import ShardLease
 from core.domain.gateway import GatewayLease
 
 
@@ -27,4 +29,25 @@ class WideLeases:
         await self._engine.write(
             Batch(GATEWAY_LEASE, (lease.gateway_id,), (put,), Condition((), lease.version))
         )
+        return stored
+
+
+class WideShardLeases:
+    """Implements ``ShardLeases``."""
+
+    def __init__(self, *, engine: Engine) -> None:
+        self._engine = engine
+        self._bodies = BodyReader(SHARD_LEASE, ShardLease)
+
+    async def of_application(self, application: str) -> Sequence[ShardLease]:
+        """Every lease of an application, by shard id."""
+        rows = await self._engine.scan(SHARD_LEASE, (application,))
+        return [self._bodies.read((application,), row) for row in rows]
+
+    async def put(self, lease: ShardLease) -> ShardLease:
+        """Write if the stored version is ``lease.version``."""
+        stored = replace(lease, version=lease.version + 1)
+        put = Put((lease.shard_id,), (body_of(stored),), stored.version)
+        condition = Condition((lease.shard_id,), lease.version)
+        await self._engine.write(Batch(SHARD_LEASE, (lease.application,), (put,), condition))
         return stored

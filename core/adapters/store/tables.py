@@ -102,6 +102,7 @@ QUARANTINE = Table(
     ttl_s=USAGE_LIFE_S,
 )
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
+SHARD_LEASE = Table("shard_lease", _texts("application"), _texts("shard_id"), _BODY)
 
 TABLES = (
     OPERATOR,
@@ -118,4 +119,5 @@ TABLES = (
     USAGE_BY_OPERATOR,
     QUARANTINE,
     GATEWAY_LEASE,
+    SHARD_LEASE,
 )

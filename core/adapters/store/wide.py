@@ -3,7 +3,7 @@
 from core.adapters.store.accounts import WideAccounts
 from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
-from core.adapters.store.leases import WideLeases
+from core.adapters.store.leases import WideLeases, WideShardLeases
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
 from core.adapters.store.usage import WideUsage
@@ -21,6 +21,7 @@ class WideStore:
         self._sessions = WideSessions(engine=engine, clock=clock)
         self._usage = WideUsage(engine=engine)
         self._leases = WideLeases(engine=engine)
+        self._shard_leases = WideShardLeases(engine=engine)
 
     @property
     def accounts(self) -> WideAccounts:
@@ -51,6 +52,11 @@ class WideStore:
     def leases(self) -> WideLeases:
         """Virtual gateways' leases."""
         return self._leases
+
+    @property
+    def shard_leases(self) -> WideShardLeases:
+        """Consumers' leases and checkpoints."""
+        return self._shard_leases
 
     async def aclose(self) -> None:
         """Finish what was accepted, then let go; idempotent."""

@@ -7,7 +7,7 @@ Rules:
 - What waits is bounded; beyond it a record is refused with Kinesis' word for throttling. What the disk
   did not take is refused with its word for a failure, and the log is as it was before.
 - Of one put, one key's records fail from some record on to the last: never one before another that is stored.
-- Nothing here blocks the event loop: reading and checkpoints have threads of their own.
+- Nothing here blocks the event loop: reading has threads of its own.
 """
 
 import asyncio
@@ -25,13 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from core.adapters.stream.rules import (
-    CHECKPOINTS_MAX,
     FAILED,
     THROTTLED,
     ShardMap,
     check_limit,
     check_put,
-    parse_sequence_number,
     start_position,
 )
 from core.adapters.stream.segments import Frame, ShardLog, sync_folder
@@ -167,8 +165,6 @@ class LogStream:
         self._map = shard_map
         self._logs = opened.logs
         self._lock_file = opened.lock_file
-        self._checkpoints = opened.checkpoints
-        self._checkpoint_lock = threading.Lock()
         self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._readers = ThreadPoolExecutor(READERS, "stream-read")
@@ -211,17 +207,6 @@ class LogStream:
         following = frames[-1][0] + 1 if frames else position
         records = tuple(_to_stored(shard_id, frame) for frame in frames)
         return ReadResult(records, self._map.iterator(shard_id, following))
-
-    async def checkpoint(self, application: str, shard_id: str) -> str:
-        """The last sequence number that a consumer finished with; empty when none."""
-        self._map.index_of_shard(shard_id)
-        return self._checkpoints.get(application, {}).get(shard_id, "")
-
-    async def set_checkpoint(self, application: str, shard_id: str, sequence_number: str) -> None:
-        """Remember it, durably. Raises ``ValueError`` for no number, ``Unavailable`` when the disk fails."""
-        self._map.index_of_shard(shard_id)
-        parse_sequence_number(sequence_number)
-        await self._in_thread(self._store_checkpoint, application, shard_id, sequence_number)
 
     async def aclose(self) -> None:
         """Write what waits, then let go; idempotent."""
@@ -299,19 +284,6 @@ class LogStream:
         with suppress(RuntimeError):  # the loop is gone, and with it everyone who waited
             self._loop.call_soon_threadsafe(_settle, group)
 
-    def _store_checkpoint(self, application: str, shard_id: str, sequence_number: str) -> None:
-        """Replace the file by one that holds the new value too."""
-        with self._checkpoint_lock:
-            updated = {name: dict(shards) for name, shards in self._checkpoints.items()}
-            updated.setdefault(application, {})[shard_id] = sequence_number
-            if sum(map(len, updated.values())) > CHECKPOINTS_MAX:
-                raise ValueError(f"more than {CHECKPOINTS_MAX} checkpoints")
-            try:
-                _replace(self._folder / "checkpoints.json", json.dumps(updated, sort_keys=True).encode())
-            except OSError as error:
-                raise Unavailable(f"checkpoint not stored: {error.strerror}", ambiguous=True) from error
-            self._checkpoints = updated
-
 
 @dataclass(slots=True)
 class _Opened:
@@ -319,7 +291,6 @@ class _Opened:
 
     logs: list[ShardLog]
     lock_file: int
-    checkpoints: dict[str, dict[str, str]]
 
 
 def _settle(group: list[_Put]) -> None:
@@ -347,8 +318,7 @@ def _open_folder(folder: Path, shard_map: ShardMap, make_shard: Callable[[Shard]
     try:
         _lock(folder, lock_file)
         _check_shards(folder, len(shard_map.shards))
-        checkpoints = _read_checkpoints(folder / "checkpoints.json")
-        return _Opened([make_shard(shard) for shard in shard_map.shards], lock_file, checkpoints)
+        return _Opened([make_shard(shard) for shard in shard_map.shards], lock_file)
     except OSError as error:
         os.close(lock_file)
         raise ConfigurationError(_cannot_use(folder, error)) from error
@@ -382,16 +352,6 @@ def _check_shards(folder: Path, wanted: int) -> None:
         raise ConfigurationError(
             f"stream.shards: {wanted}, but the stream in {folder} has {stored} shards; set it to that"
         )
-
-
-def _read_checkpoints(path: Path) -> dict[str, dict[str, str]]:
-    if not path.exists():
-        return {}
-    try:
-        stored: dict[str, dict[str, str]] = json.loads(path.read_bytes())
-    except ValueError:
-        raise ConfigurationError(f"{path}: damaged; remove it to read every shard from its start") from None
-    return stored
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from core.adapters.stream.rules import (
-    CHECKPOINTS_MAX,
     THROTTLED,
     ShardMap,
     check_limit,
     check_put,
-    parse_sequence_number,
     start_position,
 )
 from core.domain.message import StreamRecord
@@ -28,10 +26,9 @@ DISK_RECORDS_MAX = 4_000_000
 
 @dataclass(slots=True)
 class MemoryDisk:
-    """What survives a crash: each shard's records and the checkpoints."""
+    """What survives a crash: each shard's records."""
 
     shards: list[list[StoredRecord]] = field(default_factory=list)
-    checkpoints: dict[tuple[str, str], str] = field(default_factory=dict)
     records_max: int = DISK_RECORDS_MAX
 
     @property
@@ -84,20 +81,6 @@ class MemoryStream:
         records = tuple(self._disk.shards[index][first - 1 : first - 1 + limit])
         following = self._map.iterator(self._map.shards[index].shard_id, first + len(records))
         return ReadResult(records, following)
-
-    async def checkpoint(self, application: str, shard_id: str) -> str:
-        """The last sequence number that a consumer finished with; empty when none."""
-        self._map.index_of_shard(shard_id)
-        return self._disk.checkpoints.get((application, shard_id), "")
-
-    async def set_checkpoint(self, application: str, shard_id: str, sequence_number: str) -> None:
-        """Remember it; raises ``ValueError`` for no number and for too many applications."""
-        self._map.index_of_shard(shard_id)
-        parse_sequence_number(sequence_number)
-        key = (application, shard_id)
-        if key not in self._disk.checkpoints and len(self._disk.checkpoints) >= CHECKPOINTS_MAX:
-            raise ValueError(f"more than {CHECKPOINTS_MAX} checkpoints")
-        self._disk.checkpoints[key] = sequence_number
 
     async def aclose(self) -> None:
         """Let go; idempotent."""

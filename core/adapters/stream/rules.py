@@ -22,8 +22,6 @@ PARTITION_KEY_CHARACTERS_MAX = 256
 HASH_KEYS = 1 << 128
 READ_RECORDS_MAX = 10_000
 """GetRecords' greatest limit."""
-CHECKPOINTS_MAX = 1_024
-"""Applications times shards that one stream remembers."""
 THROTTLED = "ProvisionedThroughputExceededException"
 FAILED = "InternalFailure"
 

@@ -40,11 +40,13 @@ from core.ports.object_store import ObjectStore
 from core.ports.store import Store
 from core.ports.stream import Stream
 from core.services.admissions import Admissions
+from core.services.consumer import Consumer
 from core.services.delivery import Delivery
 from core.services.exports import Exports
 from core.services.gateway import VirtualGateway, keep_lease, take_lease
 from core.services.groups import Groups
 from core.services.identity import Identity
+from core.services.message_meter import MessageMeter
 from core.services.reported import ReportedUsage
 from core.services.sessions import Sessions
 from core.services.sims import Sims
@@ -66,6 +68,8 @@ from radius.server import NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
 METADATA_PORT = 80
+MESSAGE_METER = "message-meter"
+"""The application as which all nodes together count messages."""
 ROOT_EMAIL = "root@airloom.local"
 """The operator that a first run makes."""
 ERROR_INDICATIONS_MAX = 10_000
@@ -189,6 +193,15 @@ class Node:
         self.sessions = self.make_sessions()
         self.door = self.make_door()
         self.delivery = Delivery(stream=world.stream, clock=world.clock, entropy=world.entropy)
+        self.messages = self.make_message_meter()
+        self.consumer = Consumer(
+            stream=world.stream,
+            leases=world.store.shard_leases,
+            clock=world.clock,
+            application=MESSAGE_METER,
+            owner=self._config.node.name,
+            effect=self.messages.count,
+        )
         self.connections = self.make_connections()
         self.edge = self.make_edge()
         for access in self.door.machines:
@@ -225,6 +238,7 @@ class Node:
             tasks.create_task(self.sessions.finish_unfinished())
             tasks.create_task(self.usage.run())
             tasks.create_task(self.delivery.run())
+            tasks.create_task(self.consumer.run())
             tasks.create_task(self.edge.run())
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
@@ -311,6 +325,10 @@ class Node:
     def make_reported_usage(self) -> ReportedUsage:
         """What records the counts of NASes."""
         return ReportedUsage(usage=self._world.store.usage, sessions=self.sessions, clock=self._world.clock)
+
+    def make_message_meter(self) -> MessageMeter:
+        """What counts messages."""
+        return MessageMeter(counts=self._world.store.message_counts)
 
     def make_edge(self) -> DeviceEdge:
         """What devices speak to inside their tunnel."""
@@ -400,6 +418,7 @@ def make_telemetry(node: Node) -> Telemetry:
             Metric.ATTACHES, partial(sessions.attaches.__getitem__, access), access=access.value
         )
     telemetry.watch_each(Metric.RECORDS_DELIVERED, lambda: node.delivery.delivered)
+    telemetry.watch(Metric.MESSAGES_COUNTED, lambda: float(node.messages.counted))
     telemetry.watch(
         Metric.USAGE_REPORTS, lambda: float(node.usage.reports_durable + node.reported.reports_durable)
     )

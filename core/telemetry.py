@@ -58,6 +58,12 @@ class Metric(Enum):
         "What happened to connections of devices and to their packets",
         ("event",),
     )
+    MESSAGES_COUNTED = (
+        "airloom_messages_counted",
+        "counter",
+        "Device messages counted from the stream, each once",
+        (),
+    )
     USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
     API_REQUESTS = (
         "airloom_api_requests",

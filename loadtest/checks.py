@@ -49,6 +49,7 @@ async def check_world(world: World) -> None:
     await _check_bytes(world)
     await _check_bill(world)
     _check_messages(world)
+    await _check_counts(world)
     await _check_leaks(world)
 
 
@@ -125,6 +126,21 @@ def _check_messages(world: World) -> None:
             world.findings.append(f"{state.imsi}: acknowledged and not in the stream: {sorted(lost)}")
         if not is_subsequence(in_stream, world.arrived.get(state.imsi, [])):
             world.findings.append(f"{state.imsi}: records are out of order")
+
+
+async def _check_counts(world: World) -> None:
+    """The meter of messages counted each record of the stream once."""
+    stored = payloads_by_imsi([record for shard in world.stream_disk.shards for record in shard])
+    first = world.clock.now() - timedelta(seconds=world.clock.monotonic())
+    for state in world.sims:
+        counted = 0
+        for day in range((world.clock.now() - first).days + 2):
+            at = day_of(first + timedelta(days=day))
+            row = await world.node._world.store.message_counts.get(state.imsi, at)
+            counted += row.count if row is not None else 0
+        if counted != len(stored.get(state.imsi, [])):
+            in_stream = len(stored.get(state.imsi, []))
+            world.findings.append(f"{state.imsi}: counted {counted} messages, {in_stream} are in the stream")
 
 
 def payloads_by_imsi(records: Sequence[StoredRecord | StreamRecord]) -> dict[str, list[bytes]]:

@@ -32,3 +32,17 @@ class StreamRecord:
 
     partition_key: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCount:
+    """How many messages an IMSI sent on a UTC day (yyyymmdd), and the last record that was counted."""
+
+    imsi: str
+    day: int
+    operator_id: str
+    count: int = 0
+    record_id: str = ""
+    shard_id: str = ""
+    sequence_number: str = ""
+    version: int = 0

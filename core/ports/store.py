@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.consumer import ShardLease
 from core.domain.gateway import GatewayLease
+from core.domain.message import MessageCount
 from core.domain.session import Session, SessionEvent
 from core.domain.sim import Sim
 from core.domain.usage import UsageReport
@@ -224,6 +225,18 @@ class ShardLeases(Protocol):
         ...
 
 
+class MessageCounts(Protocol):
+    """How many messages came. Partition: (IMSI, UTC day)."""
+
+    async def get(self, imsi: str, day: int) -> MessageCount | None:
+        """The row as stored."""
+        ...
+
+    async def put(self, row: MessageCount) -> MessageCount:
+        """Write if the stored version is ``row.version`` (0: must not exist); returns it with the next."""
+        ...
+
+
 class Store(Protocol):
     """All aggregates over one connection."""
 
@@ -260,6 +273,11 @@ class Store(Protocol):
     @property
     def shard_leases(self) -> ShardLeases:
         """Consumers' leases and checkpoints."""
+        ...
+
+    @property
+    def message_counts(self) -> MessageCounts:
+        """Counts of messages."""
         ...
 
     async def aclose(self) -> None:

@@ -4,21 +4,29 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from core.app import Node
+from core.domain.consumer import ShardLease
+from core.domain.message import MessageCount
 from core.domain.session import Session, Tunnel
 from core.domain.usage import UsageReport, Volume
 from core.errors import Unavailable
+from core.ports.stream import StoredRecord
 from core.ports.user_plane import Counters, Segment
+from core.services.consumer import Consumer
 from core.services.delivery import Receipt
+from core.services.message_meter import MessageMeter
 from core.services.reported import ReportedUsage
 from core.services.sessions import OpenSession, Sessions
 from core.services.usage import UsageMeter
 from loadtest.checks import simulate
+from loadtest.world import OPERATOR
 from mqtt_bridge.service import DeviceEdge
 
 SEEDS = int(os.environ.get("AIRLOOM_SEEDS", "60"))
@@ -103,6 +111,35 @@ class HastyUsage(ReportedUsage):
             await super().report(session, told)
 
 
+class HastyConsumer(Consumer):
+    """Planted: the checkpoint moves before the effect."""
+
+    async def _take_effect(self, lease: ShardLease, records: Sequence[StoredRecord]) -> None:
+        with suppress(Unavailable):
+            await super()._take_effect(lease, records)
+
+
+class ForgetfulMeter(MessageMeter):
+    """Planted: where it counted up to is not kept, so what is read again counts again."""
+
+    async def _count_row(self, imsi: str, day: int, of_row: list[Any]) -> int:
+        row = await self._counts.get(imsi, day) or MessageCount(imsi, day, OPERATOR)
+        await self._counts.put(replace(row, count=row.count + len(of_row)))
+        return len(of_row)
+
+
+class HastyConsumerNode(Node):
+    async def start(self) -> int:
+        recovered = await super().start()
+        self.consumer.__class__ = HastyConsumer
+        return recovered
+
+
+class ForgetfulMeterNode(Node):
+    def make_message_meter(self) -> MessageMeter:
+        return ForgetfulMeter(counts=self._world.store.message_counts)
+
+
 class IncrementNode(Node):
     def make_usage_meter(self) -> UsageMeter:
         return IncrementMeter(
@@ -147,6 +184,8 @@ class LeakyNode(Node):
         (IncrementNode, "the far side saw"),
         (AddingNode, "the far side saw"),
         (HastyNasNode, "the far side saw"),
+        (HastyConsumerNode, "are in the stream"),
+        (ForgetfulMeterNode, "are in the stream"),
         (HastyNode, "acknowledged and not in the stream"),
         (LeakyNode, "teids leaked"),
     ],

@@ -103,6 +103,7 @@ QUARANTINE = Table(
 )
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
 SHARD_LEASE = Table("shard_lease", _texts("application"), _texts("shard_id"), _BODY)
+MESSAGE_COUNT = Table("message_count", (*_texts("imsi"), *_bigints("day")), (), _BODY, ttl_s=USAGE_LIFE_S)
 
 TABLES = (
     OPERATOR,
@@ -120,4 +121,5 @@ TABLES = (
     QUARANTINE,
     GATEWAY_LEASE,
     SHARD_LEASE,
+    MESSAGE_COUNT,
 )

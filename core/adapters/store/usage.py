@@ -5,6 +5,7 @@ before a report is written. Rows of ``insert_if_absent`` belong to sessions that
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from core.adapters.store.engine import (
     BATCH_WRITES_MAX,
@@ -16,8 +17,9 @@ from core.adapters.store.engine import (
     Put,
     Row,
 )
-from core.adapters.store.rows import BodyReader, CorruptRow, body_of
-from core.adapters.store.tables import QUARANTINE, USAGE, USAGE_BY_OPERATOR
+from core.adapters.store.rows import BodyReader, CorruptRow, body_of, get_row
+from core.adapters.store.tables import MESSAGE_COUNT, QUARANTINE, USAGE, USAGE_BY_OPERATOR
+from core.domain.message import MessageCount
 from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.errors import StaleVersion
 from core.ports.store import Page, Quarantined
@@ -106,6 +108,28 @@ class WideUsage:
             if len(rows) < SCAN_ROWS_MAX:
                 return items
             above = rows[-1].clustering
+
+
+class WideMessageCounts:
+    """Implements ``MessageCounts``; rows are written under a condition only."""
+
+    def __init__(self, *, engine: Engine) -> None:
+        self._engine = engine
+        self._bodies = BodyReader(MESSAGE_COUNT, MessageCount)
+
+    async def get(self, imsi: str, day: int) -> MessageCount | None:
+        """The row as stored."""
+        row = await get_row(self._engine, MESSAGE_COUNT, (imsi, day))
+        return self._bodies.read_optional((imsi, day), row)
+
+    async def put(self, row: MessageCount) -> MessageCount:
+        """Write if the stored version is ``row.version``."""
+        stored = replace(row, version=row.version + 1)
+        put = Put((), (body_of(stored),), stored.version)
+        await self._engine.write(
+            Batch(MESSAGE_COUNT, (row.imsi, row.day), (put,), Condition((), row.version))
+        )
+        return stored
 
 
 def _index_batches(new: set[tuple[str, int, str]]) -> list[Batch]:

@@ -6,7 +6,7 @@ from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideLeases, WideShardLeases
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
-from core.adapters.store.usage import WideUsage
+from core.adapters.store.usage import WideMessageCounts, WideUsage
 from core.ports.clock import Clock
 
 
@@ -22,6 +22,7 @@ class WideStore:
         self._usage = WideUsage(engine=engine)
         self._leases = WideLeases(engine=engine)
         self._shard_leases = WideShardLeases(engine=engine)
+        self._message_counts = WideMessageCounts(engine=engine)
 
     @property
     def accounts(self) -> WideAccounts:
@@ -57,6 +58,11 @@ class WideStore:
     def shard_leases(self) -> WideShardLeases:
         """Consumers' leases and checkpoints."""
         return self._shard_leases
+
+    @property
+    def message_counts(self) -> WideMessageCounts:
+        """Counts of messages."""
+        return self._message_counts
 
     async def aclose(self) -> None:
         """Finish what was accepted, then let go; idempotent."""

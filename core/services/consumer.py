@@ -1,0 +1,198 @@
+"""Reading a stream to its effect: who reads which shard, in which order, and how far it has come.
+
+Rules:
+
+- A shard is read by one consumer at a time, under a lease that it renews with each checkpoint; a lease that
+  ran out may be taken by another, and a consumer with too few takes one from a consumer with too many.
+- A shard's children are read only after its end is checkpointed, so order holds over a split and a merge.
+- The checkpoint moves after the effect, never before. So an effect may meet a record again, and must know
+  it by its place (shard and sequence number) or by its record id.
+- What cannot be read now is tried again; nothing is passed over.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from core.domain.consumer import SHARD_END, ShardLease
+from core.errors import StaleVersion, Unavailable
+from core.ports.clock import Clock
+from core.ports.store import ShardLeases
+from core.ports.stream import IteratorType, Shard, StoredRecord, Stream
+
+LEASE_S = 10.0
+SYNC_S = 2.0
+"""How often it is looked which shards there are and who reads them."""
+POLL_S = 1.0
+READ_RECORDS_MAX = 1_000
+
+Effect = Callable[[Sequence[StoredRecord]], Awaitable[None]]
+"""What is done with some records of one shard, in their order; raises ``Unavailable`` to be asked again."""
+
+
+class _LeaseGone(Exception):
+    """Somebody else reads the shard now."""
+
+
+class Consumer:
+    """One worker of an application; ``owner`` names it among the application's workers."""
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        leases: ShardLeases,
+        clock: Clock,
+        application: str,
+        owner: str,
+        effect: Effect,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._stream = stream
+        self._leases = leases
+        self._clock = clock
+        self._application = application
+        self._owner = owner
+        self._effect = effect
+        self._poll_s = poll_s
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._is_due = asyncio.Event()
+
+    @property
+    def reading(self) -> frozenset[str]:
+        """The shards that this worker reads now."""
+        return frozenset(self._reading)
+
+    async def run(self) -> None:
+        """Take shards and read them, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._is_due.clear()
+                try:
+                    await self._sync(tasks)
+                except (Unavailable, StaleVersion):
+                    pass  # another worker was faster, or the store is away: look again
+                try:
+                    async with asyncio.timeout(SYNC_S):
+                        await self._is_due.wait()
+                except TimeoutError:
+                    continue
+
+    # -- which shards ---------------------------------------------------------------------------------
+
+    async def _sync(self, tasks: asyncio.TaskGroup) -> None:
+        shards = {shard.shard_id: shard for shard in await self._stream.shards()}
+        leases = {lease.shard_id: lease for lease in await self._leases.of_application(self._application)}
+        readable = [shard for shard in shards.values() if _is_readable(shard, shards, leases)]
+        for shard in self._chosen(readable, leases):
+            held = leases.get(shard.shard_id)
+            lease = await self._leases.put(self._mine(shard.shard_id, held))
+            self._reading[shard.shard_id] = tasks.create_task(self._read(lease))
+
+    def _chosen(self, readable: Sequence[Shard], leases: Mapping[str, ShardLease]) -> list[Shard]:
+        """What to take: the free ones up to a fair share, or else one of whoever has too many."""
+        now = self._clock.now()
+        holders = {
+            shard.shard_id: lease.owner
+            for shard in readable
+            if (lease := leases.get(shard.shard_id)) is not None and lease.expires > now
+        }
+        workers = {*holders.values(), self._owner}
+        fair = -(-len(readable) // len(workers))
+        room = fair - len(self._reading)
+        others = [shard for shard in readable if shard.shard_id not in self._reading]
+        free = [shard for shard in others if holders.get(shard.shard_id, self._owner) == self._owner]
+        if free or room <= 0:
+            return free[: max(room, 0)]
+        loads = Counter(holders[shard.shard_id] for shard in others)
+        return [shard for shard in others if loads[holders[shard.shard_id]] > fair][:1]
+
+    def _mine(self, shard_id: str, held: ShardLease | None) -> ShardLease:
+        expires = self._clock.now() + timedelta(seconds=LEASE_S)
+        if held is None:
+            return ShardLease(self._application, shard_id, self._owner, 1, expires)
+        return replace(held, owner=self._owner, fence=held.fence + 1, expires=expires)
+
+    # -- one shard ------------------------------------------------------------------------------------
+
+    async def _read(self, lease: ShardLease) -> None:
+        try:
+            while lease.checkpoint != SHARD_END:
+                try:
+                    lease = await self._read_on(lease)
+                except Unavailable:
+                    await asyncio.sleep(self._poll_s)
+                    lease = await self._renewed(lease)
+        except _LeaseGone:
+            pass
+        finally:
+            del self._reading[lease.shard_id]
+            self._is_due.set()
+
+    async def _read_on(self, lease: ShardLease) -> ShardLease:
+        """From the checkpoint on, until the shard's end."""
+        kind = IteratorType.AFTER_SEQUENCE_NUMBER if lease.checkpoint else IteratorType.TRIM_HORIZON
+        iterator = await self._stream.iterator(lease.shard_id, kind, lease.checkpoint)
+        while iterator:
+            result = await self._stream.read(iterator, limit=READ_RECORDS_MAX)
+            if result.records:
+                await self._take_effect(lease, result.records)
+                lease = await self._checkpoint(lease, result.records[-1].sequence_number)
+            elif self._is_worn(lease):
+                lease = await self._checkpoint(lease, lease.checkpoint)
+            if not result.records and result.next_iterator:
+                await asyncio.sleep(self._poll_s)
+            iterator = result.next_iterator
+        return await self._checkpoint(lease, SHARD_END)
+
+    async def _take_effect(self, lease: ShardLease, records: Sequence[StoredRecord]) -> None:
+        left_s = (lease.expires - self._clock.now()).total_seconds()
+        if left_s <= 0:
+            raise Unavailable("the lease ran out while the stream was read")
+        try:
+            async with asyncio.timeout(left_s):  # whoever reads the shard next must find this at an end
+                await self._effect(records)
+        except TimeoutError:
+            raise Unavailable("the effect took longer than the lease") from None
+
+    async def _checkpoint(self, lease: ShardLease, checkpoint: str) -> ShardLease:
+        """Move it and renew the lease, in one write."""
+        expires = self._clock.now() + timedelta(seconds=LEASE_S)
+        try:
+            return await self._leases.put(replace(lease, checkpoint=checkpoint, expires=expires))
+        except StaleVersion:
+            return await self._renewed(lease)
+
+    async def _renewed(self, lease: ShardLease) -> ShardLease:
+        """The lease as stored, if it is still ours: a write of ours may have been stored unheard."""
+        while True:
+            try:
+                leases = await self._leases.of_application(self._application)
+                break
+            except Unavailable:
+                await asyncio.sleep(self._poll_s)
+        stored = next((each for each in leases if each.shard_id == lease.shard_id), None)
+        if stored is None or (stored.owner, stored.fence) != (lease.owner, lease.fence):
+            raise _LeaseGone
+        try:
+            expires = self._clock.now() + timedelta(seconds=LEASE_S)
+            return await self._leases.put(replace(stored, expires=expires))
+        except (StaleVersion, Unavailable):
+            raise _LeaseGone from None  # taken anew at the next look, if nobody else did
+
+    def _is_worn(self, lease: ShardLease) -> bool:
+        return lease.expires - self._clock.now() < timedelta(seconds=LEASE_S * 2 / 3)
+
+
+def _is_readable(shard: Shard, shards: Mapping[str, Shard], leases: Mapping[str, ShardLease]) -> bool:
+    """Not at its end, and nothing that came before it is still to be read; a parent that is gone is over."""
+
+    def is_over(shard_id: str) -> bool:
+        lease = leases.get(shard_id)
+        return lease is not None and lease.checkpoint == SHARD_END
+
+    return not is_over(shard.shard_id) and all(
+        is_over(parent) for parent in shard.parents if parent in shards
+    )

@@ -1,0 +1,92 @@
+"""How many messages each SIM sent, counted from the stream itself.
+
+Rules: a message counts once, on the UTC day of its arrival, whoever counts it and however often it is read:
+the count and the place up to which it was counted are one row, written under a condition. A record that was
+stored twice comes twice in a row among its SIM's records (a lane puts nothing else before it is accepted), so
+the last record id of each SIM tells it. What is no record of ours is passed over, and counted as that.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import msgspec
+
+from core.domain.message import MessageCount
+from core.domain.usage import day_of
+from core.errors import StaleVersion, Unavailable
+from core.ports.store import MessageCounts
+from core.ports.stream import StoredRecord
+
+WRITES_MAX = 64
+"""Rows that are written at a time."""
+TRIES_MAX = 16
+
+
+class _Envelope(msgspec.Struct):
+    imsi: str
+    operatorId: str
+    recordId: str
+    timestamp: int
+
+
+class MessageMeter:
+    """The effect of a consumer; ``counted`` is what this process counted."""
+
+    def __init__(self, *, counts: MessageCounts) -> None:
+        self._counts = counts
+        self._decoder = msgspec.json.Decoder(_Envelope)
+        self.counted = 0
+        self.foreign = 0
+
+    async def count(self, records: Sequence[StoredRecord]) -> None:
+        """Count some records of one shard, in their order; raises ``Unavailable``."""
+        by_row: dict[tuple[str, int], list[tuple[StoredRecord, _Envelope]]] = {}
+        foreign = 0
+        for record in records:
+            try:
+                envelope = self._decoder.decode(record.data)
+                day = day_of(datetime.fromtimestamp(envelope.timestamp / 1_000, UTC))
+            except (msgspec.DecodeError, ValueError, OverflowError, OSError):
+                foreign += 1
+                continue
+            by_row.setdefault((envelope.imsi, day), []).append((record, envelope))
+        gate = asyncio.Semaphore(WRITES_MAX)
+
+        async def count_row(imsi: str, day: int, of_row: list[tuple[StoredRecord, _Envelope]]) -> int:
+            async with gate:
+                return await self._count_row(imsi, day, of_row)
+
+        counting = (count_row(imsi, day, of_row) for (imsi, day), of_row in by_row.items())
+        outcomes = await asyncio.gather(*counting, return_exceptions=True)
+        self.counted += sum(outcome for outcome in outcomes if isinstance(outcome, int))
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        self.foreign += foreign
+
+    async def _count_row(self, imsi: str, day: int, of_row: list[tuple[StoredRecord, _Envelope]]) -> int:
+        for _ in range(TRIES_MAX):
+            before = await self._counts.get(imsi, day) or MessageCount(imsi, day, of_row[0][1].operatorId)
+            after = before
+            for record, envelope in of_row:
+                after = _counted(after, record, envelope.recordId)
+            if after is before:
+                return 0
+            try:
+                await self._counts.put(after)
+            except StaleVersion:
+                continue
+            return after.count - before.count
+        raise Unavailable(f"messages of {imsi}: somebody else counts them too")
+
+
+def _counted(row: MessageCount, record: StoredRecord, record_id: str) -> MessageCount:
+    number = int(record.sequence_number)
+    if row.shard_id == record.shard_id and number <= int(row.sequence_number):
+        return row  # read again after a restart
+    place = replace(
+        row, shard_id=record.shard_id, sequence_number=record.sequence_number, record_id=record_id
+    )
+    return place if row.record_id == record_id else replace(place, count=row.count + 1)

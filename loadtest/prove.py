@@ -17,6 +17,7 @@ from typing import Any
 from loadtest.checks import simulate
 from loadtest.parts.namespaces import Lab, why_not
 
+PROOFS = ("seeds", "kills", "edge")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -54,6 +55,11 @@ def prove_kills(kills: int, seed: int) -> dict[str, Any]:
         return _killing(lab.command(lab.ran, *command))
 
 
+def prove_edge(kills: int, seed: int) -> dict[str, Any]:
+    """``kill -9`` under the traffic of every entry point, into a Kinesis that misbehaves."""
+    return _killing([sys.executable, "-m", "loadtest.killing_edge", str(kills), str(seed)])
+
+
 def _killing(command: Sequence[str]) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment, cwd=ROOT)
@@ -71,20 +77,22 @@ def tell(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; exit code 0 when everything holds."""
     parser = argparse.ArgumentParser(prog="./run prove", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="*", default=["seeds", "kills"], help="seeds, kills (default: both)")
+    parser.add_argument("what", nargs="*", default=list(PROOFS), help="seeds, kills, edge (default: all)")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--kills", type=int, default=50, help="how many kills (default 50)")
     parser.add_argument("--seed", type=int, default=1, help="the seed of the kills' moments (default 1)")
     options = parser.parse_args(argv)
-    unknown = set(options.what) - {"seeds", "kills"}
+    unknown = set(options.what) - set(PROOFS)
     if unknown:
-        parser.error(f"unknown proof: {', '.join(sorted(unknown))}; there are seeds and kills")
+        parser.error(f"unknown proof: {', '.join(sorted(unknown))}; there are {', '.join(PROOFS)}")
     results: dict[str, Any] = {}
     if "seeds" in options.what:
         results["seeds"] = prove_seeds(options.first, options.seeds)
     if "kills" in options.what:
         results["kills"] = prove_kills(options.kills, options.seed)
+    if "edge" in options.what:
+        results["edge"] = prove_edge(options.kills, options.seed)
     results["ok"] = all(result["ok"] for result in results.values())
     print(json.dumps(results))
     return 0 if results["ok"] else 1

@@ -5,6 +5,7 @@ what is counted owes nothing to the gateway. The devices' TCP is the kernel's, i
 """
 
 import asyncio
+import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,9 +86,11 @@ class Phones:
     def __init__(self, phones: Sequence[Phone]) -> None:
         self._at: dict[IPv4Address, Phone] = {phone.context.ue_address: phone for phone in phones}
         self._stack: NamespaceNetwork | None = None
+        self._sockets: dict[str, list[socket.socket]] = {}
+        self._speaks_v5 = False
 
-    async def start_programs(self, protocols: Sequence[str]) -> None:
-        """A program for each device, by these protocols in turn."""
+    async def start_programs(self, protocols: Sequence[str], *, sockets_each: int = 1) -> None:
+        """A program for each device, by these protocols in turn; it may connect ``sockets_each`` times."""
         phones = list(self._at.values())
         for number, phone in enumerate(phones):
             phone.protocol = protocols[number % len(protocols)]
@@ -96,12 +99,19 @@ class Phones:
             self._stack = await NamespaceNetwork.open(
                 local=GatewayConfig().ue_pool,
                 remote=EdgeConfig().platform_network,
-                clients=[phone.context.ue_address for phone in connected],
+                clients=[phone.context.ue_address for phone in connected for _ in range(sockets_each)],
             )
             self._stack.on_packet(self._on_packet)
-        for number, phone in enumerate(phones):
+            for number, phone in enumerate(connected):
+                first = number * sockets_each
+                self._sockets[phone.imsi] = self._stack.clients[first : first + sockets_each]
+        for phone in phones:
             phone.stack = self._stack
-            phone.program = await self._program_of(phone, number).open()
+            await self.start_program(phone)
+
+    async def start_program(self, phone: Phone) -> None:
+        """A program on a fresh socket, in the place of one that was there before."""
+        phone.program = await self._program_of(phone).open()
 
     async def stop_programs(self) -> None:
         """End them in order, and wait until the last packet has come."""
@@ -116,20 +126,24 @@ class Phones:
 
     async def aclose(self) -> None:
         """Let the devices' network go."""
+        for own in self._sockets.values():
+            for each in own:
+                each.close()
         if self._stack is not None:
             await self._stack.aclose()
 
-    def _program_of(self, phone: Phone, number: int) -> Program:
+    def _program_of(self, phone: Phone) -> Program:
         edge = EdgeConfig()
         if phone.protocol == "udp" or self._stack is None:
             return UdpProgram(phone.device)
-        own = self._stack.clients.pop(0)
+        own = self._sockets[phone.imsi].pop()
         if phone.protocol == "tcp":
             return TcpProgram(own, edge)
         if phone.protocol == "http":
             return HttpProgram(own, edge)
-        versions = (aiomqtt.ProtocolVersion.V311, aiomqtt.ProtocolVersion.V5)
-        return MqttProgram(own, edge, version=versions[number // 2 % 2])
+        version = aiomqtt.ProtocolVersion.V5 if self._speaks_v5 else aiomqtt.ProtocolVersion.V311
+        self._speaks_v5 = not self._speaks_v5  # one after the other
+        return MqttProgram(own, edge, version=version)
 
     def _on_packet(self, packet: bytes) -> None:
         if len(packet) >= 20 and (phone := self._at.get(IPv4Address(packet[12:16]))) is not None:

@@ -23,6 +23,7 @@ from core.services.delivery import Delivery
 from core.services.message_meter import MessageMeter
 from loadtest.checks import payloads_by_imsi
 from loadtest.parts import kinesis
+from loadtest.prove import prove_edge
 from loadtest.serving import ROOT
 from loadtest.virtual import SeededEntropy
 
@@ -55,6 +56,14 @@ def test_the_demo_adds_up_on_kinesis(server: str) -> None:
     assert ended.returncode == 0, ended.stderr
     result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     assert result["messages"]["in_stream"] == result["messages"]["acked"] == 60
+
+
+def test_kills_under_every_kind_of_traffic_lose_and_disorder_nothing() -> None:
+    """A share of the kills that `./run prove edge` does."""
+    result = prove_edge(4, seed=3)
+    assert result["ok"], result
+    assert result["faults"]["error_after"] + result["faults"]["cut_after"] > 0
+    assert result["repeated_by_stream"] > 0, "what was stored and not heard of is put again"
 
 
 def message(imsi: str, number: int) -> DeviceMessage:

@@ -1,0 +1,226 @@
+"""`kill -9` of a served Airloom while devices talk by MQTT, HTTP, TCP and UDP into a Kinesis that misbehaves.
+
+The node is edge, stream's producer and stream's consumer at once, so each kill hits all three. A device sends
+one message after the other and, like a careful device, sends again what was not acknowledged. Afterwards, by
+Amazon's own client: whatever was acknowledged is in the stream; each SIM's numbers never go down once
+duplicates are dropped by record id; and the meter of messages counted what is there.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import aiomqtt
+
+from core.adapters.clock import SystemEntropy
+from core.adapters.network import UdpNetwork
+from loadtest.checks import payloads_by_imsi
+from loadtest.customer import Customer
+from loadtest.parts import kinesis
+from loadtest.parts.kinesis_front import Faults, Front
+from loadtest.peers.phone import Phone, Phones
+from loadtest.peers.sgsn import Sgsn
+from loadtest.serving import Served, free_gateway_address, free_tcp_port
+
+APN = "soracom.io"
+PHONES = 8
+PROTOCOLS = ("mqtt", "http", "tcp", "udp")
+STREAM, SHARDS = "killed", 2
+PATIENCE_S = 4.0
+COUNTED_S = 30.0
+BROKEN = (OSError, TimeoutError, aiomqtt.MqttError, aiohttp.ClientError)
+"""What a program may meet when its connection is gone."""
+
+
+@dataclass(slots=True)
+class EdgeFinding:
+    """What one run of kills left."""
+
+    kills: int
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    out_of_order: list[str] = field(default_factory=list)
+    records: int = 0
+    repeated_by_stream: int = 0
+    counted: int = 0
+    in_stream: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    not_run: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that must hold holds."""
+        return not self.not_run and (
+            not self.lost
+            and not self.out_of_order
+            and all(self.acknowledged.get(protocol) for protocol in PROTOCOLS)
+            and self.counted == self.in_stream > 0
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"ok": self.ok}
+
+
+async def kill_the_edge(*, kills: int, seed: int, tell: Callable[[str], None]) -> EdgeFinding:
+    """Run it."""
+    finding = EdgeFinding(kills, not_run=kinesis.why_not())
+    if finding.not_run:
+        return finding
+    with (
+        tempfile.TemporaryDirectory(prefix="airloom-kill-") as folder,
+        kinesis.served("kinesalite") as behind,
+    ):
+        await kinesis.create_stream(behind, STREAM, shards=SHARDS)
+        front = Front(behind, Faults(), seed)
+        async with front.served(free_tcp_port("127.0.0.1", 0)) as endpoint:
+            served = _served(Path(folder), endpoint)
+            await served.start()
+            try:
+                async with Customer(served.endpoint) as customer:
+                    phones = await _run(served, customer, finding, random.Random(seed), tell)
+                    await _look(served, behind, finding, phones)
+            finally:
+                await served.stop()
+        finding.faults = dict(front.happened)
+    return finding
+
+
+async def _run(
+    served: Served, customer: Customer, finding: EdgeFinding, dice: random.Random, tell: Callable[[str], None]
+) -> list[Phone]:
+    await customer.sign_up("edge@example.com", "Aa1-kill-the-edge")
+    sgsn = Sgsn(
+        network=UdpNetwork(),
+        address=free_gateway_address("127.0.1"),
+        gateway=served.gateway_address,
+        entropy=SystemEntropy(),
+    )
+    async with sgsn.running():
+        phones = []
+        for _ in range(PHONES):
+            sim = await customer.new_sim()
+            imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
+            phones.append(await Phone.attach(sgsn, sim_id=sim["simId"], imsi=imsi, apn=APN))
+        together = Phones(phones)
+        await together.start_programs(PROTOCOLS, sockets_each=8 * finding.kills + 32)
+        stopped = asyncio.Event()
+        async with asyncio.TaskGroup() as traffic:
+            for phone in phones:
+                traffic.create_task(_talk(together, phone, stopped))
+            for number in range(finding.kills):
+                await asyncio.sleep(0.3 + dice.random() * 1.2)
+                await served.kill()
+                await served.start()
+                tell(f"kill {number + 1} of {finding.kills}")
+            await asyncio.sleep(1.0)
+            stopped.set()
+        for phone in phones:
+            await _end(phone)
+        await together.aclose()
+    return phones
+
+
+async def _talk(together: Phones, phone: Phone, stopped: asyncio.Event) -> None:
+    """Number after number; the same one again until it is acknowledged."""
+    number = 0
+    while not stopped.is_set():
+        payload = b"%d" % number
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                is_acknowledged = await phone.say(payload)
+        except BROKEN:
+            is_acknowledged = False
+            await _begin_again(together, phone, stopped)
+        number += is_acknowledged
+
+
+async def _end(phone: Phone) -> None:
+    with contextlib.suppress(*BROKEN):
+        async with asyncio.timeout(1.0):
+            if phone.program is not None:
+                await phone.program.aclose()
+
+
+async def _begin_again(together: Phones, phone: Phone, stopped: asyncio.Event) -> None:
+    await _end(phone)
+    while not stopped.is_set():
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await together.start_program(phone)
+                return
+        except BROKEN:
+            await asyncio.sleep(0.1)
+
+
+async def _look(served: Served, behind: str, finding: EdgeFinding, phones: list[Phone]) -> None:
+    """Compare what devices were told with what Amazon's client reads, and with what was counted."""
+    async with asyncio.timeout(COUNTED_S):
+        while True:
+            records = await kinesis.read_stream(behind, STREAM)
+            finding.records = len(records)
+            finding.in_stream = len({json.loads(record.data)["recordId"] for record in records})
+            imsis = [phone.imsi for phone in phones]
+            finding.counted = await asyncio.to_thread(_counted, served.data_dir, imsis)
+            if finding.counted >= finding.in_stream:
+                break
+            await asyncio.sleep(0.5)
+    finding.repeated_by_stream = finding.records - finding.in_stream
+    stored = payloads_by_imsi(records)
+    for phone in phones:
+        so_far = finding.acknowledged.get(phone.protocol, 0)
+        finding.acknowledged[phone.protocol] = so_far + len(phone.acknowledged)
+        numbers = [int(payload) for payload in stored.get(phone.imsi, [])]
+        missing = {int(payload) for payload in phone.acknowledged} - set(numbers)
+        finding.lost += [f"{phone.imsi} {phone.protocol} {number}" for number in sorted(missing)]
+        if any(later < earlier for earlier, later in pairwise(numbers)):
+            finding.out_of_order.append(f"{phone.imsi} {phone.protocol}")
+
+
+def _counted(data_dir: Path, imsis: list[str]) -> int:
+    """Read from the file itself, beside the node that writes it."""
+    with contextlib.closing(sqlite3.connect(f"file:{data_dir}/airloom.db?mode=ro", uri=True)) as file:
+        rows = file.execute("SELECT imsi, body FROM message_count").fetchall()
+    return sum(json.loads(body)["count"] for imsi, body in rows if imsi in imsis)
+
+
+def _served(folder: Path, endpoint: str) -> Served:
+    return Served(
+        folder / "var",
+        gateway_address=free_gateway_address(),
+        api_port=free_tcp_port("127.0.0.1", 0),
+        environment={
+            "AIRLOOM_GATEWAY__SESSIONS_MAX": "256",
+            "AIRLOOM_EDGE__INSIDE": "on",
+            "AIRLOOM_STREAM__KINESIS": STREAM,
+            "AIRLOOM_STREAM__ENDPOINT": endpoint,
+            **kinesis.ENVIRONMENT,
+        },
+    )
+
+
+def main(argv: list[str]) -> int:
+    """`python -m loadtest.killing_edge KILLS SEED`: print the finding as JSON."""
+    finding = asyncio.run(
+        kill_the_edge(
+            kills=int(argv[0]),
+            seed=int(argv[1]),
+            tell=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+    )
+    print(json.dumps(finding.as_dict()))
+    return 0 if finding.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -47,6 +47,7 @@ from core.services.gateway import VirtualGateway, keep_lease, take_lease
 from core.services.groups import Groups
 from core.services.identity import Identity
 from core.services.message_meter import MessageMeter
+from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
 from core.services.sessions import Sessions
 from core.services.sims import Sims
@@ -193,6 +194,12 @@ class Node:
         self.sessions = self.make_sessions()
         self.door = self.make_door()
         self.delivery = Delivery(stream=world.stream, clock=world.clock, entropy=world.entropy)
+        self.relay = EventRelay(
+            sessions=world.store.sessions,
+            stream=world.stream,
+            gateway_id=config.id,
+        )
+        self.sessions.on_event(self.relay.wake)
         self.messages = self.make_message_meter()
         self.consumer = Consumer(
             stream=world.stream,
@@ -239,6 +246,7 @@ class Node:
             tasks.create_task(self.usage.run())
             tasks.create_task(self.delivery.run())
             tasks.create_task(self.consumer.run())
+            tasks.create_task(self.relay.run())
             tasks.create_task(self.edge.run())
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
@@ -418,6 +426,7 @@ def make_telemetry(node: Node) -> Telemetry:
             Metric.ATTACHES, partial(sessions.attaches.__getitem__, access), access=access.value
         )
     telemetry.watch_each(Metric.RECORDS_DELIVERED, lambda: node.delivery.delivered)
+    telemetry.watch(Metric.EVENTS_TOLD, lambda: float(node.relay.told))
     telemetry.watch(Metric.MESSAGES_COUNTED, lambda: float(node.messages.counted))
     telemetry.watch(
         Metric.USAGE_REPORTS, lambda: float(node.usage.reports_durable + node.reported.reports_durable)

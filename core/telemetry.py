@@ -58,6 +58,7 @@ class Metric(Enum):
         "What happened to connections of devices and to their packets",
         ("event",),
     )
+    EVENTS_TOLD = ("airloom_events_told", "counter", "Session events put into the stream", ())
     MESSAGES_COUNTED = (
         "airloom_messages_counted",
         "counter",

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from billing.service import BillingService
@@ -21,11 +21,14 @@ from core.adapters.clock import SystemClock
 from core.adapters.stream.log import LogStream
 from core.app import Node
 from core.domain.message import StreamRecord
+from core.domain.session import SessionEventKind
 from core.domain.usage import UsageReport, Volume, day_of
 from core.ports.stream import IteratorType, StoredRecord
 from loadtest.customer import Customer
 from loadtest.virtual import run_virtual
 from loadtest.world import OPERATOR, Plan, World
+
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def simulate(seed: int, plan: Plan | None = None, node_type: type[Node] = Node) -> World:
@@ -50,6 +53,7 @@ async def check_world(world: World) -> None:
     await _check_bill(world)
     _check_messages(world)
     await _check_counts(world)
+    await _check_events(world)
     await _check_leaks(world)
 
 
@@ -143,13 +147,39 @@ async def _check_counts(world: World) -> None:
             world.findings.append(f"{state.imsi}: counted {counted} messages, {in_stream} are in the stream")
 
 
+async def _check_events(world: World) -> None:
+    """What the history of a SIM tells of its sessions stands in the stream too, in the same order."""
+    told: dict[str, list[str]] = {}
+    for shard in world.stream_disk.shards:
+        for record in shard:
+            envelope = json.loads(record.data)
+            of_sim = told.setdefault(envelope["simId"], [])
+            if "sessionEvent" in envelope and envelope["recordId"] not in of_sim:
+                of_sim.append(envelope["recordId"])
+    sessions = world.node._world.store.sessions
+    for state in world.sims:
+        sim_id, after, history = state.sim.sim_id, "", []
+        while True:
+            page = await sessions.events(sim_id, since=BEGINNING, until=world.clock.now(), after=after)
+            history += [e.event_id for e in page.items if e.kind is not SessionEventKind.REJECTED]
+            if not (after := page.next_key):
+                break
+        missing = set(history) - set(told.get(sim_id, ()))
+        if missing:
+            world.findings.append(
+                f"{state.imsi}: {len(missing)} events of sessions never came into the stream"
+            )
+    if left := await sessions.outbox("vg-1", limit=10):
+        world.findings.append(f"{len(left)} events are left in the outbox")
+
+
 def payloads_by_imsi(records: Sequence[StoredRecord | StreamRecord]) -> dict[str, list[bytes]]:
-    """Payloads in stream order, each record id once (a retried put may store one twice)."""
+    """Payloads of messages in stream order, each record id once (a retried put may store one twice)."""
     payloads: dict[str, list[bytes]] = {}
     seen: set[str] = set()
     for record in records:
         envelope = json.loads(record.data)
-        if envelope["recordId"] not in seen:
+        if "payloads" in envelope and envelope["recordId"] not in seen:
             seen.add(envelope["recordId"])
             payload = base64.b64decode(envelope["payloads"])
             payloads.setdefault(envelope["imsi"], []).append(payload)

@@ -24,6 +24,7 @@ import aiomqtt
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
+from core.ports.stream import StoredRecord
 from loadtest.checks import payloads_by_imsi
 from loadtest.customer import Customer
 from loadtest.parts import kinesis
@@ -168,8 +169,9 @@ async def _look(served: Served, behind: str, finding: EdgeFinding, phones: list[
     async with asyncio.timeout(COUNTED_S):
         while True:
             records = await kinesis.read_stream(behind, STREAM)
-            finding.records = len(records)
-            finding.in_stream = len({json.loads(record.data)["recordId"] for record in records})
+            messages = [r for r in map(_envelope_of, records) if "payloads" in r]
+            finding.records = len(messages)
+            finding.in_stream = len({message["recordId"] for message in messages})
             imsis = [phone.imsi for phone in phones]
             finding.counted = await asyncio.to_thread(_counted, served.data_dir, imsis)
             if finding.counted >= finding.in_stream:
@@ -185,6 +187,11 @@ async def _look(served: Served, behind: str, finding: EdgeFinding, phones: list[
         finding.lost += [f"{phone.imsi} {phone.protocol} {number}" for number in sorted(missing)]
         if any(later < earlier for earlier, later in pairwise(numbers)):
             finding.out_of_order.append(f"{phone.imsi} {phone.protocol}")
+
+
+def _envelope_of(record: StoredRecord) -> dict[str, Any]:
+    envelope: dict[str, Any] = json.loads(record.data)
+    return envelope
 
 
 def _counted(data_dir: Path, imsis: list[str]) -> int:

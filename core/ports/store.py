@@ -139,7 +139,15 @@ class Sessions(Protocol):
         ...
 
     async def record(self, event: SessionEvent) -> None:
-        """An event alone (a refused attach)."""
+        """An event alone (a refused attach); it does not go into the stream."""
+        ...
+
+    async def outbox(self, gateway_id: str, *, limit: int) -> Sequence[SessionEvent]:
+        """Events of ``put`` and ``close`` that are not yet in the stream, oldest first."""
+        ...
+
+    async def sent(self, gateway_id: str, events: Sequence[SessionEvent]) -> None:
+        """The stream has these events; idempotent."""
         ...
 
     async def of_sim(self, sim_id: str) -> Sequence[Session]:

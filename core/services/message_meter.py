@@ -3,7 +3,8 @@
 Rules: a message counts once, on the UTC day of its arrival, whoever counts it and however often it is read:
 the count and the place up to which it was counted are one row, written under a condition. A record that was
 stored twice comes twice in a row among its SIM's records (a lane puts nothing else before it is accepted), so
-the last record id of each SIM tells it. What is no record of ours is passed over, and counted as that.
+the last record id of each SIM tells it. What is no message (an event, a
+record that is not ours) is passed over, and counted as that.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ class _Envelope(msgspec.Struct):
     operatorId: str
     recordId: str
     timestamp: int
+    payloads: msgspec.Raw
 
 
 class MessageMeter:
@@ -38,18 +40,18 @@ class MessageMeter:
         self._counts = counts
         self._decoder = msgspec.json.Decoder(_Envelope)
         self.counted = 0
-        self.foreign = 0
+        self.others = 0
 
     async def count(self, records: Sequence[StoredRecord]) -> None:
         """Count some records of one shard, in their order; raises ``Unavailable``."""
         by_row: dict[tuple[str, int], list[tuple[StoredRecord, _Envelope]]] = {}
-        foreign = 0
+        others = 0
         for record in records:
             try:
                 envelope = self._decoder.decode(record.data)
                 day = day_of(datetime.fromtimestamp(envelope.timestamp / 1_000, UTC))
             except (msgspec.DecodeError, ValueError, OverflowError, OSError):
-                foreign += 1
+                others += 1
                 continue
             by_row.setdefault((envelope.imsi, day), []).append((record, envelope))
         gate = asyncio.Semaphore(WRITES_MAX)
@@ -64,7 +66,7 @@ class MessageMeter:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        self.foreign += foreign
+        self.others += others
 
     async def _count_row(self, imsi: str, day: int, of_row: list[tuple[StoredRecord, _Envelope]]) -> int:
         for _ in range(TRIES_MAX):

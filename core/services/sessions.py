@@ -37,6 +37,7 @@ from core.ports.sessions import AccessDoor
 from core.ports.store import Store
 from core.ports.user_plane import Bearer, UserPlane
 from core.services.gateway import VirtualGateway
+from core.services.ids import RecordIds
 from core.services.locks import KeyedLocks
 from core.services.usage import UsageMeter
 
@@ -124,10 +125,12 @@ class Sessions:
         self._entropy = entropy
         self._apns = apns
         self._dns = dns
+        self._event_ids = RecordIds(clock=clock, entropy=entropy)
         self._open: dict[str, Session] = {}
         self._of_sim: dict[str, set[str]] = {}
         self._at: dict[IPv4Address, str] = {}
         self._heed_end: Callable[[str], None] = lambda _: None
+        self._heed_event: Callable[[], None] = lambda: None
         self._doors: dict[Access, AccessDoor] = {}
         self._locks = KeyedLocks()
         self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
@@ -147,6 +150,10 @@ class Sessions:
     def on_end(self, heed: Callable[[str], None]) -> None:
         """Call ``heed(session_id)`` as soon as a session's bearer is cut; it must not raise."""
         self._heed_end = heed
+
+    def on_event(self, heed: Callable[[], None]) -> None:
+        """Call ``heed()`` when an event became durable; it must not raise."""
+        self._heed_event = heed
 
     def attach_door(self, access: Access, door: AccessDoor) -> None:
         """Name the door that holds sessions of this access."""
@@ -221,7 +228,8 @@ class Sessions:
         async with AsyncExitStack() as undo:
             session = self._new_session(sim, request, undo)
         event = self._event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
-        await self._store.sessions.record(event)
+        await self._store.sessions.close(session, event)
+        self._heed_event()
         return session
 
     def _as_it_ended(self, event: SessionEvent) -> Session:
@@ -283,6 +291,7 @@ class Sessions:
             )
             event = self._event(SessionEventKind.MODIFIED, wanted)
             stored = await self._put_again(wanted, event)
+            self._heed_event()
             self._open[stored.session_id] = stored
             self.open_by_access[session.access.value] -= 1
             self.open_by_access[stored.access.value] += 1
@@ -405,6 +414,7 @@ class Sessions:
         try:
             event = self._event(SessionEventKind.CREATED, session)
             stored = await self._store.sessions.put(session, event)
+            self._heed_event()
         except Unavailable as error:
             if error.ambiguous:
                 undo.pop_all()
@@ -464,7 +474,7 @@ class Sessions:
         sim = await self._store.sims.get(sim_id)
         await self._store.sessions.record(
             SessionEvent(
-                event_id=time_ordered_id(now, self._entropy.random_bytes(10)),
+                event_id=self._event_ids.next(),
                 kind=SessionEventKind.REJECTED,
                 at=now,
                 sim_id=sim_id,
@@ -500,6 +510,7 @@ class Sessions:
             return
         await self._usage.report_last(session.session_id)
         await self._store.sessions.close(session, event)
+        self._heed_event()
         self._usage.discard(session.session_id)
         self._gateway.release_address(session.ue_address)
         for teid in _teids(session):
@@ -555,7 +566,7 @@ class Sessions:
     def _event(self, kind: SessionEventKind, session: Session, *, cause: str = "") -> SessionEvent:
         now = self._clock.now()
         return SessionEvent(
-            event_id=time_ordered_id(now, self._entropy.random_bytes(10)),
+            event_id=self._event_ids.next(),
             kind=kind,
             at=now,
             sim_id=session.sim_id,

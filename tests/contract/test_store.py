@@ -16,6 +16,7 @@ from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRo
 from core.adapters.store.tables import (
     EVENT_LIFE_US,
     OPERATOR,
+    OUTBOX,
     SESSION_BY_GATEWAY,
     SIM,
     SIM_BY_IMSI,
@@ -257,6 +258,40 @@ async def test_a_page_holds_no_more_than_its_maximum(world: World) -> None:
     assert len(page.items) == PAGE_MAX
     rest = await world.store.groups.of_operator("OP1", after=page.next_key, limit=PAGE_MAX)
     assert [group.group_id for group in rest.items] == [f"{PAGE_MAX + n:05d}" for n in range(5)]
+
+
+async def test_events_wait_in_the_outbox_until_they_are_sent(world: World) -> None:
+    one, two = sim_of(1, operator_id="OP1"), sim_of(2, operator_id="OP1")
+    began, other = event_of(one, 1), event_of(two, 2)
+    stored = await world.store.sessions.put(session_of(one), began)
+    await world.store.sessions.put(session_of(two), other)
+    ended = event_of(one, 3, kind=SessionEventKind.DELETED)
+    await world.store.sessions.close(stored, ended)
+    await world.store.sessions.record(event_of(two, 4, kind=SessionEventKind.REJECTED))
+    await world.reopen()
+    sessions = as_port(world.store).sessions
+    assert await sessions.outbox("vg-1", limit=10) == [began, other, ended]
+    assert await sessions.outbox("vg-1", limit=2) == [began, other]
+    assert await sessions.outbox("vg-2", limit=10) == []
+    for _ in range(2):
+        await sessions.sent("vg-1", [began, ended])
+    assert await sessions.outbox("vg-1", limit=10) == [other]
+
+
+async def test_an_outbox_row_without_an_event_is_ignored_and_later_removed(world: World) -> None:
+    """A crash, or another version, came between the two: nobody tells what never happened."""
+    sim = sim_of(1, operator_id="OP1")
+    with pytest.raises(StaleVersion):
+        await world.store.sessions.put(replace(session_of(sim), version=7), event_of(sim))
+    assert await world.store.sessions.outbox("vg-1", limit=10) == []
+    assert await rows_of_outbox(world)
+    world.clock.at += SETTLED
+    assert await world.store.sessions.outbox("vg-1", limit=10) == []
+    assert not await rows_of_outbox(world)
+
+
+async def rows_of_outbox(world: World) -> list[object]:
+    return [row for bucket in range(4) for row in await world.engine.scan(OUTBOX, ("vg-1", bucket))]
 
 
 # -- groups -------------------------------------------------------------------------------------------

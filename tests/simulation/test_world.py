@@ -13,7 +13,7 @@ import pytest
 
 from core.app import Node
 from core.domain.consumer import ShardLease
-from core.domain.message import MessageCount
+from core.domain.message import MessageCount, StreamRecord
 from core.domain.session import Session, Tunnel
 from core.domain.usage import UsageReport, Volume
 from core.errors import Unavailable
@@ -22,6 +22,7 @@ from core.ports.user_plane import Counters, Segment
 from core.services.consumer import Consumer
 from core.services.delivery import Receipt
 from core.services.message_meter import MessageMeter
+from core.services.relay import EventRelay, envelope
 from core.services.reported import ReportedUsage
 from core.services.sessions import OpenSession, Sessions
 from core.services.usage import UsageMeter
@@ -128,6 +129,26 @@ class ForgetfulMeter(MessageMeter):
         return len(of_row)
 
 
+class HastyRelay(EventRelay):
+    """Planted: an event leaves the outbox before the stream has it."""
+
+    async def _relay(self) -> bool:
+        events = await self._sessions.outbox(self._gateway_id, limit=1)
+        if not events:
+            return False
+        await self._sessions.sent(self._gateway_id, events)
+        with suppress(Unavailable):
+            await self._stream.put([StreamRecord(event.imsi, envelope(event)) for event in events])
+        return True
+
+
+class HastyRelayNode(Node):
+    async def start(self) -> int:
+        recovered = await super().start()
+        self.relay.__class__ = HastyRelay
+        return recovered
+
+
 class HastyConsumerNode(Node):
     async def start(self) -> int:
         recovered = await super().start()
@@ -184,6 +205,7 @@ class LeakyNode(Node):
         (IncrementNode, "the far side saw"),
         (AddingNode, "the far side saw"),
         (HastyNasNode, "the far side saw"),
+        (HastyRelayNode, "never came into the stream"),
         (HastyConsumerNode, "are in the stream"),
         (ForgetfulMeterNode, "are in the stream"),
         (HastyNode, "acknowledged and not in the stream"),

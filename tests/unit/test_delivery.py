@@ -17,7 +17,8 @@ from core.domain.reasons import RequestRefusal
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.stream import PutResult
-from core.services.delivery import DEADLINE_S, ContentType, Delivery, RecordIds, payloads_of
+from core.services.delivery import DEADLINE_S, ContentType, Delivery, payloads_of
+from core.services.ids import RecordIds
 from core.services.lanes import LANE_RECORDS_MAX, Lanes
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 

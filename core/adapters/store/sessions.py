@@ -5,6 +5,8 @@ Rules:
 - A session's row and its event are one batch under a condition on the session's version.
 - The gateway's index row is written first, in one write with the session, and removed last. Who reads it
   asks the session itself; an index row that stayed behind is removed once nobody can be on the way to it.
+- An event that goes into the stream has an outbox row, written first in the same way and removed once the
+  stream has it; a row whose event never came is left from a crash.
 - An event's place is its time in microseconds and its id, so a history is read by time.
 """
 
@@ -33,7 +35,7 @@ from core.adapters.store.rows import (
     collect_page,
     get_row,
 )
-from core.adapters.store.tables import EVENT_LIFE_US, SESSION_BY_GATEWAY, SIM
+from core.adapters.store.tables import EVENT_LIFE_US, OUTBOX, SESSION_BY_GATEWAY, SIM
 from core.domain.session import Session, SessionEvent
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
@@ -41,6 +43,7 @@ from core.ports.store import Page
 
 BUCKETS = 16
 """Partitions of one gateway's index: a million sessions are 62,500 rows in each."""
+OUTBOX_BUCKETS = 4
 _SESSION, _EVENT = "session", "event"
 
 
@@ -61,7 +64,8 @@ class WideSessions:
         condition = Condition(key, session.version)
         batch = Batch(SIM, (session.sim_id,), (put, _event_put(event)), condition)
         index = Put((session.session_id,), (session.sim_id, microseconds(self._clock.now())))
-        await self._engine.write(Batch(SESSION_BY_GATEWAY, _index_of(session), (index,)), batch)
+        indexes = Batch(SESSION_BY_GATEWAY, _index_of(session), (index,))
+        await self._engine.write(indexes, self._outbox_batch(session.gateway_id, event), batch)
         return stored
 
     async def close(self, session: Session, event: SessionEvent) -> None:
@@ -73,11 +77,43 @@ class WideSessions:
             index = Batch(SESSION_BY_GATEWAY, _index_of(session), (Delete((session.session_id,)),))
             batch = Batch(SIM, (session.sim_id,), writes, Condition(key, version))
             try:
-                return await self._engine.write(batch, index)
+                outbox = self._outbox_batch(session.gateway_id, event)
+                return await self._engine.write(outbox, batch, index)
             except StaleVersion:
                 row = await get_row(self._engine, SIM, (session.sim_id,), key)
                 version = row.version if row else 0
         raise Unavailable(f"session {session.session_id} changes too fast to be closed")
+
+    async def outbox(self, gateway_id: str, *, limit: int) -> Sequence[SessionEvent]:
+        """Events that are not yet in the stream, oldest first."""
+        found: list[SessionEvent] = []
+        for bucket in range(OUTBOX_BUCKETS):
+            partition: Key = (gateway_id, bucket)
+            rows = await self._engine.scan(OUTBOX, partition, limit=limit)
+            keys = [
+                RowKey((row.values[0],), _event_key(int(row.values[1]), row.clustering[0])) for row in rows
+            ]
+            events = await self._engine.get(SIM, keys) if keys else ()
+            settled_us = microseconds(self._clock.now()) - SETTLE_US
+            for row, key, event in zip(rows, keys, events, strict=True):
+                if event is not None:
+                    found.append(self._events.read(key.partition, event))
+                elif int(row.values[2]) < settled_us:
+                    await self._engine.write(Batch(OUTBOX, partition, (Delete(row.clustering),)))
+        return sorted(found, key=lambda event: event.event_id)[:limit]
+
+    async def sent(self, gateway_id: str, events: Sequence[SessionEvent]) -> None:
+        """The stream has these events."""
+        batches: dict[int, list[Delete]] = {}
+        for event in events:
+            batches.setdefault(_outbox_bucket(event), []).append(Delete((event.event_id,)))
+        await self._engine.write_all(
+            [Batch(OUTBOX, (gateway_id, bucket), tuple(deletes)) for bucket, deletes in batches.items()]
+        )
+
+    def _outbox_batch(self, gateway_id: str, event: SessionEvent) -> Batch:
+        values = (event.sim_id, microseconds(event.at), microseconds(self._clock.now()))
+        return Batch(OUTBOX, (gateway_id, _outbox_bucket(event)), (Put((event.event_id,), values),))
 
     async def record(self, event: SessionEvent) -> None:
         """An event alone."""
@@ -161,7 +197,15 @@ def _time_key(at_us: int) -> str:
     return f"{max(at_us, 0):016x}"
 
 
+def _event_key(at_us: int, event_id: object) -> Key:
+    return (_EVENT, f"{_time_key(at_us)}{event_id}")
+
+
 def _event_put(event: SessionEvent) -> Put:
     at_us = microseconds(event.at)
-    key = (_EVENT, _time_key(at_us) + event.event_id)
+    key = _event_key(at_us, event.event_id)
     return Put(key, (body_of(event),), expires_us=at_us + EVENT_LIFE_US)
+
+
+def _outbox_bucket(event: SessionEvent) -> int:
+    return crc32(event.event_id.encode()) % OUTBOX_BUCKETS

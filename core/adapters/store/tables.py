@@ -80,6 +80,13 @@ SESSION_BY_GATEWAY = Table(
     _texts("session_id"),
     (*_texts("sim_id"), *_bigints("indexed_us")),
 )
+OUTBOX = Table(
+    "outbox",
+    (*_texts("gateway_id"), *_bigints("bucket")),
+    _texts("event_id"),
+    (*_texts("sim_id"), *_bigints("at_us", "indexed_us")),
+)
+"""Events that are not yet in the stream: each names its row in the SIM's partition."""
 
 USAGE = Table(
     "usage",
@@ -116,6 +123,7 @@ TABLES = (
     SIM_BY_IMSI,
     SIM_BY_OPERATOR,
     SESSION_BY_GATEWAY,
+    OUTBOX,
     USAGE,
     USAGE_BY_OPERATOR,
     QUARANTINE,

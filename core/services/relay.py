@@ -1,0 +1,92 @@
+"""From the outbox to the stream: what happened to sessions, told after it is durable.
+
+Rules: an event is in the store before it is told, so a stream that is away refuses nobody a session; it is
+told at least once, under its own id as ``recordId``; one SIM's events are told in their order, one at a time.
+"""
+
+import asyncio
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from core.domain.message import StreamRecord
+from core.domain.session import SessionEvent
+from core.errors import Unavailable
+from core.ports.store import Sessions
+from core.ports.stream import RECORDS_PER_PUT_MAX, Stream
+
+LOOK_S = 5.0
+"""How often the outbox is looked into when nobody says that there is something."""
+RETRY_FIRST_S, RETRY_S_MAX = 0.1, 5.0
+
+
+class EventRelay:
+    """Empties the outbox of one virtual gateway; ``told`` counts events that the stream has."""
+
+    def __init__(self, *, sessions: Sessions, stream: Stream, gateway_id: str) -> None:
+        self._sessions = sessions
+        self._stream = stream
+        self._gateway_id = gateway_id
+        self._is_due = asyncio.Event()
+        self.told = 0
+
+    def wake(self) -> None:
+        """There is something in the outbox."""
+        self._is_due.set()
+
+    async def run(self) -> None:
+        """Tell what is in the outbox, for ever."""
+        pause_s = RETRY_FIRST_S
+        while True:
+            self._is_due.clear()
+            try:
+                left = await self._relay()
+            except Unavailable:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RETRY_S_MAX)
+                continue
+            pause_s = RETRY_FIRST_S
+            if not left:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._is_due.wait()
+
+    async def _relay(self) -> bool:
+        """One put's worth; whether there is more. Raises ``Unavailable`` when nothing could be told."""
+        events = await self._sessions.outbox(self._gateway_id, limit=RECORDS_PER_PUT_MAX)
+        first: dict[str, SessionEvent] = {}
+        for event in events:  # the oldest of each SIM: its next one waits until this one is told
+            first.setdefault(event.sim_id, event)
+        if not first:
+            return False
+        chosen = list(first.values())
+        results = await self._stream.put([StreamRecord(event.imsi, envelope(event)) for event in chosen])
+        told = [event for event, result in zip(chosen, results, strict=True) if not result.error]
+        if not told:
+            raise Unavailable(results[0].error)
+        await self._sessions.sent(self._gateway_id, told)
+        self.told += len(told)
+        return True
+
+
+def envelope(event: SessionEvent) -> bytes:
+    """The event's record, as canonical JSON."""
+    return msgspec.json.encode(
+        {
+            "imsi": event.imsi,
+            "operatorId": event.operator_id,
+            "recordId": event.event_id,
+            "sessionEvent": {
+                "apn": event.apn,
+                "cause": event.cause,
+                "event": event.kind.value,
+                "imei": event.imei,
+                "sessionId": event.session_id,
+                "ueIpAddress": event.ue_address,
+            },
+            "simId": event.sim_id,
+            "timestamp": (event.at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1),
+        },
+        order="sorted",
+    )

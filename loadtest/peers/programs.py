@@ -75,9 +75,11 @@ class TcpProgram:
 
     async def aclose(self) -> None:
         """Close, and wait until the other side did."""
-        self._writer.write_eof()
-        await self._reader.read()
-        self._writer.close()
+        try:
+            self._writer.write_eof()
+            await self._reader.read()
+        finally:
+            self._writer.transport.abort()
 
 
 class HttpProgram:

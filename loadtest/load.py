@@ -1,0 +1,364 @@
+"""`./run load`: drives an Airloom with SIMs that attach, talk and leave, and says how it kept up.
+
+Without --endpoint it starts an Airloom of its own, on embedded defaults, and takes it down afterwards. SIMs
+are made through the REST API; they attach by GTPv1, GTPv2 or RADIUS at the rate asked for; devices send
+messages by MQTT, HTTP, TCP and UDP, each at its own steady rate whatever the answers take. Thresholds decide
+the exit code.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import aiomqtt
+
+from core.adapters.clock import SystemEntropy
+from core.adapters.network import UdpNetwork
+from core.errors import ConfigurationError
+from loadtest.customer import ApiError, Customer
+from loadtest.measure import Step, Threshold
+from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
+from loadtest.peers.nas import AccessDenied, Nas, NasSession
+from loadtest.peers.phone import Phone, Phones
+from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.sgw import Sgw
+from loadtest.report import as_lines, as_page
+from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port, radius_clients
+
+APN = "soracom.io"
+ACCESSES = ("gtpv1", "gtpv2", "radius")
+PROTOCOLS = ("mqtt", "http", "tcp", "udp")
+INTERIM_S = 5.0
+PROGRESS_S = 5.0
+EX_THRESHOLD, EX_USAGE = 99, 2
+SIMS_MAX, RATE_MAX = 100_000, 10_000.0
+FAILURES = (
+    Refusal, NotAnswered, AccessDenied, OSError, TimeoutError, ValueError, aiohttp.ClientError,
+    aiomqtt.MqttError,
+)  # fmt: skip
+"""What a step may end with and be counted as an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The Airloom that is driven."""
+
+    endpoint: str
+    gateway: str
+    radius: str
+    radius_secret: str
+    auth_key_id: str = ""
+    auth_key: str = ""
+
+
+class Run:
+    """One load test, and what it measures."""
+
+    def __init__(self, options: argparse.Namespace, target: Target) -> None:
+        self._options = options
+        self._target = target
+        self._began = time.monotonic()
+        self._phones: list[Phone] = []
+        self._at_nas: list[tuple[Nas, NasSession]] = []
+        names = [f"attach.{a}" for a in ACCESSES] + [f"message.{p}" for p in PROTOCOLS]
+        self.steps = {name: Step(name) for name in [*names, "report.radius", "detach"]}
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the first attach was due."""
+        return time.monotonic() - self._began
+
+    async def run(self) -> None:
+        """Register, attach, talk, detach."""
+        options = self._options
+        async with AsyncExitStack() as parts:
+            customer = await parts.enter_async_context(Customer(self._target.endpoint))
+            await self._sign_in(customer)
+            tell(f"registering {options.sims} SIMs")
+            sims = [await customer.new_sim() for _ in range(options.sims)]
+            peers = await self._start_peers(parts)
+            self._began = time.monotonic()
+            await self._attach_all(sims, peers)
+            together = Phones(self._phones)
+            parts.push_async_callback(together.aclose)
+            await self._start_programs(together)
+            await self._talk_for(options.duration)
+            with contextlib.suppress(*FAILURES):
+                await together.stop_programs()
+            for phone in self._phones:
+                await self._timed("detach", self.elapsed_s, phone.peer.detach(phone.context))
+            for nas, session in self._at_nas:
+                await self._timed("detach", self.elapsed_s, nas.detach(session))
+
+    async def _sign_in(self, customer: Customer) -> None:
+        if self._target.auth_key_id:
+            await customer.sign_in(self._target.auth_key_id, self._target.auth_key)
+        else:
+            email = f"load-{secrets.token_hex(4)}@example.com"
+            await customer.sign_up(email, f"Aa1-{secrets.token_urlsafe(12)}")
+
+    async def _start_peers(self, parts: AsyncExitStack) -> dict[str, Any]:
+        target = self._target
+        common: dict[str, Any] = {"network": UdpNetwork(), "entropy": SystemEntropy()}
+        peers: dict[str, Any] = {}
+        gtp: dict[str, tuple[type[GtpPeer[Any]], str]] = {
+            "gtpv1": (Sgsn, "127.0.1"),
+            "gtpv2": (Sgw, "127.0.2"),
+        }
+        for access, (kind, network) in gtp.items():
+            address = self._options.local or free_gateway_address(network)
+            if access in self._options.access:
+                peer = kind(address=address, gateway=target.gateway, **common)
+                peers[access] = await parts.enter_async_context(peer.running())
+        if "radius" in self._options.access:
+            nas = Nas(
+                address=self._options.local or free_gateway_address("127.0.3"),
+                authentication=(target.radius, 1812),
+                accounting=(target.radius, 1813),
+                secret=target.radius_secret.encode(),
+                **common,
+            )
+            peers["radius"] = await parts.enter_async_context(nas.running())
+        return peers
+
+    async def _attach_all(self, sims: list[dict[str, Any]], peers: dict[str, Any]) -> None:
+        """Each is due at its time, whatever the ones before it take."""
+        accesses = islice(cycle(_in_shares(self._options.access)), len(sims))
+        async with asyncio.TaskGroup() as tasks:
+            for number, (sim, access) in enumerate(zip(sims, accesses, strict=True)):
+                due = number / self._options.attach_rate
+                await asyncio.sleep(max(0.0, due - self.elapsed_s))
+                tasks.create_task(self._attach(access, peers[access], sim, due))
+
+    async def _attach(self, access: str, peer: Any, sim: dict[str, Any], due: float) -> None:
+        sim_id = sim["simId"]
+        imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
+        if isinstance(peer, Nas):
+            session = await self._timed(f"attach.{access}", due, peer.attach(imsi=imsi, apn=APN))
+            if session is not None:
+                self._at_nas.append((peer, session))
+            return
+        attaching = Phone.attach(peer, sim_id=sim_id, imsi=imsi, apn=APN)
+        phone = await self._timed(f"attach.{access}", due, attaching)
+        if phone is not None:
+            self._phones.append(phone)
+
+    async def _start_programs(self, together: Phones) -> None:
+        protocols = _in_shares(self._options.mix)
+        try:
+            await together.start_programs(protocols)
+        except ConfigurationError as error:
+            tell(f"{error}; every device speaks udp")
+            await together.start_programs(("udp",))
+
+    async def _talk_for(self, duration_s: float) -> None:
+        began, apart = self.elapsed_s, 1 / self._options.message_rate / max(1, len(self._phones))
+        async with asyncio.TaskGroup() as tasks:
+            telling = tasks.create_task(self._tell_progress())
+            talking = [
+                tasks.create_task(self._talk(phone, began + number * apart, began + duration_s))
+                for number, phone in enumerate(self._phones)
+            ]
+            talking += [
+                tasks.create_task(self._report(nas, session, began + duration_s))
+                for nas, session in self._at_nas
+            ]
+            if talking:
+                await asyncio.wait(talking)
+            telling.cancel()
+
+    async def _talk(self, phone: Phone, first: float, until: float) -> None:
+        """A message at each of its times; one that takes too long makes the next ones late."""
+        due, number = first, 0
+        while due < until:
+            await asyncio.sleep(max(0.0, due - self.elapsed_s))
+            payload = f"{number} ".encode().ljust(self._options.payload_bytes, b".")
+            is_good = await self._timed(f"message.{phone.protocol}", due, phone.say(payload))
+            if is_good is None and phone.protocol != "udp":
+                return  # its connection is gone; what is not sent is not measured
+            due, number = due + 1 / self._options.message_rate, number + 1
+
+    async def _report(self, nas: Nas, session: NasSession, until: float) -> None:
+        due = self.elapsed_s + INTERIM_S
+        while due < until:
+            await asyncio.sleep(max(0.0, due - self.elapsed_s))
+            session.carry(1_000, 10_000)
+            await self._timed("report.radius", due, nas.report(session))
+            due += INTERIM_S
+
+    async def _timed(self, name: str, due: float, step: Awaitable[Any]) -> Any:
+        """Await a step; ``None`` when it failed. An answer that says no is a failure too."""
+        try:
+            result = await step
+        except FAILURES:
+            result = False
+        if result is False:
+            self.steps[name].failed(self.elapsed_s)
+            return None
+        self.steps[name].done(self.elapsed_s, self.elapsed_s - due)
+        return result
+
+    async def _tell_progress(self) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            done = sum(s.latencies.count for name, s in self.steps.items() if name.startswith("message"))
+            errors = sum(step.errors for step in self.steps.values())
+            tell(f"{self.elapsed_s:.0f} s: {done} messages, {errors} errors")
+
+
+def _in_shares(shares: dict[str, int]) -> list[str]:
+    return [name for name, share in shares.items() for _ in range(share)]
+
+
+@asynccontextmanager
+async def _target(options: argparse.Namespace) -> AsyncIterator[Target]:
+    if options.endpoint:
+        yield Target(
+            options.endpoint,
+            options.gateway,
+            options.radius or options.gateway,
+            options.radius_secret,
+            options.auth_key_id,
+            options.auth_key,
+        )
+        return
+    secret = secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="airloom-load-") as folder:
+        served = Served(
+            Path(folder) / "var",
+            gateway_address=free_gateway_address(),
+            api_port=free_tcp_port("127.0.0.1", 8080),
+            environment={
+                "AIRLOOM_GATEWAY__SESSIONS_MAX": str(2 * options.sims + 64),
+                "AIRLOOM_RADIUS__CLIENTS": radius_clients(secret),
+            },
+        )
+        await served.start()
+        try:
+            yield Target(served.endpoint, served.gateway_address, served.gateway_address, secret)
+        finally:
+            await served.stop()
+
+
+async def load(options: argparse.Namespace) -> Run:
+    """Run it."""
+    async with _target(options) as target:
+        run = Run(options, target)
+        await run.run()
+        return run
+
+
+def tell(text: str) -> None:
+    """Progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _shares(known: Sequence[str]) -> Any:
+    def parse(text: str) -> dict[str, int]:
+        shares: dict[str, int] = {}
+        for item in text.split(","):
+            name, _, share = item.partition("=")
+            if name not in known or not (share or "1").isdigit() or not 0 <= int(share or 1) <= 1_000:
+                raise argparse.ArgumentTypeError(f"{item!r}: write NAME=SHARE with {', '.join(known)}")
+            shares[name] = int(share or 1)
+        if not sum(shares.values()):
+            raise argparse.ArgumentTypeError("every share is 0")
+        return {name: share for name, share in shares.items() if share}
+
+    return parse
+
+
+def _number(kind: type[Any], least: float, most: float) -> Any:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def _threshold(text: str) -> Threshold:
+    try:
+        return Threshold.of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./run load",
+        description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " "),
+        epilog="A threshold names a step (attach, attach.gtpv2, message.mqtt, report.radius, detach) and a"
+        " figure (p50, p99, p99.9, avg, max, rate, count, errors): --threshold 'attach.p99<50ms'"
+        " --threshold 'message.errors<=0.1%%'. Exit code 99: one was missed.",
+    )
+    everywhere = ",".join(f"{name}=1" for name in PROTOCOLS)
+    add = parser.add_argument
+    add("--sims", type=_number(int, 1, SIMS_MAX), default=100, help="how many (default 100)")
+    add("--attach-rate", type=_number(float, 0.1, RATE_MAX), default=50.0, help="SIMs a second (default 50)")
+    add("--duration", type=_number(float, 1, 86_400), default=20.0, help="seconds of talk (default 20)")
+    add("--message-rate", type=_number(float, 0.001, RATE_MAX), default=1.0,
+        help="messages a second of each device (default 1)")  # fmt: skip
+    add("--payload-bytes", type=_number(int, 1, 60_000), default=100, help="of a message (default 100)")
+    add("--mix", type=_shares(PROTOCOLS), default=_shares(PROTOCOLS)(everywhere),
+        help=f"shares of the protocols (default {everywhere})")  # fmt: skip
+    add("--access", type=_shares(ACCESSES), default=_shares(ACCESSES)("gtpv1=1,gtpv2=1"),
+        help="shares of the kinds of attach: gtpv1, gtpv2, radius (default gtpv1=1,gtpv2=1)")  # fmt: skip
+    add("--threshold", type=_threshold, action="append", default=[], help="what must hold; may be repeated")
+    add("--html", type=Path, help="write a page with plots there")
+    add("--json", action="store_true", help="print the figures as one JSON object last")
+    other = parser.add_argument_group("another Airloom than one of its own")
+    other.add_argument("--endpoint", default="", help="its API, http://HOST:PORT")
+    other.add_argument("--gateway", default="127.0.0.1", help="its GTP address (default 127.0.0.1)")
+    other.add_argument("--radius", default="", help="its RADIUS address (default: the GTP address)")
+    other.add_argument("--radius-secret", default="", help="what it shares with this host")
+    other.add_argument("--local", default="", help="the address to be SGSN, SGW or NAS on")
+    other.add_argument(
+        "--auth-key-id", default="", help="an operator's key; without one, the sandbox makes one"
+    )
+    other.add_argument("--auth-key", default="")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, report; exit code 99 when a threshold was missed."""
+    options = _parser().parse_args(argv)
+    try:
+        run = asyncio.run(load(options))
+    except (DidNotStart, ConfigurationError, ApiError, aiohttp.ClientError) as error:
+        tell(f"load: {error}")
+        return 1
+    steps, elapsed_s = list(run.steps.values()), run.elapsed_s
+    print("\n".join(as_lines(steps, elapsed_s, options.threshold)))
+    if options.html:
+        summary = (
+            f"{options.sims} SIMs, {elapsed_s:.1f} s, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
+        )
+        options.html.write_text(as_page(steps, elapsed_s, options.threshold, summary))
+        print(f"plots: {options.html}")
+    kept = {threshold.text: threshold.holds(steps, elapsed_s) for threshold in options.threshold}
+    if options.json:
+        figures = ("count", "rate", "errors", "avg", "p50", "p90", "p95", "p99", "max")
+        measured = {s.name: {f: s.value(f, elapsed_s) for f in figures} for s in steps if s.tried}
+        print(json.dumps({"steps": measured, "thresholds": kept, "ok": all(kept.values())}))
+    return 0 if all(kept.values()) else EX_THRESHOLD
+
+
+if __name__ == "__main__":
+    sys.exit(main())

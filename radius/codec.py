@@ -72,7 +72,7 @@ class Packet:
 
     def text(self, type_: int) -> str:
         """The first value as UTF-8; empty when there is none or it is no text."""
-        return _text(self.first(type_))
+        return text_of(self.first(type_))
 
     def integer(self, type_: int) -> int | None:
         """The first value as a 32-bit number; ``None`` when there is none of four octets."""
@@ -84,18 +84,14 @@ class Packet:
         value = self.first(type_)
         return IPv4Address(value) if value is not None and len(value) == 4 else None
 
-    def vendor(self, vendor: int, type_: int) -> bytes | None:
-        """The first value of a vendor's attribute."""
+    def vendor(self, vendor: int) -> dict[int, bytes]:
+        """The first value of each of a vendor's attributes."""
+        found: dict[int, bytes] = {}
         for kind, value in self.attributes:
             if kind == VENDOR_SPECIFIC and int.from_bytes(value[:4], "big") == vendor:
                 for sub_type, sub_value in _vendor_attributes(value[4:]):
-                    if sub_type == type_:
-                        return sub_value
-        return None
-
-    def vendor_text(self, vendor: int, type_: int) -> str:
-        """The same as UTF-8."""
-        return _text(self.vendor(vendor, type_))
+                    found.setdefault(sub_type, sub_value)
+        return found
 
 
 def decode(data: bytes) -> Packet:
@@ -264,7 +260,8 @@ def _xor(left: bytes, right: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
 
-def _text(value: bytes | None) -> str:
+def text_of(value: bytes | None) -> str:
+    """A value as UTF-8; empty when there is none or it is no text."""
     try:
         return (value or b"").decode()
     except UnicodeDecodeError:

@@ -12,10 +12,10 @@ from enum import IntEnum
 from ipaddress import IPv4Address
 
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Location
+from core.domain.session import NOWHERE, Location
 from core.domain.usage import Volume
 from radius import attributes as a
-from radius.codec import Attribute, Packet, is_chap_answer, reveal_password
+from radius.codec import Attribute, Packet, is_chap_answer, reveal_password, text_of
 
 _IMSI = re.compile(r"^0?([0-9]{15})(?:@.*)?$")
 """As it is, with the permanent identity's leading 0 (RFC 4186 §4.1.1.6), with a realm."""
@@ -77,14 +77,15 @@ class AccountingReport:
 
 def access_request_of(packet: Packet, secret: bytes) -> AccessRequest:
     """Read an Access-Request."""
+    tgpp = packet.vendor(a.VENDOR_3GPP)
     user_name = packet.text(a.USER_NAME)
     return AccessRequest(
-        imsi=_imsi(packet),
+        imsi=_imsi(tgpp, user_name),
         user_name=user_name,
         apn=packet.text(a.CALLED_STATION_ID).lower(),
         msisdn=packet.text(a.CALLING_STATION_ID),
-        imei=packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMEISV),
-        location=_location(packet),
+        imei=text_of(tgpp.get(a.TGPP_IMEISV)),
+        location=_location(tgpp),
         framed_address=packet.address(a.FRAMED_IP_ADDRESS),
         packet=packet,
         secret=secret,
@@ -97,15 +98,16 @@ def accounting_report_of(packet: Packet) -> AccountingReport | None:
         status = AcctStatus(packet.integer(a.ACCT_STATUS_TYPE) or 0)
     except ValueError:
         return None
+    tgpp = packet.vendor(a.VENDOR_3GPP)
     return AccountingReport(
         status=status,
         nas_identifier=packet.text(a.NAS_IDENTIFIER) or str(packet.address(a.NAS_IP_ADDRESS) or ""),
         acct_session_id=packet.text(a.ACCT_SESSION_ID),
         class_=packet.first(a.CLASS) or b"",
-        imsi=_imsi(packet),
+        imsi=_imsi(tgpp, packet.text(a.USER_NAME)),
         apn=packet.text(a.CALLED_STATION_ID).lower(),
         msisdn=packet.text(a.CALLING_STATION_ID),
-        imei=packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMEISV),
+        imei=text_of(tgpp.get(a.TGPP_IMEISV)),
         framed_address=packet.address(a.FRAMED_IP_ADDRESS),
         volume=Volume(
             up_bytes=_octets(packet, a.ACCT_INPUT_OCTETS, a.ACCT_INPUT_GIGAWORDS),
@@ -114,7 +116,7 @@ def accounting_report_of(packet: Packet) -> AccountingReport | None:
             down_packets=packet.integer(a.ACCT_OUTPUT_PACKETS) or 0,
         ),
         delay_s=packet.integer(a.ACCT_DELAY_TIME) or 0,
-        location=_location(packet),
+        location=_location(tgpp),
     )
 
 
@@ -141,8 +143,8 @@ def reply_message(reason: AttachRefusal) -> Attribute:
     return a.REPLY_MESSAGE, REPLY_MESSAGES[reason].encode()[:REPLY_MESSAGE_BYTES_MAX]
 
 
-def _imsi(packet: Packet) -> str:
-    for text in (packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMSI), packet.text(a.USER_NAME)):
+def _imsi(tgpp: Mapping[int, bytes], user_name: str) -> str:
+    for text in (text_of(tgpp.get(a.TGPP_IMSI)), user_name):
         if found := _IMSI.match(text):
             return found[1]
     return ""
@@ -152,7 +154,10 @@ def _octets(packet: Packet, low: int, high: int) -> int:
     return (packet.integer(high) or 0) << 32 | (packet.integer(low) or 0)
 
 
-def _location(packet: Packet) -> Location:
-    user_location = packet.vendor(a.VENDOR_3GPP, a.TGPP_USER_LOCATION) or b""
-    rat = packet.vendor(a.VENDOR_3GPP, a.TGPP_RAT_TYPE) or b"\0"
-    return Location(rat=_RAT_NAMES.get(rat[0], ""), user_location=user_location[:32].hex())
+def _location(tgpp: Mapping[int, bytes]) -> Location:
+    rat, user_location = tgpp.get(a.TGPP_RAT_TYPE), tgpp.get(a.TGPP_USER_LOCATION)
+    if not rat and not user_location:
+        return NOWHERE
+    return Location(
+        rat=_RAT_NAMES.get(rat[0], "") if rat else "", user_location=(user_location or b"")[:32].hex()
+    )

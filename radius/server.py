@@ -40,6 +40,8 @@ KEPT_S = 30.0
 """How long an answer is kept for repeats: longer than a client goes on (RFC 5080 §2.2.1)."""
 RESPONSES_MAX = 65_536
 EVENTS_MAX = 8_192
+SOURCES_MAX = 65_536
+"""Addresses whose client is remembered; beyond it all are looked up anew."""
 
 Peer = tuple[str, int]
 
@@ -128,6 +130,7 @@ class RadiusServer:
 
     def __init__(self, clients: Sequence[NasNetwork]) -> None:
         self._clients = sorted(clients, key=lambda client: client.network.prefixlen, reverse=True)
+        self._client_at: dict[str, NasNetwork | None] = {}
         self._responses: OrderedDict[_Key, tuple[float, bytes | None]] = OrderedDict()
         self._pending: dict[int, _Pending] = {}
         self._next_token = 0
@@ -181,8 +184,14 @@ class RadiusServer:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _client_of(self, address: str) -> NasNetwork | None:
+        if address in self._client_at:
+            return self._client_at[address]
         source = IPv4Address(address)
-        return next((client for client in self._clients if source in client.network), None)
+        client = next((client for client in self._clients if source in client.network), None)
+        if len(self._client_at) >= SOURCES_MAX:
+            self._client_at.clear()
+        self._client_at[address] = client
+        return client
 
     def _is_new(self, key: _Key, service: Service, now: float) -> bool:
         """Account for a request; one that was answered is answered again (RFC 5080 §2.2.2)."""

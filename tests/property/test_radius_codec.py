@@ -60,7 +60,7 @@ def test_any_octets_are_a_packet_or_refused(data: bytes) -> None:
     is_signed(packet, SECRET)
     reveal_password(packet, SECRET)
     is_chap_answer(packet, b"password")
-    packet.vendor(a.VENDOR_3GPP, a.TGPP_IMSI)
+    packet.vendor(a.VENDOR_3GPP)
     packet.text(a.USER_NAME)
 
 
@@ -132,7 +132,7 @@ def test_a_broken_vendor_attribute_is_nobodys(raw: bytes) -> None:
     packet = request(
         (a.VENDOR_SPECIFIC, raw), vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, b"440100000000001")
     )
-    assert packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMSI) == "440100000000001"
+    assert packet.vendor(a.VENDOR_3GPP)[a.TGPP_IMSI] == b"440100000000001"
 
 
 # -- the oracle -------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_we_read_what_pyrad_asks() -> None:
     assert is_authentic(packet, SECRET) is True
     assert packet.text(a.USER_NAME) == "440100000000001"
     assert reveal_password(packet, SECRET) == b"open sesame"
-    assert packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMSI) == "440100000000001"
+    assert packet.vendor(a.VENDOR_3GPP)[a.TGPP_IMSI] == b"440100000000001"
 
 
 def test_pyrad_verifies_what_we_answer() -> None:

@@ -31,7 +31,7 @@ def test_a_request_names_the_session_and_its_time() -> None:
     assert is_signed(packet, SECRET)
     assert is_authentic(packet, SECRET, NO_AUTHENTICATOR)
     assert (packet.code, packet.text(a.ACCT_SESSION_ID)) == (Code.DISCONNECT_REQUEST, "A1")
-    assert packet.vendor_text(a.VENDOR_3GPP, a.TGPP_IMSI) == ENDING.imsi
+    assert packet.vendor(a.VENDOR_3GPP)[a.TGPP_IMSI] == ENDING.imsi.encode()
     assert packet.address(a.FRAMED_IP_ADDRESS) == ENDING.framed_address
     assert packet.integer(a.EVENT_TIMESTAMP) == int(WALL.timestamp())
 

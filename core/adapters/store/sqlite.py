@@ -35,6 +35,7 @@ from core.adapters.store.engine import (
     holds,
     microseconds,
 )
+from core.adapters.store.hot import HotRows, is_hot
 from core.adapters.store.statements import Statements, scan_of, statements_of
 from core.adapters.store.tables import SCHEMA_VERSION, TABLES, Table
 from core.errors import ConfigurationError, StaleVersion, Unavailable
@@ -69,12 +70,15 @@ _Outcome = tuple["_Request[Any]", Any, BaseException | None]
 class _Request(Generic[R]):
     """Work for a thread, and whom to tell."""
 
-    __slots__ = ("future", "weight", "work")
+    __slots__ = ("future", "on_end", "weight", "work")
 
-    def __init__(self, work: Work[R], future: asyncio.Future[R], weight: int) -> None:
+    def __init__(
+        self, work: Work[R], future: asyncio.Future[R], weight: int, on_end: Callable[[], None]
+    ) -> None:
         self.work = work
         self.future = future
         self.weight = weight
+        self.on_end = on_end
 
 
 class _Lane:
@@ -98,15 +102,18 @@ class _Lane:
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def submit(self, work: Work[R], weight: int = 1) -> R:
-        """Have it done; raises ``Unavailable`` when too much waits already."""
-        if self._is_closed:
-            raise Unavailable("the store is closed")
-        if self._waiting + weight > self._waiting_max:
-            raise Unavailable(f"the store is behind: {self._waiting} calls wait")
+    async def submit(self, work: Work[R], weight: int = 1, on_end: Callable[[], None] = lambda: None) -> R:
+        """Have it done; raises ``Unavailable`` when too much waits already.
+
+        ``on_end`` is called on the loop when it is over, though its caller were cancelled.
+        """
+        if self._is_closed or self._waiting + weight > self._waiting_max:
+            on_end()
+            why = "closed" if self._is_closed else f"behind: {self._waiting} calls wait"
+            raise Unavailable(f"the store is {why}")
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += weight
-        self._queue.put(_Request(work, future, weight))
+        self._queue.put(_Request(work, future, weight, on_end))
         return await future
 
     async def aclose(self) -> None:
@@ -141,6 +148,7 @@ class _Lane:
     def _settle(self, outcomes: list[_Outcome]) -> None:
         for request, result, error in outcomes:
             self._waiting -= request.weight
+            request.on_end()
             if request.future.done():
                 continue  # its caller was cancelled
             if error is None:
@@ -160,6 +168,7 @@ class SqliteEngine:
     ) -> None:
         self._clock = clock
         self._lock: int | None = lock
+        self._hot = HotRows()
         self.commits = 0
         self._purged = clock.monotonic()
         self._writes = _Lane(
@@ -183,6 +192,21 @@ class SqliteEngine:
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
+        if len(keys) == 1 and is_hot(table, keys[0]):
+            return [await self._get_hot(table, keys[0])]
+        return await self._get(table, keys)
+
+    async def _get_hot(self, table: Table, key: RowKey) -> Row | None:
+        row = self._hot.get(table, key)
+        if row is None:
+            token = self._hot.begin_read(table, key)
+            try:
+                (row,) = await self._get(table, [key])
+            finally:
+                self._hot.end_read(table, key, token, row)
+        return row
+
+    async def _get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         sql, now_us = _STATEMENTS[table.name].get, self._now_us()
 
         def work(connection: sqlite3.Connection) -> list[Row | None]:
@@ -229,7 +253,7 @@ class SqliteEngine:
             for batch in batches:
                 _apply(connection, batch, now_us)
 
-        await self._writes.submit(work, len(batches))
+        await self._writes.submit(work, len(batches), self._hot.begin_write(batches))
 
     async def write_all(self, batches: Sequence[Batch]) -> None:
         """Write unconditional batches, all in one commit."""

@@ -40,7 +40,8 @@ class Column:
 class Table:
     """A table: partition key, clustering columns (all ascending) and values.
 
-    ``ttl_s`` is how long a row lives that does not say it itself; 0 is for ever.
+    ``ttl_s`` is how long a row lives that does not say it itself; 0 is for ever. ``hot``: rows whose
+    clustering key begins so are read far more often than written, and never expire.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Table:
     clustering: tuple[Column, ...]
     values: tuple[Column, ...]
     ttl_s: int = 0
+    hot: tuple[str, ...] | None = None
 
 
 def _texts(*names: str) -> tuple[Column, ...]:
@@ -66,11 +68,11 @@ OPERATOR_BY_EMAIL = Table("operator_by_email", _texts("email"), (), _BINDING)
 AUTH_KEY = Table("auth_key", _texts("auth_key_id"), (), _BODY)
 AUTH_KEY_BY_OPERATOR = Table("auth_key_by_operator", _texts("operator_id"), _texts("auth_key_id"), ())
 REVOKED_TOKEN = Table("revoked_token", _texts("token_id"), (), ())
-SIM_GROUP = Table("sim_group", _texts("operator_id"), _texts("group_id"), _BODY)
+SIM_GROUP = Table("sim_group", _texts("operator_id"), _texts("group_id"), _BODY, hot=())
 
-SIM = Table("sim", _texts("sim_id"), _texts("kind", "id"), _BODY)
+SIM = Table("sim", _texts("sim_id"), _texts("kind", "id"), _BODY, hot=("sim",))
 """The SIM, its open sessions and its history in one partition: a session and its event are one batch."""
-SIM_BY_IMSI = Table("sim_by_imsi", _texts("imsi"), (), _BINDING)
+SIM_BY_IMSI = Table("sim_by_imsi", _texts("imsi"), (), _BINDING, hot=())
 SIM_BY_OPERATOR = Table("sim_by_operator", _texts("operator_id"), _texts("sim_id"), ())
 """One partition per operator: some 50 bytes a SIM, so 100,000 SIMs are 5 MB and a million still below the
 100 MB that a Cassandra partition should stay under. A page is one read, without merging shards."""

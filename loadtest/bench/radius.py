@@ -24,7 +24,6 @@ from typing import Any
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.bench.userplane_lab import cpu_seconds
 from loadtest.customer import Customer
 from loadtest.peers.nas import Nas, NasSession
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
@@ -194,6 +193,12 @@ def _requests(kind: str, sessions: list[NasSession], number: int, folder: Path) 
     path = folder / "requests"
     path.write_text("\n\n".join(requests) + "\n")
     return path
+
+
+def cpu_seconds(pid: int) -> float:
+    """What all threads of a process ran so far (proc(5), schedstat: nanoseconds on a CPU)."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 async def _run_trial(kind: str, address: str, pid: int, requests: Path) -> Trial:

@@ -6,8 +6,8 @@ Rules:
   durable (RFC 2866 §4.1), so what cannot be recorded gets silence and is asked again.
 - A session is found by Class, which is its id, or by what its NAS calls it; only clients of the network that
   opened it may speak of it.
-- An Interim or Stop whose Start was lost opens the session; one whose session is over changes nothing but
-  counters that were lower.
+- An Interim whose Start was lost opens the session; a Stop is charged without; one whose session is over
+  changes nothing but counters that were lower.
 - A session of which nothing is heard for ``SILENT_INTERVALS`` is ended: its Stop was lost.
 """
 
@@ -248,11 +248,14 @@ class RadiusDoor:
                 session = self._find(network, report) or await self._recall(report)
                 session = session or await self._begin(event)
                 self._check(session, network, report)
+                is_over = session.session_id not in self._sessions.open_sessions
+                if is_over and report.status is AcctStatus.START:
+                    raise Refused(AttachRefusal.UNKNOWN_SESSION, "it has ended")
                 await self._record(session, report)
             except Refused:
                 self._turn_away(event)
                 return NotRecorded()
-            if session.session_id not in self._sessions.open_sessions:
+            if is_over:
                 self._turn_away(event)
         return Recorded()
 
@@ -298,6 +301,8 @@ class RadiusDoor:
             ),
         )
         try:
+            if report.status is AcctStatus.STOP:
+                raise Refused(AttachRefusal.UNKNOWN_SESSION, "it ended before it began here")
             grant = self._admissions.redeem(report.imsi, session_id, report.framed_address)
             session = await self._sessions.open(replace(request, grant=grant))
         except Refused as refusal:

@@ -393,8 +393,11 @@ class Sessions:
         return sim
 
     async def _close_replaced(self, sim: Sim, request: OpenSession) -> None:
+        """A late beginning of an older session ends no newer one: raises ``Refused(UNKNOWN_SESSION)``."""
         for session in self._sessions_of(sim.sim_id):
             if session.imsi == request.imsi and _same_bearer(session, request):
+                if request.grant is not None and request.grant.session_id < session.session_id:
+                    raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
                 await self._close(session, CloseReason.REPLACED, tell_peer=False)
 
     async def _check_password(self, sim: Sim, request: OpenSession) -> None:

@@ -99,14 +99,51 @@ async def test_an_interim_whose_start_was_lost_opens_the_session(stage: Stage) -
 
 
 @played
+async def test_a_late_report_of_an_older_session_ends_no_newer_one(stage: Stage) -> None:
+    """Its Start was never heard; meanwhile the device came back."""
+    nas = await stage.nas()
+    older = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
+    await asyncio.sleep(61)  # the promise is over
+    await nas.attach(imsi=stage.imsi, apn=APN)
+    (held,) = stage.open_sessions()
+    older.carry(5, 6)
+    for status in (INTERIM, STOP):
+        await nas._account(status, older, 3)
+        assert stage.open_sessions() == [held]
+    with pytest.raises(NotAnswered):
+        await nas._account(START, await renamed(nas, stage), 2)
+    assert await stage.metered() == (5, 6)
+
+
+async def renamed(nas: Nas, stage: Stage) -> NasSession:
+    """Another session of the SIM's, older still, of which nothing is known."""
+    address = stage.open_sessions()[0].ue_address + 7
+    return NasSession(stage.imsi, "A9", b"0" * 32, address)
+
+
+@played
+async def test_a_stop_without_a_start_is_charged(stage: Stage) -> None:
+    nas = await stage.nas()
+    session = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
+    session.carry(5, 6)
+    for _ in range(2):
+        await nas._account(STOP, session, 3)
+    assert stage.open_sessions() == []
+    assert await stage.metered() == (5, 6)
+
+
+@played
 async def test_what_comes_after_stop_reopens_nothing_and_is_counted_once(stage: Stage) -> None:
     nas = await stage.nas()
     session = await nas.attach(imsi=stage.imsi, apn=APN)
     session.carry(100, 100)
     await nas.detach(session)
-    for status in (STOP, INTERIM, START):
+    for status in (STOP, INTERIM):
         await nas._account(status, session, 3)
         assert stage.open_sessions() == []
+    with pytest.raises(NotAnswered):  # what is not on is not said to be
+        await nas._account(START, session, 2)
+    assert stage.open_sessions() == []
     assert await stage.metered() == (100, 100)
     await stage.restart_node()
     await nas._account(INTERIM, session, 3)

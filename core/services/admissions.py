@@ -3,7 +3,8 @@
 Rules:
 
 - A promise is an address and the id that the session will have; it ends by itself when nobody comes.
-- One IMSI has one promise at a time: asking again gives the same one, so asking never drains the pool.
+- One IMSI is promised one address at a time, so asking never drains the pool; each time it asks it is for
+  another session, with another id.
 - Promises are not durable. A session that begins on one that a restart forgot gets its address if that is
   still free.
 """
@@ -19,7 +20,7 @@ from core.services.gateway import VirtualGateway
 from core.services.sessions import Grant
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Promise:
     grant: Grant
     ends: float
@@ -41,12 +42,10 @@ class Admissions:
 
     def promise(self, imsi: str) -> Grant:
         """What the IMSI's next session will have; raises ``Refused(ADDRESSES_OCCUPIED)``."""
-        promise = self._promises.pop(imsi, None)
-        if promise is None:
-            address = self._gateway.lease_address()
-            session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
-            promise = _Promise(Grant(session_id, address), 0.0)
-        promise.ends = self._clock.monotonic() + self._lifetime_s
+        before = self._promises.pop(imsi, None)
+        address = before.grant.address if before is not None else self._gateway.lease_address()
+        session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
+        promise = _Promise(Grant(session_id, address), self._clock.monotonic() + self._lifetime_s)
         self._promises[imsi] = promise
         return promise.grant
 

@@ -20,7 +20,7 @@ from core.domain.session import Session
 from core.errors import Unavailable
 from core.ports.clock import Clock
 from core.ports.inside import InsideNetwork
-from core.services.delivery import Delivery, Receipt
+from core.services.delivery import Delivery, Receipt, Settled
 
 CONNECTIONS_MAX = 65_536
 SESSION_CONNECTIONS_MAX = 8
@@ -83,20 +83,29 @@ class DeviceConnections:
         self, session: Session, source_protocol: str, destination: str, payload: bytes
     ) -> asyncio.Future[Receipt]:
         """Send a message of this session on its way; raises ``Refused``, ``Unavailable``."""
+        return self._delivery.deliver(self._message(session, source_protocol, destination, payload))
+
+    def send(
+        self, session: Session, source_protocol: str, destination: str, payload: bytes, settled: Settled
+    ) -> None:
+        """The same, and ``settled`` is told how it ended."""
+        self._delivery.send(self._message(session, source_protocol, destination, payload), settled)
+
+    def _message(
+        self, session: Session, source_protocol: str, destination: str, payload: bytes
+    ) -> DeviceMessage:
         if self._session_of(session.session_id) is None:
             raise Unavailable("the session is over")
-        return self._delivery.deliver(
-            DeviceMessage(
-                session_id=session.session_id,
-                sim_id=session.sim_id,
-                imsi=session.imsi,
-                imei=session.imei,
-                operator_id=session.operator_id,
-                source_protocol=source_protocol,
-                destination=destination,
-                payload=payload,
-                received=self._clock.now(),
-            )
+        return DeviceMessage(
+            session.session_id,
+            session.sim_id,
+            session.imsi,
+            session.imei,
+            session.operator_id,
+            source_protocol,
+            destination,
+            payload,
+            self._clock.now(),
         )
 
     def on_packet_up(self, packet: bytes) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from core.domain.message import StreamRecord
 
@@ -24,8 +24,7 @@ PUT_BYTES_MAX = 5_242_880
 """All records of one call together."""
 
 
-@dataclass(frozen=True, slots=True)
-class PutResult:
+class PutResult(NamedTuple):
     """What became of one record: a place in a shard, or an error code (``error`` non-empty)."""
 
     shard_id: str = ""

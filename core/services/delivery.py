@@ -13,10 +13,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,9 @@ PUTS_IN_FLIGHT_MAX = 4
 PROVIDER = "airloom"
 SERVICE = "stream"
 
+_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+_CANONICAL = msgspec.json.Encoder(order="sorted")
+
 REFUSALS = {
     LaneRefusal.LANE_FULL: RequestRefusal.TOO_MANY_REQUESTS,
     LaneRefusal.FULL: RequestRefusal.TOO_MANY_REQUESTS,
@@ -50,8 +53,7 @@ class ContentType(Enum):
     BINARY = "binary"
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The stream has it, durably: under which id and where."""
 
     record_id: str
@@ -59,13 +61,16 @@ class Receipt:
     sequence_number: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+Settled = Callable[[Receipt | Unavailable], None]
+"""What is told how a message ended; it must not raise."""
+
+
+class _Waiting(NamedTuple):
     """Who waits for a record."""
 
     record_id: str
     protocol: str
-    receipt: asyncio.Future[Receipt]
+    settled: Settled
 
 
 def _always_binary(_: DeviceMessage) -> ContentType:
@@ -101,21 +106,25 @@ class Delivery:
         """Messages that are not yet accepted."""
         return self._lanes.record_count
 
-    def deliver(self, message: DeviceMessage) -> asyncio.Future[Receipt]:
-        """Send a message on its way; the future is done when the stream has it.
+    def send(self, message: DeviceMessage, settled: Settled) -> None:
+        """Send a message on its way; ``settled`` is called, later and once, when the stream has it.
 
         Raises ``Refused`` at once: ``INVALID_FIELD`` (no payload, or not the JSON or text that it should
-        be), ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. The future raises ``Unavailable`` when the message
+        be), ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. ``settled`` is told ``Unavailable`` when the message
         was given up; it may be stored all the same when that is ``ambiguous``.
         """
         self._check_open()
         payloads = payloads_of(message.payload, self._content_type_of(message))
         record_id = self._record_ids.next()
         record = StreamRecord(message.imsi, envelope(message, record_id, payloads))
-        waiting = _Waiting(record_id, message.source_protocol, asyncio.get_running_loop().create_future())
-        self._enter_lane(record, waiting)
+        self._enter_lane(record, _Waiting(record_id, message.source_protocol, settled))
         self._wake.set()
-        return waiting.receipt
+
+    def deliver(self, message: DeviceMessage) -> asyncio.Future[Receipt]:
+        """``send`` for whoever rather waits: the future raises what ``settled`` would be told."""
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.send(message, partial(_resolve, receipt))
+        return receipt
 
     async def run(self) -> None:
         """Put what waits, for ever. When it ends, whatever waits is told that it may or may not be stored."""
@@ -171,21 +180,38 @@ class Delivery:
                 await self._wake.wait()
 
 
+class _Destination(msgspec.Struct, rename="camel"):
+    provider: str
+    resource_url: str
+    service: str
+
+
+class _Envelope(msgspec.Struct, rename="camel"):
+    destination: _Destination
+    imei: str
+    imsi: str
+    operator_id: str
+    payloads: object
+    record_id: str
+    sim_id: str
+    source_protocol: str
+    timestamp: int
+
+
 def envelope(message: DeviceMessage, record_id: str, payloads: object) -> bytes:
     """Funnel's record as canonical JSON; bytes become base64."""
-    return msgspec.json.encode(
-        {
-            "destination": {"provider": PROVIDER, "service": SERVICE, "resourceUrl": message.destination},
-            "imei": message.imei,
-            "imsi": message.imsi,
-            "operatorId": message.operator_id,
-            "payloads": payloads,
-            "recordId": record_id,
-            "simId": message.sim_id,
-            "sourceProtocol": message.source_protocol,
-            "timestamp": (message.received - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1),
-        },
-        order="sorted",
+    return _CANONICAL.encode(
+        _Envelope(
+            destination=_Destination(PROVIDER, message.destination, SERVICE),
+            imei=message.imei,
+            imsi=message.imsi,
+            operator_id=message.operator_id,
+            payloads=payloads,
+            record_id=record_id,
+            sim_id=message.sim_id,
+            source_protocol=message.source_protocol,
+            timestamp=(message.received - _EPOCH) // _MILLISECOND,
+        )
     )
 
 
@@ -210,12 +236,18 @@ def payloads_of(payload: bytes, content_type: ContentType) -> object:
 
 def _acknowledge(entry: Entry[_Waiting], result: PutResult) -> None:
     waiting = entry.token
-    if not waiting.receipt.done():
-        waiting.receipt.set_result(Receipt(waiting.record_id, result.shard_id, result.sequence_number))
+    waiting.settled(Receipt(waiting.record_id, result.shard_id, result.sequence_number))
 
 
 def _fail(entry: Entry[_Waiting], why: str, *, ambiguous: bool) -> None:
-    receipt = entry.token.receipt
-    if not receipt.done():
-        receipt.set_exception(Unavailable(why, ambiguous=ambiguous))
+    entry.token.settled(Unavailable(why, ambiguous=ambiguous))
+
+
+def _resolve(receipt: asyncio.Future[Receipt], outcome: Receipt | Unavailable) -> None:
+    if receipt.done():
+        return
+    if isinstance(outcome, Receipt):
+        receipt.set_result(outcome)
+    else:
+        receipt.set_exception(outcome)
         receipt.exception()  # nobody need wait: a device that is gone is no error of ours

@@ -5,6 +5,9 @@ from datetime import UTC, datetime, timedelta
 from core.domain.ids import time_ordered_id
 from core.ports.clock import Clock, Entropy
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
 
 class RecordIds:
     """Ids that rise: milliseconds, a count within the millisecond, and 64 random bits that are this object's.
@@ -17,17 +20,22 @@ class RecordIds:
     def __init__(self, *, clock: Clock, entropy: Entropy) -> None:
         self._clock = clock
         self._origin = entropy.random_bytes(8)
-        self._at = datetime(1970, 1, 1, tzinfo=UTC)
+        self._at_ms = 0
         self._count = 0
+        self._milliseconds, self._random = "", self._origin.hex()
 
     def next(self) -> str:
         """32 hex digits, greater than all before."""
-        now = self._clock.now()
-        now = now.replace(microsecond=now.microsecond // 1_000 * 1_000)
-        if now > self._at:
-            self._at, self._count = now, 0
+        now_ms = (self._clock.now() - _EPOCH) // _MILLISECOND
+        if now_ms > self._at_ms:
+            self._begin(now_ms)
         elif self._count + 1 < self.PER_MILLISECOND:
             self._count += 1
         else:
-            self._at, self._count = self._at + timedelta(milliseconds=1), 0
-        return time_ordered_id(self._at, self._count.to_bytes(2, "big") + self._origin)
+            self._begin(self._at_ms + 1)
+        return f"{self._milliseconds}{self._count:04x}{self._random}"
+
+    def _begin(self, at_ms: int) -> None:
+        self._at_ms, self._count = at_ms, 0
+        first = time_ordered_id(_EPOCH + at_ms * _MILLISECOND, bytes(2) + self._origin)
+        self._milliseconds = first[:12]

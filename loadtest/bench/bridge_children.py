@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network
@@ -56,7 +56,9 @@ def _placed(records: int) -> bytes:
 
 
 def _http(body: bytes) -> bytes:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
@@ -302,7 +304,7 @@ async def _input_end() -> None:
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
-CHILDREN: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
+CHILDREN: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]] = {
     "kinesis": kinesis,
     "endpoint": endpoint,
     "devices": devices,

@@ -3,7 +3,8 @@
 Rules: a message is acknowledged after the stream accepted it, never before; a client is not read while its
 window is full, or while it does not read what it is sent; whoever connects under a name that its SIM uses
 already takes over (MQTT 5.0 §3.1.4). What cannot be delivered now ends the connection, unacknowledged, so
-that the client sends it again.
+that the client sends it again. While more of a client's messages wait, acknowledgements linger for each
+other: the last one never does.
 """
 
 import asyncio
@@ -14,12 +15,14 @@ from typing import cast
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
-from core.services.delivery import REFUSALS, Receipt
+from core.services.delivery import REFUSALS, Receipt, Settled
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.mqtt.codec import Message, Reason
 from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published
 
 SOURCE_PROTOCOL = "mqtt"
+LINGER_S = 0.005
+"""How long an acknowledgement may wait for those behind it, to go out in one write."""
 PASSING = frozenset(REFUSALS.values())
 
 
@@ -62,6 +65,7 @@ class MqttProtocol(asyncio.Protocol):
         self._client_id: str | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
         self._is_reading = True
         self._is_heard = True
 
@@ -90,14 +94,15 @@ class MqttProtocol(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone; its will is a message like any other."""
         self._transport = None
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._linger):
+            if timer is not None:
+                timer.cancel()
         if self._client_id is not None:
             self._entry.forget(self._session.imsi, self._client_id, self)
         will = self._machine.connection_lost()
         if will is not None:
             with suppress(Refused, Unavailable):
-                self._deliver(will)
+                self._send(will, lambda _: None)
 
     def end(self, reason: Reason) -> None:
         """Cut the client off."""
@@ -109,6 +114,9 @@ class MqttProtocol(asyncio.Protocol):
     def _pump(self) -> None:
         """Go as far as the window lets, send what there is to send, and read on or not."""
         transport, machine = self._transport, self._machine
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         if transport is None or transport.is_closing():
             return
         while self._is_heard and (event := machine.next_event()) is not None:
@@ -132,7 +140,7 @@ class MqttProtocol(asyncio.Protocol):
 
     def _take(self, published: Published) -> None:
         try:
-            receipt = self._deliver(published.message)
+            self._send(published.message, partial(self._on_settled, published))
         except Refused as refusal:
             if refusal.reason in PASSING:
                 self._machine.close(Reason.QUOTA_EXCEEDED)
@@ -141,19 +149,22 @@ class MqttProtocol(asyncio.Protocol):
                 self._machine.refused(published, reason, self._entry.clock.monotonic())
         except Unavailable:
             self._machine.close(Reason.SERVER_UNAVAILABLE)
-        else:
-            receipt.add_done_callback(partial(self._on_receipt, published))
 
-    def _on_receipt(self, published: Published, receipt: asyncio.Future[Receipt]) -> None:
-        if receipt.cancelled() or receipt.exception() is not None:
-            self._machine.close(Reason.SERVER_UNAVAILABLE)
+    def _on_settled(self, published: Published, outcome: Receipt | Unavailable) -> None:
+        machine = self._machine
+        if isinstance(outcome, Receipt):
+            machine.accepted(published, self._entry.clock.monotonic())
         else:
-            self._machine.accepted(published, self._entry.clock.monotonic())
-        self._pump()
+            machine.close(Reason.SERVER_UNAVAILABLE)
+        if machine.is_closing or not machine.unsettled:
+            self._pump()
+        elif self._linger is None and self._transport is not None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._pump)
 
-    def _deliver(self, message: Message) -> asyncio.Future[Receipt]:
+    def _send(self, message: Message, settled: Settled) -> None:
         destination = f"{self._entry.url}/{message.topic}"
-        return self._entry.connections.deliver(self._session, SOURCE_PROTOCOL, destination, message.payload)
+        connections = self._entry.connections
+        connections.send(self._session, SOURCE_PROTOCOL, destination, message.payload, settled)
 
     def _watch_time(self) -> None:
         """Look when the machine's time may be over; it moves on with everything that is heard."""

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from core.errors import RemoteProtocolError
 
@@ -107,9 +108,8 @@ UNSUBSCRIBE_PROPERTIES = frozenset({0x26})
 DISCONNECT_PROPERTIES = frozenset({0x11, 0x1F, 0x26})
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """An application message as a client publishes it, or leaves it as its will."""
+class Message(NamedTuple):
+    """An application message as a client publishes it, or leaves it as its will; made for each PUBLISH."""
 
     topic: str
     payload: bytes
@@ -151,6 +151,16 @@ class Malformed(RemoteProtocolError):
     def __init__(self, message: str, reason: Reason = Reason.MALFORMED_PACKET) -> None:
         super().__init__(message, cause=reason)
         self.reason = reason
+
+
+def _text(encoded: bytes) -> str:
+    try:
+        text = encoded.decode()
+    except UnicodeDecodeError:
+        raise Malformed("text that is not UTF-8") from None
+    if "\0" in text:
+        raise Malformed("text with NUL")
+    return text
 
 
 class Reader:
@@ -199,13 +209,7 @@ class Reader:
 
     def text(self) -> str:
         """A UTF-8 string (§1.5.4)."""
-        try:
-            text = self.binary().decode()
-        except UnicodeDecodeError:
-            raise Malformed("text that is not UTF-8") from None
-        if "\0" in text:
-            raise Malformed("text with NUL")
-        return text
+        return _text(self.binary())
 
     def properties(self, allowed: frozenset[int]) -> dict[int, int | str | bytes]:
         """Properties (MQTT 5.0 §2.2.2); user properties and subscription identifiers are passed over."""
@@ -269,17 +273,23 @@ def decode_connect(data: bytes) -> Connect:
 
 def decode_publish(flags: int, data: bytes, version: int) -> Message:
     """PUBLISH's content (§3.3)."""
-    reader = Reader(data)
     qos = flags >> 1 & 3
     if qos == 3 or (qos == 0 and flags & 8):
         raise Malformed("PUBLISH flags")
-    topic = reader.text()
-    packet_id = reader.number(2) if qos else 0
+    topic_end = 2 + int.from_bytes(data[:2], "big")
+    at = topic_end + 2 if qos else topic_end
+    if len(data) < max(at, 2):
+        raise Malformed("the packet ends too soon")
+    topic = _text(data[2:topic_end])
+    packet_id = int.from_bytes(data[topic_end:at], "big")
     if qos and packet_id == 0:
         raise Malformed("packet identifier 0", Reason.PROTOCOL_ERROR)
-    if version == VERSION_5 and Property.TOPIC_ALIAS in reader.properties(PUBLISH_PROPERTIES):
-        raise Malformed("topic aliases are not offered", Reason.TOPIC_ALIAS_INVALID)
-    return Message(checked_topic(topic), reader.rest(), qos, packet_id, bool(flags & 1))
+    if version == VERSION_5:
+        reader = Reader(data[at:])
+        if Property.TOPIC_ALIAS in reader.properties(PUBLISH_PROPERTIES):
+            raise Malformed("topic aliases are not offered", Reason.TOPIC_ALIAS_INVALID)
+        return Message(checked_topic(topic), reader.rest(), qos, packet_id, bool(flags & 1))
+    return Message(checked_topic(topic), data[at:], qos, packet_id, bool(flags & 1))
 
 
 def checked_topic(topic: str) -> str:

@@ -78,7 +78,8 @@ class MqttConnection:
         self._assigned_client_id = assigned_client_id
         self._window = window
         self._packet_bytes_max = packet_bytes_max
-        self._buffer = bytearray()
+        self._received = b""
+        self._at = 0
         self._outgoing = bytearray()
         self._unsettled: deque[Published] = deque()
         self._heard = now
@@ -96,6 +97,11 @@ class MqttConnection:
         return len(self._unsettled) < self._window and not self.is_closing
 
     @property
+    def unsettled(self) -> int:
+        """Messages that wait."""
+        return len(self._unsettled)
+
+    @property
     def version(self) -> int:
         """Of the protocol, once the client has said it; 0 before."""
         return self._connect.version if self._connect else 0
@@ -104,7 +110,8 @@ class MqttConnection:
         """Take in what the client sent."""
         self._heard = now
         if not self.is_closing:
-            self._buffer += data
+            self._received = self._received[self._at :] + data
+            self._at = 0
 
     def next_event(self) -> Event | None:
         """The next thing the client wants; ``None`` until more comes, or until the window opens."""
@@ -141,7 +148,7 @@ class MqttConnection:
         elif self.version == VERSION_5:
             self._outgoing += encode_disconnect(reason)
         self.is_closing, self.closed_because = True, reason
-        self._buffer.clear()
+        self._received, self._at = b"", 0
 
     def connection_lost(self) -> Message | None:
         """The connection is gone: the will that the client left for this case (§3.1.2.5)."""
@@ -170,25 +177,25 @@ class MqttConnection:
 
     def _next_packet(self) -> tuple[int, int, bytes] | None:
         """Type, flags and content of the next whole packet."""
-        buffer = self._buffer
-        length, shift, at = 0, 0, 1
+        received, begin = self._received, self._at
+        length, shift, at = 0, 0, begin + 1
         while True:
-            if at >= len(buffer):
+            if at >= len(received):
                 return None
-            octet = buffer[at]
+            octet = received[at]
             length |= (octet & 0x7F) << shift
             at, shift = at + 1, shift + 7
             if octet < 0x80:
                 break
             if shift == 28:
                 raise Malformed("a remaining length of more than four octets")
-        if at + length > self._packet_bytes_max:
-            raise Malformed(f"a packet of {at + length} octets", Reason.PACKET_TOO_LARGE)
-        if at + length > len(buffer):
+        end = at + length
+        if end - begin > self._packet_bytes_max:
+            raise Malformed(f"a packet of {end - begin} octets", Reason.PACKET_TOO_LARGE)
+        if end > len(received):
             return None
-        first, content = buffer[0], bytes(buffer[at : at + length])
-        del buffer[: at + length]
-        return first >> 4, first & 15, content
+        self._at = end
+        return received[begin] >> 4, received[begin] & 15, received[at:end]
 
     def _on_packet(self, kind: int, flags: int, content: bytes) -> Event | None:
         if self._connect is None:

@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -356,7 +355,7 @@ def test_two_calls_never_share_an_id() -> None:
     async def main() -> None:
         async with World().running() as world:
             same = message()
-            receipts = await asyncio.gather(*(world.delivery.deliver(replace(same)) for _ in range(50)))
+            receipts = await asyncio.gather(*(world.delivery.deliver(same._replace()) for _ in range(50)))
             assert len({receipt.record_id for receipt in receipts}) == 50
 
     run_virtual(main)

@@ -95,7 +95,9 @@ class FaultyEngine:
 
 
 class FaultyStream:
-    """The ``put`` of a stream behind a gate; single records fail too."""
+    """The ``put`` of a stream behind a gate; single records fail too, as Kinesis' do."""
+
+    keeps_order = False
 
     def __init__(self, stream: Stream, *, rates: FaultRates, life: Incarnation, rng: random.Random) -> None:
         self._stream = stream

@@ -78,6 +78,14 @@ class ReadResult:
 class Stream(Protocol):
     """One named stream."""
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether a record that ``put`` did not accept has nothing accepted behind it in its call.
+
+        Then several records of one key may share a call; Kinesis promises no such thing.
+        """
+        ...
+
     async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
         """Store records; one result each, in their order. At most 500 records and 5 MiB a call.
 

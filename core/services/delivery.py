@@ -92,7 +92,7 @@ class Delivery:
     ) -> None:
         self._stream = stream
         self._clock = clock
-        self._lanes: Lanes[_Waiting] = Lanes() if lanes is None else lanes
+        self._lanes: Lanes[_Waiting] = Lanes(keeps_order=stream.keeps_order) if lanes is None else lanes
         self._record_ids = RecordIds(clock=clock, entropy=entropy)
         self._content_type_of = content_type_of
         self._deadline_s = deadline_s

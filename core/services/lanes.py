@@ -2,8 +2,9 @@
 
 Rules:
 
-- A lane is one partition key's records, first in, first out. At most one of them is on its way at a time:
-  PutRecords may store a later record of a call and fail an earlier one, so two of one key never share a call.
+- A lane is one partition key's records, first in, first out. At most one run of them is on its way at a time.
+- A run is one record: PutRecords may store a later record of a call and fail an earlier one, so two of one
+  key never share a call. Only over a stream that keeps order is it as long as a call lets it.
 - A record that failed stays at the head of its lane and is tried again after a pause that doubles; what is
   behind it waits, other lanes go on.
 - A record leaves only by being accepted, or given up after its deadline, between two tries.
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Generic, TypeVar
 
 from core.domain.message import StreamRecord
@@ -53,15 +55,20 @@ class Entry(Generic[Token]):
 
 
 class Lanes(Generic[Token]):
-    """The lanes of all SIMs. Times are monotonic seconds that the caller passes in."""
+    """The lanes of all SIMs. Times are monotonic seconds that the caller passes in.
+
+    ``keeps_order`` is the stream's (``Stream.keeps_order``).
+    """
 
     def __init__(
         self,
         *,
+        keeps_order: bool = False,
         lane_records_max: int = LANE_RECORDS_MAX,
         records_max: int = RECORDS_MAX,
         bytes_max: int = BYTES_MAX,
     ) -> None:
+        self._run_records_max = RECORDS_PER_PUT_MAX if keeps_order else 1
         self._lane_records_max = lane_records_max
         self._records_max = records_max
         self._bytes_max = bytes_max
@@ -107,28 +114,35 @@ class Lanes(Generic[Token]):
             if lane and size + lane[0].size > PUT_BYTES_MAX:
                 break
             key = self._ready.popleft()
-            if lane:
-                batch.append(lane[0])
-                size += lane[0].size
-            else:
+            if not lane:
                 del self._lanes[key]
+            for entry in islice(lane, min(self._run_records_max, RECORDS_PER_PUT_MAX - len(batch))):
+                if size + entry.size > PUT_BYTES_MAX:
+                    break
+                batch.append(entry)
+                size += entry.size
         return batch
 
     def settle(self, batch: Sequence[Entry[Token]], errors: Sequence[str], now: float) -> list[Entry[Token]]:
         """What became of a batch, an error or an empty text each; gives back the accepted entries."""
         accepted = []
-        for entry, error in zip(batch, errors, strict=True):
+        paused = ""
+        following = [*(entry.record.partition_key for entry in islice(batch, 1, None)), ""]
+        for entry, error, next_key in zip(batch, errors, following, strict=True):
             key = entry.record.partition_key
-            if error:
+            if key == paused:
+                entry.failures += 1
+            elif error:
                 self._pause(entry, key, now)
-                continue
-            accepted.append(entry)
-            lane = self._lanes[key]
-            self._drop_head(lane)
-            if lane:
-                self._ready.append(key)
+                paused = key
             else:
-                del self._lanes[key]
+                accepted.append(entry)
+                lane = self._lanes[key]
+                self._drop_head(lane)
+                if lane and key != next_key:
+                    self._ready.append(key)
+                elif not lane:
+                    del self._lanes[key]
         return accepted
 
     def take_given_up(self) -> list[Entry[Token]]:

@@ -21,34 +21,21 @@ def stored_by_key(stored: list[StreamRecord]) -> dict[str, list[int]]:
     return by_key
 
 
-class Greedy(Lanes[int]):
-    """The planted fault: a batch takes all that a lane holds, so neighbours of one SIM share a call."""
-
-    def next_batch(self, now: float) -> list[Entry[int]]:
-        heads = super().next_batch(now)
-        return [entry for head in heads for entry in self._lanes[head.record.partition_key]]
-
-    def settle(self, batch, errors, now):  # type: ignore[no-untyped-def]  # as the world calls it
-        by_key: dict[str, list[tuple[Entry[int], str]]] = {}
-        for entry, error in zip(batch, errors, strict=True):
-            by_key.setdefault(entry.record.partition_key, []).append((entry, error))
-        accepted = []
-        for key, pairs in by_key.items():
-            lane = self._lanes[key]
-            for entry, error in pairs:
-                if not error:
-                    lane.remove(entry)
-                    self.record_count -= 1
-                    self.byte_count -= entry.size
-                    accepted.append(entry)
-            if lane:
-                self._pause(lane[0], key, now)
-            else:
-                del self._lanes[key]
-        return accepted
+def fail(rng: random.Random, batch: list[Entry[int]], failure: float, *, keeps_order: bool) -> list[str]:
+    """What a stream says of a batch; where order is kept, what is behind a failure failed too."""
+    errors = ["failed" if rng.random() < failure else "" for _ in batch]
+    failed: set[str] = set()
+    for n, entry in enumerate(batch):
+        if keeps_order and entry.record.partition_key in failed:
+            errors[n] = "failed"
+        if errors[n]:
+            failed.add(entry.record.partition_key)
+    return errors
 
 
-def run(lanes: Lanes[int], seed: int, keys: int, count: int, failure: float) -> None:
+def run(
+    lanes: Lanes[int], seed: int, keys: int, count: int, failure: float, *, keeps_order: bool = False
+) -> None:
     """Offer, put in overlapping batches, fail at random; then check everything that lanes promise."""
     rng = random.Random(seed)
     stored: list[StreamRecord] = []
@@ -68,7 +55,7 @@ def run(lanes: Lanes[int], seed: int, keys: int, count: int, failure: float) -> 
             flying.append(batch)
         if flying and rng.random() < 0.7:
             batch = flying.pop(rng.randrange(len(flying)))
-            errors = ["failed" if rng.random() < failure else "" for _ in batch]
+            errors = fail(rng, batch, failure, keeps_order=keeps_order)
             # the stream's own order of concurrent calls is that of their completion here
             stored += [e.record for e, error in zip(batch, errors, strict=True) if not error]
             done = {int(record.data) for record in stored}
@@ -87,15 +74,33 @@ def run(lanes: Lanes[int], seed: int, keys: int, count: int, failure: float) -> 
     keys=st.integers(1, 12),
     count=st.integers(0, 150),
     failure=st.floats(0, 0.8),
+    keeps_order=st.booleans(),
 )
-def test_order_loss_and_acknowledgement(seed: int, keys: int, count: int, failure: float) -> None:
-    run(Lanes(), seed, keys, count, failure)
+def test_order_loss_and_acknowledgement(
+    seed: int, keys: int, count: int, failure: float, keeps_order: bool
+) -> None:
+    run(Lanes(keeps_order=keeps_order), seed, keys, count, failure, keeps_order=keeps_order)
 
 
 def test_the_checker_sees_a_batch_reordered_by_partial_failure() -> None:
     with pytest.raises(AssertionError, match="order, loss or duplicate"):
         for seed in range(20):
-            run(Greedy(), seed, 3, 100, 0.3)
+            run(Lanes(keeps_order=True), seed, 3, 100, 0.3)
+
+
+def test_a_run_is_as_long_as_a_call() -> None:
+    lanes = Lanes[int](keeps_order=True, lane_records_max=2 * RECORDS_PER_PUT_MAX)
+    for _ in range(RECORDS_PER_PUT_MAX + 7):
+        offer(lanes, "a")
+    batch = lanes.next_batch(0)
+    assert len(batch) == RECORDS_PER_PUT_MAX
+    assert lanes.next_batch(0) == [], "a run at a time"
+    lanes.settle(batch, [""] * len(batch), 0)
+    assert len(lanes.next_batch(0)) == 7
+    lanes = Lanes[int](keeps_order=True)
+    for _ in range(6):
+        offer(lanes, "a", RECORD_BYTES_MAX - 1)
+    assert len(lanes.next_batch(0)) == PUT_BYTES_MAX // RECORD_BYTES_MAX
 
 
 def offer(lanes: Lanes[int], key: str, size: int = 1, deadline: float = FAR) -> LaneRefusal | None:

@@ -32,6 +32,8 @@ class ScriptedStream:
     def end(self, shard_id: str) -> None:
         self.layout[shard_id] = replace(self.layout[shard_id], is_open=False)
 
+    keeps_order = False
+
     async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
         raise NotImplementedError
 

@@ -41,6 +41,8 @@ def message(imsi: str = "440101234567890", payload: bytes = b"hello") -> DeviceM
 class FaultyStream(MemoryStream):
     """Fails as its settings say: per record, as a whole, after storing, or not at all but waiting."""
 
+    keeps_order = False
+
     def __init__(self, disk: MemoryDisk, clock: Clock, seed: int = 0) -> None:
         super().__init__(disk=disk, clock=clock, latency_s=0.01)
         self._rng = random.Random(seed)

@@ -68,6 +68,8 @@ class _Fault(msgspec.Struct):
 class KinesisStream:
     """Implements ``Stream`` on one stream of Kinesis or of a server that speaks its protocol."""
 
+    keeps_order = False
+
     def __init__(
         self, *, name: str, sdk: Any, credentials: Any, http: aiohttp.ClientSession, region: str
     ) -> None:

@@ -172,6 +172,8 @@ class LogStream:
         self._writer.start()
         self._is_closed = False
 
+    keeps_order = True
+
     async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
         """Store records; returns when each accepted one is synced."""
         sizes = check_put(records)

@@ -53,6 +53,8 @@ class MemoryStream:
         self._latency_s = latency_s
         self._closed = False
 
+    keeps_order = True
+
     async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
         """Store records, all at one instant."""
         check_put(records)

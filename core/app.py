@@ -193,7 +193,9 @@ class Node:
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
         self.door = self.make_door()
-        self.delivery = Delivery(stream=world.stream, clock=world.clock, entropy=world.entropy)
+        self.delivery = Delivery(
+            stream=world.stream, dead_letters=world.objects, clock=world.clock, entropy=world.entropy
+        )
         self.relay = EventRelay(
             sessions=world.store.sessions,
             stream=world.stream,
@@ -426,6 +428,7 @@ def make_telemetry(node: Node) -> Telemetry:
             Metric.ATTACHES, partial(sessions.attaches.__getitem__, access), access=access.value
         )
     telemetry.watch_each(Metric.RECORDS_DELIVERED, lambda: node.delivery.delivered)
+    telemetry.watch(Metric.DEAD_LETTERS, lambda: float(node.delivery.dead_letters))
     telemetry.watch(Metric.EVENTS_TOLD, lambda: float(node.relay.told))
     telemetry.watch(Metric.MESSAGES_COUNTED, lambda: float(node.messages.counted))
     telemetry.watch(

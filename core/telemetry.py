@@ -45,6 +45,12 @@ class Metric(Enum):
         "Device messages durable in the stream",
         ("protocol",),
     )
+    DEAD_LETTERS = (
+        "airloom_dead_letters",
+        "counter",
+        "Device messages that the stream will never take, kept in the object store",
+        (),
+    )
     DISCONNECTS = (
         "airloom_disconnects",
         "counter",

@@ -177,20 +177,24 @@ class DeviceEdge:
             return
         self._in_flight[session.imsi] += 1
         self._in_flight_total += 1
-        group.create_task(self._answer_when_accepted(session, receipt, inner.reply_to(datagram, ACCEPTED)))
+        group.create_task(self._answer_when_accepted(session, receipt, datagram))
 
     async def _answer_when_accepted(
-        self, session: Session, receipt: asyncio.Future[Receipt], reply: bytes
+        self, session: Session, receipt: asyncio.Future[Receipt], datagram: inner.UdpDatagram
     ) -> None:
         try:
             await receipt
+        except Refused as refusal:
+            self.counts[EdgeCount.REFUSED] += 1
+            self._answer(session, inner.reply_to(datagram, STATUS_OF_REFUSAL[refusal.reason]))
+            return
         except Unavailable:
             self.counts[EdgeCount.NOT_ACCEPTED] += 1
             return
         finally:
             self._land(session.imsi)
         self.counts[EdgeCount.ACCEPTED] += 1
-        self._answer(session, reply)
+        self._answer(session, inner.reply_to(datagram, ACCEPTED))
 
     def _land(self, imsi: str) -> None:
         self._in_flight_total -= 1

@@ -25,11 +25,15 @@ PUT_BYTES_MAX = 5_242_880
 
 
 class PutResult(NamedTuple):
-    """What became of one record: a place in a shard, or an error code (``error`` non-empty)."""
+    """What became of one record: a place in a shard, or an error code (``error`` non-empty).
+
+    ``is_poison``: the stream will never take this record, however often it is put.
+    """
 
     shard_id: str = ""
     sequence_number: str = ""
     error: str = ""
+    is_poison: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ Rules:
 - One SIM's messages reach the stream in the order of the calls of ``deliver``.
 - A receipt is given only after the stream accepted. A retry puts the very same bytes, so that what an
   unclear outcome stored twice can be told by its ``recordId``.
+- What the stream will never take is kept as a dead letter, and its sender is told so: the SIM's next messages
+  go on.
 """
 
 import asyncio
@@ -24,6 +26,7 @@ from core.domain.message import DeviceMessage, StreamRecord
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
+from core.ports.object_store import ObjectStore
 from core.ports.stream import PutResult, Stream
 from core.services.ids import RecordIds
 from core.services.lanes import Entry, LaneRefusal, Lanes
@@ -61,8 +64,12 @@ class Receipt(NamedTuple):
     sequence_number: str
 
 
-Settled = Callable[[Receipt | Unavailable], None]
-"""What is told how a message ended; it must not raise."""
+Outcome = Receipt | Refused | Unavailable
+"""How a message ended: stored, kept as a dead letter, or given up."""
+Settled = Callable[[Outcome], None]
+"""What is told; it must not raise."""
+DEAD_LETTERS = "dead-letters"
+"""The folder of the object store: a file per record, named by its id."""
 
 
 class _Waiting(NamedTuple):
@@ -86,6 +93,7 @@ class Delivery:
         stream: Stream,
         clock: Clock,
         entropy: Entropy,
+        dead_letters: ObjectStore | None = None,
         lanes: Lanes[Any] | None = None,
         content_type_of: Callable[[DeviceMessage], ContentType] = _always_binary,
         deadline_s: float = DEADLINE_S,
@@ -100,6 +108,9 @@ class Delivery:
         """Records that the stream accepted, by the protocol they came by."""
         self._wake = asyncio.Event()
         self._is_over = False
+        self._dead_letters = dead_letters
+        self.dead_letters = 0
+        """Records that the stream would not take, kept aside."""
 
     @property
     def waiting(self) -> int:
@@ -111,7 +122,8 @@ class Delivery:
 
         Raises ``Refused`` at once: ``INVALID_FIELD`` (no payload, or not the JSON or text that it should
         be), ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. ``settled`` is told ``Unavailable`` when the message
-        was given up; it may be stored all the same when that is ``ambiguous``.
+        was given up; it may be stored all the same when that is ``ambiguous``; ``Refused`` when it became a
+        dead letter.
         """
         self._check_open()
         payloads = payloads_of(message.payload, self._content_type_of(message))
@@ -164,11 +176,26 @@ class Delivery:
         except Unavailable:
             results = [PutResult(error="Unavailable")] * len(batch)
         placed = dict(zip(batch, results, strict=True))
-        errors = [result.error for result in results]
+        buried = {entry for entry, result in placed.items() if result.is_poison and await self._bury(entry)}
+        errors = ["" if entry in buried else result.error for entry, result in placed.items()]
         for entry in self._lanes.settle(batch, errors, self._clock.monotonic()):
+            if entry in buried:
+                self.dead_letters += 1
+                entry.token.settled(Refused(RequestRefusal.INVALID_FIELD, placed[entry].error))
+                continue
             self.delivered[entry.token.protocol] += 1
             _acknowledge(entry, placed[entry])
         self._wake.set()
+
+    async def _bury(self, entry: Entry[_Waiting]) -> bool:
+        """Keep what the stream will never take; false when that cannot be done now."""
+        if self._dead_letters is None:
+            return False
+        try:
+            await self._dead_letters.put(f"{DEAD_LETTERS}/{entry.token.record_id}", entry.record.data)
+        except (Unavailable, OSError):
+            return False
+        return True
 
     async def _wait(self) -> None:
         """Until a lane may have something to go."""
@@ -243,7 +270,7 @@ def _fail(entry: Entry[_Waiting], why: str, *, ambiguous: bool) -> None:
     entry.token.settled(Unavailable(why, ambiguous=ambiguous))
 
 
-def _resolve(receipt: asyncio.Future[Receipt], outcome: Receipt | Unavailable) -> None:
+def _resolve(receipt: asyncio.Future[Receipt], outcome: Outcome) -> None:
     if receipt.done():
         return
     if isinstance(outcome, Receipt):

@@ -15,7 +15,7 @@ from typing import cast
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
-from core.services.delivery import REFUSALS, Receipt, Settled
+from core.services.delivery import REFUSALS, Outcome, Receipt, Settled
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.mqtt.codec import Message, Reason
 from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published
@@ -150,10 +150,12 @@ class MqttProtocol(asyncio.Protocol):
         except Unavailable:
             self._machine.close(Reason.SERVER_UNAVAILABLE)
 
-    def _on_settled(self, published: Published, outcome: Receipt | Unavailable) -> None:
-        machine = self._machine
+    def _on_settled(self, published: Published, outcome: Outcome) -> None:
+        machine, now = self._machine, self._entry.clock.monotonic()
         if isinstance(outcome, Receipt):
-            machine.accepted(published, self._entry.clock.monotonic())
+            machine.accepted(published, now)
+        elif isinstance(outcome, Refused):
+            machine.kept_aside(published, Reason.PAYLOAD_FORMAT_INVALID, now)
         else:
             machine.close(Reason.SERVER_UNAVAILABLE)
         if machine.is_closing or not machine.unsettled:

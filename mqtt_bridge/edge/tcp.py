@@ -166,7 +166,10 @@ class TcpProtocol(asyncio.Protocol):
             receipt.add_done_callback(partial(self._on_receipt, answer))
 
     def _on_receipt(self, answer: _Answer, receipt: asyncio.Future[Receipt]) -> None:
-        if receipt.cancelled() or receipt.exception() is not None:
+        error = None if receipt.cancelled() else receipt.exception()
+        if isinstance(error, Refused):
+            answer.status = INVALID
+        elif receipt.cancelled() or error is not None:
             answer.status, self._is_failed = UNAVAILABLE, True
         else:
             answer.status = ACCEPTED

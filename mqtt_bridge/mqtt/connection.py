@@ -139,6 +139,10 @@ class MqttConnection:
         else:
             self.close(reason)
 
+    def kept_aside(self, published: Published, reason: Reason, now: float) -> None:
+        """It is stored, but elsewhere: version 5 is told so, 3.1.1 is acknowledged, or would ask for ever."""
+        self._settle(published, reason if self.version == VERSION_5 else Reason.SUCCESS, now)
+
     def close(self, reason: Reason) -> None:
         """Cut the client off; what waits is not acknowledged."""
         if self.is_closing:

@@ -28,6 +28,7 @@ from core.services.sessions import OpenSession, Sessions
 from core.services.usage import UsageMeter
 from loadtest.checks import simulate
 from loadtest.world import OPERATOR
+from mqtt_bridge import inner
 from mqtt_bridge.service import DeviceEdge
 
 SEEDS = int(os.environ.get("AIRLOOM_SEEDS", "60"))
@@ -83,10 +84,10 @@ class HastyEdge(DeviceEdge):
     """Planted: the device is answered before the stream accepted its message."""
 
     async def _answer_when_accepted(
-        self, session: Session, receipt: asyncio.Future[Receipt], reply: bytes
+        self, session: Session, receipt: asyncio.Future[Receipt], datagram: inner.UdpDatagram
     ) -> None:
-        self._inject(session.session_id, reply)
-        await super()._answer_when_accepted(session, receipt, reply)
+        self._inject(session.session_id, inner.reply_to(datagram, b"200"))
+        await super()._answer_when_accepted(session, receipt, datagram)
 
 
 class LeakySessions(Sessions):

@@ -18,6 +18,7 @@ import pytest
 
 import mqtt_bridge.connections
 from core.adapters.clock import SystemClock
+from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.domain.message import StreamRecord
 from core.domain.session import Session
@@ -45,9 +46,13 @@ class StallingStream(MemoryStream):
         super().__init__(disk=disk, clock=clock)
         self.is_flowing = asyncio.Event()
         self.is_flowing.set()
+        self.poison = b""
+        """A record with this in it is never taken."""
 
     async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
         await self.is_flowing.wait()
+        if self.poison and any(self.poison in record.data for record in records):
+            return [PutResult(error="ValidationException", is_poison=True)] * len(records)
         return await super().put(records)
 
 
@@ -87,7 +92,10 @@ class Edge:
         clock, entropy = SystemClock(), SeededEntropy(random.Random(1))
         self.disk = MemoryDisk()
         self.stream = StallingStream(self.disk, clock)
-        self.delivery = Delivery(stream=self.stream, clock=clock, entropy=entropy, deadline_s=1e6)
+        self.objects = MemoryObjectStore()
+        self.delivery = Delivery(
+            stream=self.stream, dead_letters=self.objects, clock=clock, entropy=entropy, deadline_s=1e6
+        )
         self.network = LoopbackNetwork()
         self.holder: Session | None = session(1)
         self.injected: list[tuple[str, bytes]] = []
@@ -276,6 +284,26 @@ async def test_lines_are_answered_in_order_and_the_last_needs_no_end() -> None:
         writer.write_eof()
         assert await reader.read() == b"200\r\n" * 3
         assert made.payloads() == [b"one", b"two", b"three"]
+
+
+async def test_poison_is_kept_aside_and_its_sender_told_by_every_door() -> None:
+    async with edge() as made, aiohttp.ClientSession() as client:
+        made.stream.poison = base64.b64encode(b"poison")
+        async with client.post(made.url(HTTP), data=b"poison") as answer:
+            assert answer.status == 400
+        reader, writer = await made.open(TCP)
+        writer.write(b"poison\n")
+        assert await reader.readexactly(5) == b"400\r\n"
+        writer.write(b"good\n")
+        assert await reader.readexactly(5) == b"200\r\n"
+        for version, answers in ((4, [b"\x40\2\0\1"]), (5, [b"\x40\3\0\1\x99"])):
+            reader, writer = await made.open(MQTT)
+            writer.write(connect(version) + publish(1, b"poison", version=version))
+            await reader.readexactly(2)
+            await reader.readuntil(answers[0])
+        made.holder = None
+        assert made.delivery.dead_letters == 4
+        assert made.payloads() == [b"good"]
 
 
 async def test_lines_are_not_read_past_the_window() -> None:

@@ -10,13 +10,21 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.domain.message import DeviceMessage, StreamRecord
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.stream import PutResult
-from core.services.delivery import DEADLINE_S, ContentType, Delivery, payloads_of
+from core.services.delivery import (
+    DEAD_LETTERS,
+    DEADLINE_S,
+    ContentType,
+    Delivery,
+    Receipt,
+    payloads_of,
+)
 from core.services.ids import RecordIds
 from core.services.lanes import LANE_RECORDS_MAX, Lanes
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
@@ -297,6 +305,97 @@ def test_poison_is_refused_and_blocks_nobody() -> None:
                 world.delivery.deliver(message(payload=bytes(800_000)))
             assert raised.value.reason is RequestRefusal.BODY_TOO_LARGE
             await world.delivery.deliver(message(payload=bytes(700_000)))
+
+    run_virtual(main)
+
+
+class PoisonedStream(FaultyStream):
+    """Will never take what says so."""
+
+    async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
+        if any(base64.b64encode(b"poison") in record.data for record in records):
+            return [PutResult(error="ValidationException", is_poison=True)] * len(records)
+        return await super().put(records)
+
+
+class FailingStore(MemoryObjectStore):
+    """Away at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    async def put(self, key: str, data: bytes) -> bool:
+        self.asked.append(key)
+        if len(self.asked) < 3:
+            raise Unavailable("away")
+        return await super().put(key, data)
+
+
+def test_what_the_stream_never_takes_is_a_dead_letter_and_the_lane_goes_on() -> None:
+    async def main() -> None:
+        world = World()
+        objects = FailingStore()
+        world.stream = PoisonedStream(world.disk, world.clock)
+        world.delivery = Delivery(
+            stream=world.stream,
+            dead_letters=objects,
+            clock=world.clock,
+            entropy=SeededEntropy(random.Random(1)),
+        )
+        async with world.running():
+            sent = [world.delivery.deliver(message(payload=text)) for text in (b"one", b"poison", b"two")]
+            told = await asyncio.gather(*sent, return_exceptions=True)
+        assert [type(outcome) for outcome in told] == [Receipt, Refused, Receipt]
+        assert [envelope["payloads"] for envelope in world.envelopes] == ["b25l", "dHdv"]
+        assert world.delivery.dead_letters == 1
+        assert len(objects.asked) == 3, "it waited until it could be kept"
+        (key,) = set(objects.asked)
+        kept = json.loads(await objects.get(key) or b"")
+        assert kept["payloads"] == base64.b64encode(b"poison").decode()
+        assert key == f"{DEAD_LETTERS}/{kept['recordId']}"
+
+    run_virtual(main)
+
+
+def test_the_stream_down_for_two_minutes_loses_and_disorders_nothing() -> None:
+    """Twenty devices that send again what was not acknowledged, each with 64 messages under way at most."""
+
+    async def device(world: World, imsi: str, acknowledged: list[int]) -> None:
+        for number in range(40):
+            while True:
+                try:
+                    await world.delivery.deliver(message(imsi, b"%d" % number))
+                except (Refused, Unavailable):
+                    await asyncio.sleep(1.0)
+                else:
+                    acknowledged.append(number)
+                    break
+            await asyncio.sleep(5.0)
+
+    async def main() -> None:
+        async with World().running() as world:
+            acknowledged: dict[str, list[int]] = {f"44010{n:010d}": [] for n in range(20)}
+            most = 0
+            async with asyncio.TaskGroup() as tasks:
+                for imsi, numbers in acknowledged.items():
+                    tasks.create_task(device(world, imsi, numbers))
+                await asyncio.sleep(20.0)
+                world.stream.call_failure = 1.0
+                before = sum(map(len, acknowledged.values()))
+                for _ in range(120):
+                    await asyncio.sleep(1.0)
+                    most = max(most, world.delivery.waiting)
+                after = sum(map(len, acknowledged.values()))
+                world.stream.call_failure = 0.0
+            assert before < after + 1 <= before + 21, "what was being stored when it went away, no more"
+            assert most <= 20, "a device waits for its message"
+            assert all(numbers == list(range(40)) for numbers in acknowledged.values())
+            stored: dict[str, list[int]] = {}
+            for envelope in world.envelopes:
+                number = int(base64.b64decode(str(envelope["payloads"])))
+                stored.setdefault(str(envelope["imsi"]), []).append(number)
+            assert stored == acknowledged
 
     run_virtual(main)
 

@@ -20,6 +20,7 @@ from core.domain.session import Access, Session
 from core.services.delivery import ContentType, Delivery, Receipt
 from loadtest.peers.device import SimulatedDevice
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
+from mqtt_bridge import inner
 from mqtt_bridge.edge.udp import FUNNEL, UdpEntryPoint
 from mqtt_bridge.inner import EchoRequest, Fault, UdpDatagram, build_udp, checksum, parse
 from mqtt_bridge.service import DeviceEdge, EdgeCount
@@ -194,10 +195,10 @@ class EarlyEdge(DeviceEdge):
     """The planted fault: answers before the stream accepted."""
 
     async def _answer_when_accepted(
-        self, session: Session, receipt: asyncio.Future[Receipt], reply: bytes
+        self, session: Session, receipt: asyncio.Future[Receipt], datagram: inner.UdpDatagram
     ) -> None:
-        self._answer(session, reply)
-        await super()._answer_when_accepted(session, receipt, reply)
+        self._answer(session, inner.reply_to(datagram, b"200"))
+        await super()._answer_when_accepted(session, receipt, datagram)
 
 
 def test_the_checker_sees_an_answer_before_acceptance() -> None:

@@ -142,7 +142,7 @@ class KinesisStream:
             middle = len(records) // 2
             return [*await self.put(records[:middle]), *await self.put(records[middle:])]
         if fault in _FAULTS_IN_CALL:
-            return [PutResult(error=fault)]
+            return [PutResult(error=fault, is_poison=True)]
         raise Unavailable(
             f"PutRecords: {status} {fault}", ambiguous=status >= 500 and fault not in _NOT_CARRIED_OUT
         )

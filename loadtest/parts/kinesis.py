@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,11 @@ def why_not() -> str:
 
 
 @contextmanager
-def served(name: str) -> Iterator[str]:
-    """The server runs inside; what is yielded is its endpoint. Blocks until it listens."""
+def served(name: str, *, prefix: Sequence[str] = (), host: str = "127.0.0.1") -> Iterator[str]:
+    """The server runs inside; what is yielded is its endpoint. Blocks until it listens.
+
+    ``prefix`` goes before its command line, to run it where ``host`` is its address.
+    """
     port = free_tcp_port("127.0.0.1", 0)
     if name == "kinesalite":
         command = [str(MODULES / name / "cli.js"), "--port", str(port), "--shardLimit", "1000"]
@@ -59,20 +62,20 @@ def served(name: str) -> Iterator[str]:
         "LOG_LEVEL": "ERROR",
     }
     with subprocess.Popen(
-        ["node", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        [*prefix, "node", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     ) as process:
         try:
-            _wait_until_listening(port)
-            yield f"http://127.0.0.1:{port}"
+            _wait_until_listening(host, port)
+            yield f"http://{host}:{port}"
         finally:
             process.kill()
 
 
-def _wait_until_listening(port: int) -> None:
+def _wait_until_listening(host: str, port: int) -> None:
     deadline = time.monotonic() + READY_S
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
         except OSError:
             if time.monotonic() > deadline:
                 raise

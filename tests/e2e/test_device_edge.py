@@ -1,6 +1,8 @@
-"""Devices by others, from inside a tunnel that an SGSN by others made: mosquitto_pub in both versions, curl,
-bash for TCP, a UDP socket. Each gets its answer after the stream accepted; what the capture counted is what
-is metered.
+"""Devices by others, from inside a tunnel that an SGSN by others made.
+
+mosquitto_pub in both versions, mqtt.js, curl, bash for TCP, a UDP socket: each gets its answer after the
+stream accepted. The ledger stands alone: a capture outside the gateway against the meter and the bill, what
+the devices were told against what Amazon's client reads back from the stream.
 """
 
 import asyncio
@@ -8,18 +10,22 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
+from core.telemetry import Metric
+from loadtest.checks import payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.customer import Customer
 from loadtest.ledger import ledger_of_capture
-from loadtest.parts import sgsnemu
+from loadtest.parts import kinesis, sgsnemu
 from loadtest.parts.namespaces import GATEWAY, Lab
 from loadtest.serving import ROOT, Served
 
 MQTT, MESSAGES, METADATA = "100.127.127.100", "100.127.65.43", "100.127.100.127"
+STREAM = "devices"
 LINES = 200
 QUIET_S = 0.5
 """What a kernel still says of a closed connection comes before the detach: after it, it is not forwarded."""
@@ -61,8 +67,23 @@ def udp(text: str) -> bytes:
         return device.recv(100)
 
 
-async def talk(customer: Customer, sim_id: str, imsi: str) -> list[str]:
+async def publish_by_mqtt_js(lines: list[str]) -> None:
+    """All at once; it ends when each was acknowledged."""
+    script = """
+        const [host, ...lines] = process.argv.slice(1)
+        const client = require('mqtt').connect({ host, protocolVersion: 5, clientId: 'node' })
+        client.on('error', (error) => { console.error(error); process.exit(1) })
+        Promise.all(lines.map((line) => client.publishAsync('meters/2', line, { qos: 1 })))
+            .then(() => client.endAsync())
+    """
+    await run("env", f"NODE_PATH={kinesis.MODULES}", "node", "-e", script, MQTT, *lines)
+
+
+async def talk(customer: Customer, sim_id: str, imsi: str, *, has_node: bool) -> list[str]:
     """Everything a device may do; what it was acknowledged, in order."""
+    by_mqtt_js = [f"mqtt.js {number}" for number in range(LINES // 2)] if has_node else []
+    if has_node:
+        await publish_by_mqtt_js(by_mqtt_js)
     lines = [f"mqtt {number}" for number in range(LINES)]
     await publish("mqttv311", "meters/1", lines[: LINES // 2])
     await publish("mqttv5", "meters/1", lines[LINES // 2 :])
@@ -77,11 +98,22 @@ async def talk(customer: Customer, sim_id: str, imsi: str) -> list[str]:
     await customer.call("POST", f"/sims/{sim_id}/set_group", {"groupId": group["groupId"]})
     assert await metadata("/v1/subscriber.imsi") == imsi
     assert await metadata("/v1/subscriber.nothing") == "Specified key does not exist."
-    return [*lines, "by http", "by tcp", "once more", "by udp"]
+    return [*by_mqtt_js, *lines, "by http", "by tcp", "once more", "by udp"]
 
 
-async def attach_and_talk(lab: Lab, folder: Path) -> None:
-    """Runs inside the radio network's namespace."""
+async def attach_and_talk(lab: Lab, folder: Path, server: str) -> None:
+    """Runs inside the radio network's namespace; the stream is at the gateway's address, or embedded."""
+    with ExitStack() as parts:
+        endpoint = ""
+        if server:
+            served = kinesis.served(server, prefix=lab.command(lab.gw), host=GATEWAY)
+            endpoint = parts.enter_context(served)
+            await kinesis.create_stream(endpoint, STREAM, shards=2)
+        await attach_and_compare(lab, folder, endpoint)
+
+
+async def attach_and_compare(lab: Lab, folder: Path, endpoint: str) -> None:
+    stream = {"AIRLOOM_STREAM__KINESIS": STREAM, "AIRLOOM_STREAM__ENDPOINT": endpoint}
     served = Served(
         folder / "var",
         gateway_address=GATEWAY,
@@ -92,6 +124,7 @@ async def attach_and_talk(lab: Lab, folder: Path) -> None:
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             "AIRLOOM_API__SANDBOX_PLMN": "90170",  # sgsnemu loses the leading zeros of an IMSI
             "AIRLOOM_EDGE__INSIDE": "on",
+            **({**stream, **kinesis.ENVIRONMENT} if endpoint else {}),
         },
     )
     await served.start()
@@ -102,31 +135,51 @@ async def attach_and_talk(lab: Lab, folder: Path) -> None:
             imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
             async with sgsnemu.captured(lab, folder / "ran.pcap"):
                 async with sgsnemu.attached(lab, folder, imsi=imsi, apn="soracom.io"):
-                    acknowledged = await talk(customer, sim["simId"], imsi)
+                    acknowledged = await talk(customer, sim["simId"], imsi, has_node=bool(endpoint))
                     await asyncio.sleep(QUIET_S)
             ledger = ledger_of_capture(folder / "ran.pcap", GATEWAY)
             totals = await total_of_stats(customer, sim["simId"])
             seen = {"upload": ledger.up_bytes.total(), "download": ledger.down_bytes.total()}
             assert totals == seen, f"metered {totals}, captured {seen}"
-        stored = payloads_by_imsi(await read_stream(served.data_dir))[imsi]
+            billed = quantity_of_csv(await customer.month_csv(datetime.now(UTC).strftime("%Y%m")))
+            assert billed == ledger.total_bytes
+        if endpoint:
+            records = await kinesis.read_stream(endpoint, STREAM)
+        else:
+            records = await read_stream(served.data_dir)
+        stored = payloads_by_imsi(records)[imsi]
         assert [payload.decode() for payload in stored] == acknowledged
+        assert await counted(served, len(acknowledged)) == len(acknowledged)
     finally:
         await served.stop()
+
+
+async def counted(served: Served, expected: int) -> float:
+    """What the meter of messages counted; it reads the stream a little later."""
+    value = 0.0
+    for _ in range(100):
+        metrics = await asyncio.to_thread(served.metrics)
+        value = metrics[f"{Metric.MESSAGES_COUNTED.metric_name}_total"]
+        if value >= expected:
+            break
+        await asyncio.sleep(0.1)
+    return value
 
 
 @pytest.mark.e2e
 @pytest.mark.root
 @pytest.mark.program("sgsnemu", "tcpdump", "ip", "mosquitto_pub", "curl", "bash")
-def test_devices_by_others_from_inside_a_tunnel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", ["", pytest.param("kinesalite", marks=pytest.mark.kinesis)])
+def test_devices_by_others_from_inside_a_tunnel(server: str, tmp_path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
         "from loadtest.parts.namespaces import Lab\n"
         "from tests.e2e.test_device_edge import attach_and_talk\n"
-        "asyncio.run(attach_and_talk(Lab.entered(sys.argv[1]), Path(sys.argv[2])))"
+        "asyncio.run(attach_and_talk(Lab.entered(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))"
     )
     with Lab() as lab:
         ended = subprocess.run(
-            lab.command(lab.ran, sys.executable, "-c", program, lab.mark, str(tmp_path)),
+            lab.command(lab.ran, sys.executable, "-c", program, lab.mark, str(tmp_path), server),
             capture_output=True,
             text=True,
             check=False,

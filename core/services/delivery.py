@@ -35,6 +35,10 @@ DEADLINE_S = 60.0
 """A message's tries begin within this time of its ``deliver``; then it is given up, unacknowledged."""
 PUTS_IN_FLIGHT_MAX = 4
 """Calls of ``Stream.put`` under way at a time, each with other SIMs' records."""
+LINGER_S = 0.003
+"""How long a call waits for company while others are under way, if it would carry few records."""
+BATCH_WORTH = 128
+"""Records that are no longer few: a call costs as much as some dozens of them."""
 PROVIDER = "airloom"
 SERVICE = "stream"
 
@@ -107,6 +111,7 @@ class Delivery:
         self.delivered: Counter[str] = Counter()
         """Records that the stream accepted, by the protocol they came by."""
         self._wake = asyncio.Event()
+        self._under_way = 0
         self._is_over = False
         self._dead_letters = dead_letters
         self.dead_letters = 0
@@ -161,6 +166,8 @@ class Delivery:
 
     async def _pump(self) -> None:
         while True:
+            if self._under_way and 0 < self._lanes.ready_count < BATCH_WORTH:
+                await asyncio.sleep(LINGER_S)
             batch = self._lanes.next_batch(self._clock.monotonic())
             for entry in self._lanes.take_given_up():
                 _fail(entry, "the stream did not accept it in time", ambiguous=entry.failures > 0)
@@ -171,10 +178,13 @@ class Delivery:
 
     async def _put(self, batch: list[Entry[_Waiting]]) -> None:
         """One call; afterwards each record is either accepted and acknowledged, or waits for its next try."""
+        self._under_way += 1
         try:
             results = await self._stream.put([entry.record for entry in batch])
         except Unavailable:
             results = [PutResult(error="Unavailable")] * len(batch)
+        finally:
+            self._under_way -= 1
         placed = dict(zip(batch, results, strict=True))
         buried = {entry for entry, result in placed.items() if result.is_poison and await self._bury(entry)}
         errors = ["" if entry in buried else result.error for entry, result in placed.items()]

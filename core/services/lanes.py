@@ -85,6 +85,11 @@ class Lanes(Generic[Token]):
         """Lanes that hold a record; an empty one is not kept."""
         return len(self._lanes)
 
+    @property
+    def ready_count(self) -> int:
+        """Lanes that may go now."""
+        return len(self._ready)
+
     def offer(self, record: StreamRecord, token: Token, *, deadline: float) -> LaneRefusal | None:
         """Put a record at the end of its lane, or say why not."""
         size = len(record.partition_key.encode()) + len(record.data)

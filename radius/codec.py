@@ -11,10 +11,10 @@ Rules:
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from core.errors import LocalProtocolError, RemoteProtocolError
 from radius.attributes import (
@@ -32,6 +32,8 @@ VALUE_BYTES_MAX = 253
 PASSWORD_BYTES_MAX = 128
 AUTHENTICATOR_BYTES = 16
 NO_AUTHENTICATOR = bytes(AUTHENTICATOR_BYTES)
+_SIGNATURE_HEAD = bytes((MESSAGE_AUTHENTICATOR, 18))
+_UNSIGNED = _SIGNATURE_HEAD + NO_AUTHENTICATOR
 
 
 class Code(IntEnum):
@@ -52,43 +54,54 @@ Attribute = tuple[int, bytes]
 """Type and value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """A decoded packet; ``data`` are its octets without padding, for the checks that need them."""
+class Packet(NamedTuple):
+    """A decoded packet; ``data`` are its octets without padding, for the checks that need them.
+
+    ``firsts`` is the first value of each type; ``signature_at`` is where Message-Authenticator's value
+    stands in ``data``, 0 without one.
+    """
 
     code: int
     identifier: int
     authenticator: bytes
-    attributes: tuple[Attribute, ...]
+    attributes: list[Attribute]
+    firsts: Mapping[int, bytes]
     data: bytes
+    signature_at: int
 
     def first(self, type_: int) -> bytes | None:
         """The first value of a type."""
-        return next((value for kind, value in self.attributes if kind == type_), None)
+        return self.firsts.get(type_)
 
     def all(self, type_: int) -> list[bytes]:
         """Every value of a type, in order."""
+        if type_ not in self.firsts:
+            return []
         return [value for kind, value in self.attributes if kind == type_]
 
     def text(self, type_: int) -> str:
         """The first value as UTF-8; empty when there is none or it is no text."""
-        return text_of(self.first(type_))
+        return text_of(self.firsts.get(type_))
 
     def integer(self, type_: int) -> int | None:
         """The first value as a 32-bit number; ``None`` when there is none of four octets."""
-        value = self.first(type_)
+        value = self.firsts.get(type_)
         return int.from_bytes(value, "big") if value is not None and len(value) == 4 else None
 
     def address(self, type_: int) -> IPv4Address | None:
         """The first value as an IPv4 address."""
-        value = self.first(type_)
+        value = self.firsts.get(type_)
         return IPv4Address(value) if value is not None and len(value) == 4 else None
 
     def vendor(self, vendor: int) -> dict[int, bytes]:
         """The first value of each of a vendor's attributes."""
         found: dict[int, bytes] = {}
+        prefix = vendor.to_bytes(4, "big")
         for kind, value in self.attributes:
-            if kind == VENDOR_SPECIFIC and int.from_bytes(value[:4], "big") == vendor:
+            if kind == VENDOR_SPECIFIC and value[:4] == prefix:
+                if len(value) >= 6 and value[5] == len(value) - 4:  # one in it, as everybody sends them
+                    found.setdefault(value[4], value[6:])
+                    continue
                 for sub_type, sub_value in _vendor_attributes(value[4:]):
                     found.setdefault(sub_type, sub_value)
         return found
@@ -101,17 +114,23 @@ def decode(data: bytes) -> Packet:
         raise RemoteProtocolError(f"length {length} in {len(data)} octets")
     data = data[:length]
     attributes: list[Attribute] = []
-    at = HEADER_BYTES
-    while at < length:
-        if at + 2 > length or data[at + 1] < 2 or at + data[at + 1] > length:
-            raise RemoteProtocolError("an attribute overruns the packet")
-        attributes.append((data[at], data[at + 2 : at + data[at + 1]]))
-        at += data[at + 1]
+    at, signature_at = HEADER_BYTES, 0
+    while at + 2 <= length:
+        type_, end = data[at], at + data[at + 1]
+        if end < at + 2 or end > length:
+            break
+        if type_ == MESSAGE_AUTHENTICATOR:
+            if signature_at:
+                raise RemoteProtocolError("two Message-Authenticators")
+            signature_at = at + 2
+        attributes.append((type_, data[at + 2 : end]))
+        at = end
+    if at != length:
+        raise RemoteProtocolError("an attribute overruns the packet")
     if len(attributes) > ATTRIBUTES_MAX:
         raise RemoteProtocolError(f"more than {ATTRIBUTES_MAX} attributes")
-    if sum(type_ == MESSAGE_AUTHENTICATOR for type_, _ in attributes) > 1:
-        raise RemoteProtocolError("two Message-Authenticators")
-    return Packet(data[0], data[1], data[4:HEADER_BYTES], tuple(attributes), data)
+    firsts = dict(reversed(attributes))
+    return Packet(data[0], data[1], data[4:HEADER_BYTES], attributes, firsts, data, signature_at)
 
 
 def encode_response(code: Code, request: Packet, attributes: Iterable[Attribute], secret: bytes) -> bytes:
@@ -120,13 +139,15 @@ def encode_response(code: Code, request: Packet, attributes: Iterable[Attribute]
     A response to an Accounting-Request has no Message-Authenticator: no RFC says over which authenticator
     it would be made, implementations differ, and MD5 over the whole is all that its protocol has.
     """
+    body = _encoded(attributes)
     if request.code == Code.ACCOUNTING_REQUEST:
-        data = bytearray(_header(code, request.identifier, request.authenticator, _encoded(attributes)))
+        head = _header(code, request.identifier, HEADER_BYTES + len(body))
     else:
-        data = bytearray(_plain(code, request.identifier, request.authenticator, attributes))
-        _sign(data, secret)
-    data[4:HEADER_BYTES] = hashlib.md5(bytes(data) + secret, usedforsecurity=False).digest()
-    return bytes(data)
+        head = _header(code, request.identifier, HEADER_BYTES + 18 + len(body))
+        unsigned = head + request.authenticator + _UNSIGNED + body
+        body = _SIGNATURE_HEAD + hmac.digest(secret, unsigned, "md5") + body
+    signed = head + request.authenticator + body + secret
+    return head + hashlib.md5(signed, usedforsecurity=False).digest() + body
 
 
 def encode_access_request(
@@ -168,17 +189,14 @@ def is_authentic(packet: Packet, secret: bytes, authenticator: bytes | None = No
     ``authenticator`` is what stood in the header when it was made, if not the packet's own: the request's
     for a response, sixteen zeros for Accounting and Disconnect requests (RFC 3579 §3.2).
     """
-    at = HEADER_BYTES
-    while at < len(packet.data) and packet.data[at] != MESSAGE_AUTHENTICATOR:
-        at += packet.data[at + 1]
-    if at >= len(packet.data):
+    at = packet.signature_at
+    if not at:
         return None
-    value = packet.data[at + 2 : at + packet.data[at + 1]]
-    blank = bytearray(packet.data)
-    blank[at + 2 : at + packet.data[at + 1]] = bytes(len(value))
-    if authenticator is not None:
-        blank[4:HEADER_BYTES] = authenticator
-    return hmac.compare_digest(hmac.digest(secret, bytes(blank), "md5"), value)
+    value = packet.firsts[MESSAGE_AUTHENTICATOR]
+    data = packet.data
+    header = data[:HEADER_BYTES] if authenticator is None else data[:4] + authenticator
+    blank = header + data[HEADER_BYTES:at] + bytes(len(value)) + data[at + len(value) :]
+    return hmac.compare_digest(hmac.digest(secret, blank, "md5"), value)
 
 
 def reveal_password(packet: Packet, secret: bytes) -> bytes | None:
@@ -224,8 +242,8 @@ def vendor_attribute(vendor: int, type_: int, value: bytes) -> Attribute:
 
 def _plain(code: Code, identifier: int, authenticator: bytes, attributes: Iterable[Attribute]) -> bytes:
     """The packet with room for a Message-Authenticator as its first attribute."""
-    room = bytes((MESSAGE_AUTHENTICATOR, 18)) + NO_AUTHENTICATOR
-    return _header(code, identifier, authenticator, room + _encoded(attributes))
+    body = _UNSIGNED + _encoded(attributes)
+    return _header(code, identifier, HEADER_BYTES + len(body)) + authenticator + body
 
 
 def _encoded(attributes: Iterable[Attribute]) -> bytes:
@@ -237,11 +255,11 @@ def _encoded(attributes: Iterable[Attribute]) -> bytes:
     return body
 
 
-def _header(code: Code, identifier: int, authenticator: bytes, body: bytes) -> bytes:
-    length = HEADER_BYTES + len(body)
+def _header(code: Code, identifier: int, length: int) -> bytes:
+    """The four octets before the authenticator."""
     if length > PACKET_BYTES_MAX:
         raise LocalProtocolError(f"a packet of {length} octets")
-    return bytes((code, identifier)) + length.to_bytes(2, "big") + authenticator + body
+    return bytes((code, identifier, length >> 8, length & 0xFF))
 
 
 def _sign(data: bytearray, secret: bytes) -> None:

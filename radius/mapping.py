@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Location
@@ -33,7 +34,7 @@ class AcctStatus(IntEnum):
     ACCOUNTING_OFF = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AccessRequest:
     """Who asks for access, and by what it wants to be known. ``packet`` and ``secret`` check its password."""
 
@@ -55,8 +56,7 @@ class AccessRequest:
         return chap if chap is not None else reveal_password(self.packet, self.secret) == password
 
 
-@dataclass(frozen=True, slots=True)
-class AccountingReport:
+class AccountingReport(NamedTuple):
     """One Accounting-Request. Counters are absolute, 64 bits; 0 where the NAS told none, and as the highest
     counts, that takes nothing away. ``delay_s``: for how long it has been trying to say this.
     """

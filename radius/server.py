@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple
 
 from core.domain.reasons import AttachRefusal
 from core.errors import RemoteProtocolError
@@ -39,6 +40,8 @@ from radius.mapping import (
 KEPT_S = 30.0
 """How long an answer is kept for repeats: longer than a client goes on (RFC 5080 §2.2.1)."""
 RESPONSES_MAX = 65_536
+"""Beyond it the oldest is forgotten: its repeat is decided anew, which an accounting request may be at any
+time and an Access-Request too."""
 EVENTS_MAX = 8_192
 SOURCES_MAX = 65_536
 """Addresses whose client is remembered; beyond it all are looked up anew."""
@@ -54,6 +57,11 @@ class NasNetwork:
     secret: bytes = field(repr=False)
     require_message_authenticator: bool = True
     disconnect_port: int = 3_799
+    name: str = field(init=False)
+    """The network as text, which sessions remember."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.network))
 
 
 class Service(Enum):
@@ -63,8 +71,7 @@ class Service(Enum):
     ACCOUNTING = "accounting"
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRequested:
+class AccessRequested(NamedTuple):
     """Somebody asks for access; answer with ``Granted`` or ``Denied``."""
 
     token: int
@@ -72,8 +79,7 @@ class AccessRequested:
     request: AccessRequest
 
 
-@dataclass(frozen=True, slots=True)
-class AccountingRequested:
+class AccountingRequested(NamedTuple):
     """A NAS reports; answer with ``Recorded`` once it is durable, or ``NotRecorded``."""
 
     token: int
@@ -85,8 +91,7 @@ class AccountingRequested:
 Event = AccessRequested | AccountingRequested
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(NamedTuple):
     """Access-Accept: the address, the session's key (Class), and how often to report."""
 
     address: IPv4Address
@@ -94,8 +99,7 @@ class Granted:
     interim_interval_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(NamedTuple):
     """Access-Reject."""
 
     reason: AttachRefusal
@@ -116,8 +120,7 @@ Outcome = Granted | Denied | Recorded | NotRecorded
 _Key = tuple[str, int, int, int, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     key: _Key
     peer: Peer
     service: Service
@@ -198,12 +201,12 @@ class RadiusServer:
         while self._responses and next(iter(self._responses.values()))[0] + KEPT_S <= now:
             self._responses.popitem(last=False)
         known = self._responses.get(key)
-        if known is None and len(self._responses) < RESPONSES_MAX:
+        if known is None:
+            if len(self._responses) >= RESPONSES_MAX:
+                self._responses.popitem(last=False)
             self._responses[key] = (now, None)
             return True
-        if known is None:
-            self.dropped["no_room"] += 1
-        elif known[1] is None:
+        if known[1] is None:
             self.dropped["in_progress"] += 1
         else:
             self._outgoing.append((service, known[1], (key[0], key[1])))
@@ -242,21 +245,16 @@ class RadiusServer:
         self._outgoing.append((pending.service, data, pending.peer))
 
 
-_CODES = {
-    Service.AUTHENTICATION: (Code.ACCESS_REQUEST, Code.STATUS_SERVER),
-    Service.ACCOUNTING: (Code.ACCOUNTING_REQUEST, Code.STATUS_SERVER),
-}
-
-
 def _fault(service: Service, packet: Packet, client: NasNetwork) -> str:
     """Why a packet gets silence; empty when it is good."""
-    if packet.code not in _CODES[service]:
+    code, secret = packet.code, client.secret
+    if code == Code.ACCOUNTING_REQUEST and service is Service.ACCOUNTING:
+        authentic = is_authentic(packet, secret, NO_AUTHENTICATOR)
+        return "" if is_signed(packet, secret) and authentic is not False else "not_authentic"
+    if code != Code.STATUS_SERVER and (code != Code.ACCESS_REQUEST or service is Service.ACCOUNTING):
         return "code_not_supported"
-    if packet.code == Code.ACCOUNTING_REQUEST:
-        authentic = is_authentic(packet, client.secret, NO_AUTHENTICATOR)
-        return "" if is_signed(packet, client.secret) and authentic is not False else "not_authentic"
-    authentic = is_authentic(packet, client.secret)
+    authentic = is_authentic(packet, secret)
     if authentic is None:
-        must = client.require_message_authenticator or packet.code == Code.STATUS_SERVER
+        must = client.require_message_authenticator or code == Code.STATUS_SERVER
         return "no_message_authenticator" if must or packet.all(a.PROXY_STATE) else ""
     return "" if authentic else "not_authentic"

@@ -27,6 +27,7 @@ from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Network
 from core.services.admissions import Admissions
+from core.services.eager import begin
 from core.services.locks import KeyedLocks
 from core.services.reported import ReportedUsage
 from core.services.sessions import Grant, ModifySession, OpenSession, Sessions
@@ -79,7 +80,7 @@ class RadiusDoor:
     ) -> None:
         self._network = network
         self._addresses = addresses
-        self._secrets = {str(client.network): client for client in clients}
+        self._secrets = {client.name: client for client in clients}
         self._sessions = sessions
         self._admissions = admissions
         self._usage = usage
@@ -183,16 +184,19 @@ class RadiusDoor:
         self._pump()
 
     def _pump(self) -> None:
-        """Send what is to be sent and start deciding what is to be decided."""
+        """Send what is to be sent and decide what is to be decided."""
+        self._send()
+        if self._tasks is not None:
+            while (event := self._server.next_event()) is not None:
+                begin(self._tasks, self._decide(event))
+
+    def _send(self) -> None:
         for service, data, peer in self._server.datagrams_to_send():
             if service in self._sockets:
                 self._sockets[service].send(data, peer)
         for data, peer in self._client.datagrams_to_send():
             if self._disconnect_socket is not None:
                 self._disconnect_socket.send(data, peer)
-        if self._tasks is not None:
-            while (event := self._server.next_event()) is not None:
-                self._tasks.create_task(self._decide(event))
 
     async def _tick(self) -> None:
         now = self._clock.monotonic()
@@ -217,7 +221,7 @@ class RadiusDoor:
         except Unavailable:
             outcome = NotRecorded()
         self._server.answer(event.token, outcome)
-        self._pump()
+        self._send()
 
     async def _admit(self, event: AccessRequested) -> Outcome:
         asked = event.request
@@ -239,28 +243,36 @@ class RadiusDoor:
         return Granted(grant.address, grant.session_id.encode(), self._interim_interval_s)
 
     async def _account(self, event: AccountingRequested) -> Outcome:
-        report, network = event.report, str(event.client.network)
+        report, network = event.report, event.client.name
         if report.status in (AcctStatus.ACCOUNTING_ON, AcctStatus.ACCOUNTING_OFF):
             await self._end_all(network, report.nas_identifier or event.address, report.delay_s)
             return Recorded()
-        async with self._locks.hold(f"{network} {report.class_.hex() or report.acct_session_id}"):
-            try:
-                session = self._find(network, report) or await self._recall(report)
-                session = session or await self._begin(event)
-                self._check(session, network, report)
-                is_over = session.session_id not in self._sessions.open_sessions
-                if is_over and report.status is AcctStatus.START:
-                    raise Refused(AttachRefusal.UNKNOWN_SESSION, "it has ended")
-                await self._record(session, report)
-            except Refused:
-                self._turn_away(event)
-                return NotRecorded()
-            if is_over:
-                self._turn_away(event)
+        try:
+            session = self._find(network, report) or await self._found_or_begun(event)
+            self._check(session, network, report)
+            is_over = session.session_id not in self._sessions.open_sessions
+            if is_over and report.status is AcctStatus.START:
+                raise Refused(AttachRefusal.UNKNOWN_SESSION, "it has ended")
+            await self._record(session, report)
+        except Refused:
+            self._turn_away(event)
+            return NotRecorded()
+        if is_over:
+            self._turn_away(event)
         return Recorded()
+
+    async def _found_or_begun(self, event: AccountingRequested) -> Session:
+        """One at a time for each session: its Start and its first Interim may come together."""
+        report, network = event.report, event.client.name
+        async with self._locks.hold(f"{network} {report.class_.hex() or report.acct_session_id}"):
+            session = self._find(network, report) or await self._recall(report)
+            return session or await self._begin(event)
 
     def _find(self, network: str, report: AccountingReport) -> Session | None:
         """The session, open or just ended."""
+        by_class = _text_of(report.class_)
+        if (session := self._sessions.open_sessions.get(by_class)) is not None:
+            return session
         by_class = _id_of(report.class_)
         session_id = by_class or self._by_name.get((network, report.imsi, report.acct_session_id), "")
         session = self._sessions.open_sessions.get(session_id)
@@ -294,7 +306,7 @@ class RadiusDoor:
             msisdn=report.msisdn,
             location=report.location,
             nas=Nas(
-                network=str(event.client.network),
+                network=event.client.name,
                 identifier=report.nas_identifier or event.address,
                 address=event.address,
                 acct_session_id=report.acct_session_id,
@@ -350,7 +362,7 @@ class RadiusDoor:
             self._client.disconnect(
                 ending, peer, event.client.secret, self._clock.monotonic(), self._clock.now()
             )
-            self._pump()
+            self._send()
 
     def _hold(self, session: Session) -> None:
         self._heard[session.session_id] = self._clock.monotonic()
@@ -371,9 +383,13 @@ def _name_of(session: Session) -> tuple[str, str, str]:
 
 def _id_of(class_: bytes) -> str:
     """The session id that we gave as Class (RFC 2865 §5.25); empty when it is none of ours."""
-    text = class_.decode(errors="replace")
+    text = _text_of(class_)
     try:
         time_of_id(text)
     except ValueError:
         return ""
     return text
+
+
+def _text_of(class_: bytes) -> str:
+    return class_.decode(errors="replace")

@@ -111,7 +111,7 @@ def test_bounds() -> None:
     with pytest.raises(LocalProtocolError):
         encode_access_request(1, AUTHENTICATOR, [(1, bytes(254))], SECRET)
     assert PACKET_BYTES_MAX == 4_096
-    assert decode(b"\1\1\0\x14" + bytes(16) + b"padding").attributes == ()
+    assert decode(b"\1\1\0\x14" + bytes(16) + b"padding").attributes == []
 
 
 @given(st.binary(min_size=1, max_size=128).filter(lambda p: not p.endswith(b"\0")))

@@ -10,6 +10,7 @@ Rules:
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 SETTLE_US = 600_000_000
 """An index row without its entity is left from a crash when it is older than this."""
+HOT_ENTITIES_MAX = 65_536
+"""Entities of a hot table that are kept as they were read."""
 CONDITIONAL_TRIES_MAX = 16
 """How often a removal reads again because somebody else wrote in between."""
 
@@ -53,16 +56,17 @@ def body_of(entity: Any) -> str:
 
 
 class BodyReader(Generic[T]):
-    """Reads the bodies of one type of entity."""
+    """Reads the bodies of one type of entity; of a hot table the same body twice is the same entity."""
 
     def __init__(self, table: Table, entity: type[T]) -> None:
         self._table = table
-        self._decoder = msgspec.json.Decoder(entity, dec_hook=_decode_other)
+        decode: Callable[[str], T] = msgspec.json.Decoder(entity, dec_hook=_decode_other).decode
+        self._decode = decode if table.hot is None else lru_cache(HOT_ENTITIES_MAX)(decode)
 
     def read(self, partition: Key, row: Row) -> T:
         """The entity; raises ``CorruptRow``."""
         try:
-            return self._decoder.decode(str(row.values[0]))
+            return self._decode(str(row.values[0]))
         except (msgspec.DecodeError, ValueError) as error:
             key = ", ".join(map(str, partition + row.clustering))
             raise CorruptRow(f"table {self._table.name}, key ({key}): {error}") from error

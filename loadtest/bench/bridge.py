@@ -2,9 +2,9 @@
 
 Rules: the same devices publish to ours, which ends their connection and acknowledges after Kinesis accepted,
 and to Mosquitto, from which the peer subscribes and which acknowledges by itself. Charged to a bridge is the
-CPU of its own process alone: to ours the whole way, to the peers nothing of their broker. Bridges are pinned
-to cpu 1, everything else to cpu 0; Kinesis is a server that accepts all and keeps a count, which must come
-out exact. The last row is our endpoint over a stream that costs nothing.
+CPU of its own process alone: to ours the whole way, to the peers nothing of their broker, whose own cost is
+told beside it. Bridges are pinned to cpu 1, everything else to cpu 0; Kinesis is a server that accepts all
+and keeps a count, which must come out exact. The last row is our endpoint over a stream that costs nothing.
 """
 
 import argparse
@@ -56,6 +56,7 @@ class Trial:
     """One run of one bridge."""
 
     cpu_us: float
+    broker_us: float
     per_s: float
 
 
@@ -115,7 +116,7 @@ class Lab:
         port = free_tcp_port("127.0.0.1", 0)
         self.kinesis = f"http://127.0.0.1:{port}"
         self._start("kinesis", OTHERS_CPU, address=("127.0.0.1", port))
-        self._parts.enter_context(_mosquitto())
+        self._broker = self._parts.enter_context(_mosquitto())
         devices = {"devices": DEVICES}
         self.bridges = {
             "ours": self._start("endpoint", BRIDGE_CPU, address=OURS, kinesis=self.kinesis, **devices),
@@ -145,6 +146,7 @@ class Lab:
     def trial(self, pid: int, host: str, messages: int, *, is_stored: bool = True) -> Trial:
         """Publish, wait until all is stored, charge the bridge."""
         before, cpu, began = self.stored(), cpu_seconds(pid), time.monotonic()
+        broker = cpu_seconds(self._broker)
         self.devices[host].tell({"each": messages // DEVICES})
         self.devices[host].answer()
         while is_stored and self.stored() - before < messages:
@@ -155,7 +157,8 @@ class Lab:
         time.sleep(0.2)
         if is_stored and self.stored() - before != messages:
             raise RuntimeError(f"{self.stored() - before} records of {messages} messages")
-        return Trial((cpu_seconds(pid) - cpu) / messages * 1e6, messages / took)
+        cpu, broker = cpu_seconds(pid) - cpu, cpu_seconds(self._broker) - broker
+        return Trial(cpu / messages * 1e6, broker / messages * 1e6, messages / took)
 
     def _start(self, name: str, cpu: int, **ask: Any) -> Child:
         child = Child(_python(name), {"cpu": cpu, **ask})
@@ -168,7 +171,8 @@ def _python(child: str) -> list[str]:
 
 
 @contextmanager
-def _mosquitto() -> Iterator[None]:
+def _mosquitto() -> Iterator[int]:
+    """The broker's process id."""
     with tempfile.TemporaryDirectory(prefix="airloom-bench-") as folder:
         configuration = Path(folder) / "mosquitto.conf"
         configuration.write_text(CONFIGURATION.format(port=MQTT_PORT, host=BROKER))
@@ -176,7 +180,7 @@ def _mosquitto() -> Iterator[None]:
         with subprocess.Popen(command) as process:
             try:
                 _wait_until_listening(BROKER)
-                yield
+                yield process.pid
             finally:
                 process.kill()
 
@@ -220,6 +224,7 @@ def _row(peer: str, ours: list[Trial], theirs: list[Trial]) -> dict[str, Any]:
         "name": f"against {peer}",
         "ours": round(statistics.median(trial.cpu_us for trial in ours), 2),
         "peer": round(statistics.median(trial.cpu_us for trial in theirs), 2),
+        "broker": round(statistics.median(trial.broker_us for trial in theirs), 2),
         "unit": "us CPU per message",
         "ratio": round(ratio, 2),
         "floor": FLOORS[peer],
@@ -282,6 +287,7 @@ def _line(row: dict[str, Any]) -> str:
         )
     return (
         f"{row['name']}: ours {row['ours']} us CPU, theirs {row['peer']} us CPU, ratio {row['ratio']}"
+        f" (with their broker's {row['broker']} us: {(row['peer'] + row['broker']) / row['ours']:.2f})"
         f" (floor {row['floor']}: {kept}); by wall {row['ours_per_s']:,}/s and {row['peer_per_s']:,}/s,"
         f" {row['limits'][0]}"
     )

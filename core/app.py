@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -21,6 +22,7 @@ from core.adapters.files import FolderObjectStore
 from core.adapters.inside.namespace import NamespaceNetwork
 from core.adapters.network import UdpNetwork
 from core.adapters.passwords import Argon2Passwords
+from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.kinesis import KinesisStream
@@ -68,6 +70,9 @@ from mqtt_bridge.service import DeviceEdge
 from radius.server import NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
+if TYPE_CHECKING:
+    from core.adapters.store.cassandra import CassandraAddress
+
 METADATA_PORT = 80
 MESSAGE_METER = "message-meter"
 """The application as which all nodes together count messages."""
@@ -102,7 +107,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     async with AsyncExitStack() as open_parts:
         making_inside = asyncio.create_task(_inside_network(config))  # in a child: meanwhile the rest opens
         open_parts.push_async_callback(_close_inside, making_inside)
-        engine = await SqliteEngine.open(path=folder / "airloom.db", clock=clock)
+        engine = await _open_engine(config, clock)
         store = WideStore(engine=engine, clock=clock)
         open_parts.push_async_callback(store.aclose)
         stream = await _open_stream(config, clock)
@@ -119,6 +124,29 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             tun=Tun(config.gateway.tun, ue_pool=config.gateway.ue_pool) if config.gateway.tun else None,
             inside=await making_inside,
         )
+
+
+async def _open_engine(config: Config, clock: Clock) -> Engine:
+    if not config.store.cassandra:
+        return await SqliteEngine.open(path=config.node.data_dir / "airloom.db", clock=clock)
+    from core.adapters.store.cassandra import CassandraEngine  # noqa: PLC0415 - embedded, no driver is loaded
+
+    return await CassandraEngine.open(address=cassandra_address(config), clock=clock)
+
+
+def cassandra_address(config: Config) -> "CassandraAddress":
+    """Where the configured cluster is."""
+    from core.adapters.store.cassandra import CassandraAddress  # noqa: PLC0415 - embedded, no driver is loaded
+
+    store = config.store
+    return CassandraAddress(
+        contact_points=store.cassandra,
+        keyspace=store.keyspace,
+        datacenter=store.datacenter,
+        port=store.port,
+        user_name=store.user_name,
+        password=store.password.get_secret_value(),
+    )
 
 
 async def _open_stream(config: Config, clock: Clock) -> Stream:

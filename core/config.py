@@ -100,6 +100,22 @@ class EdgeConfig(_Section):
     inside: Annotated[str, StringConstraints(pattern=r"^(auto|on|off)$")] = "auto"
 
 
+class StoreConfig(_Section):
+    """The store: embedded in ``node.data_dir``, or the cluster of ``cassandra``, nodes that are asked first.
+
+    ``datacenter`` is the local one, whose replicas answer; ``replication_factor`` is what ``airloom store
+    migrate`` makes the keyspace with.
+    """
+
+    cassandra: tuple[Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9.-]{1,253}$")], ...] = ()
+    port: Port = 9_042
+    keyspace: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")] = "airloom"
+    datacenter: Name = "datacenter1"
+    user_name: str = ""
+    password: SecretStr = SecretStr("")
+    replication_factor: Annotated[int, Field(ge=1, le=9)] = 3
+
+
 class StreamConfig(_Section):
     """The stream that device messages go into.
 
@@ -147,6 +163,7 @@ class Config(_Section):
     gateway: GatewayConfig = GatewayConfig()
     radius: RadiusConfig = RadiusConfig()
     edge: EdgeConfig = EdgeConfig()
+    store: StoreConfig = StoreConfig()
     stream: StreamConfig = StreamConfig()
     api: ApiConfig = ApiConfig()
     usage: UsageConfig = UsageConfig()
@@ -210,7 +227,7 @@ def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict tha
     if item["type"] == "extra_forbidden":
         known = _known_keys(str(item["loc"][0]) if len(item["loc"]) > 1 else "")
         return f"{key}: unknown key; known here: {', '.join(known)}"
-    got = "not shown" if item["loc"][-1] == "secret" else repr(item["input"])
+    got = "not shown" if item["loc"][-1] in ("secret", "password") else repr(item["input"])
     return f"{key}: {item['msg']} (got {got})"
 
 

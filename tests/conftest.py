@@ -3,7 +3,8 @@
 - A blocking call of shipped code inside a running event loop fails the test (blockbuster).
 - ``@pytest.mark.root`` and ``@pytest.mark.program("tshark")`` name what a test needs; without it the test is
   not run, and the end of the report says so.
-- ``@pytest.mark.kinesis`` needs the servers of ``loadtest.parts.kinesis``.
+- ``@pytest.mark.kinesis`` needs the servers of ``loadtest.parts.kinesis``, ``@pytest.mark.cassandra`` the
+  jars of ``loadtest.parts.cassandra``.
 - Hypothesis runs the profile ``fast``; ``HYPOTHESIS_PROFILE=thorough`` looks further, with fresh dice.
 """
 
@@ -16,7 +17,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
-from loadtest.parts import kinesis
+from loadtest.parts import cassandra, kinesis
 
 SHIPPED = ["core", "gtp", "radius", "mqtt_bridge", "billing"]
 
@@ -54,6 +55,8 @@ def _missing(item: pytest.Item) -> Iterator[str]:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         yield "needs root"
     if item.get_closest_marker("kinesis") and (reason := kinesis.why_not()):
+        yield reason
+    if item.get_closest_marker("cassandra") and (reason := cassandra.why_not()):
         yield reason
     for marker in item.iter_markers("program"):
         for program in marker.args:

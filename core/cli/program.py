@@ -1,7 +1,7 @@
 """The `airloom` command: its options, its groups of commands, and how it fails.
 
 Rule: what goes wrong is one line on stderr and an exit code: 1 the API said no, 2 wrong use, 69 it could not
-be reached, 77 not authenticated or not permitted.
+be reached, 77 not authenticated or not permitted, 78 a configuration that cannot be used.
 """
 
 import sys
@@ -15,6 +15,7 @@ from core.cli.client import CliError, Profile, save_profile
 from core.cli.commands import Settings, run, settings_of
 from core.cli.output import Format
 from core.cli.sims import sims, stats
+from core.cli.store import store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +33,7 @@ for _name, _group in {
     "bills": bills,
     "operator": operator,
     "sandbox": sandbox,
+    "store": store,
 }.items():
     app.add_typer(_group, name=_name)
 
@@ -51,7 +53,7 @@ def options(
     ] = None,
 ) -> None:
     """Options of every command; they stand before it."""
-    if context.invoked_subcommand != "serve":
+    if context.invoked_subcommand not in ("serve", "store"):
         context.obj = settings_of(
             profile_name=profile,
             endpoint=endpoint,

@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, connect
 from core.adapters.store.engine import Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sqlite import SqliteEngine
+from core.adapters.store.tables import TABLES
 from core.adapters.store.wide import WideStore
 from core.domain.session import Access, Location, Session, SessionEvent, SessionEventKind, Tunnel
 from core.domain.sim import Sim, Subscriber
@@ -69,6 +71,27 @@ def _sqlite(folder: Path) -> Callable[[SetClock], Awaitable[Engine]]:
 
 
 OPENERS = {"memory": _memory, "sqlite": _sqlite}
+
+
+def cassandra_opener(address: CassandraAddress) -> Callable[[SetClock], Awaitable[Engine]]:
+    """On nodes that run, whose tables are there and empty."""
+
+    async def open_engine(clock: SetClock) -> Engine:
+        return await CassandraEngine.open(address=address, clock=clock)
+
+    return open_engine
+
+
+def empty_tables(address: CassandraAddress) -> None:
+    """Every row away."""
+    cluster, session = connect(address)
+    try:
+        session.set_keyspace(address.keyspace)
+        for table in TABLES:
+            if session.execute(f'SELECT * FROM "{table.name}" LIMIT 1').one():  # noqa: S608 - our own names
+                session.execute(f'TRUNCATE "{table.name}"')
+    finally:
+        cluster.shutdown()
 
 
 def sim_of(number: int, *, operator_id: str = "") -> Sim:

@@ -1,8 +1,8 @@
 """What every store must do. Another adapter is one more line in ``stores.OPENERS``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.adapters.store import sessions as sessions_module
+from core.adapters.store.cassandra import CassandraAddress, migrate
 from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRow
@@ -32,12 +33,15 @@ from core.domain.session import SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.errors import LocalProtocolError, StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, Quarantined, Store
+from loadtest.parts import cassandra
 from tests.contract.stores import (
     LATER,
     NOW,
     OPENERS,
     SetClock,
     World,
+    cassandra_opener,
+    empty_tables,
     event_of,
     report_of,
     session_of,
@@ -49,9 +53,34 @@ OPERATOR_2 = Operator("OP0000000002", "other@example.com", NOW, NOW)
 SETTLED = timedelta(microseconds=SETTLE_US + 1)
 
 
-@pytest.fixture(params=sorted(OPENERS))
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    made = World(OPENERS[request.param](tmp_path))
+@pytest.fixture(scope="module")
+def cassandra_address() -> Iterator[Callable[[], CassandraAddress]]:
+    """A node, started when the first test wants it."""
+    with ExitStack() as parts:
+        addresses: list[CassandraAddress] = []
+
+        def start() -> CassandraAddress:
+            if not addresses:
+                addresses.append(cassandra.address_of(parts.enter_context(cassandra.served()), "airloom"))
+                assert asyncio.run(migrate(address=addresses[0], replication_factor=1)) == 0
+            return addresses[0]
+
+        yield start
+
+
+SERVED = [pytest.param("cassandra", marks=[pytest.mark.e2e, pytest.mark.cassandra])]
+
+
+@pytest.fixture(params=[*sorted(OPENERS), *SERVED])
+async def world(
+    request: pytest.FixtureRequest, tmp_path: Path, cassandra_address: Callable[[], CassandraAddress]
+) -> AsyncIterator[World]:
+    if request.param == "cassandra":
+        address = await asyncio.to_thread(cassandra_address)
+        await asyncio.to_thread(empty_tables, address)
+        made = World(cassandra_opener(address))
+    else:
+        made = World(OPENERS[request.param](tmp_path))
     await made.open()
     yield made
     await made.store.aclose()
@@ -541,6 +570,7 @@ async def test_a_scan_is_bounded_on_both_sides(world: World, reverse: bool, expe
         (("OP1",), (Put(("g",), (1,)),), None),
         (("OP1",), (Put(("g",), ("{}",), timestamp_us=1),), Condition(("g",), 0)),
         (("OP1",), (Delete(("g",)),), Condition((), 0)),
+        (("OP1",), (Delete(("g",)),), Condition(("another",), 1)),
     ],
 )
 def test_a_malformed_batch_cannot_be_made(

@@ -99,6 +99,9 @@ class Batch:
                     raise LocalProtocolError(f"{table.name}: a condition excludes a timestamp")
         if self.condition is not None:
             _check_key(table, table.clustering, self.condition.clustering)
+            is_written = any(write.clustering == self.condition.clustering for write in self.writes)
+            if self.condition.version and not is_written:
+                raise LocalProtocolError(f"{table.name}: a version is demanded of a row that is not written")
 
 
 class Engine(Protocol):

@@ -1,0 +1,433 @@
+"""The store on Cassandra 5 (or Amazon Keyspaces), through the driver's libev reactor.
+
+Rules:
+
+- LOCAL_QUORUM for all; a batch with a condition is one Paxos round of its partition (LOCAL_SERIAL), any other
+  is one unlogged batch of one partition, which Cassandra applies whole or not at all.
+- Nothing blocks the event loop: the driver's thread hands its answers over in bursts, one wake-up for all
+  that came meanwhile. (Its asyncio reactor costs three times the CPU per call.)
+- A write whose answer is lost may or may not be stored: ``Unavailable`` that is ambiguous.
+- A row's life is judged by this node's clock, as by every other engine; the TTL beside it only clears up.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from cassandra import ConsistencyLevel, InvalidRequest
+from cassandra import Unavailable as NotEnoughReplicas
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.io.libevreactor import LibevConnection
+from cassandra.policies import DCAwareRoundRobinPolicy, FallthroughRetryPolicy, TokenAwarePolicy
+from cassandra.query import (
+    BatchStatement,
+    BatchType,
+    PreparedStatement,
+    dict_factory,
+    tuple_factory,
+)
+
+from core.adapters.store import cql
+from core.adapters.store.engine import (
+    SCAN_ROWS_MAX,
+    Batch,
+    Condition,
+    Delete,
+    Key,
+    Put,
+    Row,
+    RowKey,
+    check_scan,
+    check_unconditional,
+    expiry_us,
+    microseconds,
+)
+from core.adapters.store.tables import SCHEMA_VERSION, TABLES, Table
+from core.errors import ConfigurationError, LocalProtocolError, StaleVersion, Unavailable
+from core.ports.clock import Clock
+
+WAITING_MAX = 20_000
+"""Calls asked for and not yet answered; beyond it a call is refused at once."""
+IN_FLIGHT_MAX = 1_024
+"""Calls that the driver has at a time."""
+TIMEOUT_S = 10.0
+TTL_S_MAX = 630_720_000
+"""Twenty years: the longest that Cassandra takes."""
+_CONDITIONAL = "conditional"
+
+
+@dataclass(frozen=True, slots=True)
+class CassandraAddress:
+    """Where the cluster is. ``datacenter``: the local one, whose replicas are asked."""
+
+    contact_points: tuple[str, ...]
+    keyspace: str
+    datacenter: str
+    port: int = 9_042
+    user_name: str = ""
+    password: str = ""
+
+
+class _Bridge:
+    """Answers from the driver's thread, handed to the loop in bursts."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._arrived: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._lock = threading.Lock()
+        self._is_woken = False
+
+    def watch(self, response: Any) -> asyncio.Future[Any]:
+        """The future of a driver's response."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        response.add_callbacks(
+            callback=lambda rows: self._arrive(future, rows, None),
+            errback=lambda error: self._arrive(future, None, error),
+        )
+        return future
+
+    def _arrive(self, future: asyncio.Future[Any], rows: Any, error: BaseException | None) -> None:
+        with self._lock:
+            self._arrived.append((future, rows, error))
+            if self._is_woken:
+                return
+            self._is_woken = True
+        with suppress(RuntimeError):  # the loop is gone, and with it everybody who waited
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, deque()
+            self._is_woken = False
+        for future, rows, error in arrived:
+            if future.done():
+                continue  # its caller was cancelled
+            if error is None:
+                future.set_result(rows)
+            else:
+                future.set_exception(error)
+
+
+class CassandraEngine:
+    """Implements ``Engine``. Make one with ``open``."""
+
+    def __init__(self, *, cluster: Cluster, session: Session, keyspace: str, clock: Clock) -> None:
+        self._cluster = cluster
+        self._session = session
+        self._keyspace = keyspace
+        self._clock = clock
+        self._bridge = _Bridge()
+        self._prepared: dict[str, PreparedStatement] = {}
+        self._rounds: WeakValueDictionary[tuple[str, Key], asyncio.Lock] = WeakValueDictionary()
+        self._waiting = 0
+        self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_closed = False
+
+    @classmethod
+    async def open(cls, *, address: CassandraAddress, clock: Clock) -> "CassandraEngine":
+        """Connect; raises ``ConfigurationError`` naming what to mend, the schema's version among it."""
+        cluster, session = await asyncio.to_thread(connect, address)
+        try:
+            version = await asyncio.to_thread(schema_version, session, address.keyspace)
+            if version != SCHEMA_VERSION:
+                raise ConfigurationError(_told(address, version))
+        except BaseException:
+            await asyncio.to_thread(cluster.shutdown)
+            raise
+        return cls(cluster=cluster, session=session, keyspace=address.keyspace, clock=clock)
+
+    async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
+        """The rows with these keys."""
+        with self._accepted():
+            select = await self._prepare(cql.select_row(table))
+            answers = await asyncio.gather(
+                *(
+                    self._execute(select.bind((*key.partition, *key.clustering)))
+                    for key in keys
+                    if _is_key(key)
+                )
+            )
+        rows_of = iter(answers)
+        now_us = self._now_us()
+        return [
+            next(iter(_alive(table, next(rows_of), now_us)), None) if _is_key(key) else None for key in keys
+        ]
+
+    async def scan(
+        self,
+        table: Table,
+        partition: Key,
+        *,
+        prefix: Key = (),
+        above: Key = (),
+        below: Key = (),
+        limit: int = SCAN_ROWS_MAX,
+        reverse: bool = False,
+    ) -> Sequence[Row]:
+        """Rows of one partition in clustering order; those that are over are read past."""
+        check_scan(table, prefix, above, below, limit)
+        found: list[Row] = []
+        while True:
+            with self._accepted():
+                text = cql.select_rows(table, len(prefix), len(above), len(below), reverse=reverse)
+                select = await self._prepare(text)
+                rows = await self._execute(select.bind((*partition, *prefix, *above, *below, limit)))
+            found += _alive(table, rows, self._now_us())
+            if len(rows) < limit or len(found) >= limit:
+                return found[:limit]
+            last = tuple(rows[-1][len(prefix) : len(table.clustering)])
+            above, below = (above, last) if reverse else (last, below)
+
+    async def write(self, *batches: Batch) -> None:
+        """Write batches in this order."""
+        with self._accepted():
+            for batch in batches:
+                if batch.condition is None:
+                    await self._write(batch)
+                else:
+                    await self._write_if(batch, batch.condition)
+
+    async def write_all(self, batches: Sequence[Batch]) -> None:
+        """Write unconditional batches, at once."""
+        check_unconditional(batches)
+        with self._accepted(len(batches)):
+            writes = (self._write(batch) for batch in batches)
+            outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def aclose(self) -> None:
+        """Wait for what was accepted, then disconnect; idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._idle.wait()
+        await asyncio.to_thread(self._cluster.shutdown)
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _now_us(self) -> int:
+        return microseconds(self._clock.now())
+
+    @contextmanager
+    def _accepted(self, calls: int = 1) -> Iterator[None]:
+        if self._is_closed or self._waiting + calls > WAITING_MAX:
+            why = "closed" if self._is_closed else f"behind: {self._waiting} calls wait"
+            raise Unavailable(f"the store is {why}")
+        self._waiting += calls
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._waiting -= calls
+            if not self._waiting:
+                self._idle.set()
+
+    async def _prepare(self, text: str) -> PreparedStatement:
+        if text not in self._prepared:
+            try:
+                self._prepared[text] = await asyncio.to_thread(
+                    self._session.prepare, text, None, self._keyspace
+                )
+            except Exception as error:
+                raise _unavailable(error, is_write=False) from error
+        return self._prepared[text]
+
+    async def _execute(self, statement: Any, *, is_write: bool = False, profile: Any = None) -> Any:
+        try:
+            async with self._in_flight:
+                response = self._session.execute_async(
+                    statement, execution_profile=profile or EXEC_PROFILE_DEFAULT
+                )
+                return await self._bridge.watch(response) or ()
+        except Exception as error:
+            raise _unavailable(error, is_write=is_write) from error
+
+    async def _write(self, batch: Batch) -> None:
+        now_us = self._now_us()
+        statements = [_unconditional(batch, write, now_us) for write in batch.writes]
+        await self._execute(await self._joined(statements), is_write=True)
+
+    async def _write_if(self, batch: Batch, condition: Condition) -> None:
+        """One round; a second one where the row that is in the way is over already.
+
+        This node's rounds in one partition wait for each other: they would only disturb each other.
+        """
+        place = (batch.table.name, batch.partition)
+        lock = self._rounds.setdefault(place, asyncio.Lock())
+        async with lock:
+            is_applied = await self._try(batch, condition, over=None)
+            if not is_applied and condition.version == 0:
+                select = await self._prepare(cql.select_row(batch.table))
+                rows = await self._execute(select.bind((*batch.partition, *condition.clustering)))
+                if rows and rows[0][-1] <= self._now_us():
+                    is_applied = await self._try(batch, condition, over=rows[0][-2])
+        if not is_applied:
+            raise StaleVersion(f"{batch.table.name} {batch.partition} {condition.clustering}")
+
+    async def _try(self, batch: Batch, condition: Condition, over: int | None) -> bool:
+        """``over``: the version of a row that is over and may be replaced."""
+        table, now_us = batch.table, self._now_us()
+        statements: list[tuple[str, Key]] = []
+        where = (*batch.partition, *condition.clustering)
+        version = condition.version if over is None else over
+        if all(write.clustering != condition.clustering for write in batch.writes):
+            if over is None:
+                statements.append((cql.demand_absent(table), where))
+            else:
+                text = cql.delete(table, is_conditional=True, is_over=True)
+                statements.append((text, (*where, version, now_us)))
+        for write in batch.writes:
+            if write.clustering != condition.clustering:
+                statements.append(_unconditional(batch, write, now_us))
+            elif not isinstance(write, Put):
+                text = cql.delete(table, is_conditional=True, is_over=over is not None)
+                statements.append((text, (*where, version, now_us)))
+            elif version == 0:
+                statements.append((cql.insert(table, is_new=True), _inserted(batch, write, now_us)))
+            else:
+                expires_us = expiry_us(table, write, now_us) or cql.NEVER_US
+                row = (_ttl_s(expires_us, now_us), *write.values, write.version, expires_us)
+                text = cql.update(table, is_over=over is not None)
+                statements.append((text, (*row, *where, version, now_us)))
+        (answer, *_) = await self._execute(
+            await self._joined(statements), is_write=True, profile=_CONDITIONAL
+        )
+        return bool(answer["[applied]"])
+
+    async def _joined(self, statements: Sequence[tuple[str, Key]]) -> Any:
+        bound = [(await self._prepare(text)).bind(values) for text, values in statements]
+        if len(bound) == 1:
+            return bound[0]
+        batch = BatchStatement(batch_type=BatchType.UNLOGGED)
+        for statement in bound:
+            batch.add(statement)
+        return batch
+
+
+# -- migrations ---------------------------------------------------------------------------------------
+
+
+async def migrate(*, address: CassandraAddress, replication_factor: int) -> int:
+    """Make the keyspace and the tables, or bring them to this version; the version that was there before."""
+
+    def work() -> int:
+        cluster, session = connect(address)
+        try:
+            session.execute(cql.create_keyspace(address.keyspace, address.datacenter, replication_factor))
+            session.set_keyspace(address.keyspace)
+            before = schema_version(session, address.keyspace)
+            if before > SCHEMA_VERSION:
+                raise ConfigurationError(_told(address, before))
+            session.execute(cql.create_schema_table())
+            for table in TABLES:
+                session.execute(cql.create_table(table))
+            session.execute(cql.put_schema_version(SCHEMA_VERSION))
+            return before
+        finally:
+            cluster.shutdown()
+
+    return await asyncio.to_thread(work)
+
+
+def schema_version(session: Session, name: str) -> int:
+    """The version of a keyspace's tables; 0 when there are none. Blocks."""
+    keyspace = session.cluster.metadata.keyspaces.get(name)
+    if keyspace is None or cql.SCHEMA_TABLE not in keyspace.tables:
+        return 0
+    row = session.execute(cql.select_schema_version(name)).one()
+    return int(row[0]) if row else 0
+
+
+def _told(address: CassandraAddress, version: int) -> str:
+    fix = "run airloom store migrate" if version < SCHEMA_VERSION else "run a newer Airloom"
+    return f"keyspace {address.keyspace}: schema {version}, this version reads {SCHEMA_VERSION}; {fix}"
+
+
+def connect(address: CassandraAddress) -> tuple[Cluster, Session]:
+    """A cluster and a session without a keyspace; blocks. Raises ``ConfigurationError``."""
+    policy = TokenAwarePolicy(DCAwareRoundRobinPolicy(local_dc=address.datacenter))
+
+    def profile(row_factory: Callable[..., Any]) -> ExecutionProfile:
+        return ExecutionProfile(
+            load_balancing_policy=policy,
+            retry_policy=FallthroughRetryPolicy(),
+            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+            serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
+            request_timeout=TIMEOUT_S,
+            row_factory=row_factory,
+        )
+
+    auth = PlainTextAuthProvider(address.user_name, address.password) if address.user_name else None
+    cluster = Cluster(
+        list(address.contact_points),
+        port=address.port,
+        auth_provider=auth,
+        connection_class=LibevConnection,
+        execution_profiles={
+            EXEC_PROFILE_DEFAULT: profile(tuple_factory),
+            _CONDITIONAL: profile(dict_factory),
+        },
+        protocol_version=5,
+    )
+    try:
+        session = cluster.connect()
+    except NoHostAvailable as error:
+        cluster.shutdown()
+        fix = "name nodes that answer, their port, user name and password"
+        raise ConfigurationError(
+            f"Cassandra at {', '.join(address.contact_points)}: {error}; {fix}"
+        ) from error
+    session.default_fetch_size = None
+    return cluster, session
+
+
+# -- small parts --------------------------------------------------------------------------------------
+
+
+def _is_key(key: RowKey) -> bool:
+    """Cassandra has no empty keys, and so no row of that name."""
+    return "" not in key.partition
+
+
+def _unconditional(batch: Batch, write: Put | Delete, now_us: int) -> tuple[str, Key]:
+    """A write's statement and what is bound to it."""
+    if isinstance(write, Put):
+        text = cql.insert(batch.table, is_stamped=write.timestamp_us is not None)
+        return text, _inserted(batch, write, now_us)
+    return cql.delete(batch.table), (*batch.partition, *write.clustering)
+
+
+def _inserted(batch: Batch, put: Put, now_us: int) -> Key:
+    expires_us = expiry_us(batch.table, put, now_us) or cql.NEVER_US
+    stamp = () if put.timestamp_us is None else (put.timestamp_us,)
+    row = (*batch.partition, *put.clustering, *put.values, put.version, expires_us)
+    return (*row, *stamp, _ttl_s(expires_us, now_us))
+
+
+def _ttl_s(expires_us: int, now_us: int) -> int:
+    """0 is none: a row that is over already gets a second, and whoever reads it reads past it."""
+    if expires_us == cql.NEVER_US:
+        return 0
+    return min(max(-(-(expires_us - now_us) // 1_000_000), 1), TTL_S_MAX)
+
+
+def _alive(table: Table, rows: Sequence[Any], now_us: int) -> list[Row]:
+    split = len(table.clustering)
+    return [Row(tuple(row[:split]), tuple(row[split:-2]), row[-2]) for row in rows if row[-1] > now_us]
+
+
+def _unavailable(error: Exception, *, is_write: bool) -> Exception:
+    if isinstance(error, Unavailable | LocalProtocolError | StaleVersion):
+        return error
+    is_refused = isinstance(error, NotEnoughReplicas | InvalidRequest)
+    return Unavailable(f"Cassandra: {error}", ambiguous=is_write and not is_refused)

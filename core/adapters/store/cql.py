@@ -1,0 +1,121 @@
+"""The store's tables and batches as CQL, within what Amazon Keyspaces accepts.
+
+Rules: no secondary index, no view, no counter, no logged batch, no aggregate, no ALLOW FILTERING; every
+statement names its whole partition key. Names are the tables' own, values are always bound. ``expires_us``
+says when a row is over to whoever reads it, the TTL beside it removes it some time later.
+"""
+
+# ruff: noqa: S608 - names come from the tables, values are bound
+
+from core.adapters.store.tables import USAGE, Column, Table
+
+NEVER_US = 2**63 - 1
+"""``expires_us`` of a row that lives for ever: comparable, so that a condition can say "still alive"."""
+SCHEMA_TABLE = "schema_version"
+_USAGE_OPTIONS = (
+    " WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS',"
+    " 'compaction_window_size': 15}"
+)
+"""580 days in windows of 15 are 39: TimeWindowCompactionStrategy wants fewer than 50."""
+
+
+def create_table(table: Table) -> str:
+    """The table, if it is not there."""
+    columns = [f"{_name(c)} {c.type.value}" for c in table.partition + table.clustering + table.values]
+    partition = ", ".join(_names(table.partition))
+    key = ", ".join([f"({partition})", *_names(table.clustering)])
+    columns += ["version bigint", "expires_us bigint", f"PRIMARY KEY ({key})"]
+    options = _USAGE_OPTIONS if table is USAGE else ""
+    return f'CREATE TABLE IF NOT EXISTS "{table.name}" ({", ".join(columns)}){options}'
+
+
+def create_schema_table() -> str:
+    """Where the schema's version stands."""
+    return f"CREATE TABLE IF NOT EXISTS {SCHEMA_TABLE} (name text PRIMARY KEY, version bigint)"
+
+
+def select_schema_version(keyspace: str) -> str:
+    """Which version the tables have."""
+    return f"SELECT version FROM \"{keyspace}\".{SCHEMA_TABLE} WHERE name = 'airloom'"
+
+
+def put_schema_version(version: int) -> str:
+    """The tables have this version now."""
+    return f"INSERT INTO {SCHEMA_TABLE} (name, version) VALUES ('airloom', {version:d})"
+
+
+def create_keyspace(keyspace: str, datacenter: str, replication_factor: int) -> str:
+    """The keyspace, if it is not there."""
+    replication = f"{{'class': 'NetworkTopologyStrategy', '{datacenter}': {replication_factor:d}}}"
+    return f'CREATE KEYSPACE IF NOT EXISTS "{keyspace}" WITH replication = {replication}'
+
+
+def select_row(table: Table) -> str:
+    """Bound: partition, clustering."""
+    return f'SELECT {_selected(table)} FROM "{table.name}" WHERE {_where(table)}'
+
+
+def select_rows(table: Table, prefix: int, above: int, below: int, *, reverse: bool) -> str:
+    """Bound: partition, so many clustering columns, so many of either bound, limit."""
+    clustering = _names(table.clustering)
+    terms = [f"{name} = ?" for name in [*_names(table.partition), *clustering[:prefix]]]
+    for sign, count in ((">", above), ("<", below)):
+        if count == 1:
+            terms.append(f"{clustering[prefix]} {sign} ?")
+        elif count:
+            names = ", ".join(clustering[prefix : prefix + count])
+            terms.append(f"({names}) {sign} ({', '.join('?' * count)})")
+    order = ", ".join(f"{name} DESC" for name in clustering) if reverse else ""
+    ordered = f" ORDER BY {order}" if order else ""
+    return f'SELECT {_selected(table)} FROM "{table.name}" WHERE {" AND ".join(terms)}{ordered} LIMIT ?'
+
+
+def insert(table: Table, *, is_stamped: bool = False, is_new: bool = False) -> str:
+    """Bound: partition, clustering, values, version, expires_us, then the timestamp if stamped, TTL."""
+    columns = [*_names(table.partition + table.clustering + table.values), "version", "expires_us"]
+    absent = " IF NOT EXISTS" if is_new else ""
+    stamp = "TIMESTAMP ? AND " if is_stamped else ""
+    return (
+        f'INSERT INTO "{table.name}" ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))}){absent}'
+        f" USING {stamp}TTL ?"
+    )
+
+
+def update(table: Table, *, is_over: bool = False) -> str:
+    """Bound: TTL, values, version, expires_us, partition, clustering, then the stored version and now.
+
+    The row that is there must be alive, or over.
+    """
+    assignments = ", ".join(f"{name} = ?" for name in [*_names(table.values), "version", "expires_us"])
+    return f'UPDATE "{table.name}" USING TTL ? SET {assignments} WHERE {_where(table)}{_condition(is_over)}'
+
+
+def delete(table: Table, *, is_conditional: bool = False, is_over: bool = False) -> str:
+    """Bound: partition, clustering, then the stored version and now if conditional."""
+    condition = _condition(is_over) if is_conditional else ""
+    return f'DELETE FROM "{table.name}" WHERE {_where(table)}{condition}'
+
+
+def demand_absent(table: Table) -> str:
+    """Change nothing, if there is no such row. Bound: partition, clustering."""
+    return f'DELETE expires_us FROM "{table.name}" WHERE {_where(table)} IF version = null'
+
+
+def _condition(is_over: bool) -> str:
+    return f" IF version = ? AND expires_us {'<=' if is_over else '>'} ?"
+
+
+def _where(table: Table) -> str:
+    return " AND ".join(f"{name} = ?" for name in _names(table.partition + table.clustering))
+
+
+def _selected(table: Table) -> str:
+    return ", ".join([*_names(table.clustering + table.values), "version", "expires_us"])
+
+
+def _names(columns: tuple[Column, ...]) -> list[str]:
+    return [_name(column) for column in columns]
+
+
+def _name(column: Column) -> str:
+    return f'"{column.name}"'

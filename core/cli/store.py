@@ -1,0 +1,79 @@
+"""`airloom store`: make, bring up to date and look at the tables in Cassandra.
+
+Rule: only an operator changes tables, by this command; a node that finds another version refuses to start.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core.cli.client import CliError
+
+if TYPE_CHECKING:
+    from core.config import Config
+
+EX_CONFIG = 78
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="airloom.toml; AIRLOOM_* variables win.")]
+
+store = typer.Typer(no_args_is_help=True, help="The tables in Cassandra. The embedded store makes its own.")
+
+
+@store.command()
+def migrate(config: ConfigOption = None) -> None:
+    """Make the keyspace and its tables, or bring them to this version; may be repeated.
+
+    Example: airloom store migrate --config airloom.toml
+    """
+    from core.adapters.store.cassandra import migrate as migrate_tables  # noqa: PLC0415 - loads the driver
+    from core.adapters.store.tables import SCHEMA_VERSION  # noqa: PLC0415 - a customer's command needs none
+    from core.app import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
+
+    settings = _with_cassandra(config)
+    address, factor = cassandra_address(settings), settings.store.replication_factor
+    before = _run(migrate_tables(address=address, replication_factor=factor))
+    typer.echo(f"keyspace {address.keyspace}: schema {before} before, {SCHEMA_VERSION} now")
+
+
+@store.command()
+def check(config: ConfigOption = None) -> None:
+    """Whether the cluster answers and its tables are of this version.
+
+    Example: airloom store check --config airloom.toml
+    """
+    from core.adapters.clock import SystemClock  # noqa: PLC0415 - a customer's command needs none
+    from core.adapters.store.cassandra import CassandraEngine  # noqa: PLC0415 - loads the driver
+    from core.app import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
+
+    address = cassandra_address(_with_cassandra(config))
+
+    async def look() -> None:
+        engine = await CassandraEngine.open(address=address, clock=SystemClock())
+        await engine.aclose()
+
+    _run(look())
+    typer.echo(f"keyspace {address.keyspace}: as this version wants it")
+
+
+def _with_cassandra(path: Path | None) -> "Config":
+    from core.config import load  # noqa: PLC0415 - a customer's command reads no airloom.toml
+    from core.errors import ConfigurationError  # noqa: PLC0415 - the same
+
+    try:
+        config = load(path)
+    except ConfigurationError as error:
+        raise CliError(str(error), EX_CONFIG) from error
+    if not config.store.cassandra:
+        raise CliError("store.cassandra: names no node; the embedded store needs no migration", EX_CONFIG)
+    return config
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    from core.errors import ConfigurationError  # noqa: PLC0415 - a customer's command needs none
+
+    try:
+        return asyncio.run(work)
+    except ConfigurationError as error:
+        raise CliError(str(error), EX_CONFIG) from error

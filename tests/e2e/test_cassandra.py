@@ -1,0 +1,158 @@
+"""The node on a real Cassandra: migrations by the CLI, kills, one of three nodes lost."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from core.adapters.clock import SystemClock, SystemEntropy
+from core.adapters.network import UdpNetwork
+from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
+from core.adapters.store.wide import WideStore
+from core.errors import StaleVersion, Unavailable
+from loadtest.customer import Customer
+from loadtest.parts import cassandra
+from loadtest.peers.nas import Nas
+from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients
+from tests.contract.stores import event_of, report_of, session_of, sim_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.cassandra]
+
+NAS_SECRET = "the secret of the NAS"
+KEYSPACE = "airloom_serve"
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """What points Airloom to a node of its own."""
+    with cassandra.served() as (node,):
+        yield {
+            "AIRLOOM_STORE__CASSANDRA": node.host,
+            "AIRLOOM_STORE__PORT": str(node.port),
+            "AIRLOOM_STORE__KEYSPACE": KEYSPACE,
+            "AIRLOOM_STORE__REPLICATION_FACTOR": "1",
+        }
+
+
+def airloom(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "core.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path: Path) -> None:
+    run = asyncio.to_thread
+    before = await run(airloom, environment, "store", "check")
+    assert before.returncode == 78
+    assert "airloom store migrate" in before.stderr
+    refused = await run(airloom, {**environment, "AIRLOOM_NODE__DATA_DIR": str(tmp_path / "x")}, "serve")
+    assert refused.returncode == 78
+    assert "airloom store migrate" in refused.stderr
+    for found in ("schema 0 before, 1 now", "schema 1 before, 1 now"):
+        migrated = await run(airloom, environment, "store", "migrate")
+        assert (migrated.returncode, found in migrated.stdout) == (0, True), migrated
+    assert (await run(airloom, environment, "store", "check")).returncode == 0
+
+    served = Served(
+        tmp_path / "var",
+        gateway_address=free_gateway_address(),
+        api_port=free_tcp_port("127.0.0.1", 0),
+        environment={
+            **environment,
+            "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
+            "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "127.0.0.0/8"),
+            "AIRLOOM_EDGE__INSIDE": "off",
+        },
+    )
+    await served.start()
+    gateway = served.gateway_address
+    nas = Nas(
+        network=UdpNetwork(),
+        address="127.0.3.1",
+        authentication=(gateway, 1812),
+        accounting=(gateway, 1813),
+        secret=NAS_SECRET.encode(),
+        entropy=SystemEntropy(),
+    )
+    try:
+        async with nas.running():
+            async with Customer(served.endpoint) as customer:
+                await customer.sign_up("cassandra@example.com", "Aa1-on-cassandra")
+                sim = await customer.new_sim()
+                (profile,) = sim["profiles"].values()
+                (imsi,) = profile["subscribers"]
+                session = await nas.attach(imsi=imsi, apn="soracom.io")
+                session.carry(1_000_000, 2_000_000)
+                await nas.report(session)
+                await served.kill()
+                await served.start()
+                session.carry(1, 2)
+                await nas.report(session)
+                await nas.detach(session)
+                stored = await customer.call("GET", f"/sims/{sim['simId']}")
+                assert stored["sessionStatus"]["online"] is False
+        address = CassandraAddress(
+            (environment["AIRLOOM_STORE__CASSANDRA"],),
+            KEYSPACE,
+            cassandra.DATACENTER,
+            port=int(environment["AIRLOOM_STORE__PORT"]),
+        )
+        engine = await CassandraEngine.open(address=address, clock=SystemClock())
+        store = WideStore(engine=engine, clock=SystemClock())
+        today = int(SystemClock().now().strftime("%Y%m%d"))
+        rows = await store.usage.of_day(imsi, today)
+        await store.aclose()
+        assert {(row.volume.up_bytes, row.volume.down_bytes) for row in rows[-1:]} == {(1_000_001, 2_000_002)}
+    finally:
+        await served.stop()
+
+
+async def tried(call: Callable[[], Awaitable[T]]) -> T:
+    """As services do: again while the store cannot, until a dead node is known to be dead."""
+    for _ in range(20):
+        with suppress(Unavailable):
+            return await call()
+        await asyncio.sleep(0.5)
+    return await call()
+
+
+async def test_three_nodes_go_on_with_two() -> None:
+    """Replication 3, LOCAL_QUORUM: a node killed amid writes loses none that was answered."""
+    with cassandra.served(3) as nodes:
+        address = cassandra.address_of(nodes, "airloom_three")
+        await migrate(address=address, replication_factor=3)
+        engine = await CassandraEngine.open(address=address, clock=SystemClock())
+        store = WideStore(engine=engine, clock=SystemClock())
+        sim = await store.sims.put(sim_of(1, operator_id="OP0000000001"))
+        stored = await store.sessions.put(session_of(sim), event_of(sim))
+
+        async def write(first: int) -> None:
+            for value in range(first, 1_000, 20):
+                await tried(partial(store.usage.record, [report_of(value, session=f"s{first}")]))
+
+        writing = asyncio.gather(*(write(first) for first in range(20)))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(nodes[2].kill)
+        await writing
+        assert await store.sims.get(sim.sim_id) == sim
+        with suppress(StaleVersion):  # a try whose answer was lost was stored
+            await tried(partial(store.sessions.put, stored, event_of(sim, 2)))
+        assert await store.sessions.of_sim(sim.sim_id) == [replace(stored, version=2)]
+        rows = await store.usage.of_day("001010000000001", 20261130)
+        last = {row.session_id: row.volume.up_bytes for row in rows}
+        assert last == {f"s{first}": 980 + first for first in range(20)}
+        await store.aclose()

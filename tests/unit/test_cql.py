@@ -22,6 +22,7 @@ FORBIDDEN = (
     "TOKEN(",
     "COUNT(",
 )
+KEYSPACE = "airloom"
 CQL_BATCH_BYTES = 50_000
 """Cassandra refuses batches above it (batch_size_fail_threshold)."""
 
@@ -29,22 +30,22 @@ CQL_BATCH_BYTES = 50_000
 def statements(table: Table) -> list[str]:
     columns = len(table.clustering)
     scans = [
-        cql.select_rows(table, prefix, above, below, reverse=reverse)
+        cql.select_rows(KEYSPACE, table, prefix, above, below, reverse=reverse)
         for prefix in range(columns + 1)
         for above in range(columns - prefix + 1)
         for below in range(columns - prefix + 1)
         for reverse in (False, True)
     ]
     writes = [
-        cql.insert(table, is_stamped=True),
-        cql.insert(table, is_new=True),
-        cql.update(table),
-        cql.update(table, is_over=True),
-        cql.delete(table),
-        cql.delete(table, is_conditional=True),
-        cql.demand_absent(table),
+        cql.insert(KEYSPACE, table, is_stamped=True),
+        cql.insert(KEYSPACE, table, is_new=True),
+        cql.update(KEYSPACE, table),
+        cql.update(KEYSPACE, table, is_over=True),
+        cql.delete(KEYSPACE, table),
+        cql.delete(KEYSPACE, table, is_conditional=True),
+        cql.demand_absent(KEYSPACE, table),
     ]
-    return [cql.create_table(table), cql.select_row(table), *scans, *writes]
+    return [cql.create_table(KEYSPACE, table), cql.select_row(KEYSPACE, table), *scans, *writes]
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
@@ -53,6 +54,7 @@ def test_every_statement_is_one_that_keyspaces_takes(table: Table) -> None:
         assert not [word for word in FORBIDDEN if word in text.upper()], text
         assert not re.search(r"'[^']*'", text.partition(" WITH ")[0]), f"a value is not bound: {text}"
         if not text.startswith(("CREATE", "INSERT")):
+            assert f'"{KEYSPACE}"."{table.name}"' in text
             where = text.partition(" WHERE ")[2]
             assert all(f'"{column.name}" = ?' in where for column in table.partition), text
 
@@ -68,7 +70,7 @@ def test_a_condition_and_a_timestamp_never_meet() -> None:
 def test_usage_rows_fill_a_bounded_number_of_windows() -> None:
     """TimeWindowCompactionStrategy wants fewer than 50 windows in the life of a row."""
     (usage,) = (table for table in TABLES if table.name == "usage")
-    (days,) = re.findall(r"'compaction_window_size': (\d+)", cql.create_table(usage))
+    (days,) = re.findall(r"'compaction_window_size': (\d+)", cql.create_table(KEYSPACE, usage))
     assert usage.ttl_s / 86_400 / int(days) < 50
 
 

@@ -7,6 +7,8 @@ says when a row is over to whoever reads it, the TTL beside it removes it some t
 
 # ruff: noqa: S608 - names come from the tables, values are bound
 
+from functools import cache
+
 from core.adapters.store.tables import USAGE, Column, Table
 
 NEVER_US = 2**63 - 1
@@ -19,19 +21,19 @@ _USAGE_OPTIONS = (
 """580 days in windows of 15 are 39: TimeWindowCompactionStrategy wants fewer than 50."""
 
 
-def create_table(table: Table) -> str:
+def create_table(keyspace: str, table: Table) -> str:
     """The table, if it is not there."""
     columns = [f"{_name(c)} {c.type.value}" for c in table.partition + table.clustering + table.values]
     partition = ", ".join(_names(table.partition))
     key = ", ".join([f"({partition})", *_names(table.clustering)])
     columns += ["version bigint", "expires_us bigint", f"PRIMARY KEY ({key})"]
     options = _USAGE_OPTIONS if table is USAGE else ""
-    return f'CREATE TABLE IF NOT EXISTS "{table.name}" ({", ".join(columns)}){options}'
+    return f'CREATE TABLE IF NOT EXISTS "{keyspace}"."{table.name}" ({", ".join(columns)}){options}'
 
 
-def create_schema_table() -> str:
+def create_schema_table(keyspace: str) -> str:
     """Where the schema's version stands."""
-    return f"CREATE TABLE IF NOT EXISTS {SCHEMA_TABLE} (name text PRIMARY KEY, version bigint)"
+    return f'CREATE TABLE IF NOT EXISTS "{keyspace}".{SCHEMA_TABLE} (name text PRIMARY KEY, version bigint)'
 
 
 def select_schema_version(keyspace: str) -> str:
@@ -39,9 +41,9 @@ def select_schema_version(keyspace: str) -> str:
     return f"SELECT version FROM \"{keyspace}\".{SCHEMA_TABLE} WHERE name = 'airloom'"
 
 
-def put_schema_version(version: int) -> str:
+def put_schema_version(keyspace: str, version: int) -> str:
     """The tables have this version now."""
-    return f"INSERT INTO {SCHEMA_TABLE} (name, version) VALUES ('airloom', {version:d})"
+    return f"INSERT INTO \"{keyspace}\".{SCHEMA_TABLE} (name, version) VALUES ('airloom', {version:d})"
 
 
 def create_keyspace(keyspace: str, datacenter: str, replication_factor: int) -> str:
@@ -50,12 +52,14 @@ def create_keyspace(keyspace: str, datacenter: str, replication_factor: int) -> 
     return f'CREATE KEYSPACE IF NOT EXISTS "{keyspace}" WITH replication = {replication}'
 
 
-def select_row(table: Table) -> str:
+@cache
+def select_row(keyspace: str, table: Table) -> str:
     """Bound: partition, clustering."""
-    return f'SELECT {_selected(table)} FROM "{table.name}" WHERE {_where(table)}'
+    return f'SELECT {_selected(table)} FROM "{keyspace}"."{table.name}" WHERE {_where(table)}'
 
 
-def select_rows(table: Table, prefix: int, above: int, below: int, *, reverse: bool) -> str:
+@cache
+def select_rows(keyspace: str, table: Table, prefix: int, above: int, below: int, *, reverse: bool) -> str:
     """Bound: partition, so many clustering columns, so many of either bound, limit."""
     clustering = _names(table.clustering)
     terms = [f"{name} = ?" for name in [*_names(table.partition), *clustering[:prefix]]]
@@ -67,38 +71,45 @@ def select_rows(table: Table, prefix: int, above: int, below: int, *, reverse: b
             terms.append(f"({names}) {sign} ({', '.join('?' * count)})")
     order = ", ".join(f"{name} DESC" for name in clustering) if reverse else ""
     ordered = f" ORDER BY {order}" if order else ""
-    return f'SELECT {_selected(table)} FROM "{table.name}" WHERE {" AND ".join(terms)}{ordered} LIMIT ?'
+    where = " AND ".join(terms) + ordered
+    return f'SELECT {_selected(table)} FROM "{keyspace}"."{table.name}" WHERE {where} LIMIT ?'
 
 
-def insert(table: Table, *, is_stamped: bool = False, is_new: bool = False) -> str:
+@cache
+def insert(keyspace: str, table: Table, *, is_stamped: bool = False, is_new: bool = False) -> str:
     """Bound: partition, clustering, values, version, expires_us, then the timestamp if stamped, TTL."""
     columns = [*_names(table.partition + table.clustering + table.values), "version", "expires_us"]
     absent = " IF NOT EXISTS" if is_new else ""
     stamp = "TIMESTAMP ? AND " if is_stamped else ""
+    values = ", ".join("?" * len(columns))
     return (
-        f'INSERT INTO "{table.name}" ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))}){absent}'
+        f'INSERT INTO "{keyspace}"."{table.name}" ({", ".join(columns)}) VALUES ({values}){absent}'
         f" USING {stamp}TTL ?"
     )
 
 
-def update(table: Table, *, is_over: bool = False) -> str:
+@cache
+def update(keyspace: str, table: Table, *, is_over: bool = False) -> str:
     """Bound: TTL, values, version, expires_us, partition, clustering, then the stored version and now.
 
     The row that is there must be alive, or over.
     """
     assignments = ", ".join(f"{name} = ?" for name in [*_names(table.values), "version", "expires_us"])
-    return f'UPDATE "{table.name}" USING TTL ? SET {assignments} WHERE {_where(table)}{_condition(is_over)}'
+    where = _where(table) + _condition(is_over)
+    return f'UPDATE "{keyspace}"."{table.name}" USING TTL ? SET {assignments} WHERE {where}'
 
 
-def delete(table: Table, *, is_conditional: bool = False, is_over: bool = False) -> str:
+@cache
+def delete(keyspace: str, table: Table, *, is_conditional: bool = False, is_over: bool = False) -> str:
     """Bound: partition, clustering, then the stored version and now if conditional."""
     condition = _condition(is_over) if is_conditional else ""
-    return f'DELETE FROM "{table.name}" WHERE {_where(table)}{condition}'
+    return f'DELETE FROM "{keyspace}"."{table.name}" WHERE {_where(table)}{condition}'
 
 
-def demand_absent(table: Table) -> str:
+@cache
+def demand_absent(keyspace: str, table: Table) -> str:
     """Change nothing, if there is no such row. Bound: partition, clustering."""
-    return f'DELETE expires_us FROM "{table.name}" WHERE {_where(table)} IF version = null'
+    return f'DELETE expires_us FROM "{keyspace}"."{table.name}" WHERE {_where(table)} IF version = null'
 
 
 def _condition(is_over: bool) -> str:

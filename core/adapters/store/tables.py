@@ -36,9 +36,9 @@ class Column:
     type: ColumnType
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """A table: partition key, clustering columns (all ascending) and values.
+    """A table: partition key, clustering columns (all ascending) and values. There is one object of each.
 
     ``ttl_s`` is how long a row lives that does not say it itself; 0 is for ever. ``hot``: rows whose
     clustering key begins so are read far more often than written, and never expire.

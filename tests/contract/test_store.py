@@ -456,7 +456,7 @@ async def test_the_highest_timestamp_of_a_row_wins(world: World) -> None:
     await usage.record([])
     await usage.record([report_of(5), report_of(9), report_of(7)])
     await usage.record([report_of(8)])
-    await usage.record([replace(report_of(1), timestamp_us=report_of(9).timestamp_us)])
+    await usage.record([report_of(9)])
     assert await usage.of_day("001010000000001", 20261130) == [report_of(9)]
 
 

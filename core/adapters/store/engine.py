@@ -53,7 +53,8 @@ class Row:
 class Put(NamedTuple):
     """Write a row whole.
 
-    With ``timestamp_us`` the row with the highest stays and an equal one changes nothing (USING TIMESTAMP).
+    With ``timestamp_us`` the row with the highest stays (USING TIMESTAMP); of two that differ and have the
+    same, either may stay, so nobody writes such two.
     ``expires_us`` is when its life ends, in microseconds since 1970; 0 leaves it to the table's ``ttl_s``.
     """
 

@@ -10,9 +10,17 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from core.errors import ConfigurationError
 
@@ -25,17 +33,53 @@ class _Section(BaseModel):
 
 
 class NodeConfig(_Section):
-    """This process: its name (the owner of leases) and the folder for everything it keeps."""
+    """This process: its name (the owner of leases) and the folder for everything it keeps.
+
+    ``roles``: ``gateway`` holds virtual gateways with their doors and the device edge, ``api`` serves the
+    customer API, ``meter`` counts messages from the stream. ``home`` are the virtual gateways that this node
+    takes when it starts (empty: all); any other it takes when its holder is gone.
+    """
 
     name: Name = "node-1"
     data_dir: Path = Path("var")
+    roles: Annotated[tuple[Literal["gateway", "api", "meter"], ...], Field(min_length=1)] = (
+        "gateway",
+        "api",
+        "meter",
+    )
+    home: tuple[Name, ...] = ()
+
+
+class ControlConfig(_Section):
+    """The channel between nodes, and what load balancers ask (``/healthz``, ``/readyz``).
+
+    Open when ``secret``, which all nodes share, is set; ``host`` is where the other nodes reach this one.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8_090
+    secret: Annotated[SecretStr, Field(pattern=r"^(.{16,})?$")] = SecretStr("")
+
+    @property
+    def contact(self) -> str:
+        """Where this node is reached; empty when it is not."""
+        return f"http://{self.host}:{self.port}" if self.secret.get_secret_value() else ""
+
+
+class VirtualGatewayConfig(_Section):
+    """One virtual gateway: the address that carries its GTP-C and GTP-U, and its devices' addresses."""
+
+    id: Name
+    address: IPv4Address
+    ue_pool: IPv4Network
 
 
 class GatewayConfig(_Section):
-    """The virtual gateway that this node holds.
+    """The virtual gateways, the same list on every node.
 
-    ``address`` carries GTP-C and GTP-U; with ``tun`` named, packets to the internet go through that TUN
-    device (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers`` empty: all.
+    One is written as ``id``, ``address`` and ``ue_pool``; several as ``virtual``, a table each, whose pools
+    are disjoint parts of ``ue_pool``. With ``tun`` named, packets to the internet go through that TUN device
+    (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers`` empty: all.
     """
 
     id: Name = "vg-1"
@@ -49,6 +93,24 @@ class GatewayConfig(_Section):
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
+    virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
+
+    @property
+    def held(self) -> tuple[VirtualGatewayConfig, ...]:
+        """All of them."""
+        return self.virtual or (VirtualGatewayConfig(id=self.id, address=self.address, ue_pool=self.ue_pool),)
+
+    @model_validator(mode="after")
+    def _check_virtual(self) -> "GatewayConfig":
+        for place, one in enumerate(self.virtual):
+            if not one.ue_pool.subnet_of(self.ue_pool):
+                raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
+            for other in self.virtual[:place]:
+                if one.id == other.id or one.address == other.address:
+                    raise ValueError(f"virtual {one.id}: id and address must be its own")
+                if one.ue_pool.overlaps(other.ue_pool):
+                    raise ValueError(f"virtual {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}")
+        return self
 
 
 class RadiusClient(_Section):
@@ -65,12 +127,13 @@ class RadiusClient(_Section):
 
 
 class RadiusConfig(_Section):
-    """The RADIUS door; closed while it has no ``clients``.
+    """The RADIUS door of each virtual gateway; closed while it has no ``clients``.
 
-    An Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``.
+    ``address``: where it listens, without one at the virtual gateway's own. An
+    Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``.
     """
 
-    address: IPv4Address = IPv4Address("127.0.0.1")
+    address: IPv4Address | None = None
     authentication_port: Port = 1_812
     accounting_port: Port = 1_813
     clients: Annotated[tuple[RadiusClient, ...], Field(max_length=10_000)] = ()
@@ -160,6 +223,7 @@ class Config(_Section):
     """Everything."""
 
     node: NodeConfig = NodeConfig()
+    control: ControlConfig = ControlConfig()
     gateway: GatewayConfig = GatewayConfig()
     radius: RadiusConfig = RadiusConfig()
     edge: EdgeConfig = EdgeConfig()
@@ -168,6 +232,15 @@ class Config(_Section):
     api: ApiConfig = ApiConfig()
     usage: UsageConfig = UsageConfig()
     billing: BillingConfig = BillingConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        known = [each.id for each in self.gateway.held]
+        if unknown := set(self.node.home) - set(known):
+            raise ValueError(f"node.home: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
+        if len(known) > 1 and self.radius.address is not None:
+            raise ValueError("radius.address: each virtual gateway has its own; leave it out")
+        return self
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
@@ -227,6 +300,8 @@ def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict tha
     if item["type"] == "extra_forbidden":
         known = _known_keys(str(item["loc"][0]) if len(item["loc"]) > 1 else "")
         return f"{key}: unknown key; known here: {', '.join(known)}"
+    if item["type"] == "value_error":  # of a whole section, whose input may hold secrets
+        return ": ".join(part for part in (key, str(item["ctx"]["error"])) if part)
     got = "not shown" if item["loc"][-1] in ("secret", "password") else repr(item["input"])
     return f"{key}: {item['msg']} (got {got})"
 

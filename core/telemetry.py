@@ -32,7 +32,7 @@ class Metric(Enum):
         "Device addresses and TEIDs that the virtual gateway has lent out",
         ("resource",),
     )
-    RESTART_COUNTER = ("airloom_restart_counter", "gauge", "What peers are told as Recovery", ())
+    RESTART_COUNTER = ("airloom_restart_counter", "gauge", "What peers are told as Recovery", ("gateway",))
     ATTACHES = (
         "airloom_attaches",
         "counter",

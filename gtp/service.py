@@ -95,10 +95,11 @@ class GtpDoor:
             finally:
                 self._tasks = None
 
-    async def aclose(self) -> None:
-        """Take nothing in any more."""
+    def close(self) -> None:
+        """Take nothing in and answer nothing any more. Idempotent."""
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
 
     # -- AccessDoor -----------------------------------------------------------------------------------
 

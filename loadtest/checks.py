@@ -19,7 +19,7 @@ from billing.service import BillingService
 from billing.tariff import Tariff
 from core.adapters.clock import SystemClock
 from core.adapters.stream.log import LogStream
-from core.app import Node
+from core.app.node import Node
 from core.domain.message import StreamRecord
 from core.domain.session import SessionEventKind
 from core.domain.usage import UsageReport, Volume, day_of
@@ -233,17 +233,17 @@ def is_subsequence(part: Sequence[bytes], whole: Sequence[bytes]) -> bool:
 
 async def _check_leaks(world: World) -> None:
     """Everybody has gone home: nothing is lent, held, counted or open any more."""
-    node = world.node
-    sessions = [s async for s in node._world.store.sessions.of_gateway("vg-1")]
+    held = await world.holding()
+    sessions = [s async for s in world.node._world.store.sessions.of_gateway("vg-1")]
     leaks = {
-        **node.gateway.leases,
-        "open sessions": len(node.sessions.open_sessions),
-        "unfinished sessions": len(node.sessions._unfinished),
+        **held.gateway.leases,
+        "open sessions": len(held.sessions.open_sessions),
+        "unfinished sessions": len(held.sessions._unfinished),
         "stored sessions": len(sessions),
-        "contexts": max(machine.contexts for machine in node.door.machines.values()),
-        "slots": len(list(node.user_plane.all_counters())),
-        "sessions at NASes": node.radius.held,
-        "locks": len(node.sessions._locks),
+        "contexts": max(machine.contexts for machine in held.door.machines.values()),
+        "slots": len(list(held.user_plane.all_counters())),
+        "sessions at NASes": held.radius.held,
+        "locks": len(held.sessions._locks),
     }
     for what, count in leaks.items():
         if count:

@@ -20,7 +20,9 @@ from core.adapters.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
-from core.app import Adapters, Node
+from core.app.adapters import Adapters
+from core.app.held import HeldGateway
+from core.app.node import Node
 from core.config import Config, EdgeConfig, GatewayConfig, RadiusConfig
 from core.domain.session import CloseReason, Session
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
@@ -125,22 +127,21 @@ class World:
     # -- the node's lives -----------------------------------------------------------------------------
 
     async def start_node(self) -> None:
-        """Begin a life on what the last one left, trying again while the store is away."""
-        while True:
-            self._life = Incarnation()
-            self.node = self._node_type(config=_config(), adapters=self._adapters(self._life))
-            try:
-                await self.node.start()
-            except Unavailable:
-                self._life.is_alive = False
-                self.network.unplug(GATEWAY)
-                await asyncio.sleep(0.5)
-                continue
-            break
-        self.node.user_plane.on_edge_packet(self._watch_edge)
+        """Begin a life on what the last one left, trying waiting while the store is away."""
+        self._life = Incarnation()
+        self.node = self._node_type(config=_config(), adapters=self._adapters(self._life))
+        self.node.deliver = self._watch_edge
+        await self.node.start()
         self._running = asyncio.create_task(self.node.run())
         self._running.add_done_callback(self._on_node_ended)
+        await self.holding()
         self._gate.set()
+
+    async def holding(self) -> HeldGateway:
+        """The virtual gateway, once it is held: a store that is away too long costs the node its lease."""
+        while (held := self.node.held.get("vg-1")) is None:  # noqa: ASYNC110 - in virtual time
+            await asyncio.sleep(0.1)
+        return held
 
     def _on_node_ended(self, running: asyncio.Task[None]) -> None:
         """A node that falls is a finding, and the end of the run: its peers might wait for it for ever."""
@@ -177,7 +178,7 @@ class World:
             store=WideStore(engine=engine, clock=self.clock),
             stream=stream,
             objects=MemoryObjectStore(),
-            slots=over_buffer(self.slots),
+            open_slots=lambda _: over_buffer(self.slots),
             token_key=bytes(32),
         )
 
@@ -185,7 +186,7 @@ class World:
 
     def _watch_edge(self, session_id: str, packet: bytes) -> None:
         """What the far side of the uplink sees: the octets that the IP header tells, and the payload."""
-        session = self.node.sessions.open_sessions.get(session_id)
+        session = self.node.session_of(session_id)
         if session is not None:
             self.up_bytes[session.imsi] += struct.unpack_from("!H", packet, 2)[0]
             self.arrived.setdefault(session.imsi, []).append(packet[(packet[0] & 15) * 4 + 8 :])
@@ -228,7 +229,7 @@ class World:
             self._set_faults(FaultRates(), FaultRates())
             await self._go_home()
         await asyncio.sleep(QUIET_S)
-        await self.node.usage.sweep()
+        await (await self.holding()).usage.sweep()
 
     async def finish(self) -> None:
         """End the last life in order."""
@@ -404,7 +405,7 @@ class World:
         if sim is not None and sim.status is not status:
             await store.sims.put(replace(sim, status=status))
         if status in CUTS_SESSION:
-            await self.node.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
+            await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
 
     async def _break_things(self) -> None:
         moments = [("crash", self.rng.random()) for _ in range(self.plan.crashes)]
@@ -446,7 +447,7 @@ class World:
                 self.findings.append(f"session of {state.imsi} was acknowledged and is gone")
 
     def _open(self) -> list[Session]:
-        return list(self.node.sessions.open_sessions.values())
+        return [s for held in self.node.held.values() for s in held.sessions.open_sessions.values()]
 
     async def _go_home(self) -> None:
         for state in self.sims:
@@ -454,7 +455,7 @@ class World:
             if state.nas is not None and state.nas_session is not None:
                 await state.nas.detach(state.nas_session)
         for state in self.sims:
-            await self.node.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
+            await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
 
 
 def _config() -> Config:

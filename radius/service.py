@@ -142,11 +142,13 @@ class RadiusDoor:
             finally:
                 self._tasks = None
 
-    async def aclose(self) -> None:
-        """Take nothing in any more."""
+    def close(self) -> None:
+        """Take nothing in and answer nothing any more. Idempotent."""
         for bound in (*self._sockets.values(), self._disconnect_socket):
             if bound is not None:
                 bound.close()
+        self._sockets.clear()
+        self._disconnect_socket = None
 
     # -- AccessDoor -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`airloom serve`: one process with every role, on the embedded defaults, until it is told to stop.
+"""`airloom serve`: one node, by default with every role on the embedded defaults, until it is told to stop.
 
 Rules: it says that it is ready in one line on stdout, once everything is open; what it cannot use it says in
 one line on stderr, with the fix, and ends with 78 (EX_CONFIG) before anything is half-written.
@@ -9,17 +9,21 @@ import gc
 import json
 import signal
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvloop
 from aiohttp import web
 
-from core.app import Node, default_adapters, first_run, make_api, make_identity
+from core.app.adapters import default_adapters
+from core.app.node import Node
+from core.app.serving import first_run, make_api, make_control_channel, make_identity, make_telemetry
 from core.config import Config, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable
 
 UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tells why)"
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
+DRAIN_S = 20.0
 GC_THRESHOLDS = (50_000, 50, 100)
 """A full collection over a million sessions pauses for 0.4 s: seldom, and never over what was read back."""
 
@@ -40,28 +44,43 @@ async def _serve(config: Config, *, as_json: bool) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with default_adapters(config) as adapters:
-        node = Node(config=config, adapters=adapters)
+    async with AsyncExitStack() as open_parts:
+        adapters = await open_parts.enter_async_context(default_adapters(config))
+        node = Node(config=config, adapters=adapters, tell=_tell)
+        open_parts.push_async_callback(node.aclose)
+        telemetry = make_telemetry(node)
+        if config.control.contact:
+            channel = make_control_channel(config, node, telemetry, stopped.set)
+            await _listen(open_parts, channel, "control", config.control.host, config.control.port)
         recovered = await node.start()
-        if lost := node.lost_counts:
-            sys.stderr.write(f"airloom serve: {lost}\n")
-        identity = make_identity(adapters)
-        owner = await first_run(adapters, identity)
-        runner = web.AppRunner(make_api(config, adapters, node, identity), access_log=None)
-        try:
-            await _listen(runner, config)
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
-            running = asyncio.create_task(node.run())
-            entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
-            _say_ready(config, recovered, owner, entries, as_json=as_json)
-            waiting = asyncio.create_task(stopped.wait())
-            await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
-            return await _wind_down(running, waiting)
-        finally:
-            await runner.cleanup()
-            await node.aclose()
+        for lost in node.lost_counts:
+            _tell(lost)
+        owner: dict[str, str] = {}
+        if "api" in config.node.roles:
+            identity = make_identity(adapters)
+            owner = await first_run(adapters, identity)
+            application = make_api(config, adapters, node, identity, telemetry)
+            await _listen(open_parts, application, "api", config.api.host, config.api.port)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        running = asyncio.create_task(node.run())
+        entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
+        _say_ready(config, recovered, owner, entries, as_json=as_json)
+        waiting = asyncio.create_task(stopped.wait())
+        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            await _drain(node)
+        return await _wind_down(running, waiting)
+
+
+async def _drain(node: Node) -> None:
+    """Hand every gateway over, its counts durable; a store that does not answer is not waited for long."""
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            await node.holdings.drain()
+    except TimeoutError:
+        _tell("not everything could be handed over in time; the slot tables keep what was counted")
 
 
 async def _wind_down(running: "asyncio.Task[None]", waiting: "asyncio.Task[bool]") -> int:
@@ -79,15 +98,24 @@ async def _wind_down(running: "asyncio.Task[None]", waiting: "asyncio.Task[bool]
     return EX_OK
 
 
-async def _listen(runner: web.AppRunner, config: Config) -> None:
+async def _listen(
+    open_parts: AsyncExitStack, application: web.Application, section: str, host: str, port: int
+) -> None:
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    open_parts.push_async_callback(runner.cleanup)
     await runner.setup()
     try:
-        await web.TCPSite(runner, config.api.host, config.api.port).start()
+        await web.TCPSite(runner, host, port).start()
     except OSError as error:
         raise ConfigurationError(
-            f"api.port: {config.api.host}:{config.api.port}: {error.strerror or error}; stop what uses it,"
-            " or set another with AIRLOOM_API__PORT"
+            f"{section}.port: {host}:{port}: {error.strerror or error}; stop what uses it,"
+            f" or set another with AIRLOOM_{section.upper()}__PORT"
         ) from error
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"airloom serve: {line}\n")
+    sys.stderr.flush()
 
 
 def _say_ready(config: Config, recovered: int, owner: dict[str, str], entries: str, *, as_json: bool) -> None:

@@ -29,7 +29,7 @@ def migrate(config: ConfigOption = None) -> None:
     """
     from core.adapters.store.cassandra import migrate as migrate_tables  # noqa: PLC0415 - loads the driver
     from core.adapters.store.tables import SCHEMA_VERSION  # noqa: PLC0415 - a customer's command needs none
-    from core.app import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
+    from core.app.adapters import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
 
     settings = _with_cassandra(config)
     address, factor = cassandra_address(settings), settings.store.replication_factor
@@ -45,7 +45,7 @@ def check(config: ConfigOption = None) -> None:
     """
     from core.adapters.clock import SystemClock  # noqa: PLC0415 - a customer's command needs none
     from core.adapters.store.cassandra import CassandraEngine  # noqa: PLC0415 - loads the driver
-    from core.app import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
+    from core.app.adapters import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
 
     address = cassandra_address(_with_cassandra(config))
 

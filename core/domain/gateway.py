@@ -10,11 +10,17 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class GatewayLease:
-    """Who holds a virtual gateway, until when, and with which fence."""
+    """Who holds a virtual gateway and with which fence.
+
+    ``contact`` is the holder's control channel, empty when it has none; ``is_released``: the holder gave it
+    up in order, everything counted is durable. ``renewed`` is for people: no clock of another node decides.
+    """
 
     gateway_id: str
     owner: str
     fence: int
-    expires: datetime
+    renewed: datetime
     restart_counter: int
+    contact: str = ""
+    is_released: bool = False
     version: int = 0

@@ -1,15 +1,18 @@
-"""The virtual gateway that this node holds.
+"""A virtual gateway while this node holds it: the tenure of its lease, and what it lends out.
 
-Rules: a node answers for a virtual gateway only while it holds the lease; the fence rises with each
-holding and is the metering epoch of slots begun under it; the restart counter is read from the lease and
-stays (TS 23.007 §18), because sessions are read back.
+Rules:
+
+- A node answers for a virtual gateway only during its tenure, which ends by this node's own monotonic clock
+  ``LEASE_S`` after the beginning of its last renewal. Others take over only later
+  (``core.services.holding``), so there are never two owners, whatever the clocks of the nodes show.
+- The fence rises with each holding and is the metering epoch of slots begun under it; the restart counter is
+  read from the lease and stays (TS 23.007 §18), because sessions are read back.
 """
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from ipaddress import IPv4Address
 
 from core.domain.gateway import GatewayLease
@@ -20,51 +23,75 @@ from core.ports.clock import Clock
 from core.ports.store import Leases
 
 LEASE_S = 10.0
+RENEW_S = 2.0
+"""A store that takes five seconds for a write still renews in time."""
 
 
-async def take_lease(leases: Leases, clock: Clock, *, gateway_id: str, owner: str) -> GatewayLease:
-    """Take the virtual gateway, or raise ``Unavailable`` while another owner's lease runs.
+class Tenure:
+    """One holding of a virtual gateway, from the taking of its lease until it is lost or given up."""
 
-    The same owner (a restarted node) takes it at once. The restart counter of a new gateway is 1.
-    """
-    now = clock.now()
-    held = await leases.get(gateway_id)
-    if held is None:
-        wanted = GatewayLease(gateway_id, owner, 1, now + timedelta(seconds=LEASE_S), 1)
-    elif held.owner != owner and held.expires > now:
-        raise Unavailable(f"virtual gateway {gateway_id} is held by {held.owner}")
-    else:
-        wanted = GatewayLease(
-            gateway_id,
-            owner,
-            held.fence + 1,
-            now + timedelta(seconds=LEASE_S),
-            held.restart_counter,
-            held.version,
-        )
-    try:
-        return await leases.put(wanted)
-    except StaleVersion as error:
-        raise Unavailable(f"virtual gateway {gateway_id} was taken by another node") from error
+    def __init__(self, *, leases: Leases, clock: Clock, lease: GatewayLease, began: float) -> None:
+        self._leases = leases
+        self._clock = clock
+        self.lease = lease
+        self._until = began + LEASE_S
 
+    @property
+    def is_running(self) -> bool:
+        """Whether this node may answer and write for the gateway now."""
+        return self._clock.monotonic() < self._until
 
-async def keep_lease(leases: Leases, clock: Clock, lease: GatewayLease) -> None:
-    """Renew the lease in time, for ever; raises ``LeaseLost`` when another node took it."""
-    while True:
-        await asyncio.sleep(LEASE_S / 3)
-        with suppress(Unavailable):
+    async def keep(self) -> None:
+        """Renew in time, for ever; raises ``LeaseLost`` when another node took it or it could not be done."""
+        while True:
+            await asyncio.sleep(max(0.0, min(RENEW_S, self._until - self._clock.monotonic())))
+            began = self._clock.monotonic()
+            if began >= self._until:
+                raise LeaseLost(f"{self.lease.gateway_id}: the lease could not be renewed in time")
             try:
-                lease = await leases.put(replace(lease, expires=clock.now() + timedelta(seconds=LEASE_S)))
-            except StaleVersion:
-                lease = await _renewed_unheard(leases, lease)
+                async with asyncio.timeout(self._until - began):
+                    await self._renew()
+            except (TimeoutError, Unavailable):
+                continue
+            self._until = began + LEASE_S
+
+    async def release(self) -> None:
+        """Give the gateway up: the next node may take it at once. Raises ``Unavailable``."""
+        self._until = self._clock.monotonic()
+        try:
+            self.lease = await self._leases.put(replace(self.lease, is_released=True))
+        except StaleVersion:
+            stored = await self._own()
+            if not stored.is_released:
+                self.lease = await self._leases.put(replace(stored, is_released=True))
+
+    async def _renew(self) -> None:
+        wanted = replace(self.lease, renewed=self._clock.now())
+        try:
+            self.lease = await self._leases.put(wanted)
+        except StaleVersion:
+            self.lease = await self._own()
+
+    async def _own(self) -> GatewayLease:
+        """A renewal may have been stored although its answer was lost; the fence tells whose it is."""
+        stored = await self._leases.get(self.lease.gateway_id)
+        if stored is None or (stored.owner, stored.fence) != (self.lease.owner, self.lease.fence):
+            raise LeaseLost(f"{self.lease.gateway_id}: taken over by {stored.owner if stored else 'nobody'}")
+        return stored
 
 
-async def _renewed_unheard(leases: Leases, lease: GatewayLease) -> GatewayLease:
-    """A renewal may have been stored although its answer was lost; the fence tells whose it is."""
-    stored = await leases.get(lease.gateway_id)
-    if stored is None or (stored.owner, stored.fence) != (lease.owner, lease.fence):
-        raise LeaseLost(f"virtual gateway {lease.gateway_id} was taken by another node")
-    return stored
+async def take_lease(
+    leases: Leases, clock: Clock, held: GatewayLease | None, *, gateway_id: str, owner: str, contact: str
+) -> Tenure:
+    """Take the gateway from what was read of its lease. Whoever calls has found that it may be taken.
+
+    The restart counter of a new gateway is 1. Raises ``StaleVersion`` when somebody was faster, and
+    ``Unavailable``.
+    """
+    began = clock.monotonic()
+    fence, counter, version = (held.fence, held.restart_counter, held.version) if held else (0, 1, 0)
+    wanted = GatewayLease(gateway_id, owner, fence + 1, clock.now(), counter, contact, version=version)
+    return Tenure(leases=leases, clock=clock, lease=await leases.put(wanted), began=began)
 
 
 class VirtualGateway:
@@ -73,19 +100,25 @@ class VirtualGateway:
     def __init__(
         self,
         *,
-        lease: GatewayLease,
+        tenure: Tenure,
         address: str,
         addresses: AddressPool,
         teids: TeidPool,
         clock: Clock,
     ) -> None:
-        self.gateway_id = lease.gateway_id
-        self.epoch = lease.fence
-        self.restart_counter = lease.restart_counter
+        self._tenure = tenure
+        self.gateway_id = tenure.lease.gateway_id
+        self.epoch = tenure.lease.fence
+        self.restart_counter = tenure.lease.restart_counter
         self.address = address
         self._addresses = addresses
         self._teids = teids
         self._clock = clock
+
+    def demand_held(self) -> None:
+        """Raises ``Unavailable`` when the tenure is over: nothing may be written any more."""
+        if not self._tenure.is_running:
+            raise Unavailable(f"{self.gateway_id} is not held here any more")
 
     @property
     def leases(self) -> dict[str, int]:

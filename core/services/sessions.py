@@ -159,8 +159,14 @@ class Sessions:
         """Name the door that holds sessions of this access."""
         self._doors[access] = door
 
-    async def recover(self) -> int:
-        """Read this gateway's sessions back, reinstall them and hand them to their doors; how many."""
+    async def recover(self, *, is_resumed: bool = True) -> int:
+        """Read this gateway's sessions back, reinstall them and hand them to their doors; how many.
+
+        Unless ``is_resumed`` another node held them meanwhile: what was counted here before is reported once
+        more, as it stood, and they are counted on from zero in this tenure's epoch.
+        """
+        if not is_resumed:
+            await self._usage.settle_orphans(())
         async for session in self._store.sessions.of_gateway(self._gateway.gateway_id):
             self._gateway.claim(session.ue_address, _teids(session))
             self._install(session)
@@ -175,6 +181,7 @@ class Sessions:
         """Open a session; raises ``Refused`` with an ``AttachRefusal``, or ``Unavailable``."""
         answers = self.attaches[request.access]
         try:
+            self._gateway.demand_held()
             session = await self._open_one(request)
         except Refused as refusal:
             answers[refusal.reason.value] += 1
@@ -272,6 +279,7 @@ class Sessions:
         """Move a session to another peer or place; raises ``Refused(UNKNOWN_SESSION)``, ``Unavailable``."""
         session = self._session(change.session_id)
         async with self._locks.hold(session.sim_id):
+            self._gateway.demand_held()
             session = self._session(change.session_id)
             tunnel = session.tunnel
             if change.peer is not None and tunnel is not None:
@@ -511,6 +519,7 @@ class Sessions:
     async def _make_end_durable(self, session: Session, event: SessionEvent) -> None:
         if session.session_id not in self._unfinished:
             return
+        self._gateway.demand_held()
         await self._usage.report_last(session.session_id)
         await self._store.sessions.close(session, event)
         self._heed_event()

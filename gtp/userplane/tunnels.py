@@ -114,7 +114,7 @@ class Tunnels:
         ue_pool: IPv4Network,
         platform: IPv4Network,
     ) -> None:
-        self.send: Callable[[bytes, Address], bool] = _send_nowhere
+        self.send: Callable[[bytes, Address], bool] = send_nowhere
         self.write_internet: Callable[[bytes], object] | None = None
         self.on_edge_packet: PacketSink | None = None
         self.on_error_indication: Callable[[str], None] | None = None
@@ -367,5 +367,6 @@ def _packed(teid: int) -> bytes:
     return teid.to_bytes(4, "big")
 
 
-def _send_nowhere(_data: bytes, _to: Address) -> bool:
+def send_nowhere(_data: bytes, _to: Address) -> bool:
+    """A plane without a socket sends nothing."""
     return False

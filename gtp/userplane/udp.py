@@ -16,7 +16,7 @@ from core.ports.network import DatagramSocket, Network
 from core.ports.user_plane import Bearer, Counters, PacketSink
 from gtp.userplane.slots import Opening, Slots
 from gtp.userplane.tun import Tun
-from gtp.userplane.tunnels import GTP_U_PORT, Drop, Signal, Tunnels
+from gtp.userplane.tunnels import GTP_U_PORT, Drop, Signal, Tunnels, send_nowhere
 
 
 class UdpUserPlane:
@@ -83,13 +83,18 @@ class UdpUserPlane:
             self._tunnels.write_internet = self._tun.write
             self._tun.read_into(self._tunnels.downlink)
 
-    async def aclose(self) -> None:
-        """Forward no longer and let go of socket, TUN and slot table; what was counted stays in it."""
+    def fence(self) -> None:
+        """Forward no longer, at once: socket and TUN are let go. Counters may still be read. Idempotent."""
         if self._socket is not None:
             self._socket.close()
+            self._tunnels.send = send_nowhere
         if self._tun is not None:
             self._tunnels.write_internet = None
             self._tun.close()
+
+    async def aclose(self) -> None:
+        """``fence``, and let go of the slot table; what was counted stays in it."""
+        self.fence()
         self._slots.release()
 
     # -- UserPlane ------------------------------------------------------------------------------------

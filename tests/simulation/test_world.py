@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from core.app import Node
+from core.app.held import HeldGateway
+from core.app.node import Node
 from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
 from core.domain.session import Session, Tunnel
@@ -143,11 +144,11 @@ class HastyRelay(EventRelay):
         return True
 
 
-class HastyRelayNode(Node):
-    async def start(self) -> int:
-        recovered = await super().start()
-        self.relay.__class__ = HastyRelay
-        return recovered
+class HastyRelayGateway(HeldGateway):
+    def make_relay(self) -> EventRelay:
+        relay = super().make_relay()
+        relay.__class__ = HastyRelay
+        return relay
 
 
 class HastyConsumerNode(Node):
@@ -162,7 +163,7 @@ class ForgetfulMeterNode(Node):
         return ForgetfulMeter(counts=self._world.store.message_counts)
 
 
-class IncrementNode(Node):
+class IncrementGateway(HeldGateway):
     def make_usage_meter(self) -> UsageMeter:
         return IncrementMeter(
             user_plane=self.user_plane,
@@ -179,38 +180,43 @@ class HastyNode(Node):
         return edge
 
 
-class AddingNode(Node):
+class AddingGateway(HeldGateway):
     def make_reported_usage(self) -> ReportedUsage:
         usage = super().make_reported_usage()
         usage.__class__ = AddingUsage
         return usage
 
 
-class HastyNasNode(Node):
+class HastyNasGateway(HeldGateway):
     def make_reported_usage(self) -> ReportedUsage:
         usage = super().make_reported_usage()
         usage.__class__ = HastyUsage
         return usage
 
 
-class LeakyNode(Node):
+class LeakyGateway(HeldGateway):
     def make_sessions(self) -> Sessions:
         sessions = super().make_sessions()
         sessions.__class__ = LeakySessions
         return sessions
 
 
+def holding(held: type[HeldGateway]) -> type[Node]:
+    """A node whose virtual gateway is this one."""
+    return type(f"{held.__name__}Node", (Node,), {"held_type": held})
+
+
 @pytest.mark.parametrize(
     ("node_type", "caught_as"),
     [
-        (IncrementNode, "the far side saw"),
-        (AddingNode, "the far side saw"),
-        (HastyNasNode, "the far side saw"),
-        (HastyRelayNode, "never came into the stream"),
+        (holding(IncrementGateway), "the far side saw"),
+        (holding(AddingGateway), "the far side saw"),
+        (holding(HastyNasGateway), "the far side saw"),
+        (holding(HastyRelayGateway), "never came into the stream"),
         (HastyConsumerNode, "are in the stream"),
         (ForgetfulMeterNode, "are in the stream"),
         (HastyNode, "acknowledged and not in the stream"),
-        (LeakyNode, "teids leaked"),
+        (holding(LeakyGateway), "teids leaked"),
     ],
 )
 def test_a_planted_bug_is_caught(node_type: type[Node], caught_as: str) -> None:

@@ -24,7 +24,7 @@ def test_nothing_configured_is_the_default() -> None:
     ("text", "told"),
     [
         ("[api]\nprot = 1\n", "api.prot: unknown key; known here: host, port, sandbox"),
-        ("[apis]\nport = 1\n", "apis: unknown key; known here: node, gateway"),
+        ("[apis]\nport = 1\n", "apis: unknown key; known here: node, control, gateway"),
         ("[api]\nport = 99999\n", "api.port: Input should be less than or equal to 65535 (got 99999)"),
         ('[gateway]\naddress = "localhost"\n', "gateway.address: "),
         ("[api\n", "not TOML"),

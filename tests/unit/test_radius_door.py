@@ -35,7 +35,7 @@ class Stage(World):
         await self.start_node()
 
     def open_sessions(self) -> list[Session]:
-        return list(self.node.sessions.open_sessions.values())
+        return list(self.node.held["vg-1"].sessions.open_sessions.values())
 
     async def metered(self) -> tuple[int, int]:
         volume = await metered_volume(self, self.imsi)
@@ -60,10 +60,12 @@ def played(script: Script) -> Script:
             async with AsyncExitStack() as stack:
                 stage.stack = stack
                 await script(stage)
-                await stage.node.sessions.end_sessions_of(stage.sims[0].sim.sim_id, CloseReason.CUSTOMER)
+                await stage.node.held["vg-1"].sessions.end_sessions_of(
+                    stage.sims[0].sim.sim_id, CloseReason.CUSTOMER
+                )
             await asyncio.sleep(120)
-            assert stage.node.gateway.leases == {"addresses": 0, "teids": 0}
-            assert stage.node.radius.held == 0
+            assert stage.node.held["vg-1"].gateway.leases == {"addresses": 0, "teids": 0}
+            assert stage.node.held["vg-1"].radius.held == 0
             await stage.finish()
 
         run_virtual(main)
@@ -196,9 +198,9 @@ async def test_a_promise_that_nobody_redeems_ends(stage: Stage) -> None:
     again = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
     assert first.ue_address == again.ue_address, "asking drains no pool"
     assert first.class_ != again.class_, "another session"
-    assert stage.node.gateway.leases["addresses"] == 1
+    assert stage.node.held["vg-1"].gateway.leases["addresses"] == 1
     await asyncio.sleep(70)
-    assert stage.node.gateway.leases["addresses"] == 0
+    assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
 
 
 @played
@@ -209,7 +211,7 @@ async def test_a_suspended_sim_is_disconnected_and_its_last_counters_count(stage
     await stage._set_status(stage.sims[0], SimStatus.SUSPENDED)
     await session.stopped.wait()
     assert (session.ended_by_network, nas.disconnects) == (True, 1)
-    assert stage.node.radius.disconnects["ended"] == 1
+    assert stage.node.held["vg-1"].radius.disconnects["ended"] == 1
     assert await stage.metered() == (50, 60)
     with pytest.raises(AccessDenied, match="SIM suspended"):
         await nas.ask_for_access(imsi=stage.imsi, apn=APN)
@@ -234,7 +236,7 @@ async def test_a_nas_that_missed_the_disconnect_is_told_again(stage: Stage) -> N
     stage.network.unbind((NAS_A, 3799))
     await stage._set_status(stage.sims[0], SimStatus.SUSPENDED)
     await asyncio.sleep(100)
-    assert stage.node.radius.disconnects["not_answered"] == 1
+    assert stage.node.held["vg-1"].radius.disconnects["not_answered"] == 1
     nas._disconnect = await stage.network.open_datagram((NAS_A, 3799), nas._on_disconnect)
     session.carry(1, 1)
     await nas.report(session)
@@ -285,7 +287,7 @@ async def test_an_accounting_on_that_comes_late_spares_what_began_since(stage: S
 async def test_a_session_of_which_nothing_is_heard_ends(stage: Stage) -> None:
     nas = await stage.nas()
     await nas.attach(imsi=stage.imsi, apn=APN)
-    interval_s = stage.node.radius._interim_interval_s
+    interval_s = stage.node.held["vg-1"].radius._interim_interval_s
     await asyncio.sleep(radius.service.SILENT_INTERVALS * interval_s - 5)
     assert len(stage.open_sessions()) == 1
     await asyncio.sleep(10)
@@ -336,7 +338,7 @@ async def test_a_group_may_demand_a_password(stage: Stage) -> None:
     nas = await stage.nas()
     with pytest.raises(AccessDenied, match="wrong user name or password"):
         await nas.ask_for_access(imsi=stage.imsi, apn=APN)
-    assert stage.node.sessions.attaches[Access.RADIUS]["wrong_password"] == 1
+    assert stage.node.held["vg-1"].sessions.attaches[Access.RADIUS]["wrong_password"] == 1
 
 
 def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,8 +351,8 @@ def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> N
             session = await nas.attach(imsi=stage.imsi, apn=APN)
             session.carry(1, 1)
             await nas.detach(session)
-        door = stage.node.radius
-        assert (len(door._ended), len(door._by_name), len(stage.node.reported)) == (3, 3, 3)
+        door = stage.node.held["vg-1"].radius
+        assert (len(door._ended), len(door._by_name), len(stage.node.held["vg-1"].reported)) == (3, 3, 3)
         assert await stage.metered() == (6, 6)
 
     script()  # type: ignore[call-arg]  # the stage is the decorator's

@@ -56,7 +56,7 @@ async def test_a_session_is_told_from_its_beginning_to_its_end(stage: Stage) -> 
     await stage.sgsn.detach(context)
     await asyncio.sleep(1)
     assert stage.told() == ["Created", "Deleted"]
-    assert stage.node.relay.told == 2
+    assert stage.node.held["vg-1"].relay.told == 2
 
 
 @played

@@ -1,0 +1,133 @@
+"""The control channel of a node: what the other nodes ask of it, and what load balancers do.
+
+Rules: every call but the health checks shows the secret that all nodes share; a watching connection is never
+closed from here without a ``bye``, for its end is how others learn that this process is gone.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from core.domain.session import CloseReason
+from core.errors import Refused, Unavailable
+
+BODY_BYTES_MAX = 4_096
+HEARTBEAT_S = 5.0
+"""A watcher that went away without a word is noticed by then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlServices:
+    """What a node does when it is asked."""
+
+    name: str
+    secret: str
+    gateways: Callable[[], dict[str, int]]
+    """Of each virtual gateway held, how many sessions are open."""
+    is_ready: Callable[[], bool]
+    hand_over: Callable[[str], Awaitable[None]]
+    end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]
+    drain: Callable[[], None]
+
+
+def make_control(services: ControlServices) -> web.Application:
+    """``/healthz``, ``/readyz`` and ``/control/…``."""
+    application = web.Application(middlewares=[_errors], client_max_size=BODY_BYTES_MAX)
+    channel = _Channel(services)
+    application.on_shutdown.append(channel.say_bye)
+    routes = application.router
+    routes.add_get("/healthz", channel.healthz)
+    routes.add_get("/readyz", channel.readyz)
+    routes.add_get("/control/node", channel.trusted(channel.node))
+    routes.add_get("/control/watch", channel.trusted(channel.watch))
+    routes.add_post("/control/hand-over", channel.trusted(channel.hand_over))
+    routes.add_post("/control/end-sessions", channel.trusted(channel.end_sessions))
+    routes.add_post("/control/drain", channel.trusted(channel.drain))
+    return application
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Channel:
+    def __init__(self, services: ControlServices) -> None:
+        self._services = services
+        self._ending = asyncio.Event()
+
+    def trusted(self, handler: Handler) -> Handler:
+        expected = f"Bearer {self._services.secret}".encode()
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            shown = request.headers.get("Authorization", "").encode()
+            if not hmac.compare_digest(shown, expected):
+                return web.json_response({"error": "control.secret is wrong"}, status=401)
+            return await handler(request)
+
+        return handle
+
+    async def healthz(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"status": "ok"})
+
+    async def readyz(self, _: web.Request) -> web.StreamResponse:
+        is_ready = self._services.is_ready()
+        status = "ready" if is_ready else "not taking sessions"
+        return web.json_response({"status": status}, status=200 if is_ready else 503)
+
+    async def node(self, _: web.Request) -> web.StreamResponse:
+        services = self._services
+        return web.json_response(
+            {"name": services.name, "ready": services.is_ready(), "gateways": services.gateways()}
+        )
+
+    async def watch(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while not self._ending.is_set():
+            await response.write(b"alive\n")
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._ending.wait()
+            except TimeoutError:
+                continue
+        await response.write(b"bye\n")
+        return response
+
+    async def hand_over(self, request: web.Request) -> web.StreamResponse:
+        await self._services.hand_over(_text(await request.json(), "gateway_id"))
+        return web.json_response({})
+
+    async def end_sessions(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        ended = await self._services.end_sessions_of(
+            _text(body, "gateway_id"), _text(body, "sim_id"), CloseReason(_text(body, "reason"))
+        )
+        return web.json_response({"ended": ended})
+
+    async def drain(self, _: web.Request) -> web.StreamResponse:
+        self._services.drain()
+        return web.json_response({})
+
+    async def say_bye(self, _: web.Application) -> None:
+        self._ending.set()
+
+
+def _text(body: object, name: str) -> str:
+    value = body.get(name) if isinstance(body, dict) else None
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: must be a string")
+    return value
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ValueError as error:  # what is no JSON is one too
+        return web.json_response({"error": str(error)}, status=400)
+    except Unavailable as error:
+        return web.json_response({"error": str(error)}, status=503)
+    except Refused as refusal:
+        return web.json_response({"error": str(refusal)}, status=409)

@@ -1,0 +1,159 @@
+"""The world of a node: which adapters, the embedded or the production ones, is chosen here."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from core.adapters.clock import SystemClock, SystemEntropy
+from core.adapters.files import FolderObjectStore
+from core.adapters.inside.namespace import NamespaceNetwork
+from core.adapters.network import UdpNetwork
+from core.adapters.peers import HttpPeers, NoPeers
+from core.adapters.store.engine import Engine
+from core.adapters.store.sqlite import SqliteEngine
+from core.adapters.store.wide import WideStore
+from core.adapters.stream.kinesis import KinesisStream
+from core.adapters.stream.log import LogStream
+from core.adapters.tokens import key_of_file
+from core.config import Config, GatewayConfig
+from core.errors import ConfigurationError
+from core.ports.clock import Clock, Entropy
+from core.ports.inside import InsideNetwork
+from core.ports.network import Network
+from core.ports.object_store import ObjectStore
+from core.ports.peers import Peers
+from core.ports.store import Store
+from core.ports.stream import Stream
+from gtp.userplane.slots import Slots, open_file
+from gtp.userplane.tun import Tun
+
+if TYPE_CHECKING:
+    from core.adapters.store.cassandra import CassandraAddress
+
+METADATA_PORT = 80
+NO_PEERS = NoPeers()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapters:
+    """The world that a node runs in.
+
+    ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``open_tun(gateway_id)`` its way to the
+    internet side, where there is one; ``inside`` is the network that devices' connections end in, where
+    there is one; ``peers`` are the other nodes.
+    """
+
+    clock: Clock
+    entropy: Entropy
+    network: Network
+    store: Store
+    stream: Stream
+    objects: ObjectStore
+    open_slots: Callable[[str], Slots]
+    token_key: bytes
+    inside: InsideNetwork | None = None
+    peers: Peers = NO_PEERS
+    open_tun: Callable[[str], Tun | None] = lambda _: None
+
+
+@asynccontextmanager
+async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
+    """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
+    clock, entropy, folder = SystemClock(), SystemEntropy(), config.node.data_dir
+    async with AsyncExitStack() as open_parts:
+        making_inside = asyncio.create_task(_inside_network(config))  # in a child: meanwhile the rest opens
+        open_parts.push_async_callback(_close_inside, making_inside)
+        engine = await _open_engine(config, clock)
+        store = WideStore(engine=engine, clock=clock)
+        open_parts.push_async_callback(store.aclose)
+        peers: Peers = NO_PEERS
+        if config.control.contact:
+            peers = HttpPeers(secret=config.control.secret.get_secret_value())
+            open_parts.push_async_callback(peers.aclose)
+        stream = await _open_stream(config, clock)
+        open_parts.push_async_callback(stream.aclose)
+        yield Adapters(
+            clock=clock,
+            entropy=entropy,
+            network=UdpNetwork(),
+            store=store,
+            stream=stream,
+            objects=await FolderObjectStore.open(root=folder / "objects"),
+            open_slots=lambda gateway_id: open_file(
+                folder / f"{gateway_id}.slots", capacity=config.gateway.sessions_max
+            ),
+            token_key=key_of_file(folder / "token.key", entropy),
+            open_tun=partial(_open_tun, config.gateway),
+            inside=await making_inside,
+            peers=peers,
+        )
+
+
+def _open_tun(config: GatewayConfig, gateway_id: str) -> Tun | None:
+    """Each virtual gateway has a device of its own: the first named as configured, the others on from it."""
+    if not config.tun:
+        return None
+    number = [each.id for each in config.held].index(gateway_id)
+    name = config.tun if not number else f"{config.tun}-{number}"
+    return Tun(name, ue_pool=config.held[number].ue_pool)
+
+
+async def _open_engine(config: Config, clock: Clock) -> Engine:
+    if not config.store.cassandra:
+        return await SqliteEngine.open(path=config.node.data_dir / "airloom.db", clock=clock)
+    from core.adapters.store.cassandra import CassandraEngine  # noqa: PLC0415 - embedded, no driver is loaded
+
+    return await CassandraEngine.open(address=cassandra_address(config), clock=clock)
+
+
+def cassandra_address(config: Config) -> "CassandraAddress":
+    """Where the configured cluster is."""
+    from core.adapters.store.cassandra import CassandraAddress  # noqa: PLC0415 - embedded, no driver is loaded
+
+    store = config.store
+    return CassandraAddress(
+        contact_points=store.cassandra,
+        keyspace=store.keyspace,
+        datacenter=store.datacenter,
+        port=store.port,
+        user_name=store.user_name,
+        password=store.password.get_secret_value(),
+    )
+
+
+async def _open_stream(config: Config, clock: Clock) -> Stream:
+    stream = config.stream
+    if stream.kinesis:
+        return await KinesisStream.open(name=stream.kinesis, region=stream.region, endpoint=stream.endpoint)
+    folder = config.node.data_dir / "stream"
+    return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
+
+
+async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:
+    with suppress(ConfigurationError):
+        if (inside := await making) is not None:
+            await inside.aclose()
+
+
+async def _inside_network(config: Config) -> InsideNetwork | None:
+    edge = config.edge
+    if edge.inside == "off":
+        return None
+    try:
+        return await NamespaceNetwork.open(
+            local=edge.platform_network,
+            remote=config.gateway.ue_pool,
+            listeners=[
+                (edge.mqtt_address, edge.mqtt_port),
+                (edge.message_address, edge.tcp_port),
+                (edge.message_address, edge.http_port),
+                (edge.metadata_address, METADATA_PORT),
+            ],
+        )
+    except ConfigurationError as error:
+        if edge.inside == "on":
+            raise ConfigurationError(f"edge.inside: {error}; or set it to off, to serve UDP alone") from None
+        return None

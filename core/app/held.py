@@ -1,0 +1,218 @@
+"""What works for one virtual gateway while this node holds it: doors, user plane, sessions, meter, relay."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from core.app.adapters import Adapters
+from core.config import Config, VirtualGatewayConfig
+from core.domain.pools import AddressPool, TeidPool
+from core.domain.session import Access, CloseReason
+from core.errors import Refused, Unavailable
+from core.ports.user_plane import PacketSink
+from core.services.admissions import Admissions
+from core.services.gateway import Tenure, VirtualGateway
+from core.services.relay import EventRelay
+from core.services.reported import ReportedUsage
+from core.services.sessions import Sessions
+from core.services.usage import UsageMeter
+from gtp.service import GtpDoor
+from gtp.userplane.slots import Origin
+from gtp.userplane.udp import UdpUserPlane
+from radius.server import NasNetwork
+from radius.service import RadiusAddresses, RadiusDoor
+
+ERROR_INDICATIONS_MAX = 10_000
+"""Sessions that wait to be ended because their peer no longer knows them."""
+
+
+class HeldGateway:
+    """Implements ``Seat``. ``is_resumed``: nobody else held the gateway since this node did.
+
+    ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
+    its bearer is cut. The ``make_*`` methods are where a test puts a broken part in the place of a good one.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        adapters: Adapters,
+        own: VirtualGatewayConfig,
+        tenure: Tenure,
+        is_resumed: bool,
+        on_edge_packet: PacketSink,
+        on_session_end: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._world = adapters
+        self._is_resumed = is_resumed
+        self._peer_lost: asyncio.Queue[str] = asyncio.Queue(ERROR_INDICATIONS_MAX)
+        world = adapters
+        self.gateway = VirtualGateway(
+            tenure=tenure,
+            address=str(own.address),
+            addresses=AddressPool(own.ue_pool, quarantine_s=config.gateway.quarantine_s),
+            teids=TeidPool(world.entropy.random_bytes, quarantine_s=config.gateway.quarantine_s),
+            clock=world.clock,
+        )
+        self._slots = world.open_slots(own.id)
+        self.user_plane = UdpUserPlane(
+            slots=self._slots,
+            clock=world.clock,
+            network=world.network,
+            address=own.address,
+            ue_pool=config.gateway.ue_pool,
+            platform_network=config.edge.platform_network,
+            port=config.gateway.user_port,
+            tun=world.open_tun(own.id),
+        )
+        self.usage = self.make_usage_meter()
+        self.sessions = self.make_sessions()
+        self.door = self.make_door()
+        self.relay = self.make_relay()
+        self.sessions.on_event(self.relay.wake)
+        self.sessions.on_end(on_session_end)
+        for access in self.door.machines:
+            self.sessions.attach_door(access, self.door)
+        self.reported = self.make_reported_usage()
+        self.radius = self.make_radius_door()
+        self.sessions.attach_door(Access.RADIUS, self.radius)
+        self.user_plane.on_edge_packet(on_edge_packet)
+        self.user_plane.on_error_indication(self._heed_error_indication)
+
+    async def start(self) -> int:
+        """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
+        unknown; how many sessions.
+        """
+        recovered = await self.sessions.recover(is_resumed=self._is_resumed)
+        await self.user_plane.start()
+        await self.door.start()
+        await self.radius.start()
+        return recovered
+
+    async def run(self) -> None:
+        """Drive every loop until cancelled; a loop that fails ends all."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.sessions.end_forbidden())
+            tasks.create_task(self.sessions.finish_unfinished())
+            tasks.create_task(self.usage.run())
+            tasks.create_task(self.relay.run())
+            tasks.create_task(self.door.run())
+            tasks.create_task(self.radius.run())
+            tasks.create_task(self._end_lost())
+
+    def fence(self) -> None:
+        """Answer and forward nothing any more."""
+        self.door.close()
+        self.radius.close()
+        self.user_plane.fence()
+
+    async def settle(self) -> None:
+        """Make durable what was counted; raises ``Unavailable``."""
+        await self.usage.sweep()
+
+    async def aclose(self) -> None:
+        """Sessions stay open for the next tenure; the slot table keeps what was not reported."""
+        await self.user_plane.aclose()
+
+    @property
+    def lost_counts(self) -> str:
+        """Empty, or why the counts of open sessions were lost: audited, for the bill may be too low."""
+        opening = self._slots.opening
+        if opening.origin is not Origin.LOST:
+            return ""
+        return (
+            f"the meter's file could not be trusted ({opening.why}); sessions are counted on from their last"
+            f" durable report, what came after it is not billed; the file is kept as {opening.kept_as}"
+        )
+
+    def make_usage_meter(self) -> UsageMeter:
+        """What reports the counts."""
+        return UsageMeter(
+            user_plane=self.user_plane,
+            usage=self._world.store.usage,
+            clock=self._world.clock,
+            interval_s=self._config.usage.report_interval_s,
+        )
+
+    def make_sessions(self) -> Sessions:
+        """What opens and closes sessions."""
+        return Sessions(
+            store=self._world.store,
+            gateway=self.gateway,
+            user_plane=self.user_plane,
+            usage=self.usage,
+            clock=self._world.clock,
+            entropy=self._world.entropy,
+            apns=frozenset(self._config.gateway.apns),
+            dns=tuple(str(address) for address in self._config.gateway.dns),
+        )
+
+    def make_door(self) -> GtpDoor:
+        """The GTP-C door."""
+        config = self._config.gateway
+        return GtpDoor(
+            network=self._world.network,
+            address=(self.gateway.address, config.control_port),
+            sessions=self.sessions,
+            clock=self._world.clock,
+            entropy=self._world.entropy,
+            recovery=self.gateway.restart_counter,
+            dns=tuple(str(address) for address in config.dns),
+            allowed_peers=config.allowed_peers,
+        )
+
+    def make_radius_door(self) -> RadiusDoor:
+        """The RADIUS door."""
+        config, world = self._config.radius, self._world
+        address = str(config.address or self.gateway.address)
+        return RadiusDoor(
+            network=world.network,
+            addresses=RadiusAddresses(
+                authentication=(address, config.authentication_port),
+                accounting=(address, config.accounting_port),
+                disconnect=(address, 0),
+            ),
+            clients=[
+                NasNetwork(
+                    network=client.network,
+                    secret=client.secret.get_secret_value().encode(),
+                    require_message_authenticator=client.require_message_authenticator,
+                    disconnect_port=client.disconnect_port,
+                )
+                for client in config.clients
+            ],
+            sessions=self.sessions,
+            admissions=Admissions(
+                gateway=self.gateway,
+                clock=world.clock,
+                entropy=world.entropy,
+                lifetime_s=config.provisional_s,
+            ),
+            usage=self.reported,
+            clock=world.clock,
+            interim_interval_s=config.interim_s,
+        )
+
+    def make_reported_usage(self) -> ReportedUsage:
+        """What records the counts of NASes."""
+        return ReportedUsage(usage=self._world.store.usage, sessions=self.sessions, clock=self._world.clock)
+
+    def make_relay(self) -> EventRelay:
+        """What puts events of sessions into the stream."""
+        return EventRelay(
+            sessions=self._world.store.sessions,
+            stream=self._world.stream,
+            gateway_id=self.gateway.gateway_id,
+        )
+
+    def _heed_error_indication(self, session_id: str) -> None:
+        with suppress(asyncio.QueueFull):  # the next packet down brings the next indication
+            self._peer_lost.put_nowait(session_id)
+
+    async def _end_lost(self) -> None:
+        while True:
+            session_id = await self._peer_lost.get()
+            with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
+                await self.sessions.close(session_id, CloseReason.PEER_LOST)

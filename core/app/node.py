@@ -1,0 +1,216 @@
+"""A node: one process, the virtual gateways that it holds, and what they share.
+
+Rules: it is assembled from adapters handed in, the same on a laptop, in a test and in a simulation; what a
+session belongs to is asked of the gateways that are held at that moment.
+"""
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from core.api.views import subscriber_view
+from core.app.adapters import METADATA_PORT, Adapters
+from core.app.held import HeldGateway
+from core.config import Config
+from core.domain.session import CloseReason, Session
+from core.errors import Unavailable
+from core.ports.user_plane import PacketSink
+from core.services.consumer import Consumer
+from core.services.delivery import Delivery
+from core.services.gateway import Tenure
+from core.services.holding import Holdings
+from core.services.message_meter import MessageMeter
+from mqtt_bridge.connections import DeviceConnections
+from mqtt_bridge.edge.dns import DNS_PORT, NameServer
+from mqtt_bridge.edge.http import HttpEntryPoint, Metadata, MetadataService
+from mqtt_bridge.edge.mqtt import MqttEntryPoint
+from mqtt_bridge.edge.tcp import TcpEntryPoint
+from mqtt_bridge.edge.udp import UdpEntryPoint
+from mqtt_bridge.service import DeviceEdge
+
+MESSAGE_METER = "message-meter"
+"""The application as which all nodes together count messages."""
+
+
+class Node:
+    """One process. ``tell`` is called with a line for the operator when a gateway comes or goes.
+
+    The ``make_*`` methods and ``held_type`` are where a test puts a broken part in the place of a good one.
+    """
+
+    held_type = HeldGateway
+
+    def __init__(
+        self, *, config: Config, adapters: Adapters, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._config = config
+        self._world = world = adapters
+        own = {each.id: each for each in config.gateway.held}
+        self.holdings = Holdings(
+            leases=world.store.leases,
+            peers=world.peers,
+            clock=world.clock,
+            owner=config.node.name,
+            contact=config.control.contact,
+            gateways=list(own) if "gateway" in config.node.roles else [],
+            home=config.node.home or list(own) if "gateway" in config.node.roles else [],
+            make=lambda tenure, is_resumed: self._make_held(tenure, is_resumed=is_resumed),
+            tell=tell,
+        )
+        self.held = self.holdings.held
+        self.lost_counts: list[str] = []
+        """Why counts of open sessions were lost, when they were: audited, for the bill may be too low."""
+        self.delivery = Delivery(
+            stream=world.stream, dead_letters=world.objects, clock=world.clock, entropy=world.entropy
+        )
+        self.messages = self.make_message_meter()
+        self.consumer = Consumer(
+            stream=world.stream,
+            leases=world.store.shard_leases,
+            clock=world.clock,
+            application=MESSAGE_METER,
+            owner=config.node.name,
+            effect=self.messages.count,
+        )
+        self.connections = self.make_connections()
+        self.edge = self.make_edge()
+        self.deliver: PacketSink = self.edge.on_edge_packet
+        """Where packets for the platform go; whoever wants to see them puts itself here before ``start``."""
+
+    async def start(self) -> int:
+        """Begin the work of the home gateways; how many sessions were read back."""
+        if self.connections is not None:
+            await self._serve_connections(self.connections)
+        return await self.holdings.start()
+
+    async def run(self) -> None:
+        """Drive every loop until cancelled; a loop that fails ends all."""
+        roles = self._config.node.roles
+        async with asyncio.TaskGroup() as tasks:
+            if "gateway" in roles:
+                tasks.create_task(self.holdings.run())
+                tasks.create_task(self.delivery.run())
+                tasks.create_task(self.edge.run())
+            if "meter" in roles:
+                tasks.create_task(self.consumer.run())
+
+    async def aclose(self) -> None:
+        """Take nothing in any more; sessions stay open, and slot tables keep what was not reported."""
+        if self.connections is not None:
+            await self.connections.aclose()
+        await self.holdings.aclose()
+
+    # -- sessions of every gateway held ---------------------------------------------------------------
+
+    def session_of(self, session_id: str) -> Session | None:
+        """An open session by its id."""
+        for held in self.held.values():
+            if (session := held.sessions.open_sessions.get(session_id)) is not None:
+                return session
+        return None
+
+    def session_at(self, address: IPv4Address) -> Session | None:
+        """Who holds a device address now."""
+        for held in self.held.values():
+            if (session := held.sessions.session_at(address)) is not None:
+                return session
+        return None
+
+    def inject(self, session_id: str, packet: bytes) -> bool:
+        """An IP packet down to a session's device; whether it was sent."""
+        return any(held.user_plane.inject(session_id, packet) for held in self.held.values())
+
+    async def end_sessions_of(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
+        """End a SIM's sessions on a gateway held here; raises ``Unavailable`` when it is not."""
+        held = self.held.get(gateway_id)
+        if held is None:
+            raise Unavailable(f"{gateway_id} is not held here")
+        return await held.sessions.end_sessions_of(sim_id, reason)
+
+    def _make_held(self, tenure: Tenure, *, is_resumed: bool) -> HeldGateway:
+        own = next(each for each in self._config.gateway.held if each.id == tenure.lease.gateway_id)
+        held = self.held_type(
+            config=self._config,
+            adapters=self._world,
+            own=own,
+            tenure=tenure,
+            is_resumed=is_resumed,
+            on_edge_packet=self.deliver,
+            on_session_end=self.connections.end_session if self.connections is not None else _nobody,
+        )
+        if held.lost_counts:
+            self.lost_counts.append(held.lost_counts)
+        return held
+
+    def make_message_meter(self) -> MessageMeter:
+        """What counts messages."""
+        return MessageMeter(counts=self._world.store.message_counts)
+
+    def make_edge(self) -> DeviceEdge:
+        """What devices speak to inside their tunnel."""
+        edge = self._config.edge
+        names = {
+            **dict.fromkeys(edge.message_names, edge.message_address),
+            **dict.fromkeys(edge.mqtt_names, edge.mqtt_address),
+            **dict.fromkeys(edge.metadata_names, edge.metadata_address),
+        }
+        answer = NameServer(names).answer
+        return DeviceEdge(
+            delivery=self.delivery,
+            session_of=self.session_of,
+            inject=self.inject,
+            clock=self._world.clock,
+            entry_points=(UdpEntryPoint(edge.message_address, edge.udp_port),),
+            responders={(address, DNS_PORT): answer for address in self._config.gateway.dns},
+            on_tcp=self.connections.on_packet_up if self.connections is not None else None,
+        )
+
+    def make_connections(self) -> DeviceConnections | None:
+        """What accepts devices' connections, where there is a network for them to end in."""
+        if self._world.inside is None:
+            return None
+        return DeviceConnections(
+            network=self._world.inside,
+            session_at=self.session_at,
+            session_of=self.session_of,
+            inject=self.inject,
+            delivery=self.delivery,
+            clock=self._world.clock,
+        )
+
+    async def _serve_connections(self, connections: DeviceConnections) -> None:
+        edge, world = self._config.edge, self._world
+        message, mqtt = edge.message_address, edge.mqtt_address
+        http = HttpEntryPoint(url=f"http://{message}:{edge.http_port}", connections=connections)
+        tcp = TcpEntryPoint(url=f"tcp://{message}:{edge.tcp_port}", connections=connections)
+        mqtt_entry = MqttEntryPoint(
+            url=f"mqtt://{mqtt}:{edge.mqtt_port}",
+            connections=connections,
+            clock=world.clock,
+            entropy=world.entropy,
+        )
+        metadata = MetadataService(connections=connections, metadata_of=self._metadata_of)
+        await connections.serve(message, edge.http_port, http)
+        await connections.serve(message, edge.tcp_port, tcp)
+        await connections.serve(mqtt, edge.mqtt_port, mqtt_entry)
+        await connections.serve(edge.metadata_address, METADATA_PORT, metadata)
+
+    async def _metadata_of(self, session: Session) -> Metadata | None:
+        """What a device may read of its own SIM, if its group lets it (``SoracomAir.metadata.enabled``)."""
+        sim = await self._world.store.sims.get(session.sim_id)
+        if sim is None or not sim.group_id or sim.operator_id != session.operator_id:
+            return None
+        group = await self._world.store.groups.get(sim.operator_id, sim.group_id)
+        air = group.configuration.get("SoracomAir", {}) if group is not None else {}
+        allowed = air.get("metadata")
+        if not isinstance(allowed, dict) or allowed.get("enabled") is not True:
+            return None
+        userdata = air.get("userdata")
+        return Metadata(
+            subscriber=subscriber_view(sim, await self._world.store.sessions.of_sim(sim.sim_id)),
+            userdata=userdata if isinstance(userdata, str) else None,
+        )
+
+
+def _nobody(_: str) -> None:
+    """Whoever is told of a session's end, where no connections are served."""

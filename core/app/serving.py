@@ -1,0 +1,186 @@
+"""What a node shows to the outside: the customer API, the control channel and the metrics; the first run."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from billing.service import BillingService
+from billing.tariff import Tariff
+from core.adapters.passwords import Argon2Passwords
+from core.adapters.tokens import JwtTokens
+from core.api.app import make_application
+from core.api.calls import ApiServices
+from core.api.control import ControlServices, make_control
+from core.app.adapters import Adapters
+from core.app.held import HeldGateway
+from core.app.node import Node
+from core.config import Config
+from core.domain.session import Access
+from core.services.control import ClusterControl
+from core.services.exports import Exports
+from core.services.groups import Groups
+from core.services.identity import Identity
+from core.services.sims import Sims
+from core.services.stats import Stats
+from core.telemetry import Metric, Telemetry
+
+ROOT_EMAIL = "root@airloom.local"
+"""The operator that a first run makes."""
+
+
+def make_telemetry(node: Node) -> Telemetry:
+    """What this node tells about itself; what its gateways count is added up over those that it holds."""
+    telemetry = Telemetry(registry=CollectorRegistry())
+
+    def each(metric: Metric, read: Callable[[HeldGateway], Mapping[str, float]], /, **labels: str) -> None:
+        telemetry.watch_each(metric, lambda: _sum(read(held) for held in node.held.values()), **labels)
+
+    each(Metric.SESSIONS_OPEN, lambda held: held.sessions.open_by_access)
+    for access in Access:
+        each(Metric.ATTACHES, partial(_attaches, access), access=access.value)
+    telemetry.watch_each(Metric.RECORDS_DELIVERED, lambda: node.delivery.delivered)
+    telemetry.watch(Metric.DEAD_LETTERS, lambda: float(node.delivery.dead_letters))
+    telemetry.watch(Metric.EVENTS_TOLD, lambda: float(sum(h.relay.told for h in node.held.values())))
+    telemetry.watch(Metric.MESSAGES_COUNTED, lambda: float(node.messages.counted))
+    telemetry.watch(
+        Metric.USAGE_REPORTS,
+        lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),
+    )
+    telemetry.watch_each(
+        Metric.RESTART_COUNTER,
+        lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
+    )
+    each(Metric.LEASES, lambda held: held.gateway.leases)
+    for access in (Access.GTPV1, Access.GTPV2):
+        each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
+    each(Metric.DATAGRAMS_DROPPED, lambda held: held.radius.dropped, door=Access.RADIUS.value)
+    each(Metric.DISCONNECTS, lambda held: held.radius.disconnects)
+    each(
+        Metric.DATAGRAMS_DROPPED,
+        lambda held: {drop.value: count for drop, count in held.user_plane.drops.items()},
+        door="gtpu",
+    )
+    telemetry.watch_each(
+        Metric.DATAGRAMS_DROPPED,
+        lambda: {reason.value: count for reason, count in node.edge.counts.items()},
+        door="edge",
+    )
+    if (connections := node.connections) is not None:
+        telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
+        telemetry.watch_each(
+            Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}
+        )
+    return telemetry
+
+
+def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.sessions.attaches[access]
+
+
+def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.door.machines[access].dropped
+
+
+def _sum(tables: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
+    total: Counter[str] = Counter()
+    for table in tables:
+        total.update({key: int(value) for key, value in table.items()})
+    return total
+
+
+def make_api(
+    config: Config, adapters: Adapters, node: Node, identity: Identity, telemetry: Telemetry
+) -> web.Application:
+    """The customer API, with ``/metrics`` beside it."""
+    billing = config.billing
+    services = ApiServices(
+        identity=identity,
+        sims=Sims(
+            store=adapters.store,
+            control=ClusterControl(store=adapters.store, peers=adapters.peers, held=node.held),
+            clock=adapters.clock,
+            entropy=adapters.entropy,
+            stock_plmn=config.api.sandbox_plmn,
+        ),
+        groups=Groups(store=adapters.store, clock=adapters.clock, entropy=adapters.entropy),
+        stats=Stats(usage=adapters.store.usage, clock=adapters.clock),
+        billing=BillingService(
+            usage=adapters.store.usage,
+            objects=adapters.objects,
+            clock=adapters.clock,
+            tariff=Tariff(
+                currency=billing.currency,
+                nano_per_byte=billing.nano_per_byte,
+                unit_bytes=billing.unit_bytes,
+            ),
+        ),
+        exports=Exports(objects=adapters.objects, clock=adapters.clock, key=adapters.token_key),
+        clock=adapters.clock,
+        sandbox=config.api.sandbox,
+        is_ready=lambda: not node.holdings.is_draining,
+        on_answer=lambda operation, status: telemetry.count(
+            Metric.API_REQUESTS, operation=operation, status=str(status)
+        ),
+    )
+    application = make_application(services)
+
+    _add_metrics(application, telemetry)
+    return application
+
+
+def make_control_channel(
+    config: Config, node: Node, telemetry: Telemetry, drain: Callable[[], None]
+) -> web.Application:
+    """What the other nodes ask of this one, with ``/metrics`` beside it. ``drain`` begins its end."""
+    application = make_control(
+        ControlServices(
+            name=config.node.name,
+            secret=config.control.secret.get_secret_value(),
+            gateways=lambda: {
+                gateway_id: len(held.sessions.open_sessions) for gateway_id, held in node.held.items()
+            },
+            is_ready=lambda: not node.holdings.is_draining,
+            hand_over=node.holdings.hand_over,
+            end_sessions_of=node.end_sessions_of,
+            drain=drain,
+        )
+    )
+    _add_metrics(application, telemetry)
+    return application
+
+
+def _add_metrics(application: web.Application, telemetry: Telemetry) -> None:
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=telemetry.render(), content_type="text/plain")
+
+    application.router.add_get("/metrics", metrics)
+
+
+def make_identity(adapters: Adapters) -> Identity:
+    """Operators, keys and tokens, on this installation's token key."""
+    return Identity(
+        accounts=adapters.store.accounts,
+        passwords=Argon2Passwords(),
+        tokens=JwtTokens(key=adapters.token_key),
+        clock=adapters.clock,
+        entropy=adapters.entropy,
+    )
+
+
+async def first_run(adapters: Adapters, identity: Identity) -> dict[str, str]:
+    """On an empty store: an operator, its root user and an auth key, to be told once; else nothing."""
+    if await adapters.store.accounts.operator_id_of_email(ROOT_EMAIL) is not None:
+        return {}
+    password = "Aa1-" + adapters.entropy.random_bytes(12).hex()
+    operator = await identity.create_operator(ROOT_EMAIL, password)
+    key = await identity.generate_auth_key(operator.operator_id)
+    return {
+        "operator_id": operator.operator_id,
+        "email": ROOT_EMAIL,
+        "password": password,
+        "auth_key_id": key.key.auth_key_id,
+        "auth_key": key.secret,
+    }

@@ -19,6 +19,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -26,6 +27,10 @@ from core.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+
+
+SECRET_CHARACTERS_MIN = 16
+"""Of the secret that nodes share."""
 
 
 class _Section(BaseModel):
@@ -58,7 +63,14 @@ class ControlConfig(_Section):
 
     host: str = "127.0.0.1"
     port: Port = 8_090
-    secret: Annotated[SecretStr, Field(pattern=r"^(.{16,})?$")] = SecretStr("")
+    secret: SecretStr = SecretStr("")
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr) -> SecretStr:
+        if 0 < len(secret.get_secret_value()) < SECRET_CHARACTERS_MIN:
+            raise ValueError(f"must have at least {SECRET_CHARACTERS_MIN} characters")
+        return secret
 
     @property
     def contact(self) -> str:

@@ -13,6 +13,7 @@ import random
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -79,7 +80,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class _Talker:
+class Talker:
     """A device that talks to the edge, and what it was told."""
 
     imsi: str
@@ -90,10 +91,12 @@ class _Talker:
     acknowledged: list[bytes] = field(default_factory=list)
     seen_bytes: int = 0
     number: int = 0
+    gap_s_max: float = 0.0
+    """The longest time without an answer."""
 
 
 @dataclass(slots=True)
-class _Meter:
+class Meter:
     """A device behind the NAS."""
 
     sim_id: str
@@ -148,17 +151,19 @@ async def _run(
         repeat_s=0.3,
     )
     async with sgsn.running(), sgw.running(), nas.running():
-        talkers = [await _attach(customer, peer) for peer in (sgsn, sgw) for _ in range(3)]
-        senders = [await _attach(customer, peer) for peer in (sgsn, sgw) for _ in range(2 if far else 0)]
-        meters = [await _attach_by_radius(customer, nas) for _ in range(2)]
+        talkers = [await attach_talker(customer, peer) for peer in (sgsn, sgw) for _ in range(3)]
+        senders = [
+            await attach_talker(customer, peer) for peer in (sgsn, sgw) for _ in range(2 if far else 0)
+        ]
+        meters = [await attach_meter(customer, nas) for _ in range(2)]
         stopped = asyncio.Event()
         async with asyncio.TaskGroup() as traffic:
             for talker in talkers:
-                traffic.create_task(_talk(talker, stopped))
+                traffic.create_task(talk(talker, stopped))
             for sender in senders:
                 traffic.create_task(_send_far(sender, stopped))
             for meter in meters:
-                traffic.create_task(_report(nas, meter, stopped))
+                traffic.create_task(report_again(nas, meter, stopped))
             for number in range(finding.kills):
                 await asyncio.sleep(0.05 + rng.random() * 0.7)
                 await served.kill()
@@ -172,7 +177,7 @@ async def _run(
         await _look_at_meters(customer, finding, meters)
 
 
-async def _look_at_meters(customer: Customer, finding: Finding, meters: list[_Meter]) -> None:
+async def _look_at_meters(customer: Customer, finding: Finding, meters: list[Meter]) -> None:
     """What the NAS was acknowledged last is what is metered, and its sessions are still there."""
     for meter in meters:
         session = meter.session
@@ -190,7 +195,7 @@ async def _look_at_session(
 
 
 async def _look(
-    served: Served, customer: Customer, finding: Finding, talkers: list[_Talker], senders: list[_Talker]
+    served: Served, customer: Customer, finding: Finding, talkers: list[Talker], senders: list[Talker]
 ) -> None:
     """Compare what devices were told with what is stored."""
     stored = payloads_by_imsi(await read_stream(served.data_dir))
@@ -199,24 +204,26 @@ async def _look(
         missing = set(talker.acknowledged) - set(stored.get(talker.imsi, []))
         finding.lost += sorted(payload.decode() for payload in missing)
         finding.down_seen_bytes += talker.seen_bytes
-        finding.down_metered_bytes += (await _metered(customer, talker))["download"]
+        finding.down_metered_bytes += (await metered(customer, talker))["download"]
     for sender in senders:
-        finding.far_metered_bytes += (await _metered(customer, sender))["upload"]
+        finding.far_metered_bytes += (await metered(customer, sender))["upload"]
     for each in (*talkers, *senders):
         await _look_at_session(customer, finding, each.sim_id, each.context.ue_address)
 
 
-async def _metered(customer: Customer, talker: _Talker) -> dict[str, int]:
+async def metered(customer: Customer, talker: Talker) -> dict[str, int]:
+    """What the API says that its SIM used."""
     return await total_of_stats(customer, talker.sim_id)
 
 
-async def _attach_by_radius(customer: Customer, nas: Nas) -> _Meter:
+async def attach_meter(customer: Customer, nas: Nas) -> Meter:
+    """A new SIM behind the NAS."""
     sim = await customer.new_sim()
     imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
-    return _Meter(sim["simId"], await nas.attach(imsi=imsi, apn=APN))
+    return Meter(sim["simId"], await nas.attach(imsi=imsi, apn=APN))
 
 
-async def _report(nas: Nas, meter: _Meter, stopped: asyncio.Event) -> None:
+async def report_again(nas: Nas, meter: Meter, stopped: asyncio.Event) -> None:
     """A NAS that carries and tells, again and again; its last report is acknowledged after the last kill."""
     while True:
         is_last = stopped.is_set()
@@ -228,7 +235,8 @@ async def _report(nas: Nas, meter: _Meter, stopped: asyncio.Event) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _attach(customer: Customer, peer: GtpPeer[Any]) -> _Talker:
+async def attach_talker(customer: Customer, peer: GtpPeer[Any]) -> Talker:
+    """A new SIM behind the peer, ready to talk."""
     sim = await customer.new_sim()
     imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
     context = await peer.attach(imsi=imsi, apn=APN)
@@ -239,7 +247,7 @@ async def _attach(customer: Customer, peer: GtpPeer[Any]) -> _Talker:
         entry_address=edge.message_address,
         entry_port=edge.udp_port,
     )
-    talker = _Talker(imsi, sim["simId"], peer, context, device)
+    talker = Talker(imsi, sim["simId"], peer, context, device)
 
     def on_down(packet: bytes) -> None:
         talker.seen_bytes += struct.unpack_from("!H", packet, 2)[0]
@@ -249,15 +257,19 @@ async def _attach(customer: Customer, peer: GtpPeer[Any]) -> _Talker:
     return talker
 
 
-async def _talk(talker: _Talker, stopped: asyncio.Event) -> None:
+async def talk(talker: Talker, stopped: asyncio.Event, *, answer_s: float = 0.5) -> None:
+    """Message after message, each waiting for its answer."""
+    answered = time.monotonic()
     while not stopped.is_set():
         talker.number += 1
         payload = b"%s %d" % (talker.imsi.encode(), talker.number)
-        if await talker.device.send_raw(payload, answer_s=0.5) == b"200":
+        if await talker.device.send_raw(payload, answer_s=answer_s) == b"200":
             talker.acknowledged.append(payload)
+            talker.gap_s_max = max(talker.gap_s_max, time.monotonic() - answered)
+            answered = time.monotonic()
 
 
-async def _send_far(sender: _Talker, stopped: asyncio.Event) -> None:
+async def _send_far(sender: Talker, stopped: asyncio.Event) -> None:
     """Datagrams to the far host, some hundreds a second."""
     packet = udp_packet(sender.context.ue_address, IPv4Address(FAR_HOST), FAR_PORT, FAR_PAYLOAD_BYTES)
     while not stopped.is_set():

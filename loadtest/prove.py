@@ -17,7 +17,7 @@ from typing import Any
 from loadtest.checks import simulate
 from loadtest.parts.namespaces import Lab, why_not
 
-PROOFS = ("seeds", "kills", "edge")
+PROOFS = ("seeds", "kills", "edge", "nodes")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -60,6 +60,11 @@ def prove_edge(kills: int, seed: int) -> dict[str, Any]:
     return _killing([sys.executable, "-m", "loadtest.killing_edge", str(kills), str(seed)])
 
 
+def prove_nodes(kills: int, seed: int) -> dict[str, Any]:
+    """``kill -9`` of the gateway that holds the sessions, over a real Cassandra: the other one takes over."""
+    return _killing([sys.executable, "-m", "loadtest.killing_nodes", str(kills), str(seed)])
+
+
 def _killing(command: Sequence[str]) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment, cwd=ROOT)
@@ -77,7 +82,9 @@ def tell(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; exit code 0 when everything holds."""
     parser = argparse.ArgumentParser(prog="./run prove", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="*", default=list(PROOFS), help="seeds, kills, edge (default: all)")
+    parser.add_argument(
+        "what", nargs="*", default=list(PROOFS), help="seeds, kills, edge, nodes (default: all)"
+    )
     parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--kills", type=int, default=50, help="how many kills (default 50)")
@@ -93,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["kills"] = prove_kills(options.kills, options.seed)
     if "edge" in options.what:
         results["edge"] = prove_edge(options.kills, options.seed)
+    if "nodes" in options.what:
+        results["nodes"] = prove_nodes(options.kills, options.seed)
     results["ok"] = all(result["ok"] for result in results.values())
     print(json.dumps(results))
     return 0 if results["ok"] else 1

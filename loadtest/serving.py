@@ -91,7 +91,6 @@ class Served:
             "PYTHONPATH": str(ROOT),
             "AIRLOOM_NODE__DATA_DIR": str(self.data_dir),
             "AIRLOOM_GATEWAY__ADDRESS": self.gateway_address,
-            "AIRLOOM_RADIUS__ADDRESS": self.gateway_address,
             "AIRLOOM_API__HOST": self.api_host,
             "AIRLOOM_API__PORT": str(self.api_port),
             **self.environment,

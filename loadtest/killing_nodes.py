@@ -1,0 +1,309 @@
+"""`kill -9` of the node that holds the sessions, while another one stands by: take-over, again and again.
+
+Two gateways, one node for API and meter, a real Cassandra and a Kinesis server by others. Devices talk to
+the edge, a NAS reports; whichever node holds the first virtual gateway is killed, the other takes over, the
+killed one starts again and asks for its own back.
+
+Afterwards: every session is still there, nobody signalled anew, the restart counter is what it was, what was
+acknowledged is in the stream, and the meter is never above what devices saw, and below it by at most one
+packet for each kill once the killed node has told its last counts.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from core.adapters.clock import SystemEntropy
+from core.adapters.network import UdpNetwork
+from core.adapters.store.cassandra import migrate
+from loadtest.checks import payloads_by_imsi, total_of_stats
+from loadtest.customer import Customer
+from loadtest.killing import (
+    NAS_SECRET,
+    Meter,
+    Talker,
+    attach_meter,
+    attach_talker,
+    metered,
+    report_again,
+    talk,
+)
+from loadtest.parts import cassandra, kinesis
+from loadtest.peers.gtp import GtpPeer
+from loadtest.peers.nas import Nas
+from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.sgw import Sgw
+from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
+
+STREAM, SHARDS = "taken-over", 2
+KEYSPACE = "airloom_nodes"
+SECRET = "the secret of all nodes"  # noqa: S105 - of nodes that live for this run
+FIRST = "vg-1"
+HELD_S, SETTLE_S = 20.0, 5.0
+ANSWER_S = 0.1
+ANSWER_BYTES = 31
+"""The edge's answer to a datagram, 200, as an IP packet."""
+
+
+@dataclass(slots=True)
+class NodesFinding:
+    """What one run of kills left."""
+
+    kills: int
+    sessions: int = 0
+    sessions_lost: int = 0
+    gap_s_max: float = 0.0
+    restart_counters: list[int] = field(default_factory=list)
+    signalled_anew: int = 0
+    error_indications: int = 0
+    acknowledged: int = 0
+    lost: list[str] = field(default_factory=list)
+    down_seen_bytes: int = 0
+    down_metered_bytes: int = 0
+    packet_bytes_max: int = 0
+    nas_told_bytes: int = 0
+    nas_metered_bytes: int = 0
+    takeovers: int = 0
+    not_run: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that must hold holds."""
+        behind = self.down_seen_bytes - self.down_metered_bytes
+        return not self.not_run and (
+            not self.lost
+            and self.acknowledged > 0
+            and self.sessions_lost == 0
+            and self.gap_s_max < 3.0
+            and set(self.restart_counters) == {1}
+            and self.error_indications == 0
+            and 0 <= behind <= self.kills * self.packet_bytes_max
+            and self.nas_told_bytes == self.nas_metered_bytes > 0
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"ok": self.ok}
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Two gateways and a node for API and meter."""
+
+    nodes: dict[str, Served]
+    api: Served
+    contacts: dict[str, str]
+    addresses: dict[str, str]
+
+    async def start(self) -> None:
+        """All of them."""
+        for served in (*self.nodes.values(), self.api):
+            await served.start()
+
+    async def stop(self) -> None:
+        """All of them."""
+        for served in (self.api, *self.nodes.values()):
+            await served.stop()
+
+    async def holder_of(self, gateway_id: str) -> str:
+        """The node that says that it holds a gateway; waits until one does."""
+        async with asyncio.timeout(HELD_S), aiohttp.ClientSession() as http:
+            while True:
+                for name, contact in self.contacts.items():
+                    with suppress(aiohttp.ClientError):
+                        headers = {"Authorization": f"Bearer {SECRET}"}
+                        async with http.get(f"{contact}/control/node", headers=headers) as answer:
+                            if gateway_id in (await answer.json())["gateways"]:
+                                return name
+                await asyncio.sleep(0.05)
+
+
+def cluster_in(folder: Path, environment: dict[str, str]) -> Cluster:
+    """Two gateways on free loopback addresses, and a node for API and meter."""
+    addresses = {"vg-1": free_gateway_address("127.0.5"), "vg-2": free_gateway_address("127.0.6")}
+    virtual = [
+        {"id": "vg-1", "address": addresses["vg-1"], "ue_pool": "10.128.0.0/16"},
+        {"id": "vg-2", "address": addresses["vg-2"], "ue_pool": "10.129.0.0/16"},
+    ]
+    contacts: dict[str, str] = {}
+
+    def node(name: str, roles: str, home: str) -> Served:
+        port = free_tcp_port("127.0.0.1", 0)
+        contacts[name] = f"http://127.0.0.1:{port}"
+        return Served(
+            folder / name,
+            gateway_address=addresses["vg-1"],
+            api_port=free_tcp_port("127.0.0.1", 0),
+            environment={
+                **environment,
+                "AIRLOOM_NODE__NAME": name,
+                "AIRLOOM_NODE__ROLES": roles,
+                "AIRLOOM_NODE__HOME": home,
+                "AIRLOOM_CONTROL__PORT": str(port),
+                "AIRLOOM_CONTROL__SECRET": SECRET,
+                "AIRLOOM_GATEWAY__VIRTUAL": json.dumps(virtual),
+                "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
+                "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "0.0.0.0/0"),
+                "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
+                "AIRLOOM_EDGE__INSIDE": "off",
+            },
+        )
+
+    nodes = {"node-1": node("node-1", "gateway", "vg-1"), "node-2": node("node-2", "gateway", "vg-2")}
+    api = node("node-3", "api,meter", "vg-1")
+    del contacts["node-3"]
+    return Cluster(nodes, api, contacts, addresses)
+
+
+async def environment_of(stack: AsyncExitStack) -> tuple[dict[str, str], str]:
+    """A Cassandra with its tables, a Kinesis with a stream: what points nodes to them, and the endpoint."""
+    (server,) = await asyncio.to_thread(stack.enter_context, cassandra.served())
+    await migrate(address=cassandra.address_of([server], KEYSPACE), replication_factor=1)
+    endpoint = await asyncio.to_thread(stack.enter_context, kinesis.served("kinesis-local"))
+    await kinesis.create_stream(endpoint, STREAM, shards=SHARDS)
+    return {
+        "AIRLOOM_STORE__CASSANDRA": server.host,
+        "AIRLOOM_STORE__PORT": str(server.port),
+        "AIRLOOM_STORE__KEYSPACE": KEYSPACE,
+        "AIRLOOM_STREAM__KINESIS": STREAM,
+        "AIRLOOM_STREAM__ENDPOINT": endpoint,
+        **kinesis.ENVIRONMENT,
+    }, endpoint
+
+
+async def kill_the_holder(*, kills: int, seed: int, tell: Callable[[str], None]) -> NodesFinding:
+    """Run it."""
+    finding = NodesFinding(kills, not_run=cassandra.why_not() or kinesis.why_not())
+    if finding.not_run:
+        return finding
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-nodes-")))
+        environment, endpoint = await environment_of(stack)
+        cluster = cluster_in(folder, environment)
+        try:
+            await cluster.start()
+            async with Customer(cluster.api.endpoint) as customer:
+                talkers = await _run(cluster, customer, finding, random.Random(seed), tell)
+                await _look(finding, talkers, endpoint)
+        finally:
+            await cluster.stop()
+        finding.takeovers = sum(_taken_over(served) for served in cluster.nodes.values())
+    return finding
+
+
+async def _run(
+    cluster: Cluster,
+    customer: Customer,
+    finding: NodesFinding,
+    dice: random.Random,
+    tell: Callable[[str], None],
+) -> list[Talker]:
+    await customer.sign_up("nodes@example.com", "Aa1-kill-the-holder")
+    first, second = cluster.addresses["vg-1"], cluster.addresses["vg-2"]
+
+    def peer(kind: type[GtpPeer[Any]], address: str, gateway: str) -> GtpPeer[Any]:
+        return kind(network=UdpNetwork(), address=address, gateway=gateway, entropy=SystemEntropy())
+
+    sgsn, sgw = peer(Sgsn, "127.0.1.1", first), peer(Sgw, "127.0.2.1", first)
+    other = peer(Sgsn, "127.0.1.2", second)
+    nas = Nas(
+        address="127.0.3.1",
+        authentication=(first, 1812),
+        accounting=(first, 1813),
+        secret=NAS_SECRET.encode(),
+        network=UdpNetwork(),
+        entropy=SystemEntropy(),
+        repeat_s=0.3,
+    )
+    async with sgsn.running(), sgw.running(), other.running(), nas.running():
+        talkers = [await attach_talker(customer, each) for each in (sgsn, sgw, other) for _ in range(3)]
+        meters = [await attach_meter(customer, nas) for _ in range(2)]
+        stopped = asyncio.Event()
+        async with asyncio.TaskGroup() as traffic:
+            for talker in talkers:
+                traffic.create_task(talk(talker, stopped, answer_s=ANSWER_S))
+            for meter in meters:
+                traffic.create_task(report_again(nas, meter, stopped))
+            for number in range(finding.kills):
+                await asyncio.sleep(0.3 + dice.random() * 1.5)
+                victim = await cluster.holder_of(FIRST)
+                await cluster.nodes[victim].kill()
+                if dice.random() < 0.8:  # else it comes back so soon that both want the gateway
+                    await cluster.holder_of(FIRST)
+                await cluster.nodes[victim].start()
+                finding.restart_counters += [await each.echo() for each in (sgsn, sgw)]
+                tell(f"kill {number + 1} of {finding.kills}, longest gap {_gap(talkers):.2f} s")
+            await asyncio.sleep(1.0)
+            stopped.set()
+        await asyncio.sleep(SETTLE_S)
+        finding.gap_s_max = _gap(talkers)
+        finding.restart_counters = sorted(set(finding.restart_counters))
+        finding.error_indications = sum(each.error_indications for each in (sgsn, sgw, other))
+        await _look_at_sessions(customer, finding, talkers, meters)
+    return talkers
+
+
+def _gap(talkers: list[Talker]) -> float:
+    return max(talker.gap_s_max for talker in talkers)
+
+
+async def _look_at_sessions(
+    customer: Customer, finding: NodesFinding, talkers: list[Talker], meters: list[Meter]
+) -> None:
+    """Each session is the one that was granted, and the meter is what devices and NAS saw."""
+    granted = [(talker.sim_id, talker.context.ue_address) for talker in talkers]
+    granted += [(meter.sim_id, meter.session.ue_address) for meter in meters]
+    for sim_id, ue_address in granted:
+        status = (await customer.call("GET", f"/sims/{sim_id}"))["sessionStatus"]
+        finding.sessions += 1
+        finding.sessions_lost += not (
+            status and status["online"] and status["ueIpAddress"] == str(ue_address)
+        )
+        events = await customer.call("GET", f"/sims/{sim_id}/events/sessions")
+        finding.signalled_anew += len(events) - 1
+    for talker in talkers:
+        finding.down_seen_bytes += talker.seen_bytes
+        finding.down_metered_bytes += (await metered(customer, talker))["download"]
+        finding.packet_bytes_max = max(finding.packet_bytes_max, ANSWER_BYTES)
+    for meter in meters:
+        finding.nas_told_bytes += meter.session.acknowledged_up + meter.session.acknowledged_down
+        finding.nas_metered_bytes += sum((await total_of_stats(customer, meter.sim_id)).values())
+
+
+async def _look(finding: NodesFinding, talkers: list[Talker], endpoint: str) -> None:
+    """Whatever was acknowledged is in the stream, as Amazon's client reads it."""
+    stored = payloads_by_imsi(await kinesis.read_stream(endpoint, STREAM))
+    for talker in talkers:
+        finding.acknowledged += len(talker.acknowledged)
+        missing = set(talker.acknowledged) - set(stored.get(talker.imsi, []))
+        finding.lost += sorted(payload.decode() for payload in missing)
+
+
+def _taken_over(served: Served) -> int:
+    return (served.data_dir / "serve.log").read_text(errors="replace").count(f"{FIRST}: taken over")
+
+
+def main(argv: list[str]) -> int:
+    """`python -m loadtest.killing_nodes KILLS SEED`: print the finding as JSON."""
+    finding = asyncio.run(
+        kill_the_holder(
+            kills=int(argv[0]),
+            seed=int(argv[1]),
+            tell=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+    )
+    print(json.dumps(finding.as_dict()))
+    return 0 if finding.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

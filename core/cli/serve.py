@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
@@ -114,7 +115,8 @@ async def _listen(
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(f"airloom serve: {line}\n")
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    sys.stderr.write(f"{at} airloom serve: {line}\n")
     sys.stderr.flush()
 
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from core.domain.account import AuthKey, Group, Operator
+from core.domain.audit import AuditEntry
 from core.domain.consumer import ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.message import MessageCount
@@ -245,6 +246,18 @@ class MessageCounts(Protocol):
         ...
 
 
+class Audit(Protocol):
+    """What a person must be able to look up. Partition: UTC day."""
+
+    async def record(self, entry: AuditEntry) -> None:
+        """Durable on return; idempotent by ``entry.entry_id``."""
+        ...
+
+    async def of_day(self, day: int, *, after: str = "", limit: int = 100) -> Page[AuditEntry]:
+        """The entries of a UTC day (yyyymmdd), oldest first: their ids are time-ordered."""
+        ...
+
+
 class Store(Protocol):
     """All aggregates over one connection."""
 
@@ -286,6 +299,11 @@ class Store(Protocol):
     @property
     def message_counts(self) -> MessageCounts:
         """Counts of messages."""
+        ...
+
+    @property
+    def audit(self) -> Audit:
+        """The audit."""
         ...
 
     async def aclose(self) -> None:

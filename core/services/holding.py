@@ -182,6 +182,7 @@ class Holdings(Generic[S]):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep(place, tenure))
                 if place.seat is None:
+                    self._tell(f"{place.gateway_id}: the lease is taken")
                     count = await self._begin_later(place, tenure, is_resumed=is_resumed)
                     self._tell(f"{place.gateway_id}: taken over, {count} sessions")
                 assert place.seat is not None, "it has just begun"

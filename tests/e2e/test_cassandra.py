@@ -62,7 +62,7 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
     refused = await run(airloom, {**environment, "AIRLOOM_NODE__DATA_DIR": str(tmp_path / "x")}, "serve")
     assert refused.returncode == 78
     assert "airloom store migrate" in refused.stderr
-    for found in ("schema 0 before, 1 now", "schema 1 before, 1 now"):
+    for found in ("schema 0 before, 2 now", "schema 2 before, 2 now"):
         migrated = await run(airloom, environment, "store", "migrate")
         assert (migrated.returncode, found in migrated.stdout) == (0, True), migrated
     assert (await run(airloom, environment, "store", "check")).returncode == 0

@@ -6,15 +6,12 @@ import sys
 
 import pytest
 
-from loadtest.parts import cassandra, kinesis
 from loadtest.serving import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.cassandra]
+pytestmark = [pytest.mark.e2e, pytest.mark.cassandra, pytest.mark.kinesis]
 
 
 async def test_the_holder_is_killed_and_nobody_notices() -> None:
-    if why := cassandra.why_not() or kinesis.why_not():
-        pytest.skip(why)
     run = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "loadtest.killing_nodes", "4", "7"),
         stdout=asyncio.subprocess.PIPE,

@@ -12,7 +12,7 @@ Rules:
 from dataclasses import dataclass
 from enum import Enum
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DAY_US = 86_400_000_000
 EVENT_LIFE_US = 32 * DAY_US
 """A line of a SIM's session history is kept this long after it happened."""
@@ -112,6 +112,7 @@ QUARANTINE = Table(
 )
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
 SHARD_LEASE = Table("shard_lease", _texts("application"), _texts("shard_id"), _BODY)
+AUDIT = Table("audit", _bigints("day"), _texts("entry_id"), _BODY, ttl_s=USAGE_LIFE_S)
 MESSAGE_COUNT = Table("message_count", (*_texts("imsi"), *_bigints("day")), (), _BODY, ttl_s=USAGE_LIFE_S)
 
 TABLES = (
@@ -131,5 +132,6 @@ TABLES = (
     QUARANTINE,
     GATEWAY_LEASE,
     SHARD_LEASE,
+    AUDIT,
     MESSAGE_COUNT,
 )

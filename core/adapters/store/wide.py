@@ -1,6 +1,7 @@
 """All repositories over one engine."""
 
 from core.adapters.store.accounts import WideAccounts
+from core.adapters.store.audit import WideAudit
 from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideLeases, WideShardLeases
@@ -22,6 +23,7 @@ class WideStore:
         self._usage = WideUsage(engine=engine)
         self._leases = WideLeases(engine=engine)
         self._shard_leases = WideShardLeases(engine=engine)
+        self._audit = WideAudit(engine=engine)
         self._message_counts = WideMessageCounts(engine=engine)
 
     @property
@@ -63,6 +65,11 @@ class WideStore:
     def message_counts(self) -> WideMessageCounts:
         """Counts of messages."""
         return self._message_counts
+
+    @property
+    def audit(self) -> WideAudit:
+        """The audit."""
+        return self._audit
 
     async def aclose(self) -> None:
         """Finish what was accepted, then let go; idempotent."""

@@ -1,0 +1,28 @@
+"""What a person must be able to look up later: who did what, when, and what it may have cost.
+
+Rules: an entry is never changed; writing it again changes nothing.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+
+class AuditAction(Enum):
+    """What is audited."""
+
+    TAKEN_OVER = "taken_over"  # a virtual gateway whose holder was gone
+    COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
+    COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line. ``actor`` is a node, ``subject`` a virtual gateway; ``detail`` is for people."""
+
+    entry_id: str
+    at: datetime
+    actor: str
+    action: AuditAction
+    subject: str
+    detail: str

@@ -92,7 +92,8 @@ class Talker:
     seen_bytes: int = 0
     number: int = 0
     gap_s_max: float = 0.0
-    """The longest time without an answer."""
+    """The longest time without an answer, and when it ended."""
+    gap_ended: float = 0.0
 
 
 @dataclass(slots=True)
@@ -265,8 +266,10 @@ async def talk(talker: Talker, stopped: asyncio.Event, *, answer_s: float = 0.5)
         payload = b"%s %d" % (talker.imsi.encode(), talker.number)
         if await talker.device.send_raw(payload, answer_s=answer_s) == b"200":
             talker.acknowledged.append(payload)
-            talker.gap_s_max = max(talker.gap_s_max, time.monotonic() - answered)
-            answered = time.monotonic()
+            now = time.monotonic()
+            if now - answered > talker.gap_s_max:
+                talker.gap_s_max, talker.gap_ended = now - answered, time.time()
+            answered = now
 
 
 async def _send_far(sender: Talker, stopped: asyncio.Event) -> None:

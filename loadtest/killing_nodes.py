@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,12 @@ async def _run(
                     finding.held_again_s_max = max(finding.held_again_s_max, time.monotonic() - killed)
                 await cluster.nodes[victim].start()
                 finding.restart_counters += [await each.echo() for each in (sgsn, sgw)]
-                tell(f"kill {number + 1} of {finding.kills}, longest gap {_gap(talkers):.2f} s")
+                longest = max(talkers, key=lambda talker: talker.gap_s_max)
+                ended = datetime.fromtimestamp(longest.gap_ended, UTC)
+                tell(
+                    f"kill {number + 1} of {finding.kills}, longest gap {longest.gap_s_max:.2f} s"
+                    f" of {longest.imsi} at {longest.peer.address} until {ended:%H:%M:%S}"
+                )
             await asyncio.sleep(1.0)
             stopped.set()
         await asyncio.sleep(SETTLE_S)

@@ -179,6 +179,7 @@ class World:
             stream=stream,
             objects=MemoryObjectStore(),
             open_slots=lambda _: over_buffer(self.slots),
+            left_slots=lambda _: over_buffer(self.slots),
             token_key=bytes(32),
         )
 

@@ -7,6 +7,7 @@ closed from here without a ``bye``, for its end is how others learn that this pr
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -84,15 +85,14 @@ class _Channel:
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
-        await response.prepare(request)
-        while not self._ending.is_set():
-            await response.write(b"alive\n")
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await self._ending.wait()
-            except TimeoutError:
-                continue
-        await response.write(b"bye\n")
+        with suppress(ConnectionError):  # the watcher is gone
+            await response.prepare(request)
+            while not self._ending.is_set():
+                await response.write(b"alive\n")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await self._ending.wait()
+            await response.write(b"bye\n")
         return response
 
     async def hand_over(self, request: web.Request) -> web.StreamResponse:

@@ -41,7 +41,8 @@ NO_PEERS = NoPeers()
 class Adapters:
     """The world that a node runs in.
 
-    ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``open_tun(gateway_id)`` its way to the
+    ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``left_slots`` one that is there from an
+    earlier tenure; ``open_tun(gateway_id)`` its way to the
     internet side, where there is one; ``inside`` is the network that devices' connections end in, where
     there is one; ``peers`` are the other nodes.
     """
@@ -53,6 +54,7 @@ class Adapters:
     stream: Stream
     objects: ObjectStore
     open_slots: Callable[[str], Slots]
+    left_slots: Callable[[str], Slots | None]
     token_key: bytes
     inside: InsideNetwork | None = None
     peers: Peers = NO_PEERS
@@ -66,8 +68,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     async with AsyncExitStack() as open_parts:
         making_inside = asyncio.create_task(_inside_network(config))  # in a child: meanwhile the rest opens
         open_parts.push_async_callback(_close_inside, making_inside)
-        engine = await _open_engine(config, clock)
-        store = WideStore(engine=engine, clock=clock)
+        store = await open_store(config, clock)
         open_parts.push_async_callback(store.aclose)
         peers: Peers = NO_PEERS
         if config.control.contact:
@@ -82,14 +83,23 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             store=store,
             stream=stream,
             objects=await FolderObjectStore.open(root=folder / "objects"),
-            open_slots=lambda gateway_id: open_file(
-                folder / f"{gateway_id}.slots", capacity=config.gateway.sessions_max
-            ),
+            open_slots=partial(_open_slots, config),
+            left_slots=partial(_left_slots, config),
             token_key=key_of_file(folder / "token.key", entropy),
             open_tun=partial(_open_tun, config.gateway),
             inside=await making_inside,
             peers=peers,
         )
+
+
+def _open_slots(config: Config, gateway_id: str) -> Slots:
+    path = config.node.data_dir / f"{gateway_id}.slots"
+    return open_file(path, capacity=config.gateway.sessions_max)
+
+
+def _left_slots(config: Config, gateway_id: str) -> Slots | None:
+    path = config.node.data_dir / f"{gateway_id}.slots"
+    return _open_slots(config, gateway_id) if path.exists() else None
 
 
 def _open_tun(config: GatewayConfig, gateway_id: str) -> Tun | None:
@@ -99,6 +109,11 @@ def _open_tun(config: GatewayConfig, gateway_id: str) -> Tun | None:
     number = [each.id for each in config.held].index(gateway_id)
     name = config.tun if not number else f"{config.tun}-{number}"
     return Tun(name, ue_pool=config.held[number].ue_pool)
+
+
+async def open_store(config: Config, clock: Clock) -> Store:
+    """The configured store; raises ``ConfigurationError``."""
+    return WideStore(engine=await _open_engine(config, clock), clock=clock)
 
 
 async def _open_engine(config: Config, clock: Clock) -> Engine:

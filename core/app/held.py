@@ -6,11 +6,13 @@ from contextlib import suppress
 
 from core.app.adapters import Adapters
 from core.config import Config, VirtualGatewayConfig
+from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
 from core.errors import Refused, Unavailable
 from core.ports.user_plane import PacketSink
 from core.services.admissions import Admissions
+from core.services.audit import AuditTrail
 from core.services.gateway import Tenure, VirtualGateway
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
@@ -27,7 +29,7 @@ ERROR_INDICATIONS_MAX = 10_000
 
 
 class HeldGateway:
-    """Implements ``Seat``. ``is_resumed``: nobody else held the gateway since this node did.
+    """Implements ``Seat``. ``before`` is the gateway's lease as it was before this tenure.
 
     ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
     its bearer is cut. The ``make_*`` methods are where a test puts a broken part in the place of a good one.
@@ -40,13 +42,19 @@ class HeldGateway:
         adapters: Adapters,
         own: VirtualGatewayConfig,
         tenure: Tenure,
-        is_resumed: bool,
+        before: GatewayLease | None,
         on_edge_packet: PacketSink,
         on_session_end: Callable[[str], None],
     ) -> None:
         self._config = config
         self._world = adapters
-        self._is_resumed = is_resumed
+        self._before = before
+        self._audit = AuditTrail(
+            audit=adapters.store.audit,
+            clock=adapters.clock,
+            entropy=adapters.entropy,
+            actor=config.node.name,
+        )
         self._peer_lost: asyncio.Queue[str] = asyncio.Queue(ERROR_INDICATIONS_MAX)
         world = adapters
         self.gateway = VirtualGateway(
@@ -85,7 +93,13 @@ class HeldGateway:
         """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
         unknown; how many sessions.
         """
-        recovered = await self.sessions.recover(is_resumed=self._is_resumed)
+        before, own = self._before, self._config.node.name
+        recovered = await self.sessions.recover(is_resumed=before is None or before.owner == own)
+        if self.lost_counts:
+            await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
+        if before is not None and before.owner != own and not before.is_released:
+            interval_s = self._config.usage.report_interval_s
+            await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
         await self.user_plane.start()
         await self.door.start()
         await self.radius.start()
@@ -104,6 +118,7 @@ class HeldGateway:
 
     def fence(self) -> None:
         """Answer and forward nothing any more."""
+        self.gateway.fence()
         self.door.close()
         self.radius.close()
         self.user_plane.fence()
@@ -216,3 +231,37 @@ class HeldGateway:
             session_id = await self._peer_lost.get()
             with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
                 await self.sessions.close(session_id, CloseReason.PEER_LOST)
+
+
+async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:
+    """Another node holds the gateway: report once more, as it stood, what was counted here, and give it up.
+
+    Nothing is counted on: the sessions are in the other node's epoch now. Raises ``Unavailable``.
+    """
+    slots = adapters.left_slots(gateway_id)
+    if slots is None:
+        return
+    user_plane = UdpUserPlane(
+        slots=slots,
+        clock=adapters.clock,
+        network=adapters.network,
+        address=config.gateway.address,
+        ue_pool=config.gateway.ue_pool,
+        platform_network=config.edge.platform_network,
+    )
+    try:
+        found = slots.in_use
+        meter = UsageMeter(
+            user_plane=user_plane, usage=adapters.store.usage, clock=adapters.clock, interval_s=0.0
+        )
+        await meter.settle_orphans(())
+        if found:
+            trail = AuditTrail(
+                audit=adapters.store.audit,
+                clock=adapters.clock,
+                entropy=adapters.entropy,
+                actor=config.node.name,
+            )
+            await trail.counts_left(gateway_id, sessions=found)
+    finally:
+        await user_plane.aclose()

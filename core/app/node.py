@@ -6,12 +6,14 @@ session belongs to is asked of the gateways that are held at that moment.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Address
 
 from core.api.views import subscriber_view
 from core.app.adapters import METADATA_PORT, Adapters
-from core.app.held import HeldGateway
+from core.app.held import HeldGateway, settle_left
 from core.config import Config
+from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import Unavailable
 from core.ports.user_plane import PacketSink
@@ -54,7 +56,8 @@ class Node:
             contact=config.control.contact,
             gateways=list(own) if "gateway" in config.node.roles else [],
             home=config.node.home or list(own) if "gateway" in config.node.roles else [],
-            make=lambda tenure, is_resumed: self._make_held(tenure, is_resumed=is_resumed),
+            make=self._make_held,
+            settle_left=partial(settle_left, config, adapters),
             tell=tell,
         )
         self.held = self.holdings.held
@@ -127,14 +130,14 @@ class Node:
             raise Unavailable(f"{gateway_id} is not held here")
         return await held.sessions.end_sessions_of(sim_id, reason)
 
-    def _make_held(self, tenure: Tenure, *, is_resumed: bool) -> HeldGateway:
+    def _make_held(self, tenure: Tenure, before: GatewayLease | None) -> HeldGateway:
         own = next(each for each in self._config.gateway.held if each.id == tenure.lease.gateway_id)
         held = self.held_type(
             config=self._config,
             adapters=self._world,
             own=own,
             tenure=tenure,
-            is_resumed=is_resumed,
+            before=before,
             on_edge_packet=self.deliver,
             on_session_end=self.connections.end_session if self.connections is not None else _nobody,
         )

@@ -10,12 +10,12 @@ import json
 import signal
 import sys
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
 from aiohttp import web
 
+from core.adapters.clock import SystemClock
 from core.app.adapters import default_adapters
 from core.app.node import Node
 from core.app.serving import first_run, make_api, make_control_channel, make_identity, make_telemetry
@@ -115,7 +115,7 @@ async def _listen(
 
 
 def _tell(line: str) -> None:
-    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    at = SystemClock().now().isoformat(timespec="milliseconds")
     sys.stderr.write(f"{at} airloom serve: {line}\n")
     sys.stderr.flush()
 

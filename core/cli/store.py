@@ -4,13 +4,17 @@ Rule: only an operator changes tables, by this command; a node that finds anothe
 """
 
 import asyncio
+import json
 from collections.abc import Coroutine
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from core.cli.client import CliError
+from core.domain.usage import day_of
 
 if TYPE_CHECKING:
     from core.config import Config
@@ -57,14 +61,52 @@ def check(config: ConfigOption = None) -> None:
     typer.echo(f"keyspace {address.keyspace}: as this version wants it")
 
 
-def _with_cassandra(path: Path | None) -> "Config":
+@store.command()
+def audit(
+    day: Annotated[str, typer.Argument(help="A UTC day, as 2026-11-30.")], config: ConfigOption = None
+) -> None:
+    """What happened to virtual gateways on a day, one JSON object a line: take-overs, counts left and lost.
+
+    Example: airloom store audit 2026-11-30 --config airloom.toml
+    """
+    from core.adapters.clock import SystemClock  # noqa: PLC0415 - a customer's command needs none
+    from core.app.adapters import open_store  # noqa: PLC0415 - a customer's command loads no gateway
+
+    try:
+        wanted = day_of(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC))
+    except ValueError:
+        raise CliError(f"{day}: must be a day, as 2026-11-30") from None
+    settings = _settings(config)
+
+    async def read() -> None:
+        opened = await open_store(settings, SystemClock())
+        try:
+            after = ""
+            while True:
+                page = await opened.audit.of_day(wanted, after=after)
+                for entry in page.items:
+                    line = {**asdict(entry), "at": entry.at.isoformat(), "action": entry.action.value}
+                    typer.echo(json.dumps(line))
+                if not (after := page.next_key):
+                    return
+        finally:
+            await opened.aclose()
+
+    _run(read())
+
+
+def _settings(path: Path | None) -> "Config":
     from core.config import load  # noqa: PLC0415 - a customer's command reads no airloom.toml
     from core.errors import ConfigurationError  # noqa: PLC0415 - the same
 
     try:
-        config = load(path)
+        return load(path)
     except ConfigurationError as error:
         raise CliError(str(error), EX_CONFIG) from error
+
+
+def _with_cassandra(path: Path | None) -> "Config":
+    config = _settings(path)
     if not config.store.cassandra:
         raise CliError("store.cassandra: names no node; the embedded store needs no migration", EX_CONFIG)
     return config

@@ -22,9 +22,8 @@ from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Leases
 
-LEASE_S = 10.0
-RENEW_S = 2.0
-"""A store that takes five seconds for a write still renews in time."""
+LEASE_S, RENEW_S = 12.0, 1.0
+"""A store that takes five seconds for a write still renews in time: 5 + 1 + 5 < 12."""
 
 
 class Tenure:
@@ -107,6 +106,7 @@ class VirtualGateway:
         clock: Clock,
     ) -> None:
         self._tenure = tenure
+        self._is_fenced = False
         self.gateway_id = tenure.lease.gateway_id
         self.epoch = tenure.lease.fence
         self.restart_counter = tenure.lease.restart_counter
@@ -115,9 +115,13 @@ class VirtualGateway:
         self._teids = teids
         self._clock = clock
 
+    def fence(self) -> None:
+        """The tenure is over, or ending: nobody may begin anything here any more."""
+        self._is_fenced = True
+
     def demand_held(self) -> None:
         """Raises ``Unavailable`` when the tenure is over: nothing may be written any more."""
-        if not self._tenure.is_running:
+        if self._is_fenced or not self._tenure.is_running:
             raise Unavailable(f"{self.gateway_id} is not held here any more")
 
     @property

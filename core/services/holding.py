@@ -87,8 +87,10 @@ class _HandedOver(Exception):
 class Holdings(Generic[S]):
     """The virtual gateways of one node.
 
-    ``make(tenure, is_resumed)`` makes what works for a gateway; ``is_resumed``: nobody else held it since
-    this node did. ``tell`` is called with a line for the operator when a gateway comes or goes.
+    ``make(tenure, before)`` makes what works for a gateway; ``before`` is the lease as it was.
+    ``settle_left`` is awaited when another node turns out to hold a gateway: what was counted here for it is
+    made durable.
+    ``tell`` is called with a line for the operator when a gateway comes or goes.
     """
 
     def __init__(
@@ -101,7 +103,8 @@ class Holdings(Generic[S]):
         contact: str,
         gateways: Sequence[str],
         home: Collection[str],
-        make: Callable[[Tenure, bool], S],
+        make: Callable[[Tenure, GatewayLease | None], S],
+        settle_left: Callable[[str], Awaitable[None]],
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._leases = leases
@@ -111,6 +114,7 @@ class Holdings(Generic[S]):
         self._contact = contact
         self._home = frozenset(home)
         self._make = make
+        self._settle_left = settle_left
         self._tell = tell
         self._places = {gateway_id: _Place[S](gateway_id) for gateway_id in gateways}
         self.is_draining = False
@@ -132,7 +136,7 @@ class Holdings(Generic[S]):
                 with suppress(StaleVersion, Unavailable):
                     place.tenure = await self._take(gateway_id, lease)
             if place.tenure is not None:
-                recovered += await self._begin(place, place.tenure, is_resumed=self._is_own(lease))
+                recovered += await self._begin(place, place.tenure, lease)
         return recovered
 
     async def run(self) -> None:
@@ -165,25 +169,25 @@ class Holdings(Generic[S]):
 
     async def _hold_for_ever(self, place: _Place[S]) -> None:
         while True:
-            is_resumed = True
+            before: GatewayLease | None = None
             if place.tenure is None:
-                place.tenure, is_resumed = await self._seek(place.gateway_id)
+                place.tenure, before = await self._seek(place.gateway_id)
             try:
-                await self._hold(place, place.tenure, is_resumed=is_resumed)
+                await self._hold(place, place.tenure, before)
             finally:
                 if place.seat is not None:
                     await self._leave(place)
                 place.tenure = None
                 place.wanted_back.clear()
 
-    async def _hold(self, place: _Place[S], tenure: Tenure, *, is_resumed: bool) -> None:
+    async def _hold(self, place: _Place[S], tenure: Tenure, before: GatewayLease | None) -> None:
         """One tenure, to its end."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep(place, tenure))
                 if place.seat is None:
                     self._tell(f"{place.gateway_id}: the lease is taken")
-                    count = await self._begin_later(place, tenure, is_resumed=is_resumed)
+                    count = await self._begin_later(place, tenure, before)
                     self._tell(f"{place.gateway_id}: taken over, {count} sessions")
                 assert place.seat is not None, "it has just begun"
                 tasks.create_task(place.seat.run())
@@ -212,9 +216,9 @@ class Holdings(Generic[S]):
         await self._patiently(seat.settle)
         raise _HandedOver
 
-    async def _begin(self, place: _Place[S], tenure: Tenure, *, is_resumed: bool) -> int:
+    async def _begin(self, place: _Place[S], tenure: Tenure, before: GatewayLease | None) -> int:
         while True:
-            place.seat = self._make(tenure, is_resumed)
+            place.seat = self._make(tenure, before)
             try:
                 count = await place.seat.start()
             except Unavailable:
@@ -227,11 +231,11 @@ class Holdings(Generic[S]):
             self.held[place.gateway_id] = place.seat
             return count
 
-    async def _begin_later(self, place: _Place[S], tenure: Tenure, *, is_resumed: bool) -> int:
+    async def _begin_later(self, place: _Place[S], tenure: Tenure, before: GatewayLease | None) -> int:
         """The address may still be the old holder's for a moment: the lease is kept meanwhile."""
         while True:
             try:
-                return await self._begin(place, tenure, is_resumed=is_resumed)
+                return await self._begin(place, tenure, before)
             except ConfigurationError as error:
                 self._tell(f"{place.gateway_id}: {error}; trying again")
                 await asyncio.sleep(RETRY_S)
@@ -245,14 +249,17 @@ class Holdings(Generic[S]):
 
     # -- whose is it ----------------------------------------------------------------------------------
 
-    async def _seek(self, gateway_id: str) -> tuple[Tenure, bool]:
-        """Wait until the gateway may be taken, and take it; whether nobody else held it meanwhile."""
-        seen = _Seen(-1, 0.0)
+    async def _seek(self, gateway_id: str) -> tuple[Tenure, GatewayLease | None]:
+        """Wait until the gateway may be taken, and take it; with the lease as it was."""
+        seen, is_settled = _Seen(-1, 0.0), False
         while True:
             with suppress(Unavailable, StaleVersion):
                 lease = await self._leases.get(gateway_id)
+                if not is_settled and lease is not None and lease.owner != self._owner:
+                    await self._settle_left(gateway_id)
+                    is_settled = True
                 if not self.is_draining and await self._may_take(gateway_id, lease, seen):
-                    return await self._take(gateway_id, lease), self._is_own(lease)
+                    return await self._take(gateway_id, lease), lease
             await asyncio.sleep(LOOK_S)
 
     async def _may_take(self, gateway_id: str, lease: GatewayLease | None, seen: _Seen) -> bool:
@@ -289,9 +296,6 @@ class Holdings(Generic[S]):
             raise ConfigurationError(
                 f"node.name: another node named {self._owner} is at {lease.contact}; give each its own name"
             )
-
-    def _is_own(self, lease: GatewayLease | None) -> bool:
-        return lease is None or lease.owner == self._owner
 
     async def _patiently(self, ask: Callable[[], Awaitable[R]]) -> R:
         """Until the store answers."""

@@ -419,6 +419,7 @@ class Sessions:
             raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)
 
     async def _open_authorised(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Session:
+        self._gateway.demand_held()
         session = self._new_session(sim, request, undo)
         self._install(session)
         undo.callback(self._usage.discard, session.session_id)
@@ -521,6 +522,7 @@ class Sessions:
             return
         self._gateway.demand_held()
         await self._usage.report_last(session.session_id)
+        self._gateway.demand_held()
         await self._store.sessions.close(session, event)
         self._heed_event()
         self._usage.discard(session.session_id)

@@ -183,7 +183,8 @@ class Slots:
         self.words[slot + _SELECTOR] = 1 - selector
 
     def release(self) -> None:
-        """Let go of the file; what was counted stays in it. Idempotent."""
+        """Let go of the file; what was counted stays in it, no slot is found any more. Idempotent."""
+        self._by_session.clear()
         self.words.release()
         self._bytes.release()
         if self._mapping is not None:

@@ -1,0 +1,299 @@
+"""Who holds a virtual gateway, in virtual time: nodes that die, freeze, are cut off, and clocks that jump."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.wide import WideStore
+from core.domain.gateway import GatewayLease
+from core.domain.session import CloseReason
+from core.errors import ConfigurationError, Unavailable
+from core.services.gateway import LEASE_S, Tenure
+from core.services.holding import GONE_AFTER_S, LOOK_S, Holdings
+from loadtest.virtual import VirtualClock, run_virtual
+
+GATEWAYS = ("vg-1", "vg-2")
+
+
+class SkewedClock:
+    """A node's wall clock that may be wrong; its monotonic clock is right."""
+
+    def __init__(self, true: VirtualClock) -> None:
+        self._true = true
+        self.skew = timedelta()
+
+    def now(self) -> datetime:
+        return self._true.now() + self.skew
+
+    def monotonic(self) -> float:
+        return self._true.monotonic()
+
+
+@dataclass
+class Stage:
+    """The nodes, what they share, and who answers for what at any moment."""
+
+    clock: VirtualClock
+    disk: Disk = field(default_factory=Disk)
+    nodes: dict[str, "Node"] = field(default_factory=dict)
+    answering: dict[str, set[str]] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+    two_owners: list[str] = field(default_factory=list)
+
+    def begin(self, gateway_id: str, name: str) -> None:
+        owners = self.answering.setdefault(gateway_id, set())
+        owners.add(name)
+        if len(owners) > 1:
+            self.two_owners.append(f"{gateway_id}: {sorted(owners)}")
+
+    def end(self, gateway_id: str, name: str) -> None:
+        self.answering.get(gateway_id, set()).discard(name)
+
+    def owner(self, gateway_id: str) -> str:
+        return ",".join(sorted(self.answering.get(gateway_id, set())))
+
+
+@dataclass
+class FakeSeat:
+    """Answers from ``start`` until it is fenced."""
+
+    stage: Stage
+    name: str
+    tenure: Tenure
+    before: GatewayLease | None
+    is_settled: bool = False
+
+    async def start(self) -> int:
+        self.stage.begin(self.tenure.lease.gateway_id, self.name)
+        return 3
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    def fence(self) -> None:
+        self.stage.end(self.tenure.lease.gateway_id, self.name)
+
+    async def settle(self) -> None:
+        self.is_settled = True
+
+    async def aclose(self) -> None:
+        self.fence()
+
+
+class Leases:
+    """The store's, as one node reaches it: cut off, slow, or both."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._leases = WideStore(
+            engine=MemoryEngine(disk=stage.disk, clock=stage.clock), clock=stage.clock
+        ).leases
+        self.is_cut_off = False
+        self.takes_s = 0.0
+
+    async def get(self, gateway_id: str) -> GatewayLease | None:
+        await self._reach()
+        return await self._leases.get(gateway_id)
+
+    async def put(self, lease: GatewayLease) -> GatewayLease:
+        await self._reach()
+        return await self._leases.put(lease)
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(self.takes_s)
+        if self.is_cut_off:
+            raise Unavailable("cut off")
+
+
+class Node:
+    """One node over the shared store. Implements ``Peers`` for itself."""
+
+    def __init__(self, stage: Stage, name: str, home: tuple[str, ...]) -> None:
+        self.stage, self.name, self.contact = stage, name, f"http://{name}"
+        self.leases = Leases(stage)
+        self.clock = SkewedClock(stage.clock)
+        self.is_dead_for_sure = False
+        self.settled_left: list[str] = []
+        self.holdings = Holdings[FakeSeat](
+            leases=self.leases,
+            peers=self,
+            clock=self.clock,
+            owner=name,
+            contact=self.contact,
+            gateways=GATEWAYS,
+            home=home,
+            make=lambda tenure, before: FakeSeat(stage, name, tenure, before),
+            settle_left=self.settle_left,
+            tell=stage.told.append,
+        )
+        self.running: asyncio.Task[None] | None = None
+
+    async def settle_left(self, gateway_id: str) -> None:
+        self.settled_left.append(gateway_id)
+
+    async def begin(self) -> None:
+        await self.holdings.start()
+        self.running = asyncio.create_task(self.holdings.run())
+
+    def freeze(self) -> None:
+        """It stands still with all that it holds, and answers nothing (SIGSTOP, kill -9)."""
+        assert self.running is not None
+        for gateway_id in GATEWAYS:
+            self.stage.end(gateway_id, self.name)
+        self.running.cancel()
+
+    def watch(self, contact: str) -> None:
+        pass
+
+    async def is_dead(self, contact: str) -> bool:
+        return any(node.contact == contact and node.is_dead_for_sure for node in self.stage.nodes.values())
+
+    async def name_at(self, contact: str) -> str:
+        return next((node.name for node in self.stage.nodes.values() if node.contact == contact), "")
+
+    async def hand_over(self, contact: str, gateway_id: str) -> None:
+        for node in self.stage.nodes.values():
+            if node.contact == contact and node.running is not None and not node.running.done():
+                return await node.holdings.hand_over(gateway_id)
+        raise Unavailable("does not answer")
+
+    async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
+        raise NotImplementedError
+
+
+def play(script: Callable[[Stage], Awaitable[None]]) -> Stage:
+    """Two nodes with a home gateway each, then the script; never two owners."""
+
+    async def whole() -> Stage:
+        stage = Stage(VirtualClock(datetime(2026, 11, 30, tzinfo=UTC)))
+        for name, home in (("node-1", ("vg-1",)), ("node-2", ("vg-2",))):
+            stage.nodes[name] = Node(stage, name, home)
+            await stage.nodes[name].begin()
+        await asyncio.sleep(1)
+        assert (stage.owner("vg-1"), stage.owner("vg-2")) == ("node-1", "node-2")
+        await script(stage)
+        for node in stage.nodes.values():
+            if node.running is not None:
+                node.running.cancel()
+        await asyncio.gather(*(n.running for n in stage.nodes.values() if n.running), return_exceptions=True)
+        return stage
+
+    stage = run_virtual(whole)
+    assert stage.two_owners == []
+    return stage
+
+
+def test_a_silent_holder_is_replaced_after_its_lease_and_not_before() -> None:
+    async def script(stage: Stage) -> None:
+        stage.nodes["node-1"].freeze()
+        await asyncio.sleep(LEASE_S)
+        assert stage.owner("vg-1") == ""
+        await asyncio.sleep(GONE_AFTER_S - LEASE_S + 2 * LOOK_S + 2)
+        assert stage.owner("vg-1") == "node-2"
+        seat = stage.nodes["node-2"].holdings.held["vg-1"]
+        assert (seat.tenure.lease.fence, seat.tenure.lease.restart_counter) == (2, 1)
+
+    play(script)
+
+
+def test_a_holder_that_is_dead_for_sure_is_replaced_at_once() -> None:
+    async def script(stage: Stage) -> None:
+        stage.nodes["node-1"].freeze()
+        stage.nodes["node-1"].is_dead_for_sure = True
+        await asyncio.sleep(3 * LOOK_S)
+        assert stage.owner("vg-1") == "node-2"
+
+    play(script)
+
+
+def test_a_node_that_comes_back_is_handed_its_own() -> None:
+    async def script(stage: Stage) -> None:
+        stage.nodes["node-1"].freeze()
+        stage.nodes["node-1"].is_dead_for_sure = True
+        await asyncio.sleep(1)
+        again = stage.nodes["node-1"] = Node(stage, "node-1", ("vg-1",))
+        taken_over = stage.nodes["node-2"].holdings.held["vg-1"]
+        await again.begin()
+        await asyncio.sleep(2)
+        assert stage.owner("vg-1") == "node-1"
+        assert again.settled_left == ["vg-1", "vg-2"]
+        assert taken_over.is_settled
+        seat = again.holdings.held["vg-1"]
+        assert seat.before is not None
+        assert (seat.before.owner, seat.before.is_released, seat.tenure.lease.fence) == ("node-2", True, 3)
+
+    play(script)
+
+
+@pytest.mark.parametrize("skew_s", [-3_600, 3_600])
+def test_a_clock_that_jumps_changes_nothing(skew_s: int) -> None:
+    async def script(stage: Stage) -> None:
+        stage.nodes["node-1"].clock.skew = timedelta(seconds=skew_s)
+        await asyncio.sleep(10 * LEASE_S)
+        assert stage.owner("vg-1") == "node-1"
+        assert stage.nodes["node-1"].holdings.held["vg-1"].tenure.lease.fence == 1
+
+    play(script)
+
+
+def test_a_holder_that_is_cut_off_stops_by_itself_before_another_begins() -> None:
+    async def script(stage: Stage) -> None:
+        node = stage.nodes["node-1"]
+        node.leases.is_cut_off = True
+        await asyncio.sleep(LEASE_S + 0.1)
+        assert stage.owner("vg-1") == ""
+        await asyncio.sleep(GONE_AFTER_S - LEASE_S + 3)
+        assert stage.owner("vg-1") == "node-2"
+        node.leases.is_cut_off = False
+        await asyncio.sleep(3)
+        assert stage.owner("vg-1") == "node-1"
+
+    play(script)
+
+
+def test_a_store_away_for_less_than_a_lease_costs_nothing() -> None:
+    async def script(stage: Stage) -> None:
+        for node in stage.nodes.values():
+            node.leases.is_cut_off = True
+        await asyncio.sleep(LEASE_S * 0.7)
+        for node in stage.nodes.values():
+            node.leases.is_cut_off = False
+        await asyncio.sleep(3 * LEASE_S)
+        assert stage.nodes["node-1"].holdings.held["vg-1"].tenure.lease.fence == 1
+
+    play(script)
+
+
+def test_a_store_that_takes_five_seconds_still_renews() -> None:
+    async def script(stage: Stage) -> None:
+        for node in stage.nodes.values():
+            node.leases.takes_s = 5.0
+        await asyncio.sleep(10 * LEASE_S)
+        assert (stage.owner("vg-1"), stage.owner("vg-2")) == ("node-1", "node-2")
+        assert stage.nodes["node-1"].holdings.held["vg-1"].tenure.lease.fence == 1
+
+    play(script)
+
+
+def test_a_drained_node_leaves_everything_to_the_other_and_takes_nothing() -> None:
+    async def script(stage: Stage) -> None:
+        await stage.nodes["node-1"].holdings.drain()
+        assert stage.owner("vg-1") == ""
+        await asyncio.sleep(2)
+        assert stage.owner("vg-1") == "node-2"
+        assert stage.nodes["node-1"].holdings.held == {}
+
+    play(script)
+
+
+def test_two_living_nodes_of_one_name_are_refused() -> None:
+    async def script(stage: Stage) -> None:
+        twin = Node(stage, "node-1", ("vg-1",))
+        twin.holdings._contact = "http://elsewhere"
+        with pytest.raises(ConfigurationError, match="give each its own name"):
+            await twin.holdings.start()
+
+    play(script)

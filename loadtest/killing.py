@@ -92,8 +92,7 @@ class Talker:
     seen_bytes: int = 0
     number: int = 0
     gap_s_max: float = 0.0
-    """The longest time without an answer, and when it ended."""
-    gap_ended: float = 0.0
+    """The longest time without an answer."""
 
 
 @dataclass(slots=True)
@@ -266,28 +265,26 @@ async def talk(talker: Talker, stopped: asyncio.Event, *, answer_s: float = 0.5)
         payload = b"%s %d" % (talker.imsi.encode(), talker.number)
         if await talker.device.send_raw(payload, answer_s=answer_s) == b"200":
             talker.acknowledged.append(payload)
-            now = time.monotonic()
-            if now - answered > talker.gap_s_max:
-                talker.gap_s_max, talker.gap_ended = now - answered, time.time()
-            answered = now
+            talker.gap_s_max = max(talker.gap_s_max, time.monotonic() - answered)
+            answered = time.monotonic()
 
 
 async def _send_far(sender: Talker, stopped: asyncio.Event) -> None:
     """Datagrams to the far host, some hundreds a second."""
-    packet = udp_packet(sender.context.ue_address, IPv4Address(FAR_HOST), FAR_PORT, FAR_PAYLOAD_BYTES)
+    packet = udp_packet(sender.context.ue_address, IPv4Address(FAR_HOST), FAR_PORT, bytes(FAR_PAYLOAD_BYTES))
     while not stopped.is_set():
         sender.peer.send_up(sender.context, packet)
         await asyncio.sleep(0.003)
 
 
-def udp_packet(source: IPv4Address, destination: IPv4Address, port: int, payload_bytes: int) -> bytes:
-    """An IPv4 packet with a UDP datagram of zeros; its UDP checksum is absent (RFC 768)."""
+def udp_packet(source: IPv4Address, destination: IPv4Address, port: int, payload: bytes) -> bytes:
+    """An IPv4 packet with a UDP datagram from this port to the same; its checksum is absent (RFC 768)."""
     head = bytearray(
         struct.pack(
             "!BBHHHBBH4s4s",
             0x45,
             0,
-            28 + payload_bytes,
+            28 + len(payload),
             0,
             0,
             64,
@@ -300,7 +297,7 @@ def udp_packet(source: IPv4Address, destination: IPv4Address, port: int, payload
     total = sum(struct.unpack("!10H", head))
     total = (total & 0xFFFF) + (total >> 16)
     struct.pack_into("!H", head, 10, ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF)
-    return bytes(head) + struct.pack("!HHHH", port, port, 8 + payload_bytes, 0) + bytes(payload_bytes)
+    return bytes(head) + struct.pack("!HHHH", port, port, 8 + len(payload), 0) + payload
 
 
 def _served(folder: Path, lab: Lab | None) -> Served:

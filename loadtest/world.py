@@ -21,9 +21,9 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.app.adapters import Adapters
-from core.app.held import HeldGateway
+from core.app.held import HeldGateway, settle_left
 from core.app.node import Node
-from core.config import Config, EdgeConfig, GatewayConfig, RadiusConfig
+from core.config import Config, EdgeConfig, GatewayConfig, NodeConfig, RadiusConfig
 from core.domain.session import CloseReason, Session
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
 from core.errors import StaleVersion, Unavailable
@@ -45,6 +45,7 @@ from loadtest.virtual import (
 )
 
 GATEWAY = "127.0.0.1"
+NODES = ("node-1", "node-2")
 PEERS: Mapping[str, type[GtpPeer[Any]]] = {
     "127.0.1.1": Sgsn,
     "127.0.1.2": Sgsn,
@@ -72,6 +73,8 @@ class Plan:
     store: FaultRates = field(default_factory=lambda: FaultRates(0.03, 0.03, 0.2))
     stream: FaultRates = field(default_factory=lambda: FaultRates(0.05, 0.05, 0.2))
     crashes: int = 2
+    takeover: float = 0.5
+    """How often another node goes on after a crash, and not the same one."""
     outages: int = 2
 
 
@@ -107,7 +110,9 @@ class World:
         self.network = VirtualNetwork(self.rng)
         self.network.tap = self._tap
         self.disk, self.stream_disk = Disk(), MemoryDisk()
-        self.slots = bytearray(table_bytes(SLOTS))
+        self.slots = {name: bytearray(table_bytes(SLOTS)) for name in NODES}
+        self.node_name = NODES[0]
+        self.takeovers = 0
         self.store_rates, self.stream_rates = FaultRates(), FaultRates()
         self.sims: list[SimState] = []
         self.arrived: dict[str, list[bytes]] = {}
@@ -129,7 +134,8 @@ class World:
     async def start_node(self) -> None:
         """Begin a life on what the last one left, trying waiting while the store is away."""
         self._life = Incarnation()
-        self.node = self._node_type(config=_config(), adapters=self._adapters(self._life))
+        config = _config(self.node_name)
+        self.node = self._node_type(config=config, adapters=self._adapters(self._life, self.node_name))
         self.node.deliver = self._watch_edge
         await self.node.start()
         self._running = asyncio.create_task(self.node.run())
@@ -154,14 +160,14 @@ class World:
         """``kill -9``: the disks and the slot table stay as they are at this instant."""
         self._gate.clear()
         self._life.is_alive = False
-        self.slots = bytearray(self.slots)
+        self.slots[self.node_name] = bytearray(self.slots[self.node_name])
         self.network.unplug(GATEWAY)
         assert self._running is not None
         self._running.cancel()
         with suppress(asyncio.CancelledError, BaseExceptionGroup):
             await self._running
 
-    def _adapters(self, life: Incarnation) -> Adapters:
+    def _adapters(self, life: Incarnation, name: str) -> Adapters:
         engine = FaultyEngine(
             MemoryEngine(disk=self.disk, clock=self.clock), rates=self.store_rates, life=life, rng=self.rng
         )
@@ -178,8 +184,8 @@ class World:
             store=WideStore(engine=engine, clock=self.clock),
             stream=stream,
             objects=MemoryObjectStore(),
-            open_slots=lambda _: over_buffer(self.slots),
-            left_slots=lambda _: over_buffer(self.slots),
+            open_slots=lambda _: over_buffer(self.slots[name]),
+            left_slots=lambda _: over_buffer(self.slots[name]),
             token_key=bytes(32),
         )
 
@@ -229,8 +235,16 @@ class World:
             self.network.faults = PERFECT
             self._set_faults(FaultRates(), FaultRates())
             await self._go_home()
+            await self._tell_left_counts()
         await asyncio.sleep(QUIET_S)
         await (await self.holding()).usage.sweep()
+
+    async def _tell_left_counts(self) -> None:
+        """The nodes that did not go on are back, and tell what they had counted."""
+        for name in NODES:
+            if name != self.node_name:
+                adapters = self._adapters(self._life, name)
+                await settle_left(_config(name), adapters, "vg-1")
 
     async def finish(self) -> None:
         """End the last life in order."""
@@ -418,6 +432,9 @@ class World:
             if kind == "crash":
                 await self.crash()
                 await asyncio.sleep(self.rng.random() * 3)
+                if self.rng.random() < self.plan.takeover:
+                    self.node_name = next(name for name in NODES if name != self.node_name)
+                    self.takeovers += 1
                 await self.start_node()
                 self._check_recovered()
             else:
@@ -459,8 +476,9 @@ class World:
             await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
 
 
-def _config() -> Config:
+def _config(name: str) -> Config:
     return Config(
+        node=NodeConfig(name=name),
         gateway=GatewayConfig.model_validate(
             {"allowed_peers": ["127.0.0.0/8"], "sessions_max": SLOTS, "quarantine_s": 60.0}
         ),

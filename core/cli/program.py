@@ -13,6 +13,7 @@ import typer
 from core.cli.account import bills, groups, operator, sandbox
 from core.cli.client import CliError, Profile, save_profile
 from core.cli.commands import Settings, run, settings_of
+from core.cli.node import node
 from core.cli.output import Format
 from core.cli.sims import sims, stats
 from core.cli.store import store
@@ -34,6 +35,7 @@ for _name, _group in {
     "operator": operator,
     "sandbox": sandbox,
     "store": store,
+    "node": node,
 }.items():
     app.add_typer(_group, name=_name)
 

@@ -76,7 +76,7 @@ def audit(
         wanted = day_of(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC))
     except ValueError:
         raise CliError(f"{day}: must be a day, as 2026-11-30") from None
-    settings = _settings(config)
+    settings = settings_from(config)
 
     async def read() -> None:
         opened = await open_store(settings, SystemClock())
@@ -95,7 +95,8 @@ def audit(
     _run(read())
 
 
-def _settings(path: Path | None) -> "Config":
+def settings_from(path: Path | None) -> "Config":
+    """An operator's configuration; raises ``CliError``."""
     from core.config import load  # noqa: PLC0415 - a customer's command reads no airloom.toml
     from core.errors import ConfigurationError  # noqa: PLC0415 - the same
 
@@ -106,7 +107,7 @@ def _settings(path: Path | None) -> "Config":
 
 
 def _with_cassandra(path: Path | None) -> "Config":
-    config = _settings(path)
+    config = settings_from(path)
     if not config.store.cassandra:
         raise CliError("store.cassandra: names no node; the embedded store needs no migration", EX_CONFIG)
     return config

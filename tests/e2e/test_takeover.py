@@ -11,9 +11,10 @@ from loadtest.serving import ROOT
 pytestmark = [pytest.mark.e2e, pytest.mark.cassandra, pytest.mark.kinesis]
 
 
-async def test_the_holder_is_killed_and_nobody_notices() -> None:
+@pytest.mark.parametrize("how", ["", "drain"])
+async def test_the_holder_is_killed_or_drained_and_nobody_notices(how: str) -> None:
     run = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadtest.killing_nodes", "4", "7"),
+        *(sys.executable, "-m", "loadtest.killing_nodes", "4", "7", *how.split()),
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
     )

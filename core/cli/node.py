@@ -1,0 +1,79 @@
+"""`airloom node`: look at the nodes and empty one, over their control channels.
+
+Rule: a node is asked by the configuration that it runs with; ``--contact`` names another one.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import typer
+
+from core.cli.client import CliError
+from core.cli.store import ConfigOption, settings_from
+
+EX_UNAVAILABLE, EX_CONFIG = 69, 78
+ASK_S, DRAIN_S, LOOK_S = 5.0, 60.0, 0.1
+
+ContactOption = Annotated[
+    str, typer.Option("--contact", help="Another node's control channel, as http://10.0.0.12:8090.")
+]
+
+node = typer.Typer(no_args_is_help=True, help="The nodes of this installation, over their control channels.")
+
+
+@node.command()
+def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
+    """Which virtual gateways a node holds, and how many sessions are open on each.
+
+    Example: airloom node status --contact http://10.0.0.12:8090
+    """
+    where, secret = _where(config, contact)
+    told = asyncio.run(_ask("GET", f"{where}/control/node", secret))
+    typer.echo(f"{told['name']}: {'ready' if told['ready'] else 'draining'}")
+    for gateway_id, sessions in sorted(told["gateways"].items()):
+        typer.echo(f"  {gateway_id}: {sessions} sessions")
+
+
+@node.command()
+def drain(config: ConfigOption = None, contact: ContactOption = "") -> None:
+    """Have a node hand its virtual gateways over and end; sessions go on on the other nodes.
+
+    Example: airloom node drain --config airloom.toml
+    """
+    where, secret = _where(config, contact)
+    asyncio.run(_ask("POST", f"{where}/control/drain", secret))
+    deadline = time.monotonic() + DRAIN_S
+    while time.monotonic() < deadline:
+        try:
+            asyncio.run(_ask("GET", f"{where}/control/node", secret))
+        except CliError:
+            typer.echo("drained: the node has ended")
+            return
+        time.sleep(LOOK_S)
+    raise CliError(f"{where}: still there after {DRAIN_S:g} s; airloom node status tells what it holds")
+
+
+def _where(path: Path | None, contact: str) -> tuple[str, str]:
+    control = settings_from(path).control
+    secret = control.secret.get_secret_value()
+    if not secret:
+        raise CliError("control.secret: is not set, so the node has no control channel", EX_CONFIG)
+    return contact or control.contact, secret
+
+
+async def _ask(method: str, url: str, secret: str) -> Any:
+    headers, timeout = {"Authorization": f"Bearer {secret}"}, aiohttp.ClientTimeout(total=ASK_S)
+    try:
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=timeout) as http,
+            http.request(method, url) as answer,
+        ):
+            told = await answer.json()
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise CliError(f"{url}: {error or type(error).__name__}", EX_UNAVAILABLE) from error
+    if answer.status != 200:
+        raise CliError(f"{url}: {told.get('error', answer.status)}")
+    return told

@@ -4,7 +4,7 @@ Rule: a node is asked by the configuration that it runs with; ``--contact`` name
 """
 
 import asyncio
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,16 +44,22 @@ def drain(config: ConfigOption = None, contact: ContactOption = "") -> None:
     Example: airloom node drain --config airloom.toml
     """
     where, secret = _where(config, contact)
-    asyncio.run(_ask("POST", f"{where}/control/drain", secret))
-    deadline = time.monotonic() + DRAIN_S
-    while time.monotonic() < deadline:
-        try:
-            asyncio.run(_ask("GET", f"{where}/control/node", secret))
-        except CliError:
-            typer.echo("drained: the node has ended")
-            return
-        time.sleep(LOOK_S)
-    raise CliError(f"{where}: still there after {DRAIN_S:g} s; airloom node status tells what it holds")
+    if not asyncio.run(_has_drained(where, secret)):
+        raise CliError(f"{where}: still there after {DRAIN_S:g} s; airloom node status tells what it holds")
+    typer.echo("drained: the node has ended")
+
+
+async def _has_drained(where: str, secret: str) -> bool:
+    await _ask("POST", f"{where}/control/drain", secret)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while True:
+                try:
+                    await _ask("GET", f"{where}/control/node", secret)
+                except CliError:
+                    return True
+                await asyncio.sleep(LOOK_S)
+    return False
 
 
 def _where(path: Path | None, contact: str) -> tuple[str, str]:

@@ -7,10 +7,10 @@ key is an error that names it; nothing else in Airloom reads the environment or 
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -26,9 +26,15 @@ from pydantic import (
 from core.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Contact = Annotated[str, StringConstraints(pattern=r"^http://[a-zA-Z0-9.-]{1,253}:[0-9]{1,5}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
+Role = Literal["gateway", "aaa", "edge", "api", "meter"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Door = Literal["gtp", "radius"]
+ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
+"""What a node must be to hold a virtual gateway that has this door."""
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
 
@@ -40,19 +46,21 @@ class _Section(BaseModel):
 class NodeConfig(_Section):
     """This process: its name (the owner of leases) and the folder for everything it keeps.
 
-    ``roles``: ``gateway`` holds virtual gateways with their doors and the device edge, ``api`` serves the
-    customer API, ``meter`` counts messages from the stream. ``home`` are the virtual gateways that this node
-    takes when it starts (empty: all); any other it takes when its holder is gone.
+    ``roles``: ``gateway`` and ``aaa`` hold virtual gateways, those with the door ``gtp`` and those with the
+    door ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer API;
+    ``meter`` counts messages from the stream; ``all`` is each of them. ``home`` are the virtual gateways that
+    this node takes when it starts (empty: all); any other it takes when its holder is gone.
     """
 
     name: Name = "node-1"
     data_dir: Path = Path("var")
-    roles: Annotated[tuple[Literal["gateway", "api", "meter"], ...], Field(min_length=1)] = (
-        "gateway",
-        "api",
-        "meter",
-    )
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = ROLES
     home: tuple[Name, ...] = ()
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _all(cls, roles: object) -> object:
+        return ROLES if isinstance(roles, list | tuple) and "all" in roles else roles
 
 
 class ControlConfig(_Section):
@@ -79,23 +87,29 @@ class ControlConfig(_Section):
 
 
 class VirtualGatewayConfig(_Section):
-    """One virtual gateway: the address that carries its GTP-C and GTP-U, and its devices' addresses."""
+    """One virtual gateway: the address of its doors, and its devices' addresses.
+
+    ``doors``: ``gtp`` (GTP-C and GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A
+    node holds a virtual gateway only if it has the roles of all its doors.
+    """
 
     id: Name
     address: IPv4Address
     ue_pool: IPv4Network
+    doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
 
 
 class GatewayConfig(_Section):
     """The virtual gateways, the same list on every node.
 
-    One is written as ``id``, ``address`` and ``ue_pool``; several as ``virtual``, a table each, whose pools
-    are disjoint parts of ``ue_pool``. With ``tun`` named, packets to the internet go through that TUN device
-    (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers`` empty: all.
+    One is written as ``id``, ``address``, ``ue_pool`` and ``doors``; several as ``virtual``, a table each,
+    whose pools are disjoint parts of ``ue_pool``. With ``tun`` named, packets to the internet go through that
+    TUN device (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers`` empty: all.
     """
 
     id: Name = "vg-1"
     address: IPv4Address = IPv4Address("127.0.0.1")
+    doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
     control_port: Port = 2123
     user_port: Port = 2152
     ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
@@ -110,7 +124,8 @@ class GatewayConfig(_Section):
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:
         """All of them."""
-        return self.virtual or (VirtualGatewayConfig(id=self.id, address=self.address, ue_pool=self.ue_pool),)
+        own = VirtualGatewayConfig(id=self.id, address=self.address, ue_pool=self.ue_pool, doors=self.doors)
+        return self.virtual or (own,)
 
     @model_validator(mode="after")
     def _check_virtual(self) -> "GatewayConfig":
@@ -159,7 +174,12 @@ class EdgeConfig(_Section):
     ``message_address`` takes messages by UDP, TCP and HTTP, ``mqtt_address`` by MQTT; the ``…_names`` are
     what ``gateway.dns`` answers with each. TCP, HTTP and MQTT need a network namespace: with ``inside`` at
     ``auto`` they are served where one can be made, ``on`` insists, ``off`` serves UDP alone.
+
+    A gateway without the role ``edge`` hands what is for the platform to one of ``nodes``, the control
+    channels of nodes with that role (``http://10.0.0.21:8090``).
     """
+
+    nodes: Annotated[tuple[Contact, ...], Field(max_length=256)] = ()
 
     platform_network: IPv4Network = IPv4Network("100.127.0.0/16")
     message_address: IPv4Address = IPv4Address("100.127.65.43")
@@ -245,6 +265,19 @@ class Config(_Section):
     usage: UsageConfig = UsageConfig()
     billing: BillingConfig = BillingConfig()
 
+    def doors_of(self, gateway: VirtualGatewayConfig) -> frozenset[Door]:
+        """The doors that are open: RADIUS is closed as long as it has no clients."""
+        return frozenset(door for door in gateway.doors if door != "radius" or self.radius.clients)
+
+    @property
+    def holdable(self) -> tuple[VirtualGatewayConfig, ...]:
+        """The virtual gateways that a node of these roles may hold."""
+        return tuple(each for each in self.gateway.held if not self._lacking(each))
+
+    def _lacking(self, gateway: VirtualGatewayConfig) -> list[Role]:
+        needed = {ROLE_OF_DOOR[door] for door in self.doors_of(gateway)}
+        return sorted(needed.difference(self.node.roles))
+
     @model_validator(mode="after")
     def _check(self) -> "Config":
         known = [each.id for each in self.gateway.held]
@@ -252,16 +285,39 @@ class Config(_Section):
             raise ValueError(f"node.home: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
         if len(known) > 1 and self.radius.address is not None:
             raise ValueError("radius.address: each virtual gateway has its own; leave it out")
+        for each in self.gateway.held:
+            if not self.doors_of(each):
+                raise ValueError(
+                    f"gateway.doors: {each.id} has none that is open; radius.clients are missing"
+                )
+        if {"gateway", "aaa"} & set(self.node.roles):
+            self._check_holdable()
+        if self.edge.nodes and not self.control.contact:
+            raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
         return self
 
+    def _check_holdable(self) -> None:
+        wanted = [each for each in self.gateway.held if each.id in self.node.home] or self.gateway.held
+        lacking = [(each, roles) for each in wanted if (roles := self._lacking(each))]
+        if len(lacking) == len(wanted) or (self.node.home and lacking):
+            each, roles = lacking[0]
+            raise ValueError(
+                f"node.roles: {each.id} has the doors {', '.join(sorted(self.doors_of(each)))}, so whoever"
+                f" holds it also needs the role {', '.join(roles)}"
+            )
 
-def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
-    """Read the file (if any) and the ``AIRLOOM_*`` variables.
+
+def load(
+    path: Path | None, environment: Mapping[str, str] = os.environ, *, roles: Sequence[str] = ()
+) -> Config:
+    """Read the file (if any) and the ``AIRLOOM_*`` variables; ``roles``, if there are any, win over both.
 
     Raises ``ConfigurationError`` with one line per mistake: key, what is wrong, what would be right.
     """
     values = _read_file(path) if path is not None else {}
     _overlay(values, environment)
+    if roles:
+        _overlay(values, {"AIRLOOM_NODE__ROLES": ",".join(roles)})
     try:
         return Config.model_validate(values)
     except ValidationError as error:

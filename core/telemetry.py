@@ -64,6 +64,13 @@ class Metric(Enum):
         "What happened to connections of devices and to their packets",
         ("event",),
     )
+    EDGE_LINKS = ("airloom_edge_links", "gauge", "Edge nodes that this gateway node can reach", ())
+    EDGE_LINK_PACKETS = (
+        "airloom_edge_link_packets",
+        "counter",
+        "What happened to packets between gateway and edge nodes",
+        ("event",),
+    )
     EVENTS_TOLD = ("airloom_events_told", "counter", "Session events put into the stream", ())
     MESSAGES_COUNTED = (
         "airloom_messages_counted",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.inside.namespace import NamespaceNetwork
+from core.adapters.links import NoLinks, WebSocketLinks
 from core.adapters.network import UdpNetwork
 from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.store.engine import Engine
@@ -17,11 +18,12 @@ from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.kinesis import KinesisStream
 from core.adapters.stream.log import LogStream
-from core.adapters.tokens import key_of_file
+from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
 from core.errors import ConfigurationError
 from core.ports.clock import Clock, Entropy
 from core.ports.inside import InsideNetwork
+from core.ports.links import Links
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
 from core.ports.peers import Peers
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from core.adapters.store.cassandra import CassandraAddress
 
 METADATA_PORT = 80
-NO_PEERS = NoPeers()
+NO_PEERS, NO_LINKS = NoPeers(), NoLinks()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class Adapters:
     ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``left_slots`` one that is there from an
     earlier tenure; ``open_tun(gateway_id)`` its way to the
     internet side, where there is one; ``inside`` is the network that devices' connections end in, where
-    there is one; ``peers`` are the other nodes.
+    there is one; ``peers`` are the other nodes and ``links`` lead to them.
     """
 
     clock: Clock
@@ -58,6 +60,7 @@ class Adapters:
     token_key: bytes
     inside: InsideNetwork | None = None
     peers: Peers = NO_PEERS
+    links: Links = NO_LINKS
     open_tun: Callable[[str], Tun | None] = lambda _: None
 
 
@@ -71,8 +74,10 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         store = await open_store(config, clock)
         open_parts.push_async_callback(store.aclose)
         peers: Peers = NO_PEERS
-        if config.control.contact:
-            peers = HttpPeers(secret=config.control.secret.get_secret_value())
+        links: Links = NO_LINKS
+        secret = config.control.secret.get_secret_value()
+        if secret:
+            peers, links = HttpPeers(secret=secret), WebSocketLinks(secret=secret)
             open_parts.push_async_callback(peers.aclose)
         stream = await _open_stream(config, clock)
         open_parts.push_async_callback(stream.aclose)
@@ -85,10 +90,11 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             objects=await FolderObjectStore.open(root=folder / "objects"),
             open_slots=partial(_open_slots, config),
             left_slots=partial(_left_slots, config),
-            token_key=key_of_file(folder / "token.key", entropy),
+            token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
             open_tun=partial(_open_tun, config.gateway),
             inside=await making_inside,
             peers=peers,
+            links=links,
         )
 
 
@@ -155,7 +161,7 @@ async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:
 
 async def _inside_network(config: Config) -> InsideNetwork | None:
     edge = config.edge
-    if edge.inside == "off":
+    if edge.inside == "off" or "edge" not in config.node.roles:
         return None
     try:
         return await NamespaceNetwork.open(

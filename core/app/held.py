@@ -49,6 +49,7 @@ class HeldGateway:
         self._config = config
         self._world = adapters
         self._before = before
+        self._doors = config.doors_of(own)
         self._audit = AuditTrail(
             audit=adapters.store.audit,
             clock=adapters.clock,
@@ -100,9 +101,11 @@ class HeldGateway:
         if before is not None and before.owner != own and not before.is_released:
             interval_s = self._config.usage.report_interval_s
             await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
-        await self.user_plane.start()
-        await self.door.start()
-        await self.radius.start()
+        if "gtp" in self._doors:
+            await self.user_plane.start()
+            await self.door.start()
+        if "radius" in self._doors:
+            await self.radius.start()
         return recovered
 
     async def run(self) -> None:

@@ -68,6 +68,15 @@ def make_telemetry(node: Node) -> Telemetry:
         lambda: {reason.value: count for reason, count in node.edge.counts.items()},
         door="edge",
     )
+    telemetry.watch(Metric.EDGE_LINKS, lambda: float(node.edge_links.up if node.edge_links else 0))
+    telemetry.watch_each(
+        Metric.EDGE_LINK_PACKETS,
+        lambda: _sum(
+            {what.value: count for what, count in side.counts.items()}
+            for side in (node.edge_links, node.remote)
+            if side is not None
+        ),
+    )
     if (connections := node.connections) is not None:
         telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
         telemetry.watch_each(
@@ -146,6 +155,7 @@ def make_control_channel(
             hand_over=node.holdings.hand_over,
             end_sessions_of=node.end_sessions_of,
             drain=drain,
+            serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )
     )
     _add_metrics(application, telemetry)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 
 
 class DidNotStart(Exception):
@@ -65,13 +65,17 @@ def _is_udp_free(address: str, port: int) -> bool:
 
 @dataclass(slots=True)
 class Served:
-    """One ``serve`` on one data folder; ``prefix`` puts it into a network namespace."""
+    """One ``serve`` on one data folder; ``prefix`` puts it into a network namespace.
+
+    With a ``control_port`` its control channel is there, and its metrics are read from it.
+    """
 
     data_dir: Path
     gateway_address: str
     api_port: int
     api_host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
+    control_port: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
     ready_after_s: float = 0.0
@@ -93,6 +97,7 @@ class Served:
             "AIRLOOM_GATEWAY__ADDRESS": self.gateway_address,
             "AIRLOOM_API__HOST": self.api_host,
             "AIRLOOM_API__PORT": str(self.api_port),
+            **({"AIRLOOM_CONTROL__PORT": str(self.control_port)} if self.control_port else {}),
             **self.environment,
         }
         began = time.monotonic()
@@ -142,11 +147,12 @@ class Served:
 
     def metrics(self) -> dict[str, float]:
         """What /metrics says now; series with labels under ``name{labels}``. Blocks: call from a thread."""
+        where = f"http://127.0.0.1:{self.control_port}" if self.control_port else self.endpoint
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=5) as answer:  # noqa: S310 - our own server
+            with urllib.request.urlopen(f"{where}/metrics", timeout=5) as answer:  # noqa: S310 - our own server
                 text = answer.read().decode()
         except urllib.error.URLError as error:
-            raise DidNotStart(f"{self.endpoint}/metrics: {error.reason}") from error
+            raise DidNotStart(f"{where}/metrics: {error.reason}") from error
         lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in lines}
 

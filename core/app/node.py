@@ -109,6 +109,7 @@ class Node:
                 tasks.create_task(self.remote.run())
             if "meter" in roles:
                 tasks.create_task(self.consumer.run())
+            await asyncio.Event().wait()  # a node of the API alone has no loop
 
     async def aclose(self) -> None:
         """Take nothing in any more; sessions stay open, and slot tables keep what was not reported."""

@@ -108,7 +108,7 @@ def serve(
 ) -> None:
     """Run Airloom itself, by default with every role in one process.
 
-    Examples: airloom serve --config airloom.toml | airloom serve --role gateway --role edge
+    Example: airloom serve --config airloom.toml | airloom serve --role gateway --role edge
     """
     from core.cli.serve import serve as serve_node  # noqa: PLC0415 - a customer's command loads no gateway
 

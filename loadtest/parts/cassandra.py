@@ -5,6 +5,7 @@ one token each, written on first start, so that three share the ring evenly and 
 test` fetches the jars beside the Python packages.
 """
 
+import asyncio
 import re
 import shutil
 import signal
@@ -14,10 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
-from core.adapters.store.cassandra import CassandraAddress
+from core.adapters.store.cassandra import CassandraAddress, migrate
 from loadtest.serving import free_tcp_port
 
 JARS = Path(sys.prefix) / "cassandra"
@@ -217,3 +218,14 @@ def address_of(nodes: list[Node], keyspace: str) -> CassandraAddress:
     """What a client is told."""
     hosts = tuple(node.host for node in nodes)
     return CassandraAddress(hosts, keyspace, DATACENTER, port=nodes[0].port)
+
+
+async def stored(stack: AsyncExitStack, keyspace: str) -> dict[str, str]:
+    """A node with Airloom's tables for as long as ``stack`` is open; what points an Airloom to it."""
+    (node,) = await asyncio.to_thread(stack.enter_context, served())
+    await migrate(address=address_of([node], keyspace), replication_factor=1)
+    return {
+        "AIRLOOM_STORE__CASSANDRA": node.host,
+        "AIRLOOM_STORE__PORT": str(node.port),
+        "AIRLOOM_STORE__KEYSPACE": keyspace,
+    }

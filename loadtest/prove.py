@@ -55,9 +55,9 @@ def prove_kills(kills: int, seed: int) -> dict[str, Any]:
         return _killing(lab.command(lab.ran, *command))
 
 
-def prove_edge(kills: int, seed: int) -> dict[str, Any]:
+def prove_edge(kills: int, seed: int, layout: str) -> dict[str, Any]:
     """``kill -9`` under the traffic of every entry point, into a Kinesis that misbehaves."""
-    return _killing([sys.executable, "-m", "loadtest.killing_edge", str(kills), str(seed)])
+    return _killing([sys.executable, "-m", "loadtest.killing_edge", str(kills), str(seed), layout])
 
 
 def prove_nodes(kills: int, seed: int) -> dict[str, Any]:
@@ -89,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--kills", type=int, default=50, help="how many kills (default 50)")
     parser.add_argument("--seed", type=int, default=1, help="the seed of the kills' moments (default 1)")
+    parser.add_argument(
+        "--layout", choices=("one", "spread"), default="one", help="of edge: as ./run demo has it"
+    )
     options = parser.parse_args(argv)
     unknown = set(options.what) - set(PROOFS)
     if unknown:
@@ -99,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "kills" in options.what:
         results["kills"] = prove_kills(options.kills, options.seed)
     if "edge" in options.what:
-        results["edge"] = prove_edge(options.kills, options.seed)
+        results["edge"] = prove_edge(options.kills, options.seed, options.layout)
     if "nodes" in options.what:
         results["nodes"] = prove_nodes(options.kills, options.seed)
     results["ok"] = all(result["ok"] for result in results.values())

@@ -76,6 +76,8 @@ class Served:
     api_host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
     control_port: int = 0
+    module: str = "core.cli"
+    """What is run: another version of the same command in its place."""
     environment: Mapping[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
     ready_after_s: float = 0.0
@@ -87,31 +89,36 @@ class Served:
         """The API's."""
         return f"http://{self.api_host}:{self.api_port}"
 
-    async def start(self) -> None:
-        """Start and wait until it says that it is ready; raises ``DidNotStart``."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        environment = {
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that it runs in."""
+        control = {"AIRLOOM_CONTROL__PORT": str(self.control_port)} if self.control_port else {}
+        return {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "AIRLOOM_NODE__DATA_DIR": str(self.data_dir),
             "AIRLOOM_GATEWAY__ADDRESS": self.gateway_address,
             "AIRLOOM_API__HOST": self.api_host,
             "AIRLOOM_API__PORT": str(self.api_port),
-            **({"AIRLOOM_CONTROL__PORT": str(self.control_port)} if self.control_port else {}),
+            **control,
             **self.environment,
         }
+
+    async def start(self) -> None:
+        """Start and wait until it says that it is ready; raises ``DidNotStart``."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with (self.data_dir / "serve.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.prefix,
                 sys.executable,
                 "-m",
-                "core.cli",
+                self.module,
                 "serve",
                 "--json",
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env=environment,
+                env=self.variables,
                 cwd=self.data_dir,
             )
         assert self.process.stdout is not None
@@ -131,6 +138,17 @@ class Served:
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(signal.SIGKILL)
             await self.process.wait()
+
+    async def drain(self) -> None:
+        """As an operator does it; raises ``DidNotStart`` with what it says when it was not drained."""
+        command = (sys.executable, "-m", self.module, "node", "drain")
+        asked = await asyncio.create_subprocess_exec(
+            *command, env=self.variables, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await asked.communicate()
+        if asked.returncode:
+            raise DidNotStart(f"not drained: {said.decode().strip()}")
+        await self.ended()
 
     async def ended(self) -> None:
         """Wait until it ends by itself."""

@@ -15,9 +15,12 @@ import pytest
 
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
-from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
+from core.adapters.store import cql
+from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, connect, migrate
+from core.adapters.store.engine import RowKey
+from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY
 from core.adapters.store.wide import WideStore
-from core.errors import StaleVersion, Unavailable
+from core.errors import ConfigurationError, StaleVersion, Unavailable
 from loadtest.customer import Customer
 from loadtest.parts import cassandra
 from loadtest.peers.nas import Nas
@@ -56,13 +59,14 @@ def airloom(environment: dict[str, str], *arguments: str) -> "subprocess.Complet
 
 async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path: Path) -> None:
     run = asyncio.to_thread
-    before = await run(airloom, environment, "store", "check")
-    assert before.returncode == 78
-    assert "airloom store migrate" in before.stderr
+    checked = await run(airloom, environment, "store", "check")
+    assert checked.returncode == 78
+    assert "airloom store migrate" in checked.stderr
     refused = await run(airloom, {**environment, "AIRLOOM_NODE__DATA_DIR": str(tmp_path / "x")}, "serve")
     assert refused.returncode == 78
     assert "airloom store migrate" in refused.stderr
-    for found in ("schema 0 before, 2 now", "schema 2 before, 2 now"):
+    for before in (0, SCHEMA_VERSION):
+        found = f"schema {before} before, {SCHEMA_VERSION} now"
         migrated = await run(airloom, environment, "store", "migrate")
         assert (migrated.returncode, found in migrated.stdout) == (0, True), migrated
     assert (await run(airloom, environment, "store", "check")).returncode == 0
@@ -105,13 +109,7 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
                 await nas.detach(session)
                 stored = await customer.call("GET", f"/sims/{sim['simId']}")
                 assert stored["sessionStatus"]["online"] is False
-        address = CassandraAddress(
-            (environment["AIRLOOM_STORE__CASSANDRA"],),
-            KEYSPACE,
-            cassandra.DATACENTER,
-            port=int(environment["AIRLOOM_STORE__PORT"]),
-        )
-        engine = await CassandraEngine.open(address=address, clock=SystemClock())
+        engine = await CassandraEngine.open(address=address_in(environment, KEYSPACE), clock=SystemClock())
         store = WideStore(engine=engine, clock=SystemClock())
         today = int(SystemClock().now().strftime("%Y%m%d"))
         rows = await store.usage.of_day(imsi, today)
@@ -119,6 +117,61 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
         assert {(row.volume.up_bytes, row.volume.down_bytes) for row in rows[-1:]} == {(1_000_001, 2_000_002)}
     finally:
         await served.stop()
+
+
+async def test_tables_of_an_earlier_version_get_what_they_lack(environment: dict[str, str]) -> None:
+    keyspace = "airloom_earlier"
+    address = address_in(environment, keyspace)
+    earlier = replace(SESSION_BY_GATEWAY, values=SESSION_BY_GATEWAY.values[:1])
+    cluster, session = await asyncio.to_thread(connect, address)
+
+    def make() -> None:
+        session.execute(cql.create_keyspace(keyspace, cassandra.DATACENTER, 1))
+        session.execute(cql.create_schema_table(keyspace))
+        session.execute(cql.create_table(keyspace, earlier))
+        session.execute(cql.put_schema(keyspace), (cql.SCHEMA_NAME, SCHEMA_VERSION - 1))
+        insert = session.prepare(cql.insert(keyspace, earlier))
+        session.execute(insert, ("vg-1", 3, "s1", "sim-1", 0, cql.NEVER_US, 0))
+
+    await asyncio.to_thread(make)
+    with pytest.raises(ConfigurationError, match="run airloom store migrate"):
+        await CassandraEngine.open(address=address, clock=SystemClock())
+    assert await migrate(address=address, replication_factor=1) == SCHEMA_VERSION - 1
+    engine = await CassandraEngine.open(address=address, clock=SystemClock())
+    (row,) = await engine.get(SESSION_BY_GATEWAY, [RowKey(("vg-1", 3), ("s1",))])
+    assert row is not None
+    assert row.values == ("sim-1", *(EMPTY[column.type] for column in SESSION_BY_GATEWAY.values[1:]))
+    await engine.aclose()
+    await asyncio.to_thread(cluster.shutdown)
+
+
+@pytest.mark.parametrize(
+    ("readable_from", "is_usable"), [(SCHEMA_VERSION, True), (SCHEMA_VERSION + 1, False)]
+)
+async def test_tables_of_the_next_version_are_used_while_they_fit(
+    environment: dict[str, str], readable_from: int, is_usable: bool
+) -> None:
+    address = address_in(environment, "airloom_next")
+    with suppress(ConfigurationError):  # the second time they are too new
+        await migrate(address=address, replication_factor=1)
+    cluster, session = await asyncio.to_thread(connect, address)
+    for row in ((cql.SCHEMA_NAME, SCHEMA_VERSION + 1), (cql.READABLE_NAME, readable_from)):
+        await asyncio.to_thread(session.execute, cql.put_schema(address.keyspace), row)
+    await asyncio.to_thread(cluster.shutdown)
+    if is_usable:
+        await (await CassandraEngine.open(address=address, clock=SystemClock())).aclose()
+    else:
+        with pytest.raises(ConfigurationError, match="run a newer Airloom"):
+            await CassandraEngine.open(address=address, clock=SystemClock())
+
+
+def address_in(environment: dict[str, str], keyspace: str) -> CassandraAddress:
+    return CassandraAddress(
+        (environment["AIRLOOM_STORE__CASSANDRA"],),
+        keyspace,
+        cassandra.DATACENTER,
+        port=int(environment["AIRLOOM_STORE__PORT"]),
+    )
 
 
 async def tried(call: Callable[[], Awaitable[T]]) -> T:

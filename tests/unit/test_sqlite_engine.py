@@ -23,7 +23,7 @@ from core.adapters.store.sqlite import (
     WRITES_WAITING_MAX,
     SqliteEngine,
 )
-from core.adapters.store.tables import OPERATOR, REVOKED_TOKEN
+from core.adapters.store.tables import OPERATOR, OUTBOX, REVOKED_TOKEN, SCHEMA_VERSION, SESSION_BY_GATEWAY
 from core.adapters.store.wide import WideStore
 from core.errors import ConfigurationError, Unavailable
 from tests.contract.stores import SetClock, mount, report_of, sim_of, unmount
@@ -170,6 +170,23 @@ async def test_a_file_of_another_schema_is_named(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "airloom.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
     assert "schema 99" in await refusal_at_open(tmp_path / "airloom.db")
+
+
+async def test_a_file_of_an_earlier_schema_gets_what_it_lacks(tmp_path: Path) -> None:
+    session = RowKey(("vg-1", 3), ("s1",))
+    engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())
+    await engine.write(Batch(SESSION_BY_GATEWAY, session.partition, (Put(session.clustering, ("sim-1", 7)),)))
+    await engine.aclose()
+    with closing(sqlite3.connect(tmp_path / "airloom.db", isolation_level=None)) as connection:
+        connection.execute('ALTER TABLE session_by_gateway DROP COLUMN "indexed_us"')
+        connection.execute("DROP TABLE outbox")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
+    engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())
+    (row,) = await engine.get(SESSION_BY_GATEWAY, [session])
+    assert row is not None
+    assert row.values == ("sim-1", 0)
+    assert await engine.scan(OUTBOX, ("vg-1", 0)) == []
+    await engine.aclose()
 
 
 async def test_a_file_that_a_person_keeps_locked(

@@ -48,7 +48,7 @@ from core.adapters.store.engine import (
     expiry_us,
     microseconds,
 )
-from core.adapters.store.tables import SCHEMA_VERSION, TABLES, Table
+from core.adapters.store.tables import EMPTY, READABLE_FROM, SCHEMA_VERSION, TABLES, Column, Table
 from core.errors import ConfigurationError, LocalProtocolError, StaleVersion, Unavailable
 from core.ports.clock import Clock
 
@@ -138,9 +138,9 @@ class CassandraEngine:
         """Connect; raises ``ConfigurationError`` naming what to mend, the schema's version among it."""
         cluster, session = await asyncio.to_thread(connect, address)
         try:
-            version = await asyncio.to_thread(schema_version, session, address.keyspace)
-            if version != SCHEMA_VERSION:
-                raise ConfigurationError(_told(address, version))
+            schema = await asyncio.to_thread(schema_of, session, address.keyspace)
+            if not schema.is_usable:
+                raise ConfigurationError(_told(address, schema))
             await asyncio.to_thread(session.set_keyspace, address.keyspace)
         except BaseException:
             await asyncio.to_thread(cluster.shutdown)
@@ -325,39 +325,66 @@ class CassandraEngine:
 # -- migrations ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The version of a keyspace's tables (0: none), and of the oldest nodes that may work on them."""
+
+    version: int
+    readable_from: int
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a node of this version may work on them: they are of it, or newer and still fit."""
+        return self.readable_from <= SCHEMA_VERSION <= self.version
+
+
 async def migrate(*, address: CassandraAddress, replication_factor: int) -> int:
-    """Make the keyspace and the tables, or bring them to this version; the version that was there before."""
+    """Make the keyspace and the tables, or bring them to this version; the version that was there before.
+
+    Nodes of the version before go on meanwhile. Raises ``ConfigurationError``.
+    """
 
     def work() -> int:
         cluster, session = connect(address)
         try:
             session.execute(cql.create_keyspace(address.keyspace, address.datacenter, replication_factor))
-            before = schema_version(session, address.keyspace)
-            if before > SCHEMA_VERSION:
+            before = schema_of(session, address.keyspace)
+            if before.version > SCHEMA_VERSION:
                 raise ConfigurationError(_told(address, before))
             session.execute(cql.create_schema_table(address.keyspace))
             for table in TABLES:
                 session.execute(cql.create_table(address.keyspace, table))
-            session.execute(cql.put_schema_version(address.keyspace, SCHEMA_VERSION))
-            return before
+                for column in _missing(session, address.keyspace, table):
+                    session.execute(cql.add_column(address.keyspace, table, column))
+            for row in ((cql.READABLE_NAME, READABLE_FROM), (cql.SCHEMA_NAME, SCHEMA_VERSION)):
+                session.execute(cql.put_schema(address.keyspace), row)
+            return before.version
         finally:
             cluster.shutdown()
 
     return await asyncio.to_thread(work)
 
 
-def schema_version(session: Session, name: str) -> int:
-    """The version of a keyspace's tables; 0 when there are none. Blocks."""
+def _missing(session: Session, keyspace: str, table: Table) -> list[Column]:
+    there = session.cluster.metadata.keyspaces[keyspace].tables[table.name].columns
+    return [column for column in table.values if column.name not in there]
+
+
+def schema_of(session: Session, name: str) -> Schema:
+    """What a keyspace's tables are. Blocks."""
     keyspace = session.cluster.metadata.keyspaces.get(name)
     if keyspace is None or cql.SCHEMA_TABLE not in keyspace.tables:
-        return 0
-    row = session.execute(cql.select_schema_version(name)).one()
-    return int(row[0]) if row else 0
+        return Schema(0, 0)
+    rows = [
+        session.execute(cql.select_schema(name), (of,)).one() for of in (cql.SCHEMA_NAME, cql.READABLE_NAME)
+    ]
+    version, readable_from = (int(row[0]) if row else 0 for row in rows)
+    return Schema(version, readable_from or version)
 
 
-def _told(address: CassandraAddress, version: int) -> str:
-    fix = "run airloom store migrate" if version < SCHEMA_VERSION else "run a newer Airloom"
-    return f"keyspace {address.keyspace}: schema {version}, this version reads {SCHEMA_VERSION}; {fix}"
+def _told(address: CassandraAddress, schema: Schema) -> str:
+    fix = "run airloom store migrate" if schema.version < SCHEMA_VERSION else "run a newer Airloom"
+    return f"keyspace {address.keyspace}: schema {schema.version}, this version reads {SCHEMA_VERSION}; {fix}"
 
 
 def connect(address: CassandraAddress) -> tuple[Cluster, Session]:
@@ -430,7 +457,20 @@ def _ttl_s(expires_us: int, now_us: int) -> int:
 
 def _alive(table: Table, rows: Sequence[Any], now_us: int) -> list[Row]:
     split = len(table.clustering)
-    return [Row(tuple(row[:split]), tuple(row[split:-2]), row[-2]) for row in rows if row[-1] > now_us]
+    return [
+        Row(tuple(row[:split]), tuple(row[split:-2]) if None not in row else _filled(table, row), row[-2])
+        for row in rows
+        if row[-1] > now_us
+    ]
+
+
+def _filled(table: Table, row: Sequence[Any]) -> Key:
+    """The values of a row that is older than one of its columns."""
+    values = row[len(table.clustering) : -2]
+    return tuple(
+        EMPTY[column.type] if value is None else value
+        for column, value in zip(table.values, values, strict=True)
+    )
 
 
 def _unavailable(error: Exception, *, is_write: bool) -> Exception:

@@ -13,7 +13,7 @@ from core.adapters.store.tables import USAGE, Column, Table
 
 NEVER_US = 2**63 - 1
 """``expires_us`` of a row that lives for ever: comparable, so that a condition can say "still alive"."""
-SCHEMA_TABLE = "schema_version"
+SCHEMA_TABLE, SCHEMA_NAME, READABLE_NAME = "schema_version", "airloom", "readable_from"
 _USAGE_OPTIONS = (
     " WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS',"
     " 'compaction_window_size': 15}"
@@ -31,19 +31,24 @@ def create_table(keyspace: str, table: Table) -> str:
     return f'CREATE TABLE IF NOT EXISTS "{keyspace}"."{table.name}" ({", ".join(columns)}){options}'
 
 
+def add_column(keyspace: str, table: Table, column: Column) -> str:
+    """A value column that a table of an earlier version has not."""
+    return f'ALTER TABLE "{keyspace}"."{table.name}" ADD {_name(column)} {column.type.value}'
+
+
 def create_schema_table(keyspace: str) -> str:
     """Where the schema's version stands."""
     return f'CREATE TABLE IF NOT EXISTS "{keyspace}".{SCHEMA_TABLE} (name text PRIMARY KEY, version bigint)'
 
 
-def select_schema_version(keyspace: str) -> str:
-    """Which version the tables have."""
-    return f"SELECT version FROM \"{keyspace}\".{SCHEMA_TABLE} WHERE name = 'airloom'"
+def select_schema(keyspace: str) -> str:
+    """Which version the tables have, and from which on a node may work on them. Bound: name."""
+    return f'SELECT version FROM "{keyspace}".{SCHEMA_TABLE} WHERE name = %s'
 
 
-def put_schema_version(keyspace: str, version: int) -> str:
-    """The tables have this version now."""
-    return f"INSERT INTO \"{keyspace}\".{SCHEMA_TABLE} (name, version) VALUES ('airloom', {version:d})"
+def put_schema(keyspace: str) -> str:
+    """Bound: name, version."""
+    return f'INSERT INTO "{keyspace}".{SCHEMA_TABLE} (name, version) VALUES (%s, %s)'
 
 
 def create_keyspace(keyspace: str, datacenter: str, replication_factor: int) -> str:

@@ -36,7 +36,7 @@ from core.adapters.store.engine import (
     microseconds,
 )
 from core.adapters.store.hot import HotRows, is_hot
-from core.adapters.store.statements import Statements, scan_of, statements_of
+from core.adapters.store.statements import Statements, add_column, scan_of, statements_of
 from core.adapters.store.tables import SCHEMA_VERSION, TABLES, Table
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from core.ports.clock import Clock
@@ -400,12 +400,17 @@ def _open_writer(path: Path) -> sqlite3.Connection:
 
 
 def _create_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or bring them to this version."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version not in {0, SCHEMA_VERSION}:
+    if version > SCHEMA_VERSION:
         raise ConfigurationError(f"store {path}: schema {version}, this version reads {SCHEMA_VERSION}")
-    for statements in _STATEMENTS.values():
-        for sql in statements.create:
+    for table in TABLES:
+        for sql in _STATEMENTS[table.name].create:
             connection.execute(sql)
+        there = {name for _, name, *_ in connection.execute(f'PRAGMA table_info("{table.name}")')}
+        for column in table.values:
+            if column.name not in there:
+                connection.execute(add_column(table, column))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

@@ -7,12 +7,18 @@ Rules:
   condition is about), ``written_us`` (what USING TIMESTAMP compares) and ``expires_us`` (0: never).
 - An entity is one JSON ``body``, so that a person can read it; usage rows are typed columns.
 - A row that is written under a condition is never also written without one (facts of Paxos in Cassandra).
+- A new version adds: tables, value columns at the end, fields of bodies that have a default. What an older
+  row lacks is empty or 0; what an older node does not know it leaves alone, or drops when it writes the body.
+  So nodes of two versions work side by side, once the tables are migrated.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_FROM = 3
+"""The oldest version whose nodes may work on these tables."""
 DAY_US = 86_400_000_000
 EVENT_LIFE_US = 32 * DAY_US
 """A line of a SIM's session history is kept this long after it happened."""
@@ -26,6 +32,14 @@ class ColumnType(Enum):
     TEXT = "text"
     BIGINT = "bigint"
     BLOB = "blob"
+
+
+EMPTY: Mapping[ColumnType, str | int | bytes] = {
+    ColumnType.TEXT: "",
+    ColumnType.BIGINT: 0,
+    ColumnType.BLOB: b"",
+}
+"""What a column holds in rows that are older than it."""
 
 
 @dataclass(frozen=True, slots=True)

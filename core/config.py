@@ -224,6 +224,19 @@ class StreamConfig(_Section):
     endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
 
 
+class ObjectsConfig(_Section):
+    """Exports and dead letters: a folder in ``node.data_dir``, or the S3 bucket ``s3``, under ``prefix``.
+
+    Nodes that share a store need a bucket, or whoever asks another node for an export does not find it.
+    ``region``, ``endpoint``: as for the stream.
+    """
+
+    s3: Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")] = ""
+    prefix: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{0,128}$")] = ""
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,32}$")] = ""
+    endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
+
+
 class ApiConfig(_Section):
     """The customer API.
 
@@ -261,6 +274,7 @@ class Config(_Section):
     edge: EdgeConfig = EdgeConfig()
     store: StoreConfig = StoreConfig()
     stream: StreamConfig = StreamConfig()
+    objects: ObjectsConfig = ObjectsConfig()
     api: ApiConfig = ApiConfig()
     usage: UsageConfig = UsageConfig()
     billing: BillingConfig = BillingConfig()

@@ -13,6 +13,7 @@ from core.adapters.inside.namespace import NamespaceNetwork
 from core.adapters.links import NoLinks, WebSocketLinks
 from core.adapters.network import UdpNetwork
 from core.adapters.peers import HttpPeers, NoPeers
+from core.adapters.s3 import S3ObjectStore
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
@@ -87,7 +88,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             network=UdpNetwork(),
             store=store,
             stream=stream,
-            objects=await FolderObjectStore.open(root=folder / "objects"),
+            objects=await _open_objects(config, open_parts),
             open_slots=partial(_open_slots, config),
             left_slots=partial(_left_slots, config),
             token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
@@ -151,6 +152,17 @@ async def _open_stream(config: Config, clock: Clock) -> Stream:
         return await KinesisStream.open(name=stream.kinesis, region=stream.region, endpoint=stream.endpoint)
     folder = config.node.data_dir / "stream"
     return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
+
+
+async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectStore:
+    objects = config.objects
+    if not objects.s3:
+        return await FolderObjectStore.open(root=config.node.data_dir / "objects")
+    bucket = await S3ObjectStore.open(
+        bucket=objects.s3, prefix=objects.prefix, region=objects.region, endpoint=objects.endpoint
+    )
+    open_parts.push_async_callback(bucket.aclose)
+    return bucket
 
 
 async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:

@@ -8,9 +8,11 @@ import asyncio
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.parts import cassandra, kinesis
 from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port
 
 
@@ -66,6 +68,20 @@ class Layout:
                 if series.startswith(name)
             )
         )
+
+
+async def shared_parts(stack: AsyncExitStack, name: str, *, shards: int) -> dict[str, str]:
+    """A Cassandra and a Kinesis for as long as ``stack`` is open, tables and stream made; what points nodes
+    to them. Both are called ``name``.
+    """
+    environment = await cassandra.stored(stack, name)
+    endpoint = await asyncio.to_thread(stack.enter_context, kinesis.served("kinesis-local"))
+    await kinesis.create_stream(endpoint, name, shards=shards)
+    return environment | {
+        "AIRLOOM_STREAM__KINESIS": name,
+        "AIRLOOM_STREAM__ENDPOINT": endpoint,
+        **kinesis.ENVIRONMENT,
+    }
 
 
 def in_one(folder: Path, environment: Mapping[str, str]) -> Layout:

@@ -15,8 +15,8 @@ from core.adapters.store.tables import SCHEMA_VERSION
 from loadtest.checks import payloads_by_imsi, total_of_stats
 from loadtest.customer import Customer
 from loadtest.killing import NAS_SECRET, attach_meter, attach_talker, report_again, talk
-from loadtest.layouts import Layout, spread
-from loadtest.parts import cassandra, kinesis
+from loadtest.layouts import Layout, shared_parts, spread
+from loadtest.parts import kinesis
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
@@ -28,22 +28,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.cassandra, pytest.mark.kinesis]
 NEXT = "tests.e2e.next_version"
 STREAM = "upgraded"
 SETTLE_S = 3.0
-
-
-async def surroundings(stack: AsyncExitStack) -> dict[str, str]:
-    environment = await cassandra.stored(stack, "airloom_upgrade")
-    endpoint = await asyncio.to_thread(stack.enter_context, kinesis.served("kinesis-local"))
-    await kinesis.create_stream(endpoint, STREAM, shards=2)
-    return environment | {
-        "AIRLOOM_STORE__REPLICATION_FACTOR": "1",
-        "AIRLOOM_STREAM__KINESIS": STREAM,
-        "AIRLOOM_STREAM__ENDPOINT": endpoint,
-        **kinesis.ENVIRONMENT,
-        "AIRLOOM_EDGE__INSIDE": "off",
-        "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
-        "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "127.0.0.0/8"),
-        "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
-    }
+SETTINGS = {
+    "AIRLOOM_EDGE__INSIDE": "off",
+    "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
+    "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "127.0.0.0/8"),
+    "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
+}
 
 
 def peer(kind: type[GtpPeer[Any]], network: str, gateway: str) -> GtpPeer[Any]:
@@ -71,7 +61,7 @@ async def upgrade(layout: Layout) -> None:
 
 async def test_from_one_version_to_the_next(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        environment = await surroundings(stack)
+        environment = SETTINGS | await shared_parts(stack, STREAM, shards=2)
         layout = spread(tmp_path, environment)
         stack.push_async_callback(layout.stop)
         await layout.start()

@@ -41,8 +41,8 @@ class NodeConfig(_Section):
     """This process: its name (the owner of leases) and the folder for everything it keeps.
 
     ``roles``: ``gateway`` holds virtual gateways with their doors and the device edge, ``api`` serves the
-    customer API, ``meter`` counts messages from the stream. ``home`` are the virtual gateways that this node
-    takes when it starts (empty: all); any other it takes when its holder is gone.
+    customer API, ``meter`` counts messages from the stream and folds usage to days. ``home`` are the virtual
+    gateways that this node takes when it starts (empty: all); any other it takes when its holder is gone.
     """
 
     name: Name = "node-1"
@@ -218,9 +218,12 @@ class ApiConfig(_Section):
 
 
 class UsageConfig(_Section):
-    """Metering: a report each interval for each session with change."""
+    """Metering: a report each interval for each session with change; a UTC day is folded ``fold_after_s``
+    after its end, and what is reported of it later is folded as it comes.
+    """
 
     report_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    fold_after_s: Annotated[float, Field(ge=0, le=864_000)] = 3_600.0
 
 
 class BillingConfig(_Section):

@@ -613,7 +613,7 @@ async def test_a_cancelled_caller_does_not_break_the_others(world: World) -> Non
 
 
 async def test_closing_finishes_what_was_accepted_and_is_idempotent(world: World) -> None:
-    writing = asyncio.create_task(world.store.usage.record([report_of(1)]))
+    writing = asyncio.create_task(world.store.accounts.revoke_token("t1", LATER))
     await asyncio.sleep(0)
     await asyncio.gather(world.store.aclose(), world.store.aclose())
     await writing
@@ -623,7 +623,7 @@ async def test_closing_finishes_what_was_accepted_and_is_idempotent(world: World
     with pytest.raises(Unavailable):
         await world.store.sims.get("1")
     await world.open()
-    assert await world.store.usage.of_day("001010000000001", 20261130) == [report_of(1)]
+    assert await world.store.accounts.is_revoked("t1")
 
 
 class _Contended(MemoryEngine):

@@ -94,7 +94,7 @@ class _Seat:
             try:
                 pause_s = await self._step()
                 self._outcomes["done"] += 1
-            except* (Unavailable, StaleVersion):
+            except (Unavailable, StaleVersion):
                 pause_s = RETRY_S
                 self._outcomes["failed"] += 1
             await asyncio.sleep(pause_s)

@@ -89,9 +89,9 @@ class UsageFolder:
                 await self._usage.fold(imsi, day)
                 self.folded += 1
 
-        async with asyncio.TaskGroup() as tasks:
-            for imsi in imsis:
-                tasks.create_task(fold(imsi))
+        for outcome in await asyncio.gather(*map(fold, imsis), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
 
     async def _operator_after(self, day: int, operator_id: str) -> str:
         """The next operator with usage on that day, or none."""

@@ -239,8 +239,8 @@ class World:
             self.network.faults = PERFECT
             self._set_faults(FaultRates(), FaultRates())
             await self._go_home()
-            await self._tell_left_counts()
         await asyncio.sleep(QUIET_S)
+        await self._tell_left_counts()
         await (await self.holding()).usage.sweep()
 
     async def _begin_folding(self) -> None:
@@ -250,7 +250,7 @@ class World:
         await store.usage.put_folding(Folding(begun=yesterday, sealed=yesterday, folded=yesterday))
 
     async def _tell_left_counts(self) -> None:
-        """The nodes that did not go on are back, and tell what they had counted."""
+        """The nodes that did not go on are back, and tell what they had counted: of a day long folded."""
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)

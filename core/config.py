@@ -31,6 +31,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
+SILENT_S_MIN = 1_800
+"""Three of the intervals that RFC 2869 recommends."""
 
 
 class _Section(BaseModel):
@@ -142,7 +144,9 @@ class RadiusConfig(_Section):
     """The RADIUS door of each virtual gateway; closed while it has no ``clients``.
 
     ``address``: where it listens, without one at the virtual gateway's own. An
-    Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``.
+    Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``. A
+    session of which nothing came for ``silent_intervals`` of these is ended, though not before half an hour:
+    a NAS may go by an interval of its own (RFC 2869 §2.1).
     """
 
     address: IPv4Address | None = None
@@ -151,6 +155,12 @@ class RadiusConfig(_Section):
     clients: Annotated[tuple[RadiusClient, ...], Field(max_length=10_000)] = ()
     provisional_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     interim_s: Annotated[int, Field(ge=60, le=86_400)] = 600
+    silent_intervals: Annotated[int, Field(ge=2, le=1_000)] = 3
+
+    @property
+    def silent_s(self) -> int:
+        """How long a session may be silent."""
+        return max(self.silent_intervals * self.interim_s, SILENT_S_MIN)
 
 
 class EdgeConfig(_Section):

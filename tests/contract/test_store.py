@@ -1,16 +1,14 @@
 """What every store must do. Another adapter is one more line in ``stores.OPENERS``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from core.adapters.store import sessions as sessions_module
-from core.adapters.store.cassandra import CassandraAddress, migrate
 from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRow
@@ -23,7 +21,6 @@ from core.adapters.store.tables import (
     SIM_BY_IMSI,
     SIM_BY_OPERATOR,
     SIM_GROUP,
-    SLOT_LIFE_S,
     USAGE,
 )
 from core.adapters.store.wide import WideStore
@@ -32,18 +29,13 @@ from core.domain.consumer import SHARD_END, ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.session import SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
-from core.domain.usage import Folding
 from core.errors import LocalProtocolError, StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, Quarantined, Store
-from loadtest.parts import cassandra
 from tests.contract.stores import (
     LATER,
     NOW,
-    OPENERS,
     SetClock,
     World,
-    cassandra_opener,
-    empty_tables,
     event_of,
     report_of,
     session_of,
@@ -53,39 +45,6 @@ from tests.contract.stores import (
 OPERATOR_1 = Operator("OP0000000001", "Root@Example.com", NOW, NOW)
 OPERATOR_2 = Operator("OP0000000002", "other@example.com", NOW, NOW)
 SETTLED = timedelta(microseconds=SETTLE_US + 1)
-
-
-@pytest.fixture(scope="module")
-def cassandra_address() -> Iterator[Callable[[], CassandraAddress]]:
-    """A node, started when the first test wants it."""
-    with ExitStack() as parts:
-        addresses: list[CassandraAddress] = []
-
-        def start() -> CassandraAddress:
-            if not addresses:
-                addresses.append(cassandra.address_of(parts.enter_context(cassandra.served()), "airloom"))
-                assert asyncio.run(migrate(address=addresses[0], replication_factor=1)) == 0
-            return addresses[0]
-
-        yield start
-
-
-SERVED = [pytest.param("cassandra", marks=[pytest.mark.e2e, pytest.mark.cassandra])]
-
-
-@pytest.fixture(params=[*sorted(OPENERS), *SERVED])
-async def world(
-    request: pytest.FixtureRequest, tmp_path: Path, cassandra_address: Callable[[], CassandraAddress]
-) -> AsyncIterator[World]:
-    if request.param == "cassandra":
-        address = await asyncio.to_thread(cassandra_address)
-        await asyncio.to_thread(empty_tables, address)
-        made = World(cassandra_opener(address))
-    else:
-        made = World(OPENERS[request.param](tmp_path))
-    await made.open()
-    yield made
-    await made.store.aclose()
 
 
 async def outcomes(*calls: Awaitable[object]) -> list[object]:
@@ -493,62 +452,6 @@ async def test_a_row_is_inserted_once(world: World) -> None:
     await usage.record([report_of(3, slot=8)])
     assert not await usage.insert_if_absent(report_of(4, slot=8))
     assert len(await usage.of_day("001010000000001", 20261130)) == 2
-
-
-async def test_a_folded_day_is_the_highest_of_each_segment_and_outlives_its_slots(world: World) -> None:
-    usage, imsi = as_port(world.store).usage, "001010000000001"
-    await usage.record([report_of(5, slot=1), report_of(9, slot=2), report_of(3, slot=2, session="s2")])
-    await usage.record([replace(report_of(4), day=20261201)])
-    slots_say = await usage.of_days(imsi, [20261130, 20261201])
-    assert [(row.day, row.session_id, row.volume.up_bytes) for row in slots_say] == [
-        (20261130, "s1", 9),
-        (20261130, "s2", 3),
-        (20261201, "s1", 4),
-    ]
-    await usage.put_folding(Folding(begun=20261128, sealed=20261130, folded=20261129))
-    await outcomes(*(usage.fold(imsi, 20261130) for _ in range(4)))
-    await world.reopen()
-    usage = world.store.usage
-    assert await usage.of_days(imsi, [20261130, 20261201]) == slots_say
-    world.clock.at += timedelta(seconds=SLOT_LIFE_S)
-    assert await usage.of_day(imsi, 20261130) == []
-    await usage.record([report_of(7, slot=9), report_of(2, slot=9, session="s3")])
-    found = await usage.of_days(imsi, [20261130, 20261201])
-    assert [(row.session_id, row.volume.up_bytes) for row in found] == [("s1", 9), ("s2", 3), ("s3", 2)]
-
-
-async def test_a_folded_day_may_have_more_rows_than_a_scan(world: World) -> None:
-    rows = [report_of(n, slot=7, segment=n) for n in range(1, SCAN_ROWS_MAX + 200)]
-    await world.store.usage.record([*rows, replace(report_of(1), day=20261129)])
-    await world.store.usage.put_folding(Folding(begun=20261128, sealed=20261130, folded=20261129))
-    await world.store.usage.fold("001010000000001", 20261130)
-    found = await world.store.usage._days.read("001010000000001", 20261130, 20261130)
-    assert [row.volume.up_bytes for row in found] == list(range(1, SCAN_ROWS_MAX + 200))
-
-
-async def test_whose_usage_is_to_be_folded(world: World) -> None:
-    usage = as_port(world.store).usage
-    await usage.record([replace(report_of(1), operator_id=f"OP{n}", session_id=f"s{n}") for n in (3, 1, 2)])
-    await usage.record([replace(report_of(1), operator_id="OP9", day=20261201)])
-    page = await usage.operators_of(20261130, limit=2)
-    assert page.items == ("OP1", "OP2")
-    assert (await usage.operators_of(20261130, after=page.next_key)).items == ("OP3",)
-    assert (await usage.operators_of(20261129)).items == ()
-
-
-async def test_how_far_folding_has_come_is_compared_and_set(world: World) -> None:
-    usage = as_port(world.store).usage
-    assert await usage.folding() is None
-    begun = Folding(begun=20261130, sealed=0, folded=20260911)
-    results = await outcomes(*(usage.put_folding(begun) for _ in range(3)))
-    assert sum(isinstance(result, Folding) for result in results) == 1
-    stored = await usage.folding()
-    assert stored == replace(begun, version=1)
-    after = await usage.put_folding(replace(stored, folded=20261130, operator_id="OP1", imsi="0010"))
-    with pytest.raises(StaleVersion):
-        await usage.put_folding(stored)
-    await world.reopen()
-    assert await world.store.usage.folding() == after
 
 
 async def test_quarantine(world: World) -> None:

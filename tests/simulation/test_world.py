@@ -180,7 +180,9 @@ class AddingDays(UsageDays):
 
 class AddingDaysNode(Node):
     async def start(self) -> int:
-        self._world.store.usage._days.__class__ = AddingDays  # type: ignore[attr-defined]
+        usage = self._world.store.usage
+        assert isinstance(usage, WideUsage)
+        usage._days.__class__ = AddingDays
         return await super().start()
 
 

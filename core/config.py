@@ -37,6 +37,8 @@ ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
 """What a node must be to hold a virtual gateway that has this door."""
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
+SILENT_S_MIN = 1_800
+"""Three of the intervals that RFC 2869 recommends."""
 
 
 class _Section(BaseModel):
@@ -48,8 +50,9 @@ class NodeConfig(_Section):
 
     ``roles``: ``gateway`` and ``aaa`` hold virtual gateways, those with the door ``gtp`` and those with the
     door ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer API;
-    ``meter`` counts messages from the stream; ``all`` is each of them. ``home`` are the virtual gateways that
-    this node takes when it starts (empty: all); any other it takes when its holder is gone.
+    ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them. ``home`` are
+    the virtual gateways that this node takes when it starts (empty: all); any other it takes when its holder
+    is gone.
     """
 
     name: Name = "node-1"
@@ -157,7 +160,9 @@ class RadiusConfig(_Section):
     """The RADIUS door of each virtual gateway; closed while it has no ``clients``.
 
     ``address``: where it listens, without one at the virtual gateway's own. An
-    Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``.
+    Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``. A
+    session of which nothing came for ``silent_intervals`` of these is ended, though not before half an hour:
+    a NAS may go by an interval of its own (RFC 2869 §2.1).
     """
 
     address: IPv4Address | None = None
@@ -166,6 +171,12 @@ class RadiusConfig(_Section):
     clients: Annotated[tuple[RadiusClient, ...], Field(max_length=10_000)] = ()
     provisional_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     interim_s: Annotated[int, Field(ge=60, le=86_400)] = 600
+    silent_intervals: Annotated[int, Field(ge=2, le=1_000)] = 3
+
+    @property
+    def silent_s(self) -> int:
+        """How long a session may be silent."""
+        return max(self.silent_intervals * self.interim_s, SILENT_S_MIN)
 
 
 class EdgeConfig(_Section):
@@ -251,9 +262,12 @@ class ApiConfig(_Section):
 
 
 class UsageConfig(_Section):
-    """Metering: a report each interval for each session with change."""
+    """Metering: a report each interval for each session with change; a UTC day is folded ``fold_after_s``
+    after its end, and what is reported of it later is folded as it comes.
+    """
 
     report_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    fold_after_s: Annotated[float, Field(ge=0, le=864_000)] = 3_600.0
 
 
 class BillingConfig(_Section):

@@ -79,6 +79,19 @@ class Metric(Enum):
         (),
     )
     USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
+    CHORE_STEPS = (
+        "airloom_chore_steps",
+        "counter",
+        "Steps of chores that this node did for all, by how they ended",
+        ("chore", "outcome"),
+    )
+    DAYS_FOLDED = ("airloom_days_folded", "counter", "Days of usage folded, each of one IMSI", ())
+    FOLD_DAYS_BEHIND = (
+        "airloom_fold_days_behind",
+        "gauge",
+        "Days that were due to be folded and were not, when this node last looked",
+        (),
+    )
     API_REQUESTS = (
         "airloom_api_requests",
         "counter",

@@ -22,12 +22,14 @@ from core.adapters.stream.log import LogStream
 from core.app.node import Node
 from core.domain.message import StreamRecord
 from core.domain.session import SessionEventKind
-from core.domain.usage import UsageReport, Volume, day_of
+from core.domain.usage import UsageReport, Volume, day_of, fold
 from core.ports.stream import IteratorType, StoredRecord
 from loadtest.customer import Customer
 from loadtest.virtual import run_virtual
 from loadtest.world import OPERATOR, Plan, World
 
+FIRST_DAY = 20261130
+"""On which a run begins, to end on the next."""
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -51,6 +53,7 @@ async def check_world(world: World) -> None:
     """Add to ``world.findings`` whatever does not hold."""
     await _check_bytes(world)
     await _check_bill(world)
+    await _check_folded(world)
     _check_messages(world)
     await _check_counts(world)
     await _check_events(world)
@@ -97,6 +100,22 @@ async def _check_bill(world: World) -> None:
     least, most = (sum(bound.total_bytes for bound in bounds) for bounds in zip(*seen, strict=True))
     if not least <= billed <= most:
         world.findings.append(f"billed {billed}, the far side saw {least} to {most}")
+
+
+async def _check_folded(world: World) -> None:
+    """The first day of the run was folded, so that its bill was made from folded rows alone.
+
+    They say no more than the slots; they say less where a report was given up before it was acknowledged.
+    """
+    usage = world.node._world.store.usage
+    folding = await usage.folding()
+    if folding is None or not folding.is_whole(FIRST_DAY):
+        world.findings.append(f"{FIRST_DAY} was not folded: {folding}")
+    for state in world.sims:
+        folded = await usage.of_days(state.imsi, [FIRST_DAY])
+        slots = fold(await usage.of_day(state.imsi, FIRST_DAY))[0]
+        if fold([*slots, *folded])[0] != slots:
+            world.findings.append(f"{state.imsi}: {folded} was folded, {slots} were stored")
 
 
 async def metered_volume(world: World, imsi: str) -> Volume:

@@ -211,6 +211,7 @@ class HeldGateway:
             usage=self.reported,
             clock=world.clock,
             interim_interval_s=config.interim_s,
+            silent_s=config.silent_s,
         )
 
     def make_reported_usage(self) -> ReportedUsage:

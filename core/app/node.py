@@ -18,9 +18,11 @@ from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import Unavailable
 from core.ports.user_plane import PacketSink
+from core.services.chores import Chores
 from core.services.consumer import Consumer
 from core.services.delivery import Delivery
 from core.services.edge_links import EdgeLinks, RemoteSessions
+from core.services.folding import UsageFolder
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
 from core.services.message_meter import MessageMeter
@@ -77,6 +79,17 @@ class Node:
             owner=config.node.name,
             effect=self.messages.count,
         )
+        self.folder = UsageFolder(
+            usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
+        )
+        self.chores = Chores(
+            leases=world.store.leases,
+            peers=world.peers,
+            clock=world.clock,
+            owner=config.node.name,
+            contact=config.control.contact,
+            steps={"fold": self.folder.step} if "meter" in config.node.roles else {},
+        )
         self.connections = self.make_connections()
         self.edge = self.make_edge()
         self.remote = RemoteSessions(
@@ -109,13 +122,20 @@ class Node:
                 tasks.create_task(self.remote.run())
             if "meter" in roles:
                 tasks.create_task(self.consumer.run())
+                tasks.create_task(self.chores.run())
             await asyncio.Event().wait()  # a node of the API alone has no loop
+
+    async def drain(self) -> None:
+        """Hand over every gateway and every chore, and take nothing any more."""
+        await self.holdings.drain()
+        await self.chores.drain()
 
     async def aclose(self) -> None:
         """Take nothing in any more; sessions stay open, and slot tables keep what was not reported."""
         if self.connections is not None:
             await self.connections.aclose()
         await self.holdings.aclose()
+        await self.chores.aclose()
 
     # -- sessions of every gateway held, or told by other nodes -----------------------------------------
 

@@ -49,6 +49,10 @@ def make_telemetry(node: Node) -> Telemetry:
         Metric.USAGE_REPORTS,
         lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),
     )
+    for chore, outcomes in node.chores.outcomes.items():
+        telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
+    telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
+    telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
     telemetry.watch_each(
         Metric.RESTART_COUNTER,
         lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
@@ -91,6 +95,10 @@ def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
 
 def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
     return held.door.machines[access].dropped
+
+
+def _same(table: Mapping[str, float]) -> Mapping[str, float]:
+    return table
 
 
 def _sum(tables: Iterable[Mapping[str, float]]) -> Mapping[str, float]:

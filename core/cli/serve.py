@@ -81,7 +81,7 @@ async def _drain(node: Node) -> None:
     """Hand every gateway over, its counts durable; a store that does not answer is not waited for long."""
     try:
         async with asyncio.timeout(DRAIN_S):
-            await node.holdings.drain()
+            await node.drain()
     except TimeoutError:
         _tell("not everything could be handed over in time; the slot tables keep what was counted")
 

@@ -21,12 +21,14 @@ from core.domain.gateway import GatewayLease
 from core.domain.message import MessageCount
 from core.domain.session import Session, SessionEvent
 from core.domain.sim import Sim
-from core.domain.usage import UsageReport
+from core.domain.usage import Folding, UsageReport
 
 T = TypeVar("T")
 
 PAGE_MAX = 1_000
 """The most items that one page may hold."""
+FOLDING_FRESH_S = 10.0
+"""Whoever stores a report knows a seal so many seconds after it is durable, by its own monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +183,47 @@ class Quarantined:
 
 
 class Usage(Protocol):
-    """What sessions used. Partition: (IMSI, UTC day); row: (slot, session, epoch, segment)."""
+    """What sessions used. Partition: (IMSI, UTC day); row: (slot, session, epoch, segment).
+
+    Days are folded: of each segment its highest report is kept on, when the slots are gone after 80 days.
+    """
 
     async def record(self, reports: Sequence[UsageReport]) -> None:
-        """Keep each report, the highest ``timestamp_us`` of a row winning; durable on return; idempotent."""
+        """Keep each report, the highest ``timestamp_us`` of a row winning; durable on return; idempotent.
+
+        A report of a sealed day is also folded on return.
+        """
         ...
 
     async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
         """All rows of one IMSI and UTC day (yyyymmdd), by slot, session, epoch, segment."""
+        ...
+
+    async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
+        """The highest report of each segment on these days, by day, session, epoch, segment: what a bill and
+        statistics are made from, whatever is folded by now.
+        """
+        ...
+
+    async def fold(self, imsi: str, day: int) -> None:
+        """Raise the folded day to what the slots say, and put aside what contradicts itself.
+
+        Idempotent, by several at once, at any time: nothing becomes lower, nothing is added up.
+        """
+        ...
+
+    async def folding(self) -> Folding | None:
+        """How far folding has come."""
+        ...
+
+    async def put_folding(self, folding: Folding) -> Folding:
+        """Write if the stored version is ``folding.version`` (0: none stored); returns it with the next."""
+        ...
+
+    async def operators_of(self, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
+        """The operators with rows of a UTC day not older than 80 days, in order: whose usage is to be folded.
+        An index row, written before the first usage row of the day.
+        """
         ...
 
     async def imsis_of(self, operator_id: str, day: int, *, after: str = "", limit: int = 100) -> Page[str]:

@@ -1,16 +1,14 @@
 """What every store must do. Another adapter is one more line in ``stores.OPENERS``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from core.adapters.store import sessions as sessions_module
-from core.adapters.store.cassandra import CassandraAddress, migrate
 from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRow
@@ -33,15 +31,11 @@ from core.domain.session import SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.errors import LocalProtocolError, StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, Quarantined, Store
-from loadtest.parts import cassandra
 from tests.contract.stores import (
     LATER,
     NOW,
-    OPENERS,
     SetClock,
     World,
-    cassandra_opener,
-    empty_tables,
     event_of,
     report_of,
     session_of,
@@ -51,39 +45,6 @@ from tests.contract.stores import (
 OPERATOR_1 = Operator("OP0000000001", "Root@Example.com", NOW, NOW)
 OPERATOR_2 = Operator("OP0000000002", "other@example.com", NOW, NOW)
 SETTLED = timedelta(microseconds=SETTLE_US + 1)
-
-
-@pytest.fixture(scope="module")
-def cassandra_address() -> Iterator[Callable[[], CassandraAddress]]:
-    """A node, started when the first test wants it."""
-    with ExitStack() as parts:
-        addresses: list[CassandraAddress] = []
-
-        def start() -> CassandraAddress:
-            if not addresses:
-                addresses.append(cassandra.address_of(parts.enter_context(cassandra.served()), "airloom"))
-                assert asyncio.run(migrate(address=addresses[0], replication_factor=1)) == 0
-            return addresses[0]
-
-        yield start
-
-
-SERVED = [pytest.param("cassandra", marks=[pytest.mark.e2e, pytest.mark.cassandra])]
-
-
-@pytest.fixture(params=[*sorted(OPENERS), *SERVED])
-async def world(
-    request: pytest.FixtureRequest, tmp_path: Path, cassandra_address: Callable[[], CassandraAddress]
-) -> AsyncIterator[World]:
-    if request.param == "cassandra":
-        address = await asyncio.to_thread(cassandra_address)
-        await asyncio.to_thread(empty_tables, address)
-        made = World(cassandra_opener(address))
-    else:
-        made = World(OPENERS[request.param](tmp_path))
-    await made.open()
-    yield made
-    await made.store.aclose()
 
 
 async def outcomes(*calls: Awaitable[object]) -> list[object]:
@@ -613,7 +574,7 @@ async def test_a_cancelled_caller_does_not_break_the_others(world: World) -> Non
 
 
 async def test_closing_finishes_what_was_accepted_and_is_idempotent(world: World) -> None:
-    writing = asyncio.create_task(world.store.usage.record([report_of(1)]))
+    writing = asyncio.create_task(world.store.accounts.revoke_token("t1", LATER))
     await asyncio.sleep(0)
     await asyncio.gather(world.store.aclose(), world.store.aclose())
     await writing
@@ -623,7 +584,7 @@ async def test_closing_finishes_what_was_accepted_and_is_idempotent(world: World
     with pytest.raises(Unavailable):
         await world.store.sims.get("1")
     await world.open()
-    assert await world.store.usage.of_day("001010000000001", 20261130) == [report_of(1)]
+    assert await world.store.accounts.is_revoked("t1")
 
 
 class _Contended(MemoryEngine):

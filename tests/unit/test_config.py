@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import Config, load
+from core.config import Config, RadiusConfig, load
 from core.errors import ConfigurationError
 
 
@@ -93,3 +93,13 @@ def test_roles_that_do_not_fit_are_named(roles: list[str], environment: dict[str
     with pytest.raises(ConfigurationError) as caught:
         load(None, environment, roles=roles)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("interim_s", "intervals", "silent_s"),
+    [(600, 3, 1_800), (60, 3, 1_800), (600, 4, 2_400), (3_600, 2, 7_200)],
+)
+def test_a_nas_may_be_silent_for_some_intervals_and_half_an_hour(
+    interim_s: int, intervals: int, silent_s: int
+) -> None:
+    assert RadiusConfig(interim_s=interim_s, silent_intervals=intervals).silent_s == silent_s

@@ -23,7 +23,14 @@ from core.adapters.store.sqlite import (
     WRITES_WAITING_MAX,
     SqliteEngine,
 )
-from core.adapters.store.tables import OPERATOR, OUTBOX, REVOKED_TOKEN, SCHEMA_VERSION, SESSION_BY_GATEWAY
+from core.adapters.store.tables import (
+    OPERATOR,
+    OUTBOX,
+    REVOKED_TOKEN,
+    SCHEMA_VERSION,
+    SESSION_BY_GATEWAY,
+    SIM_GROUP,
+)
 from core.adapters.store.wide import WideStore
 from core.errors import ConfigurationError, Unavailable
 from tests.contract.stores import SetClock, mount, report_of, sim_of, unmount
@@ -111,15 +118,25 @@ async def test_rows_are_removed_after_their_life(tmp_path: Path) -> None:
     assert rows_in(tmp_path / "airloom.db", "revoked_token") == 2
 
 
-async def test_one_purge_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_purge_is_bounded_and_goes_on_until_nothing_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite_module, "PURGE_ROWS_MAX", 2)
     clock = SetClock()
     engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=clock)
     await engine.write_all([token(number, expires_us=1) for number in range(5)])
+    groups = [Batch(SIM_GROUP, ("OP1",), (Put((str(number),), ("",), expires_us=1),)) for number in range(4)]
+    await engine.write_all(groups)
     clock.at += timedelta(seconds=sqlite_module.PURGE_INTERVAL_S)
-    await engine.write(token(9))
+    left = []
+    for _ in range(7):
+        await engine.write(token(9))
+        left.append(
+            rows_in(tmp_path / "airloom.db", "revoked_token") + rows_in(tmp_path / "airloom.db", "sim_group")
+        )
+        clock.at += timedelta(seconds=sqlite_module.PURGE_AGAIN_S)
+    assert left == [8, 6, 4, 2, 1, 1, 1]
     await engine.aclose()
-    assert rows_in(tmp_path / "airloom.db", "revoked_token") == 5 - 2 + 1
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,14 @@ says when a row is over to whoever reads it, the TTL beside it removes it some t
 
 from functools import cache
 
-from core.adapters.store.tables import USAGE, Column, Table
+from core.adapters.store.tables import USAGE, USAGE_DAY, Column, Table
 
 NEVER_US = 2**63 - 1
 """``expires_us`` of a row that lives for ever: comparable, so that a condition can say "still alive"."""
 SCHEMA_TABLE, SCHEMA_NAME, READABLE_NAME = "schema_version", "airloom", "readable_from"
-_USAGE_OPTIONS = (
-    " WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS',"
-    " 'compaction_window_size': 15}"
-)
-"""580 days in windows of 15 are 39: TimeWindowCompactionStrategy wants fewer than 50."""
+_WINDOW_DAYS = {USAGE: 2, USAGE_DAY: 15}
+"""80 days in windows of 2 are 40, 580 in windows of 15 are 39: TimeWindowCompactionStrategy wants fewer
+than 50."""
 
 
 def create_table(keyspace: str, table: Table) -> str:
@@ -27,7 +25,12 @@ def create_table(keyspace: str, table: Table) -> str:
     partition = ", ".join(_names(table.partition))
     key = ", ".join([f"({partition})", *_names(table.clustering)])
     columns += ["version bigint", "expires_us bigint", f"PRIMARY KEY ({key})"]
-    options = _USAGE_OPTIONS if table is USAGE else ""
+    options = (
+        " WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS',"
+        f" 'compaction_window_size': {_WINDOW_DAYS[table]}}}"
+        if table in _WINDOW_DAYS
+        else ""
+    )
     return f'CREATE TABLE IF NOT EXISTS "{keyspace}"."{table.name}" ({", ".join(columns)}){options}'
 
 

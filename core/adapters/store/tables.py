@@ -23,7 +23,9 @@ DAY_US = 86_400_000_000
 EVENT_LIFE_US = 32 * DAY_US
 """A line of a SIM's session history is kept this long after it happened."""
 USAGE_LIFE_S = 580 * 86_400
-"""Daily and monthly statistics reach back 18 months; they are computed from these rows."""
+"""Daily and monthly statistics reach back 18 months; they are computed from folded days."""
+SLOT_LIFE_S = 80 * 86_400
+"""Statistics by minutes reach back 32 days; the rest is how late a day may be folded."""
 
 
 class ColumnType(Enum):
@@ -112,8 +114,19 @@ USAGE = Table(
         *_texts("operator_id", "speed_class", "plmn"),
         *_bigints("up_bytes", "down_bytes", "up_packets", "down_packets", "timestamp_us"),
     ),
+    ttl_s=SLOT_LIFE_S,
+)
+USAGE_DAY = Table(
+    "usage_day",
+    (*_texts("imsi"), *_bigints("month")),
+    (*_bigints("day"), *_texts("session_id"), *_bigints("epoch", "segment")),
+    (*_bigints("slot"), *USAGE.values),
     ttl_s=USAGE_LIFE_S,
 )
+"""What was folded: the highest report of each segment, written under its own timestamp like any other."""
+USAGE_OPERATOR = Table("usage_operator", _bigints("day"), _texts("operator_id"), (), ttl_s=SLOT_LIFE_S)
+"""Whose usage is to be folded; written before the first row of an operator's day."""
+FOLDING = Table("folding", _texts("name"), (), _BODY)
 USAGE_BY_OPERATOR = Table(
     "usage_by_operator", (*_texts("operator_id"), *_bigints("day")), _texts("imsi"), (), ttl_s=USAGE_LIFE_S
 )
@@ -142,6 +155,9 @@ TABLES = (
     SESSION_BY_GATEWAY,
     OUTBOX,
     USAGE,
+    USAGE_DAY,
+    USAGE_OPERATOR,
+    FOLDING,
     USAGE_BY_OPERATOR,
     QUARANTINE,
     GATEWAY_LEASE,

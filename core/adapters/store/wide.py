@@ -5,14 +5,15 @@ from core.adapters.store.audit import WideAudit
 from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideLeases, WideShardLeases
+from core.adapters.store.message_counts import WideMessageCounts
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
-from core.adapters.store.usage import WideMessageCounts, WideUsage
+from core.adapters.store.usage import WideUsage
 from core.ports.clock import Clock
 
 
 class WideStore:
-    """Implements ``Store``. The clock dates index rows and nothing else."""
+    """Implements ``Store``. The clock dates index rows, and measures how old is what is known of folding."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
@@ -20,7 +21,7 @@ class WideStore:
         self._sims = WideSims(engine=engine, clock=clock)
         self._groups = WideGroups(engine=engine)
         self._sessions = WideSessions(engine=engine, clock=clock)
-        self._usage = WideUsage(engine=engine)
+        self._usage = WideUsage(engine=engine, clock=clock)
         self._leases = WideLeases(engine=engine)
         self._shard_leases = WideShardLeases(engine=engine)
         self._audit = WideAudit(engine=engine)

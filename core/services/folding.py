@@ -22,7 +22,8 @@ LOOK_S = 10.0
 """How often it is looked whether a day is due."""
 BACK = timedelta(days=80)
 """Folding begins so far back: older slots are gone."""
-FOLDS_AT_A_TIME = 16
+FOLDS_AT_A_TIME = 4
+"""Each costs the event loop some milliseconds at a time."""
 
 
 class UsageFolder:
@@ -41,7 +42,8 @@ class UsageFolder:
         self.days_behind = 0
 
     async def step(self) -> float:
-        """Do a piece, a page of IMSIs at most; seconds until there may be more to do.
+        """Do a piece, a page of IMSIs at most; seconds until there may be more to do: after a page as many as
+        it took, for the node has other work.
 
         Raises ``Unavailable``, and ``StaleVersion`` when somebody else folds too.
         """
@@ -61,8 +63,9 @@ class UsageFolder:
         left_s = self._seal[1] + SEAL_S - self._clock.monotonic()
         if left_s > 0:
             return left_s
+        began = self._clock.monotonic()
         await self._usage.put_folding(await self._fold_on(folding))
-        return 0.0
+        return self._clock.monotonic() - began
 
     async def _fold_on(self, folding: Folding) -> Folding:
         """The next page, and where that leaves us; days on which nobody used anything are passed over."""

@@ -28,7 +28,9 @@ from core.ports.store import Page, Quarantined
 INDEXED_MAX = 1_000_000
 """Index rows remembered as written; beyond it they are forgotten and written again, which changes nothing."""
 READ_AT_A_TIME = 31
-"""Days of one IMSI that are read or folded side by side."""
+"""Days of one IMSI that are read side by side."""
+FOLDS_AT_A_TIME = 4
+"""Late days that are folded side by side: each costs the event loop some milliseconds."""
 
 
 class WideUsage:
@@ -90,10 +92,10 @@ class WideUsage:
 
     async def fold(self, imsi: str, day: int) -> None:
         """Raise the folded rows to what the slots say; contradictions are put aside."""
-        slots = await self.of_day(imsi, day)
-        for report in fold(slots)[1]:
+        segments, contradictions = fold(await self.of_day(imsi, day))
+        for report in contradictions:
             await self.quarantine(Quarantined(report, "below an earlier slot of its segment"))
-        await self._days.join(imsi, day, slots)
+        await self._days.join(imsi, day, segments)
 
     async def folding(self) -> Folding | None:
         """How far folding has come."""
@@ -109,8 +111,8 @@ class WideUsage:
         """
         sealed = (await self._days.known()).sealed
         late = sorted({(imsi, day) for imsi, day in places if day <= sealed})
-        for start in range(0, len(late), READ_AT_A_TIME):
-            some = late[start : start + READ_AT_A_TIME]
+        for start in range(0, len(late), FOLDS_AT_A_TIME):
+            some = late[start : start + FOLDS_AT_A_TIME]
             await asyncio.gather(*(self.fold(imsi, day) for imsi, day in some))
 
     async def operators_of(self, day: int, *, after: str = "", limit: int = 100) -> Page[str]:

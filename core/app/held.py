@@ -56,12 +56,15 @@ class HeldGateway:
             actor=config.node.name,
         )
         self._peer_lost: asyncio.Queue[str] = asyncio.Queue(ERROR_INDICATIONS_MAX)
-        world = adapters
+        world, quarantine_s = adapters, config.gateway.quarantine_s
+        addresses = AddressPool(quarantine_s=quarantine_s)
+        addresses.add(own.ue_pool, opens=0.0)
         self.gateway = VirtualGateway(
             tenure=tenure,
             address=str(own.address),
-            addresses=AddressPool(own.ue_pool, quarantine_s=config.gateway.quarantine_s),
-            teids=TeidPool(world.entropy.random_bytes, quarantine_s=config.gateway.quarantine_s),
+            addresses=addresses,
+            teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
+            quarantine_s=quarantine_s,
             clock=world.clock,
         )
         self._slots = world.open_slots(own.id)
@@ -110,6 +113,7 @@ class HeldGateway:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sessions.end_forbidden())
             tasks.create_task(self.sessions.finish_unfinished())
+            tasks.create_task(self.sessions.end_late())
             tasks.create_task(self.usage.run())
             tasks.create_task(self.relay.run())
             tasks.create_task(self.door.run())

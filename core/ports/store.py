@@ -9,7 +9,7 @@ Rules:
 - A list is read by pages in key order; ``after`` is the ``next_key`` of the page before.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
@@ -19,7 +19,7 @@ from core.domain.audit import AuditEntry
 from core.domain.consumer import ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.message import MessageCount
-from core.domain.session import Session, SessionEvent
+from core.domain.session import Resting, Session, SessionEvent
 from core.domain.sim import Sim
 from core.domain.usage import UsageReport
 
@@ -128,15 +128,21 @@ class Groups(Protocol):
 class Sessions(Protocol):
     """Open sessions and the history of sessions. Partition: ``sim_id``, the same as the SIM's.
 
-    A virtual gateway finds its sessions by index rows, written before the session and removed after it.
+    A virtual gateway finds its sessions by index rows, written before the session and removed after it, and
+    by the same rows what its sessions left at rest.
     """
 
     async def put(self, session: Session, event: SessionEvent) -> Session:
         """Session and event in one batch, if the stored version is ``session.version`` (0: none)."""
         ...
 
-    async def close(self, session: Session, event: SessionEvent) -> None:
-        """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``."""
+    async def close(
+        self, session: Session, event: SessionEvent, *, rests_until: datetime | None = None
+    ) -> None:
+        """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``.
+
+        Until ``rests_until`` its gateway is told that its address and TEIDs are at rest.
+        """
         ...
 
     async def record(self, event: SessionEvent) -> None:
@@ -155,8 +161,10 @@ class Sessions(Protocol):
         """The open sessions of one SIM, oldest first."""
         ...
 
-    def of_gateway(self, gateway_id: str) -> AsyncIterator[Session]:
-        """The open sessions of a virtual gateway: what a node must load to take it over. No full scan."""
+    def of_gateway(self, gateway_id: str, *, known: Container[str] = ()) -> AsyncIterator[Session | Resting]:
+        """The open sessions of a virtual gateway, and what others left at rest: what a node must load to take
+        it over. Those whose ids are ``known`` are passed over. No full scan.
+        """
         ...
 
     async def events(

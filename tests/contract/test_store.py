@@ -29,7 +29,7 @@ from core.adapters.store.wide import WideStore
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.consumer import SHARD_END, ShardLease
 from core.domain.gateway import GatewayLease
-from core.domain.session import SessionEventKind
+from core.domain.session import Resting, Session, SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.errors import LocalProtocolError, StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, Quarantined, Store
@@ -403,22 +403,40 @@ async def test_a_gateway_finds_all_its_sessions(world: World) -> None:
     await asyncio.gather(
         *(sessions.put(session_of(sim, n, gateway_id=f"vg-{n % 2}"), event_of(sim, n)) for n in range(100))
     )
-    found = [session.session_id async for session in sessions.of_gateway("vg-1")]
+    found = [each.session_id async for each in sessions.of_gateway("vg-1")]
     assert sorted(found) == [f"{n:032x}" for n in range(1, 100, 2)]
 
 
-async def test_an_index_row_without_a_session_is_ignored_and_later_removed(world: World) -> None:
+async def test_an_index_row_without_a_session_rests_what_it_names_and_is_later_removed(world: World) -> None:
     sim, sessions = sim_of(1), world.store.sessions
     stored = await sessions.put(session_of(sim), event_of(sim))
     partition = sessions_module._index_of(stored)
     await world.engine.write(
         Batch(SIM, (sim.sim_id,), (Delete(sessions_module._session_key(stored.session_id)),))
     )
-    assert [session async for session in sessions.of_gateway("vg-1")] == []
+    resting = Resting(stored.session_id, stored.ue_address, stored.teids)
+    assert [each async for each in sessions.of_gateway("vg-1")] == [resting]
     assert len(await world.engine.scan(SESSION_BY_GATEWAY, partition)) == 1
     world.clock.at += SETTLED
     assert [session async for session in sessions.of_gateway("vg-1")] == []
     assert await world.engine.scan(SESSION_BY_GATEWAY, partition) == []
+
+
+async def test_what_a_session_had_is_at_rest_until_its_time_whatever_dies(world: World) -> None:
+    sim, sessions = sim_of(1), world.store.sessions
+    stored = await sessions.put(session_of(sim), event_of(sim))
+    other = await sessions.put(session_of(sim, 2), event_of(sim, 2))
+    closing = event_of(sim, 3, kind=SessionEventKind.DELETED)
+    until = NOW + timedelta(seconds=60)
+    for _ in range(2):
+        await sessions.close(stored, closing, rests_until=until)
+    await world.reopen()
+    sessions = world.store.sessions
+    resting = Resting(stored.session_id, stored.ue_address, stored.teids)
+    assert {each async for each in sessions.of_gateway("vg-1")} == {resting, other}
+    assert [each async for each in sessions.of_gateway("vg-1", known={stored.session_id})] == [other]
+    world.clock.at = until
+    assert [each async for each in sessions.of_gateway("vg-1")] == [other]
 
 
 async def test_history_is_read_by_time_newest_first_in_pages(world: World) -> None:
@@ -677,7 +695,8 @@ async def test_a_crash_after_any_batch_hides_nothing_and_is_mended_by_repeating(
 
     store = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
     in_partition = list(await store.sessions.of_sim(sim.sim_id))
-    assert [session async for session in store.sessions.of_gateway("vg-1")] == in_partition
+    found = [each async for each in store.sessions.of_gateway("vg-1")]
+    assert [each for each in found if isinstance(each, Session)] == in_partition
     stored = await store.sims.get(sim.sim_id)
     assert (await store.sims.of_operator("OP1")).items == ((stored,) if stored else ())
     assert await store.sims.sim_id_of_imsi(sim.imsi) == (sim.sim_id if stored else None)

@@ -61,6 +61,7 @@ def _bigints(*names: str) -> tuple[Column, ...]:
 
 
 _BODY = _texts("body")
+_TEIDS = ("teid_control", "teid_user")
 _BINDING = (*_texts("owner"), *_bigints("bound_us"))
 
 OPERATOR = Table("operator", _texts("operator_id"), (), _BODY)
@@ -80,8 +81,9 @@ SESSION_BY_GATEWAY = Table(
     "session_by_gateway",
     (*_texts("gateway_id"), *_bigints("bucket")),
     _texts("session_id"),
-    (*_texts("sim_id"), *_bigints("indexed_us")),
+    (*_texts("sim_id"), *_bigints("indexed_us"), *_texts("ue_address"), *_bigints(*_TEIDS)),
 )
+"""A row whose session is not there says what is at rest; after a session's end it lives as long as that."""
 OUTBOX = Table(
     "outbox",
     (*_texts("gateway_id"), *_bigints("bucket")),

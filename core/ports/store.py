@@ -9,13 +9,14 @@ Rules:
 - A list is read by pages in key order; ``after`` is the ``next_key`` of the page before.
 """
 
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.audit import AuditEntry
+from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.message import MessageCount
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 PAGE_MAX = 1_000
 """The most items that one page may hold."""
+BLOCKS_CHANGED_MAX = 64
+"""Blocks that one change of their map takes or gives back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,29 @@ class Leases(Protocol):
         ...
 
 
+class Blocks(Protocol):
+    """Which virtual gateway lends from which block of device addresses. Compare-and-set on the whole; one
+    partition.
+    """
+
+    async def read(self) -> BlockMap:
+        """All of it, as stored."""
+        ...
+
+    async def change(
+        self,
+        seen: BlockMap,
+        owner: BlockOwner,
+        *,
+        taken: Collection[Block] = (),
+        given_back: Collection[Block] = (),
+    ) -> None:
+        """Write ``taken`` as the owner's and remove ``given_back``, ``BLOCKS_CHANGED_MAX`` at most, if
+        nobody changed anything since ``seen`` was read. Neither of them is a change too: its version rises.
+        """
+        ...
+
+
 class ShardLeases(Protocol):
     """Who reads which shard, and how far. Compare-and-set; partition: application."""
 
@@ -297,6 +323,11 @@ class Store(Protocol):
     @property
     def leases(self) -> Leases:
         """Virtual gateways' leases."""
+        ...
+
+    @property
+    def blocks(self) -> Blocks:
+        """Blocks of device addresses."""
         ...
 
     @property

@@ -10,7 +10,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -120,6 +120,7 @@ class VirtualGateway:
         self._teids = teids
         self._rest = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
         self._clock = clock
+        self._heed_lease: Callable[[], None] = lambda: None
 
     def fence(self) -> None:
         """The tenure is over, or ending: nobody may begin anything here any more."""
@@ -135,13 +136,24 @@ class VirtualGateway:
         """How many addresses and TEIDs are lent out."""
         return {"addresses": self._addresses.lent, "teids": self._teids.lent}
 
+    def on_lease(self, heed: Callable[[], None]) -> None:
+        """Call ``heed()`` after each attempt to lend an address; it must not raise."""
+        self._heed_lease = heed
+
     def lease_address(self) -> IPv4Address:
-        """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``."""
-        with _exhausted_is(AttachRefusal.ADDRESSES_OCCUPIED):
-            return self._addresses.lease(self._clock.monotonic())
+        """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""
+        self.demand_held()
+        try:
+            with _exhausted_is(AttachRefusal.ADDRESSES_OCCUPIED):
+                return self._addresses.lease(self._clock.monotonic())
+        finally:
+            self._heed_lease()
 
     def claim_address(self, address: IPv4Address, imsi: str) -> None:
-        """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)``."""
+        """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)``,
+        ``Unavailable``.
+        """
+        self.demand_held()
         if not self._addresses.claim(address, holder=imsi):
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, f"{address} is not free")
 

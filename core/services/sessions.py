@@ -12,7 +12,7 @@ Rules:
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -164,21 +164,29 @@ class Sessions:
         """Name the door that holds sessions of this access."""
         self._doors[access] = door
 
-    async def recover(self, *, is_resumed: bool = True) -> int:
+    async def recover(
+        self,
+        settle: Callable[[Collection[IPv4Address]], Awaitable[Collection[IPv4Address]]],
+        *,
+        is_resumed: bool = True,
+    ) -> int:
         """Read this gateway's sessions back, reinstall them and hand them to their doors; how many.
 
+        ``settle`` is told which addresses are in use, makes sure of them and tells which cannot be kept.
         Unless ``is_resumed`` another node held them meanwhile: what was counted here before is reported once
         more, as it stood, and they are counted on from zero in this tenure's epoch.
         """
         if not is_resumed:
             await self._usage.settle_orphans(())
-        async for found in self._store.sessions.of_gateway(self._gateway.gateway_id):
-            if isinstance(found, Resting):
-                self._gateway.rest(found)
-            elif found.ue_address in self._at:
-                self._end_without_address(found)
+        found = [each async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)]
+        lost = set(await settle([each.ue_address for each in found if isinstance(each, Session)]))
+        for each in found:
+            if isinstance(each, Resting):
+                self._gateway.rest(each)
+            elif each.ue_address in lost or each.ue_address in self._at:
+                self._end_without_address(each)
             else:
-                await self._take_back(found)
+                await self._take_back(each)
         await self._usage.settle_orphans(self._open.keys())
         return len(self._open)
 

@@ -113,6 +113,14 @@ QUARANTINE = Table(
     ttl_s=USAGE_LIFE_S,
 )
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
+UE_BLOCK = Table(
+    "ue_block",
+    _texts("pool"),
+    _bigints("first"),
+    (*_bigints("prefix"), *_texts("gateway_id"), *_bigints("fence")),
+)
+"""All blocks in one partition, the version of the whole in a row before them: some 60 bytes each, and 8,192
+of them in a /9."""
 SHARD_LEASE = Table("shard_lease", _texts("application"), _texts("shard_id"), _BODY)
 AUDIT = Table("audit", _bigints("day"), _texts("entry_id"), _BODY, ttl_s=USAGE_LIFE_S)
 MESSAGE_COUNT = Table("message_count", (*_texts("imsi"), *_bigints("day")), (), _BODY, ttl_s=USAGE_LIFE_S)
@@ -133,6 +141,7 @@ TABLES = (
     USAGE_BY_OPERATOR,
     QUARANTINE,
     GATEWAY_LEASE,
+    UE_BLOCK,
     SHARD_LEASE,
     AUDIT,
     MESSAGE_COUNT,

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.domain.blocks import PREFIX_MAX
 from core.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -93,21 +94,23 @@ class VirtualGatewayConfig(_Section):
     """One virtual gateway: the address of its doors, and its devices' addresses.
 
     ``doors``: ``gtp`` (GTP-C and GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A
-    node holds a virtual gateway only if it has the roles of all its doors.
+    node holds a virtual gateway only if it has the roles of all its doors. With ``ue_pool`` its devices'
+    addresses are of that part of ``gateway.ue_pool``, and nobody else's are.
     """
 
     id: Name
     address: IPv4Address
-    ue_pool: IPv4Network
+    ue_pool: IPv4Network | None = None
     doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
 
 
 class GatewayConfig(_Section):
     """The virtual gateways, the same list on every node.
 
-    One is written as ``id``, ``address``, ``ue_pool`` and ``doors``; several as ``virtual``, a table each,
-    whose pools are disjoint parts of ``ue_pool``. With ``tun`` named, packets to the internet go through that
-    TUN device (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers`` empty: all.
+    One is written as ``id``, ``address`` and ``doors``, several as ``virtual``, a table each. Devices'
+    addresses are of ``ue_pool``, of which each takes blocks of 2 ** (32 - ``block_prefix``) addresses as it
+    needs them. With ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN),
+    without it only the device edge is reachable. ``allowed_peers`` empty: all.
     """
 
     id: Name = "vg-1"
@@ -116,6 +119,7 @@ class GatewayConfig(_Section):
     control_port: Port = 2123
     user_port: Port = 2152
     ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
+    block_prefix: Annotated[int, Field(ge=16, le=PREFIX_MAX)] = 22
     apns: tuple[Name, ...] = ("soracom.io", "internet")
     dns: tuple[IPv4Address, ...] = (IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53"))
     allowed_peers: tuple[IPv4Network, ...] = ()
@@ -127,18 +131,17 @@ class GatewayConfig(_Section):
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:
         """All of them."""
-        own = VirtualGatewayConfig(id=self.id, address=self.address, ue_pool=self.ue_pool, doors=self.doors)
-        return self.virtual or (own,)
+        return self.virtual or (VirtualGatewayConfig(id=self.id, address=self.address, doors=self.doors),)
 
     @model_validator(mode="after")
     def _check_virtual(self) -> "GatewayConfig":
         for place, one in enumerate(self.virtual):
-            if not one.ue_pool.subnet_of(self.ue_pool):
+            if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
                 raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
             for other in self.virtual[:place]:
                 if one.id == other.id or one.address == other.address:
                     raise ValueError(f"virtual {one.id}: id and address must be its own")
-                if one.ue_pool.overlaps(other.ue_pool):
+                if one.ue_pool and other.ue_pool and one.ue_pool.overlaps(other.ue_pool):
                     raise ValueError(f"virtual {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}")
         return self
 

@@ -21,7 +21,7 @@ from core.adapters.clock import SystemClock
 from core.adapters.stream.log import LogStream
 from core.app.node import Node
 from core.domain.message import StreamRecord
-from core.domain.session import SessionEventKind
+from core.domain.session import Session, SessionEventKind
 from core.domain.usage import UsageReport, Volume, day_of, fold
 from core.ports.stream import IteratorType, StoredRecord
 from loadtest.customer import Customer
@@ -253,12 +253,12 @@ def is_subsequence(part: Sequence[bytes], whole: Sequence[bytes]) -> bool:
 async def _check_leaks(world: World) -> None:
     """Everybody has gone home: nothing is lent, held, counted or open any more."""
     held = await world.holding()
-    sessions = [s async for s in world.node._world.store.sessions.of_gateway("vg-1")]
+    found = [f async for f in world.node._world.store.sessions.of_gateway("vg-1")]
     leaks = {
         **held.gateway.leases,
         "open sessions": len(held.sessions.open_sessions),
         "unfinished sessions": len(held.sessions._unfinished),
-        "stored sessions": len(sessions),
+        "stored sessions": sum(isinstance(each, Session) for each in found),
         "contexts": max(machine.contexts for machine in held.door.machines.values()),
         "slots": len(list(held.user_plane.all_counters())),
         "sessions at NASes": held.radius.held,

@@ -115,7 +115,7 @@ def _open_tun(config: GatewayConfig, gateway_id: str) -> Tun | None:
         return None
     number = [each.id for each in config.held].index(gateway_id)
     name = config.tun if not number else f"{config.tun}-{number}"
-    return Tun(name, ue_pool=config.held[number].ue_pool)
+    return Tun(name, address=config.ue_pool[1])
 
 
 async def open_store(config: Config, clock: Clock) -> Store:

@@ -13,10 +13,11 @@ from core.errors import Refused, Unavailable
 from core.ports.user_plane import PacketSink
 from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
+from core.services.blocks import UeBlocks
 from core.services.gateway import Tenure, VirtualGateway
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
-from core.services.sessions import Sessions
+from core.services.sessions import LATE_S, Sessions
 from core.services.usage import UsageMeter
 from gtp.service import GtpDoor
 from gtp.userplane.slots import Origin
@@ -57,12 +58,14 @@ class HeldGateway:
             actor=config.node.name,
         )
         self._peer_lost: asyncio.Queue[str] = asyncio.Queue(ERROR_INDICATIONS_MAX)
-        world = adapters
+        world, quarantine_s = adapters, config.gateway.quarantine_s
+        addresses = AddressPool(quarantine_s=quarantine_s)
         self.gateway = VirtualGateway(
             tenure=tenure,
             address=str(own.address),
-            addresses=AddressPool(own.ue_pool, quarantine_s=config.gateway.quarantine_s),
-            teids=TeidPool(world.entropy.random_bytes, quarantine_s=config.gateway.quarantine_s),
+            addresses=addresses,
+            teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
+            quarantine_s=quarantine_s,
             clock=world.clock,
         )
         self._slots = world.open_slots(own.id)
@@ -76,6 +79,7 @@ class HeldGateway:
             port=config.gateway.user_port,
             tun=world.open_tun(own.id),
         )
+        self.blocks = self.make_blocks(own, addresses)
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
         self.door = self.make_door()
@@ -95,7 +99,8 @@ class HeldGateway:
         unknown; how many sessions.
         """
         before, own = self._before, self._config.node.name
-        recovered = await self.sessions.recover(is_resumed=before is None or before.owner == own)
+        is_resumed = before is None or before.owner == own
+        recovered = await self.sessions.recover(self.blocks.start, is_resumed=is_resumed)
         if self.lost_counts:
             await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
         if before is not None and before.owner != own and not before.is_released:
@@ -113,6 +118,8 @@ class HeldGateway:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sessions.end_forbidden())
             tasks.create_task(self.sessions.finish_unfinished())
+            tasks.create_task(self.sessions.end_late())
+            tasks.create_task(self.blocks.run())
             tasks.create_task(self.usage.run())
             tasks.create_task(self.relay.run())
             tasks.create_task(self.door.run())
@@ -143,6 +150,24 @@ class HeldGateway:
         return (
             f"the meter's file could not be trusted ({opening.why}); sessions are counted on from their last"
             f" durable report, what came after it is not billed; the file is kept as {opening.kept_as}"
+        )
+
+    def make_blocks(self, own: VirtualGatewayConfig, pool: AddressPool) -> UeBlocks:
+        """What finds the addresses that are lent. An Access-Accept may promise one until its time is over."""
+        config, world = self._config, self._world
+        promised_s = config.radius.provisional_s if config.radius.clients else 0.0
+        return UeBlocks(
+            blocks=world.store.blocks,
+            pool=pool,
+            gateway=self.gateway,
+            clock=world.clock,
+            entropy=world.entropy,
+            network=own.ue_pool or config.gateway.ue_pool,
+            apart=[each.ue_pool for each in config.gateway.held if each.ue_pool not in (None, own.ue_pool)],
+            prefix=config.gateway.block_prefix,
+            held_back_s=max(LATE_S, promised_s) + config.gateway.quarantine_s,
+            route=self.user_plane.route,
+            unroute=self.user_plane.unroute,
         )
 
     def make_usage_meter(self) -> UsageMeter:

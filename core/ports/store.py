@@ -9,17 +9,18 @@ Rules:
 - A list is read by pages in key order; ``after`` is the ``next_key`` of the page before.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.audit import AuditEntry
+from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.message import MessageCount
-from core.domain.session import Session, SessionEvent
+from core.domain.session import Resting, Session, SessionEvent
 from core.domain.sim import Sim
 from core.domain.usage import Folding, UsageReport
 
@@ -29,6 +30,8 @@ PAGE_MAX = 1_000
 """The most items that one page may hold."""
 FOLDING_FRESH_S = 10.0
 """Whoever stores a report knows a seal so many seconds after it is durable, by its own monotonic clock."""
+BLOCKS_CHANGED_MAX = 64
+"""Blocks that one change of their map takes or gives back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +133,21 @@ class Groups(Protocol):
 class Sessions(Protocol):
     """Open sessions and the history of sessions. Partition: ``sim_id``, the same as the SIM's.
 
-    A virtual gateway finds its sessions by index rows, written before the session and removed after it.
+    A virtual gateway finds its sessions by index rows, written before the session and removed after it, and
+    by the same rows what its sessions left at rest.
     """
 
     async def put(self, session: Session, event: SessionEvent) -> Session:
         """Session and event in one batch, if the stored version is ``session.version`` (0: none)."""
         ...
 
-    async def close(self, session: Session, event: SessionEvent) -> None:
-        """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``."""
+    async def close(
+        self, session: Session, event: SessionEvent, *, rests_until: datetime | None = None
+    ) -> None:
+        """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``.
+
+        Until ``rests_until`` its gateway is told that its address and TEIDs are at rest.
+        """
         ...
 
     async def record(self, event: SessionEvent) -> None:
@@ -157,8 +166,10 @@ class Sessions(Protocol):
         """The open sessions of one SIM, oldest first."""
         ...
 
-    def of_gateway(self, gateway_id: str) -> AsyncIterator[Session]:
-        """The open sessions of a virtual gateway: what a node must load to take it over. No full scan."""
+    def of_gateway(self, gateway_id: str, *, known: Container[str] = ()) -> AsyncIterator[Session | Resting]:
+        """The open sessions of a virtual gateway, and what others left at rest: what a node must load to take
+        it over. Those whose ids are ``known`` are passed over. No full scan.
+        """
         ...
 
     async def events(
@@ -257,6 +268,29 @@ class Leases(Protocol):
         ...
 
 
+class Blocks(Protocol):
+    """Which virtual gateway lends from which block of device addresses. Compare-and-set on the whole; one
+    partition.
+    """
+
+    async def read(self) -> BlockMap:
+        """All of it, as stored."""
+        ...
+
+    async def change(
+        self,
+        seen: BlockMap,
+        owner: BlockOwner,
+        *,
+        taken: Collection[Block] = (),
+        given_back: Collection[Block] = (),
+    ) -> None:
+        """Write ``taken`` as the owner's and remove ``given_back``, ``BLOCKS_CHANGED_MAX`` at most, if
+        nobody changed anything since ``seen`` was read. Neither of them is a change too: its version rises.
+        """
+        ...
+
+
 class ShardLeases(Protocol):
     """Who reads which shard, and how far. Compare-and-set; partition: application."""
 
@@ -324,6 +358,11 @@ class Store(Protocol):
     @property
     def leases(self) -> Leases:
         """Virtual gateways' leases."""
+        ...
+
+    @property
+    def blocks(self) -> Blocks:
+        """Blocks of device addresses."""
         ...
 
     @property

@@ -136,7 +136,10 @@ class Holdings(Generic[S]):
                 with suppress(StaleVersion, Unavailable):
                     place.tenure = await self._take(gateway_id, lease)
             if place.tenure is not None:
-                recovered += await self._begin(place, place.tenure, lease)
+                try:
+                    recovered += await self._begin(place, place.tenure, lease)
+                except LeaseLost:  # it is sought again by ``run``
+                    place.tenure = None
         return recovered
 
     async def run(self) -> None:
@@ -223,6 +226,8 @@ class Holdings(Generic[S]):
                 count = await place.seat.start()
             except Unavailable:
                 await self._leave(place)
+                if not tenure.is_running:
+                    raise LeaseLost(f"{place.gateway_id}: it could not begin within its lease") from None
                 await asyncio.sleep(RETRY_S)
                 continue
             except BaseException:

@@ -192,7 +192,13 @@ async def test_a_file_of_another_schema_is_named(tmp_path: Path) -> None:
 async def test_a_file_of_an_earlier_schema_gets_what_it_lacks(tmp_path: Path) -> None:
     session = RowKey(("vg-1", 3), ("s1",))
     engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())
-    await engine.write(Batch(SESSION_BY_GATEWAY, session.partition, (Put(session.clustering, ("sim-1", 7)),)))
+    await engine.write(
+        Batch(
+            SESSION_BY_GATEWAY,
+            session.partition,
+            (Put(session.clustering, ("sim-1", 7, "10.128.0.2", 1, 2)),),
+        )
+    )
     await engine.aclose()
     with closing(sqlite3.connect(tmp_path / "airloom.db", isolation_level=None)) as connection:
         connection.execute('ALTER TABLE session_by_gateway DROP COLUMN "indexed_us"')
@@ -201,7 +207,7 @@ async def test_a_file_of_an_earlier_schema_gets_what_it_lacks(tmp_path: Path) ->
     engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())
     (row,) = await engine.get(SESSION_BY_GATEWAY, [session])
     assert row is not None
-    assert row.values == ("sim-1", 0)
+    assert row.values == ("sim-1", 0, "10.128.0.2", 1, 2)
     assert await engine.scan(OUTBOX, ("vg-1", 0)) == []
     await engine.aclose()
 

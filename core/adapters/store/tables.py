@@ -77,6 +77,7 @@ def _bigints(*names: str) -> tuple[Column, ...]:
 
 
 _BODY = _texts("body")
+_TEIDS = ("teid_control", "teid_user")
 _BINDING = (*_texts("owner"), *_bigints("bound_us"))
 
 OPERATOR = Table("operator", _texts("operator_id"), (), _BODY)
@@ -96,8 +97,9 @@ SESSION_BY_GATEWAY = Table(
     "session_by_gateway",
     (*_texts("gateway_id"), *_bigints("bucket")),
     _texts("session_id"),
-    (*_texts("sim_id"), *_bigints("indexed_us")),
+    (*_texts("sim_id"), *_bigints("indexed_us"), *_texts("ue_address"), *_bigints(*_TEIDS)),
 )
+"""A row whose session is not there says what is at rest; after a session's end it lives as long as that."""
 OUTBOX = Table(
     "outbox",
     (*_texts("gateway_id"), *_bigints("bucket")),
@@ -138,6 +140,14 @@ QUARANTINE = Table(
     ttl_s=USAGE_LIFE_S,
 )
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
+UE_BLOCK = Table(
+    "ue_block",
+    _texts("pool"),
+    _bigints("first"),
+    (*_bigints("prefix"), *_texts("gateway_id"), *_bigints("fence")),
+)
+"""All blocks in one partition, the version of the whole in a row before them: some 60 bytes each, and 8,192
+of them in a /9."""
 SHARD_LEASE = Table("shard_lease", _texts("application"), _texts("shard_id"), _BODY)
 AUDIT = Table("audit", _bigints("day"), _texts("entry_id"), _BODY, ttl_s=USAGE_LIFE_S)
 MESSAGE_COUNT = Table("message_count", (*_texts("imsi"), *_bigints("day")), (), _BODY, ttl_s=USAGE_LIFE_S)
@@ -161,6 +171,7 @@ TABLES = (
     USAGE_BY_OPERATOR,
     QUARANTINE,
     GATEWAY_LEASE,
+    UE_BLOCK,
     SHARD_LEASE,
     AUDIT,
     MESSAGE_COUNT,

@@ -2,6 +2,7 @@
 
 from core.adapters.store.accounts import WideAccounts
 from core.adapters.store.audit import WideAudit
+from core.adapters.store.blocks import WideBlocks
 from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideLeases, WideShardLeases
@@ -23,6 +24,7 @@ class WideStore:
         self._sessions = WideSessions(engine=engine, clock=clock)
         self._usage = WideUsage(engine=engine, clock=clock)
         self._leases = WideLeases(engine=engine)
+        self._blocks = WideBlocks(engine=engine)
         self._shard_leases = WideShardLeases(engine=engine)
         self._audit = WideAudit(engine=engine)
         self._message_counts = WideMessageCounts(engine=engine)
@@ -56,6 +58,11 @@ class WideStore:
     def leases(self) -> WideLeases:
         """Virtual gateways' leases."""
         return self._leases
+
+    @property
+    def blocks(self) -> WideBlocks:
+        """Blocks of device addresses."""
+        return self._blocks
 
     @property
     def shard_leases(self) -> WideShardLeases:

@@ -19,6 +19,7 @@ from core.ports.store import FOLDING_FRESH_S
 from core.services import folding as folding_module
 from core.services.chores import Chores
 from core.services.folding import BACK, LOOK_S, SEAL_S, UsageFolder
+from core.services.gateway import LEASE_S
 from core.services.holding import GONE_AFTER_S
 from core.services.holding import LOOK_S as LEASE_LOOK_S
 from core.services.stats import Period, Stats
@@ -274,6 +275,17 @@ def test_lives_and_windows() -> None:
 # -- chores -------------------------------------------------------------------------------------------
 
 
+class CutOffEngine(MemoryEngine):
+    """A store that one node may not reach."""
+
+    is_cut_off = False
+
+    async def _turn(self) -> None:
+        if self.is_cut_off:
+            raise Unavailable("cut off")
+        await super()._turn()
+
+
 class Crew:
     """Nodes that do one chore, and who does it at any moment."""
 
@@ -284,6 +296,7 @@ class Crew:
         self.together: list[set[str]] = []
         self.steps: list[str] = []
         self.is_away = False
+        self.engines: dict[str, CutOffEngine] = {}
 
     def chores(self, name: str) -> Chores:
         async def step() -> float:
@@ -299,7 +312,8 @@ class Crew:
                 self.at_work.discard(name)
             return 0.5
 
-        store = WideStore(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
+        self.engines[name] = CutOffEngine(disk=self.disk, clock=self.clock)
+        store = WideStore(engine=self.engines[name], clock=self.clock)
         return Chores(
             leases=store.leases,
             peers=NoPeers(),
@@ -327,6 +341,30 @@ def test_one_node_does_a_chore_and_another_when_it_dies() -> None:
         assert set(crew.steps) == {"other"}
         assert crew.together == []
         standing_by.cancel()
+
+    run_virtual(main)
+
+
+def test_who_can_renew_no_more_stops_before_another_begins() -> None:
+    async def main() -> None:
+        crew = Crew()
+        one, other = crew.chores("one"), crew.chores("other")
+        running = [asyncio.create_task(one.run())]
+        await asyncio.sleep(5)
+        running.append(asyncio.create_task(other.run()))
+        await asyncio.sleep(5)
+        crew.engines["one"].is_cut_off = True
+        await asyncio.sleep(LEASE_S)
+        assert (set(crew.steps), one.held, other.held) == ({"one"}, frozenset(), frozenset())
+        await asyncio.sleep(GONE_AFTER_S - LEASE_S + 2.0)
+        assert set(crew.steps) == {"one", "other"}
+        crew.engines["one"].is_cut_off = False
+        crew.steps.clear()
+        await asyncio.sleep(30)
+        assert set(crew.steps) == {"other"}
+        assert crew.together == []
+        for task in running:
+            task.cancel()
 
     run_virtual(main)
 

@@ -23,7 +23,7 @@ _USAGE_OPTIONS = (
 
 def create_table(keyspace: str, table: Table) -> str:
     """The table, if it is not there."""
-    columns = [f"{_name(c)} {c.type.value}" for c in table.partition + table.clustering + table.values]
+    columns = [f"{_name(c)} {c.type.cql}" for c in table.partition + table.clustering + table.values]
     partition = ", ".join(_names(table.partition))
     key = ", ".join([f"({partition})", *_names(table.clustering)])
     columns += ["version bigint", "expires_us bigint", f"PRIMARY KEY ({key})"]

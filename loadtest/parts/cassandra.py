@@ -173,6 +173,21 @@ class Node:
         """``kill -9``."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """It stands still, with its connections open."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def forget_statements(self) -> None:
+        """Of a node that does not run: whoever prepared statements finds them unprepared."""
+        for table in (self._folder / "storage" / "data" / "system").glob("prepared_statements-*"):
+            shutil.rmtree(table)
+
     def stop(self) -> None:
         """As an operator would."""
         self._end(signal.SIGTERM)

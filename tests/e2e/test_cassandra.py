@@ -16,7 +16,8 @@ import pytest
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store import cql
-from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, connect, migrate
+from core.adapters.store.calls import SWEEP_S
+from core.adapters.store.cassandra import TIMEOUT_S, CassandraAddress, CassandraEngine, connect, migrate
 from core.adapters.store.engine import RowKey
 from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY
 from core.adapters.store.wide import WideStore
@@ -181,6 +182,45 @@ async def tried(call: Callable[[], Awaitable[T]]) -> T:
             return await call()
         await asyncio.sleep(0.5)
     return await call()
+
+
+async def test_each_report_has_its_own_outcome_and_every_call_ends() -> None:
+    """Reports of one batch: one is refused, the node stands still, the node has forgotten the statement."""
+    with cassandra.served() as (node,):
+        address = cassandra.address_of([node], "airloom_outcomes")
+        await migrate(address=address, replication_factor=1)
+        engine = await CassandraEngine.open(address=address, clock=SystemClock())
+        usage = WideStore(engine=engine, clock=SystemClock()).usage
+        imsis = [f"0010100000{number:05d}" for number in range(30)]
+
+        async def record(value: int, *more: str) -> list[BaseException | None]:
+            reports = [replace(report_of(value), imsi=imsi) for imsi in (*imsis, *more)]
+            return await asyncio.gather(*(usage.record([each]) for each in reports), return_exceptions=True)
+
+        assert await record(1) == [None] * 30
+        assert (await usage.of_day(imsis[7], 20261130))[0].volume.up_bytes == 1
+        (*taken, refused) = await record(2, "0" * 70_000)
+        assert taken == [None] * 30
+        assert isinstance(refused, Unavailable)
+        assert not refused.ambiguous
+
+        node.pause()
+        began = asyncio.get_running_loop().time()
+        late = await record(3)
+        assert TIMEOUT_S <= asyncio.get_running_loop().time() - began < TIMEOUT_S + 3 * SWEEP_S
+        assert all(isinstance(error, Unavailable) and error.ambiguous for error in late)
+        node.resume()
+        await tried(partial(usage.record, [replace(report_of(4), imsi=imsis[0])]))
+
+        await asyncio.to_thread(node.kill)
+        node.forget_statements()
+        node.start()
+        await asyncio.to_thread(node.wait)
+        await tried(partial(usage.record, [replace(report_of(5), imsi=imsis[0])]))
+        assert await record(6) == [None] * 30
+        for imsi in imsis:
+            assert [row.volume.up_bytes for row in await usage.of_day(imsi, 20261130)] == [6]
+        await engine.aclose()
 
 
 async def test_three_nodes_go_on_with_two() -> None:

@@ -21,7 +21,7 @@ than 50."""
 
 def create_table(keyspace: str, table: Table) -> str:
     """The table, if it is not there."""
-    columns = [f"{_name(c)} {c.type.value}" for c in table.partition + table.clustering + table.values]
+    columns = [f"{_name(c)} {c.type.cql}" for c in table.partition + table.clustering + table.values]
     partition = ", ".join(_names(table.partition))
     key = ", ".join([f"({partition})", *_names(table.clustering)])
     columns += ["version bigint", "expires_us bigint", f"PRIMARY KEY ({key})"]
@@ -36,7 +36,7 @@ def create_table(keyspace: str, table: Table) -> str:
 
 def add_column(keyspace: str, table: Table, column: Column) -> str:
     """A value column that a table of an earlier version has not."""
-    return f'ALTER TABLE "{keyspace}"."{table.name}" ADD {_name(column)} {column.type.value}'
+    return f'ALTER TABLE "{keyspace}"."{table.name}" ADD {_name(column)} {column.type.cql}'
 
 
 def create_schema_table(keyspace: str) -> str:

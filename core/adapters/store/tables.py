@@ -29,11 +29,15 @@ SLOT_LIFE_S = 80 * 86_400
 
 
 class ColumnType(Enum):
-    """What a column holds, by Cassandra's names."""
+    """What a column holds: Cassandra's name of it, and Python's."""
 
-    TEXT = "text"
-    BIGINT = "bigint"
-    BLOB = "blob"
+    TEXT = "text", str
+    BIGINT = "bigint", int
+    BLOB = "blob", bytes
+
+    def __init__(self, cql: str, python: type[str] | type[int] | type[bytes]) -> None:
+        self.cql = cql
+        self.python = python
 
 
 EMPTY: Mapping[ColumnType, str | int | bytes] = {

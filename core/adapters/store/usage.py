@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from core.adapters.store.engine import (
-    BATCH_WRITES_MAX,
     SCAN_ROWS_MAX,
     Batch,
     Condition,
@@ -43,15 +42,14 @@ class WideUsage:
         self._quarantined = BodyReader(QUARANTINE, Quarantined)
 
     async def record(self, reports: Sequence[UsageReport]) -> None:
-        """One batch per (IMSI, day), all of them durable on return."""
-        partitions: dict[Key, list[Put]] = {}
-        for report in reports:
-            put = Put(_key(report), values_of(report), timestamp_us=report.timestamp_us)
-            partitions.setdefault((report.imsi, report.day), []).append(put)
+        """One batch each, for their order is their timestamp; all of them durable on return."""
         batches = [
-            Batch(USAGE, partition, tuple(puts[start : start + BATCH_WRITES_MAX]))
-            for partition, puts in partitions.items()
-            for start in range(0, len(puts), BATCH_WRITES_MAX)
+            Batch(
+                USAGE,
+                (report.imsi, report.day),
+                (Put(_key(report), values_of(report), timestamp_us=report.timestamp_us),),
+            )
+            for report in reports
         ]
         new = self._not_indexed(reports)
         if new:

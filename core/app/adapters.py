@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.inside.namespace import NamespaceNetwork
+from core.adapters.mover.interface import InterfaceMover, NoMover
 from core.adapters.network import UdpNetwork
 from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.store.engine import Engine
@@ -20,6 +21,7 @@ from core.adapters.stream.log import LogStream
 from core.adapters.tokens import key_of_file
 from core.config import Config, GatewayConfig
 from core.errors import ConfigurationError
+from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
 from core.ports.inside import InsideNetwork
 from core.ports.network import Network
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 METADATA_PORT = 80
 NO_PEERS = NoPeers()
+NO_MOVER = NoMover()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class Adapters:
     ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``left_slots`` one that is there from an
     earlier tenure; ``open_tun(gateway_id)`` its way to the
     internet side, where there is one; ``inside`` is the network that devices' connections end in, where
-    there is one; ``peers`` are the other nodes.
+    there is one; ``peers`` are the other nodes; ``mover`` brings a virtual gateway's address here.
     """
 
     clock: Clock
@@ -58,6 +61,7 @@ class Adapters:
     token_key: bytes
     inside: InsideNetwork | None = None
     peers: Peers = NO_PEERS
+    mover: AddressMover = NO_MOVER
     open_tun: Callable[[str], Tun | None] = lambda _: None
 
 
@@ -74,6 +78,8 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         if config.control.contact:
             peers = HttpPeers(secret=config.control.secret.get_secret_value())
             open_parts.push_async_callback(peers.aclose)
+        mover = await _open_mover(config)
+        open_parts.push_async_callback(mover.aclose)
         stream = await _open_stream(config, clock)
         open_parts.push_async_callback(stream.aclose)
         yield Adapters(
@@ -89,6 +95,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             open_tun=partial(_open_tun, config.gateway),
             inside=await making_inside,
             peers=peers,
+            mover=mover,
         )
 
 
@@ -145,6 +152,18 @@ async def _open_stream(config: Config, clock: Clock) -> Stream:
         return await KinesisStream.open(name=stream.kinesis, region=stream.region, endpoint=stream.endpoint)
     folder = config.node.data_dir / "stream"
     return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
+
+
+async def _open_mover(config: Config) -> AddressMover:
+    gateway = config.gateway
+    if gateway.address_mover == "none" or "gateway" not in config.node.roles:
+        return NO_MOVER
+    interface = await InterfaceMover.open(gateway.address_interface)
+    if gateway.address_mover == "interface":
+        return interface
+    from core.adapters.mover.ec2 import Ec2Mover  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
+
+    return await Ec2Mover.open(interface=interface, station=interface.station)
 
 
 async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:

@@ -15,7 +15,8 @@ from core.app.held import HeldGateway, settle_left
 from core.config import Config
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
-from core.errors import Unavailable
+from core.errors import ConfigurationError, Unavailable
+from core.ports.address_mover import AddressMover
 from core.ports.user_plane import PacketSink
 from core.services.consumer import Consumer
 from core.services.delivery import Delivery
@@ -47,15 +48,15 @@ class Node:
     ) -> None:
         self._config = config
         self._world = world = adapters
-        own = {each.id: each for each in config.gateway.held}
+        own = _sought(config, world.mover)
         self.holdings = Holdings(
             leases=world.store.leases,
             peers=world.peers,
             clock=world.clock,
             owner=config.node.name,
             contact=config.control.contact,
-            gateways=list(own) if "gateway" in config.node.roles else [],
-            home=config.node.home or list(own) if "gateway" in config.node.roles else [],
+            gateways=own,
+            home=[each for each in own if each in config.node.home] if config.node.home else own,
             make=self._make_held,
             settle_left=partial(settle_left, config, adapters),
             tell=tell,
@@ -213,6 +214,20 @@ class Node:
             subscriber=subscriber_view(sim, await self._world.store.sessions.of_sim(sim.sim_id)),
             userdata=userdata if isinstance(userdata, str) else None,
         )
+
+
+def _sought(config: Config, mover: AddressMover) -> list[str]:
+    """The virtual gateways that this node could hold; raises ``ConfigurationError`` for other homes."""
+    if "gateway" not in config.node.roles:
+        return []
+    sought = [each.id for each in config.gateway.held if mover.may_bring(each.address)]
+    beyond = set(config.node.home) - set(sought)
+    if beyond or not sought:
+        raise ConfigurationError(
+            f"node.home: the address of {', '.join(sorted(beyond)) or 'every virtual gateway'} is not of the"
+            f" subnet of {config.gateway.address_interface}; name gateways of this node's own subnet"
+        )
+    return sought
 
 
 def _nobody(_: str) -> None:

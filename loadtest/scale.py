@@ -147,11 +147,14 @@ class SimulatedSeat:
     world: World
     name: str
     tenure: Tenure
+    core: asyncio.Lock
+    """A node is one process: it reads one gateway back after the other."""
 
     async def start(self) -> int:
         """As long as reading the sessions back and moving the address take."""
         fleet = self.world.fleet
-        await asyncio.sleep(fleet.begin_s * (0.75 + self.world.rng.random() / 2))
+        async with self.core:
+            await asyncio.sleep(fleet.begin_s * (0.75 + self.world.rng.random() / 2))
         self.world.begin(self.tenure.lease.gateway_id, self.name)
         return fleet.sims_per_gateway
 
@@ -180,6 +183,7 @@ class SimulatedNode:
         self.is_up, self.is_dead_for_sure, self.is_cut_off = True, False, False
         zone = int(name.split("-")[1]) % world.fleet.zones
         gateways = world.of_zone(world.gateway_ids, zone)
+        core = asyncio.Lock()
         here = world.of_zone([f"node-{n}" for n in range(world.fleet.nodes)], zone)
         self.holdings = Holdings[SimulatedSeat](
             leases=self,
@@ -189,7 +193,7 @@ class SimulatedNode:
             contact=self.contact,
             gateways=gateways,
             home=gateways[here.index(name) :: len(here)],
-            make=lambda tenure, _: SimulatedSeat(world, name, tenure),
+            make=lambda tenure, _: SimulatedSeat(world, name, tenure, core),
             settle_left=_nothing_left,
         )
         self.running = asyncio.create_task(self._live())

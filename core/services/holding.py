@@ -5,7 +5,8 @@ Rules:
 - A node takes its home gateways when it starts, and any gateway whose holder is gone. A holder is gone when
   it said so (released), when its host says so (``Peers.is_dead``), or when its lease stood unchanged for
   ``GONE_AFTER_S`` of this node's own clock. A clock of another node decides nothing.
-- A node asks for a home gateway that another one holds, and is handed it.
+- A node asks for a home gateway that another one holds, and is handed it: one at a time, for while one is
+  read back nobody answers for it.
 - Whoever holds more waits a little longer before it takes a free gateway, so that many nodes share what a
   lost one held; and the more nodes there are, the more seldom each reads a lease, so that all of them
   together read it as often as one.
@@ -287,6 +288,7 @@ class Holdings(Generic[S]):
         """Wait until the gateway may be taken and it is this node's turn; with the lease as it was."""
         seen, is_settled = _Seen(), False
         while True:
+            place.look_now.clear()
             with suppress(Unavailable, StaleVersion):
                 lease = await self._leases.get(place.gateway_id)
                 self._note(place, lease)
@@ -296,8 +298,8 @@ class Holdings(Generic[S]):
                 if not self.is_draining and await self._may_take(place, lease, seen):
                     place.is_taking = True
                     return await self._take(place.gateway_id, lease), lease
-            place.is_taking = False
-            place.look_now.clear()
+            if not place.look_now.is_set():
+                place.is_taking = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._rest_s(place, seen)):
                     await place.look_now.wait()
@@ -307,15 +309,15 @@ class Holdings(Generic[S]):
         version = lease.version if lease else 0
         if version != seen.version:
             seen.version, seen.since = version, now
-        if not await self._is_free(place.gateway_id, lease, now - seen.since):
+        if not await self._is_free(place, lease, now - seen.since):
             seen.free_since = None
             return False
         if seen.free_since is None:
             seen.free_since = now
         return now - seen.free_since >= self._turn_s(place)
 
-    async def _is_free(self, gateway_id: str, lease: GatewayLease | None, stood_s: float) -> bool:
-        is_home = gateway_id in self._home
+    async def _is_free(self, place: _Place[S], lease: GatewayLease | None, stood_s: float) -> bool:
+        is_home = place.gateway_id in self._home
         if lease is None or lease.is_released:
             return is_home or stood_s > RELEASED_S
         if lease.owner == self._owner or stood_s > GONE_AFTER_S:
@@ -323,9 +325,14 @@ class Holdings(Generic[S]):
         self._peers.watch(lease.contact)
         if await self._peers.is_dead(lease.contact):
             return True
-        if is_home:
-            await self._peers.hand_over(lease.contact, gateway_id)
+        if is_home and not any(each.is_taking or self._is_beginning(each) for each in self._places.values()):
+            place.is_taking = True
+            await self._peers.hand_over(lease.contact, place.gateway_id)
+            place.look_now.set()
         return False
+
+    def _is_beginning(self, place: _Place[S]) -> bool:
+        return place.tenure is not None and place.gateway_id not in self.held
 
     def _turn_s(self, place: _Place[S]) -> float:
         """How long this node lets others go before it takes a free gateway; none where there are none."""

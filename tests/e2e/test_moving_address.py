@@ -143,7 +143,7 @@ async def move_it(segment: Segment, folder: Path) -> None:
             for each in nodes:
                 await each.stop()
     assert first not in segment.addresses(a), "who ends in order lets go"
-    print(f"killed {killed_gap_s:.2f} s, handed back {handed_back_gap_s:.2f} s, left behind {left_s:.1f} s")  # noqa: T201
+    print(f"killed {killed_gap_s:.2f} s, handed back {handed_back_gap_s:.2f} s, left behind {left_s:.1f} s")  # noqa: T201 - the parent reads it
     assert max(killed_gap_s, handed_back_gap_s) < GAP_S_MAX
     assert left_s < LEASE_S + KERNEL_S
 

@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from core.domain.gateway import GatewayLease
@@ -20,13 +21,15 @@ from core.domain.session import CloseReason
 from core.errors import StaleVersion, Unavailable
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
+from loadtest.report import page, plot, table_of
+from loadtest.sizing import Demand, Layout, Supply, as_lines, lay_out
 from loadtest.virtual import VirtualClock, run_virtual
 
 GET_S, PUT_S = 0.002, 0.008
 """What a read and a conditional write of the store take at least; at most three times as long."""
 SLOW_S = 5.0
 """A slow store's write takes up to so long, a read half of it."""
-SETTLE_S = 0.05
+SETTLE_S, MOVE_S = 0.05, 0.5
 QUIET_S = 12.0
 """Before each fault everything has stood for so long."""
 
@@ -444,3 +447,47 @@ def _sum_up(world: World, finding: ScaleFinding) -> None:
         finding.gaps_s.setdefault(gap.fault, []).append(gap.lasted_s)
         lost = gap.lasted_s * world.fleet.sims_per_gateway
         finding.sims_dark_s[gap.fault] = finding.sims_dark_s.get(gap.fault, 0.0) + lost
+
+
+def fleet_of(layout: Layout, supply: Supply) -> Fleet:
+    """The simulated fleet of a layout; moving an address is taken to last half a second."""
+    return Fleet(
+        nodes=layout.nodes,
+        gateways=layout.gateways,
+        zones=supply.zones,
+        sims_per_gateway=supply.sims_per_gateway,
+        begin_s=layout.read_back_s + MOVE_S,
+    )
+
+
+def as_page(finding: ScaleFinding, layout: Layout) -> str:
+    """For a browser: SIMs without service over the run, and the gaps of each kind of fault."""
+    gaps = finding.as_dict()["gaps"]
+    rows = [["fault", "gateways", "p50 s", "p99 s", "max s", "SIM hours without service"]]
+    rows += [
+        [kind, *map(str, list(each.values())[:4]), f"{each['sims_dark_s'] / 3_600:,.0f}"]
+        for kind, each in gaps.items()
+    ]
+    last = int(finding.over_time[-1][0]) if finding.over_time else 1
+    dark = [0.0] * (last + 1)
+    for at_s, sims in finding.over_time:
+        dark[min(int(at_s), last)] = float(sims)
+    facts = [line.split("  ", 1) for line in as_lines(layout)]
+    return page(
+        "Airloom at scale",
+        [table_of(facts), table_of(rows), plot("SIMs without service", {"SIMs": dark}, last)],
+    )
+
+
+def run(
+    *, demand: Demand, faults: int, seed: int, html: Path | None, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """The arithmetic, then the run of the fleet that it gives; a page where one is wanted."""
+    supply = Supply()
+    layout = lay_out(demand, supply)
+    for line in as_lines(layout):
+        tell(line)
+    finding = simulate_fleet(fleet_of(layout, supply), seed=seed, faults=faults, is_zone_lost=True, tell=tell)
+    if html is not None:
+        html.write_text(as_page(finding, layout))
+    return {"nodes": layout.nodes, "gateways": layout.gateways} | finding.as_dict()

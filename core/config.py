@@ -111,6 +111,10 @@ class GatewayConfig(_Section):
     addresses are of ``ue_pool``, of which each takes blocks of 2 ** (32 - ``block_prefix``) addresses as it
     needs them. With ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN),
     without it only the device edge is reachable. ``allowed_peers`` empty: all.
+
+    ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
+    ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
+    and before that assigned to this instance's network interface (docs/scale.md).
     """
 
     id: Name = "vg-1"
@@ -127,11 +131,19 @@ class GatewayConfig(_Section):
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
+    address_mover: Literal["none", "interface", "ec2"] = "none"
+    address_interface: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z][a-zA-Z0-9_.-]{0,14})?$")] = ""
 
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:
         """All of them."""
         return self.virtual or (VirtualGatewayConfig(id=self.id, address=self.address, doors=self.doors),)
+
+    @model_validator(mode="after")
+    def _check_mover(self) -> "GatewayConfig":
+        if self.address_mover != "none" and not self.address_interface:
+            raise ValueError(f"address_mover {self.address_mover}: name the interface in address_interface")
+        return self
 
     @model_validator(mode="after")
     def _check_virtual(self) -> "GatewayConfig":

@@ -14,10 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from loadtest import scale
 from loadtest.checks import simulate
 from loadtest.parts.namespaces import Lab, why_not
+from loadtest.sizing import Demand
 
-PROOFS = ("seeds", "kills", "edge", "nodes")
+PROOFS = ("seeds", "kills", "edge", "nodes", "scale")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -65,6 +67,11 @@ def prove_nodes(kills: int, seed: int) -> dict[str, Any]:
     return _killing([sys.executable, "-m", "loadtest.killing_nodes", str(kills), str(seed)])
 
 
+def prove_scale(sims: int, faults: int, seed: int, html: Path | None) -> dict[str, Any]:
+    """Nodes and virtual gateways for so many SIMs, laid out and then simulated while nodes fail."""
+    return scale.run(demand=Demand(sims=sims), faults=faults, seed=seed, html=html, tell=tell)
+
+
 def _killing(command: Sequence[str]) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment, cwd=ROOT)
@@ -82,9 +89,7 @@ def tell(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; exit code 0 when everything holds."""
     parser = argparse.ArgumentParser(prog="./run prove", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "what", nargs="*", default=list(PROOFS), help="seeds, kills, edge, nodes (default: all)"
-    )
+    parser.add_argument("what", nargs="*", default=list(PROOFS), help=f"{', '.join(PROOFS)} (default: all)")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--kills", type=int, default=50, help="how many kills (default 50)")
@@ -92,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--layout", choices=("one", "spread"), default="one", help="of edge: as ./run demo has it"
     )
+    parser.add_argument("--sims", type=int, default=10_000_000, help="scale: for so many (default 10000000)")
+    parser.add_argument("--faults", type=int, default=21, help="scale: how many, and a zone (default 21)")
+    parser.add_argument("--html", type=Path, help="scale: write a page with the figures and a plot there")
     options = parser.parse_args(argv)
     unknown = set(options.what) - set(PROOFS)
     if unknown:
@@ -105,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["edge"] = prove_edge(options.kills, options.seed, options.layout)
     if "nodes" in options.what:
         results["nodes"] = prove_nodes(options.kills, options.seed)
+    if "scale" in options.what:
+        results["scale"] = prove_scale(options.sims, options.faults, options.seed, options.html)
     results["ok"] = all(result["ok"] for result in results.values())
     print(json.dumps(results))
     return 0 if results["ok"] else 1

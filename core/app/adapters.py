@@ -11,6 +11,7 @@ from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.inside.namespace import NamespaceNetwork
 from core.adapters.links import NoLinks, WebSocketLinks
+from core.adapters.mover.interface import InterfaceMover, NoMover
 from core.adapters.network import UdpNetwork
 from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.s3 import S3ObjectStore
@@ -22,6 +23,7 @@ from core.adapters.stream.log import LogStream
 from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
 from core.errors import ConfigurationError
+from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
 from core.ports.inside import InsideNetwork
 from core.ports.links import Links
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from core.adapters.store.cassandra import CassandraAddress
 
 METADATA_PORT = 80
-NO_PEERS, NO_LINKS = NoPeers(), NoLinks()
+NO_PEERS, NO_LINKS, NO_MOVER = NoPeers(), NoLinks(), NoMover()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,8 @@ class Adapters:
     ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``left_slots`` one that is there from an
     earlier tenure; ``open_tun(gateway_id)`` its way to the
     internet side, where there is one; ``inside`` is the network that devices' connections end in, where
-    there is one; ``peers`` are the other nodes and ``links`` lead to them.
+    there is one; ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual
+    gateway's address here.
     """
 
     clock: Clock
@@ -62,6 +65,7 @@ class Adapters:
     inside: InsideNetwork | None = None
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
+    mover: AddressMover = NO_MOVER
     open_tun: Callable[[str], Tun | None] = lambda _: None
 
 
@@ -80,6 +84,8 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         if secret:
             peers, links = HttpPeers(secret=secret), WebSocketLinks(secret=secret)
             open_parts.push_async_callback(peers.aclose)
+        mover = await _open_mover(config)
+        open_parts.push_async_callback(mover.aclose)
         stream = await _open_stream(config, clock)
         open_parts.push_async_callback(stream.aclose)
         yield Adapters(
@@ -96,6 +102,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             inside=await making_inside,
             peers=peers,
             links=links,
+            mover=mover,
         )
 
 
@@ -163,6 +170,18 @@ async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectSto
     )
     open_parts.push_async_callback(bucket.aclose)
     return bucket
+
+
+async def _open_mover(config: Config) -> AddressMover:
+    gateway = config.gateway
+    if gateway.address_mover == "none" or not config.holdable:
+        return NO_MOVER
+    interface = await InterfaceMover.open(gateway.address_interface)
+    if gateway.address_mover == "interface":
+        return interface
+    from core.adapters.mover.ec2 import Ec2Mover  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
+
+    return await Ec2Mover.open(interface=interface, station=interface.station)
 
 
 async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:

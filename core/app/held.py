@@ -27,6 +27,8 @@ from radius.service import RadiusAddresses, RadiusDoor
 
 ERROR_INDICATIONS_MAX = 10_000
 """Sessions that wait to be ended because their peer no longer knows them."""
+KEEP_ADDRESS_S = 2.0
+"""How often the address is brought again: it stays until the tenure's end, as that stood then."""
 
 
 class HeldGateway:
@@ -51,6 +53,9 @@ class HeldGateway:
         self._world = adapters
         self._before = before
         self._doors = config.doors_of(own)
+        self._tenure = tenure
+        self._address = own.address
+        self._moving = asyncio.Lock()
         self._audit = AuditTrail(
             audit=adapters.store.audit,
             clock=adapters.clock,
@@ -106,6 +111,7 @@ class HeldGateway:
         if before is not None and before.owner != own and not before.is_released:
             interval_s = self._config.usage.report_interval_s
             await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
+        await self._bring_address()
         if "gtp" in self._doors:
             await self.user_plane.start()
             await self.door.start()
@@ -125,6 +131,7 @@ class HeldGateway:
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
             tasks.create_task(self._end_lost())
+            tasks.create_task(self._keep_address())
 
     def fence(self) -> None:
         """Answer and forward nothing any more."""
@@ -134,11 +141,14 @@ class HeldGateway:
         self.user_plane.fence()
 
     async def settle(self) -> None:
-        """Make durable what was counted; raises ``Unavailable``."""
+        """Make durable what was counted, and let the address go; raises ``Unavailable``."""
         await self.usage.sweep()
+        await self._let_address_go()
 
     async def aclose(self) -> None:
         """Sessions stay open for the next tenure; the slot table keeps what was not reported."""
+        with suppress(Unavailable):  # then it ends when the tenure would have
+            await self._let_address_go()
         await self.user_plane.aclose()
 
     @property
@@ -254,6 +264,22 @@ class HeldGateway:
     def _heed_error_indication(self, session_id: str) -> None:
         with suppress(asyncio.QueueFull):  # the next packet down brings the next indication
             self._peer_lost.put_nowait(session_id)
+
+    async def _bring_address(self) -> None:
+        """One after the other with letting go, which comes last: after ``fence`` nothing is brought."""
+        async with self._moving:
+            self.gateway.demand_held()
+            await self._world.mover.bring(self._address, lasting_s=self._tenure.remaining_s)
+
+    async def _keep_address(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_ADDRESS_S)
+            with suppress(Unavailable):  # tried again well before it ends
+                await self._bring_address()
+
+    async def _let_address_go(self) -> None:
+        async with self._moving:
+            await self._world.mover.let_go(self._address)
 
     async def _end_lost(self) -> None:
         while True:

@@ -16,7 +16,8 @@ from core.app.held import HeldGateway, settle_left
 from core.config import Config
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
-from core.errors import Unavailable
+from core.errors import ConfigurationError, Unavailable
+from core.ports.address_mover import AddressMover
 from core.ports.user_plane import PacketSink
 from core.services.chores import Chores
 from core.services.consumer import Consumer
@@ -51,7 +52,7 @@ class Node:
     ) -> None:
         self._config = config
         self._world = world = adapters
-        own = [each.id for each in config.holdable]
+        own = _sought(config, world.mover)
         self.holdings = Holdings(
             leases=world.store.leases,
             peers=world.peers,
@@ -59,7 +60,7 @@ class Node:
             owner=config.node.name,
             contact=config.control.contact,
             gateways=own,
-            home=[each for each in own if each in config.node.home] or own,
+            home=[each for each in own if each in config.node.home] if config.node.home else own,
             make=self._make_held,
             settle_left=partial(settle_left, config, adapters),
             tell=tell,
@@ -271,3 +272,15 @@ class Node:
             subscriber=subscriber_view(sim, await self._world.store.sessions.of_sim(sim.sim_id)),
             userdata=userdata if isinstance(userdata, str) else None,
         )
+
+
+def _sought(config: Config, mover: AddressMover) -> list[str]:
+    """The virtual gateways that this node could hold; raises ``ConfigurationError`` for other homes."""
+    sought = [each.id for each in config.holdable if mover.may_bring(each.address)]
+    beyond = {each.id for each in config.holdable if each.id in config.node.home}.difference(sought)
+    if beyond or (config.holdable and not sought):
+        raise ConfigurationError(
+            f"node.home: the address of {', '.join(sorted(beyond)) or 'every virtual gateway'} is not of the"
+            f" subnet of {config.gateway.address_interface}; name gateways of this node's own subnet"
+        )
+    return sought

@@ -42,7 +42,12 @@ class Tenure:
     @property
     def is_running(self) -> bool:
         """Whether this node may answer and write for the gateway now."""
-        return self._clock.monotonic() < self._until
+        return self.remaining_s > 0
+
+    @property
+    def remaining_s(self) -> float:
+        """How long it lasts without another renewal; not above 0 when it is over."""
+        return self._until - self._clock.monotonic()
 
     async def keep(self) -> None:
         """Renew in time, for ever; raises ``LeaseLost`` when another node took it or it could not be done."""

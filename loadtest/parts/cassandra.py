@@ -1,8 +1,8 @@
 """Real Cassandra nodes, from the jars that Maven Central has (JDK 17): for tests, faults and benchmarks.
 
-Rules: nodes are children on 127.0.0.1, 127.0.0.2, …, gone with their block, their data in a temporary folder;
-one token each, written on first start, so that three share the ring evenly and none waits to join. `./run
-test` fetches the jars beside the Python packages.
+Rules: nodes are children on 127.0.0.1, 127.0.0.2, … or another network's first addresses, gone with their
+block, their data in a temporary folder; one token each, written on first start, so that three share the ring
+evenly and none waits to join. `./run test` fetches the jars beside the Python packages.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ storage_port: {storage_port}
 native_transport_port: {port}
 seed_provider:
   - class_name: org.apache.cassandra.locator.SimpleSeedProvider
-    parameters: [{{seeds: "127.0.0.1:{storage_port}"}}]
+    parameters: [{{seeds: "{seed}:{storage_port}"}}]
 commitlog_sync: group
 commitlog_sync_group_window: 2ms
 commitlog_segment_size: 16MiB
@@ -112,8 +112,8 @@ def why_not() -> str:
 class Node:
     """One node: it may be killed and started again on what it left on disk."""
 
-    def __init__(self, number: int, folder: Path, *, port: int, storage_port: int) -> None:
-        self.host = f"127.0.0.{number + 1}"
+    def __init__(self, number: int, folder: Path, *, network: str, port: int, storage_port: int) -> None:
+        self.host = f"{network}.{number + 1}"
         self.port = port
         self._number = number
         self._folder = folder / f"node-{number}"
@@ -121,7 +121,11 @@ class Node:
         conf = self._folder / "conf"
         (conf / "triggers").mkdir(parents=True)
         text = CONFIGURATION.format(
-            host=self.host, port=port, storage_port=storage_port, token=TOKENS[number]
+            host=self.host,
+            seed=f"{network}.1",
+            port=port,
+            storage_port=storage_port,
+            token=TOKENS[number],
         )
         (conf / "cassandra.yaml").write_text(text)
         (conf / "logback.xml").write_text(LOGGING.format(folder=self._folder))
@@ -212,11 +216,13 @@ class Node:
 
 
 @contextmanager
-def served(nodes: int = 1) -> Iterator[list[Node]]:
+def served(nodes: int = 1, *, network: str = "127.0.0") -> Iterator[list[Node]]:
     """So many nodes run inside. Blocks until they serve, some 15 s for one."""
     port, storage_port = free_tcp_port("127.0.0.1", 0), free_tcp_port("127.0.0.1", 0)
     with tempfile.TemporaryDirectory(prefix="airloom-cassandra-") as folder:
-        made = [Node(n, Path(folder), port=port, storage_port=storage_port) for n in range(nodes)]
+        made = [
+            Node(n, Path(folder), network=network, port=port, storage_port=storage_port) for n in range(nodes)
+        ]
         try:
             for node in made:  # one after the other: each must see the ring of those before it
                 node.start()

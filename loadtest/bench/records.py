@@ -4,7 +4,9 @@ So many callers each write one report at a time and wait until it is durable, as
 is a row of a SIM's day, written over and over as a session's counters rise. A round of all SIMs goes before,
 so that index rows are there. Embedded: reports per second and the 99th percentile of a call, every commit
 fsynced. Cassandra: CPU of this process, the client, per report; the server is another process, whose CPU is
-told beside. There is no peer: floors are absolute, and wall times are this machine's.
+told beside. There is no peer: floors are absolute, and wall times are this machine's. Reports of one turn of
+the loop share a message, as commits share an fsync. Last, two gateway processes against one
+(``loadtest.bench.records_gateways``).
 """
 
 import argparse
@@ -30,6 +32,7 @@ from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
+from loadtest.bench import records_gateways
 from loadtest.measure import Histogram
 from loadtest.parts import cassandra
 
@@ -132,10 +135,17 @@ def bench(*, json: bool = False, rounds: int = 5, reports: int = 100_000) -> dic
     rows = _embedded_rows([uvloop.run(_embedded(reports)) for _ in range(rounds)])
     if why := cassandra.why_not():
         rows.append(_row(CASSANDRA_ROW, None, "us CPU per report", CASSANDRA_FLOOR_US, ok=None, why=why))
+        rows.append(
+            _row(GATEWAYS_ROW, None, "us CPU per session", records_gateways.CPU_RATIO_MAX, ok=None, why=why)
+        )
     else:
         with cassandra.served() as nodes:
             trials = [uvloop.run(_in_cassandra(nodes, reports // 5)) for _ in range(rounds + 1)]
-        rows.append(_cassandra_row(trials[1:]))  # the server's first trial is the compiler's
+            rows.append(_cassandra_row(trials[1:]))  # the server's first trial is the compiler's
+            found = uvloop.run(
+                records_gateways.measure(nodes, sessions=max(reports // 500, 1), rounds=rounds)
+            )
+        rows.append(_gateways_row(found))
     oks = [row["ok"] for row in rows]
     result = {
         "bench": "records",
@@ -152,6 +162,7 @@ def bench(*, json: bool = False, rounds: int = 5, reports: int = 100_000) -> dic
 
 
 CASSANDRA_ROW = "in Cassandra, one report a call: client CPU"
+GATEWAYS_ROW = "two gateway processes against one, over one Cassandra"
 
 
 def _embedded_rows(trials: list[Trial]) -> list[dict[str, Any]]:
@@ -186,6 +197,34 @@ def _cassandra_row(trials: list[Trial]) -> dict[str, Any]:
     )
 
 
+def _gateways_row(found: records_gateways.Gateways) -> dict[str, Any]:
+    """Throughput where processors allow two gateways to be faster, else what a session costs them."""
+    one, two = found.one, found.two
+    if len(os.sched_getaffinity(0)) >= records_gateways.CPUS_FOR_RATE:
+        floor = records_gateways.RATE_RATIO_MIN
+        return _row(
+            GATEWAYS_ROW,
+            round(two.per_s),
+            "sessions/s",
+            floor,
+            ok=found.rate_ratio >= floor,
+            peer=round(one.per_s),
+            ratio=round(found.rate_ratio, 2),
+        )
+    floor = records_gateways.CPU_RATIO_MAX
+    return _row(
+        GATEWAYS_ROW,
+        round(two.cpu_us),
+        "us CPU per session",
+        floor,
+        ok=found.cpu_ratio <= floor,
+        peer=round(one.cpu_us),
+        ratio=round(found.cpu_ratio, 2),
+        per_s=round(two.per_s),
+        note="Cassandra and the SGSNs share these processors: they bound the rate, not the gateways",
+    )
+
+
 def _row(
     name: str, ours: float | None, unit: str, floor: float, *, ok: bool | None, **more: Any
 ) -> dict[str, Any]:
@@ -196,7 +235,9 @@ def _row(
 def _line(row: dict[str, Any]) -> str:
     if "why" in row:
         return f"{row['name']}: not run, {row['why']}"
-    beside = [f"{what} {row[what]:,}" for what in ("cpu_us", "per_s", "server_us", "p99_ms") if what in row]
+    told = ("peer", "ratio", "cpu_us", "per_s", "server_us", "p99_ms")
+    beside = [f"{what} {row[what]:,}" for what in told if row.get(what) is not None]
+    beside += [row["note"]] if "note" in row else []
     kept = "kept" if row["ok"] else "MISSED"
     return (
         f"{row['name']}: {row['ours']:,} {row['unit']} (floor {row['floor']:,}: {kept}) {', '.join(beside)}"

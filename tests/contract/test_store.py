@@ -436,10 +436,16 @@ async def test_reports_of_many_sims_at_once_keep_their_own_timestamps(world: Wor
     imsis = [f"0010100000{number:05d}" for number in range(30)]
     for imsi in imsis:  # index rows are there: from here on nothing but rows of usage is written
         await usage.record([replace(report_of(1), imsi=imsi)])
-    reports = [replace(report_of(value), imsi=imsi) for value in (5, 9, 7) for imsi in imsis]
+    latest = replace(report_of(5), timestamp_us=2_000_009)
+    told = [
+        latest,
+        replace(report_of(9), timestamp_us=2_000_007),
+        replace(report_of(7), timestamp_us=2_000_008),
+    ]
+    reports = [replace(report, imsi=imsi) for report in told for imsi in imsis]
     await asyncio.gather(*(usage.record([report]) for report in reports))
     for imsi in imsis:
-        assert await usage.of_day(imsi, 20261130) == [replace(report_of(9), imsi=imsi)]
+        assert await usage.of_day(imsi, 20261130) == [replace(latest, imsi=imsi)]
 
 
 async def test_usage_of_a_day_is_every_row_in_order(world: World) -> None:

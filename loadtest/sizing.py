@@ -15,7 +15,7 @@ from core.services.holding import LOOK_S
 DAY_S, GIB = 86_400, 2**30
 ATTACH_US, DETACH_US = 1_400.0, 1_400.0
 """CPU of a node: 1.0 ms of it writes session, event and index rows to Cassandra."""
-REPORT_US, MESSAGE_US, PACKET_US = 110.0, 28.0, 5.0
+REPORT_US, MESSAGE_US, PACKET_US = 210.0, 28.0, 8.0
 """`./run bench records`, `./run bench bridge`, `./run bench userplane`."""
 READ_BACK_US = 150.0
 """Of one session at a take-over, from Cassandra."""

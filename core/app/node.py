@@ -18,6 +18,7 @@ from core.domain.session import CloseReason, Session
 from core.errors import Unavailable
 from core.ports.user_plane import PacketSink
 from core.services.consumer import Consumer
+from core.services.control import ClusterControl
 from core.services.delivery import Delivery
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
@@ -61,6 +62,7 @@ class Node:
             tell=tell,
         )
         self.held = self.holdings.held
+        self.control = ClusterControl(store=world.store, peers=world.peers, held=self.held)
         self.lost_counts: list[str] = []
         """Why counts of open sessions were lost, when they were: audited, for the bill may be too low."""
         self.delivery = Delivery(
@@ -138,6 +140,7 @@ class Node:
             own=own,
             tenure=tenure,
             before=before,
+            end_at=self.control.end_at,
             on_edge_packet=self.deliver,
             on_session_end=self.connections.end_session if self.connections is not None else _nobody,
         )

@@ -40,10 +40,19 @@ class Admissions:
         """How many are open."""
         return len(self._promises)
 
-    def promise(self, imsi: str) -> Grant:
-        """What the IMSI's next session will have; raises ``Refused(ADDRESSES_OCCUPIED)``."""
+    def promise(self, imsi: str, static_address: IPv4Address | None = None) -> Grant:
+        """What the IMSI's next session will have, its SIM's own address if there is one.
+
+        Raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``.
+        """
         before = self._promises.pop(imsi, None)
-        address = before.grant.address if before is not None else self._gateway.lease_address()
+        address = before.grant.address if before is not None else None
+        if address is not None and address != static_address:
+            if static_address is not None or self._gateway.is_static(address):
+                self._gateway.release_address(address, imsi)
+                address = None
+        if address is None:
+            address = static_address or self._gateway.lease_address()
         session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
         promise = _Promise(Grant(session_id, address), self._clock.monotonic() + self._lifetime_s)
         self._promises[imsi] = promise

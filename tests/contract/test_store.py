@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from core.adapters.store import sessions as sessions_module
 from core.adapters.store.cassandra import CassandraAddress, migrate
 from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRow
+from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRow, body_of
 from core.adapters.store.tables import (
     EVENT_LIFE_US,
     OPERATOR,
@@ -24,13 +24,14 @@ from core.adapters.store.tables import (
     SIM_BY_IMSI,
     SIM_BY_OPERATOR,
     SIM_GROUP,
+    STATIC_ADDRESS,
     USAGE,
 )
 from core.adapters.store.wide import WideStore
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import SHARD_END, ShardLease
-from core.domain.gateway import GatewayLease
+from core.domain.gateway import AddressHolder, GatewayLease
 from core.domain.session import Resting, Session, SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.errors import LocalProtocolError, StaleVersion, Unavailable
@@ -192,6 +193,59 @@ async def test_a_sim_is_written_only_over_the_version_that_was_read(world: World
     with pytest.raises(StaleVersion):
         await sims.put(first)
     assert await sims.get(first.sim_id) == second
+
+
+async def test_a_static_address_is_one_sims_whoevers(world: World) -> None:
+    address, other_address = IPv4Address("10.0.0.2"), IPv4Address("10.0.0.9")
+    sims = as_port(world.store).sims
+    first = await sims.put(replace(sim_of(1, operator_id="OP1"), static_address=address))
+    for _ in range(2):
+        with pytest.raises(StaleVersion):
+            await sims.put(replace(sim_of(2, operator_id="OP2"), static_address=address))
+    assert await sims.sim_id_of_static_address(address) == first.sim_id
+    third = await sims.put(replace(sim_of(3, operator_id="OP1"), static_address=other_address))
+    assert (await sims.with_static_address("OP1")).items == (first, third)
+    page = await sims.with_static_address("OP1", limit=1)
+    assert (page.items, page.next_key) == ((first,), str(int(address)))
+    assert (await sims.with_static_address("OP1", after=page.next_key)).items == (third,)
+    moved = await sims.put(replace(first, static_address=IPv4Address("10.0.0.3")))
+    second = await sims.put(replace(sim_of(2, operator_id="OP2"), static_address=address))
+    assert await sims.sim_id_of_static_address(address) == second.sim_id
+    assert (await sims.with_static_address("OP1")).items == (moved, third)
+    freed = await sims.put(replace(moved, static_address=None))
+    assert await sims.sim_id_of_static_address(IPv4Address("10.0.0.3")) is None
+    assert await sims.get(freed.sim_id) == freed
+
+
+async def test_an_address_bound_anew_is_not_freed_by_who_meant_the_old_binding(world: World) -> None:
+    sims, address = world.store.sims, IPv4Address("10.0.0.2")
+    first = await sims.put(replace(sim_of(1), static_address=address))
+    old = (await world.engine.get(STATIC_ADDRESS, [RowKey((str(address),))]))[0]
+    assert old is not None
+    away = Batch(
+        SIM, (first.sim_id,), (Put(("sim", "sim"), (body_of(replace(first, static_address=None)),), 2),)
+    )
+    await world.engine.write(away)  # as a put that died before it freed the address
+    stored = await sims.get(first.sim_id)
+    assert stored is not None
+    await sims.put(replace(first, version=2))
+    with pytest.raises(StaleVersion):
+        await world.engine.write(
+            Batch(STATIC_ADDRESS, (str(address),), (Delete(()),), Condition((), old.version))
+        )
+    assert await sims.sim_id_of_static_address(address) == first.sim_id
+
+
+async def test_who_has_a_static_address_is_compared_and_set(world: World) -> None:
+    holders, address = as_port(world.store).holders, IPv4Address("10.0.0.2")
+    assert await holders.get(address) is None
+    first = await holders.put(AddressHolder(address, "s1", "sim", "vg-1", 1, NOW))
+    with pytest.raises(StaleVersion):
+        await holders.put(AddressHolder(address, "s2", "sim", "vg-2", 1, NOW))
+    await world.reopen()
+    assert await world.store.holders.get(address) == first
+    second = await world.store.holders.put(replace(first, rests_until=LATER))
+    assert await world.store.holders.get(address) == second == replace(first, rests_until=LATER, version=2)
 
 
 async def test_of_racing_writers_exactly_one_wins(world: World) -> None:

@@ -5,8 +5,8 @@ Rules:
 - A promise is an address and the id that the session will have; it ends by itself when nobody comes.
 - One IMSI is promised one address at a time, so asking never drains the pool; each time it asks it is for
   another session, with another id.
-- Promises are not durable. A session that begins on one that a restart forgot gets its address if that is
-  still free.
+- Promises are not durable. A session that begins on one that a restart forgot gets its address: it is lent to
+  nobody else until the promise would have ended and rested (``core.services.blocks``).
 """
 
 from dataclasses import dataclass, replace

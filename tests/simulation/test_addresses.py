@@ -356,7 +356,7 @@ class RestlessGateway(HeldGateway):
         def forget(resting: Resting) -> None:
             return None
 
-        self.gateway.rest = forget  # type: ignore[method-assign]
+        self.gateway.rest = forget  # type: ignore[method-assign]  # planted
         return await super().start()
 
 
@@ -364,7 +364,7 @@ class HastyGateway(HeldGateway):
     """Planted: what the holder before may have promised is lent at once."""
 
     def make_blocks(self, own: object, pool: AddressPool) -> UeBlocks:
-        blocks = super().make_blocks(own, pool)  # type: ignore[arg-type]
+        blocks = super().make_blocks(own, pool)  # type: ignore[arg-type]  # as held.py has it
         blocks._held_back_s = 0.0
         return blocks
 

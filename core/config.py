@@ -109,8 +109,9 @@ class GatewayConfig(_Section):
 
     One is written as ``id``, ``address`` and ``doors``, several as ``virtual``, a table each. Devices'
     addresses are of ``ue_pool``, of which each takes blocks of 2 ** (32 - ``block_prefix``) addresses as it
-    needs them. With ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN),
-    without it only the device edge is reachable. ``allowed_peers`` empty: all.
+    needs them; SIMs' static addresses are of ``static_pool``. With ``tun`` named, packets to the internet go
+    through that TUN device (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers``
+    empty: all.
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
     ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
@@ -123,6 +124,7 @@ class GatewayConfig(_Section):
     control_port: Port = 2123
     user_port: Port = 2152
     ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
+    static_pool: IPv4Network | None = None
     block_prefix: Annotated[int, Field(ge=16, le=PREFIX_MAX)] = 22
     apns: tuple[Name, ...] = ("soracom.io", "internet")
     dns: tuple[IPv4Address, ...] = (IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53"))
@@ -133,6 +135,11 @@ class GatewayConfig(_Section):
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
     address_mover: Literal["none", "interface", "ec2"] = "none"
     address_interface: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z][a-zA-Z0-9_.-]{0,14})?$")] = ""
+
+    @property
+    def devices(self) -> tuple[IPv4Network, ...]:
+        """Where devices' addresses are of."""
+        return (self.ue_pool,) if self.static_pool is None else (self.ue_pool, self.static_pool)
 
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:
@@ -147,6 +154,8 @@ class GatewayConfig(_Section):
 
     @model_validator(mode="after")
     def _check_virtual(self) -> "GatewayConfig":
+        if self.static_pool is not None and self.static_pool.overlaps(self.ue_pool):
+            raise ValueError(f"static_pool {self.static_pool} overlaps ue_pool {self.ue_pool}")
         for place, one in enumerate(self.virtual):
             if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
                 raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")

@@ -491,7 +491,12 @@ def _config(name: str) -> Config:
         node=NodeConfig(name=name),
         usage=UsageConfig(fold_after_s=FOLD_AFTER_S),
         gateway=GatewayConfig.model_validate(
-            {"allowed_peers": ["127.0.0.0/8"], "sessions_max": SLOTS, "quarantine_s": 60.0}
+            {
+                "allowed_peers": ["127.0.0.0/8"],
+                "sessions_max": SLOTS,
+                "quarantine_s": 60.0,
+                "static_pool": "10.127.0.0/24",
+            }
         ),
         radius=RadiusConfig.model_validate(
             {

@@ -239,8 +239,8 @@ class RadiusDoor:
             proof=asked.knows,
         )
         try:
-            await self._sessions.permit(request)
-            grant = self._admissions.promise(asked.imsi)
+            sim = await self._sessions.permit(request)
+            grant = self._admissions.promise(asked.imsi, sim.static_address)
         except Refused as refusal:
             reason = refusal.reason
             return Denied(reason if isinstance(reason, AttachRefusal) else AttachRefusal.NO_RESOURCES)

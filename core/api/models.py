@@ -1,5 +1,6 @@
 """Bodies of requests, by the contract; unknown fields are ignored, as older and newer clients send them."""
 
+from ipaddress import IPv4Address
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
@@ -66,6 +67,13 @@ class ParameterUpdate(_Body):
 
     key: Text
     value: Any
+
+
+class PutIpAddressMapEntryRequest(_Body):
+    """putVirtualPrivateGatewayIpAddressMapEntry."""
+
+    key: Text
+    ipAddress: IPv4Address
 
 
 class UpdatePasswordRequest(_Body):

@@ -6,7 +6,7 @@ answered as not supported.
 
 from dataclasses import dataclass
 
-from core.api import bills, groups, identity, sandbox, sims, stats
+from core.api import bills, groups, identity, sandbox, sims, stats, vpgs
 from core.api.calls import Handler
 from core.domain.sim import SimEvent
 
@@ -102,6 +102,24 @@ ROUTES = (
     ),
     Route("getAirStatsOfSim", "GET", "/stats/air/sims/{sim_id}", stats.get_air_stats_of_sim),
     Route("getAirStats", "GET", "/stats/air/subscribers/{imsi}", stats.get_air_stats),
+    Route(
+        "listVirtualPrivateGatewayIpAddressMapEntries",
+        "GET",
+        "/virtual_private_gateways/{vpg_id}/ip_address_map",
+        vpgs.list_ip_address_map_entries,
+    ),
+    Route(
+        "putVirtualPrivateGatewayIpAddressMapEntry",
+        "POST",
+        "/virtual_private_gateways/{vpg_id}/ip_address_map",
+        vpgs.put_ip_address_map_entry,
+    ),
+    Route(
+        "deleteVirtualPrivateGatewayIpAddressMapEntry",
+        "DELETE",
+        "/virtual_private_gateways/{vpg_id}/ip_address_map/{key}",
+        vpgs.delete_ip_address_map_entry,
+    ),
     Route("getBillingHistory", "GET", "/bills", bills.get_billing_history),
     Route("getLatestBilling", "GET", "/bills/latest", bills.get_latest_billing),
     Route("exportLatestBilling", "POST", "/bills/latest/export", bills.export_latest_billing),

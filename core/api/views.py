@@ -110,6 +110,17 @@ def _capabilities() -> dict[str, bool]:
     return {"data": True, "sms": False}
 
 
+def ip_address_map_entry_view(sim: Sim) -> dict[str, Any]:
+    """IpAddressMapEntry."""
+    return {
+        "key": sim.imsi,
+        "hostId": sim.imsi,
+        "ipAddress": str(sim.static_address),
+        "type": "static",
+        "lastUpdatedAt": milliseconds(sim.modified),
+    }
+
+
 def session_status_view(sim: Sim, sessions: Sequence[Session]) -> dict[str, Any]:
     """SessionStatus."""
     session = sessions[-1] if sessions else None

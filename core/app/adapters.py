@@ -197,7 +197,7 @@ async def _inside_network(config: Config) -> InsideNetwork | None:
     try:
         return await NamespaceNetwork.open(
             local=edge.platform_network,
-            remote=config.gateway.ue_pool,
+            remote=config.gateway.devices,
             listeners=[
                 (edge.mqtt_address, edge.mqtt_port),
                 (edge.message_address, edge.tcp_port),

@@ -18,6 +18,7 @@ from core.services.gateway import Tenure, VirtualGateway
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
 from core.services.sessions import LATE_S, Sessions
+from core.services.statics import EndAt, StaticAddresses
 from core.services.usage import UsageMeter
 from gtp.service import GtpDoor
 from gtp.userplane.slots import Origin
@@ -35,7 +36,8 @@ class HeldGateway:
     """Implements ``Seat``. ``before`` is the gateway's lease as it was before this tenure.
 
     ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
-    its bearer is cut. The ``make_*`` methods are where a test puts a broken part in the place of a good one.
+    its bearer is cut, ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
+    broken part in the place of a good one.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class HeldGateway:
         own: VirtualGatewayConfig,
         tenure: Tenure,
         before: GatewayLease | None,
+        end_at: EndAt,
         on_edge_packet: PacketSink,
         on_session_end: Callable[[str], None],
     ) -> None:
@@ -56,6 +59,7 @@ class HeldGateway:
         self._tenure = tenure
         self._address = own.address
         self._moving = asyncio.Lock()
+        self._end_at = end_at
         self._audit = AuditTrail(
             audit=adapters.store.audit,
             clock=adapters.clock,
@@ -72,6 +76,7 @@ class HeldGateway:
             teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
             quarantine_s=quarantine_s,
             clock=world.clock,
+            static_pool=config.gateway.static_pool,
         )
         self._slots = world.open_slots(own.id)
         self.user_plane = UdpUserPlane(
@@ -82,6 +87,7 @@ class HeldGateway:
             ue_pool=config.gateway.ue_pool,
             platform_network=config.edge.platform_network,
             port=config.gateway.user_port,
+            static_pool=config.gateway.static_pool,
             tun=world.open_tun(own.id),
         )
         self.blocks = self.make_blocks(own, addresses)
@@ -180,6 +186,17 @@ class HeldGateway:
             unroute=self.user_plane.unroute,
         )
 
+    def make_statics(self) -> StaticAddresses:
+        """What sees to it that a static address has one session."""
+        return StaticAddresses(
+            store=self._world.store,
+            gateway=self.gateway,
+            clock=self._world.clock,
+            end_at=self._end_at,
+            route=self.user_plane.route,
+            unroute=self.user_plane.unroute,
+        )
+
     def make_usage_meter(self) -> UsageMeter:
         """What reports the counts."""
         return UsageMeter(
@@ -196,6 +213,7 @@ class HeldGateway:
             gateway=self.gateway,
             user_plane=self.user_plane,
             usage=self.usage,
+            statics=self.make_statics(),
             clock=self._world.clock,
             entropy=self._world.entropy,
             apns=frozenset(self._config.gateway.apns),

@@ -21,6 +21,7 @@ from core.ports.address_mover import AddressMover
 from core.ports.user_plane import PacketSink
 from core.services.chores import Chores
 from core.services.consumer import Consumer
+from core.services.control import ClusterControl
 from core.services.delivery import Delivery
 from core.services.edge_links import EdgeLinks, RemoteSessions
 from core.services.folding import UsageFolder
@@ -66,6 +67,7 @@ class Node:
             tell=tell,
         )
         self.held = self.holdings.held
+        self.control = ClusterControl(store=world.store, peers=world.peers, held=self.held)
         self.lost_counts: list[str] = []
         """Why counts of open sessions were lost, when they were: audited, for the bill may be too low."""
         self.delivery = Delivery(
@@ -185,6 +187,7 @@ class Node:
             own=own,
             tenure=tenure,
             before=before,
+            end_at=self.control.end_at,
             on_edge_packet=self.deliver,
             on_session_end=self.edge_links.end_session if self.edge_links else self._end_connections,
         )

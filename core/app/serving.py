@@ -19,7 +19,6 @@ from core.app.held import HeldGateway
 from core.app.node import Node
 from core.config import Config
 from core.domain.session import Access
-from core.services.control import ClusterControl
 from core.services.exports import Exports
 from core.services.groups import Groups
 from core.services.identity import Identity
@@ -117,10 +116,11 @@ def make_api(
         identity=identity,
         sims=Sims(
             store=adapters.store,
-            control=ClusterControl(store=adapters.store, peers=adapters.peers, held=node.held),
+            control=node.control,
             clock=adapters.clock,
             entropy=adapters.entropy,
             stock_plmn=config.api.sandbox_plmn,
+            static_pool=config.gateway.static_pool,
         ),
         groups=Groups(store=adapters.store, clock=adapters.clock, entropy=adapters.entropy),
         stats=Stats(usage=adapters.store.usage, clock=adapters.clock),

@@ -6,6 +6,7 @@ the restart counter rises only when sessions were truly lost (TS 23.007 §18), n
 
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import IPv4Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,4 +24,21 @@ class GatewayLease:
     restart_counter: int
     contact: str = ""
     is_released: bool = False
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddressHolder:
+    """Which session has a static address, since when, and in which tenure of its gateway it took it.
+
+    With ``rests_until`` it has it no longer, and until then no other SIM may.
+    """
+
+    address: IPv4Address
+    session_id: str
+    sim_id: str
+    gateway_id: str
+    fence: int
+    since: datetime
+    rests_until: datetime | None = None
     version: int = 0

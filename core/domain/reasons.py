@@ -21,6 +21,7 @@ class AttachRefusal(Enum):
     UNKNOWN_APN = "unknown_apn"
     PDP_TYPE_NOT_SUPPORTED = "pdp_type_not_supported"
     ADDRESSES_OCCUPIED = "addresses_occupied"
+    STATIC_ADDRESS_UNAVAILABLE = "static_address_unavailable"
     NO_RESOURCES = "no_resources"
     UNKNOWN_SESSION = "unknown_session"
     NOT_SUPPORTED = "not_supported"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from ipaddress import IPv4Address
 
 from core.domain.reasons import AttachRefusal
 
@@ -105,6 +106,7 @@ class Sim:
     serial_number: str = ""
     imei_lock: str = ""
     termination_enabled: bool = False
+    static_address: IPv4Address | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
 

@@ -12,13 +12,14 @@ Rules:
 from collections.abc import AsyncIterator, Collection, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import IPv4Address
 from typing import Generic, Protocol, TypeVar
 
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.audit import AuditEntry
 from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import ShardLease
-from core.domain.gateway import GatewayLease
+from core.domain.gateway import AddressHolder, GatewayLease
 from core.domain.message import MessageCount
 from core.domain.session import Resting, Session, SessionEvent
 from core.domain.sim import Sim
@@ -30,6 +31,8 @@ PAGE_MAX = 1_000
 """The most items that one page may hold."""
 FOLDING_FRESH_S = 10.0
 """Whoever stores a report knows a seal so many seconds after it is durable, by its own monotonic clock."""
+SETTLE_S = 600
+"""What was written before something else is left from a crash when that is missing for longer than this."""
 BLOCKS_CHANGED_MAX = 64
 """Blocks that one change of their map takes or gives back."""
 
@@ -100,9 +103,17 @@ class Sims(Protocol):
     async def put(self, sim: Sim) -> Sim:
         """Write if the stored version is ``sim.version`` (0: must not exist); returns it with the next.
 
-        The index rows (IMSI, operator) are written first and are idempotent; readers ignore an index row
-        whose SIM disagrees.
+        The index rows (IMSI, static address, operator) are written first and are idempotent; readers ignore a
+        row whose SIM disagrees. An address that another SIM has is ``StaleVersion``.
         """
+        ...
+
+    async def sim_id_of_static_address(self, address: IPv4Address) -> str | None:
+        """The SIM that has this static address."""
+        ...
+
+    async def with_static_address(self, operator_id: str, *, after: str = "", limit: int = 100) -> Page[Sim]:
+        """An operator's SIMs with a static address, in order of address; keys are addresses as numbers."""
         ...
 
     async def of_operator(self, operator_id: str, *, after: str = "", limit: int = 100) -> Page[Sim]:
@@ -268,6 +279,18 @@ class Leases(Protocol):
         ...
 
 
+class Holders(Protocol):
+    """Which session has a static address. Compare-and-set; partition: address."""
+
+    async def get(self, address: IPv4Address) -> AddressHolder | None:
+        """The row as stored."""
+        ...
+
+    async def put(self, holder: AddressHolder) -> AddressHolder:
+        """Write if the stored version is ``holder.version`` (0: must not exist); returns it with the next."""
+        ...
+
+
 class Blocks(Protocol):
     """Which virtual gateway lends from which block of device addresses. Compare-and-set on the whole; one
     partition.
@@ -358,6 +381,11 @@ class Store(Protocol):
     @property
     def leases(self) -> Leases:
         """Virtual gateways' leases."""
+        ...
+
+    @property
+    def holders(self) -> Holders:
+        """Who has which static address."""
         ...
 
     @property

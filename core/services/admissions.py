@@ -5,8 +5,8 @@ Rules:
 - A promise is an address and the id that the session will have; it ends by itself when nobody comes.
 - One IMSI is promised one address at a time, so asking never drains the pool; each time it asks it is for
   another session, with another id.
-- Promises are not durable. A session that begins on one that a restart forgot gets its address if that is
-  still free.
+- Promises are not durable. A session that begins on one that a restart forgot gets its address: it is lent to
+  nobody else until the promise would have ended and rested (``core.services.blocks``).
 """
 
 from dataclasses import dataclass, replace
@@ -40,10 +40,19 @@ class Admissions:
         """How many are open."""
         return len(self._promises)
 
-    def promise(self, imsi: str) -> Grant:
-        """What the IMSI's next session will have; raises ``Refused(ADDRESSES_OCCUPIED)``."""
+    def promise(self, imsi: str, static_address: IPv4Address | None = None) -> Grant:
+        """What the IMSI's next session will have, its SIM's own address if there is one.
+
+        Raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``.
+        """
         before = self._promises.pop(imsi, None)
-        address = before.grant.address if before is not None else self._gateway.lease_address()
+        address = before.grant.address if before is not None else None
+        if address is not None and address != static_address:
+            if static_address is not None or self._gateway.is_static(address):
+                self._gateway.release_address(address, imsi)
+                address = None
+        if address is None:
+            address = static_address or self._gateway.lease_address()
         session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
         promise = _Promise(Grant(session_id, address), self._clock.monotonic() + self._lifetime_s)
         self._promises[imsi] = promise

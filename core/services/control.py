@@ -48,8 +48,14 @@ class ClusterControl:
             ended += await holder.sessions.end_sessions_of(sim_id, reason)
         gateways = {session.gateway_id for session in await self._store.sessions.of_sim(sim_id)}
         for gateway_id in sorted(gateways - self._held.keys()):
-            lease = await self._store.leases.get(gateway_id)
-            if lease is None or lease.is_released:
-                raise Unavailable(f"{gateway_id} is held by nobody now")
-            ended += await self._peers.end_sessions_of(lease.contact, gateway_id, sim_id, reason)
+            ended += await self.end_at(gateway_id, sim_id, reason)
         return ended
+
+    async def end_at(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
+        """End a SIM's sessions on one gateway; how many there were. Raises ``Unavailable``."""
+        if (holder := self._held.get(gateway_id)) is not None:
+            return await holder.sessions.end_sessions_of(sim_id, reason)
+        lease = await self._store.leases.get(gateway_id)
+        if lease is None or lease.is_released:
+            raise Unavailable(f"{gateway_id} is held by nobody now")
+        return await self._peers.end_sessions_of(lease.contact, gateway_id, sim_id, reason)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, PoolExhausted, TeidPool
@@ -114,6 +114,7 @@ class VirtualGateway:
         teids: TeidPool,
         quarantine_s: float,
         clock: Clock,
+        static_pool: IPv4Network | None = None,
     ) -> None:
         self._tenure = tenure
         self._is_fenced = False
@@ -123,6 +124,7 @@ class VirtualGateway:
         self.address = address
         self._addresses = addresses
         self._teids = teids
+        self._static_pool = static_pool
         self._rest = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
         self._clock = clock
         self._heed_lease: Callable[[], None] = lambda: None
@@ -154,12 +156,16 @@ class VirtualGateway:
         finally:
             self._heed_lease()
 
+    def is_static(self, address: IPv4Address) -> bool:
+        """Whether it is never lent, because it is some SIM's own (``core.services.statics``)."""
+        return self._static_pool is not None and address in self._static_pool
+
     def claim_address(self, address: IPv4Address, imsi: str) -> None:
         """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)``,
         ``Unavailable``.
         """
         self.demand_held()
-        if not self._addresses.claim(address, holder=imsi):
+        if not self.is_static(address) and not self._addresses.claim(address, holder=imsi):
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, f"{address} is not free")
 
     def lease_teid(self) -> int:

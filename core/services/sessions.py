@@ -33,7 +33,7 @@ from core.domain.session import (
 )
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
 from core.domain.usage import SegmentLabel
-from core.errors import Refused, StaleVersion, Unavailable
+from core.errors import AirloomError, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import AccessDoor
 from core.ports.store import Store
@@ -41,6 +41,7 @@ from core.ports.user_plane import Bearer, UserPlane
 from core.services.gateway import VirtualGateway
 from core.services.ids import RecordIds
 from core.services.locks import KeyedLocks
+from core.services.statics import StaticAddresses
 from core.services.usage import UsageMeter
 
 CLOSE_RETRY_S = 1.0
@@ -116,6 +117,7 @@ class Sessions:
         gateway: VirtualGateway,
         user_plane: UserPlane,
         usage: UsageMeter,
+        statics: StaticAddresses,
         clock: Clock,
         entropy: Entropy,
         apns: frozenset[str],
@@ -125,6 +127,7 @@ class Sessions:
         self._gateway = gateway
         self._user_plane = user_plane
         self._usage = usage
+        self._statics = statics
         self._clock = clock
         self._entropy = entropy
         self._apns = apns
@@ -192,6 +195,7 @@ class Sessions:
 
     async def _take_back(self, session: Session) -> None:
         self._gateway.reclaim(session)
+        self._statics.resume(session)
         self._install(session)
         self._usage.relabel(session.session_id, _label(session))
         self._add(session)
@@ -220,7 +224,7 @@ class Sessions:
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
             if is_stored and session.session_id not in self._open.keys() | self._unfinished.keys():
-                if self._gateway.reclaim(session):
+                if self._gateway.reclaim(session) or self._gateway.is_static(session.ue_address):
                     self._must_end(session, CloseReason.LOST)
                 else:
                     self._end_without_address(session)
@@ -286,7 +290,7 @@ class Sessions:
         if sim is None or not sim.operator_id:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
         async with AsyncExitStack() as undo:
-            session = self._new_session(sim, request, undo)
+            session = self._new_session(sim, request, request.grant, undo)
         event = self._event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
         await self._store.sessions.close(session, event)
         self._heed_event()
@@ -447,8 +451,9 @@ class Sessions:
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
         if request.apn.lower() not in self._apns:
             raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
-        if request.requested_address is not None:
-            raise Refused(AttachRefusal.NOT_SUPPORTED, "static addresses")
+        if request.requested_address not in (None, sim.static_address):
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
+        self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
         if len(self._unfinished) >= UNFINISHED_MAX:
             raise Refused(AttachRefusal.NO_RESOURCES, "the store is behind")
         return sim
@@ -473,7 +478,9 @@ class Sessions:
 
     async def _open_authorised(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Session:
         self._gateway.demand_held()
-        session = self._new_session(sim, request, undo)
+        session = self._new_session(sim, request, self._granted(sim, request, undo), undo)
+        if sim.static_address is not None:
+            await self._claim_static(session, undo)
         self._install(session)
         undo.callback(self._usage.discard, session.session_id)
         try:
@@ -490,13 +497,32 @@ class Sessions:
         self._add(stored)
         return stored
 
-    def _new_session(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Session:
+    async def _claim_static(self, session: Session, undo: AsyncExitStack) -> None:
+        """One address, one session: a session of the SIM that has it here ends first."""
+
+        async def abandon(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not None and issubclass(kind, AirloomError):  # else this node ends, and writes no more
+                await self._statics.abandon(session)
+
+        undo.push_async_exit(abandon)
+        for other in self._sessions_of(session.sim_id):
+            if other.ue_address == session.ue_address:
+                await self._close(other, CloseReason.REPLACED, tell_peer=True)
+        await self._statics.claim(session)
+        self._gateway.demand_held()
+
+    def _granted(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Grant:
+        if request.grant is not None:
+            return request.grant
+        session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
+        if sim.static_address is not None:
+            return Grant(session_id, sim.static_address)
+        grant = Grant(session_id, self._gateway.lease_address())
+        undo.callback(self._gateway.release_address, grant.address, request.imsi)
+        return grant
+
+    def _new_session(self, sim: Sim, request: OpenSession, grant: Grant, undo: AsyncExitStack) -> Session:
         now = self._clock.now()
-        grant = request.grant
-        if grant is None:
-            session_id = time_ordered_id(now, self._entropy.random_bytes(10))
-            grant = Grant(session_id, self._gateway.lease_address())
-            undo.callback(self._gateway.release_address, grant.address, request.imsi)
         return Session(
             session_id=grant.session_id,
             sim_id=sim.sim_id,
@@ -577,6 +603,7 @@ class Sessions:
         await self._usage.report_last(session.session_id)
         self._gateway.demand_held()
         await self._store.sessions.close(session, event, rests_until=self._gateway.rests_until())
+        await self._statics.release(session)
         self._heed_event()
         self._usage.discard(session.session_id)
         if session.session_id in self._without_address:

@@ -13,6 +13,7 @@ import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.reasons import RequestRefusal
 from core.domain.session import CloseReason, Session, SessionEvent
@@ -60,8 +61,12 @@ class Sims:
         clock: Clock,
         entropy: Entropy,
         stock_plmn: str = "00101",
+        static_pool: IPv4Network | None = None,
     ) -> None:
-        """``stock_plmn``: MCC and MNC of the SIMs in stock (TS 23.003 §2.2), by default the test network."""
+        """``stock_plmn``: MCC and MNC of the SIMs in stock (TS 23.003 §2.2), by default the test network.
+        ``static_pool``: what static addresses are of.
+        """
+        self._static_pool = static_pool
         self._store = store
         self._stock_plmn = stock_plmn
         self._control = control
@@ -111,6 +116,15 @@ class Sims:
             if not after:
                 break
         return Page(tuple(found), after)
+
+    async def with_static_address(self, operator_id: str, *, after: str, limit: int) -> Page[Sim]:
+        """The operator's SIMs that have a static address, by address."""
+        try:
+            key = str(int(IPv4Address(after))) if after else ""
+        except ValueError:
+            raise Refused(RequestRefusal.INVALID_FIELD, "last_evaluated_key: no address") from None
+        found = await self._store.sims.with_static_address(operator_id, after=key, limit=limit)
+        return Page(found.items, str(IPv4Address(int(found.next_key))) if found.next_key else "")
 
     async def sessions_of(self, sim_id: str) -> list[Session]:
         """The open sessions of a SIM, oldest first."""
@@ -190,7 +204,8 @@ class Sims:
             status = _next_status(sim, event)
             if event is SimEvent.TERMINATE and not sim.termination_enabled:
                 raise Refused(RequestRefusal.TERMINATION_PROTECTED, "Enable termination first.")
-            return replace(sim, status=status)
+            static_address = None if status is SimStatus.TERMINATED else sim.static_address
+            return replace(sim, status=status, static_address=static_address)
 
         sim = await self._change(operator_id, sim_id, changed)
         if sim.status in CUTS_SESSION:
@@ -231,6 +246,32 @@ class Sims:
         if speed_class not in SPEED_CLASSES:
             raise Refused(RequestRefusal.INVALID_FIELD, "speedClass: no such speed class")
         return await self._change(operator_id, sim_id, lambda sim: replace(sim, speed_class=speed_class))
+
+    async def set_static_address(self, operator_id: str, sim_id: str, address: IPv4Address) -> Sim:
+        """Give the SIM an address of its own, from its next session on. It is no other SIM's, whoever's."""
+        pool = self._static_pool
+        if pool is None or address not in pool or address in (pool[0], pool[-1]):
+            raise Refused(
+                RequestRefusal.INVALID_FIELD, f"ipAddress: static addresses are of {pool or 'none'}"
+            )
+
+        def changed(sim: Sim) -> Sim:
+            return replace(sim, static_address=address)
+
+        await self.get(operator_id, sim_id)
+        if await self._store.sims.sim_id_of_static_address(address) not in (None, sim_id):
+            raise Refused(RequestRefusal.ALREADY_EXISTS, "ipAddress: it is another SIM's.")
+        return await self._change(operator_id, sim_id, changed)
+
+    async def remove_static_address(self, operator_id: str, sim_id: str) -> Sim:
+        """Take it away, from the SIM's next session on."""
+
+        def changed(sim: Sim) -> Sim:
+            if sim.static_address is None:
+                raise Refused(RequestRefusal.NOT_FOUND, "No such entry found.")
+            return replace(sim, static_address=None)
+
+        return await self._change(operator_id, sim_id, changed)
 
     async def delete_session(self, operator_id: str, sim_id: str) -> Sim:
         """End the SIM's sessions; the device may come back at once."""

@@ -97,7 +97,7 @@ class Tunnels:
     """The tunnels of a gateway and the way of packets through them.
 
     ``words`` holds the counters (four words per tunnel from the index given to ``install``: up bytes, up
-    packets, down bytes, down packets). ``own_addresses`` are the gateway's, ``ue_pool`` the devices',
+    packets, down bytes, down packets). ``own_addresses`` are the gateway's, ``devices`` the devices',
     ``platform`` the edge's. The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.
@@ -111,7 +111,7 @@ class Tunnels:
         words: memoryview,
         monotonic: Callable[[], float],
         own_addresses: tuple[IPv4Address, ...],
-        ue_pool: IPv4Network,
+        devices: tuple[IPv4Network, ...],
         platform: IPv4Network,
     ) -> None:
         self.send: Callable[[bytes, Address], bool] = send_nowhere
@@ -123,7 +123,7 @@ class Tunnels:
         self._words = words
         self._monotonic = monotonic
         self._own_addresses = own_addresses
-        self._ue_pool = ue_pool
+        self._devices = devices
         self._platform = platform
         self._bearers: dict[str, Bearer] = {}
         self._by_teid: dict[bytes, _Tunnel] = {}
@@ -330,7 +330,7 @@ class Tunnels:
         address = IPv4Address(destination)
         if address in self._platform:
             verdict = _EDGE
-        elif address in self._own_addresses or address in self._ue_pool:
+        elif address in self._own_addresses or any(address in network for network in self._devices):
             verdict = "forbidden"
         elif any(address in network for network in _NOT_INTERNET):
             verdict = "forbidden"

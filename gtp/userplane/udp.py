@@ -36,6 +36,7 @@ class UdpUserPlane:
         ue_pool: IPv4Network,
         platform_network: IPv4Network,
         port: int = GTP_U_PORT,
+        static_pool: IPv4Network | None = None,
         tun: Tun | None = None,
     ) -> None:
         self._slots = slots
@@ -48,7 +49,7 @@ class UdpUserPlane:
             words=slots.words,
             monotonic=clock.monotonic,
             own_addresses=(address,),
-            ue_pool=ue_pool,
+            devices=(ue_pool, static_pool) if static_pool else (ue_pool,),
             platform=platform_network,
         )
 

@@ -98,7 +98,7 @@ class Phones:
         if connected:
             self._stack = await NamespaceNetwork.open(
                 local=GatewayConfig().ue_pool,
-                remote=EdgeConfig().platform_network,
+                remote=[EdgeConfig().platform_network],
                 clients=[phone.context.ue_address for phone in connected for _ in range(sockets_each)],
             )
             self._stack.on_packet(self._on_packet)

@@ -3,13 +3,15 @@
 import asyncio
 import os
 import secrets
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import KEY_BYTES_MAX, NAME_BYTES_MAX, FolderObjectStore, MemoryObjectStore
@@ -34,13 +36,16 @@ def s3_served() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
+        dispatcher = DomainDispatcherApplication(create_backend_app)
+        server = make_server("127.0.0.1", 0, dispatcher, threaded=True)
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
         try:
-            yield f"http://{host}:{port}"
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
-            server.stop()
+            server.shutdown()
+            serving.join()
+            server.server_close()
 
 
 @pytest.fixture(scope="module")

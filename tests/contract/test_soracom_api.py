@@ -120,6 +120,9 @@ ORDER = (
     "setSimGroup",
     "putSimTags",
     "deleteSimTag",
+    "putVirtualPrivateGatewayIpAddressMapEntry",
+    "listVirtualPrivateGatewayIpAddressMapEntries",
+    "deleteVirtualPrivateGatewayIpAddressMapEntry",
     "listSubscribers",
     "getSubscriber",
     "listGroups",
@@ -179,6 +182,7 @@ async def details(world: ApiWorld, one: Tenant, ids: dict[str, str]) -> dict[str
         "setSimGroup": {"body": {"groupId": ids["group_id"]}},
         **{name: tag for name in ("putSimTags", "deleteSimTag", "putGroupTags", "deleteGroupTag")},
         "createGroup": {"body": {"tags": {"name": "x"}}},
+        "putVirtualPrivateGatewayIpAddressMapEntry": {"body": {"key": ids["key"], "ipAddress": "10.127.0.7"}},
         "putConfigurationParameters": {"body": [{"key": "useCustomDns", "value": True}]},
         "sandboxInsertAirStats": {"body": {"unixtime": now - 600, "dataTrafficStatsMap": traffic}},
         "getAirStatsOfSim": span,
@@ -241,6 +245,32 @@ async def test_pages_go_on_by_the_header_and_the_link() -> None:
             query["last_evaluated_key"] = key
         assert seen == made
         assert pages == 3
+
+
+async def test_static_addresses_by_imsi_or_sim_id() -> None:
+    async with tenants(make_world()) as (one, _):
+        path = "/virtual_private_gateways/default/ip_address_map"
+        sims = [await one.new_sim() for _ in range(3)]
+        for number, sim in enumerate(sims):
+            static = {"key": sim["simId"], "ipAddress": f"10.127.0.{9 - number}"}
+            answer = await one.call("POST", path, static)
+            assert (answer.status, answer.body["type"]) == (200, "static")
+        first = await one.call("GET", path, limit=2)
+        assert [entry["ipAddress"] for entry in first.body] == ["10.127.0.7", "10.127.0.8"]
+        key = first.headers["x-soracom-next-key"]
+        assert key == "10.127.0.8"
+        (last,) = await one.get(path, last_evaluated_key=key)
+        imsi = sims[0]["profiles"][sims[0]["simId"]]["primaryImsi"]
+        assert (last["ipAddress"], last["key"]) == ("10.127.0.9", imsi)
+        for address in ("10.127.0.0", "10.127.0.255", "10.128.0.9", "10.127.0.8"):
+            refused = await one.call("POST", path, {"key": imsi, "ipAddress": address})
+            assert refused.status == 400, address
+        assert (await one.call("GET", path.replace("default", "other"))).status == 404
+        assert (await one.call("GET", path, last_evaluated_key="x")).status == 400
+        assert [(await one.call("DELETE", f"{path}/{imsi}")).status for _ in range(2)] == [204, 404]
+        moved = {"key": sims[1]["simId"], "ipAddress": "10.127.0.9"}
+        assert (await one.call("POST", path, moved)).status == 200
+        assert [each["ipAddress"] for each in await one.get(path)] == ["10.127.0.7", "10.127.0.9"]
 
 
 async def test_events_are_newest_first() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from ipaddress import IPv4Network
 
 import pytest
 
@@ -20,13 +19,12 @@ from core.adapters.store.tables import (
     SIM_GROUP,
 )
 from core.domain.account import AuthKey, Group, Operator
-from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import SHARD_END, ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.session import Resting, SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.errors import StaleVersion
-from core.ports.store import BLOCKS_CHANGED_MAX, PAGE_MAX, Quarantined, Store
+from core.ports.store import PAGE_MAX, Quarantined, Store
 from tests.contract.stores import (
     LATER,
     NOW,
@@ -375,23 +373,6 @@ async def test_an_index_row_without_a_session_rests_what_it_names_and_is_later_r
     assert await world.engine.scan(SESSION_BY_GATEWAY, partition) == []
 
 
-async def test_what_a_session_had_is_at_rest_until_its_time_whatever_dies(world: World) -> None:
-    sim, sessions = sim_of(1), world.store.sessions
-    stored = await sessions.put(session_of(sim), event_of(sim))
-    other = await sessions.put(session_of(sim, 2), event_of(sim, 2))
-    closing = event_of(sim, 3, kind=SessionEventKind.DELETED)
-    until = NOW + timedelta(seconds=60)
-    for _ in range(2):
-        await sessions.close(stored, closing, rests_until=until)
-    await world.reopen()
-    sessions = world.store.sessions
-    resting = Resting(stored.session_id, stored.ue_address, stored.teids)
-    assert {each async for each in sessions.of_gateway("vg-1")} == {resting, other}
-    assert [each async for each in sessions.of_gateway("vg-1", known={stored.session_id})] == [other]
-    world.clock.at = until
-    assert [each async for each in sessions.of_gateway("vg-1")] == [other]
-
-
 async def test_history_is_read_by_time_newest_first_in_pages(world: World) -> None:
     sim, sessions = sim_of(1), world.store.sessions
     minutes = [NOW + timedelta(minutes=n) for n in range(10)]
@@ -507,52 +488,6 @@ async def test_a_lease_is_compared_and_set(world: World) -> None:
         await leases.put(won[0])
     await world.reopen()
     assert await world.store.leases.get("vg-1") == renewed
-
-
-BLOCKS = [Block.of(IPv4Network(f"10.128.{4 * number}.0/22")) for number in range(3)]
-OWNER_1, OWNER_2 = BlockOwner("vg-1", 3), BlockOwner("vg-2", 1)
-
-
-async def test_blocks_are_taken_and_given_back_by_whoever_knows_the_whole_map(world: World) -> None:
-    blocks = as_port(world.store).blocks
-    empty = await blocks.read()
-    assert empty == BlockMap(0, {})
-    await blocks.change(empty, OWNER_1, taken=BLOCKS[:2])
-    with pytest.raises(StaleVersion):
-        await blocks.change(empty, OWNER_2, taken=BLOCKS[2:])
-    await world.reopen()
-    blocks = as_port(world.store).blocks
-    seen = await blocks.read()
-    assert seen == BlockMap(1, {BLOCKS[0]: OWNER_1, BLOCKS[1]: OWNER_1})
-    await blocks.change(seen, OWNER_2)
-    with pytest.raises(StaleVersion):
-        await blocks.change(seen, OWNER_1, given_back=BLOCKS[:1])
-    seen = await blocks.read()
-    await blocks.change(seen, OWNER_1, taken=BLOCKS[2:], given_back=BLOCKS[:1])
-    assert await blocks.read() == BlockMap(3, {BLOCKS[1]: OWNER_1, BLOCKS[2]: OWNER_1})
-
-
-async def test_of_gateways_that_take_a_block_at_once_exactly_one_has_it(world: World) -> None:
-    blocks = world.store.blocks
-    for version in range(3):
-        seen = await blocks.read()
-        taking = [blocks.change(seen, BlockOwner(f"vg-{n}", 1), taken=[BLOCKS[version]]) for n in range(8)]
-        results = await outcomes(*taking)
-        assert sorted(map(type, results), key=str).count(type(None)) == 1
-        assert {type(result) for result in results} == {type(None), StaleVersion}
-        (owner,) = {
-            owner for block, owner in (await blocks.read()).owners.items() if block == BLOCKS[version]
-        }
-        assert results[int(owner.gateway_id[3:])] is None
-
-
-async def test_a_map_of_blocks_may_have_more_rows_than_a_scan(world: World) -> None:
-    blocks = world.store.blocks
-    wanted = [Block(number << 8, 24) for number in range(1, SCAN_ROWS_MAX + 100)]
-    for first in range(0, len(wanted), BLOCKS_CHANGED_MAX):
-        taken = wanted[first : first + BLOCKS_CHANGED_MAX]
-        await blocks.change(await blocks.read(), OWNER_1, taken=taken)
-    assert sorted((await blocks.read()).owners) == wanted
 
 
 async def test_shard_leases_are_per_application_and_compared_and_set(world: World) -> None:

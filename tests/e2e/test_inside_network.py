@@ -40,8 +40,8 @@ class Echo(asyncio.Protocol):
 
 async def exchange() -> None:
     """A device sends megabytes and has them back; every packet fits a tunnel."""
-    platform = await NamespaceNetwork.open(local=PLATFORM, remote=DEVICES, listeners=[(ENTRY, 80)])
-    devices = await NamespaceNetwork.open(local=DEVICES, remote=PLATFORM, clients=[DEVICE])
+    platform = await NamespaceNetwork.open(local=PLATFORM, remote=[DEVICES], listeners=[(ENTRY, 80)])
+    devices = await NamespaceNetwork.open(local=DEVICES, remote=[PLATFORM], clients=[DEVICE])
     sizes: set[int] = set()
 
     def carry(packet: bytes, to: NamespaceNetwork) -> None:
@@ -104,4 +104,4 @@ def test_the_same_as_an_ordinary_user(tmp_path: Path) -> None:
 async def test_what_cannot_be_made_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ConfigurationError, match="the inside network could not be made: it did not answer"):
-        await NamespaceNetwork.open(local=PLATFORM, remote=DEVICES)
+        await NamespaceNetwork.open(local=PLATFORM, remote=[DEVICES])

@@ -8,26 +8,29 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from core.adapters.files import MemoryObjectStore
+from core.adapters.peers import NoPeers
 from core.adapters.store.engine import Batch, Row, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.tables import UE_BLOCK, Table
+from core.adapters.store.tables import ADDRESS_HOLDER, UE_BLOCK, Table
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.app.adapters import Adapters
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.config import Config
+from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool
 from core.domain.session import Access, CloseReason, Nas, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
 from core.services.blocks import UeBlocks
 from core.services.sessions import OpenSession, PeerTunnel
+from core.services.statics import StaticAddresses
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.faults import Incarnation
 from loadtest.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual
@@ -38,6 +41,7 @@ ACTIVE_S = 400.0
 NODES = {"node-1": "vg-1", "node-2": "vg-2"}
 SIMS = 12
 SLOTS = 64
+STATIC_POOL, STATIC_SIMS = IPv4Network("10.127.0.0/28"), 4
 
 
 class LateEngine(MemoryEngine):
@@ -112,6 +116,22 @@ class Ledger:
             self._had[what] = (who, self._clock.monotonic())
 
 
+class StagePeers(NoPeers):
+    """The other node, while both live."""
+
+    def __init__(self, stage: "Stage", name: str) -> None:
+        self._stage = stage
+        self._name = name
+
+    async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
+        """It takes the message a moment, and the node may be dead."""
+        await asyncio.sleep(0.02)
+        for name, node in self._stage.nodes.items():
+            if _contact(name) == contact and name != self._name and self._stage.lives[name].is_alive:
+                return await node.end_sessions_of(gateway_id, sim_id, reason)
+        raise Unavailable("nobody answers")
+
+
 class Stage:
     """The nodes and everything that happens to them."""
 
@@ -125,7 +145,7 @@ class Stage:
         self.lives: dict[str, Incarnation] = {}
         self.nodes: dict[str, Node] = {}
         self.running: dict[str, asyncio.Task[None]] = {}
-        self.refused = 0
+        self.refused = self.static_told = 0
         self._sims = [
             Sim(
                 sim_id=f"89811000000000{number:05d}",
@@ -135,6 +155,7 @@ class Stage:
                 modified=BEGINNING,
                 operator_id="OP0000000001",
                 status=SimStatus.ACTIVE,
+                static_address=STATIC_POOL[number + 1] if number < STATIC_SIMS else None,
             )
             for number in range(SIMS)
         ]
@@ -151,7 +172,10 @@ class Stage:
         for name in NODES:
             await self._begin(name)
         async with asyncio.TaskGroup() as actors:
-            for sim in self._sims:
+            for sim in (
+                *self._sims,
+                *self._sims[:STATIC_SIMS],
+            ):  # a static address is asked for twice at once
                 actors.create_task(self._live(sim))
             actors.create_task(self._kill())
         for name in NODES:
@@ -170,6 +194,7 @@ class Stage:
             open_slots=lambda gateway_id: over_buffer(self.slots[name][gateway_id]),
             left_slots=lambda gateway_id: None,
             token_key=bytes(32),
+            peers=StagePeers(self, name),
         )
         node = self.nodes[name] = self._node_type(config=_config(name), adapters=world)
         await node.start()
@@ -223,7 +248,8 @@ class Stage:
             await gateway.sessions.close(session.session_id, CloseReason.DEVICE)
 
     async def _promise(self, imsi: str, gateway: HeldGateway) -> None:
-        grant = gateway.radius._admissions.promise(imsi)
+        (static,) = [sim.static_address for sim in self._sims if sim.imsi == imsi]
+        grant = gateway.radius._admissions.promise(imsi, static)
         self.ledger.tell(grant.address, imsi, until=self.clock.monotonic() + PROVISIONAL_S - QUARANTINE_S)
         self._promised[imsi] = (gateway.gateway.gateway_id, grant.address, grant.session_id)
 
@@ -240,10 +266,12 @@ class Stage:
     def _tell(self, imsi: str, session: Session) -> None:
         self._open[f"{imsi} {session.gateway_id}"] = (imsi, session)
         self.ledger.tell(session.ue_address, imsi)
-        for teid in session.teids:
-            self.ledger.tell((session.gateway_id, teid), f"{imsi} {session.session_id}")
-        others = [other for other in self._stored() if other[0] != session.session_id]
-        if session.ue_address in {address for _, address in others}:
+        if session.ue_address in STATIC_POOL:
+            self.static_told += 1  # another gateway may end it at any time, and nobody here is told
+        else:
+            for teid in session.teids:
+                self.ledger.tell((session.gateway_id, teid), f"{imsi} {session.session_id}")
+        if self._stored().count(session.ue_address) > 1:
             self.ledger.found.append(f"{session.ue_address} is in the store twice")
 
     def _forget(self, imsi: str, gateway_id: str) -> None:
@@ -254,7 +282,8 @@ class Stage:
             for teid in session.teids:
                 self.ledger.over((gateway_id, teid), f"{imsi} {session.session_id}")
 
-    def _stored(self) -> list[tuple[str, IPv4Address]]:
+    def _stored(self) -> list[IPv4Address]:
+        """The addresses of all open sessions, as the disk has them."""
         rows = [
             row
             for (table, _), partition in self.disk.partitions.items()
@@ -263,18 +292,24 @@ class Stage:
             if key[0] == "session"
         ]
         bodies = [json.loads(str(row.row.values[0])) for row in rows]
-        return [(body["session_id"], IPv4Address(body["ue_address"])) for body in bodies]
+        return [IPv4Address(body["ue_address"]) for body in bodies]
 
 
 def _address(gateway_id: str) -> str:
     return f"127.0.0.{gateway_id[-1]}"
 
 
+def _contact(name: str) -> str:
+    return f"http://127.0.0.1:{9_000 + int(name[-1])}"
+
+
 def _config(name: str) -> Config:
     return Config.model_validate(
         {
             "node": {"name": name, "roles": ["gateway", "aaa"], "home": [NODES[name]]},
+            "control": {"secret": "the secret of all nodes", "port": 9_000 + int(name[-1])},
             "gateway": {
+                "static_pool": str(STATIC_POOL),
                 "ue_pool": "10.128.0.0/24",
                 "block_prefix": 29,
                 "quarantine_s": QUARANTINE_S,
@@ -298,11 +333,12 @@ def simulate(
     return stage
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_nothing_is_lent_twice_whatever_dies(seed: int) -> None:
     stage = simulate(seed)
     assert stage.ledger.found == []
     assert stage.ledger.told > 200
+    assert stage.static_told > 20
 
 
 class RashEngine(LateEngine):
@@ -320,7 +356,7 @@ class RestlessGateway(HeldGateway):
         def forget(resting: Resting) -> None:
             return None
 
-        self.gateway.rest = forget  # type: ignore[method-assign]  # a planted bug
+        self.gateway.rest = forget  # type: ignore[method-assign]  # planted
         return await super().start()
 
 
@@ -328,9 +364,45 @@ class HastyGateway(HeldGateway):
     """Planted: what the holder before may have promised is lent at once."""
 
     def make_blocks(self, own: object, pool: AddressPool) -> UeBlocks:
-        blocks = super().make_blocks(own, pool)  # type: ignore[arg-type]  # a planted bug
+        blocks = super().make_blocks(own, pool)  # type: ignore[arg-type]  # as held.py has it
         blocks._held_back_s = 0.0
         return blocks
+
+
+class CarelessGateway(HeldGateway):
+    """Planted: a static address is taken whoever has it."""
+
+    def make_statics(self) -> StaticAddresses:
+        statics = super().make_statics()
+        statics.__class__ = CarelessAddresses
+        return statics
+
+
+class CarelessAddresses(StaticAddresses):
+    async def _is_free(self, held: AddressHolder, session: Session) -> bool:
+        return True
+
+
+class ForgetfulEngine(LateEngine):
+    """Planted: who has a static address is written whoever was written meanwhile."""
+
+    async def write(self, *batches: Batch) -> None:
+        rash = [Batch(b.table, b.partition, b.writes) if b.table is ADDRESS_HOLDER else b for b in batches]
+        await super().write(*rash)
+
+
+@pytest.mark.parametrize(
+    ("held_type", "engine_type"),
+    [
+        (CarelessGateway, LateEngine),
+        (HeldGateway, ForgetfulEngine),
+    ],
+)
+def test_a_planted_bug_with_static_addresses_is_caught(
+    held_type: type[HeldGateway], engine_type: type[LateEngine]
+) -> None:
+    found = (each for seed in range(10) for each in simulate(seed, held_type, engine_type).ledger.found)
+    assert any("in the store twice" in each for each in found)
 
 
 @pytest.mark.parametrize(

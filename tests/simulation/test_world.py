@@ -244,7 +244,7 @@ def holding(held: type[HeldGateway]) -> type[Node]:
     ],
 )
 def test_a_planted_bug_is_caught(node_type: type[Node], caught_as: str) -> None:
-    for seed in range(20):
+    for seed in range(40):
         if any(caught_as in finding for finding in simulate(seed, node_type=node_type).findings):
             return
     pytest.fail(f"no seed caught {node_type.__name__}")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from ipaddress import IPv4Network
 from typing import Any
 
 import aiohttp
@@ -35,6 +36,7 @@ from tests.contract.stores import SetClock, event_of, session_of
 
 KEY = b"k" * 32
 PASSWORD = "correct horse"
+STATIC_POOL = IPv4Network("10.127.0.0/24")
 
 
 @dataclass
@@ -98,7 +100,7 @@ def make_world(*, sandbox: bool = True) -> ApiWorld:
             clock=clock,
             entropy=entropy,
         ),
-        sims=Sims(store=store, control=control, clock=clock, entropy=entropy),
+        sims=Sims(store=store, control=control, clock=clock, entropy=entropy, static_pool=STATIC_POOL),
         groups=Groups(store=store, clock=clock, entropy=entropy),
         stats=Stats(usage=store.usage, clock=clock),
         billing=BillingService(

@@ -49,6 +49,7 @@ WITH_BODY: dict[str, Any] = {
     "auth": {"email": "one@example.com", "password": PASSWORD, "tokenTimeoutSeconds": 60},
     "registerSim": {"registrationSecret": "none", "groupId": "g", "tags": {"name": "x"}},
     "setSimGroup": {"groupId": "g"},
+    "putVirtualPrivateGatewayIpAddressMapEntry": {"key": "001010000000001", "ipAddress": "10.127.0.9"},
     "createGroup": {"tags": {"name": "x"}, "configuration": {"SoracomAir": {"useCustomDns": True}}},
     "sandboxInitializeOperator": {
         "email": "new@example.com", "password": PASSWORD, "authKeyId": "keyId-x", "authKey": "secret-x",

@@ -16,6 +16,7 @@ ABSENT = {
     "operator_id": "OP9999999999",
     "auth_key_id": "keyId-none",
     "exported_file_id": "none",
+    "key": "001019999999999",
 }
 """Ids that never were."""
 FREE = {
@@ -24,6 +25,7 @@ FREE = {
     "name": "useCustomDns",
     "yyyyMM": "202611",
     "email": "a@b.c",
+    "vpg_id": "default",
 }
 """Path values that are nobody's."""
 BODIES: dict[str, Any] = {
@@ -42,10 +44,12 @@ QUERIES: dict[str, dict[str, Any]] = {
 }
 OWN_ONLY = {
     "auth", "logout", "listSims", "listSubscribers", "listGroups", "createGroup", "sandboxCreateSubscriber",
+    "listVirtualPrivateGatewayIpAddressMapEntries",
     "getBillingHistory", "getLatestBilling", "exportLatestBilling", "getBilling", "getBillingPerDay",
     "exportBilling", "sandboxInitializeOperator",
 }  # fmt: skip
 """Name no id of anybody's; what they give back is looked at below."""
+STATIC = "/virtual_private_gateways/default/ip_address_map"
 REFUSED = {"sandboxGetSignupToken", "sandboxInsertBeamStats", "sandboxCreateCoupon", "sandboxShipOrder"}
 """Not offered to anybody."""
 
@@ -58,6 +62,8 @@ async def possessions(world: ApiWorld, owner: Tenant) -> dict[str, str]:
     await owner.call("POST", f"/sims/{sim['simId']}/set_group", {"groupId": group["groupId"]})
     parameter = [{"key": "useCustomDns", "value": False}]
     await owner.call("PUT", f"/groups/{group['groupId']}/configuration/SoracomAir", parameter)
+    static = {"key": sim["simId"], "ipAddress": "10.127.0.8"}
+    await owner.call("POST", STATIC, static)
     key = (await owner.call("POST", f"/operators/{owner.operator_id}/auth_keys")).body
     exported = (await owner.call("POST", "/bills/202611/export")).body["exportedFileId"]
     return {
@@ -67,6 +73,7 @@ async def possessions(world: ApiWorld, owner: Tenant) -> dict[str, str]:
         "operator_id": owner.operator_id,
         "auth_key_id": key["authKeyId"],
         "exported_file_id": exported,
+        "key": next(iter(sim["profiles"][sim["simId"]]["subscribers"])),
     }
 
 
@@ -75,7 +82,7 @@ async def everything(owner: Tenant, ids: dict[str, str]) -> list[Any]:
     paths = (
         "/sims", "/subscribers", "/groups", f"/groups/{ids['group_id']}/subscribers",
         f"/operators/{ids['operator_id']}", f"/operators/{ids['operator_id']}/auth_keys",
-        f"/sims/{ids['sim_id']}/events/sessions", "/bills/202611/daily",
+        f"/sims/{ids['sim_id']}/events/sessions", "/bills/202611/daily", STATIC,
     )  # fmt: skip
     return [await owner.get(path) for path in paths]
 
@@ -87,11 +94,11 @@ def path_of(route: Route, ids: dict[str, str]) -> str:
 async def ask(
     tenant: Tenant, route: Route, ids: dict[str, str], headers: dict[str, str] | None = None
 ) -> Any:
-    body = (
-        {"groupId": ids["group_id"]}
-        if route.operation_id == "setSimGroup"
-        else BODIES.get(route.operation_id)
-    )
+    named = {
+        "setSimGroup": {"groupId": ids["group_id"]},
+        "putVirtualPrivateGatewayIpAddressMapEntry": {"key": ids["key"], "ipAddress": "10.127.0.9"},
+    }
+    body = named.get(route.operation_id, BODIES.get(route.operation_id))
     return await tenant.call(
         route.method, path_of(route, ids), body, headers=headers, **QUERIES.get(route.operation_id, {})
     )
@@ -124,6 +131,9 @@ async def test_own_id_beside_a_foreign_one_is_not_enough() -> None:
         body = {"registrationSecret": made["registrationSecret"], "groupId": ids["group_id"]}
         registered = await other.call("POST", f"/subscribers/{made['imsi']}/register", body)
         assert {stolen.status, key.status, registered.status} == {404}
+        static = {"key": own["key"], "ipAddress": "10.127.0.8"}
+        taken = await other.call("POST", STATIC, static)
+        assert (taken.status, taken.body["message"]) == (400, "ipAddress: it is another SIM's.")
         assert await everything(one, ids) == before
 
 
@@ -131,7 +141,7 @@ async def test_lists_show_ones_own() -> None:
     world = make_world()
     async with tenants(world) as (one, other):
         ids = await possessions(world, one)
-        for path in ("/sims", "/subscribers", "/groups", "/bills/202611/daily"):
+        for path in ("/sims", "/subscribers", "/groups", "/bills/202611/daily", STATIC):
             found = await other.get(path)
             assert found in ([], {"billList": []}), path
         own = await other.new_sim()

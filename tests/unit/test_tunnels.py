@@ -47,7 +47,7 @@ class Path:
             words=self.words,
             monotonic=lambda: self.now,
             own_addresses=(GATEWAY,),
-            ue_pool=POOL,
+            devices=(POOL,),
             platform=PLATFORM,
         )
         self.tunnels.write_internet = self.internet.append

@@ -47,7 +47,7 @@ class Wanted:
     """
 
     local: str
-    remote: str
+    remote: tuple[str, ...]
     listeners: tuple[tuple[str, int], ...] = ()
     clients: tuple[str, ...] = ()
 
@@ -102,7 +102,8 @@ def _build(wanted: Wanted) -> None:
             _switch_off(EDGE, command)
         for index in (loopback, edge, wire):
             ip.link("set", index=index, state="up")
-        ip.route("add", dst=wanted.remote, oif=edge)
+        for network in wanted.remote:
+            ip.route("add", dst=network, oif=edge)
         ip.route("add", dst=wanted.local, oif=loopback, type=_RTN_LOCAL, table=255, scope=254)
 
 
@@ -131,6 +132,9 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[2])
     listeners = tuple((str(address), int(port)) for address, port in given["listeners"])
     try:
-        main(int(sys.argv[1]), Wanted(given["local"], given["remote"], listeners, tuple(given["clients"])))
+        main(
+            int(sys.argv[1]),
+            Wanted(given["local"], tuple(given["remote"]), listeners, tuple(given["clients"])),
+        )
     except OSError as error:
         sys.exit(f"{error.strerror or error}")

@@ -48,7 +48,7 @@ class NamespaceNetwork:
         cls,
         *,
         local: IPv4Network,
-        remote: IPv4Network,
+        remote: Sequence[IPv4Network],
         listeners: Sequence[tuple[IPv4Address, int]] = (),
         clients: Sequence[IPv4Address] = (),
     ) -> "NamespaceNetwork":
@@ -58,7 +58,7 @@ class NamespaceNetwork:
         """
         wanted = Wanted(
             str(local),
-            str(remote),
+            tuple(map(str, remote)),
             tuple((str(address), port) for address, port in listeners),
             tuple(map(str, clients)),
         )

@@ -1,13 +1,14 @@
-"""Leases of virtual gateways and of shards: written under a condition only, never removed."""
+"""Leases of virtual gateways, of static addresses and of shards: written under conditions, never removed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 from core.adapters.store.engine import Batch, Condition, Engine, Put
 from core.adapters.store.rows import BodyReader, body_of, get_row
-from core.adapters.store.tables import GATEWAY_LEASE, SHARD_LEASE
+from core.adapters.store.tables import ADDRESS_HOLDER, GATEWAY_LEASE, SHARD_LEASE
 from core.domain.consumer import ShardLease
-from core.domain.gateway import GatewayLease
+from core.domain.gateway import AddressHolder, GatewayLease
 
 
 class WideLeases:
@@ -28,6 +29,28 @@ class WideLeases:
         put = Put((), (body_of(stored),), stored.version)
         await self._engine.write(
             Batch(GATEWAY_LEASE, (lease.gateway_id,), (put,), Condition((), lease.version))
+        )
+        return stored
+
+
+class WideHolders:
+    """Implements ``Holders``."""
+
+    def __init__(self, *, engine: Engine) -> None:
+        self._engine = engine
+        self._bodies = BodyReader(ADDRESS_HOLDER, AddressHolder)
+
+    async def get(self, address: IPv4Address) -> AddressHolder | None:
+        """The row as stored."""
+        row = await get_row(self._engine, ADDRESS_HOLDER, (str(address),))
+        return self._bodies.read_optional((str(address),), row)
+
+    async def put(self, holder: AddressHolder) -> AddressHolder:
+        """Write if the stored version is ``holder.version``."""
+        stored = replace(holder, version=holder.version + 1)
+        put = Put((), (body_of(stored),), stored.version)
+        await self._engine.write(
+            Batch(ADDRESS_HOLDER, (str(holder.address),), (put,), Condition((), holder.version))
         )
         return stored
 

@@ -5,6 +5,7 @@ Rules:
 - A name (an IMSI, an e-mail address) is bound to its owner before the owner is written, and the binding is
   believed only when the owner agrees. One that no owner stands behind is left from a crash: its own owner
   may go on with it at once, another one only after ``SETTLE_US``, when nobody can be on the way any more.
+  Either writes it anew, so that nobody who meant the old one can remove it.
 - What cannot be read is named by table and key, never skipped.
 """
 
@@ -19,11 +20,11 @@ import msgspec
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey
 from core.adapters.store.tables import Table
 from core.errors import StaleVersion, Unavailable
-from core.ports.store import PAGE_MAX, Page
+from core.ports.store import PAGE_MAX, SETTLE_S, Page
 
 T = TypeVar("T")
 
-SETTLE_US = 600_000_000
+SETTLE_US = SETTLE_S * 1_000_000
 """An index row without its entity is left from a crash when it is older than this."""
 HOT_ENTITIES_MAX = 65_536
 """Entities of a hot table that are kept as they were read."""
@@ -138,9 +139,10 @@ class Names:
         version = 0
         if row is not None:
             holder, bound_us = str(row.values[0]), int(row.values[1])
-            if holder == owner:
+            is_held = await self.holds(holder, name)
+            if holder == owner and is_held:
                 return None
-            if await self.holds(holder, name) or now_us - bound_us < SETTLE_US:
+            if holder != owner and (is_held or now_us - bound_us < SETTLE_US):
                 raise StaleVersion(f"{self.table.name}: {name} belongs to {holder}")
             version = row.version
         put = Put((), (owner, now_us), version + 1)

@@ -2,15 +2,16 @@
 
 Rules: every put writes the index rows again, first, in one write with the SIM: so a crash, or two changes
 of operator that cross, are mended by the next put. The index row of the operator before is removed last.
-An IMSI that was bound stays bound.
+An IMSI that was bound stays bound; a static address is freed when its SIM no longer has it.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Put, Row, RowKey, microseconds
 from core.adapters.store.rows import BodyReader, Names, body_of, collect_page, get_row
-from core.adapters.store.tables import SIM, SIM_BY_IMSI, SIM_BY_OPERATOR
+from core.adapters.store.tables import SIM, SIM_BY_IMSI, SIM_BY_OPERATOR, STATIC_ADDRESS, STATIC_BY_OPERATOR
 from core.domain.sim import Sim
 from core.ports.clock import Clock
 from core.ports.store import Page
@@ -29,6 +30,7 @@ class WideSims:
         self._clock = clock
         self._bodies = BodyReader(SIM, Sim)
         self._imsis = Names(engine, SIM_BY_IMSI, self._has_imsi)
+        self._statics = Names(engine, STATIC_ADDRESS, self._has_static_address)
 
     async def get(self, sim_id: str) -> Sim | None:
         """By SIM id."""
@@ -44,16 +46,50 @@ class WideSims:
         stored = replace(sim, version=sim.version + 1)
         now_us = microseconds(self._clock.now())
         bindings = [await self._imsis.bind(s.imsi, sim.sim_id, now_us) for s in sim.subscribers]
+        if sim.static_address is not None:
+            bindings.append(await self._statics.bind(str(sim.static_address), sim.sim_id, now_us))
         put = Put(SIM_ROW, (body_of(stored),), stored.version)
         await self._engine.write(
             *[binding for binding in bindings if binding is not None],
             Batch(SIM_BY_OPERATOR, _index_of(sim.operator_id), (Put((sim.sim_id,), ()),)),
+            *_static_index(sim, is_there=True),
             Batch(SIM, (sim.sim_id,), (put,), Condition(SIM_ROW, sim.version)),
         )
         if old is not None and old.operator_id != sim.operator_id:
             delete = Delete((sim.sim_id,))
             await self._engine.write(Batch(SIM_BY_OPERATOR, _index_of(old.operator_id), (delete,)))
+        if old is not None and old.static_address not in (None, sim.static_address):
+            await self._statics.unbind(str(old.static_address), sim.sim_id)
+            await self._engine.write(*_static_index(old, is_there=False))
         return stored
+
+    async def sim_id_of_static_address(self, address: IPv4Address) -> str | None:
+        """The SIM that has this static address."""
+        return await self._statics.owner(str(address))
+
+    async def with_static_address(self, operator_id: str, *, after: str = "", limit: int = 100) -> Page[Sim]:
+        """An operator's SIMs with a static address, in order of address."""
+
+        async def scan(after: str, limit: int) -> Sequence[Row]:
+            above = (int(after),) if after else ()
+            return await self._engine.scan(
+                STATIC_BY_OPERATOR, _index_of(operator_id), above=above, limit=limit
+            )
+
+        async def resolve(rows: Sequence[Row]) -> Sequence[Sim | None]:
+            keys = [RowKey((row.values[0],), SIM_ROW) for row in rows]
+            found = await self._engine.get(SIM, keys)
+            sims = [self._bodies.read_optional(k.partition, row) for k, row in zip(keys, found, strict=True)]
+            return [
+                sim
+                if sim is not None
+                and (sim.operator_id, sim.static_address)
+                == (operator_id, IPv4Address(int(row.clustering[0])))
+                else None
+                for row, sim in zip(rows, sims, strict=True)
+            ]
+
+        return await collect_page(scan, resolve, after=after, limit=limit)
 
     async def of_operator(self, operator_id: str, *, after: str = "", limit: int = 100) -> Page[Sim]:
         """An operator's SIMs in order of SIM id."""
@@ -70,9 +106,21 @@ class WideSims:
 
         return await collect_page(scan, resolve, after=after, limit=limit)
 
+    async def _has_static_address(self, sim_id: str, address: str) -> bool:
+        sim = await self.get(sim_id)
+        return sim is not None and sim.static_address == IPv4Address(address)
+
     async def _has_imsi(self, sim_id: str, imsi: str) -> bool:
         sim = await self.get(sim_id)
         return sim is not None and any(subscriber.imsi == imsi for subscriber in sim.subscribers)
+
+
+def _static_index(sim: Sim, *, is_there: bool) -> list[Batch]:
+    if sim.static_address is None:
+        return []
+    key = (int(sim.static_address),)
+    write = Put(key, (sim.sim_id,)) if is_there else Delete(key)
+    return [Batch(STATIC_BY_OPERATOR, _index_of(sim.operator_id), (write,))]
 
 
 def _index_of(operator_id: str) -> tuple[str]:

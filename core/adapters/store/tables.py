@@ -97,6 +97,10 @@ SIM_BY_IMSI = Table("sim_by_imsi", _texts("imsi"), (), _BINDING, hot=())
 SIM_BY_OPERATOR = Table("sim_by_operator", _texts("operator_id"), _texts("sim_id"), ())
 """One partition per operator: some 50 bytes a SIM, so 100,000 SIMs are 5 MB and a million still below the
 100 MB that a Cassandra partition should stay under. A page is one read, without merging shards."""
+STATIC_ADDRESS = Table("static_address", _texts("address"), (), _BINDING)
+STATIC_BY_OPERATOR = Table("static_by_operator", _texts("operator_id"), _bigints("address"), _texts("sim_id"))
+ADDRESS_HOLDER = Table("address_holder", _texts("address"), (), _BODY)
+"""One row for each static address that ever had a session."""
 SESSION_BY_GATEWAY = Table(
     "session_by_gateway",
     (*_texts("gateway_id"), *_bigints("bucket")),
@@ -166,6 +170,9 @@ TABLES = (
     SIM,
     SIM_BY_IMSI,
     SIM_BY_OPERATOR,
+    STATIC_ADDRESS,
+    STATIC_BY_OPERATOR,
+    ADDRESS_HOLDER,
     SESSION_BY_GATEWAY,
     OUTBOX,
     USAGE,

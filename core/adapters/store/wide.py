@@ -5,7 +5,7 @@ from core.adapters.store.audit import WideAudit
 from core.adapters.store.blocks import WideBlocks
 from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
-from core.adapters.store.leases import WideLeases, WideShardLeases
+from core.adapters.store.leases import WideHolders, WideLeases, WideShardLeases
 from core.adapters.store.message_counts import WideMessageCounts
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
@@ -24,6 +24,7 @@ class WideStore:
         self._sessions = WideSessions(engine=engine, clock=clock)
         self._usage = WideUsage(engine=engine, clock=clock)
         self._leases = WideLeases(engine=engine)
+        self._holders = WideHolders(engine=engine)
         self._blocks = WideBlocks(engine=engine)
         self._shard_leases = WideShardLeases(engine=engine)
         self._audit = WideAudit(engine=engine)
@@ -58,6 +59,11 @@ class WideStore:
     def leases(self) -> WideLeases:
         """Virtual gateways' leases."""
         return self._leases
+
+    @property
+    def holders(self) -> WideHolders:
+        """Who has which static address."""
+        return self._holders
 
     @property
     def blocks(self) -> WideBlocks:

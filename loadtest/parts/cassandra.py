@@ -187,11 +187,6 @@ class Node:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
-    def forget_statements(self) -> None:
-        """Of a node that does not run: whoever prepared statements finds them unprepared."""
-        for table in (self._folder / "storage" / "data" / "system").glob("prepared_statements-*"):
-            shutil.rmtree(table)
-
     def stop(self) -> None:
         """As an operator would."""
         self._end(signal.SIGTERM)

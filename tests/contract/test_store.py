@@ -412,23 +412,6 @@ async def test_the_highest_timestamp_of_a_row_wins(world: World) -> None:
     assert await usage.of_day("001010000000001", 20261130) == [report_of(9)]
 
 
-async def test_reports_of_many_sims_at_once_keep_their_own_timestamps(world: World) -> None:
-    usage = as_port(world.store).usage
-    imsis = [f"0010100000{number:05d}" for number in range(30)]
-    for imsi in imsis:  # index rows are there: from here on nothing but rows of usage is written
-        await usage.record([replace(report_of(1), imsi=imsi)])
-    latest = replace(report_of(5), timestamp_us=2_000_009)
-    told = [
-        latest,
-        replace(report_of(9), timestamp_us=2_000_007),
-        replace(report_of(7), timestamp_us=2_000_008),
-    ]
-    reports = [replace(report, imsi=imsi) for report in told for imsi in imsis]
-    await asyncio.gather(*(usage.record([report]) for report in reports))
-    for imsi in imsis:
-        assert await usage.of_day(imsi, 20261130) == [replace(latest, imsi=imsi)]
-
-
 async def test_usage_of_a_day_is_every_row_in_order(world: World) -> None:
     reports = [
         report_of(1, slot=0),

@@ -19,7 +19,7 @@ from core.adapters.store import cql
 from core.adapters.store.calls import SWEEP_S
 from core.adapters.store.cassandra import TIMEOUT_S, CassandraAddress, CassandraEngine, connect, migrate
 from core.adapters.store.engine import RowKey
-from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY
+from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY, USAGE
 from core.adapters.store.wide import WideStore
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from loadtest.customer import Customer
@@ -185,7 +185,7 @@ async def tried(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def test_each_report_has_its_own_outcome_and_every_call_ends() -> None:
-    """Reports of one batch: one is refused, the node stands still, the node has forgotten the statement."""
+    """Of one batch: other timestamps, one report refused, statements forgotten, a node that stands still."""
     with cassandra.served() as (node,):
         address = cassandra.address_of([node], "airloom_outcomes")
         await migrate(address=address, replication_factor=1)
@@ -193,34 +193,53 @@ async def test_each_report_has_its_own_outcome_and_every_call_ends() -> None:
         usage = WideStore(engine=engine, clock=SystemClock()).usage
         imsis = [f"0010100000{number:05d}" for number in range(30)]
 
-        async def record(value: int, *more: str) -> list[BaseException | None]:
-            reports = [replace(report_of(value), imsi=imsi) for imsi in (*imsis, *more)]
+        async def record(*values: int, timestamp_us: int, more: str = "") -> list[BaseException | None]:
+            """A report of each value for each SIM, each value a microsecond older than the one before it."""
+            reports = [
+                replace(report_of(value), imsi=imsi, timestamp_us=timestamp_us - age)
+                for age, value in enumerate(values)
+                for imsi in (*imsis, more)
+                if imsi
+            ]
             return await asyncio.gather(*(usage.record([each]) for each in reports), return_exceptions=True)
 
-        assert await record(1) == [None] * 30
-        assert (await usage.of_day(imsis[7], 20261130))[0].volume.up_bytes == 1
-        (*taken, refused) = await record(2, "0" * 70_000)
+        async def stored() -> set[int]:
+            days = [await usage.of_day(imsi, 20261130) for imsi in imsis]
+            return {row.volume.up_bytes for (row,) in days}
+
+        assert await record(1, timestamp_us=10) == [None] * 30
+        assert await record(5, 9, 7, timestamp_us=20) == [None] * 90
+        assert await stored() == {5}
+
+        (*taken, refused) = await record(2, timestamp_us=30, more="0" * 70_000)
         assert taken == [None] * 30
         assert isinstance(refused, Unavailable)
         assert not refused.ambiguous
+        assert await stored() == {2}
+
+        await asyncio.to_thread(forget_statements, address)
+        assert await record(4, timestamp_us=40) == [None] * 30
+        assert await stored() == {4}
 
         node.pause()
         began = asyncio.get_running_loop().time()
-        late = await record(3)
+        late = await record(3, timestamp_us=50)
         assert TIMEOUT_S <= asyncio.get_running_loop().time() - began < TIMEOUT_S + 3 * SWEEP_S
         assert all(isinstance(error, Unavailable) and error.ambiguous for error in late)
         node.resume()
-        await tried(partial(usage.record, [replace(report_of(4), imsi=imsis[0])]))
-
-        await asyncio.to_thread(node.kill)
-        node.forget_statements()
-        node.start()
-        await asyncio.to_thread(node.wait)
-        await tried(partial(usage.record, [replace(report_of(5), imsi=imsis[0])]))
-        assert await record(6) == [None] * 30
-        for imsi in imsis:
-            assert [row.volume.up_bytes for row in await usage.of_day(imsi, 20261130)] == [6]
+        await tried(partial(usage.record, [replace(report_of(6), imsi=imsis[0], timestamp_us=60)]))
+        assert await record(6, timestamp_us=60) == [None] * 30
+        assert await stored() == {6}
         await engine.aclose()
+
+
+def forget_statements(address: CassandraAddress) -> None:
+    """A column more: Cassandra forgets what was prepared for the table."""
+    cluster, session = connect(address)
+    try:
+        session.execute(f'ALTER TABLE "{address.keyspace}"."{USAGE.name}" ADD later text')
+    finally:
+        cluster.shutdown()
 
 
 async def test_three_nodes_go_on_with_two() -> None:

@@ -267,3 +267,6 @@ async def _check_leaks(world: World) -> None:
     for what, count in leaks.items():
         if count:
             world.findings.append(f"{count} {what} leaked")
+    owners = (await world.node._world.store.blocks.read()).owners
+    if {block.network for block in owners} != held.blocks.lent_from:
+        world.findings.append(f"blocks {sorted(owners)} are owned, {sorted(held.blocks.lent_from)} lent from")

@@ -73,6 +73,11 @@ class UeBlocks:
         self._lent = asyncio.Event()
         gateway.on_lease(self._heed_lease)
 
+    @property
+    def lent_from(self) -> frozenset[IPv4Network]:
+        """The blocks that are ours."""
+        return self._pool.blocks
+
     async def start(self, in_use: Collection[IPv4Address]) -> Collection[IPv4Address]:
         """Take up the blocks that are ours, and one that nobody lent from lately. Raises ``Unavailable``.
 

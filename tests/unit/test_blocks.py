@@ -227,7 +227,7 @@ def test_a_change_whose_answer_is_lost_is_read_again() -> None:
         assert len(await stage.owned("vg-1")) >= 2
         stage.rates.after = 0.0
         await asyncio.sleep(5)
-        assert blocks._pool.blocks == {each.network for each in await stage.owned("vg-1")}
+        assert blocks.lent_from == {each.network for each in await stage.owned("vg-1")}
         lent += [gateway.lease_address() for _ in range(6)]
         assert len(set(lent)) == 10
 

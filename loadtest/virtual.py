@@ -70,6 +70,22 @@ class VirtualClock:
         return asyncio.get_running_loop().time()
 
 
+class SkewedClock:
+    """A node's wall clock that may be wrong by ``skew``; its monotonic clock is right."""
+
+    def __init__(self, true: VirtualClock) -> None:
+        self._true = true
+        self.skew = timedelta()
+
+    def now(self) -> datetime:
+        """UTC, as this node takes it for."""
+        return self._true.now() + self.skew
+
+    def monotonic(self) -> float:
+        """The loop's time."""
+        return self._true.monotonic()
+
+
 class SeededEntropy:
     """Implements ``Entropy`` from a seed."""
 

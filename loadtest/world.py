@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import Any
 
 from core.adapters.files import MemoryObjectStore
+from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
@@ -29,7 +30,14 @@ from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
 from core.errors import StaleVersion, Unavailable
 from core.ports.network import Address
 from gtp.userplane.slots import over_buffer, table_bytes
-from loadtest.faults import FaultRates, FaultyEngine, FaultyStream, Incarnation
+from loadtest.faults import (
+    FaultRates,
+    FaultyEngine,
+    FaultyStream,
+    Incarnation,
+    RetellingEngine,
+    RetoldRates,
+)
 from loadtest.ledger import GTP_U_PORT, Ledger
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
@@ -40,6 +48,7 @@ from loadtest.virtual import (
     PERFECT,
     NetworkFaults,
     SeededEntropy,
+    SkewedClock,
     VirtualClock,
     VirtualNetwork,
 )
@@ -76,6 +85,19 @@ class Plan:
     takeover: float = 0.5
     """How often another node goes on after a crash, and not the same one."""
     outages: int = 2
+    retold: RetoldRates | None = None
+    clock_jumps: int = 0
+    """How often the nodes' wall clock is set wrong, by an hour at most."""
+
+
+EXACTLY_ONCE = Plan(
+    sims=4,
+    crashes=3,
+    outages=3,
+    retold=RetoldRates(again=0.05, rewound=0.05, late=0.03),
+    clock_jumps=4,
+)
+"""Everything that may make a meter count twice or not at all."""
 
 
 @dataclass(slots=True)
@@ -107,6 +129,7 @@ class World:
         self.plan = plan or Plan()
         self.rng = random.Random(seed)
         self.clock = VirtualClock(datetime(2026, 11, 30, 23, 58, 30, tzinfo=UTC))
+        self.node_clock = SkewedClock(self.clock)
         self.network = VirtualNetwork(self.rng)
         self.network.tap = self._tap
         self.disk, self.stream_disk = Disk(), MemoryDisk()
@@ -114,10 +137,14 @@ class World:
         self.node_name = NODES[0]
         self.takeovers = 0
         self.store_rates, self.stream_rates = FaultRates(), FaultRates()
+        self.retold_rates = replace(self.plan.retold) if self.plan.retold else RetoldRates()
         self.sims: list[SimState] = []
         self.arrived: dict[str, list[bytes]] = {}
         self.up_bytes: Counter[str] = Counter()
         self.down_bytes: Counter[str] = Counter()
+        self.of_session: Counter[tuple[str, str]] = Counter()
+        """Octets by session and direction."""
+        self.usage_told: list[Batch] = []
         self.owner_of: dict[IPv4Address, str] = {}
         self.findings: list[str] = []
         self.attaches: Counter[str] = Counter()
@@ -168,20 +195,22 @@ class World:
             await self._running
 
     def _adapters(self, life: Incarnation, name: str) -> Adapters:
-        engine = FaultyEngine(
-            MemoryEngine(disk=self.disk, clock=self.clock), rates=self.store_rates, life=life, rng=self.rng
-        )
+        clock = self.node_clock
+        stored: Engine = MemoryEngine(disk=self.disk, clock=clock)
+        if self.plan.retold is not None:
+            stored = RetellingEngine(stored, rates=self.retold_rates, told=self.usage_told, rng=self.rng)
+        engine = FaultyEngine(stored, rates=self.store_rates, life=life, rng=self.rng)
         stream = FaultyStream(
-            MemoryStream(disk=self.stream_disk, clock=self.clock),
+            MemoryStream(disk=self.stream_disk, clock=clock),
             rates=self.stream_rates,
             life=life,
             rng=self.rng,
         )
         return Adapters(
-            clock=self.clock,
+            clock=clock,
             entropy=SeededEntropy(self.rng),
             network=self.network,
-            store=WideStore(engine=engine, clock=self.clock),
+            store=WideStore(engine=engine, clock=clock),
             stream=stream,
             objects=MemoryObjectStore(),
             open_slots=lambda _: over_buffer(self.slots[name]),
@@ -195,7 +224,9 @@ class World:
         """What the far side of the uplink sees: the octets that the IP header tells, and the payload."""
         session = self.node.session_of(session_id)
         if session is not None:
-            self.up_bytes[session.imsi] += struct.unpack_from("!H", packet, 2)[0]
+            octets = struct.unpack_from("!H", packet, 2)[0]
+            self.up_bytes[session.imsi] += octets
+            self.of_session[session_id, "up"] += octets
             self.arrived.setdefault(session.imsi, []).append(packet[(packet[0] & 15) * 4 + 8 :])
         self.node.edge.on_edge_packet(session_id, packet)
 
@@ -207,6 +238,9 @@ class World:
         ledger.observe(data, from_gateway=True)
         for address, octets in ledger.down_bytes.items():
             self.down_bytes[self.owner_of[IPv4Address(address)]] += octets
+            session = self.node.session_at(IPv4Address(address))
+            assert session is not None, "what is sent down has a session"
+            self.of_session[session.session_id, "down"] += octets
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -234,6 +268,7 @@ class World:
                 actors.create_task(self._break_things())
             self.network.faults = PERFECT
             self._set_faults(FaultRates(), FaultRates())
+            self.retold_rates.late = 0.0
             await self._go_home()
             await self._tell_left_counts()
         await asyncio.sleep(QUIET_S)
@@ -425,6 +460,7 @@ class World:
     async def _break_things(self) -> None:
         moments = [("crash", self.rng.random()) for _ in range(self.plan.crashes)]
         moments += [("outage", self.rng.random()) for _ in range(self.plan.outages)]
+        moments += [("jump", self.rng.random()) for _ in range(self.plan.clock_jumps)]
         began = self.clock.monotonic()
         for kind, when in sorted(moments, key=lambda moment: moment[1]):
             at = began + when * self.plan.active_s
@@ -437,6 +473,8 @@ class World:
                     self.takeovers += 1
                 await self.start_node()
                 self._check_recovered()
+            elif kind == "jump":
+                self.node_clock.skew = timedelta(seconds=self.rng.uniform(-3_600, 3_600))
             else:
                 await self._outage()
 

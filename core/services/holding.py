@@ -191,7 +191,7 @@ class Holdings(Generic[S]):
                     self._tell(f"{place.gateway_id}: taken over, {count} sessions")
                 assert place.seat is not None, "it has just begun"
                 tasks.create_task(place.seat.run())
-                tasks.create_task(self._end_when_asked(place, place.seat))
+                await self._end_when_asked(place, place.seat)
         except* LeaseLost as lost:
             self._tell(str(lost.exceptions[0]))
         except* _HandedOver:
@@ -200,6 +200,8 @@ class Holdings(Generic[S]):
             ):  # else it is found gone when the lease has stood long enough
                 await tenure.release()
             self._tell(f"{place.gateway_id}: handed over")
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # a TaskGroup forgets it beside an error of its own (3.11)
 
     async def _keep(self, place: _Place[S], tenure: Tenure) -> None:
         try:

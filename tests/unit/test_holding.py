@@ -14,23 +14,9 @@ from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
 from core.services.gateway import LEASE_S, Tenure
 from core.services.holding import GONE_AFTER_S, LOOK_S, Holdings
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.virtual import SkewedClock, VirtualClock, run_virtual
 
 GATEWAYS = ("vg-1", "vg-2")
-
-
-class SkewedClock:
-    """A node's wall clock that may be wrong; its monotonic clock is right."""
-
-    def __init__(self, true: VirtualClock) -> None:
-        self._true = true
-        self.skew = timedelta()
-
-    def now(self) -> datetime:
-        return self._true.now() + self.skew
-
-    def monotonic(self) -> float:
-        return self._true.monotonic()
 
 
 @dataclass
@@ -285,6 +271,26 @@ def test_a_drained_node_leaves_everything_to_the_other_and_takes_nothing() -> No
         await asyncio.sleep(2)
         assert stage.owner("vg-1") == "node-2"
         assert stage.nodes["node-1"].holdings.held == {}
+
+    play(script)
+
+
+def test_a_node_that_is_stopped_while_it_loses_its_lease_ends() -> None:
+    async def script(stage: Stage) -> None:
+        node = stage.nodes["node-1"]
+        running = node.running
+        assert running is not None
+        stop = running.cancel
+
+        class Fenced(FakeSeat):
+            def fence(self) -> None:
+                super().fence()
+                stop()
+
+        node.holdings.held["vg-1"].__class__ = Fenced
+        node.leases.is_cut_off = True
+        await asyncio.wait([running], timeout=10 * LEASE_S)
+        assert running.cancelled()
 
     play(script)
 

@@ -23,11 +23,15 @@ LATE_S_MAX = 30.0
 
 @dataclass(slots=True)
 class FaultRates:
-    """How often a call fails before or after its effect, and how slow it may be; changed while it runs."""
+    """How often a call fails before or after its effect, and how slow it is; changed while it runs.
+
+    Each call takes ``delay_s``, and up to ``delay_s_max`` more.
+    """
 
     before: float = 0.0
     after: float = 0.0
     delay_s_max: float = 0.0
+    delay_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class _Gate:
         self._rng = rng
 
     async def before(self) -> None:
+        if self._rates.delay_s:
+            await asyncio.sleep(self._rates.delay_s)
         if self._rates.delay_s_max:
             await asyncio.sleep(self._rng.random() * self._rates.delay_s_max)
         await self.still_alive()

@@ -490,7 +490,8 @@ class World:
 
     def _set_faults(self, store: FaultRates, stream: FaultRates) -> None:
         for live, wanted in ((self.store_rates, store), (self.stream_rates, stream)):
-            live.before, live.after, live.delay_s_max = wanted.before, wanted.after, wanted.delay_s_max
+            live.before, live.after = wanted.before, wanted.after
+            live.delay_s, live.delay_s_max = wanted.delay_s, wanted.delay_s_max
 
     def _check_recovered(self) -> None:
         """Whoever was told that it is attached, still is (DESIGN §8.1)."""

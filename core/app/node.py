@@ -54,6 +54,7 @@ class Node:
             clock=world.clock,
             owner=config.node.name,
             contact=config.control.contact,
+            folder_id=world.folder_id,
             gateways=list(own) if "gateway" in config.node.roles else [],
             home=config.node.home or list(own) if "gateway" in config.node.roles else [],
             make=self._make_held,

@@ -5,6 +5,8 @@ Rules:
 - A node takes its home gateways when it starts, and any gateway whose holder is gone. A holder is gone when
   it said so (released), when its host says so (``Peers.is_dead``), or when its lease stood unchanged for
   ``GONE_AFTER_S`` of this node's own clock. A clock of another node decides nothing.
+- A node knows its own earlier life by its name and its data folder. A lease of its name and another folder
+  that is renewed is of another living node: one of the two must not be.
 - A node asks for a home gateway that another one holds, and is handed it.
 - A gateway's work begins with its tenure and ends with it; what ends one gateway leaves the others alone.
 """
@@ -30,6 +32,8 @@ LOOK_S = 0.25
 RELEASED_S = 1.0
 """A released gateway waits so long for its home node."""
 RETRY_S = 1.0
+RENEWED_WITHIN_S = 3.0
+"""A living holder renews its lease within so long, unless its store is slow."""
 
 
 class Seat(Protocol):
@@ -101,6 +105,7 @@ class Holdings(Generic[S]):
         clock: Clock,
         owner: str,
         contact: str,
+        folder_id: str,
         gateways: Sequence[str],
         home: Collection[str],
         make: Callable[[Tenure, GatewayLease | None], S],
@@ -112,6 +117,7 @@ class Holdings(Generic[S]):
         self._clock = clock
         self._owner = owner
         self._contact = contact
+        self._folder_id = folder_id
         self._home = frozenset(home)
         self._make = make
         self._settle_left = settle_left
@@ -131,10 +137,15 @@ class Holdings(Generic[S]):
         for gateway_id in sorted(self._home):
             place = self._places[gateway_id]
             lease = await self._patiently(partial(self._leases.get, gateway_id))
-            await self._demand_name(lease)
-            if lease is None or lease.is_released or lease.owner == self._owner:
-                with suppress(StaleVersion, Unavailable):
+            await self._demand_name(gateway_id, lease)
+            if lease is None or lease.is_released or self._is_own(lease):
+                try:
                     place.tenure = await self._take(gateway_id, lease)
+                except StaleVersion:
+                    taken = await self._patiently(partial(self._leases.get, gateway_id))
+                    await self._demand_name(gateway_id, taken)
+                except Unavailable:
+                    pass  # sought again when it runs
             if place.tenure is not None:
                 recovered += await self._begin(place, place.tenure, lease)
         return recovered
@@ -257,7 +268,7 @@ class Holdings(Generic[S]):
         while True:
             with suppress(Unavailable, StaleVersion):
                 lease = await self._leases.get(gateway_id)
-                if not is_settled and lease is not None and lease.owner != self._owner:
+                if not is_settled and lease is not None and not self._is_own(lease):
                     await self._settle_left(gateway_id)
                     is_settled = True
                 if not self.is_draining and await self._may_take(gateway_id, lease, seen):
@@ -268,12 +279,16 @@ class Holdings(Generic[S]):
         now, is_home = self._clock.monotonic(), gateway_id in self._home
         version = lease.version if lease else 0
         if version != seen.version:
+            if lease is not None and self._is_twin(lease) and seen.version >= 0:
+                raise self._two_of_one_name(lease)
             seen.version, seen.since = version, now
         stood_s = now - seen.since
         if lease is None or lease.is_released:
             return is_home or stood_s > RELEASED_S
-        if lease.owner == self._owner or stood_s > GONE_AFTER_S:
+        if self._is_own(lease) or stood_s > GONE_AFTER_S:
             return True
+        if self._is_twin(lease):
+            return False
         self._peers.watch(lease.contact)
         if await self._peers.is_dead(lease.contact):
             return True
@@ -289,15 +304,35 @@ class Holdings(Generic[S]):
             gateway_id=gateway_id,
             owner=self._owner,
             contact=self._contact,
+            folder_id=self._folder_id,
         )
 
-    async def _demand_name(self, lease: GatewayLease | None) -> None:
-        if lease is None or lease.owner != self._owner or lease.contact in ("", self._contact):
+    def _is_own(self, lease: GatewayLease) -> bool:
+        """Of this node, or of an earlier life of it."""
+        return lease.is_of(self._owner, self._folder_id)
+
+    def _is_twin(self, lease: GatewayLease) -> bool:
+        """Of a node of the same name that is another one."""
+        return lease.owner == self._owner and not self._is_own(lease) and not lease.is_released
+
+    async def _demand_name(self, gateway_id: str, lease: GatewayLease | None) -> None:
+        """Raises ``ConfigurationError`` when the lease is of another living node of this one's name."""
+        if lease is None or lease.owner != self._owner or lease.is_released:
             return
-        if await self._peers.name_at(lease.contact) == self._owner:
-            raise ConfigurationError(
-                f"node.name: another node named {self._owner} is at {lease.contact}; give each its own name"
-            )
+        is_elsewhere = lease.contact not in ("", self._contact)
+        if is_elsewhere and await self._peers.name_at(lease.contact) == self._owner:
+            raise self._two_of_one_name(lease)
+        for _ in range(round(RENEWED_WITHIN_S / LOOK_S) if self._is_twin(lease) else 0):
+            await asyncio.sleep(LOOK_S)
+            now = await self._patiently(partial(self._leases.get, gateway_id))
+            if now is not None and self._is_twin(now) and now.version != lease.version:
+                raise self._two_of_one_name(lease)
+
+    def _two_of_one_name(self, lease: GatewayLease) -> ConfigurationError:
+        where = f"is at {lease.contact}" if lease.contact else f"holds {lease.gateway_id}"
+        return ConfigurationError(
+            f"node.name: another node named {self._owner} {where}; give each its own name"
+        )
 
     async def _patiently(self, ask: Callable[[], Awaitable[R]]) -> R:
         """Until the store answers."""

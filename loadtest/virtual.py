@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from core.errors import ConfigurationError
+from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Receiver
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class VirtualClock:
 class SkewedClock:
     """A node's wall clock that may be wrong by ``skew``; its monotonic clock is right."""
 
-    def __init__(self, true: VirtualClock) -> None:
+    def __init__(self, true: Clock) -> None:
         self._true = true
         self.skew = timedelta()
 

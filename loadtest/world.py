@@ -78,6 +78,8 @@ class Plan:
 
     sims: int = 5
     active_s: float = 120.0
+    pace_s: float = 4.0
+    """Between the actions of a device, at the mean."""
     network: NetworkFaults = NetworkFaults(loss=0.05, duplication=0.05, delay_s_max=0.08)  # noqa: RUF009 - frozen
     store: FaultRates = field(default_factory=lambda: FaultRates(0.03, 0.03, 0.2))
     stream: FaultRates = field(default_factory=lambda: FaultRates(0.05, 0.05, 0.2))
@@ -86,6 +88,8 @@ class Plan:
     """How often another node goes on after a crash, and not the same one."""
     outages: int = 2
     retold: RetoldRates | None = None
+    quarantine_s: float = 60.0
+    quiet_s: float = QUIET_S
     clock_jumps: int = 0
     """How often the nodes' wall clock is set wrong, by an hour at most."""
 
@@ -123,12 +127,23 @@ class SimState:
 
 
 class World:
-    """One run. ``make_node`` is where a test puts a node with a planted bug."""
+    """One run.
 
-    def __init__(self, seed: int, plan: Plan | None = None, node_type: type[Node] = Node) -> None:
+    ``node_type`` is where a test puts a node with a planted bug; ``engine`` is a real store to run on, and
+    ``clock`` the real time that it needs.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        plan: Plan | None = None,
+        node_type: type[Node] = Node,
+        engine: Engine | None = None,
+        clock: VirtualClock | None = None,
+    ) -> None:
         self.plan = plan or Plan()
         self.rng = random.Random(seed)
-        self.clock = VirtualClock(datetime(2026, 11, 30, 23, 58, 30, tzinfo=UTC))
+        self.clock = clock or VirtualClock(datetime(2026, 11, 30, 23, 58, 30, tzinfo=UTC))
         self.node_clock = SkewedClock(self.clock)
         self.network = VirtualNetwork(self.rng)
         self.network.tap = self._tap
@@ -151,6 +166,7 @@ class World:
         self.nas_sessions: list[NasSession] = []
         self.handovers = 0
         self._node_type = node_type
+        self._engine = engine
         self._life = Incarnation()
         self._running: asyncio.Task[None] | None = None
         self._run: asyncio.Task[None] | None = None
@@ -161,7 +177,7 @@ class World:
     async def start_node(self) -> None:
         """Begin a life on what the last one left, trying waiting while the store is away."""
         self._life = Incarnation()
-        config = _config(self.node_name)
+        config = _config(self.node_name, self.plan)
         self.node = self._node_type(config=config, adapters=self._adapters(self._life, self.node_name))
         self.node.deliver = self._watch_edge
         await self.node.start()
@@ -196,7 +212,7 @@ class World:
 
     def _adapters(self, life: Incarnation, name: str) -> Adapters:
         clock = self.node_clock
-        stored: Engine = MemoryEngine(disk=self.disk, clock=clock)
+        stored = self._engine or MemoryEngine(disk=self.disk, clock=clock)
         if self.plan.retold is not None:
             stored = RetellingEngine(stored, rates=self.retold_rates, told=self.usage_told, rng=self.rng)
         engine = FaultyEngine(stored, rates=self.store_rates, life=life, rng=self.rng)
@@ -271,7 +287,7 @@ class World:
             self.retold_rates.late = 0.0
             await self._go_home()
             await self._tell_left_counts()
-        await asyncio.sleep(QUIET_S)
+        await asyncio.sleep(self.plan.quiet_s)
         await (await self.holding()).usage.sweep()
 
     async def _tell_left_counts(self) -> None:
@@ -279,7 +295,7 @@ class World:
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)
-                await settle_left(_config(name), adapters, "vg-1")
+                await settle_left(_config(name, self.plan), adapters, "vg-1")
 
     async def finish(self) -> None:
         """End the last life in order."""
@@ -319,7 +335,7 @@ class World:
         """A device's life: attach, talk, move, vanish, come back."""
         until = self.clock.monotonic() + self.plan.active_s
         while self.clock.monotonic() < until:
-            await asyncio.sleep(self.rng.expovariate(1 / 4))
+            await asyncio.sleep(self.rng.expovariate(1 / self.plan.pace_s))
             action = self.rng.random()
             if state.nas is not None:
                 await self._live_by_radius(state, action)
@@ -515,11 +531,11 @@ class World:
             await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
 
 
-def _config(name: str) -> Config:
+def _config(name: str, plan: Plan) -> Config:
     return Config(
         node=NodeConfig(name=name),
         gateway=GatewayConfig.model_validate(
-            {"allowed_peers": ["127.0.0.0/8"], "sessions_max": SLOTS, "quarantine_s": 60.0}
+            {"allowed_peers": ["127.0.0.0/8"], "sessions_max": SLOTS, "quarantine_s": plan.quarantine_s}
         ),
         radius=RadiusConfig.model_validate(
             {

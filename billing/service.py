@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from billing.export import to_csv
-from billing.metering import fold_day
+from billing.metering import records_of
 from billing.rating import Charge, rate
 from billing.statement import Statement, make_statement
 from billing.tariff import Tariff
@@ -19,7 +19,7 @@ from core.domain.usage import day_of
 from core.ports.billing import Amount, Bill, DailyAmount
 from core.ports.clock import Clock
 from core.ports.object_store import ObjectStore
-from core.ports.store import PAGE_MAX, Quarantined, Usage
+from core.ports.store import PAGE_MAX, Usage
 
 CLOSING_DELAY = timedelta(hours=72)
 """A month closes this long after its end: late reports have come in by then (facts: 1-3 business days)."""
@@ -79,11 +79,8 @@ class BillingService:
         return make_statement(operator_id, month, self._tariff.currency, self._tariff.version, charges)
 
     async def _charges_of_day(self, operator_id: str, imsi: str, day: int) -> list[Charge]:
-        rows = [row for row in await self._usage.of_day(imsi, day) if row.operator_id == operator_id]
-        records, contradictions = fold_day(rows)
-        for contradiction in contradictions:
-            await self._usage.quarantine(Quarantined(contradiction.report, contradiction.why))
-        return [rate(record, self._tariff) for record in records]
+        segments = [row for row in await self._usage.of_days(imsi, [day]) if row.operator_id == operator_id]
+        return [rate(record, self._tariff) for record in records_of(segments)]
 
     async def _imsis(self, operator_id: str, day: int) -> AsyncIterator[str]:
         after = ""

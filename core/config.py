@@ -7,10 +7,10 @@ key is an error that names it; nothing else in Airloom reads the environment or 
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,14 +23,23 @@ from pydantic import (
     model_validator,
 )
 
+from core.domain.blocks import PREFIX_MAX
 from core.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Contact = Annotated[str, StringConstraints(pattern=r"^http://[a-zA-Z0-9.-]{1,253}:[0-9]{1,5}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
+Role = Literal["gateway", "aaa", "edge", "api", "meter"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Door = Literal["gtp", "radius"]
+ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
+"""What a node must be to hold a virtual gateway that has this door."""
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
+SILENT_S_MIN = 1_800
+"""Three of the intervals that RFC 2869 recommends."""
 
 
 class _Section(BaseModel):
@@ -40,19 +49,22 @@ class _Section(BaseModel):
 class NodeConfig(_Section):
     """This process: its name (the owner of leases) and the folder for everything it keeps.
 
-    ``roles``: ``gateway`` holds virtual gateways with their doors and the device edge, ``api`` serves the
-    customer API, ``meter`` counts messages from the stream. ``home`` are the virtual gateways that this node
-    takes when it starts (empty: all); any other it takes when its holder is gone.
+    ``roles``: ``gateway`` and ``aaa`` hold virtual gateways, those with the door ``gtp`` and those with the
+    door ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer API;
+    ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them. ``home`` are
+    the virtual gateways that this node takes when it starts (empty: all); any other it takes when its holder
+    is gone.
     """
 
     name: Name = "node-1"
     data_dir: Path = Path("var")
-    roles: Annotated[tuple[Literal["gateway", "api", "meter"], ...], Field(min_length=1)] = (
-        "gateway",
-        "api",
-        "meter",
-    )
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = ROLES
     home: tuple[Name, ...] = ()
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _all(cls, roles: object) -> object:
+        return ROLES if isinstance(roles, list | tuple) and "all" in roles else roles
 
 
 class ControlConfig(_Section):
@@ -79,26 +91,39 @@ class ControlConfig(_Section):
 
 
 class VirtualGatewayConfig(_Section):
-    """One virtual gateway: the address that carries its GTP-C and GTP-U, and its devices' addresses."""
+    """One virtual gateway: the address of its doors, and its devices' addresses.
+
+    ``doors``: ``gtp`` (GTP-C and GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A
+    node holds a virtual gateway only if it has the roles of all its doors. With ``ue_pool`` its devices'
+    addresses are of that part of ``gateway.ue_pool``, and nobody else's are.
+    """
 
     id: Name
     address: IPv4Address
-    ue_pool: IPv4Network
+    ue_pool: IPv4Network | None = None
+    doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
 
 
 class GatewayConfig(_Section):
     """The virtual gateways, the same list on every node.
 
-    One is written as ``id``, ``address`` and ``ue_pool``; several as ``virtual``, a table each, whose pools
-    are disjoint parts of ``ue_pool``. With ``tun`` named, packets to the internet go through that TUN device
-    (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers`` empty: all.
+    One is written as ``id``, ``address`` and ``doors``, several as ``virtual``, a table each. Devices'
+    addresses are of ``ue_pool``, of which each takes blocks of 2 ** (32 - ``block_prefix``) addresses as it
+    needs them. With ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN),
+    without it only the device edge is reachable. ``allowed_peers`` empty: all.
+
+    ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
+    ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
+    and before that assigned to this instance's network interface (docs/scale.md).
     """
 
     id: Name = "vg-1"
     address: IPv4Address = IPv4Address("127.0.0.1")
+    doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
     control_port: Port = 2123
     user_port: Port = 2152
     ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
+    block_prefix: Annotated[int, Field(ge=16, le=PREFIX_MAX)] = 22
     apns: tuple[Name, ...] = ("soracom.io", "internet")
     dns: tuple[IPv4Address, ...] = (IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53"))
     allowed_peers: tuple[IPv4Network, ...] = ()
@@ -106,21 +131,29 @@ class GatewayConfig(_Section):
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
+    address_mover: Literal["none", "interface", "ec2"] = "none"
+    address_interface: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z][a-zA-Z0-9_.-]{0,14})?$")] = ""
 
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:
         """All of them."""
-        return self.virtual or (VirtualGatewayConfig(id=self.id, address=self.address, ue_pool=self.ue_pool),)
+        return self.virtual or (VirtualGatewayConfig(id=self.id, address=self.address, doors=self.doors),)
+
+    @model_validator(mode="after")
+    def _check_mover(self) -> "GatewayConfig":
+        if self.address_mover != "none" and not self.address_interface:
+            raise ValueError(f"address_mover {self.address_mover}: name the interface in address_interface")
+        return self
 
     @model_validator(mode="after")
     def _check_virtual(self) -> "GatewayConfig":
         for place, one in enumerate(self.virtual):
-            if not one.ue_pool.subnet_of(self.ue_pool):
+            if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
                 raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
             for other in self.virtual[:place]:
                 if one.id == other.id or one.address == other.address:
                     raise ValueError(f"virtual {one.id}: id and address must be its own")
-                if one.ue_pool.overlaps(other.ue_pool):
+                if one.ue_pool and other.ue_pool and one.ue_pool.overlaps(other.ue_pool):
                     raise ValueError(f"virtual {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}")
         return self
 
@@ -142,7 +175,9 @@ class RadiusConfig(_Section):
     """The RADIUS door of each virtual gateway; closed while it has no ``clients``.
 
     ``address``: where it listens, without one at the virtual gateway's own. An
-    Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``.
+    Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``. A
+    session of which nothing came for ``silent_intervals`` of these is ended, though not before half an hour:
+    a NAS may go by an interval of its own (RFC 2869 §2.1).
     """
 
     address: IPv4Address | None = None
@@ -151,6 +186,12 @@ class RadiusConfig(_Section):
     clients: Annotated[tuple[RadiusClient, ...], Field(max_length=10_000)] = ()
     provisional_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     interim_s: Annotated[int, Field(ge=60, le=86_400)] = 600
+    silent_intervals: Annotated[int, Field(ge=2, le=1_000)] = 3
+
+    @property
+    def silent_s(self) -> int:
+        """How long a session may be silent."""
+        return max(self.silent_intervals * self.interim_s, SILENT_S_MIN)
 
 
 class EdgeConfig(_Section):
@@ -159,7 +200,12 @@ class EdgeConfig(_Section):
     ``message_address`` takes messages by UDP, TCP and HTTP, ``mqtt_address`` by MQTT; the ``…_names`` are
     what ``gateway.dns`` answers with each. TCP, HTTP and MQTT need a network namespace: with ``inside`` at
     ``auto`` they are served where one can be made, ``on`` insists, ``off`` serves UDP alone.
+
+    A gateway without the role ``edge`` hands what is for the platform to one of ``nodes``, the control
+    channels of nodes with that role (``http://10.0.0.21:8090``).
     """
+
+    nodes: Annotated[tuple[Contact, ...], Field(max_length=256)] = ()
 
     platform_network: IPv4Network = IPv4Network("100.127.0.0/16")
     message_address: IPv4Address = IPv4Address("100.127.65.43")
@@ -204,6 +250,19 @@ class StreamConfig(_Section):
     endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
 
 
+class ObjectsConfig(_Section):
+    """Exports and dead letters: a folder in ``node.data_dir``, or the S3 bucket ``s3``, under ``prefix``.
+
+    Nodes that share a store need a bucket, or whoever asks another node for an export does not find it.
+    ``region``, ``endpoint``: as for the stream.
+    """
+
+    s3: Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")] = ""
+    prefix: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{0,128}$")] = ""
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,32}$")] = ""
+    endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
+
+
 class ApiConfig(_Section):
     """The customer API.
 
@@ -218,9 +277,12 @@ class ApiConfig(_Section):
 
 
 class UsageConfig(_Section):
-    """Metering: a report each interval for each session with change."""
+    """Metering: a report each interval for each session with change; a UTC day is folded ``fold_after_s``
+    after its end, and what is reported of it later is folded as it comes.
+    """
 
     report_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    fold_after_s: Annotated[float, Field(ge=0, le=864_000)] = 3_600.0
 
 
 class BillingConfig(_Section):
@@ -241,9 +303,23 @@ class Config(_Section):
     edge: EdgeConfig = EdgeConfig()
     store: StoreConfig = StoreConfig()
     stream: StreamConfig = StreamConfig()
+    objects: ObjectsConfig = ObjectsConfig()
     api: ApiConfig = ApiConfig()
     usage: UsageConfig = UsageConfig()
     billing: BillingConfig = BillingConfig()
+
+    def doors_of(self, gateway: VirtualGatewayConfig) -> frozenset[Door]:
+        """The doors that are open: RADIUS is closed as long as it has no clients."""
+        return frozenset(door for door in gateway.doors if door != "radius" or self.radius.clients)
+
+    @property
+    def holdable(self) -> tuple[VirtualGatewayConfig, ...]:
+        """The virtual gateways that a node of these roles may hold."""
+        return tuple(each for each in self.gateway.held if not self._lacking(each))
+
+    def _lacking(self, gateway: VirtualGatewayConfig) -> list[Role]:
+        needed = {ROLE_OF_DOOR[door] for door in self.doors_of(gateway)}
+        return sorted(needed.difference(self.node.roles))
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
@@ -252,16 +328,39 @@ class Config(_Section):
             raise ValueError(f"node.home: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
         if len(known) > 1 and self.radius.address is not None:
             raise ValueError("radius.address: each virtual gateway has its own; leave it out")
+        for each in self.gateway.held:
+            if not self.doors_of(each):
+                raise ValueError(
+                    f"gateway.doors: {each.id} has none that is open; radius.clients are missing"
+                )
+        if {"gateway", "aaa"} & set(self.node.roles):
+            self._check_holdable()
+        if self.edge.nodes and not self.control.contact:
+            raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
         return self
 
+    def _check_holdable(self) -> None:
+        wanted = [each for each in self.gateway.held if each.id in self.node.home] or self.gateway.held
+        lacking = [(each, roles) for each in wanted if (roles := self._lacking(each))]
+        if len(lacking) == len(wanted) or (self.node.home and lacking):
+            each, roles = lacking[0]
+            raise ValueError(
+                f"node.roles: {each.id} has the doors {', '.join(sorted(self.doors_of(each)))}, so whoever"
+                f" holds it also needs the role {', '.join(roles)}"
+            )
 
-def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
-    """Read the file (if any) and the ``AIRLOOM_*`` variables.
+
+def load(
+    path: Path | None, environment: Mapping[str, str] = os.environ, *, roles: Sequence[str] = ()
+) -> Config:
+    """Read the file (if any) and the ``AIRLOOM_*`` variables; ``roles``, if there are any, win over both.
 
     Raises ``ConfigurationError`` with one line per mistake: key, what is wrong, what would be right.
     """
     values = _read_file(path) if path is not None else {}
     _overlay(values, environment)
+    if roles:
+        _overlay(values, {"AIRLOOM_NODE__ROLES": ",".join(roles)})
     try:
         return Config.model_validate(values)
     except ValidationError as error:

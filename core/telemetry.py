@@ -64,6 +64,13 @@ class Metric(Enum):
         "What happened to connections of devices and to their packets",
         ("event",),
     )
+    EDGE_LINKS = ("airloom_edge_links", "gauge", "Edge nodes that this gateway node can reach", ())
+    EDGE_LINK_PACKETS = (
+        "airloom_edge_link_packets",
+        "counter",
+        "What happened to packets between gateway and edge nodes",
+        ("event",),
+    )
     EVENTS_TOLD = ("airloom_events_told", "counter", "Session events put into the stream", ())
     MESSAGES_COUNTED = (
         "airloom_messages_counted",
@@ -72,6 +79,19 @@ class Metric(Enum):
         (),
     )
     USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
+    CHORE_STEPS = (
+        "airloom_chore_steps",
+        "counter",
+        "Steps of chores that this node did for all, by how they ended",
+        ("chore", "outcome"),
+    )
+    DAYS_FOLDED = ("airloom_days_folded", "counter", "Days of usage folded, each of one IMSI", ())
+    FOLD_DAYS_BEHIND = (
+        "airloom_fold_days_behind",
+        "gauge",
+        "Days that were due to be folded and were not, when this node last looked",
+        (),
+    )
     API_REQUESTS = (
         "airloom_api_requests",
         "counter",

@@ -26,8 +26,8 @@ from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.log import LogStream
 from core.app.node import Node
 from core.domain.message import StreamRecord
-from core.domain.session import SessionEventKind
-from core.domain.usage import UsageReport, Volume, day_of
+from core.domain.session import Session, SessionEventKind
+from core.domain.usage import UsageReport, Volume, day_of, fold
 from core.ports.stream import IteratorType, StoredRecord
 from loadtest.customer import Customer
 from loadtest.virtual import run_virtual
@@ -35,6 +35,8 @@ from loadtest.world import OPERATOR, Plan, World
 
 EPOCH_OF_NASES = 0
 """Counted by others: what they told last, unanswered, may or may not be in it."""
+FIRST_DAY = 20261130
+"""On which a run begins, to end on the next."""
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -59,6 +61,7 @@ async def check_world(world: World) -> None:
     await _check_bytes(world)
     await _check_sessions(world)
     await _check_bill(world)
+    await _check_folded(world)
     _check_messages(world)
     await _check_counts(world)
     await _check_events(world)
@@ -148,6 +151,22 @@ def _days(world: World) -> list[int]:
     """The days of the run, yyyymmdd; the nodes' clocks may have been an hour off."""
     first = world.clock.now() - timedelta(seconds=world.clock.monotonic())
     return [day_of(first + timedelta(days=n)) for n in range((world.clock.now() - first).days + 2)]
+
+
+async def _check_folded(world: World) -> None:
+    """The first day of the run was folded, so that its bill was made from folded rows alone.
+
+    They say no more than the slots; they say less where a report was given up before it was acknowledged.
+    """
+    usage = world.node._world.store.usage
+    folding = await usage.folding()
+    if folding is None or not folding.is_whole(FIRST_DAY):
+        world.findings.append(f"{FIRST_DAY} was not folded: {folding}")
+    for state in world.sims:
+        folded = await usage.of_days(state.imsi, [FIRST_DAY])
+        slots = fold(await usage.of_day(state.imsi, FIRST_DAY))[0]
+        if fold([*slots, *folded])[0] != slots:
+            world.findings.append(f"{state.imsi}: {folded} was folded, {slots} were stored")
 
 
 async def metered_volume(world: World, imsi: str) -> Volume:
@@ -296,12 +315,12 @@ def is_subsequence(part: Sequence[bytes], whole: Sequence[bytes]) -> bool:
 async def _check_leaks(world: World) -> None:
     """Everybody has gone home: nothing is lent, held, counted or open any more."""
     held = await world.holding()
-    sessions = [s async for s in world.node._world.store.sessions.of_gateway("vg-1")]
+    found = [f async for f in world.node._world.store.sessions.of_gateway("vg-1")]
     leaks = {
         **held.gateway.leases,
         "open sessions": len(held.sessions.open_sessions),
         "unfinished sessions": len(held.sessions._unfinished),
-        "stored sessions": len(sessions),
+        "stored sessions": sum(isinstance(each, Session) for each in found),
         "contexts": max(machine.contexts for machine in held.door.machines.values()),
         "slots": len(list(held.user_plane.all_counters())),
         "sessions at NASes": held.radius.held,

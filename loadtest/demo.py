@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -32,13 +31,14 @@ from core.errors import ConfigurationError
 from core.ports.stream import StoredRecord
 from loadtest.checks import is_subsequence, payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.customer import ApiError, Customer
-from loadtest.parts import kinesis
+from loadtest.layouts import Layout, in_one, spread
+from loadtest.parts import cassandra, kinesis
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port, radius_clients
+from loadtest.serving import DidNotStart, free_gateway_address, radius_clients
 
 T = TypeVar("T")
 Peer = TypeVar("Peer", bound=GtpPeer[Any])
@@ -127,55 +127,81 @@ class Progress:
 
 async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Run everything once; what it returns tells whether it adds up."""
-    data_dir = Path(tempfile.mkdtemp(prefix="airloom-demo-"))
-    stream = f"airloom-demo-{secrets.token_hex(4)}" if options.stream == "kinesis" else ""
-    served = Served(
-        data_dir,
-        gateway_address=free_gateway_address(),
-        api_port=free_tcp_port("127.0.0.1", 8080),
-        environment={
-            "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
-            "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
-            "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET),
-            **_stream_environment(stream, options.endpoint),
-        },
-    )
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-demo-")))
         with progress.shown():
-            if stream:
-                async with progress.stage("Kinesis stream made"):
-                    await kinesis.create_stream(options.endpoint, stream, shards=KINESIS_SHARDS)
-            async with progress.stage("served, ready"):
-                await served.start()
-            async with Customer(served.endpoint) as customer:
-                result = await _drive(options, progress, served, customer, stream)
+            environment, stream = await _surroundings(options, progress, stack)
+            layout = (spread if options.layout == "spread" else in_one)(folder, environment)
+            stack.push_async_callback(layout.stop)
+            async with progress.stage("served, ready", len(layout.nodes)):
+                await layout.start()
+            async with Customer(layout.endpoint) as customer:
+                result = await _drive(options, progress, layout, customer, stream)
                 keys = (customer.auth_key_id, customer.auth_key)
         if not options.json:
             _print_proof(result)
         if options.keep:
-            _tell_how_to_go_on(served, *keys)
-            await served.ended()
+            _tell_how_to_go_on(layout, folder, *keys)
+            await layout.api.ended()
         return result
-    finally:
-        await served.stop()
-        if stream:
-            await kinesis.delete_stream(options.endpoint, stream)
-        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoStream:
+    """The stream's records are read back from here: a Kinesis data stream, or else the node's own log."""
+
+    name: str = ""
+    endpoint: str = ""
+
+    async def records(self, layout: Layout) -> list[StoredRecord]:
+        """All of them."""
+        if self.name:
+            return await kinesis.read_stream(self.endpoint, self.name)
+        return await read_stream(layout.api.data_dir)
+
+
+async def _surroundings(
+    options: argparse.Namespace, progress: Progress, stack: contextlib.AsyncExitStack
+) -> tuple[dict[str, str], DemoStream]:
+    """What the nodes are told, and the stream; Cassandra and Kinesis are started where nodes share them."""
+    environment = {
+        "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
+        "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
+        "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET),
+    }
+    is_kinesis, endpoint = options.stream == "kinesis", options.endpoint
+    if options.layout == "spread":
+        if why := cassandra.why_not() or ("" if endpoint else kinesis.why_not()):
+            raise DidNotStart(f"--layout spread: {why}")
+        is_kinesis = True
+        async with progress.stage("Cassandra, one node"):
+            environment |= await cassandra.stored(stack, "airloom_demo")
+        if not endpoint:
+            async with progress.stage("Kinesis, a local one"):
+                endpoint = await asyncio.to_thread(stack.enter_context, kinesis.served("kinesis-local"))
+    if not is_kinesis:
+        return environment, DemoStream()
+    stream = DemoStream(f"airloom-demo-{secrets.token_hex(4)}", endpoint)
+    async with progress.stage("Kinesis stream made"):
+        await kinesis.create_stream(endpoint, stream.name, shards=KINESIS_SHARDS)
+    stack.push_async_callback(kinesis.delete_stream, endpoint, stream.name)
+    environment |= {"AIRLOOM_STREAM__KINESIS": stream.name, "AIRLOOM_STREAM__ENDPOINT": endpoint}
+    return environment | (kinesis.ENVIRONMENT if endpoint else {}), stream
 
 
 async def _drive(
-    options: argparse.Namespace, progress: Progress, served: Served, customer: Customer, stream: str
+    options: argparse.Namespace, progress: Progress, layout: Layout, customer: Customer, stream: DemoStream
 ) -> dict[str, Any]:
     await customer.sign_up(f"demo-{secrets.token_hex(4)}@example.com", f"Aa1-{secrets.token_urlsafe(12)}")
     async with progress.stage("SIMs registered through the API", options.sims) as stage:
         sims = [await progress.each(stage, customer.new_sim()) for _ in range(options.sims)]
     async with (
-        _peer(Sgsn, served, "127.0.1").running() as sgsn,
-        _peer(Sgw, served, "127.0.2").running() as sgw,
-        _nas(served).running() as nas,
+        _peer(Sgsn, layout.gtp[0], "127.0.1").running() as sgsn,
+        _peer(Sgw, layout.gtp[-1], "127.0.2").running() as sgw,
+        _nas(layout.radius).running() as nas,
     ):
         shares: tuple[tuple[str, GtpPeer[Any], list[dict[str, Any]]], ...] = (
             ("GTPv1", sgsn, sims[::3]),
@@ -188,12 +214,12 @@ async def _drive(
         async with progress.stage("attached over RADIUS", len(sims[2::3])) as stage:
             meters = [await progress.each(stage, _attach_by_radius(nas, sim)) for sim in sims[2::3]]
         attached = {
-            access.value: await _gauge(served, f'airloom_sessions_open{{access="{access.value}"}}')
+            access.value: await layout.gauge(f'airloom_sessions_open{{access="{access.value}"}}')
             for access in Access
         }
         together = Phones(phones)
         async with progress.stage("devices connected", len(phones)):
-            not_run = await _start_programs(served, together)
+            not_run = await _start_programs(layout, together)
         async with progress.stage("messages acknowledged", len(phones) * options.messages) as stage:
             await asyncio.gather(*(_talk(phone, options.messages, stage, progress) for phone in phones))
             await together.stop_programs()
@@ -213,12 +239,12 @@ async def _drive(
     async with progress.stage("billed, as the CSV tells"):
         billed = quantity_of_csv(await customer.month_csv(datetime.now(UTC).strftime("%Y%m")))
     async with progress.stage("read back from the stream"):
-        records = await _records(served, stream, options.endpoint)
+        records = await stream.records(layout)
         messages = _compare(phones, payloads_by_imsi(records))
     leaks = {
-        "teids": await _gauge(served, 'airloom_leases{resource="teids"}'),
-        "addresses": await _gauge(served, 'airloom_leases{resource="addresses"}'),
-        "sessions": await _gauge(served, "airloom_sessions_open"),
+        "teids": await layout.gauge('airloom_leases{resource="teids"}'),
+        "addresses": await layout.gauge('airloom_leases{resource="addresses"}'),
+        "sessions": await layout.gauge("airloom_sessions_open"),
     }
     result = {
         "sims": len(sims),
@@ -226,23 +252,10 @@ async def _drive(
         "messages": messages,
         "bytes": {"sent": sent_bytes, "metered": metered, "billed": billed},
         "leaks": leaks,
-        "ready_after_s": round(served.ready_after_s, 2),
+        "ready_after_s": round(layout.ready_after_s, 2),
         "not_run": not_run,
     }
     return {**result, "ok": _adds_up(result)}
-
-
-def _stream_environment(stream: str, endpoint: str) -> dict[str, str]:
-    if not stream:
-        return {}
-    chosen = {"AIRLOOM_STREAM__KINESIS": stream, "AIRLOOM_STREAM__ENDPOINT": endpoint}
-    return chosen | (kinesis.ENVIRONMENT if endpoint else {})
-
-
-async def _records(served: Served, stream: str, endpoint: str) -> list[StoredRecord]:
-    if stream:
-        return await kinesis.read_stream(endpoint, stream)
-    return await read_stream(served.data_dir)
 
 
 def _adds_up(result: dict[str, Any]) -> bool:
@@ -258,18 +271,17 @@ def _adds_up(result: dict[str, Any]) -> bool:
     )
 
 
-def _peer(kind: type[Peer], served: Served, network: str) -> Peer:
+def _peer(kind: type[Peer], gateway: str, network: str) -> Peer:
     """A simulated peer on the first address of this /24 that is free."""
     return kind(
         network=UdpNetwork(),
         address=free_gateway_address(network),
-        gateway=served.gateway_address,
+        gateway=gateway,
         entropy=SystemEntropy(),
     )
 
 
-def _nas(served: Served) -> Nas:
-    gateway = served.gateway_address
+def _nas(gateway: str) -> Nas:
     return Nas(
         network=UdpNetwork(),
         address=free_gateway_address("127.0.3"),
@@ -299,9 +311,9 @@ async def _attach(peer: GtpPeer[Any], sim: dict[str, Any]) -> Phone:
     return await Phone.attach(peer, sim_id=sim["simId"], imsi=_imsi_of(sim), apn=APN)
 
 
-async def _start_programs(served: Served, phones: Phones) -> list[str]:
+async def _start_programs(layout: Layout, phones: Phones) -> list[str]:
     """Each device speaks by one of the protocols that are served; what is not run, and why."""
-    if not served.entries.startswith("udp alone"):
+    if not layout.edge.entries.startswith("udp alone"):
         with contextlib.suppress(ConfigurationError):
             await phones.start_programs(PROTOCOLS)
             return []
@@ -327,12 +339,6 @@ async def _metered(customer: Customer, sim_ids: Sequence[str], expected: int) ->
         await asyncio.sleep(0.2)
 
 
-async def _gauge(served: Served, name: str) -> int:
-    """The sum of a gauge over its labels."""
-    metrics = await asyncio.to_thread(served.metrics)
-    return int(sum(value for series, value in metrics.items() if series.startswith(name)))
-
-
 def _compare(phones: Sequence[Phone], stored: dict[str, list[bytes]]) -> dict[str, Any]:
     """What devices sent and were told, against what stands in the stream."""
     in_stream = {phone.imsi: stored.get(phone.imsi, []) for phone in phones}
@@ -349,10 +355,10 @@ def _compare(phones: Sequence[Phone], stored: dict[str, list[bytes]]) -> dict[st
     }
 
 
-def _tell_how_to_go_on(served: Served, auth_key_id: str, auth_key: str) -> None:
+def _tell_how_to_go_on(layout: Layout, folder: Path, auth_key_id: str, auth_key: str) -> None:
     print(
-        f"\nAirloom goes on serving at {served.endpoint}; data in {served.data_dir}. In another terminal:\n\n"
-        f"  export AIRLOOM_ENDPOINT={served.endpoint}\n"
+        f"\nAirloom goes on serving at {layout.endpoint}; data in {folder}. In another terminal:\n\n"
+        f"  export AIRLOOM_ENDPOINT={layout.endpoint}\n"
         f"  export AIRLOOM_AUTH_KEY_ID={auth_key_id} AIRLOOM_AUTH_KEY={auth_key}\n"
         "  ./run airloom sims list\n"
         "  ./run airloom bills get-latest\n\n"
@@ -404,6 +410,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--messages", type=int, default=50, help="messages from each SIM (default 50)")
     parser.add_argument(
         "--stream", choices=("log", "kinesis"), default="log", help="the embedded log (default), or Kinesis"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("one", "spread"),
+        default="one",
+        help="all in one process (default), or two gateways and a node each for RADIUS, edge, API and meter"
+        " over a real Cassandra and a Kinesis, which it starts itself (./run test fetches them)",
     )
     parser.add_argument(
         "--endpoint", default="", help="with --stream kinesis: another server than Amazon's, http://HOST:PORT"

@@ -1,42 +1,50 @@
 """`kill -9` of a served Airloom while devices talk by MQTT, HTTP, TCP and UDP into a Kinesis that misbehaves.
 
-The node is edge, stream's producer and stream's consumer at once, so each kill hits all three. A device sends
-one message after the other and, like a careful device, sends again what was not acknowledged. Afterwards, by
-Amazon's own client: whatever was acknowledged is in the stream; each SIM's numbers never go down once
-duplicates are dropped by record id; and the meter of messages counted what is there.
+In one process it is edge, stream's producer and stream's consumer at once, so each kill hits all three;
+spread over a Cassandra, the edge, the meter or the gateway that holds the sessions is hit, as the dice fall.
+A device sends one message after the other and, like a careful device, sends again what was not acknowledged.
+Afterwards, by Amazon's own client: whatever was acknowledged is in the stream; each SIM's numbers never go
+down once duplicates are dropped by record id; and the meter of messages counted what is there.
 """
 
 import asyncio
 import contextlib
 import json
 import random
+import secrets
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import aiomqtt
+from cassandra.cluster import Cluster
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.ports.stream import StoredRecord
 from loadtest.checks import payloads_by_imsi
 from loadtest.customer import Customer
-from loadtest.parts import kinesis
+from loadtest.layouts import Layout, in_one, spread
+from loadtest.parts import cassandra, kinesis
 from loadtest.parts.kinesis_front import Faults, Front
 from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
-from loadtest.serving import Served, free_gateway_address, free_tcp_port
+from loadtest.serving import free_gateway_address, free_tcp_port, radius_clients
 
 APN = "soracom.io"
 PHONES = 8
 PROTOCOLS = ("mqtt", "http", "tcp", "udp")
 STREAM, SHARDS = "killed", 2
+KEYSPACE = "airloom_killed"
+VICTIMS = ("node-1", "gateway-1", "edge-1", "meter-1")
 PATIENCE_S = 4.0
 COUNTED_S = 30.0
 BROKEN = (OSError, TimeoutError, aiomqtt.MqttError, aiohttp.ClientError)
@@ -48,6 +56,7 @@ class EdgeFinding:
     """What one run of kills left."""
 
     kills: int
+    killed: dict[str, int] = field(default_factory=dict)
     acknowledged: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     out_of_order: list[str] = field(default_factory=list)
@@ -73,38 +82,44 @@ class EdgeFinding:
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"ok": self.ok}
 
 
-async def kill_the_edge(*, kills: int, seed: int, tell: Callable[[str], None]) -> EdgeFinding:
-    """Run it."""
-    finding = EdgeFinding(kills, not_run=kinesis.why_not())
+Count = Callable[[list[str]], Awaitable[int]]
+"""Of so many IMSIs, how many messages the meter counted."""
+
+
+async def kill_the_edge(*, kills: int, seed: int, layout: str, tell: Callable[[str], None]) -> EdgeFinding:
+    """Run it; ``layout`` as `./run demo` has it."""
+    is_spread = layout == "spread"
+    finding = EdgeFinding(kills, not_run=kinesis.why_not() or (cassandra.why_not() if is_spread else ""))
     if finding.not_run:
         return finding
-    with (
-        tempfile.TemporaryDirectory(prefix="airloom-kill-") as folder,
-        kinesis.served("kinesalite") as behind,
-    ):
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-kill-")))
+        behind = await asyncio.to_thread(stack.enter_context, kinesis.served("kinesalite"))
         await kinesis.create_stream(behind, STREAM, shards=SHARDS)
         front = Front(behind, Faults(), seed)
-        async with front.served(free_tcp_port("127.0.0.1", 0)) as endpoint:
-            served = _served(Path(folder), endpoint)
-            await served.start()
-            try:
-                async with Customer(served.endpoint) as customer:
-                    phones = await _run(served, customer, finding, random.Random(seed), tell)
-                    await _look(served, behind, finding, phones)
-            finally:
-                await served.stop()
+        endpoint = await stack.enter_async_context(front.served(free_tcp_port("127.0.0.1", 0)))
+        environment = _environment(endpoint)
+        if is_spread:
+            environment |= await cassandra.stored(stack, KEYSPACE)
+        made = spread(folder, environment) if is_spread else in_one(folder / "var", environment)
+        count = partial(_counted_in_cassandra, environment) if is_spread else partial(_counted, made)
+        stack.push_async_callback(made.stop)
+        await made.start()
+        async with Customer(made.endpoint) as customer:
+            phones = await _run(made, customer, finding, random.Random(seed), tell)
+            await _look(count, behind, finding, phones)
         finding.faults = dict(front.happened)
     return finding
 
 
 async def _run(
-    served: Served, customer: Customer, finding: EdgeFinding, dice: random.Random, tell: Callable[[str], None]
+    layout: Layout, customer: Customer, finding: EdgeFinding, dice: random.Random, tell: Callable[[str], None]
 ) -> list[Phone]:
     await customer.sign_up("edge@example.com", "Aa1-kill-the-edge")
     sgsn = Sgsn(
         network=UdpNetwork(),
         address=free_gateway_address("127.0.1"),
-        gateway=served.gateway_address,
+        gateway=layout.gtp[0],
         entropy=SystemEntropy(),
     )
     async with sgsn.running():
@@ -121,9 +136,11 @@ async def _run(
                 traffic.create_task(_talk(together, phone, stopped))
             for number in range(finding.kills):
                 await asyncio.sleep(0.3 + dice.random() * 1.2)
-                await served.kill()
-                await served.start()
-                tell(f"kill {number + 1} of {finding.kills}")
+                name = dice.choice([each for each in VICTIMS if each in layout.nodes])
+                finding.killed[name] = finding.killed.get(name, 0) + 1
+                await layout.nodes[name].kill()
+                await layout.nodes[name].start()
+                tell(f"kill {number + 1} of {finding.kills}: {name}")
             await asyncio.sleep(1.0)
             stopped.set()
         for phone in phones:
@@ -164,7 +181,7 @@ async def _begin_again(together: Phones, phone: Phone, stopped: asyncio.Event) -
             await asyncio.sleep(0.1)
 
 
-async def _look(served: Served, behind: str, finding: EdgeFinding, phones: list[Phone]) -> None:
+async def _look(count: Count, behind: str, finding: EdgeFinding, phones: list[Phone]) -> None:
     """Compare what devices were told with what Amazon's client reads, and with what was counted."""
     async with asyncio.timeout(COUNTED_S):
         while True:
@@ -173,7 +190,7 @@ async def _look(served: Served, behind: str, finding: EdgeFinding, phones: list[
             finding.records = len(messages)
             finding.in_stream = len({message["recordId"] for message in messages})
             imsis = [phone.imsi for phone in phones]
-            finding.counted = await asyncio.to_thread(_counted, served.data_dir, imsis)
+            finding.counted = await count(imsis)
             if finding.counted >= finding.in_stream:
                 break
             await asyncio.sleep(0.5)
@@ -194,34 +211,52 @@ def _envelope_of(record: StoredRecord) -> dict[str, Any]:
     return envelope
 
 
-def _counted(data_dir: Path, imsis: list[str]) -> int:
+async def _counted(layout: Layout, imsis: list[str]) -> int:
     """Read from the file itself, beside the node that writes it."""
-    with contextlib.closing(sqlite3.connect(f"file:{data_dir}/airloom.db?mode=ro", uri=True)) as file:
-        rows = file.execute("SELECT imsi, body FROM message_count").fetchall()
-    return sum(json.loads(body)["count"] for imsi, body in rows if imsi in imsis)
+
+    def read() -> int:
+        path = layout.api.data_dir / "airloom.db"
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
+            rows = file.execute("SELECT imsi, body FROM message_count").fetchall()
+        return sum(json.loads(body)["count"] for imsi, body in rows if imsi in imsis)
+
+    return await asyncio.to_thread(read)
 
 
-def _served(folder: Path, endpoint: str) -> Served:
-    return Served(
-        folder / "var",
-        gateway_address=free_gateway_address(),
-        api_port=free_tcp_port("127.0.0.1", 0),
-        environment={
-            "AIRLOOM_GATEWAY__SESSIONS_MAX": "256",
-            "AIRLOOM_EDGE__INSIDE": "on",
-            "AIRLOOM_STREAM__KINESIS": STREAM,
-            "AIRLOOM_STREAM__ENDPOINT": endpoint,
-            **kinesis.ENVIRONMENT,
-        },
-    )
+async def _counted_in_cassandra(environment: dict[str, str], imsis: list[str]) -> int:
+    """Read by the driver alone, beside the nodes that write it."""
+
+    def read() -> int:
+        cluster = Cluster(
+            [environment["AIRLOOM_STORE__CASSANDRA"]], port=int(environment["AIRLOOM_STORE__PORT"])
+        )
+        try:
+            rows = cluster.connect(KEYSPACE).execute("SELECT imsi, body FROM message_count")
+            return sum(json.loads(body)["count"] for imsi, body in rows if imsi in imsis)
+        finally:
+            cluster.shutdown()
+
+    return await asyncio.to_thread(read)
+
+
+def _environment(endpoint: str) -> dict[str, str]:
+    return {
+        "AIRLOOM_GATEWAY__SESSIONS_MAX": "256",
+        "AIRLOOM_EDGE__INSIDE": "on",
+        "AIRLOOM_RADIUS__CLIENTS": radius_clients(secrets.token_hex(16)),
+        "AIRLOOM_STREAM__KINESIS": STREAM,
+        "AIRLOOM_STREAM__ENDPOINT": endpoint,
+        **kinesis.ENVIRONMENT,
+    }
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.killing_edge KILLS SEED`: print the finding as JSON."""
+    """`python -m loadtest.killing_edge KILLS SEED [spread]`: print the finding as JSON."""
     finding = asyncio.run(
         kill_the_edge(
             kills=int(argv[0]),
             seed=int(argv[1]),
+            layout=argv[2] if argv[2:] else "one",
             tell=lambda text: print(text, file=sys.stderr, flush=True),
         )
     )

@@ -181,7 +181,10 @@ def cluster_in(folder: Path, environment: dict[str, str]) -> Cluster:
             },
         )
 
-    nodes = {"node-1": node("node-1", "gateway", "vg-1"), "node-2": node("node-2", "gateway", "vg-2")}
+    nodes = {
+        "node-1": node("node-1", "gateway,aaa,edge", "vg-1"),
+        "node-2": node("node-2", "gateway,aaa,edge", "vg-2"),
+    }
     api = node("node-3", "api,meter", "vg-1")
     del contacts["node-3"]
     return Cluster(nodes, api, contacts, addresses)

@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loadtest import scale
 from loadtest.checks import simulate
 from loadtest.parts.namespaces import Lab, why_not
+from loadtest.sizing import Demand
 from loadtest.world import EXACTLY_ONCE, Plan
 
-PROOFS = ("seeds", "exact", "kills", "edge", "nodes")
+PROOFS = ("seeds", "exact", "kills", "edge", "nodes", "scale")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -58,14 +60,19 @@ def prove_kills(kills: int, seed: int) -> dict[str, Any]:
         return _killing(lab.command(lab.ran, *command))
 
 
-def prove_edge(kills: int, seed: int) -> dict[str, Any]:
+def prove_edge(kills: int, seed: int, layout: str) -> dict[str, Any]:
     """``kill -9`` under the traffic of every entry point, into a Kinesis that misbehaves."""
-    return _killing([sys.executable, "-m", "loadtest.killing_edge", str(kills), str(seed)])
+    return _killing([sys.executable, "-m", "loadtest.killing_edge", str(kills), str(seed), layout])
 
 
 def prove_nodes(kills: int, seed: int) -> dict[str, Any]:
     """``kill -9`` of the gateway that holds the sessions, over a real Cassandra: the other one takes over."""
     return _killing([sys.executable, "-m", "loadtest.killing_nodes", str(kills), str(seed)])
+
+
+def prove_scale(sims: int, faults: int, seed: int, html: Path | None) -> dict[str, Any]:
+    """Nodes and virtual gateways for so many SIMs, laid out and then simulated while nodes fail."""
+    return scale.run(demand=Demand(sims=sims), faults=faults, seed=seed, html=html, tell=tell)
 
 
 def _killing(command: Sequence[str]) -> dict[str, Any]:
@@ -90,6 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--kills", type=int, default=50, help="how many kills (default 50)")
     parser.add_argument("--seed", type=int, default=1, help="the seed of the kills' moments (default 1)")
+    parser.add_argument(
+        "--layout", choices=("one", "spread"), default="one", help="of edge: as ./run demo has it"
+    )
+    parser.add_argument("--sims", type=int, default=10_000_000, help="scale: for so many (default 10000000)")
+    parser.add_argument("--faults", type=int, default=21, help="scale: how many, and a zone (default 21)")
+    parser.add_argument("--html", type=Path, help="scale: write a page with the figures and a plot there")
     options = parser.parse_args(argv)
     unknown = set(options.what) - set(PROOFS)
     if unknown:
@@ -102,9 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "kills" in options.what:
         results["kills"] = prove_kills(options.kills, options.seed)
     if "edge" in options.what:
-        results["edge"] = prove_edge(options.kills, options.seed)
+        results["edge"] = prove_edge(options.kills, options.seed, options.layout)
     if "nodes" in options.what:
         results["nodes"] = prove_nodes(options.kills, options.seed)
+    if "scale" in options.what:
+        results["scale"] = prove_scale(options.sims, options.faults, options.seed, options.html)
     results["ok"] = all(result["ok"] for result in results.values())
     print(json.dumps(results))
     return 0 if results["ok"] else 1

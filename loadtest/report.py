@@ -1,7 +1,7 @@
-"""A load test's report: lines for a terminal, and one HTML page with plots that needs nothing else."""
+"""Reports: lines for a terminal, and one HTML page with plots that needs nothing else."""
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from loadtest.measure import PERCENTILES, Step, Threshold
 
@@ -10,19 +10,31 @@ _ValueOf = Callable[[Step, int], float]
 WIDTH, HEIGHT, MARGIN = 720, 180, 44
 COLOURS = ("#0b6e99", "#c1440e", "#4a7c2c", "#7a4ea3", "#a67c00", "#3d3d3d")
 _PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Airloom load test</title>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 780px; margin: 2em auto; color: #222; }}
 table {{ border-collapse: collapse; }} td, th {{ padding: .2em .8em; text-align: right; }}
 th:first-child, td:first-child {{ text-align: left; }} tr + tr td {{ border-top: 1px solid #ddd; }}
 .good {{ color: #2c6e2c; }} .bad {{ color: #b00020; }} svg text {{ font-size: 11px; fill: #555; }}
 </style>
-<h1>Airloom load test</h1><p>{summary}</p>
-<table>{table}</table>
-{thresholds}
-{plots}
+<h1>{title}</h1>
+{parts}
 </html>
 """
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """One page from parts that are HTML already."""
+    return _PAGE.format(title=html.escape(title), parts="\n".join(parts))
+
+
+def table_of(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its headings."""
+    lines = []
+    for number, row in enumerate(rows):
+        cell = "td" if number else "th"
+        lines.append("".join(f"<{cell}>{html.escape(text)}</{cell}>" for text in row))
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def shown(seconds: float) -> str:
@@ -69,9 +81,7 @@ def as_lines(steps: Sequence[Step], elapsed_s: float, thresholds: Sequence[Thres
 def as_page(steps: Sequence[Step], elapsed_s: float, thresholds: Sequence[Threshold], summary: str) -> str:
     """For a browser."""
     tried = [step for step in steps if step.tried]
-    rows = ["".join(f"<th>{heading}</th>" for heading in HEADINGS)]
-    rows += ["".join(f"<td>{html.escape(cell)}</td>" for cell in columns(s, elapsed_s)) for s in tried]
-    table = "".join(f"<tr>{row}</tr>" for row in rows)
+    table = table_of([list(HEADINGS), *(columns(step, elapsed_s) for step in tried)])
     kept = "".join(_threshold(threshold, tried, elapsed_s) for threshold in thresholds)
     plots = [
         _plot("done per second", tried, elapsed_s, lambda step, n: float(step.seconds[n].done)),
@@ -81,12 +91,7 @@ def as_page(steps: Sequence[Step], elapsed_s: float, thresholds: Sequence[Thresh
         ),
         _plot("errors per second", tried, elapsed_s, lambda step, n: float(step.seconds[n].errors)),
     ]  # fmt: skip
-    return _PAGE.format(
-        summary=html.escape(summary),
-        table=table,
-        thresholds=f"<ul>{kept}</ul>" if kept else "",
-        plots="".join(plots),
-    )
+    return page("Airloom load test", [f"<p>{html.escape(summary)}</p>", table, f"<ul>{kept}</ul>", *plots])
 
 
 def _threshold(threshold: Threshold, steps: Sequence[Step], elapsed_s: float) -> str:
@@ -102,6 +107,11 @@ def _plot(title: str, steps: Sequence[Step], elapsed_s: float, value_of: _ValueO
         step.name: [value_of(step, n) if n in step.seconds else 0.0 for n in range(last + 1)]
         for step in steps
     }
+    return plot(title, series, last)
+
+
+def plot(title: str, series: Mapping[str, Sequence[float]], last: int) -> str:
+    """A line for each series, a value for each second from 0 to ``last``."""
     top = max((value for values in series.values() for value in values), default=0.0) or 1.0
     lines, legend = [], []
     for number, (name, values) in enumerate(series.items()):

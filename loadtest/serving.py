@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 
 
 class DidNotStart(Exception):
@@ -65,13 +65,19 @@ def _is_udp_free(address: str, port: int) -> bool:
 
 @dataclass(slots=True)
 class Served:
-    """One ``serve`` on one data folder; ``prefix`` puts it into a network namespace."""
+    """One ``serve`` on one data folder; ``prefix`` puts it into a network namespace.
+
+    With a ``control_port`` its control channel is there, and its metrics are read from it.
+    """
 
     data_dir: Path
     gateway_address: str
     api_port: int
     api_host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
+    control_port: int = 0
+    module: str = "core.cli"
+    """What is run: another version of the same command in its place."""
     environment: Mapping[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
     ready_after_s: float = 0.0
@@ -83,30 +89,36 @@ class Served:
         """The API's."""
         return f"http://{self.api_host}:{self.api_port}"
 
-    async def start(self) -> None:
-        """Start and wait until it says that it is ready; raises ``DidNotStart``."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        environment = {
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that it runs in."""
+        control = {"AIRLOOM_CONTROL__PORT": str(self.control_port)} if self.control_port else {}
+        return {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "AIRLOOM_NODE__DATA_DIR": str(self.data_dir),
             "AIRLOOM_GATEWAY__ADDRESS": self.gateway_address,
             "AIRLOOM_API__HOST": self.api_host,
             "AIRLOOM_API__PORT": str(self.api_port),
+            **control,
             **self.environment,
         }
+
+    async def start(self) -> None:
+        """Start and wait until it says that it is ready; raises ``DidNotStart``."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with (self.data_dir / "serve.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.prefix,
                 sys.executable,
                 "-m",
-                "core.cli",
+                self.module,
                 "serve",
                 "--json",
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env=environment,
+                env=self.variables,
                 cwd=self.data_dir,
             )
         assert self.process.stdout is not None
@@ -127,6 +139,17 @@ class Served:
             self.process.send_signal(signal.SIGKILL)
             await self.process.wait()
 
+    async def drain(self) -> None:
+        """As an operator does it; raises ``DidNotStart`` with what it says when it was not drained."""
+        command = (sys.executable, "-m", self.module, "node", "drain")
+        asked = await asyncio.create_subprocess_exec(
+            *command, env=self.variables, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await asked.communicate()
+        if asked.returncode:
+            raise DidNotStart(f"not drained: {said.decode().strip()}")
+        await self.ended()
+
     async def ended(self) -> None:
         """Wait until it ends by itself."""
         if self.process is not None:
@@ -142,11 +165,12 @@ class Served:
 
     def metrics(self) -> dict[str, float]:
         """What /metrics says now; series with labels under ``name{labels}``. Blocks: call from a thread."""
+        where = f"http://127.0.0.1:{self.control_port}" if self.control_port else self.endpoint
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=5) as answer:  # noqa: S310 - our own server
+            with urllib.request.urlopen(f"{where}/metrics", timeout=5) as answer:  # noqa: S310 - our own server
                 text = answer.read().decode()
         except urllib.error.URLError as error:
-            raise DidNotStart(f"{self.endpoint}/metrics: {error.reason}") from error
+            raise DidNotStart(f"{where}/metrics: {error.reason}") from error
         lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in lines}
 

@@ -24,9 +24,10 @@ from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.app.adapters import Adapters
 from core.app.held import HeldGateway, settle_left
 from core.app.node import Node
-from core.config import Config, EdgeConfig, GatewayConfig, NodeConfig, RadiusConfig
+from core.config import Config, EdgeConfig, GatewayConfig, NodeConfig, RadiusConfig, UsageConfig
 from core.domain.session import CloseReason, Session
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
+from core.domain.usage import Folding, day_of
 from core.errors import StaleVersion, Unavailable
 from core.ports.network import Address
 from gtp.userplane.slots import over_buffer, table_bytes
@@ -68,6 +69,8 @@ APN = "soracom.io"
 OPERATOR = "OP0000000001"
 SLOTS = 64
 REQUEST_S = 10.0
+FOLD_AFTER_S = 10.0
+"""A day is folded amid the traffic of the next one, and before its last reports have come."""
 QUIET_S = 90.0
 """After the last action: longer than every repeat, retry and quarantine."""
 
@@ -165,6 +168,7 @@ class World:
         self.attaches: Counter[str] = Counter()
         self.nas_sessions: list[NasSession] = []
         self.handovers = 0
+        self.jumps = 0
         self._node_type = node_type
         self._engine = engine
         self._life = Incarnation()
@@ -264,6 +268,7 @@ class World:
         """Everything, from empty disks to everybody gone home."""
         plan = self.plan
         self._run = asyncio.current_task()
+        await self._begin_folding()
         await self.start_node()
         await self._make_sims()
         self.network.faults = plan.network
@@ -285,13 +290,21 @@ class World:
             self.network.faults = PERFECT
             self._set_faults(FaultRates(), FaultRates())
             self.retold_rates.late = 0.0
+            self.node_clock.skew = timedelta()
             await self._go_home()
-            await self._tell_left_counts()
         await asyncio.sleep(self.plan.quiet_s)
+        await self._tell_left_counts()
         await (await self.holding()).usage.sweep()
 
+    async def _begin_folding(self) -> None:
+        """As if this were not the first day: what was folded is then read alone, without its slots."""
+        engine = self._engine or MemoryEngine(disk=self.disk, clock=self.clock)
+        store = WideStore(engine=engine, clock=self.clock)
+        yesterday = day_of(self.clock.now() - timedelta(days=1))
+        await store.usage.put_folding(Folding(begun=yesterday, sealed=yesterday, folded=yesterday))
+
     async def _tell_left_counts(self) -> None:
-        """The nodes that did not go on are back, and tell what they had counted."""
+        """The nodes that did not go on are back, and tell what they had counted: of a day long folded."""
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)
@@ -491,6 +504,7 @@ class World:
                 self._check_recovered()
             elif kind == "jump":
                 self.node_clock.skew = timedelta(seconds=self.rng.uniform(-3_600, 3_600))
+                self.jumps += 1
             else:
                 await self._outage()
 
@@ -534,6 +548,7 @@ class World:
 def _config(name: str, plan: Plan) -> Config:
     return Config(
         node=NodeConfig(name=name),
+        usage=UsageConfig(fold_after_s=FOLD_AFTER_S),
         gateway=GatewayConfig.model_validate(
             {"allowed_peers": ["127.0.0.0/8"], "sessions_max": SLOTS, "quarantine_s": plan.quarantine_s}
         ),

@@ -8,7 +8,8 @@ Rules:
   opened it may speak of it.
 - An Interim whose Start was lost opens the session; a Stop is charged without; one whose session is over
   changes nothing but counters that were lower.
-- A session of which nothing is heard for ``SILENT_INTERVALS`` is ended: its Stop was lost.
+- A session of which nothing is heard for ``silent_s`` is ended: its Stop was lost. Its own virtual gateway
+  does it, which alone hears of it; a node that takes over waits as long again.
 """
 
 import asyncio
@@ -48,7 +49,6 @@ from radius.server import (
 )
 
 TICK_S = 1.0
-SILENT_INTERVALS = 4
 ENDED_KEPT_S = 300.0
 """How long the last counters of a session that we ended are waited for."""
 ENDED_MAX = 65_536
@@ -77,6 +77,7 @@ class RadiusDoor:
         usage: ReportedUsage,
         clock: Clock,
         interim_interval_s: int,
+        silent_s: float,
     ) -> None:
         self._network = network
         self._addresses = addresses
@@ -86,6 +87,7 @@ class RadiusDoor:
         self._usage = usage
         self._clock = clock
         self._interim_interval_s = interim_interval_s
+        self._silent_s = silent_s
         self._server = RadiusServer(clients)
         self._client = DisconnectClient()
         self._sockets: dict[Service, DatagramSocket] = {}
@@ -207,7 +209,7 @@ class RadiusDoor:
         self._admissions.expire()
         while self._ended and next(iter(self._ended.values()))[0] <= now:
             self._discard_oldest()
-        silent_since = now - SILENT_INTERVALS * self._interim_interval_s
+        silent_since = now - self._silent_s
         for session_id in [known for known, heard in self._heard.items() if heard < silent_since]:
             with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
                 await self._sessions.close(session_id, CloseReason.SILENT, tell_peer=True)

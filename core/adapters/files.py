@@ -42,7 +42,7 @@ class FolderObjectStore:
 
     async def put(self, key: str, data: bytes) -> bool:
         """Store whole or not at all; durable on return, also when it was there already."""
-        names = _names(key)
+        names = names_of(key)
         try:
             return await asyncio.to_thread(_put, self._root, names, data)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -54,7 +54,7 @@ class FolderObjectStore:
 
     async def get(self, key: str) -> bytes | None:
         """The content, or nothing."""
-        names = _names(key)
+        names = names_of(key)
         try:
             return await asyncio.to_thread(self._root.joinpath(*names).read_bytes)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -71,7 +71,7 @@ class MemoryObjectStore:
 
     async def put(self, key: str, data: bytes) -> bool:
         """Store unless it is there."""
-        names = _names(key)
+        names = names_of(key)
         folders = {"/".join(names[:depth]) for depth in range(1, len(names))}
         if not folders.isdisjoint(self._objects) or any(k.startswith(f"{key}/") for k in self._objects):
             raise LocalProtocolError(f"object key {key!r}: a name is a file and a folder")
@@ -82,11 +82,12 @@ class MemoryObjectStore:
 
     async def get(self, key: str) -> bytes | None:
         """The content, or nothing."""
-        _names(key)
+        names_of(key)
         return self._objects.get(key)
 
 
-def _names(key: str) -> list[str]:
+def names_of(key: str) -> list[str]:
+    """The names that a key is made of; raises ``LocalProtocolError``."""
     names = key.split("/")
     well_formed = all(name and name[0] != "." and "\0" not in name for name in names)
     try:

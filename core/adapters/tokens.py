@@ -1,5 +1,6 @@
 """API tokens as JSON Web Tokens (RFC 7519) under HS256, and the key file behind them."""
 
+import hmac
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +54,11 @@ class JwtTokens:
             )
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             return None
+
+
+def key_of_secret(secret: str) -> bytes:
+    """The key of all nodes that share a secret: whichever serves the API reads the others' tokens."""
+    return hmac.digest(secret.encode(), b"airloom token key", "sha256")
 
 
 def key_of_file(path: Path, entropy: Entropy) -> bytes:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from core.adapters.links import EDGE_PATH, serve_link
 from core.domain.session import CloseReason
 from core.errors import Refused, Unavailable
+from core.ports.links import Link
 
 BODY_BYTES_MAX = 4_096
 HEARTBEAT_S = 5.0
@@ -32,6 +34,8 @@ class ControlServices:
     hand_over: Callable[[str], Awaitable[None]]
     end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]
     drain: Callable[[], None]
+    serve_link: Callable[[Link], Awaitable[None]] | None
+    """Takes in what another node's devices send to the platform, until the link breaks; none: no edge."""
 
 
 def make_control(services: ControlServices) -> web.Application:
@@ -44,6 +48,7 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_get("/readyz", channel.readyz)
     routes.add_get("/control/node", channel.trusted(channel.node))
     routes.add_get("/control/watch", channel.trusted(channel.watch))
+    routes.add_get(EDGE_PATH, channel.trusted(channel.edge))
     routes.add_post("/control/hand-over", channel.trusted(channel.hand_over))
     routes.add_post("/control/end-sessions", channel.trusted(channel.end_sessions))
     routes.add_post("/control/drain", channel.trusted(channel.drain))
@@ -94,6 +99,11 @@ class _Channel:
                         await self._ending.wait()
             await response.write(b"bye\n")
         return response
+
+    async def edge(self, request: web.Request) -> web.StreamResponse:
+        if self._services.serve_link is None:
+            raise Unavailable(f"{self._services.name} has not the role edge")
+        return await serve_link(request, self._services.serve_link)
 
     async def hand_over(self, request: web.Request) -> web.StreamResponse:
         await self._services.hand_over(_text(await request.json(), "gateway_id"))

@@ -11,18 +11,23 @@ from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.folder import NodeFolder
 from core.adapters.inside.namespace import NamespaceNetwork
+from core.adapters.links import NoLinks, WebSocketLinks
+from core.adapters.mover.interface import InterfaceMover, NoMover
 from core.adapters.network import UdpNetwork
 from core.adapters.peers import HttpPeers, NoPeers
+from core.adapters.s3 import S3ObjectStore
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.kinesis import KinesisStream
 from core.adapters.stream.log import LogStream
-from core.adapters.tokens import key_of_file
+from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
 from core.errors import ConfigurationError
+from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
 from core.ports.inside import InsideNetwork
+from core.ports.links import Links
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
 from core.ports.peers import Peers
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from core.adapters.store.cassandra import CassandraAddress
 
 METADATA_PORT = 80
-NO_PEERS = NoPeers()
+NO_PEERS, NO_LINKS, NO_MOVER = NoPeers(), NoLinks(), NoMover()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,8 @@ class Adapters:
     ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``left_slots`` one that is there from an
     earlier tenure; ``open_tun(gateway_id)`` its way to the
     internet side, where there is one; ``inside`` is the network that devices' connections end in, where
-    there is one; ``peers`` are the other nodes; ``folder_id`` tells this node's data folder from any other.
+    there is one; ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual
+    gateway's address here; ``folder_id`` tells this node's data folder from any other.
     """
 
     clock: Clock
@@ -60,6 +66,8 @@ class Adapters:
     folder_id: str = ""
     inside: InsideNetwork | None = None
     peers: Peers = NO_PEERS
+    links: Links = NO_LINKS
+    mover: AddressMover = NO_MOVER
     open_tun: Callable[[str], Tun | None] = lambda _: None
 
 
@@ -75,9 +83,13 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         store = await open_store(config, clock)
         open_parts.push_async_callback(store.aclose)
         peers: Peers = NO_PEERS
-        if config.control.contact:
-            peers = HttpPeers(secret=config.control.secret.get_secret_value())
+        links: Links = NO_LINKS
+        secret = config.control.secret.get_secret_value()
+        if secret:
+            peers, links = HttpPeers(secret=secret), WebSocketLinks(secret=secret)
             open_parts.push_async_callback(peers.aclose)
+        mover = await _open_mover(config)
+        open_parts.push_async_callback(mover.aclose)
         stream = await _open_stream(config, clock)
         open_parts.push_async_callback(stream.aclose)
         yield Adapters(
@@ -86,14 +98,16 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             network=UdpNetwork(),
             store=store,
             stream=stream,
-            objects=await FolderObjectStore.open(root=folder / "objects"),
+            objects=await _open_objects(config, open_parts),
             open_slots=partial(_open_slots, config),
             left_slots=partial(_left_slots, config),
-            token_key=key_of_file(folder / "token.key", entropy),
+            token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
             folder_id=own_folder.folder_id,
             open_tun=partial(_open_tun, config.gateway),
             inside=await making_inside,
             peers=peers,
+            links=links,
+            mover=mover,
         )
 
 
@@ -113,7 +127,7 @@ def _open_tun(config: GatewayConfig, gateway_id: str) -> Tun | None:
         return None
     number = [each.id for each in config.held].index(gateway_id)
     name = config.tun if not number else f"{config.tun}-{number}"
-    return Tun(name, ue_pool=config.held[number].ue_pool)
+    return Tun(name, address=config.ue_pool[1])
 
 
 async def open_store(config: Config, clock: Clock) -> Store:
@@ -152,6 +166,29 @@ async def _open_stream(config: Config, clock: Clock) -> Stream:
     return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
 
 
+async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectStore:
+    objects = config.objects
+    if not objects.s3:
+        return await FolderObjectStore.open(root=config.node.data_dir / "objects")
+    bucket = await S3ObjectStore.open(
+        bucket=objects.s3, prefix=objects.prefix, region=objects.region, endpoint=objects.endpoint
+    )
+    open_parts.push_async_callback(bucket.aclose)
+    return bucket
+
+
+async def _open_mover(config: Config) -> AddressMover:
+    gateway = config.gateway
+    if gateway.address_mover == "none" or not config.holdable:
+        return NO_MOVER
+    interface = await InterfaceMover.open(gateway.address_interface)
+    if gateway.address_mover == "interface":
+        return interface
+    from core.adapters.mover.ec2 import Ec2Mover  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
+
+    return await Ec2Mover.open(interface=interface, station=interface.station)
+
+
 async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:
     with suppress(ConfigurationError):
         if (inside := await making) is not None:
@@ -160,7 +197,7 @@ async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:
 
 async def _inside_network(config: Config) -> InsideNetwork | None:
     edge = config.edge
-    if edge.inside == "off":
+    if edge.inside == "off" or "edge" not in config.node.roles:
         return None
     try:
         return await NamespaceNetwork.open(

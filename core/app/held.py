@@ -13,10 +13,11 @@ from core.errors import Refused, Unavailable
 from core.ports.user_plane import PacketSink
 from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
+from core.services.blocks import UeBlocks
 from core.services.gateway import Tenure, VirtualGateway
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
-from core.services.sessions import Sessions
+from core.services.sessions import LATE_S, Sessions
 from core.services.usage import UsageMeter
 from gtp.service import GtpDoor
 from gtp.userplane.slots import Origin
@@ -26,6 +27,8 @@ from radius.service import RadiusAddresses, RadiusDoor
 
 ERROR_INDICATIONS_MAX = 10_000
 """Sessions that wait to be ended because their peer no longer knows them."""
+KEEP_ADDRESS_S = 2.0
+"""How often the address is brought again: it stays until the tenure's end, as that stood then."""
 
 
 class HeldGateway:
@@ -49,6 +52,10 @@ class HeldGateway:
         self._config = config
         self._world = adapters
         self._before = before
+        self._doors = config.doors_of(own)
+        self._tenure = tenure
+        self._address = own.address
+        self._moving = asyncio.Lock()
         self._audit = AuditTrail(
             audit=adapters.store.audit,
             clock=adapters.clock,
@@ -56,12 +63,14 @@ class HeldGateway:
             actor=config.node.name,
         )
         self._peer_lost: asyncio.Queue[str] = asyncio.Queue(ERROR_INDICATIONS_MAX)
-        world = adapters
+        world, quarantine_s = adapters, config.gateway.quarantine_s
+        addresses = AddressPool(quarantine_s=quarantine_s)
         self.gateway = VirtualGateway(
             tenure=tenure,
             address=str(own.address),
-            addresses=AddressPool(own.ue_pool, quarantine_s=config.gateway.quarantine_s),
-            teids=TeidPool(world.entropy.random_bytes, quarantine_s=config.gateway.quarantine_s),
+            addresses=addresses,
+            teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
+            quarantine_s=quarantine_s,
             clock=world.clock,
         )
         self._slots = world.open_slots(own.id)
@@ -75,6 +84,7 @@ class HeldGateway:
             port=config.gateway.user_port,
             tun=world.open_tun(own.id),
         )
+        self.blocks = self.make_blocks(own, addresses)
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
         self.door = self.make_door()
@@ -95,15 +105,18 @@ class HeldGateway:
         """
         before, name = self._before, self._config.node.name
         is_own = before is None or before.is_of(name, self._world.folder_id)
-        recovered = await self.sessions.recover(is_resumed=is_own)
+        recovered = await self.sessions.recover(self.blocks.start, is_resumed=is_own)
         if self.lost_counts:
             await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
         if before is not None and not is_own and not before.is_released:
             interval_s = self._config.usage.report_interval_s
             await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
-        await self.user_plane.start()
-        await self.door.start()
-        await self.radius.start()
+        await self._bring_address()
+        if "gtp" in self._doors:
+            await self.user_plane.start()
+            await self.door.start()
+        if "radius" in self._doors:
+            await self.radius.start()
         return recovered
 
     async def run(self) -> None:
@@ -111,11 +124,14 @@ class HeldGateway:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sessions.end_forbidden())
             tasks.create_task(self.sessions.finish_unfinished())
+            tasks.create_task(self.sessions.end_late())
+            tasks.create_task(self.blocks.run())
             tasks.create_task(self.usage.run())
             tasks.create_task(self.relay.run())
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
             tasks.create_task(self._end_lost())
+            tasks.create_task(self._keep_address())
 
     def fence(self) -> None:
         """Answer and forward nothing any more."""
@@ -125,11 +141,14 @@ class HeldGateway:
         self.user_plane.fence()
 
     async def settle(self) -> None:
-        """Make durable what was counted; raises ``Unavailable``."""
+        """Make durable what was counted, and let the address go; raises ``Unavailable``."""
         await self.usage.sweep()
+        await self._let_address_go()
 
     async def aclose(self) -> None:
         """Sessions stay open for the next tenure; the slot table keeps what was not reported."""
+        with suppress(Unavailable):  # then it ends when the tenure would have
+            await self._let_address_go()
         await self.user_plane.aclose()
 
     @property
@@ -141,6 +160,24 @@ class HeldGateway:
         return (
             f"the meter's file could not be trusted ({opening.why}); sessions are counted on from their last"
             f" durable report, what came after it is not billed; the file is kept as {opening.kept_as}"
+        )
+
+    def make_blocks(self, own: VirtualGatewayConfig, pool: AddressPool) -> UeBlocks:
+        """What finds the addresses that are lent. An Access-Accept may promise one until its time is over."""
+        config, world = self._config, self._world
+        promised_s = config.radius.provisional_s if config.radius.clients else 0.0
+        return UeBlocks(
+            blocks=world.store.blocks,
+            pool=pool,
+            gateway=self.gateway,
+            clock=world.clock,
+            entropy=world.entropy,
+            network=own.ue_pool or config.gateway.ue_pool,
+            apart=[each.ue_pool for each in config.gateway.held if each.ue_pool not in (None, own.ue_pool)],
+            prefix=config.gateway.block_prefix,
+            held_back_s=max(LATE_S, promised_s) + config.gateway.quarantine_s,
+            route=self.user_plane.route,
+            unroute=self.user_plane.unroute,
         )
 
     def make_usage_meter(self) -> UsageMeter:
@@ -209,6 +246,7 @@ class HeldGateway:
             usage=self.reported,
             clock=world.clock,
             interim_interval_s=config.interim_s,
+            silent_s=config.silent_s,
         )
 
     def make_reported_usage(self) -> ReportedUsage:
@@ -226,6 +264,22 @@ class HeldGateway:
     def _heed_error_indication(self, session_id: str) -> None:
         with suppress(asyncio.QueueFull):  # the next packet down brings the next indication
             self._peer_lost.put_nowait(session_id)
+
+    async def _bring_address(self) -> None:
+        """One after the other with letting go, which comes last: after ``fence`` nothing is brought."""
+        async with self._moving:
+            self.gateway.demand_held()
+            await self._world.mover.bring(self._address, lasting_s=self._tenure.remaining_s)
+
+    async def _keep_address(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_ADDRESS_S)
+            with suppress(Unavailable):  # tried again well before it ends
+                await self._bring_address()
+
+    async def _let_address_go(self) -> None:
+        async with self._moving:
+            await self._world.mover.let_go(self._address)
 
     async def _end_lost(self) -> None:
         while True:

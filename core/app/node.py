@@ -9,16 +9,21 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
 
+from core.adapters.store.rows import body_of, entity_of
 from core.api.views import subscriber_view
 from core.app.adapters import METADATA_PORT, Adapters
 from core.app.held import HeldGateway, settle_left
 from core.config import Config
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
-from core.errors import Unavailable
+from core.errors import ConfigurationError, Unavailable
+from core.ports.address_mover import AddressMover
 from core.ports.user_plane import PacketSink
+from core.services.chores import Chores
 from core.services.consumer import Consumer
 from core.services.delivery import Delivery
+from core.services.edge_links import EdgeLinks, RemoteSessions
+from core.services.folding import UsageFolder
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
 from core.services.message_meter import MessageMeter
@@ -47,7 +52,7 @@ class Node:
     ) -> None:
         self._config = config
         self._world = world = adapters
-        own = {each.id: each for each in config.gateway.held}
+        own = _sought(config, world.mover)
         self.holdings = Holdings(
             leases=world.store.leases,
             peers=world.peers,
@@ -55,8 +60,8 @@ class Node:
             owner=config.node.name,
             contact=config.control.contact,
             folder_id=world.folder_id,
-            gateways=list(own) if "gateway" in config.node.roles else [],
-            home=config.node.home or list(own) if "gateway" in config.node.roles else [],
+            gateways=own,
+            home=[each for each in own if each in config.node.home] if config.node.home else own,
             make=self._make_held,
             settle_left=partial(settle_left, config, adapters),
             tell=tell,
@@ -76,9 +81,29 @@ class Node:
             owner=config.node.name,
             effect=self.messages.count,
         )
+        self.folder = UsageFolder(
+            usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
+        )
+        self.chores = Chores(
+            leases=world.store.leases,
+            peers=world.peers,
+            clock=world.clock,
+            owner=config.node.name,
+            contact=config.control.contact,
+            folder_id=world.folder_id,
+            steps={"fold": self.folder.step} if "meter" in config.node.roles else {},
+        )
         self.connections = self.make_connections()
         self.edge = self.make_edge()
-        self.deliver: PacketSink = self.edge.on_edge_packet
+        self.remote = RemoteSessions(
+            clock=world.clock,
+            decode=partial(entity_of, entity=Session),
+            on_packet=self.edge.on_edge_packet,
+            on_end=self._end_connections,
+        )
+        """Of gateways on other nodes that hand their devices' packets to this one."""
+        self.edge_links = self.make_edge_links()
+        self.deliver: PacketSink = self.edge_links.deliver if self.edge_links else self.edge.on_edge_packet
         """Where packets for the platform go; whoever wants to see them puts itself here before ``start``."""
 
     async def start(self) -> int:
@@ -91,23 +116,38 @@ class Node:
         """Drive every loop until cancelled; a loop that fails ends all."""
         roles = self._config.node.roles
         async with asyncio.TaskGroup() as tasks:
-            if "gateway" in roles:
-                tasks.create_task(self.holdings.run())
+            tasks.create_task(self.holdings.run())
+            if self.edge_links is not None:
+                tasks.create_task(self.edge_links.run())
+            if "edge" in roles:
                 tasks.create_task(self.delivery.run())
                 tasks.create_task(self.edge.run())
+                tasks.create_task(self.remote.run())
             if "meter" in roles:
                 tasks.create_task(self.consumer.run())
+                tasks.create_task(self.chores.run())
+            await asyncio.Event().wait()  # a node of the API alone has no loop
+
+    async def drain(self) -> None:
+        """Hand over every gateway and every chore, and take nothing any more."""
+        await self.holdings.drain()
+        await self.chores.drain()
 
     async def aclose(self) -> None:
         """Take nothing in any more; sessions stay open, and slot tables keep what was not reported."""
         if self.connections is not None:
             await self.connections.aclose()
         await self.holdings.aclose()
+        await self.chores.aclose()
 
-    # -- sessions of every gateway held ---------------------------------------------------------------
+    # -- sessions of every gateway held, or told by other nodes -----------------------------------------
 
     def session_of(self, session_id: str) -> Session | None:
         """An open session by its id."""
+        return self.held_session(session_id) or self.remote.session_of(session_id)
+
+    def held_session(self, session_id: str) -> Session | None:
+        """An open session of a gateway that is held here."""
         for held in self.held.values():
             if (session := held.sessions.open_sessions.get(session_id)) is not None:
                 return session
@@ -118,11 +158,19 @@ class Node:
         for held in self.held.values():
             if (session := held.sessions.session_at(address)) is not None:
                 return session
-        return None
+        return self.remote.session_at(address)
 
     def inject(self, session_id: str, packet: bytes) -> bool:
         """An IP packet down to a session's device; whether it was sent."""
+        return self.inject_held(session_id, packet) or self.remote.inject(session_id, packet)
+
+    def inject_held(self, session_id: str, packet: bytes) -> bool:
+        """The same, of a gateway that is held here."""
         return any(held.user_plane.inject(session_id, packet) for held in self.held.values())
+
+    def _end_connections(self, session_id: str) -> None:
+        if self.connections is not None:
+            self.connections.end_session(session_id)
 
     async def end_sessions_of(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
         """End a SIM's sessions on a gateway held here; raises ``Unavailable`` when it is not."""
@@ -140,7 +188,7 @@ class Node:
             tenure=tenure,
             before=before,
             on_edge_packet=self.deliver,
-            on_session_end=self.connections.end_session if self.connections is not None else _nobody,
+            on_session_end=self.edge_links.end_session if self.edge_links else self._end_connections,
         )
         if held.lost_counts:
             self.lost_counts.append(held.lost_counts)
@@ -167,6 +215,18 @@ class Node:
             entry_points=(UdpEntryPoint(edge.message_address, edge.udp_port),),
             responders={(address, DNS_PORT): answer for address in self._config.gateway.dns},
             on_tcp=self.connections.on_packet_up if self.connections is not None else None,
+        )
+
+    def make_edge_links(self) -> EdgeLinks | None:
+        """The way to the edge on other nodes, where this one is none."""
+        if "edge" in self._config.node.roles:
+            return None
+        return EdgeLinks(
+            contacts=self._config.edge.nodes,
+            links=self._world.links,
+            session_of=self.held_session,
+            inject=self.inject_held,
+            encode=lambda session: body_of(session).encode(),
         )
 
     def make_connections(self) -> DeviceConnections | None:
@@ -216,5 +276,13 @@ class Node:
         )
 
 
-def _nobody(_: str) -> None:
-    """Whoever is told of a session's end, where no connections are served."""
+def _sought(config: Config, mover: AddressMover) -> list[str]:
+    """The virtual gateways that this node could hold; raises ``ConfigurationError`` for other homes."""
+    sought = [each.id for each in config.holdable if mover.may_bring(each.address)]
+    beyond = {each.id for each in config.holdable if each.id in config.node.home}.difference(sought)
+    if beyond or (config.holdable and not sought):
+        raise ConfigurationError(
+            f"node.home: the address of {', '.join(sorted(beyond)) or 'every virtual gateway'} is not of the"
+            f" subnet of {config.gateway.address_interface}; name gateways of this node's own subnet"
+        )
+    return sought

@@ -49,6 +49,10 @@ def make_telemetry(node: Node) -> Telemetry:
         Metric.USAGE_REPORTS,
         lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),
     )
+    for chore, outcomes in node.chores.outcomes.items():
+        telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
+    telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
+    telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
     telemetry.watch_each(
         Metric.RESTART_COUNTER,
         lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
@@ -68,6 +72,15 @@ def make_telemetry(node: Node) -> Telemetry:
         lambda: {reason.value: count for reason, count in node.edge.counts.items()},
         door="edge",
     )
+    telemetry.watch(Metric.EDGE_LINKS, lambda: float(node.edge_links.up if node.edge_links else 0))
+    telemetry.watch_each(
+        Metric.EDGE_LINK_PACKETS,
+        lambda: _sum(
+            {what.value: count for what, count in side.counts.items()}
+            for side in (node.edge_links, node.remote)
+            if side is not None
+        ),
+    )
     if (connections := node.connections) is not None:
         telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
         telemetry.watch_each(
@@ -82,6 +95,10 @@ def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
 
 def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
     return held.door.machines[access].dropped
+
+
+def _same(table: Mapping[str, float]) -> Mapping[str, float]:
+    return table
 
 
 def _sum(tables: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
@@ -146,6 +163,7 @@ def make_control_channel(
             hand_over=node.holdings.hand_over,
             end_sessions_of=node.end_sessions_of,
             drain=drain,
+            serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )
     )
     _add_metrics(application, telemetry)

@@ -100,15 +100,19 @@ def auth(context: typer.Context) -> None:
 @app.command()
 def serve(
     config: Annotated[Path | None, typer.Option(help="airloom.toml; AIRLOOM_* variables win.")] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="gateway, aaa, edge, api, meter or all; may be repeated. Wins over node.roles."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say ready as one line of JSON.")] = False,
 ) -> None:
-    """Run Airloom itself: gateway, device edge, metering and API.
+    """Run Airloom itself, by default with every role in one process.
 
-    Example: airloom serve --config airloom.toml
+    Example: airloom serve --config airloom.toml | airloom serve --role gateway --role edge
     """
     from core.cli.serve import serve as serve_node  # noqa: PLC0415 - a customer's command loads no gateway
 
-    raise typer.Exit(serve_node(config, as_json=as_json))
+    raise typer.Exit(serve_node(config, roles=role or (), as_json=as_json))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import gc
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -23,16 +24,17 @@ from core.config import Config, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable
 
 UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tells why)"
+LABELS = {"roles": "roles", "api": "API", "gtp_c": "GTP-C", "gtp_u": "GTP-U", "edge": "device edge"}
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 DRAIN_S = 20.0
 GC_THRESHOLDS = (50_000, 50, 100)
 """A full collection over a million sessions pauses for 0.4 s: seldom, and never over what was read back."""
 
 
-def serve(config_file: Path | None, *, as_json: bool = False) -> int:
+def serve(config_file: Path | None, *, roles: Sequence[str] = (), as_json: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
     try:
-        config = load(config_file)
+        config = load(config_file, roles=roles)
         return uvloop.run(_serve(config, as_json=as_json))
     except ConfigurationError as error:
         return _end(EX_CONFIG, str(error))
@@ -79,7 +81,7 @@ async def _drain(node: Node) -> None:
     """Hand every gateway over, its counts durable; a store that does not answer is not waited for long."""
     try:
         async with asyncio.timeout(DRAIN_S):
-            await node.holdings.drain()
+            await node.drain()
     except TimeoutError:
         _tell("not everything could be handed over in time; the slot tables keep what was counted")
 
@@ -132,28 +134,31 @@ def _tell(line: str) -> None:
 
 
 def _say_ready(config: Config, recovered: int, owner: dict[str, str], entries: str, *, as_json: bool) -> None:
-    gateway, api = config.gateway, config.api
-    facts: dict[str, object] = {
-        "ready": True,
-        "api": f"http://{api.host}:{api.port}",
-        "gtp_c": f"{gateway.address}:{gateway.control_port}",
-        "gtp_u": f"{gateway.address}:{gateway.user_port}",
-        "edge": entries,
-        "sessions": recovered,
-    }
-    if owner:
-        facts["first_run"] = owner
+    served = _served(config, entries)
     if as_json:
-        lines = [json.dumps(facts)]
+        facts: dict[str, object] = {"ready": True, **served, "sessions": recovered}
+        lines = [json.dumps(facts | ({"first_run": owner} if owner else {}))]
     else:
-        lines = [
-            f"ready: API {facts['api']}, GTP-C {facts['gtp_c']}, GTP-U {facts['gtp_u']},"
-            f" device edge {entries},"
-            f" {recovered} sessions read back, data in {config.node.data_dir.absolute()}"
-        ]
+        told = "; ".join(f"{LABELS[what]} {where}" for what, where in served.items())
+        folder = config.node.data_dir.absolute()
+        lines = [f"ready: {told}; {recovered} sessions read back; data in {folder}"]
         lines += [f"first run, told once: {name} {value}" for name, value in owner.items()]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
+
+
+def _served(config: Config, entries: str) -> dict[str, str]:
+    """What this node's roles open, and where."""
+    roles, gateway = config.node.roles, config.gateway
+    facts = {"roles": ", ".join(roles)}
+    if "api" in roles:
+        facts["api"] = f"http://{config.api.host}:{config.api.port}"
+    if "gateway" in roles:
+        addresses = [str(each.address) for each in config.holdable]
+        facts["gtp_c"] = ", ".join(f"{address}:{gateway.control_port}" for address in addresses)
+        facts["gtp_u"] = ", ".join(f"{address}:{gateway.user_port}" for address in addresses)
+    facts["edge"] = entries if "edge" in roles else ", ".join(config.edge.nodes) or "none"
+    return facts
 
 
 def _end(code: int, why: str) -> int:

@@ -1,67 +1,189 @@
 """What a virtual gateway lends out: device addresses and TEIDs.
 
 Rules: nothing is lent twice; what comes back rests in quarantine before it is lent again, so that a late
-packet of the old holder never reaches the new one; TEIDs are unpredictable and never 0.
+packet of the old holder never reaches the new one; TEIDs are unpredictable and never 0. Memory grows with
+what is lent or at rest, not with the network that it is lent from.
 """
 
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from ipaddress import IPv4Address, IPv4Network
 
 TEID_DRAWS_MAX = 64
 """A draw meets a TEID in use with probability below 2**-12 even at a million sessions."""
+NEVER_LENT = 3
+"""Of each block: its network, its first host's and its broadcast address."""
 
 
 class PoolExhausted(Exception):
     """Everything is lent out or in quarantine."""
 
 
-class AddressPool:
-    """IPv4 addresses of one network, without its network, broadcast and first host (the gateway's) address.
-
-    Addresses are lent in order and, when the network was gone through once, in the order in which their
-    quarantine ends. Memory grows with what is lent, not with the network.
+@dataclass(slots=True)
+class _Block:
+    """A block that is lent from. ``following`` is the place of the next address that was never lent, ``free``
+    are addresses that rested, ``used`` counts what is lent or rests.
     """
 
-    def __init__(self, network: IPv4Network, *, quarantine_s: float) -> None:
-        self._network = network
+    network: IPv4Network
+    is_open: bool = False
+    following: int = 2
+    free: dict[IPv4Address, None] = field(default_factory=dict)
+    used: int = 0
+
+    @property
+    def unused(self) -> int:
+        """How many addresses nobody has."""
+        return self.network.num_addresses - NEVER_LENT - self.used
+
+
+class AddressPool:
+    """The IPv4 addresses of some blocks that do not overlap, of each without those that are ``NEVER_LENT``.
+
+    A block is lent from in order, then in the order in which quarantines end, until it is exhausted: so the
+    others become empty.
+    """
+
+    def __init__(self, *, quarantine_s: float) -> None:
         self._quarantine_s = quarantine_s
-        self._next = 2
+        self._blocks: dict[int, _Block] = {}
+        self._masks: Counter[int] = Counter()
+        self._waiting: list[tuple[float, int]] = []
+        self._usable: dict[int, _Block] = {}
+        self._unused = 0
         self._lent: set[IPv4Address] = set()
-        self._resting: deque[tuple[float, IPv4Address]] = deque()
+        self._resting: dict[IPv4Address, tuple[float, str]] = {}
 
     @property
     def lent(self) -> int:
         """How many are lent out."""
         return len(self._lent)
 
+    @property
+    def blocks(self) -> frozenset[IPv4Network]:
+        """What it lends from."""
+        return frozenset(block.network for block in self._blocks.values())
+
+    def unused(self, now: float) -> int:
+        """How many addresses may be lent now."""
+        self._wake(now)
+        return self._unused
+
+    def empty_blocks(self, now: float) -> list[IPv4Network]:
+        """Blocks of which nothing is lent, nothing rests and nothing is held back."""
+        self._wake(now)
+        return [block.network for block in self._blocks.values() if block.is_open and not block.used]
+
+    def add(self, network: IPv4Network, opens: float) -> None:
+        """Lend from this block too, from the moment ``opens`` on; until then its addresses can be claimed."""
+        first = int(network.network_address)
+        if first not in self._blocks:
+            self._blocks[first] = _Block(network)
+            self._masks[int(network.netmask)] += 1
+            heappush(self._waiting, (opens, first))
+
+    def remove(self, network: IPv4Network) -> None:
+        """Lend no longer from a block that is open and empty."""
+        first = int(network.network_address)
+        block = self._blocks.pop(first)
+        self._masks -= Counter([int(network.netmask)])
+        self._usable.pop(first, None)
+        self._unused -= block.unused if block.is_open else 0
+
     def lease(self, now: float) -> IPv4Address:
         """An address that nobody holds; raises ``PoolExhausted``."""
-        while self._next < self._network.num_addresses - 1:
-            address = self._network[self._next]
-            self._next += 1
-            if address not in self._lent:
-                self._lent.add(address)
-                return address
-        while self._resting and self._resting[0][0] <= now:
-            address = self._resting.popleft()[1]
-            if address not in self._lent:
-                self._lent.add(address)
-                return address
-        raise PoolExhausted(f"all addresses of {self._network} are lent")
+        self._wake(now)
+        if not self._usable:
+            raise PoolExhausted("all addresses are lent")
+        block = next(iter(self._usable.values()))
+        address = self._next_of(block)
+        self._use(block)
+        self._lent.add(address)
+        return address
 
-    def claim(self, address: IPv4Address) -> bool:
-        """Mark an address as lent: its holder is known from elsewhere. False when it cannot be lent."""
-        if address in self._lent or address not in self._network:
+    def claim(self, address: IPv4Address, *, holder: str) -> bool:
+        """Lend the address that somebody says to have; false when it is not free.
+
+        One that rests is lent to nobody but whom it rests for.
+        """
+        resting = self._resting.get(address)
+        return (resting is None or resting[1] == holder) and self.reclaim(address)
+
+    def reclaim(self, address: IPv4Address) -> bool:
+        """Mark what an open session has, though it were at rest; false when another has it, or no block."""
+        block = self._block_of(address)
+        if block is None or address in self._lent or not self._is_lendable(block, address):
             return False
+        if self._resting.pop(address, None) is None:
+            block.free.pop(address, None)
+            self._use(block)
         self._lent.add(address)
         return True
 
-    def release(self, address: IPv4Address, now: float) -> None:
-        """Give it back, into quarantine; idempotent."""
+    def release(self, address: IPv4Address, now: float, *, holder: str = "") -> None:
+        """Give it back, into quarantine; meanwhile only ``holder`` may claim it. Idempotent."""
         if address in self._lent:
             self._lent.remove(address)
-            self._resting.append((now + self._quarantine_s, address))
+            self._resting[address] = (now + self._quarantine_s, holder)
+
+    def rest(self, address: IPv4Address, now: float) -> None:
+        """Put what nobody has into quarantine, whole; what is lent stays lent."""
+        if self.reclaim(address):
+            self.release(address, now)
+
+    def _use(self, block: _Block) -> None:
+        block.used += 1
+        if block.is_open:
+            self._unused -= 1
+            if not block.unused:
+                del self._usable[int(block.network.network_address)]
+
+    def _next_of(self, block: _Block) -> IPv4Address:
+        while block.following < block.network.num_addresses - 1:
+            address = block.network[block.following]
+            block.following += 1
+            if not (address in self._lent or address in self._resting or address in block.free):
+                return address
+        address = next(iter(block.free))
+        del block.free[address]
+        return address
+
+    def _wake(self, now: float) -> None:
+        """Blocks that open now, and addresses whose quarantine is over."""
+        while self._waiting and self._waiting[0][0] <= now:
+            first = heappop(self._waiting)[1]
+            if (opened := self._blocks.get(first)) is not None and not opened.is_open:
+                opened.is_open = True
+                self._unused += opened.unused
+                if opened.unused:
+                    self._usable[first] = opened
+        while self._resting:
+            address, (until, _) = next(iter(self._resting.items()))
+            if until > now:
+                return
+            del self._resting[address]
+            block = self._block_of(address)
+            assert block is not None, "a block is given up only when nothing of it rests"
+            block.used -= 1
+            block.free[address] = None
+            if block.is_open:
+                self._unused += 1
+                self._usable.setdefault(int(block.network.network_address), block)
+
+    def _block_of(self, address: IPv4Address) -> _Block | None:
+        number = int(address)
+        for mask in self._masks:
+            block = self._blocks.get(number & mask)
+            if block is not None and int(block.network.netmask) == mask:
+                return block
+        return None
+
+    @staticmethod
+    def _is_lendable(block: _Block, address: IPv4Address) -> bool:
+        place = int(address) - int(block.network.network_address)
+        return 1 < place < block.network.num_addresses - 1
 
 
 class TeidPool:
@@ -70,29 +192,38 @@ class TeidPool:
     def __init__(self, random_bytes: Callable[[int], bytes], *, quarantine_s: float) -> None:
         self._random_bytes = random_bytes
         self._quarantine_s = quarantine_s
-        self._taken: set[int] = set()
-        self._resting: deque[tuple[float, int]] = deque()
+        self._lent: set[int] = set()
+        self._resting: dict[int, float] = {}
 
     @property
     def lent(self) -> int:
         """How many are lent out."""
-        return len(self._taken) - len(self._resting)
+        return len(self._lent)
 
     def lease(self, now: float) -> int:
         """A TEID that is neither in use nor in quarantine; raises ``PoolExhausted``."""
-        while self._resting and self._resting[0][0] <= now:
-            self._taken.discard(self._resting.popleft()[1])
+        while self._resting and (oldest := next(iter(self._resting.items())))[1] <= now:
+            del self._resting[oldest[0]]
         for _ in range(TEID_DRAWS_MAX):
             teid = int.from_bytes(self._random_bytes(4), "big")
-            if teid and teid not in self._taken:
-                self._taken.add(teid)
+            if teid and teid not in self._lent and teid not in self._resting:
+                self._lent.add(teid)
                 return teid
         raise PoolExhausted("no free TEID found")
 
-    def claim(self, teid: int) -> None:
-        """Mark a TEID as lent: its session was read back from the store."""
-        self._taken.add(teid)
+    def reclaim(self, teid: int) -> None:
+        """Mark what an open session has, though it were at rest."""
+        self._resting.pop(teid, None)
+        self._lent.add(teid)
 
     def release(self, teid: int, now: float) -> None:
-        """Give it back, into quarantine. Call once per lease."""
-        self._resting.append((now + self._quarantine_s, teid))
+        """Give it back, into quarantine. Idempotent."""
+        if teid in self._lent:
+            self._lent.remove(teid)
+            self._resting[teid] = now + self._quarantine_s
+
+    def rest(self, teid: int, now: float) -> None:
+        """Put what nobody has into quarantine, whole; what is lent stays lent."""
+        if teid not in self._lent:
+            self._resting.pop(teid, None)
+            self._resting[teid] = now + self._quarantine_s

@@ -93,6 +93,22 @@ class Session:
     nas: Nas | None = None
     version: int = 0
 
+    @property
+    def teids(self) -> tuple[int, ...]:
+        """Ours."""
+        if self.tunnel is None:
+            return ()
+        return (self.tunnel.local_teid_control, self.tunnel.local_teid_user)
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """What a session leaves that is over, or that never came to be: nobody may have it for a while."""
+
+    session_id: str
+    ue_address: IPv4Address
+    teids: tuple[int, ...]
+
 
 class SessionEventKind(Enum):
     """The contract's ``SessionEvent.event``, and ``REJECTED``, which is ours."""

@@ -7,10 +7,13 @@ Rules:
 - A byte is an inner IP octet that the user plane forwarded; no overhead.
 - A segment never crosses a UTC day and never changes its label, so bytes are never relabelled and a
   day's usage needs that day's rows alone.
+- A segment used what its highest report says, in whatever order and however often reports are read; one that
+  is below an earlier slot of its segment contradicts it and lowers nothing: what was counted was forwarded.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 
 SLOT_S = 300
 """Usage is kept in slots of five minutes."""
@@ -41,6 +44,15 @@ class Volume:
             self.down_bytes - other.down_bytes,
             self.up_packets - other.up_packets,
             self.down_packets - other.down_packets,
+        )
+
+    def highest(self, other: "Volume") -> "Volume":
+        """The higher of each field."""
+        return Volume(
+            max(self.up_bytes, other.up_bytes),
+            max(self.down_bytes, other.down_bytes),
+            max(self.up_packets, other.up_packets),
+            max(self.down_packets, other.down_packets),
         )
 
     @property
@@ -82,9 +94,54 @@ class UsageReport:
     timestamp_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """How far usage is folded to days (yyyymmdd, 0: none).
+
+    Days up to ``folded`` are; those after ``begun`` wholly: what is older was stored before folding began.
+    A report of a day up to ``sealed`` is late: it is folded by whoever stores it. Of the day after ``folded``
+    the operators before ``operator_id`` are done, and of that one the IMSIs up to ``imsi``.
+    """
+
+    begun: int
+    sealed: int
+    folded: int
+    operator_id: str = ""
+    imsi: str = ""
+    version: int = 0
+
+    def is_whole(self, day: int) -> bool:
+        """Whether the folded rows of this day say everything."""
+        return self.begun < day <= self.folded
+
+
+def fold(rows: Iterable[UsageReport]) -> tuple[list[UsageReport], list[UsageReport]]:
+    """The highest of each segment as one report, by day, session, epoch and segment; and the rows that
+    contradict. Folding what was folded, with more or fewer of its rows, changes nothing.
+    """
+    highest: dict[tuple[str, int, str, int, int], UsageReport] = {}
+    contradictions: list[UsageReport] = []
+    for row in sorted(rows, key=lambda row: (row.slot, row.timestamp_us)):
+        key = (row.imsi, row.day, row.session_id, row.epoch, row.segment)
+        before = highest.get(key, row)
+        volume = row.volume.highest(before.volume)
+        if row.volume.up_bytes < volume.up_bytes or row.volume.down_bytes < volume.down_bytes:
+            contradictions.append(row)
+        stamp = max(row.timestamp_us, before.timestamp_us)
+        is_itself = volume == row.volume and stamp == row.timestamp_us
+        highest[key] = row if is_itself else replace(row, volume=volume, timestamp_us=stamp)
+    return [highest[key] for key in sorted(highest)], contradictions
+
+
 def day_of(at: datetime) -> int:
     """The UTC day as yyyymmdd."""
     return at.year * 10_000 + at.month * 100 + at.day
+
+
+def day_after(day: int) -> int:
+    """The UTC day that follows."""
+    after = date(day // 10_000, day // 100 % 100, day % 100) + timedelta(days=1)
+    return after.year * 10_000 + after.month * 100 + after.day
 
 
 def slot_of(at: datetime) -> int:

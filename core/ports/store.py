@@ -9,24 +9,29 @@ Rules:
 - A list is read by pages in key order; ``after`` is the ``next_key`` of the page before.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.audit import AuditEntry
+from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import ShardLease
 from core.domain.gateway import GatewayLease
 from core.domain.message import MessageCount
-from core.domain.session import Session, SessionEvent
+from core.domain.session import Resting, Session, SessionEvent
 from core.domain.sim import Sim
-from core.domain.usage import UsageReport
+from core.domain.usage import Folding, UsageReport
 
 T = TypeVar("T")
 
 PAGE_MAX = 1_000
 """The most items that one page may hold."""
+FOLDING_FRESH_S = 10.0
+"""Whoever stores a report knows a seal so many seconds after it is durable, by its own monotonic clock."""
+BLOCKS_CHANGED_MAX = 64
+"""Blocks that one change of their map takes or gives back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +133,21 @@ class Groups(Protocol):
 class Sessions(Protocol):
     """Open sessions and the history of sessions. Partition: ``sim_id``, the same as the SIM's.
 
-    A virtual gateway finds its sessions by index rows, written before the session and removed after it.
+    A virtual gateway finds its sessions by index rows, written before the session and removed after it, and
+    by the same rows what its sessions left at rest.
     """
 
     async def put(self, session: Session, event: SessionEvent) -> Session:
         """Session and event in one batch, if the stored version is ``session.version`` (0: none)."""
         ...
 
-    async def close(self, session: Session, event: SessionEvent) -> None:
-        """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``."""
+    async def close(
+        self, session: Session, event: SessionEvent, *, rests_until: datetime | None = None
+    ) -> None:
+        """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``.
+
+        Until ``rests_until`` its gateway is told that its address and TEIDs are at rest.
+        """
         ...
 
     async def record(self, event: SessionEvent) -> None:
@@ -155,8 +166,10 @@ class Sessions(Protocol):
         """The open sessions of one SIM, oldest first."""
         ...
 
-    def of_gateway(self, gateway_id: str) -> AsyncIterator[Session]:
-        """The open sessions of a virtual gateway: what a node must load to take it over. No full scan."""
+    def of_gateway(self, gateway_id: str, *, known: Container[str] = ()) -> AsyncIterator[Session | Resting]:
+        """The open sessions of a virtual gateway, and what others left at rest: what a node must load to take
+        it over. Those whose ids are ``known`` are passed over. No full scan.
+        """
         ...
 
     async def events(
@@ -181,14 +194,47 @@ class Quarantined:
 
 
 class Usage(Protocol):
-    """What sessions used. Partition: (IMSI, UTC day); row: (slot, session, epoch, segment)."""
+    """What sessions used. Partition: (IMSI, UTC day); row: (slot, session, epoch, segment).
+
+    Days are folded: of each segment its highest report is kept on, when the slots are gone after 80 days.
+    """
 
     async def record(self, reports: Sequence[UsageReport]) -> None:
-        """Keep each report, the highest ``timestamp_us`` of a row winning; durable on return; idempotent."""
+        """Keep each report, the highest ``timestamp_us`` of a row winning; durable on return; idempotent.
+
+        A report of a sealed day is also folded on return.
+        """
         ...
 
     async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
         """All rows of one IMSI and UTC day (yyyymmdd), by slot, session, epoch, segment."""
+        ...
+
+    async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
+        """The highest report of each segment on these days, by day, session, epoch, segment: what a bill and
+        statistics are made from, whatever is folded by now.
+        """
+        ...
+
+    async def fold(self, imsi: str, day: int) -> None:
+        """Raise the folded day to what the slots say, and put aside what contradicts itself.
+
+        Idempotent, by several at once, at any time: nothing becomes lower, nothing is added up.
+        """
+        ...
+
+    async def folding(self) -> Folding | None:
+        """How far folding has come."""
+        ...
+
+    async def put_folding(self, folding: Folding) -> Folding:
+        """Write if the stored version is ``folding.version`` (0: none stored); returns it with the next."""
+        ...
+
+    async def operators_of(self, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
+        """The operators with rows of a UTC day not older than 80 days, in order: whose usage is to be folded.
+        An index row, written before the first usage row of the day.
+        """
         ...
 
     async def imsis_of(self, operator_id: str, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
@@ -219,6 +265,29 @@ class Leases(Protocol):
 
     async def put(self, lease: GatewayLease) -> GatewayLease:
         """Write if the stored version is ``lease.version`` (0: must not exist); returns it with the next."""
+        ...
+
+
+class Blocks(Protocol):
+    """Which virtual gateway lends from which block of device addresses. Compare-and-set on the whole; one
+    partition.
+    """
+
+    async def read(self) -> BlockMap:
+        """All of it, as stored."""
+        ...
+
+    async def change(
+        self,
+        seen: BlockMap,
+        owner: BlockOwner,
+        *,
+        taken: Collection[Block] = (),
+        given_back: Collection[Block] = (),
+    ) -> None:
+        """Write ``taken`` as the owner's and remove ``given_back``, ``BLOCKS_CHANGED_MAX`` at most, if
+        nobody changed anything since ``seen`` was read. Neither of them is a change too: its version rises.
+        """
         ...
 
 
@@ -289,6 +358,11 @@ class Store(Protocol):
     @property
     def leases(self) -> Leases:
         """Virtual gateways' leases."""
+        ...
+
+    @property
+    def blocks(self) -> Blocks:
+        """Blocks of device addresses."""
         ...
 
     @property

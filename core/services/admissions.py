@@ -61,7 +61,7 @@ class Admissions:
             return replace(promise.grant, session_id=session_id or promise.grant.session_id)
         if address is None:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, imsi)
-        self._gateway.claim_address(address)
+        self._gateway.claim_address(address, imsi)
         fresh = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
         return Grant(session_id or fresh, address)
 
@@ -73,4 +73,4 @@ class Admissions:
             if promise.ends > now:
                 break
             del self._promises[imsi]
-            self._gateway.release_address(promise.grant.address)
+            self._gateway.release_address(promise.grant.address, imsi)

@@ -10,18 +10,22 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, PoolExhausted, TeidPool
 from core.domain.reasons import AttachRefusal
+from core.domain.session import Resting, Session
 from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Leases
 
+CLOCKS_APART_S = 5.0
+"""What is at rest is found so much longer by a node whose clock is ahead."""
 LEASE_S, RENEW_S = 12.0, 1.0
 """A store that takes five seconds for a write still renews in time: 5 + 1 + 5 < 12."""
 
@@ -38,7 +42,12 @@ class Tenure:
     @property
     def is_running(self) -> bool:
         """Whether this node may answer and write for the gateway now."""
-        return self._clock.monotonic() < self._until
+        return self.remaining_s > 0
+
+    @property
+    def remaining_s(self) -> float:
+        """How long it lasts without another renewal; not above 0 when it is over."""
+        return self._until - self._clock.monotonic()
 
     async def keep(self) -> None:
         """Renew in time, for ever; raises ``LeaseLost`` when another node took it or it could not be done."""
@@ -112,6 +121,7 @@ class VirtualGateway:
         address: str,
         addresses: AddressPool,
         teids: TeidPool,
+        quarantine_s: float,
         clock: Clock,
     ) -> None:
         self._tenure = tenure
@@ -122,7 +132,9 @@ class VirtualGateway:
         self.address = address
         self._addresses = addresses
         self._teids = teids
+        self._rest = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
         self._clock = clock
+        self._heed_lease: Callable[[], None] = lambda: None
 
     def fence(self) -> None:
         """The tenure is over, or ending: nobody may begin anything here any more."""
@@ -138,14 +150,25 @@ class VirtualGateway:
         """How many addresses and TEIDs are lent out."""
         return {"addresses": self._addresses.lent, "teids": self._teids.lent}
 
-    def lease_address(self) -> IPv4Address:
-        """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``."""
-        with _exhausted_is(AttachRefusal.ADDRESSES_OCCUPIED):
-            return self._addresses.lease(self._clock.monotonic())
+    def on_lease(self, heed: Callable[[], None]) -> None:
+        """Call ``heed()`` after each attempt to lend an address; it must not raise."""
+        self._heed_lease = heed
 
-    def claim_address(self, address: IPv4Address) -> None:
-        """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)``."""
-        if not self._addresses.claim(address):
+    def lease_address(self) -> IPv4Address:
+        """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""
+        self.demand_held()
+        try:
+            with _exhausted_is(AttachRefusal.ADDRESSES_OCCUPIED):
+                return self._addresses.lease(self._clock.monotonic())
+        finally:
+            self._heed_lease()
+
+    def claim_address(self, address: IPv4Address, imsi: str) -> None:
+        """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)``,
+        ``Unavailable``.
+        """
+        self.demand_held()
+        if not self._addresses.claim(address, holder=imsi):
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, f"{address} is not free")
 
     def lease_teid(self) -> int:
@@ -153,19 +176,30 @@ class VirtualGateway:
         with _exhausted_is(AttachRefusal.NO_RESOURCES):
             return self._teids.lease(self._clock.monotonic())
 
-    def release_address(self, address: IPv4Address) -> None:
-        """Into quarantine."""
-        self._addresses.release(address, self._clock.monotonic())
+    def release_address(self, address: IPv4Address, imsi: str) -> None:
+        """Into quarantine, in which the same IMSI alone may claim it."""
+        self._addresses.release(address, self._clock.monotonic(), holder=imsi)
 
     def release_teid(self, teid: int) -> None:
         """Into quarantine."""
         self._teids.release(teid, self._clock.monotonic())
 
-    def claim(self, address: IPv4Address, teids: tuple[int, ...]) -> None:
-        """Mark what a session that was read back already holds."""
-        self._addresses.claim(address)
-        for teid in teids:
-            self._teids.claim(teid)
+    def reclaim(self, session: Session) -> bool:
+        """Mark what a session that was read back already holds; false when another has its address."""
+        for teid in session.teids:
+            self._teids.reclaim(teid)
+        return self._addresses.reclaim(session.ue_address)
+
+    def rest(self, resting: Resting) -> None:
+        """Begin the whole quarantine of what was found at rest: no clock but our own measures it."""
+        now = self._clock.monotonic()
+        self._addresses.rest(resting.ue_address, now)
+        for teid in resting.teids:
+            self._teids.rest(teid, now)
+
+    def rests_until(self) -> datetime:
+        """How long whoever takes the gateway over must find at rest what is released now."""
+        return self._clock.now() + self._rest
 
 
 @contextmanager

@@ -7,33 +7,47 @@ Rules:
   ``GONE_AFTER_S`` of this node's own clock. A clock of another node decides nothing.
 - A node knows its own earlier life by its name and its data folder. A lease of its name and another folder
   that is renewed is of another living node: one of the two must not be.
-- A node asks for a home gateway that another one holds, and is handed it.
+- A node asks for a home gateway that another one holds, and is handed it: one at a time, for while one is
+  read back nobody answers for it.
+- Whoever holds more waits a little longer before it takes a free gateway, so that many nodes share what a
+  lost one held; and the more nodes there are, the more seldom each reads a lease, so that all of them
+  together read it as often as one.
 - A gateway's work begins with its tenure and ends with it; what ends one gateway leaves the others alone.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, Protocol, TypeVar
+from zlib import crc32
 
 from core.domain.gateway import GatewayLease
 from core.errors import ConfigurationError, LeaseLost, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.peers import Peers
 from core.ports.store import Leases
-from core.services.gateway import LEASE_S, Tenure, take_lease
+from core.services.gateway import LEASE_S, RENEW_S, Tenure, take_lease
 
 GONE_AFTER_S = LEASE_S + 2.0
 """Longer than a tenure lasts without a renewal, by more than a write is under way when it begins."""
 LOOK_S = 0.25
-"""How often the lease of a gateway that another node holds is read."""
+"""How often all nodes together read the lease of a gateway; each of them, when it may soon be free."""
+LOOK_S_MAX = 10.0
+"""Of one node among many: below ``GONE_AFTER_S``, so that a standstill is noticed before it lasted enough."""
+STILL_S = 3 * RENEW_S
+"""A lease that stood so long may soon be free."""
 RELEASED_S = 1.0
 """A released gateway waits so long for its home node."""
 RETRY_S = 1.0
 RENEWED_WITHIN_S = 3.0
 """A living holder renews its lease within so long, unless its store is slow."""
+TURN_S, TURN_S_MAX = 0.05, 1.0
+"""Nodes that could take a free gateway take turns, so far apart at the mean; within so long at most."""
+SURPLUS_S, SURPLUS_S_MAX = 0.25, 1.0
+"""For each gateway that this node holds more than the least loaded one, it waits so much longer."""
 
 
 class Seat(Protocol):
@@ -68,19 +82,24 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class _Seen:
-    """A lease as it stood since ``since``."""
+    """A lease as it stood since ``since``, and since when it may be taken, if it may."""
 
-    version: int
-    since: float
+    version: int = -1
+    since: float = 0.0
+    free_since: float | None = None
 
 
 @dataclass(slots=True)
 class _Place(Generic[S]):
-    """A gateway and, while this node holds it, who works for it."""
+    """A gateway and, while this node holds it, who works for it; else, who does as far as is known."""
 
     gateway_id: str
+    holder: str = ""
+    contact: str = ""
+    look_now: asyncio.Event = field(default_factory=asyncio.Event)
     tenure: Tenure | None = None
     seat: S | None = None
+    is_taking: bool = False
     wanted_back: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -105,7 +124,7 @@ class Holdings(Generic[S]):
         clock: Clock,
         owner: str,
         contact: str,
-        folder_id: str,
+        folder_id: str = "",
         gateways: Sequence[str],
         home: Collection[str],
         make: Callable[[Tenure, GatewayLease | None], S],
@@ -123,6 +142,7 @@ class Holdings(Generic[S]):
         self._settle_left = settle_left
         self._tell = tell
         self._places = {gateway_id: _Place[S](gateway_id) for gateway_id in gateways}
+        self._held_by: Counter[str] = Counter()
         self.is_draining = False
         """Nothing is taken any more."""
         self.held: dict[str, S] = {}
@@ -134,25 +154,28 @@ class Holdings(Generic[S]):
         Raises ``ConfigurationError``, also when another living node has this one's name.
         """
         recovered = 0
-        for gateway_id in sorted(self._home):
-            place = self._places[gateway_id]
-            lease = await self._patiently(partial(self._leases.get, gateway_id))
-            await self._demand_name(gateway_id, lease)
-            if lease is None or lease.is_released or self._is_own(lease):
-                try:
-                    place.tenure = await self._take(gateway_id, lease)
-                except StaleVersion:
-                    taken = await self._patiently(partial(self._leases.get, gateway_id))
-                    await self._demand_name(gateway_id, taken)
-                except Unavailable:
-                    pass  # sought again when it runs
-            if place.tenure is not None:
-                recovered += await self._begin(place, place.tenure, lease)
+        keeping: list[asyncio.Task[None]] = []
+        try:
+            for gateway_id in sorted(self._home):
+                place = self._places[gateway_id]
+                lease = await self._patiently(partial(self._leases.get, gateway_id))
+                await self._demand_name(gateway_id, lease)
+                if lease is None or lease.is_released or self._is_own(lease):
+                    place.tenure = await self._take_first(gateway_id, lease)
+                if place.tenure is not None:
+                    keeping.append(asyncio.create_task(self._keep(place, place.tenure)))
+                    with suppress(LeaseLost):  # ``run`` finds the same, and seeks again
+                        recovered += await self._begin(place, place.tenure, lease)
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
         return recovered
 
     async def run(self) -> None:
         """Hold and seek, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._heed_deaths())
             for place in self._places.values():
                 tasks.create_task(self._hold_for_ever(place))
 
@@ -182,7 +205,9 @@ class Holdings(Generic[S]):
         while True:
             before: GatewayLease | None = None
             if place.tenure is None:
-                place.tenure, before = await self._seek(place.gateway_id)
+                place.tenure, before = await self._seek(place)
+                place.is_taking = False
+            self._note(place, place.tenure.lease)
             try:
                 await self._hold(place, place.tenure, before)
             finally:
@@ -236,6 +261,8 @@ class Holdings(Generic[S]):
                 count = await place.seat.start()
             except Unavailable:
                 await self._leave(place)
+                if not tenure.is_running:
+                    raise LeaseLost(f"{place.gateway_id}: it could not begin within its lease") from None
                 await asyncio.sleep(RETRY_S)
                 continue
             except BaseException:
@@ -262,27 +289,42 @@ class Holdings(Generic[S]):
 
     # -- whose is it ----------------------------------------------------------------------------------
 
-    async def _seek(self, gateway_id: str) -> tuple[Tenure, GatewayLease | None]:
-        """Wait until the gateway may be taken, and take it; with the lease as it was."""
-        seen, is_settled = _Seen(-1, 0.0), False
+    async def _seek(self, place: _Place[S]) -> tuple[Tenure, GatewayLease | None]:
+        """Wait until the gateway may be taken and it is this node's turn; with the lease as it was."""
+        seen, is_settled = _Seen(), False
         while True:
+            place.look_now.clear()
             with suppress(Unavailable, StaleVersion):
-                lease = await self._leases.get(gateway_id)
+                lease = await self._leases.get(place.gateway_id)
+                self._note(place, lease)
                 if not is_settled and lease is not None and not self._is_own(lease):
-                    await self._settle_left(gateway_id)
+                    await self._settle_left(place.gateway_id)
                     is_settled = True
-                if not self.is_draining and await self._may_take(gateway_id, lease, seen):
-                    return await self._take(gateway_id, lease), lease
-            await asyncio.sleep(LOOK_S)
+                if not self.is_draining and await self._may_take(place, lease, seen):
+                    place.is_taking = True
+                    return await self._take(place.gateway_id, lease), lease
+            if not place.look_now.is_set():
+                place.is_taking = False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._rest_s(place, seen)):
+                    await place.look_now.wait()
 
-    async def _may_take(self, gateway_id: str, lease: GatewayLease | None, seen: _Seen) -> bool:
-        now, is_home = self._clock.monotonic(), gateway_id in self._home
+    async def _may_take(self, place: _Place[S], lease: GatewayLease | None, seen: _Seen) -> bool:
+        now = self._clock.monotonic()
         version = lease.version if lease else 0
         if version != seen.version:
             if lease is not None and self._is_twin(lease) and seen.version >= 0:
                 raise self._two_of_one_name(lease)
             seen.version, seen.since = version, now
-        stood_s = now - seen.since
+        if not await self._is_free(place, lease, now - seen.since):
+            seen.free_since = None
+            return False
+        if seen.free_since is None:
+            seen.free_since = now
+        return now - seen.free_since >= self._turn_s(place)
+
+    async def _is_free(self, place: _Place[S], lease: GatewayLease | None, stood_s: float) -> bool:
+        is_home = place.gateway_id in self._home
         if lease is None or lease.is_released:
             return is_home or stood_s > RELEASED_S
         if self._is_own(lease) or stood_s > GONE_AFTER_S:
@@ -292,9 +334,71 @@ class Holdings(Generic[S]):
         self._peers.watch(lease.contact)
         if await self._peers.is_dead(lease.contact):
             return True
-        if is_home:
-            await self._peers.hand_over(lease.contact, gateway_id)
+        if is_home and not any(each.is_taking or self._is_beginning(each) for each in self._places.values()):
+            place.is_taking = True
+            await self._peers.hand_over(lease.contact, place.gateway_id)
+            place.look_now.set()
         return False
+
+    def _is_beginning(self, place: _Place[S]) -> bool:
+        return place.tenure is not None and place.gateway_id not in self.held
+
+    def _turn_s(self, place: _Place[S]) -> float:
+        """How long this node lets others go before it takes a free gateway; none where there are none."""
+        others = [held for holder, held in self._others().items() if holder != place.holder]
+        if not others or place.gateway_id in self._home:
+            return 0.0
+        mine = sum(each.is_taking or each.tenure is not None for each in self._places.values())
+        surplus_s = SURPLUS_S * max(0, mine - min(others))
+        return min(surplus_s, SURPLUS_S_MAX) + self._lot(place) * min(TURN_S * len(others), TURN_S_MAX)
+
+    def _rest_s(self, place: _Place[S], seen: _Seen) -> float:
+        now = self._clock.monotonic()
+        if seen.free_since is not None:
+            left_s = seen.free_since + self._turn_s(place) - now
+            return min(LOOK_S, left_s) if left_s > 0 else LOOK_S
+        if place.gateway_id in self._home or not place.contact or now - seen.since > STILL_S:
+            return LOOK_S
+        return min(LOOK_S * len(self._others()), LOOK_S_MAX) * (0.5 + self._lot(place) / 2)
+
+    def _lot(self, place: _Place[S]) -> float:
+        """In [0, 1): of this node for this gateway, always the same and unlike those of others."""
+        return crc32(f"{self._owner} {place.gateway_id}".encode()) / 2**32
+
+    def _note(self, place: _Place[S], lease: GatewayLease | None) -> None:
+        """Who holds it, by the lease."""
+        is_held = lease is not None and not lease.is_released
+        self._held_by[place.holder] -= 1
+        place.holder, place.contact = (lease.owner, lease.contact) if lease and is_held else ("", "")
+        self._held_by[place.holder] += 1
+
+    def _others(self) -> dict[str, int]:
+        """How many gateways each other node holds, of those seen here."""
+        own = (self._owner, "")
+        return {holder: held for holder, held in self._held_by.items() if held > 0 and holder not in own}
+
+    async def _heed_deaths(self) -> None:
+        """Look at once at what a node held whose host says that it is gone."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            sought = [place for place in self._places.values() if place.tenure is None and place.contact]
+            contacts = list(dict.fromkeys(place.contact for place in sought))
+            signs = await asyncio.gather(*(self._peers.is_dead(contact) for contact in contacts))
+            dead = {contact for contact, is_dead in zip(contacts, signs, strict=True) if is_dead}
+            for place in sought:
+                if place.contact in dead:
+                    place.look_now.set()
+
+    async def _take_first(self, gateway_id: str, lease: GatewayLease | None) -> Tenure | None:
+        """When the node starts; what cannot be taken is sought later. Raises ``ConfigurationError``."""
+        try:
+            return await self._take(gateway_id, lease)
+        except StaleVersion:
+            taken = await self._patiently(partial(self._leases.get, gateway_id))
+            await self._demand_name(gateway_id, taken)
+        except Unavailable:
+            pass
+        return None
 
     async def _take(self, gateway_id: str, lease: GatewayLease | None) -> Tenure:
         return await take_lease(

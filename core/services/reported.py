@@ -62,7 +62,7 @@ class ReportedUsage:
             loaded = await self._load(session, nas)
             counted = self._counted.setdefault(session.session_id, loaded)
         async with counted.lock:
-            total = _highest(counted.total, told)
+            total = counted.total.highest(told)
             if total == counted.total:
                 return
             now = self._clock.now()
@@ -81,7 +81,7 @@ class ReportedUsage:
         rows = [r for r in await self._usage.of_day(session.imsi, day) if r.session_id == session.session_id]
         that_day = Volume()
         for row in rows:
-            that_day = _highest(that_day, row.volume)
+            that_day = that_day.highest(row.volume)
         timestamp_us = max((row.timestamp_us for row in rows), default=0)
         total = nas.before + that_day
         return _Counted(day, nas.before, total, total, timestamp_us)
@@ -89,7 +89,7 @@ class ReportedUsage:
     async def _record(self, session: Session, counted: _Counted, total: Volume) -> None:
         now = self._clock.now()
         counted.timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
-        counted.tried = total = _highest(counted.tried, total)
+        counted.tried = total = counted.tried.highest(total)
         await self._usage.record([_row(session, counted, total)])
         counted.total = total
         self.reports_durable += 1
@@ -127,15 +127,6 @@ def _slot(counted: _Counted) -> int:
     if day_of(at) == counted.day:
         return slot_of(at)
     return LAST_SLOT if day_of(at) > counted.day else 0
-
-
-def _highest(one: Volume, other: Volume) -> Volume:
-    return Volume(
-        max(one.up_bytes, other.up_bytes),
-        max(one.down_bytes, other.down_bytes),
-        max(one.up_packets, other.up_packets),
-        max(one.down_packets, other.down_packets),
-    )
 
 
 def _microseconds(at: datetime) -> int:

@@ -4,6 +4,7 @@ Rules:
 
 - A session is durable before ``open`` returns; each step of opening pushes its undo, success keeps them.
 - What an ambiguous write may have stored is closed later, and until then its address and TEIDs stay lent.
+- What a session had is at rest when it is over, and stays so for whoever takes the gateway over.
 - Closing cuts the bearer first, then makes the last usage durable, then the end; only then is the meter's
   slot given back.
 - One SIM's verbs run one after another; different SIMs do not wait for each other.
@@ -11,7 +12,7 @@ Rules:
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -24,6 +25,7 @@ from core.domain.session import (
     CloseReason,
     Location,
     Nas,
+    Resting,
     Session,
     SessionEvent,
     SessionEventKind,
@@ -42,6 +44,8 @@ from core.services.locks import KeyedLocks
 from core.services.usage import UsageMeter
 
 CLOSE_RETRY_S = 1.0
+LATE_S = 60.0
+"""A write of the holder before, under way when this tenure began, has arrived by then or never does."""
 UNFINISHED_MAX = 100_000
 """Sessions whose end is not yet durable; beyond it new sessions are refused until the store is back."""
 
@@ -134,6 +138,7 @@ class Sessions:
         self._doors: dict[Access, AccessDoor] = {}
         self._locks = KeyedLocks()
         self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
+        self._without_address: set[str] = set()
         self.open_by_access: Counter[str] = Counter({access.value: 0 for access in Access})
         self.attaches: dict[Access, Counter[str]] = {access: Counter() for access in Access}
         """Answers to ``open`` by access: ``accepted``, the refusal, or ``unavailable``."""
@@ -159,23 +164,71 @@ class Sessions:
         """Name the door that holds sessions of this access."""
         self._doors[access] = door
 
-    async def recover(self, *, is_resumed: bool = True) -> int:
+    async def recover(
+        self,
+        settle: Callable[[Collection[IPv4Address]], Awaitable[Collection[IPv4Address]]],
+        *,
+        is_resumed: bool = True,
+    ) -> int:
         """Read this gateway's sessions back, reinstall them and hand them to their doors; how many.
 
+        ``settle`` is told which addresses are in use, makes sure of them and tells which cannot be kept.
         Unless ``is_resumed`` another node held them meanwhile: what was counted here before is reported once
         more, as it stood, and they are counted on from zero in this tenure's epoch.
         """
         if not is_resumed:
             await self._usage.settle_orphans(())
-        async for session in self._store.sessions.of_gateway(self._gateway.gateway_id):
-            self._gateway.claim(session.ue_address, _teids(session))
-            self._install(session)
-            self._usage.relabel(session.session_id, _label(session))
-            self._add(session)
-            if door := self._doors.get(session.access):
-                await door.adopt(session)
+        found = [each async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)]
+        lost = set(await settle([each.ue_address for each in found if isinstance(each, Session)]))
+        for each in found:
+            if isinstance(each, Resting):
+                self._gateway.rest(each)
+            elif each.ue_address in lost or each.ue_address in self._at:
+                self._end_without_address(each)
+            else:
+                await self._take_back(each)
         await self._usage.settle_orphans(self._open.keys())
         return len(self._open)
+
+    async def _take_back(self, session: Session) -> None:
+        self._gateway.reclaim(session)
+        self._install(session)
+        self._usage.relabel(session.session_id, _label(session))
+        self._add(session)
+        if door := self._doors.get(session.access):
+            await door.adopt(session)
+
+    async def end_late(self) -> None:
+        """Once: end the sessions that the holder before had begun and that arrived after they were read back.
+
+        Nobody was told of them; what they name was at rest, or in a block that is not lent from yet.
+        """
+        await asyncio.sleep(LATE_S)
+        while True:
+            try:
+                async for found in self._store.sessions.of_gateway(
+                    self._gateway.gateway_id, known=self._open
+                ):
+                    if isinstance(found, Session):
+                        await self._end_if_late(found)
+                return
+            except Unavailable:
+                await asyncio.sleep(CLOSE_RETRY_S)
+
+    async def _end_if_late(self, session: Session) -> None:
+        async with self._locks.hold(session.sim_id):  # else it may just be opened or closed here
+            stored = await self._store.sessions.of_sim(session.sim_id)
+            is_stored = session.session_id in {each.session_id for each in stored}
+            if is_stored and session.session_id not in self._open.keys() | self._unfinished.keys():
+                if self._gateway.reclaim(session):
+                    self._must_end(session, CloseReason.LOST)
+                else:
+                    self._end_without_address(session)
+
+    def _end_without_address(self, session: Session) -> None:
+        """Its address is another's, and stays so when it ends."""
+        self._without_address.add(session.session_id)
+        self._must_end(session, CloseReason.LOST)
 
     async def open(self, request: OpenSession) -> Session:
         """Open a session; raises ``Refused`` with an ``AttachRefusal``, or ``Unavailable``."""
@@ -263,7 +316,7 @@ class Sessions:
     async def _open_one(self, request: OpenSession) -> Session:
         async with AsyncExitStack() as undo:
             if request.grant is not None:
-                undo.callback(self._gateway.release_address, request.grant.address)
+                undo.callback(self._gateway.release_address, request.grant.address, request.imsi)
             sim_id = await self._sim_id_of(request.imsi)
             async with self._locks.hold(sim_id):
                 try:
@@ -443,7 +496,7 @@ class Sessions:
         if grant is None:
             session_id = time_ordered_id(now, self._entropy.random_bytes(10))
             grant = Grant(session_id, self._gateway.lease_address())
-            undo.callback(self._gateway.release_address, grant.address)
+            undo.callback(self._gateway.release_address, grant.address, request.imsi)
         return Session(
             session_id=grant.session_id,
             sim_id=sim.sim_id,
@@ -523,11 +576,14 @@ class Sessions:
         self._gateway.demand_held()
         await self._usage.report_last(session.session_id)
         self._gateway.demand_held()
-        await self._store.sessions.close(session, event)
+        await self._store.sessions.close(session, event, rests_until=self._gateway.rests_until())
         self._heed_event()
         self._usage.discard(session.session_id)
-        self._gateway.release_address(session.ue_address)
-        for teid in _teids(session):
+        if session.session_id in self._without_address:
+            self._without_address.remove(session.session_id)
+        else:
+            self._gateway.release_address(session.ue_address, session.imsi)
+        for teid in session.teids:
             self._gateway.release_teid(teid)
         del self._unfinished[session.session_id]
 
@@ -601,12 +657,6 @@ class Sessions:
 
 def _label(session: Session) -> SegmentLabel:
     return SegmentLabel(session.speed_class, session.location.plmn)
-
-
-def _teids(session: Session) -> tuple[int, ...]:
-    if session.tunnel is None:
-        return ()
-    return (session.tunnel.local_teid_control, session.tunnel.local_teid_user)
 
 
 def _same_bearer(session: Session, request: OpenSession) -> bool:

@@ -2,9 +2,9 @@
 
 Rules:
 
+- Days and months are sums of what segments used (``core.domain.usage.fold``), folded or not.
 - Values of a (session, epoch, segment) are cumulative: a slot's usage is the highest value up to and
   including it minus the highest before it; a segment never crosses a UTC day, so a day needs its rows alone.
-- A value that goes down within a segment contradicts itself: the highest counts, the row is put aside.
 - Rows belong to the operator that they carry, whoever owns the SIM now.
 """
 
@@ -18,13 +18,11 @@ from core.domain.reasons import RequestRefusal
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
 from core.errors import Refused
 from core.ports.clock import Clock
-from core.ports.store import Quarantined, Usage
+from core.ports.store import Usage
 
 MINUTES_WINDOW = timedelta(days=32)
 DAYS_WINDOW = timedelta(days=549)
 """18 months."""
-DAYS_AT_A_TIME_MAX = 31
-"""Days read side by side for one request."""
 
 ByClass = Mapping[str, Volume]
 
@@ -68,12 +66,12 @@ class Stats:
         first, last = _begin(since, period), until
         lines: dict[datetime, dict[str, Volume]] = {}
         days = _days(first, _end(until, period))
+        read = self._read_slots if period is Period.MINUTES else self._read_days
         for imsi in imsis:
-            for start in range(0, len(days), DAYS_AT_A_TIME_MAX):
-                for slot, by_class in await self._read(operator_id, imsi, days[start:][:DAYS_AT_A_TIME_MAX]):
-                    begins = _begin(slot, period)
-                    if first <= begins <= last:
-                        _add(lines.setdefault(begins, {}), by_class)
+            for at, by_class in await read(operator_id, imsi, days):
+                begins = _begin(at, period)
+                if first <= begins <= last:
+                    _add(lines.setdefault(begins, {}), by_class)
         return [Line(begins, lines[begins]) for begins in sorted(lines)]
 
     async def insert(self, operator_id: str, imsi: str, at: datetime, volumes: Mapping[str, Volume]) -> None:
@@ -101,47 +99,43 @@ class Stats:
         if inserted and not any(inserted):
             raise Refused(RequestRefusal.ALREADY_EXISTS, "Data with the same timestamp already exists.")
 
-    async def _read(
+    async def _read_days(
         self, operator_id: str, imsi: str, days: list[datetime]
     ) -> list[tuple[datetime, dict[str, Volume]]]:
+        at = {day_of(day): day for day in days}
+        segments = await self._usage.of_days(imsi, list(at))
+        return [
+            (at[segment.day], {segment.label.speed_class: segment.volume})
+            for segment in segments
+            if segment.operator_id == operator_id
+        ]
+
+    async def _read_slots(
+        self, operator_id: str, imsi: str, days: list[datetime]
+    ) -> list[tuple[datetime, dict[str, Volume]]]:
+        """Of at most as many days as the window of minutes has."""
         async with asyncio.TaskGroup() as tasks:
             reading = [tasks.create_task(self._usage.of_day(imsi, day_of(day))) for day in days]
         found: list[tuple[datetime, dict[str, Volume]]] = []
         for day, task in zip(days, reading, strict=True):
             rows = [row for row in task.result() if row.operator_id == operator_id]
-            slots, contradictions = usage_of_slots(rows)
-            for report in contradictions:
-                await self._usage.quarantine(Quarantined(report, "below an earlier slot of its segment"))
+            slots = usage_of_slots(rows)
             found += [(day + timedelta(seconds=slot * SLOT_S), used) for slot, used in slots.items()]
         return found
 
 
-def usage_of_slots(
-    rows: Iterable[UsageReport],
-) -> tuple[dict[int, dict[str, Volume]], list[UsageReport]]:
-    """What one IMSI used in each slot of one day by speed class, and the rows that contradict others."""
+def usage_of_slots(rows: Iterable[UsageReport]) -> dict[int, dict[str, Volume]]:
+    """What one IMSI used in each slot of one day by speed class."""
     highest: dict[tuple[str, int, int], Volume] = {}
     slots: dict[int, dict[str, Volume]] = {}
-    contradictions: list[UsageReport] = []
     for row in sorted(rows, key=lambda row: (row.slot, row.timestamp_us)):
         key = (row.session_id, row.epoch, row.segment)
         before = highest.get(key, Volume())
-        now = _maximum(row.volume, before)
-        if row.volume.up_bytes < before.up_bytes or row.volume.down_bytes < before.down_bytes:
-            contradictions.append(row)
+        now = row.volume.highest(before)
         highest[key] = now
         if now != before:
             _add(slots.setdefault(row.slot, {}), {row.label.speed_class: now - before})
-    return slots, contradictions
-
-
-def _maximum(one: Volume, other: Volume) -> Volume:
-    return Volume(
-        max(one.up_bytes, other.up_bytes),
-        max(one.down_bytes, other.down_bytes),
-        max(one.up_packets, other.up_packets),
-        max(one.down_packets, other.down_packets),
-    )
+    return slots
 
 
 def _add(total: dict[str, Volume], more: ByClass) -> None:

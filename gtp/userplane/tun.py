@@ -1,17 +1,18 @@
 """A TUN device: the kernel's own IP stack as the internet side of the user plane.
 
 Rules: opened only where it is configured (needs NET_ADMIN and /dev/net/tun); the device lives in the network
-namespace of the process and goes away with it; only the route of the device pool is set, nothing else of
-the host is touched.
+namespace of the process and goes away with it, and so do its routes; nothing else of the host is touched.
 """
 
 import asyncio
+import ctypes
 import errno
 import fcntl
 import os
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
@@ -27,7 +28,12 @@ _TUNSETIFF = 0x400454CA
 _IFF_TUN_NO_PI = 0x1001
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
 _SIOCSIFMTU, _SIOCSIFTXQLEN = 0x8922, 0x8943
+_SIOCADDRT, _SIOCDELRT = 0x890B, 0x890C
 _IFF_UP_RUNNING = 0x41
+_RTF_UP = 0x1
+_HOST_MASK = IPv4Address("255.255.255.255")
+_ROUTE = struct.Struct("@8x16s16s16sH30xP24x")
+"""struct rtentry of <linux/route.h>."""
 _NAME_NUMBER = struct.Struct("=16si20x")
 _NAME_FLAGS = struct.Struct("=16sH22x")
 _NAME_ADDRESS = struct.Struct("=16sH2x4s16x")
@@ -41,21 +47,22 @@ _FIXES = {
 
 
 class Tun:
-    """One TUN device with the first address of the device pool, up, routing the pool to itself.
+    """One TUN device with an address of its own, up; ``route`` leads devices' addresses to it.
 
     Raises ``ConfigurationError`` when the process may not. ``write`` hands one IP packet to the kernel and
     raises ``OSError`` when it does not take it; it must not be called after ``close``.
     """
 
-    def __init__(self, name: str, *, ue_pool: IPv4Network) -> None:
+    def __init__(self, name: str, *, address: IPv4Address) -> None:
+        self._name = name.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_packet: Callable[[bytes], object] | None = None
         self._fd = -1
         self.write: Callable[[bytes], int]
         try:
             self._fd = os.open(_TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            fcntl.ioctl(self._fd, _TUNSETIFF, _NAME_FLAGS.pack(name.encode(), _IFF_TUN_NO_PI))
-            _configure(name.encode(), ue_pool)
+            fcntl.ioctl(self._fd, _TUNSETIFF, _NAME_FLAGS.pack(self._name, _IFF_TUN_NO_PI))
+            _configure(self._name, address)
             self.write = partial(os.write, self._fd)
         except OSError as error:
             self.close()
@@ -69,6 +76,32 @@ class Tun:
         self._on_packet = on_packet
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._read_burst)
+
+    def route(self, network: IPv4Network) -> None:
+        """The kernel sends here what is for this network."""
+        self._change_route(_SIOCADDRT, network)
+
+    def unroute(self, network: IPv4Network) -> None:
+        """It does so no longer."""
+        self._change_route(_SIOCDELRT, network)
+
+    def _change_route(self, request: int, network: IPv4Network) -> None:
+        """Nothing happens to a route that is there already, or gone, or whose device is."""
+        if self._fd < 0:
+            return
+        name = ctypes.create_string_buffer(self._name)
+        packed = _ROUTE.pack(
+            _socket_address(network.network_address),
+            _socket_address(IPv4Address(0)),
+            _socket_address(network.netmask),
+            _RTF_UP,
+            ctypes.addressof(name),
+        )
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control,
+            suppress(FileExistsError, ProcessLookupError),
+        ):
+            fcntl.ioctl(control, request, packed)
 
     def close(self) -> None:
         """Take the device away; idempotent."""
@@ -91,13 +124,17 @@ class Tun:
             on_packet(packet)
 
 
-def _configure(name: bytes, ue_pool: IPv4Network) -> None:
+def _configure(name: bytes, address: IPv4Address) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, _SIOCSIFADDR, _address(name, ue_pool[1]))
-        fcntl.ioctl(control, _SIOCSIFNETMASK, _address(name, ue_pool.netmask))
+        fcntl.ioctl(control, _SIOCSIFADDR, _address(name, address))
+        fcntl.ioctl(control, _SIOCSIFNETMASK, _address(name, _HOST_MASK))
         fcntl.ioctl(control, _SIOCSIFMTU, _NAME_NUMBER.pack(name, MTU_BYTES))
         fcntl.ioctl(control, _SIOCSIFTXQLEN, _NAME_NUMBER.pack(name, QUEUE_PACKETS))
         fcntl.ioctl(control, _SIOCSIFFLAGS, _NAME_FLAGS.pack(name, _IFF_UP_RUNNING))
+
+
+def _socket_address(address: IPv4Address) -> bytes:
+    return struct.pack("=H2x4s8x", socket.AF_INET, address.packed)
 
 
 def _address(name: bytes, address: IPv4Address) -> bytes:

@@ -97,6 +97,16 @@ class UdpUserPlane:
         self.fence()
         self._slots.release()
 
+    def route(self, network: IPv4Network) -> None:
+        """Devices of this network are behind this gateway from now on."""
+        if self._tun is not None:
+            self._tun.route(network)
+
+    def unroute(self, network: IPv4Network) -> None:
+        """None are any more."""
+        if self._tun is not None:
+            self._tun.unroute(network)
+
     # -- UserPlane ------------------------------------------------------------------------------------
 
     def install(self, bearer: Bearer) -> None:

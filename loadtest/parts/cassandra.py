@@ -1,10 +1,11 @@
 """Real Cassandra nodes, from the jars that Maven Central has (JDK 17): for tests, faults and benchmarks.
 
-Rules: nodes are children on 127.0.0.1, 127.0.0.2, …, gone with their block, their data in a temporary folder;
-one token each, written on first start, so that three share the ring evenly and none waits to join. `./run
-test` fetches the jars beside the Python packages.
+Rules: nodes are children on 127.0.0.1, 127.0.0.2, … or another network's first addresses, gone with their
+block, their data in a temporary folder; one token each, written on first start, so that three share the ring
+evenly and none waits to join. `./run test` fetches the jars beside the Python packages.
 """
 
+import asyncio
 import re
 import shutil
 import signal
@@ -14,10 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
-from core.adapters.store.cassandra import CassandraAddress
+from core.adapters.store.cassandra import CassandraAddress, migrate
 from loadtest.serving import free_tcp_port
 
 JARS = Path(sys.prefix) / "cassandra"
@@ -72,7 +73,7 @@ storage_port: {storage_port}
 native_transport_port: {port}
 seed_provider:
   - class_name: org.apache.cassandra.locator.SimpleSeedProvider
-    parameters: [{{seeds: "127.0.0.1:{storage_port}"}}]
+    parameters: [{{seeds: "{seed}:{storage_port}"}}]
 commitlog_sync: group
 commitlog_sync_group_window: 2ms
 commitlog_segment_size: 16MiB
@@ -111,8 +112,8 @@ def why_not() -> str:
 class Node:
     """One node: it may be killed and started again on what it left on disk."""
 
-    def __init__(self, number: int, folder: Path, *, port: int, storage_port: int) -> None:
-        self.host = f"127.0.0.{number + 1}"
+    def __init__(self, number: int, folder: Path, *, network: str, port: int, storage_port: int) -> None:
+        self.host = f"{network}.{number + 1}"
         self.port = port
         self._number = number
         self._folder = folder / f"node-{number}"
@@ -120,7 +121,11 @@ class Node:
         conf = self._folder / "conf"
         (conf / "triggers").mkdir(parents=True)
         text = CONFIGURATION.format(
-            host=self.host, port=port, storage_port=storage_port, token=TOKENS[number]
+            host=self.host,
+            seed=f"{network}.1",
+            port=port,
+            storage_port=storage_port,
+            token=TOKENS[number],
         )
         (conf / "cassandra.yaml").write_text(text)
         (conf / "logback.xml").write_text(LOGGING.format(folder=self._folder))
@@ -172,6 +177,21 @@ class Node:
         """``kill -9``."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """It stands still, with its connections open."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def forget_statements(self) -> None:
+        """Of a node that does not run: whoever prepared statements finds them unprepared."""
+        for table in (self._folder / "storage" / "data" / "system").glob("prepared_statements-*"):
+            shutil.rmtree(table)
+
     def stop(self) -> None:
         """As an operator would."""
         self._end(signal.SIGTERM)
@@ -196,11 +216,13 @@ class Node:
 
 
 @contextmanager
-def served(nodes: int = 1) -> Iterator[list[Node]]:
+def served(nodes: int = 1, *, network: str = "127.0.0") -> Iterator[list[Node]]:
     """So many nodes run inside. Blocks until they serve, some 15 s for one."""
     port, storage_port = free_tcp_port("127.0.0.1", 0), free_tcp_port("127.0.0.1", 0)
     with tempfile.TemporaryDirectory(prefix="airloom-cassandra-") as folder:
-        made = [Node(n, Path(folder), port=port, storage_port=storage_port) for n in range(nodes)]
+        made = [
+            Node(n, Path(folder), network=network, port=port, storage_port=storage_port) for n in range(nodes)
+        ]
         try:
             for node in made:  # one after the other: each must see the ring of those before it
                 node.start()
@@ -217,3 +239,14 @@ def address_of(nodes: list[Node], keyspace: str) -> CassandraAddress:
     """What a client is told."""
     hosts = tuple(node.host for node in nodes)
     return CassandraAddress(hosts, keyspace, DATACENTER, port=nodes[0].port)
+
+
+async def stored(stack: AsyncExitStack, keyspace: str) -> dict[str, str]:
+    """A node with Airloom's tables for as long as ``stack`` is open; what points an Airloom to it."""
+    (node,) = await asyncio.to_thread(stack.enter_context, served())
+    await migrate(address=address_of([node], keyspace), replication_factor=1)
+    return {
+        "AIRLOOM_STORE__CASSANDRA": node.host,
+        "AIRLOOM_STORE__PORT": str(node.port),
+        "AIRLOOM_STORE__KEYSPACE": keyspace,
+    }

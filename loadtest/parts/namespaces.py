@@ -71,9 +71,56 @@ class Lab:
             _ip("-n", namespace, "link", "set", device, "up")
 
 
+class Segment:
+    """Hosts on one Ethernet: ``peer`` with the bridge, the others on ``eth0``.
+
+    ::
+
+        peer 10.97.0.1 ══╤══ 10.97.0.11 a
+                         └── 10.97.0.12 b
+    """
+
+    PEER = "10.97.0.1"
+    HOSTS = ("10.97.0.11", "10.97.0.12")
+    DEVICE = "eth0"
+
+    def __init__(self, mark: str = "") -> None:
+        self.mark = mark or str(os.getpid())
+        self.peer = f"al{self.mark}-peer"
+        self.hosts = tuple(f"al{self.mark}-{name}" for name in ("a", "b"))
+
+    def __enter__(self) -> "Segment":
+        """Build it."""
+        for name in (self.peer, *self.hosts):
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", self.peer, "link", "add", "br0", "type", "bridge")
+        _ip("-n", self.peer, "address", "add", f"{self.PEER}/24", "dev", "br0")
+        _ip("-n", self.peer, "link", "set", "br0", "up")
+        for number, (host, address) in enumerate(zip(self.hosts, self.HOSTS, strict=True)):
+            far = ("peer", "name", self.DEVICE, "netns", host)
+            _ip("link", "add", f"p{number}", "netns", self.peer, "type", "veth", *far)
+            _ip("-n", self.peer, "link", "set", f"p{number}", "master", "br0", "up")
+            _ip("-n", host, "address", "add", f"{address}/24", "dev", self.DEVICE)
+            _ip("-n", host, "link", "set", self.DEVICE, "up")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take it down; whoever started processes in it has stopped them."""
+        for name in (self.peer, *self.hosts):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+    def addresses(self, host: str) -> list[str]:
+        """What a host has on its device."""
+        shown = _run([*Lab.command(host), "ip", "-4", "-brief", "address", "show", "dev", self.DEVICE])
+        return [each.partition("/")[0] for each in shown.split()[2:]]
+
+
 def _ip(*argv: str) -> None:
     _run(["ip", *argv])
 
 
-def _run(argv: Sequence[str]) -> None:
-    subprocess.run(argv, check=True, capture_output=True, timeout=COMMAND_TIMEOUT_S)
+def _run(argv: Sequence[str]) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, timeout=COMMAND_TIMEOUT_S, text=True).stdout

@@ -3,6 +3,7 @@
 Rule: ``World.reopen`` is a crash: the engine is let go and another one opened on what survives.
 """
 
+import asyncio
 import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -160,3 +161,7 @@ def mount(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 def unmount(folder: Path) -> None:
     subprocess.run(["umount", str(folder)], check=True)
+
+
+async def outcomes(*calls: Awaitable[object]) -> list[object]:
+    return list(await asyncio.gather(*calls, return_exceptions=True))

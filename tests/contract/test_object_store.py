@@ -2,26 +2,74 @@
 
 import asyncio
 import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import KEY_BYTES_MAX, NAME_BYTES_MAX, FolderObjectStore, MemoryObjectStore
+from core.adapters.s3 import S3ObjectStore
 from core.errors import ConfigurationError, LocalProtocolError, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.object_store import ObjectStore
 from tests.contract.stores import mount, unmount
 
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "a-key-of-nobody",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-nobody",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 LONGEST_KEY = "/".join(["k" * NAME_BYTES_MAX] * 4)
 assert len(LONGEST_KEY) == KEY_BYTES_MAX - 1
 
 
-@pytest.fixture(params=["folder", "memory"])
-async def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+@contextmanager
+def s3_served() -> Iterator[str]:
+    """A server that speaks S3's protocol, moto's; buckets are in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    with s3_served() as endpoint:
+        yield endpoint
+
+
+def bucket_at(endpoint: str) -> str:
+    """A new one, made by an HTTP request: this server asks nobody who he is."""
+    name = f"airloom-{secrets.token_hex(8)}"
+    with closing(HTTPConnection(endpoint.removeprefix("http://"), timeout=10)) as http:
+        http.request("PUT", f"/{name}")
+        assert http.getresponse().status == 200
+    return name
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+async def objects(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
     if request.param == "memory":
-        return MemoryObjectStore()
-    return await FolderObjectStore.open(root=tmp_path / "objects")
+        yield MemoryObjectStore()
+    elif request.param == "folder":
+        yield await FolderObjectStore.open(root=tmp_path / "objects")
+    else:
+        endpoint = request.getfixturevalue("s3_endpoint")
+        bucket = await asyncio.to_thread(bucket_at, endpoint)
+        store = await S3ObjectStore.open(bucket=bucket, prefix="of-this-test", endpoint=endpoint)
+        yield store
+        await store.aclose()
 
 
 @pytest.mark.parametrize("key", ["bill.csv", "OP1/202611/bill 1.csv", "日本/é", LONGEST_KEY])
@@ -69,7 +117,9 @@ async def test_a_key_never_leaves_the_store(objects: ObjectStore, key: str) -> N
         await objects.get(key)
 
 
-async def test_a_name_is_a_file_or_a_folder(objects: ObjectStore) -> None:
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+async def test_a_name_is_a_file_or_a_folder(kind: str, tmp_path: Path) -> None:
+    objects = await FolderObjectStore.open(root=tmp_path) if kind == "folder" else MemoryObjectStore()
     await objects.put("a/b", b"x")
     assert await objects.get("a") is None
     assert await objects.get("a/b/c") is None
@@ -110,6 +160,23 @@ async def test_a_full_disk_stores_nothing(tmp_path: Path) -> None:
         assert await objects.put("big", b"small")
     finally:
         unmount(tmp_path)
+
+
+async def test_a_bucket_that_is_not_there_is_named(s3_endpoint: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"objects.s3: nobodys-bucket: .* name a bucket"):
+        await S3ObjectStore.open(bucket="nobodys-bucket", endpoint=s3_endpoint)
+
+
+async def test_a_bucket_that_does_not_answer_is_unavailable() -> None:
+    with s3_served() as endpoint:
+        bucket = await asyncio.to_thread(bucket_at, endpoint)
+        store = await S3ObjectStore.open(bucket=bucket, endpoint=endpoint)
+    with pytest.raises(Unavailable) as refused:
+        await store.put("a", b"x")
+    assert refused.value.ambiguous
+    with pytest.raises(Unavailable):
+        await store.get("a")
+    await store.aclose()
 
 
 def test_the_system_clock_and_dice() -> None:

@@ -1,48 +1,38 @@
 """What every store must do. Another adapter is one more line in ``stores.OPENERS``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
+from ipaddress import IPv4Network
 
 import pytest
 
 from core.adapters.store import sessions as sessions_module
-from core.adapters.store.cassandra import CassandraAddress, migrate
-from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
-from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, SETTLE_US, CorruptRow
+from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put
+from core.adapters.store.rows import SETTLE_US
 from core.adapters.store.tables import (
     EVENT_LIFE_US,
-    OPERATOR,
     OUTBOX,
     SESSION_BY_GATEWAY,
     SIM,
     SIM_BY_IMSI,
     SIM_BY_OPERATOR,
     SIM_GROUP,
-    USAGE,
 )
-from core.adapters.store.wide import WideStore
 from core.domain.account import AuthKey, Group, Operator
+from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import SHARD_END, ShardLease
 from core.domain.gateway import GatewayLease
-from core.domain.session import SessionEventKind
+from core.domain.session import Resting, SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
-from core.errors import LocalProtocolError, StaleVersion, Unavailable
-from core.ports.store import PAGE_MAX, Quarantined, Store
-from loadtest.parts import cassandra
+from core.errors import StaleVersion
+from core.ports.store import BLOCKS_CHANGED_MAX, PAGE_MAX, Quarantined, Store
 from tests.contract.stores import (
     LATER,
     NOW,
-    OPENERS,
-    SetClock,
     World,
-    cassandra_opener,
-    empty_tables,
     event_of,
+    outcomes,
     report_of,
     session_of,
     sim_of,
@@ -51,43 +41,6 @@ from tests.contract.stores import (
 OPERATOR_1 = Operator("OP0000000001", "Root@Example.com", NOW, NOW)
 OPERATOR_2 = Operator("OP0000000002", "other@example.com", NOW, NOW)
 SETTLED = timedelta(microseconds=SETTLE_US + 1)
-
-
-@pytest.fixture(scope="module")
-def cassandra_address() -> Iterator[Callable[[], CassandraAddress]]:
-    """A node, started when the first test wants it."""
-    with ExitStack() as parts:
-        addresses: list[CassandraAddress] = []
-
-        def start() -> CassandraAddress:
-            if not addresses:
-                addresses.append(cassandra.address_of(parts.enter_context(cassandra.served()), "airloom"))
-                assert asyncio.run(migrate(address=addresses[0], replication_factor=1)) == 0
-            return addresses[0]
-
-        yield start
-
-
-SERVED = [pytest.param("cassandra", marks=[pytest.mark.e2e, pytest.mark.cassandra])]
-
-
-@pytest.fixture(params=[*sorted(OPENERS), *SERVED])
-async def world(
-    request: pytest.FixtureRequest, tmp_path: Path, cassandra_address: Callable[[], CassandraAddress]
-) -> AsyncIterator[World]:
-    if request.param == "cassandra":
-        address = await asyncio.to_thread(cassandra_address)
-        await asyncio.to_thread(empty_tables, address)
-        made = World(cassandra_opener(address))
-    else:
-        made = World(OPENERS[request.param](tmp_path))
-    await made.open()
-    yield made
-    await made.store.aclose()
-
-
-async def outcomes(*calls: Awaitable[object]) -> list[object]:
-    return list(await asyncio.gather(*calls, return_exceptions=True))
 
 
 def as_port(store: Store) -> Store:
@@ -403,22 +356,40 @@ async def test_a_gateway_finds_all_its_sessions(world: World) -> None:
     await asyncio.gather(
         *(sessions.put(session_of(sim, n, gateway_id=f"vg-{n % 2}"), event_of(sim, n)) for n in range(100))
     )
-    found = [session.session_id async for session in sessions.of_gateway("vg-1")]
+    found = [each.session_id async for each in sessions.of_gateway("vg-1")]
     assert sorted(found) == [f"{n:032x}" for n in range(1, 100, 2)]
 
 
-async def test_an_index_row_without_a_session_is_ignored_and_later_removed(world: World) -> None:
+async def test_an_index_row_without_a_session_rests_what_it_names_and_is_later_removed(world: World) -> None:
     sim, sessions = sim_of(1), world.store.sessions
     stored = await sessions.put(session_of(sim), event_of(sim))
     partition = sessions_module._index_of(stored)
     await world.engine.write(
         Batch(SIM, (sim.sim_id,), (Delete(sessions_module._session_key(stored.session_id)),))
     )
-    assert [session async for session in sessions.of_gateway("vg-1")] == []
+    resting = Resting(stored.session_id, stored.ue_address, stored.teids)
+    assert [each async for each in sessions.of_gateway("vg-1")] == [resting]
     assert len(await world.engine.scan(SESSION_BY_GATEWAY, partition)) == 1
     world.clock.at += SETTLED
     assert [session async for session in sessions.of_gateway("vg-1")] == []
     assert await world.engine.scan(SESSION_BY_GATEWAY, partition) == []
+
+
+async def test_what_a_session_had_is_at_rest_until_its_time_whatever_dies(world: World) -> None:
+    sim, sessions = sim_of(1), world.store.sessions
+    stored = await sessions.put(session_of(sim), event_of(sim))
+    other = await sessions.put(session_of(sim, 2), event_of(sim, 2))
+    closing = event_of(sim, 3, kind=SessionEventKind.DELETED)
+    until = NOW + timedelta(seconds=60)
+    for _ in range(2):
+        await sessions.close(stored, closing, rests_until=until)
+    await world.reopen()
+    sessions = world.store.sessions
+    resting = Resting(stored.session_id, stored.ue_address, stored.teids)
+    assert {each async for each in sessions.of_gateway("vg-1")} == {resting, other}
+    assert [each async for each in sessions.of_gateway("vg-1", known={stored.session_id})] == [other]
+    world.clock.at = until
+    assert [each async for each in sessions.of_gateway("vg-1")] == [other]
 
 
 async def test_history_is_read_by_time_newest_first_in_pages(world: World) -> None:
@@ -458,6 +429,17 @@ async def test_the_highest_timestamp_of_a_row_wins(world: World) -> None:
     await usage.record([report_of(8)])
     await usage.record([report_of(9)])
     assert await usage.of_day("001010000000001", 20261130) == [report_of(9)]
+
+
+async def test_reports_of_many_sims_at_once_keep_their_own_timestamps(world: World) -> None:
+    usage = as_port(world.store).usage
+    imsis = [f"0010100000{number:05d}" for number in range(30)]
+    for imsi in imsis:  # index rows are there: from here on nothing but rows of usage is written
+        await usage.record([replace(report_of(1), imsi=imsi)])
+    reports = [replace(report_of(value), imsi=imsi) for value in (5, 9, 7) for imsi in imsis]
+    await asyncio.gather(*(usage.record([report]) for report in reports))
+    for imsi in imsis:
+        assert await usage.of_day(imsi, 20261130) == [replace(report_of(9), imsi=imsi)]
 
 
 async def test_usage_of_a_day_is_every_row_in_order(world: World) -> None:
@@ -521,6 +503,52 @@ async def test_a_lease_is_compared_and_set(world: World) -> None:
     assert await world.store.leases.get("vg-1") == renewed
 
 
+BLOCKS = [Block.of(IPv4Network(f"10.128.{4 * number}.0/22")) for number in range(3)]
+OWNER_1, OWNER_2 = BlockOwner("vg-1", 3), BlockOwner("vg-2", 1)
+
+
+async def test_blocks_are_taken_and_given_back_by_whoever_knows_the_whole_map(world: World) -> None:
+    blocks = as_port(world.store).blocks
+    empty = await blocks.read()
+    assert empty == BlockMap(0, {})
+    await blocks.change(empty, OWNER_1, taken=BLOCKS[:2])
+    with pytest.raises(StaleVersion):
+        await blocks.change(empty, OWNER_2, taken=BLOCKS[2:])
+    await world.reopen()
+    blocks = as_port(world.store).blocks
+    seen = await blocks.read()
+    assert seen == BlockMap(1, {BLOCKS[0]: OWNER_1, BLOCKS[1]: OWNER_1})
+    await blocks.change(seen, OWNER_2)
+    with pytest.raises(StaleVersion):
+        await blocks.change(seen, OWNER_1, given_back=BLOCKS[:1])
+    seen = await blocks.read()
+    await blocks.change(seen, OWNER_1, taken=BLOCKS[2:], given_back=BLOCKS[:1])
+    assert await blocks.read() == BlockMap(3, {BLOCKS[1]: OWNER_1, BLOCKS[2]: OWNER_1})
+
+
+async def test_of_gateways_that_take_a_block_at_once_exactly_one_has_it(world: World) -> None:
+    blocks = world.store.blocks
+    for version in range(3):
+        seen = await blocks.read()
+        taking = [blocks.change(seen, BlockOwner(f"vg-{n}", 1), taken=[BLOCKS[version]]) for n in range(8)]
+        results = await outcomes(*taking)
+        assert sorted(map(type, results), key=str).count(type(None)) == 1
+        assert {type(result) for result in results} == {type(None), StaleVersion}
+        (owner,) = {
+            owner for block, owner in (await blocks.read()).owners.items() if block == BLOCKS[version]
+        }
+        assert results[int(owner.gateway_id[3:])] is None
+
+
+async def test_a_map_of_blocks_may_have_more_rows_than_a_scan(world: World) -> None:
+    blocks = world.store.blocks
+    wanted = [Block(number << 8, 24) for number in range(1, SCAN_ROWS_MAX + 100)]
+    for first in range(0, len(wanted), BLOCKS_CHANGED_MAX):
+        taken = wanted[first : first + BLOCKS_CHANGED_MAX]
+        await blocks.change(await blocks.read(), OWNER_1, taken=taken)
+    assert sorted((await blocks.read()).owners) == wanted
+
+
 async def test_shard_leases_are_per_application_and_compared_and_set(world: World) -> None:
     leases = as_port(world.store).shard_leases
     lease = ShardLease("meter", "shardId-000000000001", "a", 1, NOW)
@@ -535,166 +563,3 @@ async def test_shard_leases_are_per_application_and_compared_and_set(world: Worl
     await leases.put(replace(lease, application="archive"))
     await world.reopen()
     assert await world.store.shard_leases.of_application("meter") == [first, moved]
-
-
-# -- the engine beneath -------------------------------------------------------------------------------
-
-
-async def test_writes_before_a_failed_condition_stay_and_those_after_it_do_not(world: World) -> None:
-    def key(name: str, condition: Condition | None = None) -> Batch:
-        return Batch(SIM_GROUP, ("OP1",), (Put((name,), ("{}",), 1),), condition)
-
-    with pytest.raises(StaleVersion):
-        await world.engine.write(key("a"), key("b", Condition(("b",), 4)), key("c"))
-    found = await world.engine.get(SIM_GROUP, [RowKey(("OP1",), (name,)) for name in "abc"])
-    assert [row is not None for row in found] == [True, False, False]
-
-
-@pytest.mark.parametrize(("reverse", "expected"), [(False, "bcd"), (True, "dcb")])
-async def test_a_scan_is_bounded_on_both_sides(world: World, reverse: bool, expected: str) -> None:
-    puts = tuple(Put((name,), ("{}",)) for name in "eabdc")
-    await world.engine.write(Batch(SIM_GROUP, ("OP1",), puts))
-    rows = await world.engine.scan(SIM_GROUP, ("OP1",), above=("a",), below=("e",), reverse=reverse)
-    assert "".join(str(row.clustering[0]) for row in rows) == expected
-    rows = await world.engine.scan(SIM_GROUP, ("OP1",), limit=2, reverse=reverse)
-    assert len(rows) == 2
-
-
-@pytest.mark.parametrize(
-    ("partition", "writes", "condition"),
-    [
-        (("OP1", "x"), (Delete(("g",)),), None),
-        (("",), (Delete(("g",)),), None),
-        (("OP1",), (), None),
-        (("OP1",), (Delete(("g",)),) * (BATCH_WRITES_MAX + 1), None),
-        (("OP1",), (Put(("g",), (1,)),), None),
-        (("OP1",), (Put(("g",), ("{}",), timestamp_us=1),), Condition(("g",), 0)),
-        (("OP1",), (Delete(("g",)),), Condition((), 0)),
-        (("OP1",), (Delete(("g",)),), Condition(("another",), 1)),
-    ],
-)
-def test_a_malformed_batch_cannot_be_made(
-    partition: tuple[str, ...], writes: tuple[Put | Delete, ...], condition: Condition | None
-) -> None:
-    with pytest.raises(LocalProtocolError):
-        Batch(SIM_GROUP, partition, writes, condition)
-
-
-async def test_engines_refuse_what_they_could_not_promise(world: World) -> None:
-    with pytest.raises(LocalProtocolError):
-        await world.engine.scan(SIM_GROUP, ("OP1",), limit=SCAN_ROWS_MAX + 1)
-    with pytest.raises(LocalProtocolError):
-        await world.engine.scan(SIM_GROUP, ("OP1",), prefix=("a",), above=("b",))
-    with pytest.raises(LocalProtocolError):
-        await world.engine.write_all([Batch(SIM_GROUP, ("OP1",), (Delete(("g",)),), Condition(("g",), 1))])
-    with pytest.raises(LocalProtocolError):
-        Batch(USAGE, ("1", 1), (Put((2**63, "s", 1, 1), ("OP1", "s1", "", 1, 1, 1, 1, 1)),))
-
-
-@pytest.mark.parametrize("body", ["{", "{}", '{"operator_id": 5}'])
-async def test_a_body_that_cannot_be_read_is_named(world: World, body: str) -> None:
-    await world.engine.write(Batch(OPERATOR, ("OP7",), (Put((), (body,), 1),)))
-    with pytest.raises(CorruptRow, match=r"table operator, key \(OP7\)"):
-        await world.store.accounts.operator("OP7")
-
-
-async def test_a_cancelled_caller_does_not_break_the_others(world: World) -> None:
-    tasks = [asyncio.create_task(world.store.sims.put(sim_of(n))) for n in range(20)]
-    await asyncio.sleep(0)
-    for task in tasks[::2]:
-        task.cancel()
-    results = await outcomes(*tasks)
-    assert not any(isinstance(result, BaseException) for result in results[1::2])
-    for number in range(1, 20, 2):
-        assert await world.store.sims.get(sim_of(number).sim_id) is not None
-    for number in range(0, 20, 2):  # whatever became of them, they can be repeated
-        if await world.store.sims.get(sim_of(number).sim_id) is None:
-            await world.store.sims.put(sim_of(number))
-
-
-async def test_closing_finishes_what_was_accepted_and_is_idempotent(world: World) -> None:
-    writing = asyncio.create_task(world.store.usage.record([report_of(1)]))
-    await asyncio.sleep(0)
-    await asyncio.gather(world.store.aclose(), world.store.aclose())
-    await writing
-    await world.store.aclose()
-    with pytest.raises(Unavailable):
-        await world.store.usage.record([report_of(2)])
-    with pytest.raises(Unavailable):
-        await world.store.sims.get("1")
-    await world.open()
-    assert await world.store.usage.of_day("001010000000001", 20261130) == [report_of(1)]
-
-
-class _Contended(MemoryEngine):
-    """Somebody else always writes between our read and our write."""
-
-    async def write(self, *batches: Batch) -> None:
-        for batch in batches:
-            if batch.condition is not None:
-                self.tries += 1
-                raise StaleVersion("contended")
-        await super().write(*batches)
-
-    tries = 0
-
-
-async def test_a_removal_under_contention_gives_up() -> None:
-    clock, disk = SetClock(), Disk()
-    stored = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
-    await stored.groups.put(Group("g1", "OP1", NOW, NOW))
-    session = await stored.sessions.put(session_of(sim_of(1)), event_of(sim_of(1)))
-    engine = _Contended(disk=disk, clock=clock)
-    contended = WideStore(engine=engine, clock=clock)
-    with pytest.raises(Unavailable):
-        await contended.groups.delete("OP1", "g1")
-    with pytest.raises(Unavailable):
-        await contended.sessions.close(session, event_of(sim_of(1), 2))
-    assert engine.tries == 2 * CONDITIONAL_TRIES_MAX
-
-
-class _Crashing(MemoryEngine):
-    """Dies for good after some batches."""
-
-    batches_left = 10**9
-
-    async def write(self, *batches: Batch) -> None:
-        for batch in batches:
-            if not self.batches_left:
-                raise Unavailable("crashed", ambiguous=True)
-            self.batches_left -= 1
-            await super().write(batch)
-
-
-@pytest.mark.parametrize("batches", range(7))
-async def test_a_crash_after_any_batch_hides_nothing_and_is_mended_by_repeating(batches: int) -> None:
-    clock, disk = SetClock(), Disk()
-    engine = _Crashing(disk=disk, clock=clock)
-    engine.batches_left = batches
-    sim = sim_of(1, operator_id="OP1")
-    with suppress(Unavailable):
-        await _attach_and_detach(WideStore(engine=engine, clock=clock))
-
-    store = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
-    in_partition = list(await store.sessions.of_sim(sim.sim_id))
-    assert [session async for session in store.sessions.of_gateway("vg-1")] == in_partition
-    stored = await store.sims.get(sim.sim_id)
-    assert (await store.sims.of_operator("OP1")).items == ((stored,) if stored else ())
-    assert await store.sims.sim_id_of_imsi(sim.imsi) == (sim.sim_id if stored else None)
-
-    await _attach_and_detach(store)
-    assert await store.sessions.of_sim(sim.sim_id) == []
-    assert all(
-        name != SESSION_BY_GATEWAY.name or not part.rows for (name, _), part in disk.partitions.items()
-    )
-    assert await store.sims.sim_id_of_imsi(sim.imsi) == sim.sim_id
-
-
-async def _attach_and_detach(store: Store) -> None:
-    sim = sim_of(1, operator_id="OP1")
-    with suppress(StaleVersion):  # it was stored before the crash
-        await store.sims.put(sim)
-    session = session_of(sim)
-    with suppress(StaleVersion):
-        session = await store.sessions.put(session, event_of(sim))
-    await store.sessions.close(session, event_of(sim, 2))

@@ -15,9 +15,13 @@ import pytest
 
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
-from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
+from core.adapters.store import cql
+from core.adapters.store.calls import SWEEP_S
+from core.adapters.store.cassandra import TIMEOUT_S, CassandraAddress, CassandraEngine, connect, migrate
+from core.adapters.store.engine import RowKey
+from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY
 from core.adapters.store.wide import WideStore
-from core.errors import StaleVersion, Unavailable
+from core.errors import ConfigurationError, StaleVersion, Unavailable
 from loadtest.customer import Customer
 from loadtest.parts import cassandra
 from loadtest.peers.nas import Nas
@@ -56,13 +60,14 @@ def airloom(environment: dict[str, str], *arguments: str) -> "subprocess.Complet
 
 async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path: Path) -> None:
     run = asyncio.to_thread
-    before = await run(airloom, environment, "store", "check")
-    assert before.returncode == 78
-    assert "airloom store migrate" in before.stderr
+    checked = await run(airloom, environment, "store", "check")
+    assert checked.returncode == 78
+    assert "airloom store migrate" in checked.stderr
     refused = await run(airloom, {**environment, "AIRLOOM_NODE__DATA_DIR": str(tmp_path / "x")}, "serve")
     assert refused.returncode == 78
     assert "airloom store migrate" in refused.stderr
-    for found in ("schema 0 before, 2 now", "schema 2 before, 2 now"):
+    for before in (0, SCHEMA_VERSION):
+        found = f"schema {before} before, {SCHEMA_VERSION} now"
         migrated = await run(airloom, environment, "store", "migrate")
         assert (migrated.returncode, found in migrated.stdout) == (0, True), migrated
     assert (await run(airloom, environment, "store", "check")).returncode == 0
@@ -105,13 +110,7 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
                 await nas.detach(session)
                 stored = await customer.call("GET", f"/sims/{sim['simId']}")
                 assert stored["sessionStatus"]["online"] is False
-        address = CassandraAddress(
-            (environment["AIRLOOM_STORE__CASSANDRA"],),
-            KEYSPACE,
-            cassandra.DATACENTER,
-            port=int(environment["AIRLOOM_STORE__PORT"]),
-        )
-        engine = await CassandraEngine.open(address=address, clock=SystemClock())
+        engine = await CassandraEngine.open(address=address_in(environment, KEYSPACE), clock=SystemClock())
         store = WideStore(engine=engine, clock=SystemClock())
         today = int(SystemClock().now().strftime("%Y%m%d"))
         rows = await store.usage.of_day(imsi, today)
@@ -121,6 +120,61 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
         await served.stop()
 
 
+async def test_tables_of_an_earlier_version_get_what_they_lack(environment: dict[str, str]) -> None:
+    keyspace = "airloom_earlier"
+    address = address_in(environment, keyspace)
+    earlier = replace(SESSION_BY_GATEWAY, values=SESSION_BY_GATEWAY.values[:1])
+    cluster, session = await asyncio.to_thread(connect, address)
+
+    def make() -> None:
+        session.execute(cql.create_keyspace(keyspace, cassandra.DATACENTER, 1))
+        session.execute(cql.create_schema_table(keyspace))
+        session.execute(cql.create_table(keyspace, earlier))
+        session.execute(cql.put_schema(keyspace), (cql.SCHEMA_NAME, SCHEMA_VERSION - 1))
+        insert = session.prepare(cql.insert(keyspace, earlier))
+        session.execute(insert, ("vg-1", 3, "s1", "sim-1", 0, cql.NEVER_US, 0))
+
+    await asyncio.to_thread(make)
+    with pytest.raises(ConfigurationError, match="run airloom store migrate"):
+        await CassandraEngine.open(address=address, clock=SystemClock())
+    assert await migrate(address=address, replication_factor=1) == SCHEMA_VERSION - 1
+    engine = await CassandraEngine.open(address=address, clock=SystemClock())
+    (row,) = await engine.get(SESSION_BY_GATEWAY, [RowKey(("vg-1", 3), ("s1",))])
+    assert row is not None
+    assert row.values == ("sim-1", *(EMPTY[column.type] for column in SESSION_BY_GATEWAY.values[1:]))
+    await engine.aclose()
+    await asyncio.to_thread(cluster.shutdown)
+
+
+@pytest.mark.parametrize(
+    ("readable_from", "is_usable"), [(SCHEMA_VERSION, True), (SCHEMA_VERSION + 1, False)]
+)
+async def test_tables_of_the_next_version_are_used_while_they_fit(
+    environment: dict[str, str], readable_from: int, is_usable: bool
+) -> None:
+    address = address_in(environment, "airloom_next")
+    with suppress(ConfigurationError):  # the second time they are too new
+        await migrate(address=address, replication_factor=1)
+    cluster, session = await asyncio.to_thread(connect, address)
+    for row in ((cql.SCHEMA_NAME, SCHEMA_VERSION + 1), (cql.READABLE_NAME, readable_from)):
+        await asyncio.to_thread(session.execute, cql.put_schema(address.keyspace), row)
+    await asyncio.to_thread(cluster.shutdown)
+    if is_usable:
+        await (await CassandraEngine.open(address=address, clock=SystemClock())).aclose()
+    else:
+        with pytest.raises(ConfigurationError, match="run a newer Airloom"):
+            await CassandraEngine.open(address=address, clock=SystemClock())
+
+
+def address_in(environment: dict[str, str], keyspace: str) -> CassandraAddress:
+    return CassandraAddress(
+        (environment["AIRLOOM_STORE__CASSANDRA"],),
+        keyspace,
+        cassandra.DATACENTER,
+        port=int(environment["AIRLOOM_STORE__PORT"]),
+    )
+
+
 async def tried(call: Callable[[], Awaitable[T]]) -> T:
     """As services do: again while the store cannot, until a dead node is known to be dead."""
     for _ in range(20):
@@ -128,6 +182,45 @@ async def tried(call: Callable[[], Awaitable[T]]) -> T:
             return await call()
         await asyncio.sleep(0.5)
     return await call()
+
+
+async def test_each_report_has_its_own_outcome_and_every_call_ends() -> None:
+    """Reports of one batch: one is refused, the node stands still, the node has forgotten the statement."""
+    with cassandra.served() as (node,):
+        address = cassandra.address_of([node], "airloom_outcomes")
+        await migrate(address=address, replication_factor=1)
+        engine = await CassandraEngine.open(address=address, clock=SystemClock())
+        usage = WideStore(engine=engine, clock=SystemClock()).usage
+        imsis = [f"0010100000{number:05d}" for number in range(30)]
+
+        async def record(value: int, *more: str) -> list[BaseException | None]:
+            reports = [replace(report_of(value), imsi=imsi) for imsi in (*imsis, *more)]
+            return await asyncio.gather(*(usage.record([each]) for each in reports), return_exceptions=True)
+
+        assert await record(1) == [None] * 30
+        assert (await usage.of_day(imsis[7], 20261130))[0].volume.up_bytes == 1
+        (*taken, refused) = await record(2, "0" * 70_000)
+        assert taken == [None] * 30
+        assert isinstance(refused, Unavailable)
+        assert not refused.ambiguous
+
+        node.pause()
+        began = asyncio.get_running_loop().time()
+        late = await record(3)
+        assert TIMEOUT_S <= asyncio.get_running_loop().time() - began < TIMEOUT_S + 3 * SWEEP_S
+        assert all(isinstance(error, Unavailable) and error.ambiguous for error in late)
+        node.resume()
+        await tried(partial(usage.record, [replace(report_of(4), imsi=imsis[0])]))
+
+        await asyncio.to_thread(node.kill)
+        node.forget_statements()
+        node.start()
+        await asyncio.to_thread(node.wait)
+        await tried(partial(usage.record, [replace(report_of(5), imsi=imsis[0])]))
+        assert await record(6) == [None] * 30
+        for imsi in imsis:
+            assert [row.volume.up_bytes for row in await usage.of_day(imsi, 20261130)] == [6]
+        await engine.aclose()
 
 
 async def test_three_nodes_go_on_with_two() -> None:

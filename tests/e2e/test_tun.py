@@ -67,9 +67,13 @@ async def _there_and_back() -> None:
             address=IPv4Address(GATEWAY),
             ue_pool=POOL,
             platform_network=PLATFORM,
-            tun=Tun("airloom9", ue_pool=POOL),
+            tun=Tun("airloom9", address=POOL[1]),
         )
         await plane.start()
+        for _ in range(2):
+            plane.unroute(POOL)
+            plane.route(POOL)
+            plane.route(POOL)
         plane.install(one)
         back: list[bytes] = []
         peer = await UdpNetwork().open_datagram((PEER, 2152), lambda data, _source: back.append(data))
@@ -103,6 +107,6 @@ def open_without_privilege() -> None:
     if os.geteuid() == 0:
         os.setuid(65_534)
     try:
-        Tun("airloom9", ue_pool=POOL)
+        Tun("airloom9", address=POOL[1])
     except ConfigurationError as error:
         print(error)  # noqa: T201 - the parent reads it

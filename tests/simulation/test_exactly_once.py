@@ -47,7 +47,7 @@ def test_every_fault_takes_part() -> None:
     assert all(world.usage_told for world in worlds)
     assert any(world.takeovers for world in worlds)
     assert any(world.nas_sessions for world in worlds)
-    assert all(world.node_clock.skew for world in worlds)
+    assert all(world.jumps == EXACTLY_ONCE.clock_jumps for world in worlds)
 
 
 class ClaimingUsage:

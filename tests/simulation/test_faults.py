@@ -74,6 +74,7 @@ class Stage(World):
 def play(script: Callable[[Stage], Awaitable[None]], *, sims: int, held: type[HeldGateway]) -> None:
     async def main() -> None:
         stage = Stage(1, Plan(sims=sims), holding(held))
+        await stage._begin_folding()
         await stage.start_node()
         await stage._make_sims()
         stage.sgsn = Sgsn(

@@ -4,19 +4,21 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from core.adapters.store.usage import WideUsage
+from core.adapters.store.usage_days import UsageDays
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
 from core.domain.session import Session, Tunnel
-from core.domain.usage import UsageReport, Volume
+from core.domain.usage import UsageReport, Volume, fold
 from core.errors import Unavailable
 from core.ports.stream import StoredRecord
 from core.ports.user_plane import Counters, Segment
@@ -163,6 +165,27 @@ class ForgetfulMeterNode(Node):
         return ForgetfulMeter(counts=self._world.store.message_counts)
 
 
+class AddingDays(UsageDays):
+    """Planted: what is folded is added to what stands there."""
+
+    async def join(self, imsi: str, day: int, reports: Iterable[UsageReport]) -> None:
+        stored = {(row.session_id, row.epoch, row.segment): row for row in await self.read(imsi, day, day)}
+        added = [
+            replace(row, volume=row.volume + stored[key].volume) if key in stored else row
+            for row in fold(reports)[0]
+            for key in [(row.session_id, row.epoch, row.segment)]
+        ]
+        await super().join(imsi, day, added)
+
+
+class AddingDaysNode(Node):
+    async def start(self) -> int:
+        usage = self._world.store.usage
+        assert isinstance(usage, WideUsage)
+        usage._days.__class__ = AddingDays
+        return await super().start()
+
+
 class IncrementGateway(HeldGateway):
     def make_usage_meter(self) -> UsageMeter:
         return IncrementMeter(
@@ -212,6 +235,7 @@ def holding(held: type[HeldGateway]) -> type[Node]:
         (holding(IncrementGateway), "the far side saw"),
         (holding(AddingGateway), "the far side saw"),
         (holding(HastyNasGateway), "the far side saw"),
+        (AddingDaysNode, "the far side saw"),
         (holding(HastyRelayGateway), "never came into the stream"),
         (HastyConsumerNode, "are in the stream"),
         (ForgetfulMeterNode, "are in the stream"),
@@ -224,3 +248,14 @@ def test_a_planted_bug_is_caught(node_type: type[Node], caught_as: str) -> None:
         if any(caught_as in finding for finding in simulate(seed, node_type=node_type).findings):
             return
     pytest.fail(f"no seed caught {node_type.__name__}")
+
+
+def test_a_late_report_whose_day_is_not_folded_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(_: WideUsage, __: Iterable[tuple[str, int]]) -> None:
+        pass
+
+    monkeypatch.setattr(WideUsage, "_fold_late", nothing)
+    for seed in range(20):
+        if any("the far side saw" in finding for finding in simulate(seed).findings):
+            return
+    pytest.fail("no seed caught it")

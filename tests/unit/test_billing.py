@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.export import COLUMNS, decimal_text, to_csv
-from billing.metering import fold_day
+from billing.metering import records_of
 from billing.rating import rate
 from billing.service import BillingService
 from billing.statement import make_statement, to_minor_units
@@ -23,7 +23,7 @@ from billing.tariff import Tariff
 from core.adapters.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
-from core.domain.usage import SegmentLabel, UsageReport, Volume
+from core.domain.usage import SegmentLabel, UsageReport, Volume, fold
 
 OPERATOR = "OP0000000001"
 
@@ -57,7 +57,8 @@ def test_a_day_is_the_sum_of_the_highest_of_each_segment() -> None:
         row(10, 10, epoch=2, slot=4),
         row(7, 7, session="s2", slot=4, speed="s1.fast"),
     ]
-    records, contradictions = fold_day(rows)
+    segments, contradictions = fold(rows)
+    records = records_of(segments)
     assert [(r.speed_class, r.up_bytes, r.down_bytes) for r in records] == [
         ("s1.fast", 7, 7),
         ("s1.standard", 350, 80),
@@ -66,13 +67,15 @@ def test_a_day_is_the_sum_of_the_highest_of_each_segment() -> None:
 
 
 def test_a_segment_that_goes_down_is_reported_and_its_highest_counts() -> None:
-    records, contradictions = fold_day([row(100, 0, slot=1), row(60, 0, slot=2)])
-    assert records[0].up_bytes == 100
-    assert [item.report.volume.up_bytes for item in contradictions] == [60]
+    rows = [row(100, 0, slot=1), row(60, 0, slot=2)]
+    segments, contradictions = fold(rows)
+    assert records_of(segments)[0].up_bytes == 100
+    assert contradictions == rows[1:]
+    assert fold([*segments, rows[1]])[0] == segments
 
 
 def test_quantity_is_rounded_up_and_money_is_not() -> None:
-    (record,), _ = fold_day([row(1_000, 25)])
+    (record,) = records_of([row(1_000, 25)])
     charge = rate(record, Tariff(nano_per_byte=3, unit_bytes=1_024, overhead_bytes=0))
     assert (charge.quantity_bytes, charge.amount_nano) == (2_048, 6_144)
     assert rate(record, Tariff(overhead_bytes=50)).quantity_bytes == 1_025 + 10 * 50
@@ -100,7 +103,7 @@ def test_decimal_text_is_exact(nano: int) -> None:
 
 
 def test_the_same_usage_is_the_same_bytes() -> None:
-    records, _ = fold_day([row(up, 3 * up, session=f"s{up}", imsi="440100000000001") for up in range(1, 30)])
+    records = records_of([row(up, 3 * up, session=f"s{up}") for up in range(1, 30)])
     more = [replace(records[0], day=20261100 + day, up_bytes=day) for day in range(1, 29)]
     digests = set()
     for seed in range(5):

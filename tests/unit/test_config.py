@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import Config, load
+from core.config import Config, RadiusConfig, load
 from core.errors import ConfigurationError
 
 
@@ -42,3 +42,64 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, told: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         load(tmp_path / "absent.toml", {})
+
+
+TWO = (
+    '[[gateway.virtual]]\nid = "vg-1"\naddress = "127.0.0.1"\nue_pool = "10.128.0.0/16"\ndoors = ["gtp"]\n'
+    '[[gateway.virtual]]\nid = "vg-2"\naddress = "127.0.0.2"\nue_pool = "10.129.0.0/16"\ndoors = ["radius"]\n'
+    '[[radius.clients]]\nnetwork = "127.0.3.0/24"\nsecret = "a secret of NASes"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("roles", "holdable"),
+    [
+        (["gateway"], ["vg-1"]),
+        (["aaa", "edge"], ["vg-2"]),
+        (["all"], ["vg-1", "vg-2"]),
+        (["api", "meter"], []),
+        ([], ["vg-1", "vg-2"]),
+    ],
+)
+def test_a_node_holds_what_its_roles_can_open(tmp_path: Path, roles: list[str], holdable: list[str]) -> None:
+    file = tmp_path / "airloom.toml"
+    file.write_text(TWO)
+    config = load(file, {}, roles=roles)
+    assert [each.id for each in config.holdable] == holdable
+
+
+def test_without_clients_radius_needs_no_role() -> None:
+    assert [each.id for each in load(None, {}, roles=["gateway"]).holdable] == ["vg-1"]
+
+
+@pytest.mark.parametrize(
+    ("roles", "environment", "told"),
+    [
+        (
+            ["gateway"],
+            {"AIRLOOM_RADIUS__CLIENTS": '[{"network": "127.0.3.0/24", "secret": "a secret of NASes"}]'},
+            "node.roles: vg-1 has the doors gtp, radius, so whoever holds it also needs the role aaa",
+        ),
+        (["gatway"], {}, "node.roles.0: Input should be 'gateway', 'aaa', 'edge', 'api' or 'meter'"),
+        (["aaa"], {"AIRLOOM_GATEWAY__DOORS": "radius"}, "gateway.doors: vg-1 has none that is open"),
+        (
+            ["gateway"],
+            {"AIRLOOM_EDGE__NODES": "http://10.0.0.2:8090"},
+            "edge.nodes: control.secret must be set, the same as theirs",
+        ),
+    ],
+)
+def test_roles_that_do_not_fit_are_named(roles: list[str], environment: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, environment, roles=roles)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("interim_s", "intervals", "silent_s"),
+    [(600, 3, 1_800), (60, 3, 1_800), (600, 4, 2_400), (3_600, 2, 7_200)],
+)
+def test_a_nas_may_be_silent_for_some_intervals_and_half_an_hour(
+    interim_s: int, intervals: int, silent_s: int
+) -> None:
+    assert RadiusConfig(interim_s=interim_s, silent_intervals=intervals).silent_s == silent_s

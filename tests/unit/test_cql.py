@@ -6,7 +6,7 @@ import pytest
 
 from core.adapters.store import cql
 from core.adapters.store.engine import BATCH_WRITES_MAX
-from core.adapters.store.tables import TABLES, Table
+from core.adapters.store.tables import TABLES, USAGE, USAGE_DAY, Table
 
 FORBIDDEN = (
     "ALLOW FILTERING",
@@ -67,13 +67,13 @@ def test_a_condition_and_a_timestamp_never_meet() -> None:
             )
 
 
-def test_usage_rows_fill_a_bounded_number_of_windows() -> None:
+@pytest.mark.parametrize("table", [USAGE, USAGE_DAY], ids=lambda table: table.name)
+def test_usage_rows_fill_a_bounded_number_of_windows(table: Table) -> None:
     """TimeWindowCompactionStrategy wants fewer than 50 windows in the life of a row."""
-    (usage,) = (table for table in TABLES if table.name == "usage")
-    (days,) = re.findall(r"'compaction_window_size': (\d+)", cql.create_table(KEYSPACE, usage))
-    assert usage.ttl_s / 86_400 / int(days) < 50
+    (days,) = re.findall(r"'compaction_window_size': (\d+)", cql.create_table(KEYSPACE, table))
+    assert table.ttl_s / 86_400 / int(days) < 50
 
 
 def test_the_largest_batch_of_usage_is_one_that_cassandra_takes() -> None:
-    row_bytes = 8 * 12 + 32 + 15 + 3 * 12
+    row_bytes = 8 * 13 + 32 + 15 + 3 * 12
     assert BATCH_WRITES_MAX * row_bytes < CQL_BATCH_BYTES

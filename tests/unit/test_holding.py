@@ -29,6 +29,7 @@ class Stage:
     answering: dict[str, set[str]] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     two_owners: list[str] = field(default_factory=list)
+    begins_s: float = 0.0
 
     def begin(self, gateway_id: str, name: str) -> None:
         owners = self.answering.setdefault(gateway_id, set())
@@ -54,6 +55,7 @@ class FakeSeat:
     is_settled: bool = False
 
     async def start(self) -> int:
+        await asyncio.sleep(self.stage.begins_s)
         self.stage.begin(self.tenure.lease.gateway_id, self.name)
         return 3
 
@@ -356,3 +358,20 @@ def test_a_node_that_was_built_anew_waits_for_the_lease_of_its_name() -> None:
         assert stage.owner("vg-1") == "node-1"
 
     play(script)
+
+
+def test_what_was_taken_first_is_kept_while_the_others_are_read_back() -> None:
+    async def whole() -> Stage:
+        stage = Stage(VirtualClock(datetime(2026, 11, 30, tzinfo=UTC)), begins_s=0.8 * LEASE_S)
+        node = stage.nodes["node-1"] = Node(stage, "node-1", GATEWAYS)
+        await node.begin()
+        await asyncio.sleep(LEASE_S)
+        assert (stage.owner("vg-1"), stage.owner("vg-2")) == ("node-1", "node-1")
+        assert {seat.tenure.lease.fence for seat in node.holdings.held.values()} == {1}
+        assert node.running is not None
+        node.running.cancel()
+        await asyncio.gather(node.running, return_exceptions=True)
+        return stage
+
+    stage = run_virtual(whole)
+    assert (stage.told, stage.two_owners) == ([], [])

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from core.domain.pools import AddressPool, PoolExhausted, TeidPool
 
 
+def pool_of(*blocks: str, quarantine_s: float = 0, opens: float = 0) -> AddressPool:
+    pool = AddressPool(quarantine_s=quarantine_s)
+    for block in blocks:
+        pool.add(IPv4Network(block), opens)
+    return pool
+
+
 def test_an_address_rests_before_it_is_lent_again() -> None:
-    pool = AddressPool(IPv4Network("10.0.0.0/30"), quarantine_s=60)
+    pool = pool_of("10.0.0.0/30", quarantine_s=60)
     only = pool.lease(now=0)
     assert only == IPv4Address("10.0.0.2")
     with pytest.raises(PoolExhausted):
@@ -22,15 +29,15 @@ def test_an_address_rests_before_it_is_lent_again() -> None:
 
 
 def test_a_claimed_address_is_not_lent() -> None:
-    pool = AddressPool(IPv4Network("10.0.0.0/29"), quarantine_s=0)
-    pool.claim(IPv4Address("10.0.0.3"))
+    pool = pool_of("10.0.0.0/29", quarantine_s=0)
+    assert pool.claim(IPv4Address("10.0.0.3"), holder="somebody")
     lent = {pool.lease(now=0) for _ in range(4)}
     assert IPv4Address("10.0.0.3") not in lent
     assert len(lent) == 4
 
 
 def test_releasing_twice_does_not_lend_twice() -> None:
-    pool = AddressPool(IPv4Network("10.0.0.0/30"), quarantine_s=0)
+    pool = pool_of("10.0.0.0/30", quarantine_s=0)
     address = pool.lease(now=0)
     pool.release(address, now=1)
     pool.release(address, now=1)
@@ -39,9 +46,70 @@ def test_releasing_twice_does_not_lend_twice() -> None:
         pool.lease(now=3)
 
 
+def test_what_rests_is_claimed_by_whom_it_rests_for_alone() -> None:
+    pool = pool_of("10.0.0.0/29", quarantine_s=60)
+    address = pool.lease(now=0)
+    pool.release(address, now=1, holder="one")
+    assert not pool.claim(address, holder="another")
+    assert pool.claim(address, holder="one")
+    assert not pool.claim(address, holder="one")
+    pool.rest(IPv4Address("10.0.0.4"), now=1)
+    assert not pool.claim(IPv4Address("10.0.0.4"), holder="one")
+    assert pool.claim(IPv4Address("10.0.0.5"), holder="one")
+
+
+def test_an_open_session_has_its_address_though_it_were_at_rest() -> None:
+    pool = pool_of("10.0.0.0/29", quarantine_s=60)
+    for address in (IPv4Address("10.0.0.2"), IPv4Address("10.0.0.3")):
+        pool.rest(address, now=0)
+        assert pool.reclaim(address)
+        assert not pool.reclaim(address)
+        pool.rest(address, now=0)
+    lent = {pool.lease(now=100) for _ in range(3)}
+    assert lent == {IPv4Address(f"10.0.0.{host}") for host in (4, 5, 6)}
+    with pytest.raises(PoolExhausted):
+        pool.lease(now=100)
+
+
+@pytest.mark.parametrize("host", ["0", "1", "7", "8"])
+def test_what_is_never_lent_or_in_no_block_cannot_be_claimed(host: str) -> None:
+    pool = pool_of("10.0.0.0/29")
+    assert not pool.claim(IPv4Address(f"10.0.0.{host}"), holder="one")
+    assert not pool.reclaim(IPv4Address(f"10.0.0.{host}"))
+    pool.rest(IPv4Address(f"10.0.0.{host}"), now=0)
+    assert (pool.lent, pool.unused(now=0)) == (0, 5)
+
+
+def test_a_block_is_lent_from_when_it_opens_and_claimed_before() -> None:
+    pool = pool_of("10.0.0.0/29", opens=100, quarantine_s=10)
+    with pytest.raises(PoolExhausted):
+        pool.lease(now=99)
+    assert pool.claim(IPv4Address("10.0.0.3"), holder="one")
+    pool.add(IPv4Network("10.0.1.0/29"), opens=50)
+    assert {pool.lease(now=99) for _ in range(5)} == {IPv4Address(f"10.0.1.{host}") for host in range(2, 7)}
+    assert pool.empty_blocks(now=99) == []
+    assert [pool.lease(now=100) for _ in range(4)] == [IPv4Address(f"10.0.0.{host}") for host in (2, 4, 5, 6)]
+    assert pool.unused(now=100) == 0
+
+
+def test_a_block_goes_when_everything_of_it_has_rested() -> None:
+    first, second = IPv4Network("10.0.0.0/29"), IPv4Network("10.0.1.0/30")
+    pool = pool_of(str(first), str(second), quarantine_s=10)
+    addresses = [pool.lease(now=0) for _ in range(6)]
+    assert addresses[5] == second[2]
+    for address in addresses:
+        pool.release(address, now=1)
+    assert pool.empty_blocks(now=10) == []
+    assert set(pool.empty_blocks(now=11)) == {first, second}
+    pool.remove(first)
+    assert (set(pool.blocks), pool.unused(now=11)) == ({second}, 1)
+    assert pool.lease(now=11) == second[2]
+    assert not pool.claim(first[2], holder="one")
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=200))
 def test_no_address_is_held_by_two(steps: list[tuple[bool, int]]) -> None:
-    pool = AddressPool(IPv4Network("10.0.0.0/28"), quarantine_s=5)
+    pool = pool_of("10.0.0.0/28", quarantine_s=5)
     held: list[IPv4Address] = []
     now = 0.0
     for take, pick in steps:
@@ -74,3 +142,15 @@ def test_a_pool_that_only_draws_taken_teids_gives_up() -> None:
     assert pool.lease(now=0) == 7
     with pytest.raises(PoolExhausted):
         pool.lease(now=0)
+
+
+def test_a_teid_at_rest_is_not_lent_and_an_open_session_has_its_own() -> None:
+    draws = iter([b"\0\0\0\1", b"\0\0\0\2", b"\0\0\0\1"])
+    pool = TeidPool(lambda _: next(draws), quarantine_s=60)
+    pool.rest(1, now=0)
+    assert pool.lease(now=59) == 2
+    assert pool.lease(now=60) == 1
+    pool.release(1, now=60)
+    pool.reclaim(1)
+    pool.rest(1, now=61)
+    assert pool.lent == 2

@@ -23,7 +23,14 @@ from core.adapters.store.sqlite import (
     WRITES_WAITING_MAX,
     SqliteEngine,
 )
-from core.adapters.store.tables import OPERATOR, REVOKED_TOKEN
+from core.adapters.store.tables import (
+    OPERATOR,
+    OUTBOX,
+    REVOKED_TOKEN,
+    SCHEMA_VERSION,
+    SESSION_BY_GATEWAY,
+    SIM_GROUP,
+)
 from core.adapters.store.wide import WideStore
 from core.errors import ConfigurationError, Unavailable
 from tests.contract.stores import SetClock, mount, report_of, sim_of, unmount
@@ -111,15 +118,25 @@ async def test_rows_are_removed_after_their_life(tmp_path: Path) -> None:
     assert rows_in(tmp_path / "airloom.db", "revoked_token") == 2
 
 
-async def test_one_purge_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_purge_is_bounded_and_goes_on_until_nothing_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite_module, "PURGE_ROWS_MAX", 2)
     clock = SetClock()
     engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=clock)
     await engine.write_all([token(number, expires_us=1) for number in range(5)])
+    groups = [Batch(SIM_GROUP, ("OP1",), (Put((str(number),), ("",), expires_us=1),)) for number in range(4)]
+    await engine.write_all(groups)
     clock.at += timedelta(seconds=sqlite_module.PURGE_INTERVAL_S)
-    await engine.write(token(9))
+    left = []
+    for _ in range(7):
+        await engine.write(token(9))
+        left.append(
+            rows_in(tmp_path / "airloom.db", "revoked_token") + rows_in(tmp_path / "airloom.db", "sim_group")
+        )
+        clock.at += timedelta(seconds=sqlite_module.PURGE_AGAIN_S)
+    assert left == [8, 6, 4, 2, 1, 1, 1]
     await engine.aclose()
-    assert rows_in(tmp_path / "airloom.db", "revoked_token") == 5 - 2 + 1
 
 
 @pytest.mark.parametrize(
@@ -170,6 +187,29 @@ async def test_a_file_of_another_schema_is_named(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "airloom.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
     assert "schema 99" in await refusal_at_open(tmp_path / "airloom.db")
+
+
+async def test_a_file_of_an_earlier_schema_gets_what_it_lacks(tmp_path: Path) -> None:
+    session = RowKey(("vg-1", 3), ("s1",))
+    engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())
+    await engine.write(
+        Batch(
+            SESSION_BY_GATEWAY,
+            session.partition,
+            (Put(session.clustering, ("sim-1", 7, "10.128.0.2", 1, 2)),),
+        )
+    )
+    await engine.aclose()
+    with closing(sqlite3.connect(tmp_path / "airloom.db", isolation_level=None)) as connection:
+        connection.execute('ALTER TABLE session_by_gateway DROP COLUMN "indexed_us"')
+        connection.execute("DROP TABLE outbox")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
+    engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())
+    (row,) = await engine.get(SESSION_BY_GATEWAY, [session])
+    assert row is not None
+    assert row.values == ("sim-1", 0, "10.128.0.2", 1, 2)
+    assert await engine.scan(OUTBOX, ("vg-1", 0)) == []
+    await engine.aclose()
 
 
 async def test_a_file_that_a_person_keeps_locked(

@@ -4,17 +4,15 @@ Rules:
 
 - LOCAL_QUORUM for all; a batch with a condition is one Paxos round of its partition (LOCAL_SERIAL), any other
   is one unlogged batch of one partition, which Cassandra applies whole or not at all.
-- Nothing blocks the event loop: the driver's thread hands its answers over in bursts, one wake-up for all
-  that came meanwhile. (Its asyncio reactor costs three times the CPU per call.)
+- Single rows with a timestamp of their own, asked for in one turn of the loop, go to their replica together,
+  in unlogged batches of several partitions (``joined.py``).
 - A write whose answer is lost may or may not be stored: ``Unavailable`` that is ambiguous.
 - A row's life is judged by this node's clock, as by every other engine; the TTL beside it only clears up.
 """
 
 import asyncio
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -28,12 +26,15 @@ from cassandra.policies import DCAwareRoundRobinPolicy, FallthroughRetryPolicy, 
 from cassandra.query import (
     BatchStatement,
     BatchType,
+    BoundStatement,
     PreparedStatement,
+    Statement,
     dict_factory,
     tuple_factory,
 )
 
 from core.adapters.store import cql
+from core.adapters.store.calls import Calls
 from core.adapters.store.engine import (
     SCAN_ROWS_MAX,
     Batch,
@@ -48,7 +49,8 @@ from core.adapters.store.engine import (
     expiry_us,
     microseconds,
 )
-from core.adapters.store.tables import SCHEMA_VERSION, TABLES, Table
+from core.adapters.store.joined import JoinedWrites
+from core.adapters.store.tables import EMPTY, READABLE_FROM, SCHEMA_VERSION, TABLES, Column, Table
 from core.errors import ConfigurationError, LocalProtocolError, StaleVersion, Unavailable
 from core.ports.clock import Clock
 
@@ -76,44 +78,41 @@ class CassandraAddress:
     password: str = ""
 
 
-class _Bridge:
-    """Answers from the driver's thread, handed to the loop in bursts."""
+class _Accepted:
+    """Calls that wait for their answer: ``with`` is one of them. Raises ``Unavailable`` beyond the limit."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._arrived: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
-        self._lock = threading.Lock()
-        self._is_woken = False
+        self.waiting = 0
+        self.is_closed = False
+        self.idle = asyncio.Event()
+        self.idle.set()
 
-    def watch(self, response: Any) -> asyncio.Future[Any]:
-        """The future of a driver's response."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        response.add_callbacks(
-            callback=lambda rows: self._arrive(future, rows, None),
-            errback=lambda error: self._arrive(future, None, error),
-        )
-        return future
+    def __enter__(self) -> None:
+        self._add(1)
 
-    def _arrive(self, future: asyncio.Future[Any], rows: Any, error: BaseException | None) -> None:
-        with self._lock:
-            self._arrived.append((future, rows, error))
-            if self._is_woken:
-                return
-            self._is_woken = True
-        with suppress(RuntimeError):  # the loop is gone, and with it everybody who waited
-            self._loop.call_soon_threadsafe(self._settle)
+    def __exit__(self, *_: object) -> None:
+        self._remove(1)
 
-    def _settle(self) -> None:
-        with self._lock:
-            arrived, self._arrived = self._arrived, deque()
-            self._is_woken = False
-        for future, rows, error in arrived:
-            if future.done():
-                continue  # its caller was cancelled
-            if error is None:
-                future.set_result(rows)
-            else:
-                future.set_exception(error)
+    @contextmanager
+    def more(self, calls: int) -> Iterator[None]:
+        """So many at once."""
+        self._add(calls)
+        try:
+            yield
+        finally:
+            self._remove(calls)
+
+    def _add(self, calls: int) -> None:
+        if self.is_closed or self.waiting + calls > WAITING_MAX:
+            why = "closed" if self.is_closed else f"behind: {self.waiting} calls wait"
+            raise Unavailable(f"the store is {why}")
+        self.waiting += calls
+        self.idle.clear()
+
+    def _remove(self, calls: int) -> None:
+        self.waiting -= calls
+        if not self.waiting:
+            self.idle.set()
 
 
 class CassandraEngine:
@@ -124,23 +123,22 @@ class CassandraEngine:
         self._session = session
         self._keyspace = keyspace
         self._clock = clock
-        self._bridge = _Bridge()
+        self._calls = Calls(session=session, timeout_s=TIMEOUT_S)
+        policy = session.get_execution_profile(EXEC_PROFILE_DEFAULT).load_balancing_policy
+        self._joined = JoinedWrites(metadata=cluster.metadata, policy=policy, execute=self._execute_joined)
         self._prepared: dict[str, PreparedStatement] = {}
         self._rounds: WeakValueDictionary[tuple[str, Key], asyncio.Lock] = WeakValueDictionary()
-        self._waiting = 0
         self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._is_closed = False
+        self._accepted = _Accepted()
 
     @classmethod
     async def open(cls, *, address: CassandraAddress, clock: Clock) -> "CassandraEngine":
         """Connect; raises ``ConfigurationError`` naming what to mend, the schema's version among it."""
         cluster, session = await asyncio.to_thread(connect, address)
         try:
-            version = await asyncio.to_thread(schema_version, session, address.keyspace)
-            if version != SCHEMA_VERSION:
-                raise ConfigurationError(_told(address, version))
+            schema = await asyncio.to_thread(schema_of, session, address.keyspace)
+            if not schema.is_usable:
+                raise ConfigurationError(_told(address, schema))
             await asyncio.to_thread(session.set_keyspace, address.keyspace)
         except BaseException:
             await asyncio.to_thread(cluster.shutdown)
@@ -149,7 +147,7 @@ class CassandraEngine:
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
-        with self._accepted():
+        with self._accepted:
             select = await self._prepare(cql.select_row(self._keyspace, table))
             answers = await asyncio.gather(
                 *(
@@ -179,7 +177,7 @@ class CassandraEngine:
         check_scan(table, prefix, above, below, limit)
         found: list[Row] = []
         while True:
-            with self._accepted():
+            with self._accepted:
                 text = cql.select_rows(
                     self._keyspace, table, len(prefix), len(above), len(below), reverse=reverse
                 )
@@ -193,10 +191,10 @@ class CassandraEngine:
 
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
-        with self._accepted():
+        with self._accepted:
             for batch in batches:
                 if batch.condition is None:
-                    await self._write(batch)
+                    await self._written(batch)
                 else:
                     await self._write_if(batch, batch.condition)
 
@@ -204,40 +202,26 @@ class CassandraEngine:
         """Write unconditional batches, at once."""
         check_unconditional(batches)
         if len(batches) == 1:
-            return await self.write(*batches)
-        with self._accepted(len(batches)):
-            writes = (self._write(batch) for batch in batches)
-            outcomes = await asyncio.gather(*writes, return_exceptions=True)
+            with self._accepted:
+                return await self._written(batches[0])
+        with self._accepted.more(len(batches)):
+            outcomes = await asyncio.gather(*map(self._written, batches), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
 
     async def aclose(self) -> None:
         """Wait for what was accepted, then disconnect; idempotent."""
-        if self._is_closed:
+        if self._accepted.is_closed:
             return
-        self._is_closed = True
-        await self._idle.wait()
+        self._accepted.is_closed = True
+        await self._accepted.idle.wait()
         await asyncio.to_thread(self._cluster.shutdown)
 
     # -- inside ---------------------------------------------------------------------------------------
 
     def _now_us(self) -> int:
         return microseconds(self._clock.now())
-
-    @contextmanager
-    def _accepted(self, calls: int = 1) -> Iterator[None]:
-        if self._is_closed or self._waiting + calls > WAITING_MAX:
-            why = "closed" if self._is_closed else f"behind: {self._waiting} calls wait"
-            raise Unavailable(f"the store is {why}")
-        self._waiting += calls
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._waiting -= calls
-            if not self._waiting:
-                self._idle.set()
 
     async def _prepare(self, text: str) -> PreparedStatement:
         if text not in self._prepared:
@@ -250,17 +234,32 @@ class CassandraEngine:
     async def _execute(self, statement: Any, *, is_write: bool = False, profile: Any = None) -> Any:
         try:
             async with self._in_flight:
-                response = self._session.execute_async(
-                    statement, execution_profile=profile or EXEC_PROFILE_DEFAULT
-                )
-                return await self._bridge.watch(response) or ()
+                return await self._calls.ask(statement, profile or EXEC_PROFILE_DEFAULT) or ()
         except Exception as error:
             raise _unavailable(error, is_write=is_write) from error
+
+    def _written(self, batch: Batch) -> Awaitable[None]:
+        if len(batch.writes) == 1:
+            (put,) = batch.writes
+            if isinstance(put, Put) and put.timestamp_us is not None:
+                text = cql.insert(self._keyspace, batch.table, is_stamped=True)
+                if text in self._prepared:
+                    return self._joined.add(self._prepared[text], _inserted(batch, put, self._now_us()))
+        return self._write(batch)
 
     async def _write(self, batch: Batch) -> None:
         now_us = self._now_us()
         statements = [_unconditional(self._keyspace, batch, write, now_us) for write in batch.writes]
-        await self._execute(await self._joined(statements), is_write=True)
+        await self._execute(await self._bound(statements), is_write=True)
+
+    async def _execute_joined(self, statements: Sequence[BoundStatement]) -> None:
+        try:
+            await self._execute(_batch_of(statements), is_write=True)
+        except Unavailable as error:
+            if len(statements) == 1 or not isinstance(error.__cause__, NotEnoughReplicas):
+                raise
+            why = f"{error}; the coordinator goes from partition to partition"
+            raise Unavailable(why, ambiguous=True) from error
 
     async def _write_if(self, batch: Batch, condition: Condition) -> None:
         """One round; a second one where the row that is in the way is over already.
@@ -306,58 +305,76 @@ class CassandraEngine:
                 row = (_ttl_s(expires_us, now_us), *write.values, write.version, expires_us)
                 text = cql.update(self._keyspace, table, is_over=over is not None)
                 statements.append((text, (*row, *where, version, now_us)))
-        (answer, *_) = await self._execute(
-            await self._joined(statements), is_write=True, profile=_CONDITIONAL
-        )
+        (answer, *_) = await self._execute(await self._bound(statements), is_write=True, profile=_CONDITIONAL)
         return bool(answer["[applied]"])
 
-    async def _joined(self, statements: Sequence[tuple[str, Key]]) -> Any:
-        bound = [(await self._prepare(text)).bind(values) for text, values in statements]
-        if len(bound) == 1:
-            return bound[0]
-        batch = BatchStatement(batch_type=BatchType.UNLOGGED)
-        for statement in bound:
-            batch.add(statement)
-        batch.keyspace = None  # protocol 4 sends none; the session's own finds the replicas
-        return batch
+    async def _bound(self, statements: Sequence[tuple[str, Key]]) -> Any:
+        return _batch_of([(await self._prepare(text)).bind(values) for text, values in statements])
 
 
 # -- migrations ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The version of a keyspace's tables (0: none), and of the oldest nodes that may work on them."""
+
+    version: int
+    readable_from: int
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a node of this version may work on them: they are of it, or newer and still fit."""
+        return self.readable_from <= SCHEMA_VERSION <= self.version
+
+
 async def migrate(*, address: CassandraAddress, replication_factor: int) -> int:
-    """Make the keyspace and the tables, or bring them to this version; the version that was there before."""
+    """Make the keyspace and the tables, or bring them to this version; the version that was there before.
+
+    Nodes of the version before go on meanwhile. Raises ``ConfigurationError``.
+    """
 
     def work() -> int:
         cluster, session = connect(address)
         try:
             session.execute(cql.create_keyspace(address.keyspace, address.datacenter, replication_factor))
-            before = schema_version(session, address.keyspace)
-            if before > SCHEMA_VERSION:
+            before = schema_of(session, address.keyspace)
+            if before.version > SCHEMA_VERSION:
                 raise ConfigurationError(_told(address, before))
             session.execute(cql.create_schema_table(address.keyspace))
             for table in TABLES:
                 session.execute(cql.create_table(address.keyspace, table))
-            session.execute(cql.put_schema_version(address.keyspace, SCHEMA_VERSION))
-            return before
+                for column in _missing(session, address.keyspace, table):
+                    session.execute(cql.add_column(address.keyspace, table, column))
+            for row in ((cql.READABLE_NAME, READABLE_FROM), (cql.SCHEMA_NAME, SCHEMA_VERSION)):
+                session.execute(cql.put_schema(address.keyspace), row)
+            return before.version
         finally:
             cluster.shutdown()
 
     return await asyncio.to_thread(work)
 
 
-def schema_version(session: Session, name: str) -> int:
-    """The version of a keyspace's tables; 0 when there are none. Blocks."""
+def _missing(session: Session, keyspace: str, table: Table) -> list[Column]:
+    there = session.cluster.metadata.keyspaces[keyspace].tables[table.name].columns
+    return [column for column in table.values if column.name not in there]
+
+
+def schema_of(session: Session, name: str) -> Schema:
+    """What a keyspace's tables are. Blocks."""
     keyspace = session.cluster.metadata.keyspaces.get(name)
     if keyspace is None or cql.SCHEMA_TABLE not in keyspace.tables:
-        return 0
-    row = session.execute(cql.select_schema_version(name)).one()
-    return int(row[0]) if row else 0
+        return Schema(0, 0)
+    rows = [
+        session.execute(cql.select_schema(name), (of,)).one() for of in (cql.SCHEMA_NAME, cql.READABLE_NAME)
+    ]
+    version, readable_from = (int(row[0]) if row else 0 for row in rows)
+    return Schema(version, readable_from or version)
 
 
-def _told(address: CassandraAddress, version: int) -> str:
-    fix = "run airloom store migrate" if version < SCHEMA_VERSION else "run a newer Airloom"
-    return f"keyspace {address.keyspace}: schema {version}, this version reads {SCHEMA_VERSION}; {fix}"
+def _told(address: CassandraAddress, schema: Schema) -> str:
+    fix = "run airloom store migrate" if schema.version < SCHEMA_VERSION else "run a newer Airloom"
+    return f"keyspace {address.keyspace}: schema {schema.version}, this version reads {SCHEMA_VERSION}; {fix}"
 
 
 def connect(address: CassandraAddress) -> tuple[Cluster, Session]:
@@ -430,7 +447,31 @@ def _ttl_s(expires_us: int, now_us: int) -> int:
 
 def _alive(table: Table, rows: Sequence[Any], now_us: int) -> list[Row]:
     split = len(table.clustering)
-    return [Row(tuple(row[:split]), tuple(row[split:-2]), row[-2]) for row in rows if row[-1] > now_us]
+    return [
+        Row(tuple(row[:split]), tuple(row[split:-2]) if None not in row else _filled(table, row), row[-2])
+        for row in rows
+        if row[-1] > now_us
+    ]
+
+
+def _filled(table: Table, row: Sequence[Any]) -> Key:
+    """The values of a row that is older than one of its columns."""
+    values = row[len(table.clustering) : -2]
+    return tuple(
+        EMPTY[column.type] if value is None else value
+        for column, value in zip(table.values, values, strict=True)
+    )
+
+
+def _batch_of(statements: Sequence[BoundStatement]) -> Statement:
+    """One statement of all; its replicas are those of the first."""
+    if len(statements) == 1:
+        return statements[0]
+    batch = BatchStatement(batch_type=BatchType.UNLOGGED)
+    for statement in statements:
+        batch.add(statement)
+    batch.keyspace = None  # protocol 4 sends none; the session's own finds the replicas
+    return batch
 
 
 def _unavailable(error: Exception, *, is_write: bool) -> Exception:

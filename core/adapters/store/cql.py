@@ -9,26 +9,34 @@ says when a row is over to whoever reads it, the TTL beside it removes it some t
 
 from functools import cache
 
-from core.adapters.store.tables import USAGE, Column, Table
+from core.adapters.store.tables import USAGE, USAGE_DAY, Column, Table
 
 NEVER_US = 2**63 - 1
 """``expires_us`` of a row that lives for ever: comparable, so that a condition can say "still alive"."""
-SCHEMA_TABLE = "schema_version"
-_USAGE_OPTIONS = (
-    " WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS',"
-    " 'compaction_window_size': 15}"
-)
-"""580 days in windows of 15 are 39: TimeWindowCompactionStrategy wants fewer than 50."""
+SCHEMA_TABLE, SCHEMA_NAME, READABLE_NAME = "schema_version", "airloom", "readable_from"
+_WINDOW_DAYS = {USAGE: 2, USAGE_DAY: 15}
+"""80 days in windows of 2 are 40, 580 in windows of 15 are 39: TimeWindowCompactionStrategy wants fewer
+than 50."""
 
 
 def create_table(keyspace: str, table: Table) -> str:
     """The table, if it is not there."""
-    columns = [f"{_name(c)} {c.type.value}" for c in table.partition + table.clustering + table.values]
+    columns = [f"{_name(c)} {c.type.cql}" for c in table.partition + table.clustering + table.values]
     partition = ", ".join(_names(table.partition))
     key = ", ".join([f"({partition})", *_names(table.clustering)])
     columns += ["version bigint", "expires_us bigint", f"PRIMARY KEY ({key})"]
-    options = _USAGE_OPTIONS if table is USAGE else ""
+    options = (
+        " WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS',"
+        f" 'compaction_window_size': {_WINDOW_DAYS[table]}}}"
+        if table in _WINDOW_DAYS
+        else ""
+    )
     return f'CREATE TABLE IF NOT EXISTS "{keyspace}"."{table.name}" ({", ".join(columns)}){options}'
+
+
+def add_column(keyspace: str, table: Table, column: Column) -> str:
+    """A value column that a table of an earlier version has not."""
+    return f'ALTER TABLE "{keyspace}"."{table.name}" ADD {_name(column)} {column.type.cql}'
 
 
 def create_schema_table(keyspace: str) -> str:
@@ -36,14 +44,14 @@ def create_schema_table(keyspace: str) -> str:
     return f'CREATE TABLE IF NOT EXISTS "{keyspace}".{SCHEMA_TABLE} (name text PRIMARY KEY, version bigint)'
 
 
-def select_schema_version(keyspace: str) -> str:
-    """Which version the tables have."""
-    return f"SELECT version FROM \"{keyspace}\".{SCHEMA_TABLE} WHERE name = 'airloom'"
+def select_schema(keyspace: str) -> str:
+    """Which version the tables have, and from which on a node may work on them. Bound: name."""
+    return f'SELECT version FROM "{keyspace}".{SCHEMA_TABLE} WHERE name = %s'
 
 
-def put_schema_version(keyspace: str, version: int) -> str:
-    """The tables have this version now."""
-    return f"INSERT INTO \"{keyspace}\".{SCHEMA_TABLE} (name, version) VALUES ('airloom', {version:d})"
+def put_schema(keyspace: str) -> str:
+    """Bound: name, version."""
+    return f'INSERT INTO "{keyspace}".{SCHEMA_TABLE} (name, version) VALUES (%s, %s)'
 
 
 def create_keyspace(keyspace: str, datacenter: str, replication_factor: int) -> str:

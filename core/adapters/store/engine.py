@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
-from core.adapters.store.tables import Column, ColumnType, Table
+from core.adapters.store.tables import Column, Table
 from core.errors import LocalProtocolError
 
 Value = str | int | bytes
@@ -27,11 +27,6 @@ SCAN_ROWS_MAX = 1_001
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BIGINT_MAX = 2**63 - 1
-_PYTHON_TYPES: dict[ColumnType, type[str] | type[int] | type[bytes]] = {
-    ColumnType.TEXT: str,
-    ColumnType.BIGINT: int,
-    ColumnType.BLOB: bytes,
-}
 
 
 class RowKey(NamedTuple):
@@ -188,7 +183,7 @@ def _check(table: Table, columns: tuple[Column, ...], values: Key) -> None:
     if len(values) != len(columns):
         raise LocalProtocolError(f"{table.name}: {len(values)} values for {len(columns)} columns")
     for column, value in zip(columns, values, strict=True):
-        if type(value) is not _PYTHON_TYPES[column.type]:
-            raise LocalProtocolError(f"{table.name}.{column.name}: {value!r} is not {column.type.value}")
+        if type(value) is not column.type.python:
+            raise LocalProtocolError(f"{table.name}.{column.name}: {value!r} is not {column.type.cql}")
         if type(value) is int and not -_BIGINT_MAX <= value <= _BIGINT_MAX:
             raise LocalProtocolError(f"{table.name}.{column.name}: {value} exceeds 64 bits")

@@ -55,6 +55,14 @@ def body_of(entity: Any) -> str:
     return _ENCODER.encode(entity).decode()
 
 
+def entity_of(body: bytes, entity: type[T]) -> T:
+    """What ``body_of`` wrote; raises ``ValueError``."""
+    try:
+        return msgspec.json.decode(body, type=entity, dec_hook=_decode_other)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error
+
+
 class BodyReader(Generic[T]):
     """Reads the bodies of one type of entity; of a hot table the same body twice is the same entity."""
 

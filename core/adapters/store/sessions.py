@@ -3,16 +3,18 @@
 Rules:
 
 - A session's row and its event are one batch under a condition on the session's version.
-- The gateway's index row is written first, in one write with the session, and removed last. Who reads it
-  asks the session itself; an index row that stayed behind is removed once nobody can be on the way to it.
+- The gateway's index row is written first, in one write with the session, and removed last, or left to
+  expire, for it also says what rests. Who reads it asks the session itself; an index row that stayed behind
+  rests what it names, and is removed once nobody can be on the way to it.
 - An event that goes into the stream has an outbox row, written first in the same way and removed once the
   stream has it; a row whose event never came is left from a crash.
 - An event's place is its time in microseconds and its id, so a history is read by time.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import replace
 from datetime import datetime
+from ipaddress import IPv4Address
 from zlib import crc32
 
 from core.adapters.store.engine import (
@@ -36,7 +38,7 @@ from core.adapters.store.rows import (
     get_row,
 )
 from core.adapters.store.tables import EVENT_LIFE_US, OUTBOX, SESSION_BY_GATEWAY, SIM
-from core.domain.session import Session, SessionEvent
+from core.domain.session import Resting, Session, SessionEvent
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Page
@@ -63,18 +65,22 @@ class WideSessions:
         put = Put(key, (body_of(stored),), stored.version)
         condition = Condition(key, session.version)
         batch = Batch(SIM, (session.sim_id,), (put, _event_put(event)), condition)
-        index = Put((session.session_id,), (session.sim_id, microseconds(self._clock.now())))
-        indexes = Batch(SESSION_BY_GATEWAY, _index_of(session), (index,))
+        indexes = _index_batch(session, microseconds(self._clock.now()))
         await self._engine.write(indexes, self._outbox_batch(session.gateway_id, event), batch)
         return stored
 
-    async def close(self, session: Session, event: SessionEvent) -> None:
+    async def close(
+        self, session: Session, event: SessionEvent, *, rests_until: datetime | None = None
+    ) -> None:
         """Session and event in one batch, whatever the stored version is; then the index row."""
+        index = Batch(SESSION_BY_GATEWAY, _index_of(session), (Delete((session.session_id,)),))
+        if rests_until is not None:
+            rests_until_us = microseconds(rests_until)
+            index = _index_batch(session, rests_until_us, expires_us=rests_until_us)
         key = _session_key(session.session_id)
         version = session.version
         for _ in range(CONDITIONAL_TRIES_MAX):
             writes = (_event_put(event), Delete(key)) if version else (_event_put(event),)
-            index = Batch(SESSION_BY_GATEWAY, _index_of(session), (Delete((session.session_id,)),))
             batch = Batch(SIM, (session.sim_id,), writes, Condition(key, version))
             try:
                 outbox = self._outbox_batch(session.gateway_id, event)
@@ -127,15 +133,18 @@ class WideSessions:
         rows = await self._engine.scan(SIM, (sim_id,), prefix=(_SESSION,))
         return [self._sessions.read((sim_id,), row) for row in rows]
 
-    async def of_gateway(self, gateway_id: str) -> AsyncIterator[Session]:
-        """The open sessions of a virtual gateway, bucket by bucket."""
+    async def of_gateway(
+        self, gateway_id: str, *, known: Container[str] = ()
+    ) -> AsyncIterator[Session | Resting]:
+        """The open sessions of a virtual gateway and what is at rest, bucket by bucket."""
         for bucket in range(BUCKETS):
             partition: Key = (gateway_id, bucket)
             above: Key = ()
             while True:
                 rows = await self._engine.scan(SESSION_BY_GATEWAY, partition, above=above)
-                for session in await self._resolve(gateway_id, partition, rows):
-                    yield session
+                asked = [row for row in rows if row.clustering[0] not in known]
+                for found in await self._resolve(gateway_id, partition, asked):
+                    yield found
                 if len(rows) < SCAN_ROWS_MAX:
                     break
                 above = rows[-1].clustering
@@ -169,19 +178,21 @@ class WideSessions:
 
         return await collect_page(scan, resolve, after=after, limit=limit)
 
-    async def _resolve(self, gateway_id: str, partition: Key, rows: Sequence[Row]) -> list[Session]:
+    async def _resolve(self, gateway_id: str, partition: Key, rows: Sequence[Row]) -> list[Session | Resting]:
         keys = [RowKey((row.values[0],), _session_key(str(row.clustering[0]))) for row in rows]
         found = await self._engine.get(SIM, keys)
-        sessions: list[Session] = []
+        resolved: list[Session | Resting] = []
         settled_us = microseconds(self._clock.now()) - SETTLE_US
         for index, key, row in zip(rows, keys, found, strict=True):
             if row is not None:
                 session = self._sessions.read(key.partition, row)
                 if session.gateway_id == gateway_id:
-                    sessions.append(session)
+                    resolved.append(session)
             elif int(index.values[1]) < settled_us:
                 await self._engine.write(Batch(SESSION_BY_GATEWAY, partition, (Delete(index.clustering),)))
-        return sessions
+            elif index.values[2]:  # a row of an earlier version names no address
+                resolved.append(_resting(index))
+        return resolved
 
 
 def _session_key(session_id: str) -> Key:
@@ -190,6 +201,18 @@ def _session_key(session_id: str) -> Key:
 
 def _index_of(session: Session) -> Key:
     return (session.gateway_id, crc32(session.session_id.encode()) % BUCKETS)
+
+
+def _index_batch(session: Session, indexed_us: int, *, expires_us: int = 0) -> Batch:
+    teid_control, teid_user = session.teids or (0, 0)
+    values = (session.sim_id, indexed_us, str(session.ue_address), teid_control, teid_user)
+    put = Put((session.session_id,), values, expires_us=expires_us)
+    return Batch(SESSION_BY_GATEWAY, _index_of(session), (put,))
+
+
+def _resting(index: Row) -> Resting:
+    teids = tuple(int(teid) for teid in index.values[3:] if teid)
+    return Resting(str(index.clustering[0]), IPv4Address(str(index.values[2])), teids)
 
 
 def _time_key(at_us: int) -> str:

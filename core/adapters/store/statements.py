@@ -103,6 +103,15 @@ def _create(table: Table) -> str:
     return f'CREATE TABLE IF NOT EXISTS "{table.name}" ({", ".join(columns)}) WITHOUT ROWID'
 
 
+def add_column(table: Table, column: Column) -> str:
+    """A value column that a table of an earlier version has not."""
+    empty = {ColumnType.TEXT: "''", ColumnType.BIGINT: "0", ColumnType.BLOB: "x''"}[column.type]
+    return (
+        f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {_SQL_TYPES[column.type]}'
+        f" NOT NULL DEFAULT {empty}"
+    )
+
+
 def _create_expiry_index(table: Table) -> str:
     name = f"{table.name}_expiry"
     return f'CREATE INDEX IF NOT EXISTS "{name}" ON "{table.name}" (expires_us) WHERE expires_us > 0'

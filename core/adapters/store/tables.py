@@ -7,25 +7,45 @@ Rules:
   condition is about), ``written_us`` (what USING TIMESTAMP compares) and ``expires_us`` (0: never).
 - An entity is one JSON ``body``, so that a person can read it; usage rows are typed columns.
 - A row that is written under a condition is never also written without one (facts of Paxos in Cassandra).
+- A new version adds: tables, value columns at the end, fields of bodies that have a default. What an older
+  row lacks is empty or 0; what an older node does not know it leaves alone, or drops when it writes the body.
+  So nodes of two versions work side by side, once the tables are migrated.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_FROM = 3
+"""The oldest version whose nodes may work on these tables."""
 DAY_US = 86_400_000_000
 EVENT_LIFE_US = 32 * DAY_US
 """A line of a SIM's session history is kept this long after it happened."""
 USAGE_LIFE_S = 580 * 86_400
-"""Daily and monthly statistics reach back 18 months; they are computed from these rows."""
+"""Daily and monthly statistics reach back 18 months; they are computed from folded days."""
+SLOT_LIFE_S = 80 * 86_400
+"""Statistics by minutes reach back 32 days; the rest is how late a day may be folded."""
 
 
 class ColumnType(Enum):
-    """What a column holds, by Cassandra's names."""
+    """What a column holds: Cassandra's name of it, and Python's."""
 
-    TEXT = "text"
-    BIGINT = "bigint"
-    BLOB = "blob"
+    TEXT = "text", str
+    BIGINT = "bigint", int
+    BLOB = "blob", bytes
+
+    def __init__(self, cql: str, python: type[str] | type[int] | type[bytes]) -> None:
+        self.cql = cql
+        self.python = python
+
+
+EMPTY: Mapping[ColumnType, str | int | bytes] = {
+    ColumnType.TEXT: "",
+    ColumnType.BIGINT: 0,
+    ColumnType.BLOB: b"",
+}
+"""What a column holds in rows that are older than it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,7 @@ def _bigints(*names: str) -> tuple[Column, ...]:
 
 
 _BODY = _texts("body")
+_TEIDS = ("teid_control", "teid_user")
 _BINDING = (*_texts("owner"), *_bigints("bound_us"))
 
 OPERATOR = Table("operator", _texts("operator_id"), (), _BODY)
@@ -80,8 +101,9 @@ SESSION_BY_GATEWAY = Table(
     "session_by_gateway",
     (*_texts("gateway_id"), *_bigints("bucket")),
     _texts("session_id"),
-    (*_texts("sim_id"), *_bigints("indexed_us")),
+    (*_texts("sim_id"), *_bigints("indexed_us"), *_texts("ue_address"), *_bigints(*_TEIDS)),
 )
+"""A row whose session is not there says what is at rest; after a session's end it lives as long as that."""
 OUTBOX = Table(
     "outbox",
     (*_texts("gateway_id"), *_bigints("bucket")),
@@ -98,8 +120,19 @@ USAGE = Table(
         *_texts("operator_id", "speed_class", "plmn"),
         *_bigints("up_bytes", "down_bytes", "up_packets", "down_packets", "timestamp_us"),
     ),
+    ttl_s=SLOT_LIFE_S,
+)
+USAGE_DAY = Table(
+    "usage_day",
+    (*_texts("imsi"), *_bigints("month")),
+    (*_bigints("day"), *_texts("session_id"), *_bigints("epoch", "segment")),
+    (*_bigints("slot"), *USAGE.values),
     ttl_s=USAGE_LIFE_S,
 )
+"""What was folded: the highest report of each segment, written under its own timestamp like any other."""
+USAGE_OPERATOR = Table("usage_operator", _bigints("day"), _texts("operator_id"), (), ttl_s=SLOT_LIFE_S)
+"""Whose usage is to be folded; written before the first row of an operator's day."""
+FOLDING = Table("folding", _texts("name"), (), _BODY)
 USAGE_BY_OPERATOR = Table(
     "usage_by_operator", (*_texts("operator_id"), *_bigints("day")), _texts("imsi"), (), ttl_s=USAGE_LIFE_S
 )
@@ -111,6 +144,14 @@ QUARANTINE = Table(
     ttl_s=USAGE_LIFE_S,
 )
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
+UE_BLOCK = Table(
+    "ue_block",
+    _texts("pool"),
+    _bigints("first"),
+    (*_bigints("prefix"), *_texts("gateway_id"), *_bigints("fence")),
+)
+"""All blocks in one partition, the version of the whole in a row before them: some 60 bytes each, and 8,192
+of them in a /9."""
 SHARD_LEASE = Table("shard_lease", _texts("application"), _texts("shard_id"), _BODY)
 AUDIT = Table("audit", _bigints("day"), _texts("entry_id"), _BODY, ttl_s=USAGE_LIFE_S)
 MESSAGE_COUNT = Table("message_count", (*_texts("imsi"), *_bigints("day")), (), _BODY, ttl_s=USAGE_LIFE_S)
@@ -128,9 +169,13 @@ TABLES = (
     SESSION_BY_GATEWAY,
     OUTBOX,
     USAGE,
+    USAGE_DAY,
+    USAGE_OPERATOR,
+    FOLDING,
     USAGE_BY_OPERATOR,
     QUARANTINE,
     GATEWAY_LEASE,
+    UE_BLOCK,
     SHARD_LEASE,
     AUDIT,
     MESSAGE_COUNT,

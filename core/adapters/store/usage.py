@@ -2,50 +2,54 @@
 
 Rules: a row's key is all that identifies a segment's slot, so a duplicate is the same row; nothing is read
 before a report is written. Rows of ``insert_if_absent`` belong to sessions that no gateway reports.
+A report whose day is sealed is folded before it counts as durable (``core.adapters.store.usage_days``).
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+from collections.abc import Iterable, Sequence
 
 from core.adapters.store.engine import (
-    BATCH_WRITES_MAX,
     SCAN_ROWS_MAX,
     Batch,
     Condition,
     Engine,
     Key,
     Put,
-    Row,
 )
-from core.adapters.store.rows import BodyReader, CorruptRow, body_of, get_row
-from core.adapters.store.tables import MESSAGE_COUNT, QUARANTINE, USAGE, USAGE_BY_OPERATOR
-from core.domain.message import MessageCount
-from core.domain.usage import SegmentLabel, UsageReport, Volume
+from core.adapters.store.rows import BodyReader, body_of
+from core.adapters.store.tables import QUARANTINE, USAGE, USAGE_BY_OPERATOR, USAGE_OPERATOR
+from core.adapters.store.usage_days import UsageDays, report_from, values_of
+from core.domain.usage import Folding, UsageReport, fold
 from core.errors import StaleVersion
+from core.ports.clock import Clock
 from core.ports.store import Page, Quarantined
 
 INDEXED_MAX = 1_000_000
 """Index rows remembered as written; beyond it they are forgotten and written again, which changes nothing."""
+READ_AT_A_TIME = 31
+"""Days of one IMSI that are read side by side."""
+FOLDS_AT_A_TIME = 4
+"""Late days that are folded side by side: each costs the event loop some milliseconds."""
 
 
 class WideUsage:
     """Implements ``Usage``."""
 
-    def __init__(self, *, engine: Engine) -> None:
+    def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
+        self._days = UsageDays(engine=engine, clock=clock)
         self._indexed: set[tuple[str, int, str]] = set()
         self._quarantined = BodyReader(QUARANTINE, Quarantined)
 
     async def record(self, reports: Sequence[UsageReport]) -> None:
-        """One batch per (IMSI, day), all of them durable on return."""
-        partitions: dict[Key, list[Put]] = {}
-        for report in reports:
-            put = Put(_key(report), _values(report), timestamp_us=report.timestamp_us)
-            partitions.setdefault((report.imsi, report.day), []).append(put)
+        """One batch each, for their order is their timestamp; all of them durable on return."""
         batches = [
-            Batch(USAGE, partition, tuple(puts[start : start + BATCH_WRITES_MAX]))
-            for partition, puts in partitions.items()
-            for start in range(0, len(puts), BATCH_WRITES_MAX)
+            Batch(
+                USAGE,
+                (report.imsi, report.day),
+                (Put(_key(report), values_of(report), timestamp_us=report.timestamp_us),),
+            )
+            for report in reports
         ]
         new = self._not_indexed(reports)
         if new:
@@ -53,6 +57,7 @@ class WideUsage:
             self._remember(new)
         elif batches:
             await self._engine.write_all(batches)
+        await self._fold_late((report.imsi, report.day) for report in reports)
 
     async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
         """All rows of one IMSI and day, by slot, session, epoch, segment."""
@@ -60,10 +65,60 @@ class WideUsage:
         above: Key = ()
         while True:
             rows = await self._engine.scan(USAGE, (imsi, day), above=above)
-            reports += [_report(imsi, day, row) for row in rows]
+            reports += [report_from(imsi, day, (*row.clustering, *row.values)) for row in rows]
             if len(rows) < SCAN_ROWS_MAX:
                 return reports
             above = rows[-1].clustering
+
+    async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
+        """The highest report of each segment: folded rows, and slots where these do not say everything."""
+        known = await self._days.known()
+        months: dict[int, list[int]] = {}
+        for day in days:
+            if day <= known.sealed:
+                months.setdefault(day // 100, []).append(day)
+        spans = [(min(of_month), max(of_month)) for of_month in months.values()]
+        folded = await asyncio.gather(*(self._days.read(imsi, first, last) for first, last in spans))
+        wanted = set(days)
+        rows = [row for of_month in folded for row in of_month if row.day in wanted]
+        open_days = [day for day in days if not known.is_whole(day)]
+        for start in range(0, len(open_days), READ_AT_A_TIME):
+            some = open_days[start : start + READ_AT_A_TIME]
+            for of_day in await asyncio.gather(*(self.of_day(imsi, day) for day in some)):
+                rows += of_day
+        return fold(rows)[0]
+
+    async def fold(self, imsi: str, day: int) -> None:
+        """Raise the folded rows to what the slots say; contradictions are put aside."""
+        segments, contradictions = fold(await self.of_day(imsi, day))
+        for report in contradictions:
+            await self.quarantine(Quarantined(report, "below an earlier slot of its segment"))
+        await self._days.join(imsi, day, segments)
+
+    async def folding(self) -> Folding | None:
+        """How far folding has come."""
+        return await self._days.folding()
+
+    async def put_folding(self, folding: Folding) -> Folding:
+        """Write if the stored version is ``folding.version``."""
+        return await self._days.put_folding(folding)
+
+    async def _fold_late(self, places: Iterable[tuple[str, int]]) -> None:
+        """Whoever folds a day reads it ``FOLDING_FRESH_S`` and more after its seal: it has seen what was
+        durable while no seal was known. The rest is folded here.
+        """
+        sealed = (await self._days.known()).sealed
+        late = sorted({(imsi, day) for imsi, day in places if day <= sealed})
+        for start in range(0, len(late), FOLDS_AT_A_TIME):
+            some = late[start : start + FOLDS_AT_A_TIME]
+            await asyncio.gather(*(self.fold(imsi, day) for imsi, day in some))
+
+    async def operators_of(self, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
+        """The operators with rows of a UTC day, in order."""
+        above = (after,) if after else ()
+        rows = await self._engine.scan(USAGE_OPERATOR, (day,), above=above, limit=limit)
+        operators = tuple(str(row.clustering[0]) for row in rows)
+        return Page(operators, operators[-1] if len(operators) == limit else "")
 
     async def imsis_of(self, operator_id: str, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
         """The IMSIs with rows of this operator on a UTC day, in order."""
@@ -84,13 +139,15 @@ class WideUsage:
         """Write a row unless one with its key is there."""
         new = self._not_indexed([report])
         key = _key(report)
-        batch = Batch(USAGE, (report.imsi, report.day), (Put(key, _values(report)),), Condition(key, 0))
+        batch = Batch(USAGE, (report.imsi, report.day), (Put(key, values_of(report)),), Condition(key, 0))
+        is_new = True
         try:
             await self._engine.write(*_index_batches(new), batch)
+            self._remember(new)
         except StaleVersion:
-            return False
-        self._remember(new)
-        return True
+            is_new = False
+        await self._fold_late([(report.imsi, report.day)])
+        return is_new
 
     async def quarantine(self, item: Quarantined) -> None:
         """Keep a contradicting report aside; the same one again is the same row."""
@@ -110,79 +167,16 @@ class WideUsage:
             above = rows[-1].clustering
 
 
-class WideMessageCounts:
-    """Implements ``MessageCounts``; rows are written under a condition only."""
-
-    def __init__(self, *, engine: Engine) -> None:
-        self._engine = engine
-        self._bodies = BodyReader(MESSAGE_COUNT, MessageCount)
-
-    async def get(self, imsi: str, day: int) -> MessageCount | None:
-        """The row as stored."""
-        row = await get_row(self._engine, MESSAGE_COUNT, (imsi, day))
-        return self._bodies.read_optional((imsi, day), row)
-
-    async def put(self, row: MessageCount) -> MessageCount:
-        """Write if the stored version is ``row.version``."""
-        stored = replace(row, version=row.version + 1)
-        put = Put((), (body_of(stored),), stored.version)
-        await self._engine.write(
-            Batch(MESSAGE_COUNT, (row.imsi, row.day), (put,), Condition((), row.version))
-        )
-        return stored
-
-
 def _index_batches(new: set[tuple[str, int, str]]) -> list[Batch]:
+    operators = sorted({(day, operator_id) for operator_id, day, _ in new})
     return [
-        Batch(USAGE_BY_OPERATOR, (operator_id, day), (Put((imsi,), ()),))
-        for operator_id, day, imsi in sorted(new)
+        *(Batch(USAGE_OPERATOR, (day,), (Put((operator_id,), ()),)) for day, operator_id in operators),
+        *(
+            Batch(USAGE_BY_OPERATOR, (operator_id, day), (Put((imsi,), ()),))
+            for operator_id, day, imsi in sorted(new)
+        ),
     ]
 
 
 def _key(report: UsageReport) -> Key:
     return (report.slot, report.session_id, report.epoch, report.segment)
-
-
-def _values(report: UsageReport) -> Key:
-    volume = report.volume
-    return (
-        report.operator_id,
-        report.label.speed_class,
-        report.label.plmn,
-        volume.up_bytes,
-        volume.down_bytes,
-        volume.up_packets,
-        volume.down_packets,
-        report.timestamp_us,
-    )
-
-
-def _report(imsi: str, day: int, row: Row) -> UsageReport:
-    match (*row.clustering, *row.values):
-        case (
-            int(slot),
-            str(session_id),
-            int(epoch),
-            int(segment),
-            str(operator_id),
-            str(speed_class),
-            str(plmn),
-            int(up_bytes),
-            int(down_bytes),
-            int(up_packets),
-            int(down_packets),
-            int(timestamp_us),
-        ):
-            return UsageReport(
-                imsi=imsi,
-                session_id=session_id,
-                operator_id=operator_id,
-                epoch=epoch,
-                segment=segment,
-                label=SegmentLabel(speed_class, plmn),
-                day=day,
-                slot=slot,
-                volume=Volume(up_bytes, down_bytes, up_packets, down_packets),
-                timestamp_us=timestamp_us,
-            )
-    raise CorruptRow(f"table usage, key ({imsi}, {day}, {row.clustering}): {row.values}")

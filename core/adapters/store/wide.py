@@ -2,17 +2,19 @@
 
 from core.adapters.store.accounts import WideAccounts
 from core.adapters.store.audit import WideAudit
+from core.adapters.store.blocks import WideBlocks
 from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideLeases, WideShardLeases
+from core.adapters.store.message_counts import WideMessageCounts
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
-from core.adapters.store.usage import WideMessageCounts, WideUsage
+from core.adapters.store.usage import WideUsage
 from core.ports.clock import Clock
 
 
 class WideStore:
-    """Implements ``Store``. The clock dates index rows and nothing else."""
+    """Implements ``Store``. The clock dates index rows, and measures how old is what is known of folding."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
@@ -20,8 +22,9 @@ class WideStore:
         self._sims = WideSims(engine=engine, clock=clock)
         self._groups = WideGroups(engine=engine)
         self._sessions = WideSessions(engine=engine, clock=clock)
-        self._usage = WideUsage(engine=engine)
+        self._usage = WideUsage(engine=engine, clock=clock)
         self._leases = WideLeases(engine=engine)
+        self._blocks = WideBlocks(engine=engine)
         self._shard_leases = WideShardLeases(engine=engine)
         self._audit = WideAudit(engine=engine)
         self._message_counts = WideMessageCounts(engine=engine)
@@ -55,6 +58,11 @@ class WideStore:
     def leases(self) -> WideLeases:
         """Virtual gateways' leases."""
         return self._leases
+
+    @property
+    def blocks(self) -> WideBlocks:
+        """Blocks of device addresses."""
+        return self._blocks
 
     @property
     def shard_leases(self) -> WideShardLeases:

@@ -1,0 +1,1 @@
+"""Adapters that move a virtual gateway's address to this host."""

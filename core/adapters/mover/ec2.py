@@ -1,0 +1,173 @@
+"""Addresses as secondary private IPs of this EC2 instance's network interface.
+
+Rules:
+
+- EC2 takes the address from whatever interface has it (AllowReassignment); nothing is unassigned, for a free
+  address could be given to somebody else. Then it is added to the interface here, as on any network.
+- A call may be carried out late, after another node has taken over; so a holder looks again and again whether
+  EC2 still says that the address is here (instance metadata, no quota), and if not, takes it back.
+- Only addresses of the interface's own subnet can be here, and a subnet is of one Availability Zone.
+"""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, suppress
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import aioboto3
+import aiohttp
+from botocore.config import Config as SdkConfig
+from botocore.exceptions import BotoCoreError, ClientError
+
+from core.errors import ConfigurationError, Unavailable
+from core.ports.address_mover import AddressMover
+
+METADATA = "http://169.254.169.254"
+METADATA_S, CONNECT_S, CALL_S = 2.0, 2.0, 5.0
+LOOK_S = 5.0
+"""How often the metadata are read; a move shows in them some seconds after EC2 said yes."""
+TOKEN_LIFE_S = 60
+_KEY = "gateway.address_mover ec2"
+_FIXES = {
+    "UnauthorizedOperation": "allow ec2:AssignPrivateIpAddresses on it to the instance's role",
+    "AuthFailure": "the credentials are not valid; mend the instance's role or AWS_PROFILE",
+    "InvalidParameterValue": "it must be of the interface's subnet, and no primary address",
+    "InvalidNetworkInterfaceID.NotFound": "it is gone; start the node on an instance that has it",
+    "PrivateIpAddressLimitExceeded": "the instance type carries no more; take a larger one, or more nodes",
+}
+"""What only the operator can mend; all else EC2 says may be otherwise soon."""
+
+
+class Ec2Mover:
+    """Implements ``AddressMover``; make it with ``open``."""
+
+    def __init__(
+        self, *, interface: AddressMover, metadata: "Metadata", sdk: Any, eni: str, subnet: IPv4Network
+    ) -> None:
+        self._interface = interface
+        self._metadata = metadata
+        self._sdk = sdk
+        self._eni = eni
+        self._subnet = subnet
+        self._asked: dict[IPv4Address, float] = {}
+        self._open_parts = AsyncExitStack()
+
+    @classmethod
+    async def open(
+        cls, *, interface: AddressMover, station: bytes, metadata: str = METADATA, endpoint: str = ""
+    ) -> "Ec2Mover":
+        """Ask the instance which network interface has the link address ``station``; ``interface`` adds and
+        removes addresses there. Credentials come by the usual chain. Raises ``ConfigurationError``.
+        """
+        async with AsyncExitStack() as parts:
+            timeout = aiohttp.ClientTimeout(total=METADATA_S)
+            http = await parts.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+            told = Metadata(http, f"{metadata}/latest", station.hex(":"))
+            eni, subnet, region = await _place_of(told)
+            session = aioboto3.Session(region_name=region)
+            if await session.get_credentials() is None:
+                raise ConfigurationError(
+                    f"{_KEY}: there are no AWS credentials; give the instance a role, or set AWS_PROFILE"
+                )
+            sdk_config = SdkConfig(
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                connect_timeout=CONNECT_S,
+                read_timeout=CALL_S,
+            )
+            sdk = await parts.enter_async_context(
+                session.client("ec2", endpoint_url=endpoint or None, config=sdk_config)
+            )
+            mover = cls(interface=interface, metadata=told, sdk=sdk, eni=eni, subnet=subnet)
+            mover._open_parts = parts.pop_all()
+            return mover
+
+    def may_bring(self, address: IPv4Address) -> bool:
+        """Whether it is of the interface's subnet."""
+        return address in self._subnet
+
+    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+        """Have EC2 send it here, at first and when it turns out to be elsewhere."""
+        began = time.monotonic()
+        asked = self._asked.get(address)
+        if asked is None or (began - asked > LOOK_S and not await self._is_here(address)):
+            await self._assign(address)
+            self._asked[address] = time.monotonic()
+        left_s = lasting_s - (time.monotonic() - began)
+        if left_s <= 0:
+            raise Unavailable(f"{address}: EC2 took longer than the tenure lasts")
+        await self._interface.bring(address, lasting_s=left_s)
+
+    async def let_go(self, address: IPv4Address) -> None:
+        """Take it off the interface here; EC2 sends it on when the next holder asks."""
+        self._asked.pop(address, None)
+        await self._interface.let_go(address)
+
+    async def aclose(self) -> None:
+        """Let the connections go."""
+        await self._open_parts.aclose()
+
+    async def _is_here(self, address: IPv4Address) -> bool:
+        """By the metadata; where they do not answer, as far as is known."""
+        self._asked[address] = time.monotonic()
+        with suppress(Unavailable):
+            return str(address) in (await self._metadata.of_interface("local-ipv4s")).split()
+        return True
+
+    async def _assign(self, address: IPv4Address) -> None:
+        where = f"{address} to {self._eni}"
+        try:
+            async with asyncio.timeout(CALL_S):
+                await self._sdk.assign_private_ip_addresses(
+                    NetworkInterfaceId=self._eni,
+                    PrivateIpAddresses=[str(address)],
+                    AllowReassignment=True,
+                )
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in _FIXES:
+                raise ConfigurationError(f"{_KEY}: {where}: {code}: {_FIXES[code]}") from None
+            raise Unavailable(f"{where}: {error}") from error
+        except (BotoCoreError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{where}: EC2 does not answer: {error!r}", ambiguous=True) from error
+
+
+class Metadata:
+    """The instance metadata service, version 2, about the interface with link address ``station``."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str, station: str) -> None:
+        self._http = http
+        self._url = url
+        self._station = station
+
+    async def of_interface(self, what: str) -> str:
+        """Raises ``Unavailable``."""
+        return await self.of_instance(f"network/interfaces/macs/{self._station}/{what}")
+
+    async def of_instance(self, what: str) -> str:
+        """Raises ``Unavailable``."""
+        try:
+            wanted = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_LIFE_S)}
+            async with self._http.put(f"{self._url}/api/token", headers=wanted) as answer:
+                answer.raise_for_status()
+                shown = {"X-aws-ec2-metadata-token": await answer.text()}
+            async with self._http.get(f"{self._url}/meta-data/{what}", headers=shown) as answer:
+                answer.raise_for_status()
+                return (await answer.text()).strip()
+        except (aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError) as error:
+            raise Unavailable(f"instance metadata, {what}: {error!r}") from error
+
+
+async def _place_of(metadata: Metadata) -> tuple[str, IPv4Network, str]:
+    """The interface's id at EC2, its subnet and its region; raises ``ConfigurationError``."""
+    try:
+        return (
+            await metadata.of_interface("interface-id"),
+            IPv4Network(await metadata.of_interface("subnet-ipv4-cidr-block")),
+            await metadata.of_instance("placement/region"),
+        )
+    except (Unavailable, ValueError) as error:
+        raise ConfigurationError(
+            f"{_KEY}: {error}; it needs an EC2 instance with its metadata service on, and"
+            " gateway.address_interface one of its network interfaces"
+        ) from None

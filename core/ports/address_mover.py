@@ -1,0 +1,32 @@
+"""Where a virtual gateway's address is: at the host of the node that holds it.
+
+Rules: only whoever holds a tenure calls, and says for how long at most the address may stay without being
+brought again. So the address of a node that was killed or stands still goes when its tenure ends, not before
+somebody is there to take it away.
+"""
+
+from ipaddress import IPv4Address
+from typing import Protocol
+
+
+class AddressMover(Protocol):
+    """Moves addresses to this host."""
+
+    def may_bring(self, address: IPv4Address) -> bool:
+        """Whether this host could ever have it; where it could not, the gateway is not sought."""
+        ...
+
+    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+        """Make it this host's own for so long from now, or go on so. Idempotent, bounded in time.
+
+        Raises ``Unavailable`` when it may be tried again, ``ConfigurationError`` with the fix otherwise.
+        """
+        ...
+
+    async def let_go(self, address: IPv4Address) -> None:
+        """It is this host's own no longer. Idempotent. Raises ``Unavailable``."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what the mover itself holds; the addresses end by themselves."""
+        ...

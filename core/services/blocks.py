@@ -1,0 +1,200 @@
+"""The blocks of device addresses that one virtual gateway lends from.
+
+Rules:
+
+- What was read of the map of blocks counts only once this gateway has changed the map from just that state:
+  whatever a holder before, or this node itself, still had under way can then never take effect.
+- A tenure lends from blocks that it took itself. Of those that were there before, the open sessions keep
+  their addresses; the rest is held back until no promise of the holder before and no write of its can come.
+- The next block is taken before the last one is used up, so that an attach waits for no store; a block that
+  is empty and not needed is given back, some time later.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
+
+from core.domain.blocks import Block, BlockMap, BlockOwner, first_free, prefix_within
+from core.domain.pools import NEVER_LENT, AddressPool
+from core.errors import StaleVersion, Unavailable
+from core.ports.clock import Clock, Entropy
+from core.ports.store import BLOCKS_CHANGED_MAX, Blocks
+from core.services.gateway import VirtualGateway
+
+LOOK_S = 1.0
+"""How often the pool is looked at while nothing is lent."""
+GIVE_BACK_S = 60.0
+EXHAUSTED_S = 10.0
+"""How long a gateway that found no free block waits until it looks again."""
+CHANGE_TRIES_MAX = 64
+"""How often the map is read again because another gateway changed it meanwhile."""
+TURN_S = 0.05
+"""A gateway waits at most so long for its next try, that not all come at once."""
+
+
+class UeBlocks:
+    """Keeps ``pool`` in blocks of ``network``, none of them in ``apart``.
+
+    ``route`` and ``unroute`` are told of each block that comes and goes; ``held_back_s`` is how long what the
+    holder before may have lent is not.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: Blocks,
+        pool: AddressPool,
+        gateway: VirtualGateway,
+        clock: Clock,
+        entropy: Entropy,
+        network: IPv4Network,
+        apart: Collection[IPv4Network],
+        prefix: int,
+        held_back_s: float,
+        route: Callable[[IPv4Network], None],
+        unroute: Callable[[IPv4Network], None],
+    ) -> None:
+        self._blocks = blocks
+        self._pool = pool
+        self._gateway = gateway
+        self._clock = clock
+        self._entropy = entropy
+        self._network = network
+        self._apart = [Block.of(each) for each in apart]
+        self._prefix = prefix_within(network, prefix)
+        self._held_back_s = held_back_s
+        self._route = route
+        self._unroute = unroute
+        self._owner = BlockOwner(gateway.gateway_id, gateway.epoch)
+        self._ahead = max(1, (1 << (32 - self._prefix)) - NEVER_LENT) // 2 + 1
+        self._is_unsure = False
+        self._may_take_at = self._give_back_at = 0.0
+        self._lent = asyncio.Event()
+        gateway.on_lease(self._heed_lease)
+
+    async def start(self, in_use: Collection[IPv4Address]) -> Collection[IPv4Address]:
+        """Take up the blocks that are ours, and one that nobody lent from lately. Raises ``Unavailable``.
+
+        An address ``in_use`` that is in no block is older than blocks are: its block is taken with it. Those
+        are returned that another gateway may lend.
+        """
+        within = [address for address in in_use if address in self._network]
+        while True:
+            seen = await self._read()
+            own = self._own_in(seen)
+            around = {Block.around(each, self._prefix) for each in _outside(own, within)}
+            older = [block for block in around if not any(_overlap(block, other) for other in seen.owners)]
+            held = {block for block in own if seen.owners[block].fence != self._owner.fence}
+            taken = older[: BLOCKS_CHANGED_MAX - 1]
+            fresh = None if own - held else self._free_in(seen, taken)
+            is_changed = await self._change(seen, (*taken, fresh) if fresh else taken, held={*held, *taken})
+            if is_changed and len(taken) == len(older):
+                break
+        self._give_back_at = self._clock.monotonic() + GIVE_BACK_S
+        return _outside({Block.of(network) for network in self._pool.blocks}, within)
+
+    async def run(self) -> None:
+        """Take blocks ahead of need and give back what is not needed, until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._lent.wait()
+            self._lent.clear()
+            try:
+                await self._keep()
+            except Unavailable:
+                self._is_unsure = True
+                await asyncio.sleep(LOOK_S)
+
+    async def _keep(self) -> None:
+        """What is given back leaves the pool before it is written; if it was not, it is found to be ours."""
+        now = self._clock.monotonic()
+        spare = self._spare(now)
+        for block in spare:
+            self._pool.remove(block.network)
+        for _ in range(CHANGE_TRIES_MAX):
+            is_low = self._is_low(now)
+            if not (is_low or spare or self._is_unsure):
+                return
+            seen = await self._read()
+            fresh = self._free_in(seen) if is_low else None
+            if is_low and fresh is None:
+                self._may_take_at = now + EXHAUSTED_S
+            if not (fresh or spare or self._is_unsure):
+                return
+            if await self._change(seen, [fresh] if fresh else [], given_back=spare):
+                return
+        raise Unavailable("the map of blocks changes too fast")
+
+    async def _read(self) -> BlockMap:
+        self._gateway.demand_held()
+        return await self._blocks.read()
+
+    async def _change(
+        self,
+        seen: BlockMap,
+        taken: Collection[Block],
+        *,
+        given_back: Collection[Block] = (),
+        held: Collection[Block] = (),
+    ) -> bool:
+        """Change the map from what was seen, and lend from what is then ours; false when it was another."""
+        self._gateway.demand_held()
+        given_back = self._own_in(seen).intersection(given_back)
+        try:
+            await self._blocks.change(seen, self._owner, taken=taken, given_back=given_back)
+        except StaleVersion:
+            await asyncio.sleep(self._entropy.random_bytes(1)[0] / 255 * TURN_S)
+            return False
+        now, pooled = self._clock.monotonic(), self._pool.blocks
+        for block in {*self._own_in(seen), *taken} - given_back:
+            if (network := block.network) not in pooled:
+                self._pool.add(network, now + self._held_back_s if block in held else now)
+                self._route(network)
+        for block in given_back:
+            self._unroute(block.network)
+        self._is_unsure = False
+        return True
+
+    # -- small parts ----------------------------------------------------------------------------------
+
+    def _heed_lease(self) -> None:
+        if self._is_low(self._clock.monotonic()):
+            self._lent.set()
+
+    def _is_low(self, now: float) -> bool:
+        return now >= self._may_take_at and self._pool.unused(now) < self._ahead
+
+    def _spare(self, now: float) -> list[Block]:
+        """Empty blocks without which enough is left, on a slow schedule."""
+        if now < self._give_back_at:
+            return []
+        self._give_back_at = now + GIVE_BACK_S
+        left, spare = self._pool.unused(now), []
+        for network in self._pool.empty_blocks(now)[:BLOCKS_CHANGED_MAX]:
+            left -= network.num_addresses - NEVER_LENT
+            if left < 2 * self._ahead - 1:
+                break
+            spare.append(Block.of(network))
+        return spare
+
+    def _own_in(self, seen: BlockMap) -> set[Block]:
+        own = self._owner.gateway_id
+        return {block for block, owner in seen.owners.items() if owner.gateway_id == own}
+
+    def _free_in(self, seen: BlockMap, taken: Collection[Block] = ()) -> Block | None:
+        return first_free(self._network, self._prefix, (*seen.owners, *self._apart, *taken))
+
+
+def _outside(blocks: Collection[Block], addresses: Collection[IPv4Address]) -> list[IPv4Address]:
+    prefixes = {block.prefix for block in blocks}
+    return [
+        address
+        for address in addresses
+        if not any(Block.around(address, prefix) in blocks for prefix in prefixes)
+    ]
+
+
+def _overlap(one: Block, other: Block) -> bool:
+    return one.first <= other.last and other.first <= one.last

@@ -1,0 +1,341 @@
+"""Never two for one address, nor for one TEID: two nodes over one store that is slow, whose writes may land
+long after their process died; kills between any two steps; promises of Access-Accepts that nobody remembers.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+
+import pytest
+
+from core.adapters.files import MemoryObjectStore
+from core.adapters.store.engine import Batch, Row, RowKey
+from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.tables import UE_BLOCK, Table
+from core.adapters.store.wide import WideStore
+from core.adapters.stream.memory import MemoryDisk, MemoryStream
+from core.app.adapters import Adapters
+from core.app.held import HeldGateway
+from core.app.node import Node
+from core.config import Config
+from core.domain.pools import AddressPool
+from core.domain.session import Access, CloseReason, Nas, Resting, Session
+from core.domain.sim import Sim, SimStatus, Subscriber
+from core.errors import Refused, Unavailable
+from core.services.blocks import UeBlocks
+from core.services.sessions import OpenSession, PeerTunnel
+from gtp.userplane.slots import over_buffer, table_bytes
+from loadtest.faults import Incarnation
+from loadtest.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual
+
+BEGINNING = datetime(2026, 11, 30, 12, tzinfo=UTC)
+QUARANTINE_S, PROVISIONAL_S = 30.0, 20.0
+ACTIVE_S = 400.0
+NODES = {"node-1": "vg-1", "node-2": "vg-2"}
+SIMS = 12
+SLOTS = 64
+
+
+class LateEngine(MemoryEngine):
+    """A store that takes a batch at a time; what was sent lands, though its sender is dead by then."""
+
+    def __init__(self, *, disk: Disk, clock: VirtualClock, life: Incarnation, rng: random.Random) -> None:
+        super().__init__(disk=disk, clock=clock)
+        self._life = life
+        self._rng = rng
+        self._landing: set[asyncio.Task[None]] = set()
+
+    async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
+        await self._pass()
+        return await super().get(table, keys)
+
+    async def write(self, *batches: Batch) -> None:
+        await self._pass()
+        landing = asyncio.create_task(self._land(batches))
+        self._landing.add(landing)
+        landing.add_done_callback(self._landed)
+        await asyncio.shield(landing)
+        await self._pass()
+        if self._rng.random() < 0.03:
+            raise Unavailable("injected: its answer is lost", ambiguous=True)
+
+    def _landed(self, landing: asyncio.Task[None]) -> None:
+        self._landing.discard(landing)
+        if not landing.cancelled():
+            landing.exception()  # whoever waits for it is told; the dead do not ask
+
+    async def _land(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            slow = self._rng.random() < 0.02
+            await asyncio.sleep(self._rng.random() * (8.0 if slow else 0.05))
+            await super().write(batch)
+
+    async def _pass(self) -> None:
+        await asyncio.sleep(self._rng.random() * 0.02)
+        if not self._life.is_alive:
+            await asyncio.get_running_loop().create_future()
+
+
+class NarrowEntropy(SeededEntropy):
+    """So few TEIDs that they are drawn again soon."""
+
+    def random_bytes(self, length: int) -> bytes:
+        drawn = super().random_bytes(length)
+        return bytes(3) + drawn[3:] if length == 4 else drawn
+
+
+class Ledger:
+    """Who was told to have what, kept apart from everything that lends."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._had: dict[object, tuple[str, float]] = {}
+        self.found: list[str] = []
+        self.told = 0
+
+    def tell(self, what: object, who: str, *, until: float = float("inf")) -> None:
+        """``who`` is told to have it, until it is said to be over; nobody else may for a quarantine more."""
+        before, over = self._had.get(what, (who, 0.0))
+        if before != who and self._clock.monotonic() < over + QUARANTINE_S:
+            self.found.append(
+                f"{what} was {before}'s until {over:.0f}, {who}'s {self._clock.monotonic():.0f}"
+            )
+        self._had[what] = (who, until)
+        self.told += 1
+
+    def over(self, what: object, who: str) -> None:
+        if self._had.get(what, ("", 0.0))[0] == who:
+            self._had[what] = (who, self._clock.monotonic())
+
+
+class Stage:
+    """The nodes and everything that happens to them."""
+
+    def __init__(self, seed: int, held_type: type[HeldGateway], engine_type: type[LateEngine]) -> None:
+        self.rng = random.Random(seed)
+        self.clock = VirtualClock(BEGINNING)
+        self.network = VirtualNetwork(self.rng)
+        self.disk = Disk()
+        self.ledger = Ledger(self.clock)
+        self.slots = {name: {gw: bytearray(table_bytes(SLOTS)) for gw in NODES.values()} for name in NODES}
+        self.lives: dict[str, Incarnation] = {}
+        self.nodes: dict[str, Node] = {}
+        self.running: dict[str, asyncio.Task[None]] = {}
+        self.refused = 0
+        self._sims = [
+            Sim(
+                sim_id=f"89811000000000{number:05d}",
+                subscribers=(Subscriber(f"44010000000{number:04d}"),),
+                registration_secret_sha256="",
+                created=BEGINNING,
+                modified=BEGINNING,
+                operator_id="OP0000000001",
+                status=SimStatus.ACTIVE,
+            )
+            for number in range(SIMS)
+        ]
+        self._open: dict[str, tuple[str, Session]] = {}
+        self._promised: dict[str, tuple[str, IPv4Address, str]] = {}
+        self._engine_type = engine_type
+        self._node_type = type("PlantedNode", (Node,), {"held_type": held_type})
+
+    async def run(self) -> None:
+        """From an empty store to the end of the time."""
+        store = WideStore(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
+        for sim in self._sims:
+            await store.sims.put(sim)
+        for name in NODES:
+            await self._begin(name)
+        async with asyncio.TaskGroup() as actors:
+            for sim in self._sims:
+                actors.create_task(self._live(sim))
+            actors.create_task(self._kill())
+        for name in NODES:
+            await self._end(name)
+
+    async def _begin(self, name: str) -> None:
+        self.lives[name] = life = Incarnation()
+        engine = self._engine_type(disk=self.disk, clock=self.clock, life=life, rng=self.rng)
+        world = Adapters(
+            clock=self.clock,
+            entropy=NarrowEntropy(self.rng),
+            network=self.network,
+            store=WideStore(engine=engine, clock=self.clock),
+            stream=MemoryStream(disk=MemoryDisk(), clock=self.clock),
+            objects=MemoryObjectStore(),
+            open_slots=lambda gateway_id: over_buffer(self.slots[name][gateway_id]),
+            left_slots=lambda gateway_id: None,
+            token_key=bytes(32),
+        )
+        node = self.nodes[name] = self._node_type(config=_config(name), adapters=world)
+        await node.start()
+        self.running[name] = asyncio.create_task(node.run())
+
+    async def _end(self, name: str) -> None:
+        self.lives[name].is_alive = False
+        for gateway_id in self.nodes[name].held:
+            self.network.unplug(_address(gateway_id))
+        self.running[name].cancel()
+        with suppress(asyncio.CancelledError, BaseExceptionGroup):
+            await self.running[name]
+
+    async def _kill(self) -> None:
+        while self.clock.monotonic() < ACTIVE_S:
+            await asyncio.sleep(self.rng.expovariate(1 / 30))
+            name = self.rng.choice(list(NODES))
+            await self._end(name)
+            await asyncio.sleep(self.rng.choice([0.1, 1.0, 18.0]))  # the last is long enough to be taken over
+            await self._begin(name)
+
+    async def _live(self, sim: Sim) -> None:
+        while self.clock.monotonic() < ACTIVE_S:
+            await asyncio.sleep(self.rng.expovariate(1 / 3))
+            held = [(n, h) for n in self.nodes for h in self.nodes[n].held.values() if self.lives[n].is_alive]
+            if not held:
+                continue
+            name, gateway = self.rng.choice(held)
+            act = self.rng.choice([self._attach, self._attach, self._detach, self._promise, self._redeem])
+            asking = asyncio.create_task(act(sim.imsi, gateway))
+            while not asking.done() and self.lives[name].is_alive:
+                await asyncio.wait([asking], timeout=0.1)
+            asking.cancel()
+            try:
+                await asking
+            except (Refused, Unavailable):
+                self.refused += 1
+            except asyncio.CancelledError:
+                pass  # its node died: nobody was told anything
+
+    async def _attach(self, imsi: str, gateway: HeldGateway) -> None:
+        self._forget(imsi, gateway.gateway.gateway_id)
+        peer = PeerTunnel(1, 2, "127.0.1.1", "127.0.1.1", 5)
+        wanted = OpenSession(access=Access.GTPV1, imsi=imsi, apn="soracom.io", peer=peer)
+        self._tell(imsi, await gateway.sessions.open(wanted))
+
+    async def _detach(self, imsi: str, gateway: HeldGateway) -> None:
+        held = list(gateway.sessions.open_sessions.values())
+        for session in [session for session in held if session.imsi == imsi]:
+            self._forget(imsi, gateway.gateway.gateway_id)
+            await gateway.sessions.close(session.session_id, CloseReason.DEVICE)
+
+    async def _promise(self, imsi: str, gateway: HeldGateway) -> None:
+        grant = gateway.radius._admissions.promise(imsi)
+        self.ledger.tell(grant.address, imsi, until=self.clock.monotonic() + PROVISIONAL_S - QUARANTINE_S)
+        self._promised[imsi] = (gateway.gateway.gateway_id, grant.address, grant.session_id)
+
+    async def _redeem(self, imsi: str, gateway: HeldGateway) -> None:
+        gateway_id, address, session_id = self._promised.pop(imsi, ("", None, ""))
+        if address is None or gateway_id != gateway.gateway.gateway_id:
+            return
+        grant = gateway.radius._admissions.redeem(imsi, session_id, address)
+        self._forget(imsi, gateway_id)
+        nas = Nas("127.0.3.0/24", "nas", "127.0.3.1", session_id[:8])
+        wanted = OpenSession(access=Access.RADIUS, imsi=imsi, apn="soracom.io", nas=nas, grant=grant)
+        self._tell(imsi, await gateway.sessions.open(wanted))
+
+    def _tell(self, imsi: str, session: Session) -> None:
+        self._open[f"{imsi} {session.gateway_id}"] = (imsi, session)
+        self.ledger.tell(session.ue_address, imsi)
+        for teid in session.teids:
+            self.ledger.tell((session.gateway_id, teid), f"{imsi} {session.session_id}")
+        others = [other for other in self._stored() if other[0] != session.session_id]
+        if session.ue_address in {address for _, address in others}:
+            self.ledger.found.append(f"{session.ue_address} is in the store twice")
+
+    def _forget(self, imsi: str, gateway_id: str) -> None:
+        """From here on its session there may be over."""
+        _, session = self._open.pop(f"{imsi} {gateway_id}", ("", None))
+        if session is not None:
+            self.ledger.over(session.ue_address, imsi)
+            for teid in session.teids:
+                self.ledger.over((gateway_id, teid), f"{imsi} {session.session_id}")
+
+    def _stored(self) -> list[tuple[str, IPv4Address]]:
+        rows = [
+            row
+            for (table, _), partition in self.disk.partitions.items()
+            if table == "sim"
+            for key, row in partition.rows.items()
+            if key[0] == "session"
+        ]
+        bodies = [json.loads(str(row.row.values[0])) for row in rows]
+        return [(body["session_id"], IPv4Address(body["ue_address"])) for body in bodies]
+
+
+def _address(gateway_id: str) -> str:
+    return f"127.0.0.{gateway_id[-1]}"
+
+
+def _config(name: str) -> Config:
+    return Config.model_validate(
+        {
+            "node": {"name": name, "roles": ["gateway", "aaa"], "home": [NODES[name]]},
+            "gateway": {
+                "ue_pool": "10.128.0.0/24",
+                "block_prefix": 29,
+                "quarantine_s": QUARANTINE_S,
+                "virtual": [{"id": each, "address": _address(each)} for each in NODES.values()],
+            },
+            "radius": {
+                "clients": [{"network": "127.0.3.0/24", "secret": "the secret of all NASes"}],
+                "provisional_s": PROVISIONAL_S,
+            },
+        }
+    )
+
+
+def simulate(
+    seed: int,
+    held_type: type[HeldGateway] = HeldGateway,
+    engine_type: type[LateEngine] = LateEngine,
+) -> Stage:
+    stage = Stage(seed, held_type, engine_type)
+    run_virtual(stage.run)
+    return stage
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_is_lent_twice_whatever_dies(seed: int) -> None:
+    stage = simulate(seed)
+    assert stage.ledger.found == []
+    assert stage.ledger.told > 200
+
+
+class RashEngine(LateEngine):
+    """Planted: a block is taken whatever the map is by now."""
+
+    async def write(self, *batches: Batch) -> None:
+        rash = [Batch(b.table, b.partition, b.writes) if b.table is UE_BLOCK else b for b in batches]
+        await super().write(*rash)
+
+
+class RestlessGateway(HeldGateway):
+    """Planted: what was at rest is not read back."""
+
+    async def start(self) -> int:
+        def forget(resting: Resting) -> None:
+            return None
+
+        self.gateway.rest = forget  # type: ignore[method-assign]  # a planted bug
+        return await super().start()
+
+
+class HastyGateway(HeldGateway):
+    """Planted: what the holder before may have promised is lent at once."""
+
+    def make_blocks(self, own: object, pool: AddressPool) -> UeBlocks:
+        blocks = super().make_blocks(own, pool)  # type: ignore[arg-type]  # a planted bug
+        blocks._held_back_s = 0.0
+        return blocks
+
+
+@pytest.mark.parametrize(
+    ("held_type", "engine_type"),
+    [(HeldGateway, RashEngine), (RestlessGateway, LateEngine), (HastyGateway, LateEngine)],
+)
+def test_a_planted_bug_is_caught(held_type: type[HeldGateway], engine_type: type[LateEngine]) -> None:
+    assert any(simulate(seed, held_type, engine_type).ledger.found for seed in range(10))

@@ -1,0 +1,246 @@
+"""Blocks of addresses: cut without overlap, taken ahead of need, given back when they are not needed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.wide import WideStore
+from core.domain.blocks import Block, BlockOwner, first_free, prefix_within
+from core.domain.gateway import GatewayLease
+from core.domain.pools import AddressPool, TeidPool
+from core.domain.reasons import AttachRefusal
+from core.errors import Refused, Unavailable
+from core.services.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
+from core.services.gateway import Tenure, VirtualGateway
+from loadtest.faults import FaultRates, FaultyEngine, Incarnation
+from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
+
+POOL = IPv4Network("10.128.0.0/26")
+QUARANTINE_S, HELD_BACK_S = 10.0, 30.0
+
+
+def block(text: str) -> Block:
+    return Block.of(IPv4Network(text))
+
+
+@pytest.mark.parametrize(
+    ("network", "wished", "prefix"),
+    [("10.128.0.0/9", 22, 22), ("10.128.0.0/22", 22, 25), ("10.0.0.0/28", 22, 29), ("10.0.0.0/30", 22, 30)],
+)
+def test_a_small_network_is_cut_into_smaller_blocks(network: str, wished: int, prefix: int) -> None:
+    assert prefix_within(IPv4Network(network), wished) == prefix
+
+
+@given(st.sets(st.integers(0, 31), max_size=30), st.integers(26, 29), st.integers(26, 29))
+def test_the_first_free_block_is_the_lowest_that_overlaps_nothing(
+    places: set[int], prefix: int, other_prefix: int
+) -> None:
+    network = IPv4Network("10.0.0.0/24")
+    taken = {Block.around(network[place * 8], other_prefix) for place in places}
+    free = [
+        each
+        for each in network.subnets(new_prefix=prefix)
+        if not any(each.overlaps(other.network) for other in taken)
+    ]
+    found = first_free(network, prefix, taken)
+    assert (found.network if found else None) == (free[0] if free else None)
+
+
+@dataclass
+class Stage:
+    """A store, and gateways over it."""
+
+    clock: VirtualClock = field(default_factory=lambda: VirtualClock(datetime(2026, 11, 30, tzinfo=UTC)))
+    disk: Disk = field(default_factory=Disk)
+    rates: FaultRates = field(default_factory=FaultRates)
+    fences: dict[str, int] = field(default_factory=dict)
+    running: list[asyncio.Task[None]] = field(default_factory=list)
+    routes: set[IPv4Network] = field(default_factory=set)
+
+    @property
+    def store(self) -> WideStore:
+        engine = MemoryEngine(disk=self.disk, clock=self.clock)
+        faulty = FaultyEngine(engine, rates=self.rates, life=Incarnation(), rng=Random(1))
+        return WideStore(engine=faulty, clock=self.clock)
+
+    async def gateway(self, name: str, *in_use: str, runs: bool = True) -> tuple[VirtualGateway, UeBlocks]:
+        self.fences[name] = self.fences.get(name, 0) + 1
+        now = self.clock.now()
+        tenure = Tenure(
+            leases=self.store.leases,
+            clock=self.clock,
+            lease=GatewayLease(name, "node-1", self.fences[name], now, 1),
+            began=self.clock.monotonic() + 10_000,
+        )
+        pool = AddressPool(quarantine_s=QUARANTINE_S)
+        entropy = SeededEntropy(Random(2))
+        made = VirtualGateway(
+            tenure=tenure,
+            address="127.0.0.1",
+            addresses=pool,
+            teids=TeidPool(entropy.random_bytes, quarantine_s=QUARANTINE_S),
+            quarantine_s=QUARANTINE_S,
+            clock=self.clock,
+        )
+        blocks = UeBlocks(
+            blocks=self.store.blocks,
+            pool=pool,
+            gateway=made,
+            clock=self.clock,
+            entropy=entropy,
+            network=POOL,
+            apart=[],
+            prefix=29,
+            held_back_s=HELD_BACK_S,
+            route=self.routes.add,
+            unroute=self.routes.remove,
+        )
+        assert await blocks.start([IPv4Address(each) for each in in_use]) == []
+        if runs:
+            self.running.append(asyncio.create_task(blocks.run()))
+        return made, blocks
+
+    async def owned(self, name: str) -> list[Block]:
+        owners = (await self.store.blocks.read()).owners
+        return sorted(each for each, owner in owners.items() if owner.gateway_id == name)
+
+
+def play(script: Callable[[Stage], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        stage = Stage()
+        try:
+            await script(stage)
+        finally:
+            for task in stage.running:
+                task.cancel()
+            await asyncio.gather(*stage.running, return_exceptions=True)
+
+    run_virtual(whole)
+
+
+def test_the_next_block_is_there_before_it_is_needed_and_goes_when_it_is_not() -> None:
+    async def script(stage: Stage) -> None:
+        gateway, _ = await stage.gateway("vg-1")
+        assert len(await stage.owned("vg-1")) == 1
+        lent = []
+        for _ in range(30):  # six blocks' worth, and no attach waits
+            lent.append(gateway.lease_address())
+            await asyncio.sleep(0.01)
+        assert len(set(lent)) == 30
+        assert len(await stage.owned("vg-1")) == 7
+        assert stage.routes == {each.network for each in await stage.owned("vg-1")}
+        for address in lent:
+            gateway.release_address(address, "imsi")
+        await asyncio.sleep(QUARANTINE_S / 2)
+        assert len(await stage.owned("vg-1")) == 7
+        await asyncio.sleep(2 * GIVE_BACK_S)
+        assert len(await stage.owned("vg-1")) == 1
+        assert stage.routes == {each.network for each in await stage.owned("vg-1")}
+
+    play(script)
+
+
+def test_a_pool_that_is_used_up_refuses_until_another_gives_back() -> None:
+    async def script(stage: Stage) -> None:
+        one, _ = await stage.gateway("vg-1")
+        other, _ = await stage.gateway("vg-2")
+        lent = []
+        with pytest.raises(Refused) as refused:
+            while True:
+                lent.append(one.lease_address())
+                await asyncio.sleep(0.1)
+        assert refused.value.reason is AttachRefusal.ADDRESSES_OCCUPIED
+        assert (len(lent), len(await stage.owned("vg-2"))) == (35, 1)
+        for address in lent:
+            one.release_address(address, "imsi")
+        others = [other.lease_address() for _ in range(5)]
+        with pytest.raises(Refused):
+            other.lease_address()
+        await asyncio.sleep(QUARANTINE_S + 2 * GIVE_BACK_S + 2 * EXHAUSTED_S)
+        assert other.lease_address() not in others
+
+    play(script)
+
+
+def test_a_tenure_lends_from_a_fresh_block_and_from_the_old_ones_later() -> None:
+    async def script(stage: Stage) -> None:
+        first, _ = await stage.gateway("vg-1", runs=False)
+        lent = first.lease_address()
+        second, _ = await stage.gateway("vg-1", str(lent), runs=False)
+        (old, fresh) = await stage.owned("vg-1")
+        assert lent in old.network
+        assert {second.lease_address() in fresh.network for _ in range(5)} == {True}
+        with pytest.raises(Refused):
+            second.lease_address()
+        second.claim_address(lent, "imsi")
+        await asyncio.sleep(HELD_BACK_S)
+        assert second.lease_address() in old.network
+
+    play(script)
+
+
+def test_whatever_the_holder_before_has_under_way_comes_to_nothing() -> None:
+    async def script(stage: Stage) -> None:
+        await stage.gateway("vg-1", runs=False)
+        store = stage.store.blocks
+        seen = await store.read()
+        await stage.gateway("vg-1", runs=False)
+        for late in (
+            store.change(seen, BlockOwner("vg-1", 1), taken=[block("10.128.0.32/29")]),
+            store.change(seen, BlockOwner("vg-1", 1), given_back=[block("10.128.0.0/29")]),
+        ):
+            with pytest.raises(Exception, match="ue_block"):
+                await late
+        assert await stage.owned("vg-1") == [block("10.128.0.0/29"), block("10.128.0.8/29")]
+
+    play(script)
+
+
+def test_what_was_lent_before_there_were_blocks_is_taken_with_its_block_or_given_up() -> None:
+    async def script(stage: Stage) -> None:
+        await stage.gateway("vg-1", "10.128.0.3", "10.128.0.34", "192.0.2.1", runs=False)
+        assert await stage.owned("vg-1") == [
+            block("10.128.0.0/29"),
+            block("10.128.0.8/29"),
+            block("10.128.0.32/29"),
+        ]
+        _, blocks = await stage.gateway("vg-2", runs=False)
+        assert await blocks.start([IPv4Address("10.128.0.35")]) == [IPv4Address("10.128.0.35")]
+
+    play(script)
+
+
+def test_a_change_whose_answer_is_lost_is_read_again() -> None:
+    async def script(stage: Stage) -> None:
+        gateway, blocks = await stage.gateway("vg-1")
+        stage.rates.after = 1.0
+        lent = [gateway.lease_address() for _ in range(4)]
+        await asyncio.sleep(1)
+        assert len(await stage.owned("vg-1")) >= 2
+        stage.rates.after = 0.0
+        await asyncio.sleep(5)
+        assert blocks._pool.blocks == {each.network for each in await stage.owned("vg-1")}
+        lent += [gateway.lease_address() for _ in range(6)]
+        assert len(set(lent)) == 10
+
+    play(script)
+
+
+def test_who_holds_it_no_longer_takes_nothing() -> None:
+    async def script(stage: Stage) -> None:
+        gateway, _ = await stage.gateway("vg-1")
+        gateway.fence()
+        with pytest.raises(Unavailable):
+            gateway.lease_address()
+        await asyncio.sleep(5)
+        assert len(await stage.owned("vg-1")) == 1
+
+    play(script)

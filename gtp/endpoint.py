@@ -16,16 +16,37 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
+from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, Session
 from core.errors import RemoteProtocolError
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
-from gtp.events import Accepted, Event, Outcome, OutcomeTooLate, PeerRestarted, SessionRequested
+from gtp.events import (
+    Accepted,
+    Event,
+    Outcome,
+    OutcomeTooLate,
+    PeerRestarted,
+    Rejected,
+    SessionRequested,
+)
 from gtp.path import Peers
-from gtp.transaction import PATIENCE_S, Arrival, Peer, RequestKey, RequestSender, ResponseCache
+from gtp.transaction import (
+    N3_REQUESTS,
+    PATIENCE_S,
+    T3_RESPONSE_S,
+    Arrival,
+    Peer,
+    RequestKey,
+    RequestSender,
+    ResponseCache,
+)
 
 GTP_C_PORT = 2123
 EVENTS_MAX = 8_192
 """Requests handed out and not yet answered; beyond it new ones are refused for want of resources."""
+SHED_AFTER_S = T3_RESPONSE_S * (N3_REQUESTS - 1)
+"""A request for a session that is not decided by then is refused for want of resources, while its peer still
+waits; should it succeed later, the session is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +103,8 @@ class GtpEndpoint(ABC):
         self._requests = RequestSender(first_sequence=first_sequence, bits=self.SEQUENCE_BITS)
         self._peers = Peers()
         self._pending: dict[int, Pending] = {}
+        self._undecided: deque[int] = deque()
+        self._shed: set[int] = set()
         self._next_token = 0
         self._events: deque[Event] = deque()
         self._outgoing: list[tuple[bytes, Peer]] = []
@@ -111,13 +134,19 @@ class GtpEndpoint(ABC):
     def answer(self, token: int, outcome: Outcome, now: float) -> None:
         """Answer an event; what comes after the peer gave up is not sent, and undone where it must be."""
         pending = self._pending.pop(token)
-        if now - pending.received > PATIENCE_S:
-            self._responses.forget(pending.key)
+        is_shed = token in self._shed
+        if is_shed or now - pending.received > PATIENCE_S:
+            self._shed.discard(token)
+            if not is_shed:
+                self._responses.forget(pending.key)
             if isinstance(outcome, Accepted) and isinstance(pending.asked.event, SessionRequested):
                 self._events.append(OutcomeTooLate(outcome.session.session_id))
             return
         if isinstance(outcome, Accepted):
             self._hold(pending, outcome.session)
+        self._tell(pending, outcome)
+
+    def _tell(self, pending: Pending, outcome: Outcome) -> None:
         response = self._encode_answer(pending, outcome)
         self._responses.answer(pending.key, response)
         self._outgoing.append((response, pending.peer))
@@ -129,14 +158,29 @@ class GtpEndpoint(ABC):
 
     def get_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called."""
-        return self._requests.timer()
+        repeat_at, oldest = self._requests.timer(), self._oldest_undecided()
+        if oldest is None:
+            return repeat_at
+        shed_at = oldest.received + SHED_AFTER_S
+        return shed_at if repeat_at is None else min(shed_at, repeat_at)
 
     def handle_timer(self, now: float) -> None:
-        """Repeat what was not answered, give up what never will be."""
+        """Repeat what was not answered, give up what never will be, refuse what takes too long to decide."""
         again, given_up = self._requests.expire(now)
         self._outgoing += again
         for subject in given_up:
             self._end_request(subject)
+        while (oldest := self._oldest_undecided()) is not None and oldest.received + SHED_AFTER_S <= now:
+            self._shed.add(self._undecided.popleft())
+            self._tell(oldest, Rejected(AttachRefusal.NO_RESOURCES))
+
+    def _oldest_undecided(self) -> Pending | None:
+        """The request for a session that waits longest for its decision."""
+        while self._undecided:
+            if (pending := self._pending.get(self._undecided[0])) is not None:
+                return pending
+            self._undecided.popleft()
+        return None
 
     # -- what the session service tells ---------------------------------------------------------------
 
@@ -204,6 +248,8 @@ class GtpEndpoint(ABC):
         """Let an event be decided."""
         self._hear(addr, asked.recovery, now)
         self._pending[token] = Pending(key, addr, key[3], now, asked)
+        if isinstance(asked.event, SessionRequested):
+            self._undecided.append(token)
         self._events.append(asked.event)
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:

@@ -11,13 +11,18 @@ import json
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from hashlib import sha256
+from math import floor
 from pathlib import Path
 
 from billing.service import BillingService
 from billing.tariff import Tariff
 from core.adapters.clock import SystemClock
+from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.log import LogStream
 from core.app.node import Node
 from core.domain.message import StreamRecord
@@ -28,6 +33,8 @@ from loadtest.customer import Customer
 from loadtest.virtual import run_virtual
 from loadtest.world import OPERATOR, Plan, World
 
+EPOCH_OF_NASES = 0
+"""Counted by others: what they told last, unanswered, may or may not be in it."""
 FIRST_DAY = 20261130
 """On which a run begins, to end on the next."""
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -52,6 +59,7 @@ def simulate(seed: int, plan: Plan | None = None, node_type: type[Node] = Node) 
 async def check_world(world: World) -> None:
     """Add to ``world.findings`` whatever does not hold."""
     await _check_bytes(world)
+    await _check_sessions(world)
     await _check_bill(world)
     await _check_folded(world)
     _check_messages(world)
@@ -73,6 +81,24 @@ async def _check_bytes(world: World) -> None:
                 world.findings.append(f"{state.imsi} {name}: metered {counted}, seen {least} to {most}")
 
 
+async def _check_sessions(world: World) -> None:
+    """The same for each session that a gateway counts."""
+    metered: Counter[tuple[str, str]] = Counter()
+    for day in _days(world):
+        for state in world.sims:
+            rows = await world.node._world.store.usage.of_day(state.imsi, day)
+            for (session_id, epoch, _), volume in last_values(rows).items():
+                if epoch != EPOCH_OF_NASES:
+                    metered[session_id, "up"] += volume.up_bytes
+                    metered[session_id, "down"] += volume.down_bytes
+    for key in sorted(metered.keys() | world.of_session.keys()):
+        if metered[key] != world.of_session[key]:
+            session_id, direction = key
+            world.findings.append(
+                f"session {session_id} {direction}: metered {metered[key]}, seen {world.of_session[key]}"
+            )
+
+
 def _seen(world: World, imsi: str) -> tuple[Volume, Volume]:
     """What the far side saw of an IMSI, least and most: a NAS that loses its power knows no more whether
     what it told last, without an answer, was recorded.
@@ -84,22 +110,47 @@ def _seen(world: World, imsi: str) -> tuple[Volume, Volume]:
 
 
 async def _check_bill(world: World) -> None:
-    """Billed = octets at the sink, over both months of the run, and the file adds up to the same."""
-    adapters = world.node._world
-    billing = BillingService(
-        usage=adapters.store.usage, objects=adapters.objects, clock=world.clock, tariff=Tariff()
-    )
-    billed = 0
+    """Billed = octets at the sink, over both months of the run, to the cent, and the same on every run."""
+    adapters, tariff, billed = world.node._world, Tariff(), 0
+
+    def billing() -> BillingService:
+        return BillingService(
+            usage=adapters.store.usage, objects=MemoryObjectStore(), clock=world.clock, tariff=tariff
+        )
+
     for month in (202611, 202612):
-        quantity = (await billing.bill(OPERATOR, month)).quantity_bytes
-        content = await adapters.objects.get(await billing.export(OPERATOR, month))
-        if quantity != quantity_of_csv(content or b""):
-            world.findings.append(f"{month}: the bill says {quantity}, its file does not")
-        billed += quantity
+        bill = await billing().bill(OPERATOR, month)
+        content, again = [await exported(billing(), month) for _ in range(2)]
+        if sha256(content).digest() != sha256(again).digest():
+            world.findings.append(f"{month}: exported again it is another file")
+        if await billing().statement(OPERATOR, month) != await billing().statement(OPERATOR, month):
+            world.findings.append(f"{month}: rated again it is another bill")
+        if bill.quantity_bytes != quantity_of_csv(content):
+            world.findings.append(f"{month}: the bill says {bill.quantity_bytes}, its file does not")
+        cents = cents_of(quantity_of_csv(content), tariff.nano_per_byte)
+        if not bill.amount.minor_units == cents == cents_of_csv(content):
+            world.findings.append(f"{month}: the bill says {bill.amount.minor_units} cents, its lines do not")
+        billed += bill.quantity_bytes
+    for day in _days(world):
+        for item in await adapters.store.usage.quarantined(day):
+            world.findings.append(f"{item.report.imsi}: put aside: {item.why}")
     seen = [_seen(world, state.imsi) for state in world.sims]
     least, most = (sum(bound.total_bytes for bound in bounds) for bounds in zip(*seen, strict=True))
     if not least <= billed <= most:
         world.findings.append(f"billed {billed}, the far side saw {least} to {most}")
+
+
+async def exported(billing: BillingService, month: int) -> bytes:
+    """The month's file."""
+    content = await billing._objects.get(await billing.export(OPERATOR, month))
+    assert content is not None, "it was just written"
+    return content
+
+
+def _days(world: World) -> list[int]:
+    """The days of the run, yyyymmdd; the nodes' clocks may have been an hour off."""
+    first = world.clock.now() - timedelta(seconds=world.clock.monotonic())
+    return [day_of(first + timedelta(days=n)) for n in range((world.clock.now() - first).days + 2)]
 
 
 async def _check_folded(world: World) -> None:
@@ -120,22 +171,23 @@ async def _check_folded(world: World) -> None:
 
 async def metered_volume(world: World, imsi: str) -> Volume:
     """What the store holds for an IMSI over the days of the run."""
-    total = Volume()
-    first = world.clock.now() - timedelta(seconds=world.clock.monotonic())
-    for day in range((world.clock.now() - first).days + 2):
-        rows = await world.node._world.store.usage.of_day(imsi, day_of(first + timedelta(days=day)))
-        total = total + day_total(rows)
-    return total
+    usage = world.node._world.store.usage
+    return sum([day_total(await usage.of_day(imsi, day)) for day in _days(world)], Volume())
 
 
 def day_total(rows: Sequence[UsageReport]) -> Volume:
     """The sum over (session, epoch, segment) of the last value, by the timestamp of the gateway."""
+    return sum(last_values(rows).values(), Volume())
+
+
+def last_values(rows: Sequence[UsageReport]) -> dict[tuple[str, int, int], Volume]:
+    """The last value of each (session, epoch, segment), by the timestamp of the gateway."""
     last: dict[tuple[str, int, int], UsageReport] = {}
     for row in rows:
         key = (row.session_id, row.epoch, row.segment)
         if key not in last or last[key].timestamp_us < row.timestamp_us:
             last[key] = row
-    return sum((row.volume for row in last.values()), Volume())
+    return {key: row.volume for key, row in last.items()}
 
 
 def _check_messages(world: World) -> None:
@@ -154,12 +206,10 @@ def _check_messages(world: World) -> None:
 async def _check_counts(world: World) -> None:
     """The meter of messages counted each record of the stream once."""
     stored = payloads_by_imsi([record for shard in world.stream_disk.shards for record in shard])
-    first = world.clock.now() - timedelta(seconds=world.clock.monotonic())
     for state in world.sims:
         counted = 0
-        for day in range((world.clock.now() - first).days + 2):
-            at = day_of(first + timedelta(days=day))
-            row = await world.node._world.store.message_counts.get(state.imsi, at)
+        for day in _days(world):
+            row = await world.node._world.store.message_counts.get(state.imsi, day)
             counted += row.count if row is not None else 0
         if counted != len(stored.get(state.imsi, [])):
             in_stream = len(stored.get(state.imsi, []))
@@ -179,7 +229,8 @@ async def _check_events(world: World) -> None:
     for state in world.sims:
         sim_id, after, history = state.sim.sim_id, "", []
         while True:
-            page = await sessions.events(sim_id, since=BEGINNING, until=world.clock.now(), after=after)
+            until = world.clock.now() + timedelta(hours=1)
+            page = await sessions.events(sim_id, since=BEGINNING, until=until, after=after)
             history += [e.event_id for e in page.items if e.kind is not SessionEventKind.REJECTED]
             if not (after := page.next_key):
                 break
@@ -242,6 +293,17 @@ def quantity_of_csv(content: bytes) -> int:
     """The octets billed, added up from the file as finance would: no code of the bill's is used."""
     rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
     return sum(int(row["quantity"]) for row in rows)
+
+
+def cents_of(octets: int, nano_per_byte: int) -> int:
+    """What octets cost, half up, in fractions: no code of the bill's is used."""
+    return floor(Fraction(octets * nano_per_byte, 10**7) + Fraction(1, 2))
+
+
+def cents_of_csv(content: bytes) -> int:
+    """The amounts of a file added up, exactly, and rounded once."""
+    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+    return floor(sum((Fraction(row["amount"]) for row in rows), Fraction()) * 100 + Fraction(1, 2))
 
 
 def is_subsequence(part: Sequence[bytes], whole: Sequence[bytes]) -> bool:

@@ -11,19 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.adapters.store.engine import Batch, Engine, Key, Row, RowKey
-from core.adapters.store.tables import Table
+from core.adapters.store.tables import USAGE, Table
 from core.domain.message import StreamRecord
 from core.errors import Unavailable
 from core.ports.stream import PutResult, Stream
 
+REWOUND_MAX = 40
+"""Older writes told again at once."""
+LATE_S_MAX = 30.0
+
 
 @dataclass(slots=True)
 class FaultRates:
-    """How often a call fails before or after its effect, and how slow it may be; changed while it runs."""
+    """How often a call fails before or after its effect, and how slow it is; changed while it runs.
+
+    Each call takes ``delay_s``, and up to ``delay_s_max`` more.
+    """
 
     before: float = 0.0
     after: float = 0.0
     delay_s_max: float = 0.0
+    delay_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -40,6 +48,8 @@ class _Gate:
         self._rng = rng
 
     async def before(self) -> None:
+        if self._rates.delay_s:
+            await asyncio.sleep(self._rates.delay_s)
         if self._rates.delay_s_max:
             await asyncio.sleep(self._rng.random() * self._rates.delay_s_max)
         await self.still_alive()
@@ -92,6 +102,57 @@ class FaultyEngine:
     async def aclose(self) -> None:
         """Close what is behind."""
         await self._engine.aclose()
+
+
+@dataclass(slots=True)
+class RetoldRates:
+    """How often a usage write is told twice, has older ones told again after it, or takes effect late."""
+
+    again: float = 0.0
+    rewound: float = 0.0
+    late: float = 0.0
+
+
+class RetellingEngine:
+    """Usage that is told at least once, in no order: what a replayed stream, a repeated request or a replica
+    that was away makes of it. Implements ``Engine``.
+
+    ``told`` is what was written so far, shared by every life and node. A write that takes effect late was
+    answered as failed: nobody knows of it.
+    """
+
+    def __init__(self, engine: Engine, *, rates: RetoldRates, told: list[Batch], rng: random.Random) -> None:
+        self._engine = engine
+        self._rates = rates
+        self._told = told
+        self._rng = rng
+        self._late: set[asyncio.Task[None]] = set()
+        self.get, self.scan, self.aclose = engine.get, engine.scan, engine.aclose
+
+    async def write(self, *batches: Batch) -> None:
+        """Write; usage among it may come again, or later."""
+        usage = [batch for batch in batches if batch.table is USAGE]
+        if usage and self._rng.random() < self._rates.late:
+            self._late.add(asyncio.create_task(self._write_late(usage)))
+            raise Unavailable("injected: its effect comes later", ambiguous=True)
+        await self._engine.write(*batches)
+        self._told += usage
+        if usage and self._rng.random() < self._rates.again:
+            await self._engine.write(*usage)
+        if usage and self._rng.random() < self._rates.rewound:
+            first = self._rng.randrange(len(self._told))
+            older = self._told[first : first + REWOUND_MAX]
+            self._rng.shuffle(older)
+            await self._engine.write(*older)
+
+    async def write_all(self, batches: Sequence[Batch]) -> None:
+        """As ``write``, in any order."""
+        await self.write(*self._rng.sample(batches, len(batches)))
+
+    async def _write_late(self, usage: Sequence[Batch]) -> None:
+        await asyncio.sleep(self._rng.random() * LATE_S_MAX)
+        await self._engine.write(*usage)
+        self._told += usage
 
 
 class FaultyStream:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,25 @@ from loadtest import scale
 from loadtest.checks import simulate
 from loadtest.parts.namespaces import Lab, why_not
 from loadtest.sizing import Demand
+from loadtest.world import EXACTLY_ONCE, Plan
 
-PROOFS = ("seeds", "kills", "edge", "nodes", "scale")
+PROOFS = ("seeds", "exact", "kills", "edge", "nodes", "scale")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def findings_of(seed: int) -> tuple[int, list[str], str]:
+def findings_of(plan: Plan, seed: int) -> tuple[int, list[str], str]:
     """One seed, its findings and the hash of its run."""
-    world = simulate(seed)
+    world = simulate(seed, plan)
     return seed, world.findings, world.network.trace
 
 
-def prove_seeds(first: int, count: int) -> dict[str, Any]:
+def prove_seeds(plan: Plan, first: int, count: int) -> dict[str, Any]:
     """Run seeds on every core; what was found, by seed."""
     began, found = time.monotonic(), {}
+    run = partial(findings_of, plan)
     with ProcessPoolExecutor() as pool:
         for number, (seed, findings, _) in enumerate(
-            pool.map(findings_of, range(first, first + count), chunksize=10), 1
+            pool.map(run, range(first, first + count), chunksize=10), 1
         ):
             if findings:
                 found[seed] = findings
@@ -43,7 +46,7 @@ def prove_seeds(first: int, count: int) -> dict[str, Any]:
                 tell(
                     f"{number} of {count} seeds, {time.monotonic() - began:.0f} s, {len(found)} with findings"
                 )
-        again = pool.submit(findings_of, first).result()[2] == pool.submit(findings_of, first).result()[2]
+        again = pool.submit(run, first).result()[2] == pool.submit(run, first).result()[2]
     return {"seeds": count, "found": found, "same_seed_same_run": again, "ok": again and not found}
 
 
@@ -106,7 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown proof: {', '.join(sorted(unknown))}; there are {', '.join(PROOFS)}")
     results: dict[str, Any] = {}
     if "seeds" in options.what:
-        results["seeds"] = prove_seeds(options.first, options.seeds)
+        results["seeds"] = prove_seeds(Plan(), options.first, options.seeds)
+    if "exact" in options.what:
+        results["exact"] = prove_seeds(EXACTLY_ONCE, options.first, options.seeds)
     if "kills" in options.what:
         results["kills"] = prove_kills(options.kills, options.seed)
     if "edge" in options.what:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from core.errors import ConfigurationError
+from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Receiver
 
 T = TypeVar("T")
@@ -68,6 +69,22 @@ class VirtualClock:
     def monotonic(self) -> float:
         """The loop's time."""
         return asyncio.get_running_loop().time()
+
+
+class SkewedClock:
+    """A node's wall clock that may be wrong by ``skew``; its monotonic clock is right."""
+
+    def __init__(self, true: Clock) -> None:
+        self._true = true
+        self.skew = timedelta()
+
+    def now(self) -> datetime:
+        """UTC, as this node takes it for."""
+        return self._true.now() + self.skew
+
+    def monotonic(self) -> float:
+        """The loop's time."""
+        return self._true.monotonic()
 
 
 class SeededEntropy:

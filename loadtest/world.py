@@ -17,6 +17,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from core.adapters.files import MemoryObjectStore
+from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
@@ -30,7 +31,14 @@ from core.domain.usage import Folding, day_of
 from core.errors import StaleVersion, Unavailable
 from core.ports.network import Address
 from gtp.userplane.slots import over_buffer, table_bytes
-from loadtest.faults import FaultRates, FaultyEngine, FaultyStream, Incarnation
+from loadtest.faults import (
+    FaultRates,
+    FaultyEngine,
+    FaultyStream,
+    Incarnation,
+    RetellingEngine,
+    RetoldRates,
+)
 from loadtest.ledger import GTP_U_PORT, Ledger
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
@@ -41,6 +49,7 @@ from loadtest.virtual import (
     PERFECT,
     NetworkFaults,
     SeededEntropy,
+    SkewedClock,
     VirtualClock,
     VirtualNetwork,
 )
@@ -72,6 +81,8 @@ class Plan:
 
     sims: int = 5
     active_s: float = 120.0
+    pace_s: float = 4.0
+    """Between the actions of a device, at the mean."""
     network: NetworkFaults = NetworkFaults(loss=0.05, duplication=0.05, delay_s_max=0.08)  # noqa: RUF009 - frozen
     store: FaultRates = field(default_factory=lambda: FaultRates(0.03, 0.03, 0.2))
     stream: FaultRates = field(default_factory=lambda: FaultRates(0.05, 0.05, 0.2))
@@ -79,6 +90,21 @@ class Plan:
     takeover: float = 0.5
     """How often another node goes on after a crash, and not the same one."""
     outages: int = 2
+    retold: RetoldRates | None = None
+    quarantine_s: float = 60.0
+    quiet_s: float = QUIET_S
+    clock_jumps: int = 0
+    """How often the nodes' wall clock is set wrong, by an hour at most."""
+
+
+EXACTLY_ONCE = Plan(
+    sims=4,
+    crashes=3,
+    outages=3,
+    retold=RetoldRates(again=0.05, rewound=0.05, late=0.03),
+    clock_jumps=4,
+)
+"""Everything that may make a meter count twice or not at all."""
 
 
 @dataclass(slots=True)
@@ -104,12 +130,24 @@ class SimState:
 
 
 class World:
-    """One run. ``make_node`` is where a test puts a node with a planted bug."""
+    """One run.
 
-    def __init__(self, seed: int, plan: Plan | None = None, node_type: type[Node] = Node) -> None:
+    ``node_type`` is where a test puts a node with a planted bug; ``engine`` is a real store to run on, and
+    ``clock`` the real time that it needs.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        plan: Plan | None = None,
+        node_type: type[Node] = Node,
+        engine: Engine | None = None,
+        clock: VirtualClock | None = None,
+    ) -> None:
         self.plan = plan or Plan()
         self.rng = random.Random(seed)
-        self.clock = VirtualClock(datetime(2026, 11, 30, 23, 58, 30, tzinfo=UTC))
+        self.clock = clock or VirtualClock(datetime(2026, 11, 30, 23, 58, 30, tzinfo=UTC))
+        self.node_clock = SkewedClock(self.clock)
         self.network = VirtualNetwork(self.rng)
         self.network.tap = self._tap
         self.disk, self.stream_disk = Disk(), MemoryDisk()
@@ -117,16 +155,22 @@ class World:
         self.node_name = NODES[0]
         self.takeovers = 0
         self.store_rates, self.stream_rates = FaultRates(), FaultRates()
+        self.retold_rates = replace(self.plan.retold) if self.plan.retold else RetoldRates()
         self.sims: list[SimState] = []
         self.arrived: dict[str, list[bytes]] = {}
         self.up_bytes: Counter[str] = Counter()
         self.down_bytes: Counter[str] = Counter()
+        self.of_session: Counter[tuple[str, str]] = Counter()
+        """Octets by session and direction."""
+        self.usage_told: list[Batch] = []
         self.owner_of: dict[IPv4Address, str] = {}
         self.findings: list[str] = []
         self.attaches: Counter[str] = Counter()
         self.nas_sessions: list[NasSession] = []
         self.handovers = 0
+        self.jumps = 0
         self._node_type = node_type
+        self._engine = engine
         self._life = Incarnation()
         self._running: asyncio.Task[None] | None = None
         self._run: asyncio.Task[None] | None = None
@@ -137,7 +181,7 @@ class World:
     async def start_node(self) -> None:
         """Begin a life on what the last one left, trying waiting while the store is away."""
         self._life = Incarnation()
-        config = _config(self.node_name)
+        config = _config(self.node_name, self.plan)
         self.node = self._node_type(config=config, adapters=self._adapters(self._life, self.node_name))
         self.node.deliver = self._watch_edge
         await self.node.start()
@@ -171,20 +215,22 @@ class World:
             await self._running
 
     def _adapters(self, life: Incarnation, name: str) -> Adapters:
-        engine = FaultyEngine(
-            MemoryEngine(disk=self.disk, clock=self.clock), rates=self.store_rates, life=life, rng=self.rng
-        )
+        clock = self.node_clock
+        stored = self._engine or MemoryEngine(disk=self.disk, clock=clock)
+        if self.plan.retold is not None:
+            stored = RetellingEngine(stored, rates=self.retold_rates, told=self.usage_told, rng=self.rng)
+        engine = FaultyEngine(stored, rates=self.store_rates, life=life, rng=self.rng)
         stream = FaultyStream(
-            MemoryStream(disk=self.stream_disk, clock=self.clock),
+            MemoryStream(disk=self.stream_disk, clock=clock),
             rates=self.stream_rates,
             life=life,
             rng=self.rng,
         )
         return Adapters(
-            clock=self.clock,
+            clock=clock,
             entropy=SeededEntropy(self.rng),
             network=self.network,
-            store=WideStore(engine=engine, clock=self.clock),
+            store=WideStore(engine=engine, clock=clock),
             stream=stream,
             objects=MemoryObjectStore(),
             open_slots=lambda _: over_buffer(self.slots[name]),
@@ -198,7 +244,9 @@ class World:
         """What the far side of the uplink sees: the octets that the IP header tells, and the payload."""
         session = self.node.session_of(session_id)
         if session is not None:
-            self.up_bytes[session.imsi] += struct.unpack_from("!H", packet, 2)[0]
+            octets = struct.unpack_from("!H", packet, 2)[0]
+            self.up_bytes[session.imsi] += octets
+            self.of_session[session_id, "up"] += octets
             self.arrived.setdefault(session.imsi, []).append(packet[(packet[0] & 15) * 4 + 8 :])
         self.node.edge.on_edge_packet(session_id, packet)
 
@@ -210,6 +258,9 @@ class World:
         ledger.observe(data, from_gateway=True)
         for address, octets in ledger.down_bytes.items():
             self.down_bytes[self.owner_of[IPv4Address(address)]] += octets
+            session = self.node.session_at(IPv4Address(address))
+            assert session is not None, "what is sent down has a session"
+            self.of_session[session.session_id, "down"] += octets
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -238,14 +289,17 @@ class World:
                 actors.create_task(self._break_things())
             self.network.faults = PERFECT
             self._set_faults(FaultRates(), FaultRates())
+            self.retold_rates.late = 0.0
+            self.node_clock.skew = timedelta()
             await self._go_home()
-        await asyncio.sleep(QUIET_S)
+        await asyncio.sleep(self.plan.quiet_s)
         await self._tell_left_counts()
         await (await self.holding()).usage.sweep()
 
     async def _begin_folding(self) -> None:
         """As if this were not the first day: what was folded is then read alone, without its slots."""
-        store = WideStore(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
+        engine = self._engine or MemoryEngine(disk=self.disk, clock=self.clock)
+        store = WideStore(engine=engine, clock=self.clock)
         yesterday = day_of(self.clock.now() - timedelta(days=1))
         await store.usage.put_folding(Folding(begun=yesterday, sealed=yesterday, folded=yesterday))
 
@@ -254,7 +308,7 @@ class World:
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)
-                await settle_left(_config(name), adapters, "vg-1")
+                await settle_left(_config(name, self.plan), adapters, "vg-1")
 
     async def finish(self) -> None:
         """End the last life in order."""
@@ -294,7 +348,7 @@ class World:
         """A device's life: attach, talk, move, vanish, come back."""
         until = self.clock.monotonic() + self.plan.active_s
         while self.clock.monotonic() < until:
-            await asyncio.sleep(self.rng.expovariate(1 / 4))
+            await asyncio.sleep(self.rng.expovariate(1 / self.plan.pace_s))
             action = self.rng.random()
             if state.nas is not None:
                 await self._live_by_radius(state, action)
@@ -435,6 +489,7 @@ class World:
     async def _break_things(self) -> None:
         moments = [("crash", self.rng.random()) for _ in range(self.plan.crashes)]
         moments += [("outage", self.rng.random()) for _ in range(self.plan.outages)]
+        moments += [("jump", self.rng.random()) for _ in range(self.plan.clock_jumps)]
         began = self.clock.monotonic()
         for kind, when in sorted(moments, key=lambda moment: moment[1]):
             at = began + when * self.plan.active_s
@@ -447,6 +502,9 @@ class World:
                     self.takeovers += 1
                 await self.start_node()
                 self._check_recovered()
+            elif kind == "jump":
+                self.node_clock.skew = timedelta(seconds=self.rng.uniform(-3_600, 3_600))
+                self.jumps += 1
             else:
                 await self._outage()
 
@@ -462,7 +520,8 @@ class World:
 
     def _set_faults(self, store: FaultRates, stream: FaultRates) -> None:
         for live, wanted in ((self.store_rates, store), (self.stream_rates, stream)):
-            live.before, live.after, live.delay_s_max = wanted.before, wanted.after, wanted.delay_s_max
+            live.before, live.after = wanted.before, wanted.after
+            live.delay_s, live.delay_s_max = wanted.delay_s, wanted.delay_s_max
 
     def _check_recovered(self) -> None:
         """Whoever was told that it is attached, still is (DESIGN §8.1)."""
@@ -486,7 +545,7 @@ class World:
             await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
 
 
-def _config(name: str) -> Config:
+def _config(name: str, plan: Plan) -> Config:
     return Config(
         node=NodeConfig(name=name),
         usage=UsageConfig(fold_after_s=FOLD_AFTER_S),
@@ -494,7 +553,7 @@ def _config(name: str) -> Config:
             {
                 "allowed_peers": ["127.0.0.0/8"],
                 "sessions_max": SLOTS,
-                "quarantine_s": 60.0,
+                "quarantine_s": plan.quarantine_s,
                 "static_pool": "10.127.0.0/24",
             }
         ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
+from core.adapters.folder import NodeFolder
 from core.adapters.inside.namespace import NamespaceNetwork
 from core.adapters.links import NoLinks, WebSocketLinks
 from core.adapters.mover.interface import InterfaceMover, NoMover
@@ -50,7 +51,7 @@ class Adapters:
     earlier tenure; ``open_tun(gateway_id)`` its way to the
     internet side, where there is one; ``inside`` is the network that devices' connections end in, where
     there is one; ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual
-    gateway's address here.
+    gateway's address here; ``folder_id`` tells this node's data folder from any other.
     """
 
     clock: Clock
@@ -62,6 +63,7 @@ class Adapters:
     open_slots: Callable[[str], Slots]
     left_slots: Callable[[str], Slots | None]
     token_key: bytes
+    folder_id: str = ""
     inside: InsideNetwork | None = None
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
@@ -74,6 +76,8 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
     clock, entropy, folder = SystemClock(), SystemEntropy(), config.node.data_dir
     async with AsyncExitStack() as open_parts:
+        own_folder = await asyncio.to_thread(NodeFolder.open, folder, entropy)
+        open_parts.callback(own_folder.close)
         making_inside = asyncio.create_task(_inside_network(config))  # in a child: meanwhile the rest opens
         open_parts.push_async_callback(_close_inside, making_inside)
         store = await open_store(config, clock)
@@ -98,6 +102,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             open_slots=partial(_open_slots, config),
             left_slots=partial(_left_slots, config),
             token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
+            folder_id=own_folder.folder_id,
             open_tun=partial(_open_tun, config.gateway),
             inside=await making_inside,
             peers=peers,

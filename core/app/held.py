@@ -109,12 +109,12 @@ class HeldGateway:
         """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
         unknown; how many sessions.
         """
-        before, own = self._before, self._config.node.name
-        is_resumed = before is None or before.owner == own
-        recovered = await self.sessions.recover(self.blocks.start, is_resumed=is_resumed)
+        before, name = self._before, self._config.node.name
+        is_own = before is None or before.is_of(name, self._world.folder_id)
+        recovered = await self.sessions.recover(self.blocks.start, is_resumed=is_own)
         if self.lost_counts:
             await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
-        if before is not None and before.owner != own and not before.is_released:
+        if before is not None and not is_own and not before.is_released:
             interval_s = self._config.usage.report_interval_s
             await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
         await self._bring_address()

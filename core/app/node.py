@@ -60,6 +60,7 @@ class Node:
             clock=world.clock,
             owner=config.node.name,
             contact=config.control.contact,
+            folder_id=world.folder_id,
             gateways=own,
             home=[each for each in own if each in config.node.home] if config.node.home else own,
             make=self._make_held,
@@ -91,6 +92,7 @@ class Node:
             clock=world.clock,
             owner=config.node.name,
             contact=config.control.contact,
+            folder_id=world.folder_id,
             steps={"fold": self.folder.step} if "meter" in config.node.roles else {},
         )
         self.connections = self.make_connections()

@@ -93,12 +93,23 @@ async def _wind_down(running: "asyncio.Task[None]", waiting: "asyncio.Task[bool]
     outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
     failure = outcomes[0]
     if isinstance(failure, BaseExceptionGroup):
+        wrong, _ = failure.split(ConfigurationError)
+        if wrong is not None:
+            return _end(EX_CONFIG, str(_first_of(wrong)))
         lost, others = failure.split(LeaseLost)
         if others is not None:
             raise others
         if lost is not None:
-            return _end(EX_UNAVAILABLE, str(lost.exceptions[0]))
+            return _end(EX_UNAVAILABLE, str(_first_of(lost)))
     return EX_OK
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What the groups of tasks within tasks are about."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 async def _listen(

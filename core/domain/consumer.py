@@ -13,7 +13,10 @@ SHARD_END = "SHARD_END"
 
 @dataclass(frozen=True, slots=True)
 class ShardLease:
-    """One application's reading of one shard; ``checkpoint`` empty: nothing is finished yet."""
+    """One application's reading of one shard; ``checkpoint`` empty: nothing is finished yet.
+
+    ``expires`` is for people: no clock of another worker decides.
+    """
 
     application: str
     shard_id: str

@@ -15,6 +15,7 @@ class GatewayLease:
 
     ``contact`` is the holder's control channel, empty when it has none; ``is_released``: the holder gave it
     up in order, everything counted is durable. ``renewed`` is for people: no clock of another node decides.
+    ``folder_id`` names the data folder that the holder counts into: by it a node knows its own earlier life.
     """
 
     gateway_id: str
@@ -24,7 +25,12 @@ class GatewayLease:
     restart_counter: int
     contact: str = ""
     is_released: bool = False
+    folder_id: str = ""
     version: int = 0
+
+    def is_of(self, owner: str, folder_id: str) -> bool:
+        """Whether a node of this name took it on this folder, in its present life or an earlier one."""
+        return self.owner == owner and self.folder_id in ("", folder_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Chores:
         clock: Clock,
         owner: str,
         contact: str,
+        folder_id: str = "",
         steps: Mapping[str, Step],
     ) -> None:
         self._steps = steps
@@ -49,6 +50,7 @@ class Chores:
             clock=clock,
             owner=owner,
             contact=contact,
+            folder_id=folder_id,
             gateways=[_PREFIX + name for name in steps],
             home=(),
             make=self._make,

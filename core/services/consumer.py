@@ -4,6 +4,8 @@ Rules:
 
 - A shard is read by one consumer at a time, under a lease that it renews with each checkpoint; a lease that
   ran out may be taken by another, and a consumer with too few takes one from a consumer with too many.
+- A lease runs out ``LEASE_S`` after its renewal began, by its holder's monotonic clock; for others, when it
+  stood unchanged for as long by their own. A wall clock that jumps decides nothing.
 - A shard's children are read only after its end is checkpointed, so order holds over a split and a merge.
 - The checkpoint moves after the effect, never before. So an effect may meet a record again, and must know
   it by its place (shard and sequence number) or by its record id.
@@ -58,6 +60,8 @@ class Consumer:
         self._effect = effect
         self._poll_s = poll_s
         self._reading: dict[str, asyncio.Task[None]] = {}
+        self._until: dict[str, float] = {}
+        self._stood: dict[str, tuple[int, float]] = {}
         self._is_due = asyncio.Event()
 
     @property
@@ -88,17 +92,12 @@ class Consumer:
         readable = [shard for shard in shards.values() if _is_readable(shard, shards, leases)]
         for shard in self._chosen(readable, leases):
             held = leases.get(shard.shard_id)
-            lease = await self._leases.put(self._mine(shard.shard_id, held))
+            lease = await self._put(self._mine(shard.shard_id, held))
             self._reading[shard.shard_id] = tasks.create_task(self._read(lease))
 
     def _chosen(self, readable: Sequence[Shard], leases: Mapping[str, ShardLease]) -> list[Shard]:
         """What to take: the free ones up to a fair share, or else one of whoever has too many."""
-        now = self._clock.now()
-        holders = {
-            shard.shard_id: lease.owner
-            for shard in readable
-            if (lease := leases.get(shard.shard_id)) is not None and lease.expires > now
-        }
+        holders = self._holders(readable, leases)
         workers = {*holders.values(), self._owner}
         fair = -(-len(readable) // len(workers))
         room = fair - len(self._reading)
@@ -109,11 +108,31 @@ class Consumer:
         loads = Counter(holders[shard.shard_id] for shard in others)
         return [shard for shard in others if loads[holders[shard.shard_id]] > fair][:1]
 
+    def _holders(self, readable: Sequence[Shard], leases: Mapping[str, ShardLease]) -> dict[str, str]:
+        """Whoever holds a lease that did not run out, by shard."""
+        now, before = self._clock.monotonic(), self._stood
+        self._stood = {}
+        for lease in (leases[shard.shard_id] for shard in readable if shard.shard_id in leases):
+            version, since = before.get(lease.shard_id, (0, now))
+            self._stood[lease.shard_id] = (lease.version, since if version == lease.version else now)
+        return {
+            shard_id: leases[shard_id].owner
+            for shard_id, (_, since) in self._stood.items()
+            if now - since < LEASE_S
+        }
+
     def _mine(self, shard_id: str, held: ShardLease | None) -> ShardLease:
-        expires = self._clock.now() + timedelta(seconds=LEASE_S)
         if held is None:
-            return ShardLease(self._application, shard_id, self._owner, 1, expires)
-        return replace(held, owner=self._owner, fence=held.fence + 1, expires=expires)
+            return ShardLease(self._application, shard_id, self._owner, 1, self._clock.now())
+        return replace(held, owner=self._owner, fence=held.fence + 1)
+
+    async def _put(self, lease: ShardLease) -> ShardLease:
+        """Write it, renewed; raises ``StaleVersion``, ``Unavailable``."""
+        began = self._clock.monotonic()
+        expires = self._clock.now() + timedelta(seconds=LEASE_S)
+        stored = await self._leases.put(replace(lease, expires=expires))
+        self._until[lease.shard_id] = began + LEASE_S
+        return stored
 
     # -- one shard ------------------------------------------------------------------------------------
 
@@ -128,7 +147,7 @@ class Consumer:
         except _LeaseGone:
             pass
         finally:
-            del self._reading[lease.shard_id]
+            del self._reading[lease.shard_id], self._until[lease.shard_id]
             self._is_due.set()
 
     async def _read_on(self, lease: ShardLease) -> ShardLease:
@@ -148,7 +167,7 @@ class Consumer:
         return await self._checkpoint(lease, SHARD_END)
 
     async def _take_effect(self, lease: ShardLease, records: Sequence[StoredRecord]) -> None:
-        left_s = (lease.expires - self._clock.now()).total_seconds()
+        left_s = self._until[lease.shard_id] - self._clock.monotonic()
         if left_s <= 0:
             raise Unavailable("the lease ran out while the stream was read")
         try:
@@ -159,9 +178,8 @@ class Consumer:
 
     async def _checkpoint(self, lease: ShardLease, checkpoint: str) -> ShardLease:
         """Move it and renew the lease, in one write."""
-        expires = self._clock.now() + timedelta(seconds=LEASE_S)
         try:
-            return await self._leases.put(replace(lease, checkpoint=checkpoint, expires=expires))
+            return await self._put(replace(lease, checkpoint=checkpoint))
         except StaleVersion:
             return await self._renewed(lease)
 
@@ -177,13 +195,12 @@ class Consumer:
         if stored is None or (stored.owner, stored.fence) != (lease.owner, lease.fence):
             raise _LeaseGone
         try:
-            expires = self._clock.now() + timedelta(seconds=LEASE_S)
-            return await self._leases.put(replace(stored, expires=expires))
+            return await self._put(stored)
         except (StaleVersion, Unavailable):
             raise _LeaseGone from None  # taken anew at the next look, if nobody else did
 
     def _is_worn(self, lease: ShardLease) -> bool:
-        return lease.expires - self._clock.now() < timedelta(seconds=LEASE_S * 2 / 3)
+        return self._until[lease.shard_id] - self._clock.monotonic() < LEASE_S * 2 / 3
 
 
 def _is_readable(shard: Shard, shards: Mapping[str, Shard], leases: Mapping[str, ShardLease]) -> bool:

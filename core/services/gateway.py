@@ -89,7 +89,14 @@ class Tenure:
 
 
 async def take_lease(
-    leases: Leases, clock: Clock, held: GatewayLease | None, *, gateway_id: str, owner: str, contact: str
+    leases: Leases,
+    clock: Clock,
+    held: GatewayLease | None,
+    *,
+    gateway_id: str,
+    owner: str,
+    contact: str,
+    folder_id: str,
 ) -> Tenure:
     """Take the gateway from what was read of its lease. Whoever calls has found that it may be taken.
 
@@ -98,7 +105,9 @@ async def take_lease(
     """
     began = clock.monotonic()
     fence, counter, version = (held.fence, held.restart_counter, held.version) if held else (0, 1, 0)
-    wanted = GatewayLease(gateway_id, owner, fence + 1, clock.now(), counter, contact, version=version)
+    wanted = GatewayLease(
+        gateway_id, owner, fence + 1, clock.now(), counter, contact, folder_id=folder_id, version=version
+    )
     return Tenure(leases=leases, clock=clock, lease=await leases.put(wanted), began=began)
 
 

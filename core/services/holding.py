@@ -5,6 +5,8 @@ Rules:
 - A node takes its home gateways when it starts, and any gateway whose holder is gone. A holder is gone when
   it said so (released), when its host says so (``Peers.is_dead``), or when its lease stood unchanged for
   ``GONE_AFTER_S`` of this node's own clock. A clock of another node decides nothing.
+- A node knows its own earlier life by its name and its data folder. A lease of its name and another folder
+  that is renewed is of another living node: one of the two must not be.
 - A node asks for a home gateway that another one holds, and is handed it: one at a time, for while one is
   read back nobody answers for it.
 - Whoever holds more waits a little longer before it takes a free gateway, so that many nodes share what a
@@ -40,6 +42,8 @@ STILL_S = 3 * RENEW_S
 RELEASED_S = 1.0
 """A released gateway waits so long for its home node."""
 RETRY_S = 1.0
+RENEWED_WITHIN_S = 3.0
+"""A living holder renews its lease within so long, unless its store is slow."""
 TURN_S, TURN_S_MAX = 0.05, 1.0
 """Nodes that could take a free gateway take turns, so far apart at the mean; within so long at most."""
 SURPLUS_S, SURPLUS_S_MAX = 0.25, 1.0
@@ -120,6 +124,7 @@ class Holdings(Generic[S]):
         clock: Clock,
         owner: str,
         contact: str,
+        folder_id: str = "",
         gateways: Sequence[str],
         home: Collection[str],
         make: Callable[[Tenure, GatewayLease | None], S],
@@ -131,6 +136,7 @@ class Holdings(Generic[S]):
         self._clock = clock
         self._owner = owner
         self._contact = contact
+        self._folder_id = folder_id
         self._home = frozenset(home)
         self._make = make
         self._settle_left = settle_left
@@ -153,10 +159,9 @@ class Holdings(Generic[S]):
             for gateway_id in sorted(self._home):
                 place = self._places[gateway_id]
                 lease = await self._patiently(partial(self._leases.get, gateway_id))
-                await self._demand_name(lease)
-                if lease is None or lease.is_released or lease.owner == self._owner:
-                    with suppress(StaleVersion, Unavailable):
-                        place.tenure = await self._take(gateway_id, lease)
+                await self._demand_name(gateway_id, lease)
+                if lease is None or lease.is_released or self._is_own(lease):
+                    place.tenure = await self._take_first(gateway_id, lease)
                 if place.tenure is not None:
                     keeping.append(asyncio.create_task(self._keep(place, place.tenure)))
                     with suppress(LeaseLost):  # ``run`` finds the same, and seeks again
@@ -222,7 +227,7 @@ class Holdings(Generic[S]):
                     self._tell(f"{place.gateway_id}: taken over, {count} sessions")
                 assert place.seat is not None, "it has just begun"
                 tasks.create_task(place.seat.run())
-                tasks.create_task(self._end_when_asked(place, place.seat))
+                await self._end_when_asked(place, place.seat)
         except* LeaseLost as lost:
             self._tell(str(lost.exceptions[0]))
         except* _HandedOver:
@@ -231,6 +236,8 @@ class Holdings(Generic[S]):
             ):  # else it is found gone when the lease has stood long enough
                 await tenure.release()
             self._tell(f"{place.gateway_id}: handed over")
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # a TaskGroup forgets it beside an error of its own (3.11)
 
     async def _keep(self, place: _Place[S], tenure: Tenure) -> None:
         try:
@@ -290,7 +297,7 @@ class Holdings(Generic[S]):
             with suppress(Unavailable, StaleVersion):
                 lease = await self._leases.get(place.gateway_id)
                 self._note(place, lease)
-                if not is_settled and lease is not None and lease.owner != self._owner:
+                if not is_settled and lease is not None and not self._is_own(lease):
                     await self._settle_left(place.gateway_id)
                     is_settled = True
                 if not self.is_draining and await self._may_take(place, lease, seen):
@@ -306,6 +313,8 @@ class Holdings(Generic[S]):
         now = self._clock.monotonic()
         version = lease.version if lease else 0
         if version != seen.version:
+            if lease is not None and self._is_twin(lease) and seen.version >= 0:
+                raise self._two_of_one_name(lease)
             seen.version, seen.since = version, now
         if not await self._is_free(place, lease, now - seen.since):
             seen.free_since = None
@@ -318,8 +327,10 @@ class Holdings(Generic[S]):
         is_home = place.gateway_id in self._home
         if lease is None or lease.is_released:
             return is_home or stood_s > RELEASED_S
-        if lease.owner == self._owner or stood_s > GONE_AFTER_S:
+        if self._is_own(lease) or stood_s > GONE_AFTER_S:
             return True
+        if self._is_twin(lease):
+            return False
         self._peers.watch(lease.contact)
         if await self._peers.is_dead(lease.contact):
             return True
@@ -378,6 +389,17 @@ class Holdings(Generic[S]):
                 if place.contact in dead:
                     place.look_now.set()
 
+    async def _take_first(self, gateway_id: str, lease: GatewayLease | None) -> Tenure | None:
+        """When the node starts; what cannot be taken is sought later. Raises ``ConfigurationError``."""
+        try:
+            return await self._take(gateway_id, lease)
+        except StaleVersion:
+            taken = await self._patiently(partial(self._leases.get, gateway_id))
+            await self._demand_name(gateway_id, taken)
+        except Unavailable:
+            pass
+        return None
+
     async def _take(self, gateway_id: str, lease: GatewayLease | None) -> Tenure:
         return await take_lease(
             self._leases,
@@ -386,15 +408,35 @@ class Holdings(Generic[S]):
             gateway_id=gateway_id,
             owner=self._owner,
             contact=self._contact,
+            folder_id=self._folder_id,
         )
 
-    async def _demand_name(self, lease: GatewayLease | None) -> None:
-        if lease is None or lease.owner != self._owner or lease.contact in ("", self._contact):
+    def _is_own(self, lease: GatewayLease) -> bool:
+        """Of this node, or of an earlier life of it."""
+        return lease.is_of(self._owner, self._folder_id)
+
+    def _is_twin(self, lease: GatewayLease) -> bool:
+        """Of a node of the same name that is another one."""
+        return lease.owner == self._owner and not self._is_own(lease) and not lease.is_released
+
+    async def _demand_name(self, gateway_id: str, lease: GatewayLease | None) -> None:
+        """Raises ``ConfigurationError`` when the lease is of another living node of this one's name."""
+        if lease is None or lease.owner != self._owner or lease.is_released:
             return
-        if await self._peers.name_at(lease.contact) == self._owner:
-            raise ConfigurationError(
-                f"node.name: another node named {self._owner} is at {lease.contact}; give each its own name"
-            )
+        is_elsewhere = lease.contact not in ("", self._contact)
+        if is_elsewhere and await self._peers.name_at(lease.contact) == self._owner:
+            raise self._two_of_one_name(lease)
+        for _ in range(round(RENEWED_WITHIN_S / LOOK_S) if self._is_twin(lease) else 0):
+            await asyncio.sleep(LOOK_S)
+            now = await self._patiently(partial(self._leases.get, gateway_id))
+            if now is not None and self._is_twin(now) and now.version != lease.version:
+                raise self._two_of_one_name(lease)
+
+    def _two_of_one_name(self, lease: GatewayLease) -> ConfigurationError:
+        where = f"is at {lease.contact}" if lease.contact else f"holds {lease.gateway_id}"
+        return ConfigurationError(
+            f"node.name: another node named {self._owner} {where}; give each its own name"
+        )
 
     async def _patiently(self, ask: Callable[[], Awaitable[R]]) -> R:
         """Until the store answers."""

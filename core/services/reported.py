@@ -12,7 +12,7 @@ Rules (RFC 2866 §5.3, RFC 2869 §5.1):
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
@@ -90,7 +90,7 @@ class ReportedUsage:
         now = self._clock.now()
         counted.timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
         counted.tried = total = counted.tried.highest(total)
-        await self._usage.record([_row(session, counted, total, now)])
+        await self._usage.record([_row(session, counted, total)])
         counted.total = total
         self.reports_durable += 1
 
@@ -106,7 +106,7 @@ class ReportedUsage:
         counted.day, counted.before = day, counted.total
 
 
-def _row(session: Session, counted: _Counted, total: Volume, at: datetime) -> UsageReport:
+def _row(session: Session, counted: _Counted, total: Volume) -> UsageReport:
     return UsageReport(
         imsi=session.imsi,
         session_id=session.session_id,
@@ -115,10 +115,18 @@ def _row(session: Session, counted: _Counted, total: Volume, at: datetime) -> Us
         segment=0,
         label=SegmentLabel(session.speed_class),
         day=counted.day,
-        slot=slot_of(at) if day_of(at) == counted.day else LAST_SLOT,
+        slot=_slot(counted),
         volume=total - counted.before,
         timestamp_us=counted.timestamp_us,
     )
+
+
+def _slot(counted: _Counted) -> int:
+    """By the time that only rises: a clock set back leads to no earlier slot."""
+    at = datetime.fromtimestamp(counted.timestamp_us / 1_000_000, UTC)
+    if day_of(at) == counted.day:
+        return slot_of(at)
+    return LAST_SLOT if day_of(at) > counted.day else 0
 
 
 def _microseconds(at: datetime) -> int:

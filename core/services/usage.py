@@ -18,6 +18,8 @@ from core.ports.store import Usage
 from core.ports.user_plane import Counters, Segment, UserPlane
 
 REPORTS_PER_WRITE_MAX = 1_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class UsageMeter:
@@ -109,7 +111,8 @@ class UsageMeter:
                 self._user_plane.begin_segment(counters.session_id, label, now)
 
     def _to_report(self, counters: Counters, segment: Segment) -> UsageReport:
-        at = min(self._clock.now(), _end_of_day(segment.begun))
+        rising = _EPOCH + counters.timestamp_us * _MICROSECOND  # a clock set back leads to no earlier slot
+        at = min(max(rising, segment.begun), _end_of_day(segment.begun))
         return UsageReport(
             imsi=counters.imsi,
             session_id=counters.session_id,

@@ -298,12 +298,16 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(tmp_path: Path) -> Non
     assert "free some space" in ended.stderr
 
 
-async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("roles", ["gateway,api,meter", "api"])
+async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path, roles: str) -> None:
     served = served_in(tmp_path)
     await served.start()
     try:
-        ended = await asyncio.to_thread(run_serve, tmp_path)
+        ended = await asyncio.to_thread(run_serve, tmp_path, AIRLOOM_NODE__ROLES=roles)
+        async with Customer(served.endpoint) as customer:
+            await customer.sign_up("first@example.com", "Aa1-the-first-goes-on")
     finally:
         await served.stop()
     assert ended.returncode == 78
     assert len(ended.stderr.splitlines()) == 1
+    assert "in use by another process; stop it, or give each node its own" in ended.stderr

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
@@ -11,7 +12,7 @@ from core.domain.message import StreamRecord
 from core.errors import Unavailable
 from core.ports.stream import IteratorType, PutResult, ReadResult, Shard, StoredRecord
 from core.services.consumer import LEASE_S, Consumer
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.virtual import SkewedClock, VirtualClock, run_virtual
 
 APPLICATION = "test"
 
@@ -67,6 +68,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
+        self.node_clock = SkewedClock(self.clock)
         self.stream = ScriptedStream(self.clock)
         self.store = WideStore(engine=MemoryEngine(disk=Disk(), clock=self.clock), clock=self.clock)
         self.seen: list[tuple[str, bytes]] = []
@@ -85,7 +87,7 @@ class Stage:
         consumer = Consumer(
             stream=self.stream,
             leases=self.store.shard_leases,
-            clock=self.clock,
+            clock=self.node_clock,
             application=APPLICATION,
             owner=owner,
             effect=effect,
@@ -218,6 +220,31 @@ async def test_who_lost_its_lease_moves_no_checkpoint(stage: Stage) -> None:
     await asyncio.sleep(3 * LEASE_S)
     assert stage.data == [b"1"]
     assert len(one.reading) + len(two.reading) == 1
+
+
+@played
+async def test_a_clock_that_was_set_back_keeps_nobody_waiting(stage: Stage) -> None:
+    stage.stream.add("a")
+    stage.node_clock.skew = timedelta(hours=1)
+    stage.worker("one")
+    await asyncio.sleep(3)
+    await stage.kill("one")
+    stage.node_clock.skew = timedelta()
+    stage.stream.stored["a"] += [b"1"]
+    stage.worker("two")
+    await asyncio.sleep(2 * LEASE_S)
+    assert stage.seen == [("two", b"1")]
+
+
+@played
+async def test_a_clock_that_runs_ahead_takes_no_shard_from_a_living_worker(stage: Stage) -> None:
+    stage.stream.add("a")
+    one = stage.worker("one")
+    await asyncio.sleep(3)
+    stage.node_clock.skew = timedelta(hours=1)
+    two = stage.worker("two")
+    await asyncio.sleep(3 * LEASE_S)
+    assert (sorted(one.reading), sorted(two.reading)) == (["a"], [])
 
 
 @played

@@ -13,24 +13,10 @@ from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
 from core.services.gateway import LEASE_S, Tenure
-from core.services.holding import GONE_AFTER_S, LOOK_S, Holdings
-from loadtest.virtual import VirtualClock, run_virtual
+from core.services.holding import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S, Holdings
+from loadtest.virtual import SkewedClock, VirtualClock, run_virtual
 
 GATEWAYS = ("vg-1", "vg-2")
-
-
-class SkewedClock:
-    """A node's wall clock that may be wrong; its monotonic clock is right."""
-
-    def __init__(self, true: VirtualClock) -> None:
-        self._true = true
-        self.skew = timedelta()
-
-    def now(self) -> datetime:
-        return self._true.now() + self.skew
-
-    def monotonic(self) -> float:
-        return self._true.monotonic()
 
 
 @dataclass
@@ -113,8 +99,11 @@ class Leases:
 class Node:
     """One node over the shared store. Implements ``Peers`` for itself."""
 
-    def __init__(self, stage: Stage, name: str, home: tuple[str, ...]) -> None:
-        self.stage, self.name, self.contact = stage, name, f"http://{name}"
+    def __init__(
+        self, stage: Stage, name: str, home: tuple[str, ...], *, folder: str = "", contact: str | None = None
+    ) -> None:
+        self.stage, self.name = stage, name
+        self.contact = f"http://{name}" if contact is None else contact
         self.leases = Leases(stage)
         self.clock = SkewedClock(stage.clock)
         self.is_dead_for_sure = False
@@ -125,6 +114,7 @@ class Node:
             clock=self.clock,
             owner=name,
             contact=self.contact,
+            folder_id=folder or f"folder of {name}",
             gateways=GATEWAYS,
             home=home,
             make=lambda tenure, before: FakeSeat(stage, name, tenure, before),
@@ -291,12 +281,81 @@ def test_a_drained_node_leaves_everything_to_the_other_and_takes_nothing() -> No
     play(script)
 
 
-def test_two_living_nodes_of_one_name_are_refused() -> None:
+def test_a_node_that_is_stopped_while_it_loses_its_lease_ends() -> None:
     async def script(stage: Stage) -> None:
-        twin = Node(stage, "node-1", ("vg-1",))
-        twin.holdings._contact = "http://elsewhere"
+        node = stage.nodes["node-1"]
+        running = node.running
+        assert running is not None
+        stop = running.cancel
+
+        class Fenced(FakeSeat):
+            def fence(self) -> None:
+                super().fence()
+                stop()
+
+        node.holdings.held["vg-1"].__class__ = Fenced
+        node.leases.is_cut_off = True
+        await asyncio.wait([running], timeout=10 * LEASE_S)
+        assert running.cancelled()
+
+    play(script)
+
+
+@pytest.mark.parametrize("contact", ["http://elsewhere", "http://node-1", ""])
+def test_the_second_living_node_of_a_name_is_refused(contact: str) -> None:
+    """Whether or not the first can be asked: its lease is seen to be renewed."""
+
+    async def script(stage: Stage) -> None:
+        twin = Node(stage, "node-1", ("vg-1",), folder="another", contact=contact)
         with pytest.raises(ConfigurationError, match="give each its own name"):
             await twin.holdings.start()
+        assert stage.owner("vg-1") == "node-1"
+        assert stage.nodes["node-1"].holdings.held["vg-1"].tenure.lease.fence == 1
+
+    play(script)
+
+
+@pytest.mark.parametrize("contact", [None, ""])
+@pytest.mark.parametrize("apart_s", [0.0, 0.001])
+def test_of_two_of_a_name_that_start_at_once_one_is_refused(contact: str | None, apart_s: float) -> None:
+    """Over an empty store, each with its own folder."""
+
+    async def whole() -> None:
+        stage = Stage(VirtualClock(datetime(2026, 11, 30, tzinfo=UTC)))
+        twins = [
+            Node(stage, "node-1", ("vg-1",), folder=folder, contact=contact) for folder in ("one", "other")
+        ]
+        for number, twin in enumerate(twins):
+            twin.leases.takes_s = number * apart_s
+            stage.nodes[f"twin {number}"] = twin
+
+        async def live(twin: Node) -> None:
+            await twin.holdings.start()
+            await twin.holdings.run()
+
+        lives = [asyncio.create_task(live(twin)) for twin in twins]
+        await asyncio.wait(lives, timeout=10)
+        refused = [life.exception() for life in lives if life.done()]
+        assert len(refused) == 1
+        assert isinstance(refused[0], ConfigurationError)
+        assert len(stage.answering["vg-1"]) == 1
+        assert stage.two_owners == []
+        for life in lives:
+            life.cancel()
+
+    run_virtual(whole)
+
+
+def test_a_node_that_was_built_anew_waits_for_the_lease_of_its_name() -> None:
+    async def script(stage: Stage) -> None:
+        stage.nodes["node-1"].freeze()
+        stage.nodes["node-2"].freeze()
+        again = stage.nodes["node-1"] = Node(stage, "node-1", ("vg-1",), folder="new")
+        await again.begin()
+        await asyncio.sleep(LEASE_S - RENEWED_WITHIN_S)
+        assert stage.owner("vg-1") == ""
+        await asyncio.sleep(GONE_AFTER_S - LEASE_S + RENEWED_WITHIN_S + 1)
+        assert stage.owner("vg-1") == "node-1"
 
     play(script)
 

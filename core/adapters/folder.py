@@ -1,0 +1,58 @@
+"""The data folder of a node: one process at a time, and an id by which a node of the same name is told apart.
+
+Rules: the lock is the kernel's and ends with the process, however it ends; the id is made once and stays.
+"""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+
+from core.errors import ConfigurationError
+from core.ports.clock import Entropy
+
+LOCK_FILE = "node.lock"
+_ID = re.compile(rb"[0-9a-f]{32}")
+
+
+class NodeFolder:
+    """A locked data folder. Make one with ``open``; ``close`` lets it go."""
+
+    def __init__(self, *, folder_id: str, descriptor: int) -> None:
+        self.folder_id = folder_id
+        self._descriptor = descriptor
+
+    @classmethod
+    def open(cls, folder: Path, entropy: Entropy) -> "NodeFolder":
+        """Make it if need be and lock it; raises ``ConfigurationError``, also when it is in use."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            fix = "name a folder that can be written"
+            raise ConfigurationError(f"node.data_dir {folder}: {error.strerror}; {fix}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return cls(folder_id=_id_in(descriptor, entropy), descriptor=descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
+            fix = "stop it, or give each node its own"
+            raise ConfigurationError(f"node.data_dir {folder}: in use by another process; {fix}") from None
+        except OSError as error:
+            os.close(descriptor)
+            fix = "free some space or name another folder"
+            raise ConfigurationError(f"node.data_dir {folder}: {error.strerror}; {fix}") from error
+
+    def close(self) -> None:
+        """Another process may have it now."""
+        os.close(self._descriptor)
+
+
+def _id_in(descriptor: int, entropy: Entropy) -> str:
+    """What stands there; one that was never written whole is made anew."""
+    found = os.pread(descriptor, 32, 0)
+    if not _ID.fullmatch(found):
+        found = entropy.random_bytes(16).hex().encode()
+        os.pwrite(descriptor, found, 0)
+        os.fsync(descriptor)
+    return found.decode()

@@ -53,7 +53,7 @@ def node(segment: Segment, number: int, folder: Path, store: dict[str, str]) -> 
         environment={
             **store,
             "AIRLOOM_NODE__NAME": name,
-            "AIRLOOM_NODE__ROLES": "gateway,api" if number else "gateway",
+            "AIRLOOM_NODE__ROLES": "gateway,edge,api" if number else "gateway,edge",
             "AIRLOOM_NODE__HOME": home,
             "AIRLOOM_CONTROL__HOST": Segment.HOSTS[number],
             "AIRLOOM_CONTROL__SECRET": SECRET,

@@ -1,32 +1,38 @@
-"""`kill -9` of the node that holds the sessions, while another one stands by: take-over, again and again.
+"""`kill -9` of any node, drawn by seed, or of the one that holds the sessions: take-over, again and again.
 
 Two gateways, one node for API and meter, a real Cassandra and a Kinesis server by others. Devices talk to
-the edge, a NAS reports; whichever node holds the first virtual gateway is killed, the other takes over, the
-killed one starts again and asks for its own back.
+the edge, a NAS reports; a node is killed, the other takes over what it held, the killed one starts again and
+asks for its own back. In network namespaces, as root, an SGSN and a phone by others (sgsnemu) ping a far host
+through it all, and tcpdump counts what crossed the SGSN's side.
 
 Afterwards: every session is still there, nobody signalled anew, the restart counter is what it was, what was
 acknowledged is in the stream, and the meter is never above what devices saw, and below it by at most one
-packet for each kill once the killed node has told its last counts.
+packet for each kill once the killed node has told its last counts. Nobody ever saw two owners of a gateway.
 """
 
 import asyncio
 import json
 import os
 import random
+import re
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from core.adapters.clock import SystemEntropy
+from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
-from core.adapters.store.cassandra import migrate
+from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
+from core.adapters.store.wide import WideStore
 from core.config import GatewayConfig
 from loadtest.checks import payloads_by_imsi, total_of_stats
 from loadtest.customer import Customer
@@ -41,7 +47,10 @@ from loadtest.killing import (
     talk,
     udp_packet,
 )
-from loadtest.parts import cassandra, kinesis
+from loadtest.ledger import ledger_of_capture
+from loadtest.owners import OwnerWatch
+from loadtest.parts import cassandra, kinesis, sgsnemu
+from loadtest.parts.namespaces import FAR_HOST, GATEWAY, Lab
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
@@ -53,6 +62,10 @@ STREAM, SHARDS = "taken-over", 2
 KEYSPACE = "airloom_nodes"
 SECRET = "the secret of all nodes"  # noqa: S105 - of nodes that live for this run
 FIRST = "vg-1"
+API = "node-3"
+SECOND_ADDRESS = "10.99.0.4"
+"""Of the second virtual gateway, in namespaces."""
+PING_BYTES, PING_S = 84, 0.1
 WARM_S, HELD_S, SETTLE_S = 4.0, 20.0, 5.0
 ANSWER_S, PROBE_S = 0.1, 0.03
 QUERY = bytes.fromhex("000101000001000000000000") + b"\x06funnel\x07soracom\x02io\x00" + bytes((0, 1, 0, 1))
@@ -84,6 +97,13 @@ class NodesFinding:
     nas_told_bytes: int = 0
     nas_metered_bytes: int = 0
     takeovers: int = 0
+    killed: dict[str, int] = field(default_factory=dict)
+    two_owners: list[str] = field(default_factory=list)
+    looks_for_owners: int = 0
+    holdings: int = 0
+    """As the fences of the leases count them."""
+    emulated: dict[str, float] = field(default_factory=dict)
+    """What sgsnemu's phone pinged, and what tcpdump and the meter counted of it; empty: not in namespaces."""
     not_run: str = ""
 
     @property
@@ -99,6 +119,22 @@ class NodesFinding:
             and self.error_indications == 0
             and 0 <= behind <= (0 if self.is_drained else self.kills * self.packet_bytes_max)
             and self.nas_told_bytes == self.nas_metered_bytes > 0
+            and not self.two_owners
+            and self.looks_for_owners > 0
+            and self._is_emulated_well()
+        )
+
+    def _is_emulated_well(self) -> bool:
+        """Its ping went on to the end, and what tcpdump saw go down is what was metered."""
+        if not self.emulated:
+            return True
+        behind = self.emulated["seen_bytes"] - self.emulated["metered_bytes"]
+        in_flight = self.emulated["seen_bytes"] - self.emulated["received"] * PING_BYTES
+        return (
+            0 <= behind <= (0 if self.is_drained else self.kills * PING_BYTES)
+            and 0 <= in_flight <= PING_BYTES
+            and self.emulated["gap_s_max"] < 3.0
+            and self.emulated["events"] == 1
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,6 +147,7 @@ class Cluster:
     """Two gateways and a node for API and meter."""
 
     nodes: dict[str, Served]
+    """The gateways."""
     api: Served
     contacts: dict[str, str]
     addresses: dict[str, str]
@@ -137,6 +174,22 @@ class Cluster:
             raise DidNotStart(f"{name} was not drained")
         await served.ended()
 
+    async def kill(self, name: str) -> list[str]:
+        """``kill -9``; the gateways that it held."""
+        held = [] if name == API else await self._held_by(name)
+        await self.served(name).kill()
+        return held
+
+    def served(self, name: str) -> Served:
+        """The node of this name."""
+        return self.api if name == API else self.nodes[name]
+
+    async def _held_by(self, name: str) -> list[str]:
+        headers = {"Authorization": f"Bearer {SECRET}"}
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{self.contacts[name]}/control/node", headers=headers) as answer:
+                return list((await answer.json())["gateways"])
+
     async def holder_of(self, gateway_id: str) -> str:
         """The node that says that it holds a gateway; waits until one does."""
         async with asyncio.timeout(HELD_S), aiohttp.ClientSession() as http:
@@ -150,9 +203,13 @@ class Cluster:
                 await asyncio.sleep(0.05)
 
 
-def cluster_in(folder: Path, environment: dict[str, str]) -> Cluster:
-    """Two gateways on free loopback addresses, and a node for API and meter."""
-    addresses = {"vg-1": free_gateway_address("127.0.5"), "vg-2": free_gateway_address("127.0.6")}
+def cluster_in(folder: Path, environment: dict[str, str], lab: Lab | None = None) -> Cluster:
+    """Two gateways on free loopback addresses, or in a lab, and a node for API and meter."""
+    if lab is None:
+        addresses = {"vg-1": free_gateway_address("127.0.5"), "vg-2": free_gateway_address("127.0.6")}
+    else:
+        addresses = {"vg-1": GATEWAY, "vg-2": SECOND_ADDRESS}
+        environment = {**environment, "AIRLOOM_GATEWAY__TUN": "airloom0"}
     virtual = [
         {"id": "vg-1", "address": addresses["vg-1"], "ue_pool": "10.128.0.0/16"},
         {"id": "vg-2", "address": addresses["vg-2"], "ue_pool": "10.129.0.0/16"},
@@ -178,6 +235,7 @@ def cluster_in(folder: Path, environment: dict[str, str]) -> Cluster:
                 "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "0.0.0.0/0"),
                 "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
                 "AIRLOOM_EDGE__INSIDE": "off",
+                "AIRLOOM_API__SANDBOX_PLMN": "90170",  # sgsnemu loses the leading zeros of an IMSI
             },
         )
 
@@ -206,21 +264,27 @@ async def environment_of(stack: AsyncExitStack) -> tuple[dict[str, str], str]:
     }, endpoint
 
 
-async def kill_the_holder(
-    *, kills: int, seed: int, is_drained: bool, tell: Callable[[str], None]
+async def kill_nodes(
+    *, kills: int, seed: int, how: str, lab: Lab | None, tell: Callable[[str], None]
 ) -> NodesFinding:
-    """Run it."""
-    finding = NodesFinding(kills, is_drained, not_run=cassandra.why_not() or kinesis.why_not())
+    """Run it: ``how`` is ``any``, ``holder`` or ``drain``; with a ``lab`` this process is in its ``gw``."""
+    finding = NodesFinding(kills, how == "drain", not_run=cassandra.why_not() or kinesis.why_not())
     if finding.not_run:
         return finding
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-nodes-")))
         environment, endpoint = await environment_of(stack)
-        cluster = cluster_in(folder, environment)
+        cluster = cluster_in(folder, environment, lab)
         try:
             await cluster.start()
-            async with Customer(cluster.api.endpoint) as customer:
-                talkers = await _run(cluster, customer, finding, random.Random(seed), tell)
+            async with (
+                _watched(cluster, environment, finding),
+                Customer(cluster.api.endpoint) as customer,
+            ):
+                await customer.sign_up("nodes@example.com", "Aa1-kill-the-nodes")
+                async with _emulated(lab, folder, customer, finding):
+                    kill = partial(_kill_one, cluster, finding, how, random.Random(seed))
+                    talkers = await _run(cluster, customer, finding, kill, tell)
                 await _look(finding, talkers, endpoint)
         finally:
             await cluster.stop()
@@ -228,14 +292,92 @@ async def kill_the_holder(
     return finding
 
 
+@asynccontextmanager
+async def _watched(
+    cluster: Cluster, environment: dict[str, str], finding: NodesFinding
+) -> AsyncIterator[None]:
+    """Inside, it is watched who holds what."""
+    address = CassandraAddress(
+        (environment["AIRLOOM_STORE__CASSANDRA"],),
+        KEYSPACE,
+        cassandra.DATACENTER,
+        port=int(environment["AIRLOOM_STORE__PORT"]),
+    )
+    store = WideStore(
+        engine=await CassandraEngine.open(address=address, clock=SystemClock()), clock=SystemClock()
+    )
+    watch = OwnerWatch(cluster.contacts, SECRET, ("vg-1", "vg-2"), store.leases)
+    watching = asyncio.create_task(watch.run())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        await store.aclose()
+        finding.two_owners, finding.looks_for_owners = watch.two_owners, watch.looks
+        finding.holdings = watch.fences
+
+
+@asynccontextmanager
+async def _emulated(
+    lab: Lab | None, folder: Path, customer: Customer, finding: NodesFinding
+) -> AsyncIterator[None]:
+    """Inside, sgsnemu's phone pings a far host without an end."""
+    if lab is None or sgsnemu.why_not():
+        yield
+        return
+    sim = await customer.new_sim()
+    imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
+    capture = folder / "ran.pcap"
+    async with sgsnemu.captured(lab, capture):
+        async with sgsnemu.attached(lab, folder, imsi=imsi, apn="internet") as address:
+            ping = await asyncio.create_subprocess_exec(
+                *lab.command(lab.ran, "ping", "-D", "-n", "-i", str(PING_S), FAR_HOST),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            try:
+                yield
+            finally:
+                ping.send_signal(signal.SIGINT)
+                printed = (await ping.communicate())[0].decode()
+            await asyncio.sleep(SETTLE_S)
+            metered_bytes = (await total_of_stats(customer, sim["simId"]))["download"]
+            events = await customer.call("GET", f"/sims/{sim['simId']}/events/sessions")
+    came = [float(at) for at in re.findall(r"^\[(\d+\.\d+)\] 64 bytes", printed, re.MULTILINE)]
+    finding.emulated = {
+        "sent": float(re.findall(r"(\d+) packets transmitted", printed)[-1]),
+        "received": float(len(came)),
+        "gap_s_max": max(later - earlier for earlier, later in pairwise(came)),
+        "seen_bytes": float(ledger_of_capture(capture, GATEWAY).down_bytes[address]),
+        "metered_bytes": float(metered_bytes),
+        "events": float(len(events)),
+    }
+
+
+async def _kill_one(cluster: Cluster, finding: NodesFinding, how: str, dice: random.Random) -> None:
+    await asyncio.sleep(0.3 + dice.random() * 1.5)
+    victim = dice.choice([*cluster.nodes, API]) if how == "any" else await cluster.holder_of(FIRST)
+    finding.killed[victim] = finding.killed.get(victim, 0) + 1
+    killed = time.monotonic()
+    if how == "drain":
+        await cluster.drain(victim)
+        held = [FIRST]
+    else:
+        held = await cluster.kill(victim)
+    if dice.random() < 0.8:  # else it comes back so soon that both want the gateway
+        for gateway_id in held:
+            await cluster.holder_of(gateway_id)
+            finding.held_again_s_max = max(finding.held_again_s_max, time.monotonic() - killed)
+    await cluster.served(victim).start()
+
+
 async def _run(
     cluster: Cluster,
     customer: Customer,
     finding: NodesFinding,
-    dice: random.Random,
+    kill: Callable[[], Awaitable[None]],
     tell: Callable[[str], None],
 ) -> list[Talker]:
-    await customer.sign_up("nodes@example.com", "Aa1-kill-the-holder")
     first, second = cluster.addresses["vg-1"], cluster.addresses["vg-2"]
 
     def peer(kind: type[GtpPeer[Any]], address: str, gateway: str) -> GtpPeer[Any]:
@@ -266,17 +408,7 @@ async def _run(
                 talker.gap_s_max = 0.0
             probes = [traffic.create_task(_probe(talker, stopped)) for talker in talkers]
             for number in range(finding.kills):
-                await asyncio.sleep(0.3 + dice.random() * 1.5)
-                victim = await cluster.holder_of(FIRST)
-                killed = time.monotonic()
-                if finding.is_drained:
-                    await cluster.drain(victim)
-                else:
-                    await cluster.nodes[victim].kill()
-                if dice.random() < 0.8:  # else it comes back so soon that both want the gateway
-                    await cluster.holder_of(FIRST)
-                    finding.held_again_s_max = max(finding.held_again_s_max, time.monotonic() - killed)
-                await cluster.nodes[victim].start()
+                await kill()
                 finding.restart_counters += [await each.echo() for each in (sgsn, sgw)]
                 tell(f"kill {number + 1} of {finding.kills}")
             await asyncio.sleep(1.0)
@@ -346,12 +478,13 @@ def _taken_over(served: Served) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.killing_nodes KILLS SEED [drain]`: print the finding as JSON."""
+    """`python -m loadtest.killing_nodes KILLS SEED [any|holder|drain [LAB]]`: print the finding as JSON."""
     finding = asyncio.run(
-        kill_the_holder(
+        kill_nodes(
             kills=int(argv[0]),
             seed=int(argv[1]),
-            is_drained=argv[2:] == ["drain"],
+            how=argv[2] if len(argv) > 2 else "any",
+            lab=Lab.entered(argv[3]) if len(argv) > 3 else None,
             tell=lambda text: print(text, file=sys.stderr, flush=True),
         )
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from loadtest import scale
 from loadtest.checks import simulate
+from loadtest.killing_nodes import SECOND_ADDRESS
 from loadtest.parts.namespaces import Lab, why_not
 from loadtest.sizing import Demand
 from loadtest.world import EXACTLY_ONCE, Plan
@@ -66,8 +67,16 @@ def prove_edge(kills: int, seed: int, layout: str) -> dict[str, Any]:
 
 
 def prove_nodes(kills: int, seed: int) -> dict[str, Any]:
-    """``kill -9`` of the gateway that holds the sessions, over a real Cassandra: the other one takes over."""
-    return _killing([sys.executable, "-m", "loadtest.killing_nodes", str(kills), str(seed)])
+    """``kill -9`` of any node, over a real Cassandra: the other one takes over. With root in network
+    namespaces, where an SGSN by others holds a session through it all.
+    """
+    command = [sys.executable, "-m", "loadtest.killing_nodes", str(kills), str(seed), "any"]
+    if why := why_not():
+        tell(f"sgsnemu not run: {why}")
+        return _killing(command)
+    with Lab() as lab:
+        lab.add_address(lab.gw, "g0", SECOND_ADDRESS)
+        return _killing(lab.command(lab.gw, *command, lab.mark))
 
 
 def prove_scale(sims: int, faults: int, seed: int, html: Path | None) -> dict[str, Any]:

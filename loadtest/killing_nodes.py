@@ -1,36 +1,35 @@
 """`kill -9` of the node that holds the sessions, while another one stands by: take-over, again and again.
 
 Two gateways, one node for API and meter, a real Cassandra and a Kinesis server by others. Devices talk to
-the edge, a NAS reports; whichever node holds the first virtual gateway is killed, the other takes over, the
-killed one starts again and asks for its own back.
+the edge, a NAS reports, and where it is installed osmo-ggsn's sgsnemu pings; whichever node holds the first
+virtual gateway is killed, the other takes over, the killed one starts again and asks for its own back. Now
+and then any node is killed besides, that of the API and the meter among them.
 
-Afterwards: every session is still there, nobody signalled anew, the restart counter is what it was, what was
-acknowledged is in the stream, and the meter is never above what devices saw, and below it by at most one
-packet for each kill once the killed node has told its last counts.
+Afterwards: every session is still there, nobody signalled anew, the restart counter is what it was, no two
+nodes said that they held one gateway, what was acknowledged is in the stream, and the meter is never above
+what devices saw, and below it by at most one packet for each kill once the killed node has told its last
+counts.
 """
 
 import asyncio
 import json
-import os
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from core.adapters.store.cassandra import migrate
-from core.config import GatewayConfig
+from core.config import EdgeConfig, GatewayConfig
 from loadtest.checks import payloads_by_imsi, total_of_stats
 from loadtest.customer import Customer
 from loadtest.killing import (
+    APN,
     NAS_SECRET,
     Meter,
     Talker,
@@ -41,18 +40,28 @@ from loadtest.killing import (
     talk,
     udp_packet,
 )
-from loadtest.parts import cassandra, kinesis
+from loadtest.layouts import Gateways, Layout, Nodes, shared_parts, spread
+from loadtest.parts import cassandra, kinesis, sgsnemu
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.serving import ROOT, DidNotStart, Served, free_gateway_address, free_tcp_port, radius_clients
+from loadtest.serving import Served, free_gateway_address, radius_clients
 from mqtt_bridge.edge.dns import DNS_PORT
 
-STREAM, SHARDS = "taken-over", 2
-KEYSPACE = "airloom_nodes"
-SECRET = "the secret of all nodes"  # noqa: S105 - of nodes that live for this run
+NAME, SHARDS = "airloom_nodes", 2
+"""Of the keyspace and of the stream."""
 FIRST = "vg-1"
+GATEWAYS: Gateways = {"vg-1": ("gtp", "radius"), "vg-2": ("gtp", "radius")}
+NODES: Nodes = {
+    "node-1": ("gateway,aaa,edge", "vg-1"),
+    "node-2": ("gateway,aaa,edge", "vg-2"),
+    "node-3": ("api,meter", ""),
+}
+ANOTHER = 0.25
+"""How often any node is killed besides."""
+PINGS_PER_S = 20
+LOOK_S = 0.1
 WARM_S, HELD_S, SETTLE_S = 4.0, 20.0, 5.0
 ANSWER_S, PROBE_S = 0.1, 0.03
 QUERY = bytes.fromhex("000101000001000000000000") + b"\x06funnel\x07soracom\x02io\x00" + bytes((0, 1, 0, 1))
@@ -66,6 +75,7 @@ class NodesFinding:
     kills: int
     is_drained: bool = False
     """The node was told to hand over and end, and not killed: then nothing at all may be missing."""
+    others_killed: int = 0
     sessions: int = 0
     sessions_lost: int = 0
     gap_s_max: float = 0.0
@@ -79,8 +89,12 @@ class NodesFinding:
     lost: list[str] = field(default_factory=list)
     down_seen_bytes: int = 0
     down_metered_bytes: int = 0
-    packet_bytes_max: int = len(QUERY) + 28 + 16
-    """The name server's answer: one record more than the query."""
+    packet_bytes_max: int = sgsnemu.PING_BYTES
+    pings: int = 0
+    pings_answered: int = 0
+    without_sgsnemu: str = ""
+    looks_at_owners: int = 0
+    two_owners: int = 0
     nas_told_bytes: int = 0
     nas_metered_bytes: int = 0
     takeovers: int = 0
@@ -89,7 +103,7 @@ class NodesFinding:
     @property
     def ok(self) -> bool:
         """Whether all that must hold holds."""
-        behind = self.down_seen_bytes - self.down_metered_bytes
+        behind, kills = self.down_seen_bytes - self.down_metered_bytes, self.kills + self.others_killed
         return not self.not_run and (
             not self.lost
             and self.acknowledged > 0
@@ -97,113 +111,15 @@ class NodesFinding:
             and self.gap_s_max < 3.0
             and set(self.restart_counters) == {1}
             and self.error_indications == 0
-            and 0 <= behind <= (0 if self.is_drained else self.kills * self.packet_bytes_max)
+            and self.two_owners == 0
+            and self.looks_at_owners > 0
+            and 0 <= behind <= (0 if self.is_drained else kills * self.packet_bytes_max)
             and self.nas_told_bytes == self.nas_metered_bytes > 0
         )
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"ok": self.ok}
-
-
-@dataclass(slots=True)
-class Cluster:
-    """Two gateways and a node for API and meter."""
-
-    nodes: dict[str, Served]
-    api: Served
-    contacts: dict[str, str]
-    addresses: dict[str, str]
-
-    async def start(self) -> None:
-        """All of them."""
-        for served in (*self.nodes.values(), self.api):
-            await served.start()
-
-    async def stop(self) -> None:
-        """All of them."""
-        for served in (self.api, *self.nodes.values()):
-            await served.stop()
-
-    async def drain(self, name: str) -> None:
-        """As an operator does it."""
-        served = self.nodes[name]
-        command = (sys.executable, "-m", "core.cli", "node", "drain")
-        environment = {**os.environ, **served.environment, "PYTHONPATH": str(ROOT)}
-        drained = await asyncio.create_subprocess_exec(
-            *command, env=environment, stdout=asyncio.subprocess.DEVNULL
-        )
-        if await drained.wait():
-            raise DidNotStart(f"{name} was not drained")
-        await served.ended()
-
-    async def holder_of(self, gateway_id: str) -> str:
-        """The node that says that it holds a gateway; waits until one does."""
-        async with asyncio.timeout(HELD_S), aiohttp.ClientSession() as http:
-            while True:
-                for name, contact in self.contacts.items():
-                    with suppress(aiohttp.ClientError):
-                        headers = {"Authorization": f"Bearer {SECRET}"}
-                        async with http.get(f"{contact}/control/node", headers=headers) as answer:
-                            if gateway_id in (await answer.json())["gateways"]:
-                                return name
-                await asyncio.sleep(0.05)
-
-
-def cluster_in(folder: Path, environment: dict[str, str]) -> Cluster:
-    """Two gateways on free loopback addresses, and a node for API and meter."""
-    addresses = {"vg-1": free_gateway_address("127.0.5"), "vg-2": free_gateway_address("127.0.6")}
-    virtual = [
-        {"id": "vg-1", "address": addresses["vg-1"], "ue_pool": "10.128.0.0/16"},
-        {"id": "vg-2", "address": addresses["vg-2"], "ue_pool": "10.129.0.0/16"},
-    ]
-    contacts: dict[str, str] = {}
-
-    def node(name: str, roles: str, home: str) -> Served:
-        port = free_tcp_port("127.0.0.1", 0)
-        contacts[name] = f"http://127.0.0.1:{port}"
-        return Served(
-            folder / name,
-            gateway_address=addresses["vg-1"],
-            api_port=free_tcp_port("127.0.0.1", 0),
-            environment={
-                **environment,
-                "AIRLOOM_NODE__NAME": name,
-                "AIRLOOM_NODE__ROLES": roles,
-                "AIRLOOM_NODE__HOME": home,
-                "AIRLOOM_CONTROL__PORT": str(port),
-                "AIRLOOM_CONTROL__SECRET": SECRET,
-                "AIRLOOM_GATEWAY__VIRTUAL": json.dumps(virtual),
-                "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
-                "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "0.0.0.0/0"),
-                "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
-                "AIRLOOM_EDGE__INSIDE": "off",
-            },
-        )
-
-    nodes = {
-        "node-1": node("node-1", "gateway,aaa,edge", "vg-1"),
-        "node-2": node("node-2", "gateway,aaa,edge", "vg-2"),
-    }
-    api = node("node-3", "api,meter", "vg-1")
-    del contacts["node-3"]
-    return Cluster(nodes, api, contacts, addresses)
-
-
-async def environment_of(stack: AsyncExitStack) -> tuple[dict[str, str], str]:
-    """A Cassandra with its tables, a Kinesis with a stream: what points nodes to them, and the endpoint."""
-    (server,) = await asyncio.to_thread(stack.enter_context, cassandra.served())
-    await migrate(address=cassandra.address_of([server], KEYSPACE), replication_factor=1)
-    endpoint = await asyncio.to_thread(stack.enter_context, kinesis.served("kinesis-local"))
-    await kinesis.create_stream(endpoint, STREAM, shards=SHARDS)
-    return {
-        "AIRLOOM_STORE__CASSANDRA": server.host,
-        "AIRLOOM_STORE__PORT": str(server.port),
-        "AIRLOOM_STORE__KEYSPACE": KEYSPACE,
-        "AIRLOOM_STREAM__KINESIS": STREAM,
-        "AIRLOOM_STREAM__ENDPOINT": endpoint,
-        **kinesis.ENVIRONMENT,
-    }, endpoint
 
 
 async def kill_the_holder(
@@ -215,28 +131,35 @@ async def kill_the_holder(
         return finding
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-nodes-")))
-        environment, endpoint = await environment_of(stack)
-        cluster = cluster_in(folder, environment)
-        try:
-            await cluster.start()
-            async with Customer(cluster.api.endpoint) as customer:
-                talkers = await _run(cluster, customer, finding, random.Random(seed), tell)
-                await _look(finding, talkers, endpoint)
-        finally:
-            await cluster.stop()
-        finding.takeovers = sum(_taken_over(served) for served in cluster.nodes.values())
+        environment = SETTINGS | await shared_parts(stack, NAME, shards=SHARDS)
+        layout = spread(folder, environment, nodes=NODES, gateways=GATEWAYS)
+        stack.push_async_callback(layout.stop)
+        await layout.start()
+        async with Customer(layout.endpoint) as customer:
+            talkers = await _run(layout, customer, finding, random.Random(seed), tell)
+            await _look(finding, talkers, environment["AIRLOOM_STREAM__ENDPOINT"])
+        finding.takeovers = sum(_taken_over(served) for served in layout.nodes.values())
     return finding
 
 
+SETTINGS = {
+    "AIRLOOM_API__SANDBOX_PLMN": "90170",  # sgsnemu loses the leading zeros of an IMSI
+    "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
+    "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "0.0.0.0/0"),
+    "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
+    "AIRLOOM_EDGE__INSIDE": "off",
+}
+
+
 async def _run(
-    cluster: Cluster,
+    layout: Layout,
     customer: Customer,
     finding: NodesFinding,
     dice: random.Random,
     tell: Callable[[str], None],
 ) -> list[Talker]:
     await customer.sign_up("nodes@example.com", "Aa1-kill-the-holder")
-    first, second = cluster.addresses["vg-1"], cluster.addresses["vg-2"]
+    first, second = layout.gtp
 
     def peer(kind: type[GtpPeer[Any]], address: str, gateway: str) -> GtpPeer[Any]:
         return kind(network=UdpNetwork(), address=address, gateway=gateway, entropy=SystemEntropy())
@@ -256,7 +179,7 @@ async def _run(
         talkers = [await attach_talker(customer, each) for each in (sgsn, sgw, other) for _ in range(3)]
         meters = [await attach_meter(customer, nas) for _ in range(2)]
         stopped = asyncio.Event()
-        async with asyncio.TaskGroup() as traffic:
+        async with _pinging(layout, customer, finding), asyncio.TaskGroup() as traffic:
             for talker in talkers:
                 traffic.create_task(talk(talker, stopped, answer_s=ANSWER_S))
             for meter in meters:
@@ -265,29 +188,81 @@ async def _run(
             for talker in talkers:
                 talker.gap_s_max = 0.0
             probes = [traffic.create_task(_probe(talker, stopped)) for talker in talkers]
+            traffic.create_task(_watch_owners(layout, finding, stopped))
             for number in range(finding.kills):
                 await asyncio.sleep(0.3 + dice.random() * 1.5)
-                victim = await cluster.holder_of(FIRST)
-                killed = time.monotonic()
-                if finding.is_drained:
-                    await cluster.drain(victim)
-                else:
-                    await cluster.nodes[victim].kill()
-                if dice.random() < 0.8:  # else it comes back so soon that both want the gateway
-                    await cluster.holder_of(FIRST)
-                    finding.held_again_s_max = max(finding.held_again_s_max, time.monotonic() - killed)
-                await cluster.nodes[victim].start()
+                await _end_one(layout, finding, dice)
                 finding.restart_counters += [await each.echo() for each in (sgsn, sgw)]
                 tell(f"kill {number + 1} of {finding.kills}")
             await asyncio.sleep(1.0)
             stopped.set()
         await asyncio.sleep(SETTLE_S)
-        finding.gap_s_max = max(probe.result() for probe in probes)
+        finding.gap_s_max = max(finding.gap_s_max, *(probe.result() for probe in probes))
         finding.message_gap_s_max = max(talker.gap_s_max for talker in talkers)
         finding.restart_counters = sorted(set(finding.restart_counters))
         finding.error_indications = sum(each.error_indications for each in (sgsn, sgw, other))
         await _look_at_sessions(customer, finding, talkers, meters)
     return talkers
+
+
+async def _end_one(layout: Layout, finding: NodesFinding, dice: random.Random) -> None:
+    """The holder is killed or drained, and starts again; before that, now and then, any node at all."""
+    if not finding.is_drained and dice.random() < ANOTHER:
+        any_node = layout.nodes[dice.choice(list(layout.nodes))]
+        await any_node.kill()
+        await any_node.start()
+        finding.others_killed += 1
+    victim = layout.nodes[await layout.holder_of(FIRST)]
+    killed = time.monotonic()
+    if finding.is_drained:
+        await victim.drain()
+    else:
+        await victim.kill()
+    if dice.random() < 0.8:  # else it comes back so soon that both want the gateway
+        await layout.holder_of(FIRST)
+        finding.held_again_s_max = max(finding.held_again_s_max, time.monotonic() - killed)
+    await victim.start()
+
+
+async def _watch_owners(layout: Layout, finding: NodesFinding, stopped: asyncio.Event) -> None:
+    """No two nodes may say that they hold a gateway: asked twice, for one may have handed it over between."""
+    while not stopped.is_set():
+        for gateway_id in GATEWAYS:
+            if all([len(await layout.holders_of(gateway_id)) > 1 for _ in range(2)]):
+                finding.two_owners += 1
+        finding.looks_at_owners += 1
+        await asyncio.sleep(LOOK_S)
+
+
+@asynccontextmanager
+async def _pinging(layout: Layout, customer: Customer, finding: NodesFinding) -> AsyncIterator[None]:
+    """Sgsnemu holds a context of its own and pings the platform through all of it."""
+    if why := sgsnemu.why_not():
+        finding.without_sgsnemu = why
+        yield
+        return
+    sim = await customer.new_sim()
+    (profile,) = sim["profiles"].values()
+    (imsi,) = profile["subscribers"]
+    async with sgsnemu.pinging(
+        layout.api.data_dir,
+        listen=free_gateway_address("127.0.8"),
+        gateway=layout.gtp[0],
+        imsi=imsi,
+        apn=APN,
+        host=str(EdgeConfig().message_address),
+        rate=PINGS_PER_S,
+    ) as pings:
+        await asyncio.sleep(WARM_S)
+        pings.gap_s_max = 0.0
+        yield
+    finding.gap_s_max = max(finding.gap_s_max, pings.gap_s_max)
+    finding.sessions += 1
+    finding.sessions_lost += not pings.is_deleted
+    await asyncio.sleep(SETTLE_S)
+    finding.down_seen_bytes += pings.replies * sgsnemu.PING_BYTES
+    finding.pings, finding.pings_answered = pings.transmitted, pings.replies
+    finding.down_metered_bytes += (await total_of_stats(customer, sim["simId"]))["download"]
 
 
 async def _probe(talker: Talker, stopped: asyncio.Event) -> float:
@@ -334,7 +309,7 @@ async def _look_at_sessions(
 
 async def _look(finding: NodesFinding, talkers: list[Talker], endpoint: str) -> None:
     """Whatever was acknowledged is in the stream, as Amazon's client reads it."""
-    stored = payloads_by_imsi(await kinesis.read_stream(endpoint, STREAM))
+    stored = payloads_by_imsi(await kinesis.read_stream(endpoint, NAME))
     for talker in talkers:
         finding.acknowledged += len(talker.acknowledged)
         missing = set(talker.acknowledged) - set(stored.get(talker.imsi, []))

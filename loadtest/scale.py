@@ -239,6 +239,10 @@ class SimulatedNode:
     def watch(self, contact: str) -> None:
         """Everybody sees everybody."""
 
+    async def watches(self, contact: str) -> bool:
+        """So it is."""
+        return True
+
     async def is_dead(self, contact: str) -> bool:
         """Its process ended and its host says so."""
         return self.world.nodes[contact.removeprefix("http://")].is_dead_for_sure

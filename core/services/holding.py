@@ -166,11 +166,22 @@ class Holdings(Generic[S]):
                     keeping.append(asyncio.create_task(self._keep(place, place.tenure)))
                     with suppress(LeaseLost):  # ``run`` finds the same, and seeks again
                         recovered += await self._begin(place, place.tenure, lease)
+            await self._meet_others()
         finally:
             for task in keeping:
                 task.cancel()
             await asyncio.gather(*keeping, return_exceptions=True)
         return recovered
+
+    async def _meet_others(self) -> None:
+        """Watch whoever holds what is not held here: whoever is ready stands in for them at once."""
+        sought = [gateway_id for gateway_id, place in self._places.items() if place.tenure is None]
+        with suppress(Unavailable):  # then they are met when their leases are read
+            leases = await asyncio.gather(*map(self._leases.get, sought))
+            contacts = {lease.contact for lease in leases if lease is not None and not lease.is_released}
+            for contact in contacts - {"", self._contact}:
+                self._peers.watch(contact)
+            await asyncio.gather(*map(self._peers.watches, contacts))
 
     async def run(self) -> None:
         """Hold and seek, until cancelled."""

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50, help="how many kills (default 50)")
     parser.add_argument("--seed", type=int, default=1, help="the seed of the kills' moments (default 1)")
     parser.add_argument("--sims", type=int, default=10_000_000, help="scale: for so many (default 10000000)")
-    parser.add_argument("--faults", type=int, default=14, help="scale: how many, and a zone (default 14)")
+    parser.add_argument("--faults", type=int, default=7, help="scale: how many, and a zone (default 7)")
     parser.add_argument("--html", type=Path, help="scale: write a page with the figures and a plot there")
     options = parser.parse_args(argv)
     unknown = set(options.what) - set(PROOFS)

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--layout", choices=("one", "spread"), default="one", help="of edge: as ./run demo has it"
     )
     parser.add_argument("--sims", type=int, default=10_000_000, help="scale: for so many (default 10000000)")
-    parser.add_argument("--faults", type=int, default=14, help="scale: how many, and a zone (default 14)")
+    parser.add_argument("--faults", type=int, default=7, help="scale: how many, and a zone (default 7)")
     parser.add_argument("--html", type=Path, help="scale: write a page with the figures and a plot there")
     options = parser.parse_args(argv)
     unknown = set(options.what) - set(PROOFS)

@@ -44,10 +44,11 @@ RELEASED_S = 1.0
 RETRY_S = 1.0
 RENEWED_WITHIN_S = 3.0
 """A living holder renews its lease within so long, unless its store is slow."""
-TURN_S, TURN_S_MAX = 0.05, 1.0
+TURN_S, TURN_S_MAX = 0.03, 0.5
 """Nodes that could take a free gateway take turns, so far apart at the mean; within so long at most."""
-SURPLUS_S, SURPLUS_S_MAX = 0.25, 1.0
-"""For each gateway that this node holds more than the least loaded one, it waits so much longer."""
+SURPLUS_S, SURPLUS_S_MAX = 0.6, 3.0
+"""For each gateway that this node holds more than the others at the mean, it waits so much longer: more than
+their turns are apart, for a node reads back one after the other."""
 
 
 class Seat(Protocol):
@@ -360,7 +361,7 @@ class Holdings(Generic[S]):
         if not others or place.gateway_id in self._home:
             return 0.0
         mine = sum(each.is_taking or each.tenure is not None for each in self._places.values())
-        surplus_s = SURPLUS_S * max(0, mine - min(others))
+        surplus_s = SURPLUS_S * max(0.0, mine - sum(others) / len(others))
         return min(surplus_s, SURPLUS_S_MAX) + self._lot(place) * min(TURN_S * len(others), TURN_S_MAX)
 
     def _rest_s(self, place: _Place[S], seen: _Seen) -> float:

@@ -44,30 +44,29 @@ class CassandraFront:
     @asynccontextmanager
     async def served(self, host: str, port: int) -> AsyncIterator[None]:
         """It listens inside."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[asyncio.StreamWriter] = set()
         server = await asyncio.start_server(self._serve, host, port)
         try:
             yield
         finally:
             server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for writer in list(self._open):
+                writer.transport.abort()
+            while self._open:  # noqa: ASYNC110 - their tasks are the server's
+                await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "a server's callback is a task"
-        self._tasks.add(task)
+        self._open.add(writer)
         fates: dict[int, str] = {}
+        there, back = await asyncio.open_connection(*self._target)
         try:
-            there, back = await asyncio.open_connection(*self._target)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._requests(reader, back, writer, fates))
                 both.create_task(self._answers(there, writer, fates))
         except* (OSError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._tasks.discard(task)
+            self._open.discard(writer)
             for end in (writer, back):
                 end.transport.abort()
 

@@ -1,6 +1,7 @@
 """A store of every engine for each test that asks for ``world``."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,21 +11,39 @@ import pytest
 from core.adapters.store.cassandra import CassandraAddress, migrate
 from loadtest.parts import cassandra
 from tests.contract.stores import OPENERS, World, cassandra_opener, empty_tables
+from tests.contract.three_nodes import ThreeNodes, patient_opener
+
+IS_THREE = os.environ.get("AIRLOOM_CASSANDRA_NODES") == "3"
+"""`./run prove store`: over three nodes, of which one is killed in the midst of the tests and comes back."""
+opener = patient_opener if IS_THREE else cassandra_opener
 
 
 @pytest.fixture(scope="session")
 def cassandra_address() -> Iterator[Callable[[], CassandraAddress]]:
-    """A node, started when the first test wants it."""
+    """Empty tables on a cluster that is started when the first test wants it."""
     with ExitStack() as parts:
-        addresses: list[CassandraAddress] = []
+        clusters: list[Callable[[], CassandraAddress]] = []
 
-        def start() -> CassandraAddress:
-            if not addresses:
-                addresses.append(cassandra.address_of(parts.enter_context(cassandra.served()), "airloom"))
-                assert asyncio.run(migrate(address=addresses[0], replication_factor=1)) == 0
-            return addresses[0]
+        def start() -> Callable[[], CassandraAddress]:
+            if IS_THREE:
+                three = ThreeNodes(parts.enter_context(cassandra.served(3)))
+                parts.callback(three.demand_killed)
+                return three.next_address
+            address = cassandra.address_of(parts.enter_context(cassandra.served()), "airloom")
+            assert asyncio.run(migrate(address=address, replication_factor=1)) == 0
 
-        yield start
+            def emptied() -> CassandraAddress:
+                empty_tables(address)
+                return address
+
+            return emptied
+
+        def next_address() -> CassandraAddress:
+            if not clusters:
+                clusters.append(start())
+            return clusters[0]()
+
+        yield next_address
 
 
 SERVED = [pytest.param("cassandra", marks=[pytest.mark.e2e, pytest.mark.cassandra])]
@@ -35,9 +54,7 @@ async def world(
     request: pytest.FixtureRequest, tmp_path: Path, cassandra_address: Callable[[], CassandraAddress]
 ) -> AsyncIterator[World]:
     if request.param == "cassandra":
-        address = await asyncio.to_thread(cassandra_address)
-        await asyncio.to_thread(empty_tables, address)
-        made = World(cassandra_opener(address))
+        made = World(opener(await asyncio.to_thread(cassandra_address)))
     else:
         made = World(OPENERS[request.param](tmp_path))
     await made.open()

@@ -17,14 +17,16 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.adapters.clock import SystemEntropy
+from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
+from core.adapters.store.cassandra import CassandraAddress, CassandraEngine
+from core.adapters.store.wide import WideStore
 from core.config import EdgeConfig, GatewayConfig
 from loadtest.checks import payloads_by_imsi, total_of_stats
 from loadtest.customer import Customer
@@ -41,6 +43,7 @@ from loadtest.killing import (
     udp_packet,
 )
 from loadtest.layouts import Gateways, Layout, Nodes, shared_parts, spread
+from loadtest.owners import OwnerWatch
 from loadtest.parts import cassandra, kinesis, sgsnemu
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
@@ -61,7 +64,6 @@ NODES: Nodes = {
 ANOTHER = 0.25
 """How often any node is killed besides."""
 PINGS_PER_S = 20
-LOOK_S = 0.1
 WARM_S, HELD_S, SETTLE_S = 4.0, 20.0, 5.0
 ANSWER_S, PROBE_S = 0.1, 0.03
 QUERY = bytes.fromhex("000101000001000000000000") + b"\x06funnel\x07soracom\x02io\x00" + bytes((0, 1, 0, 1))
@@ -94,7 +96,9 @@ class NodesFinding:
     pings_answered: int = 0
     without_sgsnemu: str = ""
     looks_at_owners: int = 0
-    two_owners: int = 0
+    two_owners: list[str] = field(default_factory=list)
+    holdings: int = 0
+    """As the fences of the leases count them."""
     nas_told_bytes: int = 0
     nas_metered_bytes: int = 0
     takeovers: int = 0
@@ -111,7 +115,7 @@ class NodesFinding:
             and self.gap_s_max < 3.0
             and set(self.restart_counters) == {1}
             and self.error_indications == 0
-            and self.two_owners == 0
+            and not self.two_owners
             and self.looks_at_owners > 0
             and 0 <= behind <= (0 if self.is_drained else kills * self.packet_bytes_max)
             and self.nas_told_bytes == self.nas_metered_bytes > 0
@@ -135,7 +139,7 @@ async def kill_the_holder(
         layout = spread(folder, environment, nodes=NODES, gateways=GATEWAYS)
         stack.push_async_callback(layout.stop)
         await layout.start()
-        async with Customer(layout.endpoint) as customer:
+        async with _watched(layout, environment, finding), Customer(layout.endpoint) as customer:
             talkers = await _run(layout, customer, finding, random.Random(seed), tell)
             await _look(finding, talkers, environment["AIRLOOM_STREAM__ENDPOINT"])
         finding.takeovers = sum(_taken_over(served) for served in layout.nodes.values())
@@ -188,7 +192,6 @@ async def _run(
             for talker in talkers:
                 talker.gap_s_max = 0.0
             probes = [traffic.create_task(_probe(talker, stopped)) for talker in talkers]
-            traffic.create_task(_watch_owners(layout, finding, stopped))
             for number in range(finding.kills):
                 await asyncio.sleep(0.3 + dice.random() * 1.5)
                 await _end_one(layout, finding, dice)
@@ -224,14 +227,26 @@ async def _end_one(layout: Layout, finding: NodesFinding, dice: random.Random) -
     await victim.start()
 
 
-async def _watch_owners(layout: Layout, finding: NodesFinding, stopped: asyncio.Event) -> None:
-    """No two nodes may say that they hold a gateway: asked twice, for one may have handed it over between."""
-    while not stopped.is_set():
-        for gateway_id in GATEWAYS:
-            if all([len(await layout.holders_of(gateway_id)) > 1 for _ in range(2)]):
-                finding.two_owners += 1
-        finding.looks_at_owners += 1
-        await asyncio.sleep(LOOK_S)
+@asynccontextmanager
+async def _watched(
+    layout: Layout, environment: Mapping[str, str], finding: NodesFinding
+) -> AsyncIterator[None]:
+    """Inside, it is watched who holds what."""
+    hosts = (environment["AIRLOOM_STORE__CASSANDRA"],)
+    port = int(environment["AIRLOOM_STORE__PORT"])
+    address = CassandraAddress(hosts, NAME, cassandra.DATACENTER, port=port)
+    clock = SystemClock()
+    store = WideStore(engine=await CassandraEngine.open(address=address, clock=clock), clock=clock)
+    watch = OwnerWatch(layout.contacts, layout.secret, tuple(GATEWAYS), store.leases)
+    watching = asyncio.create_task(watch.run())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        await store.aclose()
+        finding.two_owners, finding.looks_at_owners = watch.two_owners, watch.looks
+        finding.holdings = watch.fences
 
 
 @asynccontextmanager

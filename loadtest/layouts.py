@@ -54,6 +54,11 @@ class Layout:
         return self.api.endpoint
 
     @property
+    def contacts(self) -> dict[str, str]:
+        """Each node's control channel."""
+        return {name: f"http://127.0.0.1:{node.control_port}" for name, node in self.nodes.items()}
+
+    @property
     def ready_after_s(self) -> float:
         """How long the slowest node took to be ready."""
         return max(node.ready_after_s for node in self.nodes.values())
@@ -92,16 +97,16 @@ class Layout:
     async def holders_of(self, gateway_id: str) -> list[str]:
         """The nodes that say that they hold a gateway."""
 
-        async def says_so(http: aiohttp.ClientSession, node: Served) -> bool:
+        async def says_so(http: aiohttp.ClientSession, contact: str) -> bool:
             try:
-                async with http.get(f"http://127.0.0.1:{node.control_port}/control/node") as answer:
+                async with http.get(f"{contact}/control/node") as answer:
                     return gateway_id in (await answer.json())["gateways"]
             except aiohttp.ClientError:
                 return False
 
         headers = {"Authorization": f"Bearer {self.secret}"}
         async with aiohttp.ClientSession(headers=headers) as http:
-            said = await asyncio.gather(*(says_so(http, node) for node in self.nodes.values()))
+            said = await asyncio.gather(*(says_so(http, contact) for contact in self.contacts.values()))
         return [name for name, is_holder in zip(self.nodes, said, strict=True) if is_holder]
 
     async def holder_of(self, gateway_id: str) -> str:

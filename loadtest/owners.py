@@ -1,0 +1,82 @@
+"""Whether a virtual gateway ever had two owners, seen from outside while nodes are killed.
+
+Rules: what the nodes tell and what the lease says are looked at apart. A node that tells a gateway before and
+after another one told it had it all the while, so there were two; a fence that goes down, or that has two
+names, is two as well.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from core.errors import Unavailable
+from core.ports.store import Leases
+
+LOOK_S = 0.02
+AT_ONCE_S = 0.5
+"""No gateway goes to another node and back within so long."""
+LEASE_LOOK_S = 0.1
+
+
+@dataclass(slots=True)
+class OwnerWatch:
+    """Looks until it is cancelled; ``contacts`` are the nodes' control channels by name."""
+
+    contacts: Mapping[str, str]
+    secret: str
+    gateways: tuple[str, ...]
+    leases: Leases
+    looks: int = 0
+    two_owners: list[str] = field(default_factory=list)
+    _told: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    _fences: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    @property
+    def fences(self) -> int:
+        """How many holdings there were."""
+        return sum(map(len, self._fences.values()))
+
+    async def run(self) -> None:
+        """Both looks, side by side."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._ask_nodes())
+            tasks.create_task(self._read_leases())
+
+    async def _ask_nodes(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=1.0)
+        headers = {"Authorization": f"Bearer {self.secret}"}
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
+            while True:
+                for name, contact in self.contacts.items():
+                    began = time.monotonic()
+                    with suppress(aiohttp.ClientError, TimeoutError, OSError):
+                        async with http.get(f"{contact}/control/node") as answer:
+                            self._heed(name, (await answer.json())["gateways"], began)
+                await asyncio.sleep(LOOK_S)
+
+    def _heed(self, name: str, gateways: Mapping[str, int], began: float) -> None:
+        self.looks += 1
+        for gateway_id in gateways:
+            told = self._told.setdefault(gateway_id, [])
+            told.append((began, name))
+            del told[:-3]
+            (first_at, first), (_, between), (_, last) = told if len(told) == 3 else [(0.0, "")] * 3
+            if first == last != between and began - first_at < AT_ONCE_S:
+                self.two_owners.append(f"{gateway_id}: {first}, {between} and {last} told it in turn")
+
+    async def _read_leases(self) -> None:
+        highest: dict[str, int] = {}
+        while True:
+            for gateway_id in self.gateways:
+                with suppress(Unavailable):
+                    if (lease := await self.leases.get(gateway_id)) is None:
+                        continue
+                    owner = self._fences.setdefault(gateway_id, {}).setdefault(lease.fence, lease.owner)
+                    if owner != lease.owner or lease.fence < highest.get(gateway_id, 0):
+                        self.two_owners.append(f"{gateway_id}: fence {lease.fence} of {owner}, {lease.owner}")
+                    highest[gateway_id] = lease.fence
+            await asyncio.sleep(LEASE_LOOK_S)

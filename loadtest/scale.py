@@ -482,7 +482,7 @@ def as_page(finding: ScaleFinding, layout: Layout) -> str:
     dark = [0.0] * (last + 1)
     for at_s, sims in finding.over_time:
         dark[min(int(at_s), last)] = float(sims)
-    facts = [line.split("  ", 1) for line in as_lines(layout)]
+    facts = [[part.strip() for part in line.split("  ", 1)] for line in as_lines(layout)]
     return page(
         "Airloom at scale",
         [table_of(facts), table_of(rows), plot("SIMs without service", {"SIMs": dark}, last)],

@@ -22,3 +22,4 @@ async def test_the_holder_is_killed_or_drained_and_nobody_notices(how: str) -> N
     finding = json.loads(output.splitlines()[-1])
     assert finding["ok"], finding
     assert finding["takeovers"] >= 4
+    assert bool(finding["others_killed"]) is (not how)

@@ -12,8 +12,26 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
+
 from loadtest.parts import cassandra, kinesis
 from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port
+
+HELD_S = 20.0
+"""How long a gateway may be held by nobody."""
+Gateways = Mapping[str, tuple[str, ...]]
+"""Virtual gateways and their doors."""
+Nodes = Mapping[str, tuple[str, str]]
+"""Nodes: their roles and their home gateway, both as in the environment."""
+EACH_ROLE: Nodes = {
+    "gateway-1": ("gateway", "vg-1"),
+    "gateway-2": ("gateway", "vg-2"),
+    "aaa-1": ("aaa", "vg-3"),
+    "edge-1": ("edge", ""),
+    "api-1": ("api", ""),
+    "meter-1": ("meter", ""),
+}
+DOOR_BY_DOOR: Gateways = {"vg-1": ("gtp",), "vg-2": ("gtp",), "vg-3": ("radius",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +45,18 @@ class Layout:
     edge: Served
     gtp: tuple[str, ...]
     radius: str
+    secret: str = ""
+    """Of the control channels."""
 
     @property
     def endpoint(self) -> str:
         """The API's."""
         return self.api.endpoint
+
+    @property
+    def contacts(self) -> dict[str, str]:
+        """Each node's control channel."""
+        return {name: f"http://127.0.0.1:{node.control_port}" for name, node in self.nodes.items()}
 
     @property
     def ready_after_s(self) -> float:
@@ -69,6 +94,28 @@ class Layout:
             )
         )
 
+    async def holders_of(self, gateway_id: str) -> list[str]:
+        """The nodes that say that they hold a gateway."""
+
+        async def says_so(http: aiohttp.ClientSession, contact: str) -> bool:
+            try:
+                async with http.get(f"{contact}/control/node") as answer:
+                    return gateway_id in (await answer.json())["gateways"]
+            except aiohttp.ClientError:
+                return False
+
+        headers = {"Authorization": f"Bearer {self.secret}"}
+        async with aiohttp.ClientSession(headers=headers) as http:
+            said = await asyncio.gather(*(says_so(http, contact) for contact in self.contacts.values()))
+        return [name for name, is_holder in zip(self.nodes, said, strict=True) if is_holder]
+
+    async def holder_of(self, gateway_id: str) -> str:
+        """The node that holds it; waits until one does."""
+        async with asyncio.timeout(HELD_S):
+            while not (holders := await self.holders_of(gateway_id)):  # noqa: ASYNC110 - on other processes
+                await asyncio.sleep(0.05)
+        return holders[0]
+
 
 async def shared_parts(stack: AsyncExitStack, name: str, *, shards: int) -> dict[str, str]:
     """A Cassandra and a Kinesis for as long as ``stack`` is open, tables and stream made; what points nodes
@@ -95,50 +142,48 @@ def in_one(folder: Path, environment: Mapping[str, str]) -> Layout:
     return Layout({"node-1": served}, served, served, (served.gateway_address,), served.gateway_address)
 
 
-def spread(folder: Path, environment: Mapping[str, str]) -> Layout:
-    """Two gateways that stand in for each other, one node each for RADIUS, edge, API and meter.
+def spread(
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    nodes: Nodes = EACH_ROLE,
+    gateways: Gateways = DOOR_BY_DOOR,
+) -> Layout:
+    """Several nodes, by default one for each role and two gateways that stand in for each other.
 
     ``environment`` names the store and the stream that they share.
     """
-    addresses = {"vg-1": free_gateway_address("127.0.5"), "vg-2": free_gateway_address("127.0.6")}
-    addresses["vg-3"] = free_gateway_address("127.0.7")
-    virtual = [
-        {"id": name, "address": address, "ue_pool": f"10.{128 + number}.0.0/16", "doors": [door]}
-        for number, ((name, address), door) in enumerate(
-            zip(addresses.items(), ("gtp", "gtp", "radius"), strict=True)
-        )
-    ]
-    roles = {
-        "gateway-1": ("gateway", "vg-1"),
-        "gateway-2": ("gateway", "vg-2"),
-        "aaa-1": ("aaa", "vg-3"),
-        "edge-1": ("edge", ""),
-        "api-1": ("api", ""),
-        "meter-1": ("meter", ""),
-    }
-    control = dict(zip(roles, _free_tcp_ports(len(roles)), strict=True))
+    addresses = {name: free_gateway_address(f"127.0.{5 + number}") for number, name in enumerate(gateways)}
+    virtual = [{"id": name, "address": addresses[name], "doors": doors} for name, doors in gateways.items()]
+    control = dict(zip(nodes, _free_tcp_ports(len(nodes)), strict=True))
+    edges = [f"http://127.0.0.1:{control[name]}" for name, (roles, _) in nodes.items() if "edge" in roles]
     secret = secrets.token_hex(16)
-    nodes = {
+    served = {
         name: Served(
             folder / name,
-            gateway_address=addresses["vg-1"],
+            gateway_address=next(iter(addresses.values())),
             api_port=free_tcp_port("127.0.0.1", 8080),
             control_port=control[name],
             environment={
                 **environment,
                 "AIRLOOM_NODE__NAME": name,
-                "AIRLOOM_NODE__ROLES": role,
+                "AIRLOOM_NODE__ROLES": roles,
                 **({"AIRLOOM_NODE__HOME": home} if home else {}),
                 "AIRLOOM_CONTROL__SECRET": secret,
                 "AIRLOOM_GATEWAY__VIRTUAL": json.dumps(virtual),
-                "AIRLOOM_EDGE__NODES": f"http://127.0.0.1:{control['edge-1']}",
+                "AIRLOOM_EDGE__NODES": ",".join(edges),
             },
         )
-        for name, (role, home) in roles.items()
+        for name, (roles, home) in nodes.items()
     }
-    return Layout(
-        nodes, nodes["api-1"], nodes["edge-1"], (addresses["vg-1"], addresses["vg-2"]), addresses["vg-3"]
-    )
+
+    def first(role: str) -> Served:
+        return next(served[name] for name, (roles, _) in nodes.items() if role in roles.split(","))
+
+    def with_door(door: str) -> tuple[str, ...]:
+        return tuple(addresses[name] for name, doors in gateways.items() if door in doors)
+
+    return Layout(served, first("api"), first("edge"), with_door("gtp"), with_door("radius")[0], secret)
 
 
 def _free_tcp_ports(count: int) -> list[int]:

@@ -9,6 +9,7 @@ does. Nodes are of zones, and take only gateways of their own, as on EC2 (docs/s
 """
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -29,7 +30,9 @@ GET_S, PUT_S = 0.002, 0.008
 """What a read and a conditional write of the store take at least; at most three times as long."""
 SLOW_S = 5.0
 """A slow store's write takes up to so long, a read half of it."""
-SETTLE_S, MOVE_S = 0.05, 0.5
+SETTLE_S = 0.05
+NOTICED_S = 2.5
+"""By then a gateway whose node was killed or drained is taken, and is read back in its turn."""
 QUIET_S = 12.0
 """Before each fault everything has stood for so long."""
 
@@ -239,6 +242,10 @@ class SimulatedNode:
     def watch(self, contact: str) -> None:
         """Everybody sees everybody."""
 
+    async def watches(self, contact: str) -> bool:
+        """So it is."""
+        return True
+
     async def is_dead(self, contact: str) -> bool:
         """Its process ended and its host says so."""
         return self.world.nodes[contact.removeprefix("http://")].is_dead_for_sure
@@ -288,13 +295,16 @@ class ScaleFinding:
     @property
     def ok(self) -> bool:
         """Whether all that must hold holds."""
-        known = [gap for kind in ("process killed", "drained") for gap in self.gaps_s.get(kind, [])]
+        survivors = self.fleet.nodes // self.fleet.zones - 1
+        each_begins = math.ceil(self.fleet.gateways / self.fleet.nodes / max(survivors, 1))
+        within_s = NOTICED_S + 1.25 * each_begins * self.fleet.begin_s
+        known = self.gaps_s.get("process killed", []) + self.gaps_s.get("drained", [])
         return (
             self.faults > 0
             and not self.two_owners
             and not self.never_back
             and not self.gaps_s.get("store slow for all")
-            and max(known, default=0.0) < self.fleet.begin_s + 3.0
+            and max(known, default=0.0) < within_s
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -450,13 +460,13 @@ def _sum_up(world: World, finding: ScaleFinding) -> None:
 
 
 def fleet_of(layout: Layout, supply: Supply) -> Fleet:
-    """The simulated fleet of a layout; moving an address is taken to last half a second."""
+    """The simulated fleet of a layout."""
     return Fleet(
         nodes=layout.nodes,
         gateways=layout.gateways,
         zones=supply.zones,
         sims_per_gateway=supply.sims_per_gateway,
-        begin_s=layout.read_back_s + MOVE_S,
+        begin_s=layout.read_back_s + supply.move_s,
     )
 
 
@@ -472,7 +482,7 @@ def as_page(finding: ScaleFinding, layout: Layout) -> str:
     dark = [0.0] * (last + 1)
     for at_s, sims in finding.over_time:
         dark[min(int(at_s), last)] = float(sims)
-    facts = [line.split("  ", 1) for line in as_lines(layout)]
+    facts = [[part.strip() for part in line.split("  ", 1)] for line in as_lines(layout)]
     return page(
         "Airloom at scale",
         [table_of(facts), table_of(rows), plot("SIMs without service", {"SIMs": dark}, last)],

@@ -7,7 +7,7 @@ Rules: what a thing costs is a named figure with where it comes from; writes are
 import math
 from dataclasses import dataclass
 
-from core.adapters.store.tables import DAY_US, EVENT_LIFE_US, MESSAGE_COUNT, USAGE
+from core.adapters.store.tables import DAY_US, EVENT_LIFE_US, MESSAGE_COUNT, USAGE, USAGE_DAY
 from core.domain.usage import SLOT_S
 from core.services.gateway import RENEW_S
 from core.services.holding import LOOK_S
@@ -15,7 +15,7 @@ from core.services.holding import LOOK_S
 DAY_S, GIB = 86_400, 2**30
 ATTACH_US, DETACH_US = 1_400.0, 1_400.0
 """CPU of a node: 1.0 ms of it writes session, event and index rows to Cassandra."""
-REPORT_US, MESSAGE_US, PACKET_US = 210.0, 28.0, 8.0
+REPORT_US, MESSAGE_US, PACKET_US = 65.0, 28.0, 8.0
 """`./run bench records`, `./run bench bridge`, `./run bench userplane`."""
 READ_BACK_US = 150.0
 """Of one session at a take-over, from Cassandra."""
@@ -46,14 +46,16 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """What parts can do, and how far to go. A node is one process on one core, busy so far at the peak; a
-    lost one's gateways are read back by the others of its zone within ``read_back_s_max``. What a Cassandra
-    node of 8 cores takes is assumed; Kinesis' limits are documented.
+    """What parts can do, and how far to go. A node is one process on one core, busy so far at the peak; what
+    it held when its process is killed is noticed, read back and moved by the others of its zone within
+    ``take_over_s_max``. What a Cassandra node of 8 cores takes is assumed; Kinesis' limits are documented.
     """
 
     sims_per_gateway: int = 10_000
     busy_share: float = 0.4
-    read_back_s_max: float = 2.0
+    take_over_s_max: float = 3.0
+    notice_s: float = 0.75
+    move_s: float = 0.5
     zones: int = 3
     report_interval_s: float = 5.0
     replicas: int = 3
@@ -109,7 +111,8 @@ def lay_out(demand: Demand, supply: Supply) -> Layout:
     ) / 1e6
     read_back_s = per_gateway * READ_BACK_US / 1e6
     by_cpu = math.ceil(cores / supply.busy_share / supply.zones)
-    by_loss = _nodes_for_a_loss(gateways / supply.zones, supply.read_back_s_max / read_back_s)
+    each_begins = (supply.take_over_s_max - supply.notice_s) / (read_back_s + supply.move_s)
+    by_loss = _nodes_for_a_loss(gateways / supply.zones, each_begins)
     nodes = supply.zones * max(by_cpu, by_loss)
     renewals = gateways / RENEW_S
     plain = attaches * (ATTACH_WRITES + DETACH_WRITES) + reports
@@ -156,10 +159,10 @@ def lay_out(demand: Demand, supply: Supply) -> Layout:
     )
 
 
-def _nodes_for_a_loss(gateways: float, each_reads_back: float) -> int:
-    """So many in a zone that its survivors read back no more than so many gateways each, at least one."""
+def _nodes_for_a_loss(gateways: float, each_begins: float) -> int:
+    """So many in a zone that its survivors begin no more than so many gateways each, at least one."""
     nodes = 2
-    while math.ceil(gateways / nodes) > (nodes - 1) * max(1, int(each_reads_back)):
+    while math.ceil(gateways / nodes) > (nodes - 1) * max(1, int(each_begins)):
         nodes += 1
     return nodes
 
@@ -167,21 +170,26 @@ def _nodes_for_a_loss(gateways: float, each_reads_back: float) -> int:
 _BYTES = {
     "sim (events)": EVENT_ROW_BYTES,
     "usage": USAGE_ROW_BYTES,
+    "usage_day": USAGE_ROW_BYTES,
     "message_count": COUNT_ROW_BYTES,
 }
 
 
 def _rows(demand: Demand, sessions: float) -> tuple[dict[str, float], dict[str, float]]:
-    """New rows a day, and for how many days each table keeps them."""
+    """New rows a day, and for how many days each table keeps them. A session that is open over midnight has a
+    segment, and so a folded row, on either day.
+    """
     slots = min(demand.bursts_per_day, DAY_S / SLOT_S)
     rows = {
         "sim (events)": demand.sims * demand.attaches_per_day * 2,
         "usage": sessions * slots,
+        "usage_day": sessions + demand.sims * demand.attaches_per_day,
         "message_count": sessions,
     }
     kept = {
         "sim (events)": EVENT_LIFE_US / DAY_US,
         "usage": USAGE.ttl_s / DAY_S,
+        "usage_day": USAGE_DAY.ttl_s / DAY_S,
         "message_count": MESSAGE_COUNT.ttl_s / DAY_S,
     }
     return rows, kept

@@ -25,6 +25,10 @@ class NoPeers:
     def watch(self, contact: str) -> None:
         """There is nobody."""
 
+    async def watches(self, contact: str) -> bool:
+        """Nobody is."""
+        return False
+
     async def is_dead(self, contact: str) -> bool:
         """Nobody can tell."""
         return False
@@ -48,6 +52,7 @@ class HttpPeers:
     def __init__(self, *, secret: str) -> None:
         self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {secret}"})
         self._watching: dict[str, asyncio.Task[None]] = {}
+        self._standing: dict[str, asyncio.Event] = {}
         self._closed_on: set[str] = set()
 
     def watch(self, contact: str) -> None:
@@ -55,7 +60,20 @@ class HttpPeers:
         if contact and contact not in self._watching and len(self._watching) < WATCHED_MAX:
             task = asyncio.create_task(self._watch(contact))
             self._watching[contact] = task
-            task.add_done_callback(lambda _: self._watching.pop(contact, None))
+            self._standing[contact] = asyncio.Event()
+            task.add_done_callback(lambda _: self._ended(contact))
+
+    async def watches(self, contact: str) -> bool:
+        """Until it has said its first word, or the connection could not be had."""
+        if (standing := self._standing.get(contact)) is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_S):
+                    await standing.wait()
+        return contact in self._standing and self._standing[contact].is_set()
+
+    def _ended(self, contact: str) -> None:
+        del self._watching[contact]
+        self._standing.pop(contact).set()
 
     async def is_dead(self, contact: str) -> bool:
         """Whether its host closed the watched connection and refuses another."""
@@ -111,6 +129,7 @@ class HttpPeers:
                 self._closed_on.discard(contact)
                 async for line in answer.content:
                     last = line
+                    self._standing[contact].set()
         except (aiohttp.ClientError, TimeoutError, OSError):
             pass
         if last and not last.startswith(b"bye"):

@@ -16,6 +16,10 @@ class Peers(Protocol):
         """Keep a connection to this node from now on, so that its death is seen. Idempotent."""
         ...
 
+    async def watches(self, contact: str) -> bool:
+        """Whether that connection stands; one that is being made is waited for, some seconds at most."""
+        ...
+
     async def is_dead(self, contact: str) -> bool:
         """Whether that process surely ended: its host closed the watched connection and refuses another."""
         ...

@@ -44,10 +44,11 @@ RELEASED_S = 1.0
 RETRY_S = 1.0
 RENEWED_WITHIN_S = 3.0
 """A living holder renews its lease within so long, unless its store is slow."""
-TURN_S, TURN_S_MAX = 0.05, 1.0
+TURN_S, TURN_S_MAX = 0.03, 0.5
 """Nodes that could take a free gateway take turns, so far apart at the mean; within so long at most."""
-SURPLUS_S, SURPLUS_S_MAX = 0.25, 1.0
-"""For each gateway that this node holds more than the least loaded one, it waits so much longer."""
+SURPLUS_S, SURPLUS_S_MAX = 0.6, 3.0
+"""For each gateway that this node holds more than the others at the mean, it waits so much longer: more than
+their turns are apart, for a node reads back one after the other."""
 
 
 class Seat(Protocol):
@@ -166,11 +167,22 @@ class Holdings(Generic[S]):
                     keeping.append(asyncio.create_task(self._keep(place, place.tenure)))
                     with suppress(LeaseLost):  # ``run`` finds the same, and seeks again
                         recovered += await self._begin(place, place.tenure, lease)
+            await self._meet_others()
         finally:
             for task in keeping:
                 task.cancel()
             await asyncio.gather(*keeping, return_exceptions=True)
         return recovered
+
+    async def _meet_others(self) -> None:
+        """Watch whoever holds what is not held here: whoever is ready stands in for them at once."""
+        sought = [gateway_id for gateway_id, place in self._places.items() if place.tenure is None]
+        with suppress(Unavailable):  # then they are met when their leases are read
+            leases = await asyncio.gather(*map(self._leases.get, sought))
+            contacts = {lease.contact for lease in leases if lease is not None and not lease.is_released}
+            for contact in contacts - {"", self._contact}:
+                self._peers.watch(contact)
+            await asyncio.gather(*map(self._peers.watches, contacts))
 
     async def run(self) -> None:
         """Hold and seek, until cancelled."""
@@ -349,7 +361,7 @@ class Holdings(Generic[S]):
         if not others or place.gateway_id in self._home:
             return 0.0
         mine = sum(each.is_taking or each.tenure is not None for each in self._places.values())
-        surplus_s = SURPLUS_S * max(0, mine - min(others))
+        surplus_s = SURPLUS_S * max(0.0, mine - sum(others) / len(others))
         return min(surplus_s, SURPLUS_S_MAX) + self._lot(place) * min(TURN_S * len(others), TURN_S_MAX)
 
     def _rest_s(self, place: _Place[S], seen: _Seen) -> float:

@@ -64,11 +64,6 @@ class Lab:
         """The command line that runs ``argv`` inside a namespace."""
         return ["ip", "netns", "exec", namespace, *argv]
 
-    @staticmethod
-    def add_address(namespace: str, device: str, address: str) -> None:
-        """One more on a device."""
-        _ip("-n", namespace, "address", "add", f"{address}/24", "dev", device)
-
     def _wire(self, outer: str, near: str, near_address: str, far: str, far_address: str) -> None:
         _ip("link", "add", near, "netns", outer, "type", "veth", "peer", "name", far, "netns", self.gw)
         for namespace, device, address in ((outer, near, near_address), (self.gw, far, far_address)):

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
@@ -14,6 +16,10 @@ RUN_TIMEOUT_S = 90
 CAPTURE_START_S = 0.7
 DETACH_S = 5.0
 INTERFACE = "tun0"
+PING_BYTES = 84
+"""Of its echo request, and of the reply."""
+FIRST_REPLY_S = 10.0
+PRINTED_LINES_MAX = 20
 
 
 def why_not() -> str:
@@ -103,3 +109,72 @@ async def captured(lab: Lab, path: Path) -> AsyncIterator[Path]:
     finally:
         process.terminate()
         await process.wait()
+
+
+@dataclass(slots=True)
+class Pings:
+    """What one that pings for as long as it is let saw. Each packet has ``PING_BYTES`` inner octets."""
+
+    replies: int = 0
+    transmitted: int = 0
+    gap_s_max: float = 0.0
+    """The longest time without a reply, after the first."""
+    is_deleted: bool = False
+    """Its Delete PDP Context Request was accepted in the end: the context was still known."""
+    printed: list[str] = field(default_factory=list)
+    last: float = 0.0
+
+    def heed(self, line: str, now: float) -> None:
+        """A line of its output."""
+        self.printed = [*self.printed[-PRINTED_LINES_MAX:], line]
+        if f"{PING_BYTES} bytes from" in line:
+            self.gap_s_max = max(self.gap_s_max, now - self.last) if self.replies else 0.0
+            self.replies, self.last = self.replies + 1, now
+        elif match := re.match(r"(\d+) packets transmitted in", line):
+            self.transmitted = int(match[1])
+        elif "Received delete PDP context response. Cause value: 128" in line:
+            self.is_deleted = True
+
+
+@contextlib.asynccontextmanager
+async def pinging(
+    folder: Path, *, listen: str, gateway: str, imsi: str, apn: str, host: str, rate: int
+) -> AsyncIterator[Pings]:
+    """On the loopback: create a context and ping through it, ``rate`` times a second; at the end of the block
+    stop, and delete it. Raises ``RuntimeError`` when no reply comes at first.
+    """
+    state = folder / f"sgsnemu-{imsi}"
+    state.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *("stdbuf", "-oL", "sgsnemu", "--listen", listen, "--remote", gateway, "--apn", apn, "--imsi", imsi),
+        *("--msisdn", "819012345678", "--statedir", str(state), "--pidfile", str(state / "pid")),
+        *("--pinghost", host, "--pingcount", str(10**9), "--pingrate", str(rate)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    pings, lines = Pings(), process.stdout
+
+    async def read() -> None:
+        while line := await lines.readline():
+            pings.heed(line.decode(errors="replace").strip(), time.monotonic())
+
+    reading = asyncio.create_task(read())
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_REPLY_S):
+                while not pings.replies and process.returncode is None:  # noqa: ASYNC110 - of a process
+                    await asyncio.sleep(0.05)
+        if not pings.replies:
+            raise RuntimeError(f"sgsnemu: {' | '.join(pings.printed)}")
+        yield pings
+        process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DETACH_S):
+                while not pings.is_deleted:  # noqa: ASYNC110 - what it prints last
+                    await asyncio.sleep(0.05)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading

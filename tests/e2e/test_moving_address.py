@@ -26,13 +26,14 @@ from core.errors import ConfigurationError
 from core.services.gateway import LEASE_S
 from loadtest.customer import Customer
 from loadtest.killing import Talker, attach_talker, udp_packet
-from loadtest.killing_nodes import KEYSPACE, QUERY, SECRET
+from loadtest.killing_nodes import QUERY
 from loadtest.parts import cassandra
 from loadtest.parts.namespaces import Lab, Segment
 from loadtest.peers.sgsn import Sgsn
 from loadtest.serving import ROOT, Served
 from mqtt_bridge.edge.dns import DNS_PORT
 
+KEYSPACE, SECRET = "airloom_moving", "the secret of all nodes"
 GATEWAYS = {"vg-1": "10.97.0.101", "vg-2": "10.97.0.102"}
 NAME_SERVER = IPv4Address("100.127.0.53")
 PROBE_S, GAP_S_MAX, KERNEL_S = 0.02, 3.0, 3.0

@@ -28,12 +28,12 @@ from core.services.holding import GONE_AFTER_S
 from loadtest.checks import total_of_stats
 from loadtest.customer import Customer
 from loadtest.killing import Talker, attach_talker, udp_packet
-from loadtest.killing_nodes import KEYSPACE, QUERY
+from loadtest.killing_nodes import QUERY
 from loadtest.parts import cassandra
 from loadtest.parts.namespaces import Lab, Segment
 from loadtest.peers.sgsn import Sgsn
 from mqtt_bridge.edge.dns import DNS_PORT
-from tests.e2e.test_moving_address import GATEWAYS, NAME_SERVER, node, run_in
+from tests.e2e.test_moving_address import GATEWAYS, KEYSPACE, NAME_SERVER, node, run_in
 
 SGSN = "10.97.0.3"
 NOBODY = "02:00:00:00:00:99"

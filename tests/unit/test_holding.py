@@ -140,6 +140,9 @@ class Node:
     def watch(self, contact: str) -> None:
         pass
 
+    async def watches(self, contact: str) -> bool:
+        return True
+
     async def is_dead(self, contact: str) -> bool:
         return any(node.contact == contact and node.is_dead_for_sure for node in self.stage.nodes.values())
 

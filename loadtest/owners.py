@@ -1,12 +1,11 @@
 """Whether a virtual gateway ever had two owners, seen from outside while nodes are killed.
 
-Rules: what the nodes tell and what the lease says are looked at apart. A node that tells a gateway before and
-after another one told it had it all the while, so there were two; a fence that goes down, or that has two
-names, is two as well.
+Rules: what the nodes tell and what the lease says are looked at apart. Nodes are asked one after the other:
+one that tells a lower fence than was told before still holds what another has taken. A fence of the lease that
+goes down, or that has two names, is two owners as well.
 """
 
 import asyncio
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,8 +16,6 @@ from core.errors import Unavailable
 from core.ports.store import Leases
 
 LOOK_S = 0.02
-AT_ONCE_S = 0.5
-"""No gateway goes to another node and back within so long."""
 LEASE_LOOK_S = 0.1
 
 
@@ -32,7 +29,7 @@ class OwnerWatch:
     leases: Leases
     looks: int = 0
     two_owners: list[str] = field(default_factory=list)
-    _told: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    _told: dict[str, tuple[int, str]] = field(default_factory=dict)
     _fences: dict[str, dict[int, str]] = field(default_factory=dict)
 
     @property
@@ -52,21 +49,19 @@ class OwnerWatch:
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
             while True:
                 for name, contact in self.contacts.items():
-                    began = time.monotonic()
                     with suppress(aiohttp.ClientError, TimeoutError, OSError):
                         async with http.get(f"{contact}/control/node") as answer:
-                            self._heed(name, (await answer.json())["gateways"], began)
+                            self._heed(name, (await answer.json())["fences"])
                 await asyncio.sleep(LOOK_S)
 
-    def _heed(self, name: str, gateways: Mapping[str, int], began: float) -> None:
+    def _heed(self, name: str, fences: Mapping[str, int]) -> None:
         self.looks += 1
-        for gateway_id in gateways:
-            told = self._told.setdefault(gateway_id, [])
-            told.append((began, name))
-            del told[:-3]
-            (first_at, first), (_, between), (_, last) = told if len(told) == 3 else [(0.0, "")] * 3
-            if first == last != between and began - first_at < AT_ONCE_S:
-                self.two_owners.append(f"{gateway_id}: {first}, {between} and {last} told it in turn")
+        for gateway_id, fence in fences.items():
+            highest, owner = self._told.get(gateway_id, (0, ""))
+            if fence < highest or (fence == highest and name != owner):
+                self.two_owners.append(f"{gateway_id}: {name} told fence {fence} after {highest} of {owner}")
+            else:
+                self._told[gateway_id] = (fence, name)
 
     async def _read_leases(self) -> None:
         highest: dict[str, int] = {}

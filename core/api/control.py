@@ -29,6 +29,8 @@ class ControlServices:
     name: str
     secret: str
     gateways: Callable[[], dict[str, int]]
+    fences: Callable[[], dict[str, int]]
+    """Of each, the fence of its tenure: whoever tells a higher one holds it now."""
     """Of each virtual gateway held, how many sessions are open."""
     is_ready: Callable[[], bool]
     hand_over: Callable[[str], Awaitable[None]]
@@ -85,7 +87,12 @@ class _Channel:
     async def node(self, _: web.Request) -> web.StreamResponse:
         services = self._services
         return web.json_response(
-            {"name": services.name, "ready": services.is_ready(), "gateways": services.gateways()}
+            {
+                "name": services.name,
+                "ready": services.is_ready(),
+                "gateways": services.gateways(),
+                "fences": services.fences(),
+            }
         )
 
     async def watch(self, request: web.Request) -> web.StreamResponse:

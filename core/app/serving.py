@@ -156,6 +156,7 @@ def make_control_channel(
         ControlServices(
             name=config.node.name,
             secret=config.control.secret.get_secret_value(),
+            fences=lambda: {gateway_id: held.gateway.epoch for gateway_id, held in node.held.items()},
             gateways=lambda: {
                 gateway_id: len(held.sessions.open_sessions) for gateway_id, held in node.held.items()
             },

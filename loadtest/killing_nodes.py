@@ -199,7 +199,7 @@ async def _run(
                 tell(f"kill {number + 1} of {finding.kills}")
             await asyncio.sleep(1.0)
             stopped.set()
-        await asyncio.sleep(SETTLE_S)
+        await _settled(talkers)
         finding.gap_s_max = max(finding.gap_s_max, *(probe.result() for probe in probes))
         finding.message_gap_s_max = max(talker.gap_s_max for talker in talkers)
         finding.restart_counters = sorted(set(finding.restart_counters))
@@ -278,6 +278,14 @@ async def _pinging(layout: Layout, customer: Customer, finding: NodesFinding) ->
     finding.down_seen_bytes += pings.replies * sgsnemu.PING_BYTES
     finding.pings, finding.pings_answered = pings.transmitted, pings.replies
     finding.down_metered_bytes += (await total_of_stats(customer, sim["simId"]))["download"]
+
+
+async def _settled(talkers: list[Talker]) -> None:
+    """Until nothing more comes down: a slow stream answers late, and what comes is metered a moment later."""
+    before = -1
+    while before != (now := sum(talker.seen_bytes for talker in talkers)):
+        before = now
+        await asyncio.sleep(SETTLE_S)
 
 
 async def _probe(talker: Talker, stopped: asyncio.Event) -> float:

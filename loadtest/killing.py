@@ -25,6 +25,7 @@ from core.adapters.network import UdpNetwork
 from core.config import EdgeConfig
 from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.customer import Customer
+from loadtest.ledger import counters_of, metered_of
 from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, SGW, Lab
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext
@@ -55,6 +56,9 @@ class Finding:
     far_metered_bytes: int = 0
     nas_told_bytes: int = 0
     nas_metered_bytes: int = 0
+    slot_bytes: int = 0
+    slots_off_bytes: int = 0
+    """By how much the store is off from the gateway's own counters, session by session and direction."""
     packet_bytes_max: int = FAR_PAYLOAD_BYTES + 28
     ready_after_s_max: float = 0.0
     not_run: list[str] = field(default_factory=list)
@@ -69,6 +73,7 @@ class Finding:
             and self._within(self.down_seen_bytes, self.down_metered_bytes)
             and self._within(self.far_seen_bytes, self.far_metered_bytes)
             and self.nas_told_bytes == self.nas_metered_bytes > 0
+            and self.slots_off_bytes == 0 < self.slot_bytes
         )
 
     def _within(self, seen: int, metered: int) -> bool:
@@ -209,6 +214,14 @@ async def _look(
         finding.far_metered_bytes += (await metered(customer, sender))["upload"]
     for each in (*talkers, *senders):
         await _look_at_session(customer, finding, each.sim_id, each.context.ue_address)
+    await asyncio.to_thread(_look_at_slots, served.data_dir, finding)
+
+
+def _look_at_slots(folder: Path, finding: Finding) -> None:
+    for session_id, counted in counters_of(folder / "vg-1.slots").items():
+        stored = metered_of(folder / "airloom.db", session_id)
+        finding.slot_bytes += sum(counted)
+        finding.slots_off_bytes += sum(abs(one - other) for one, other in zip(counted, stored, strict=True))
 
 
 async def metered(customer: Customer, talker: Talker) -> dict[str, int]:

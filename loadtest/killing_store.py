@@ -33,7 +33,7 @@ from loadtest.world import Plan, World
 
 KINDS = ("sqlite", "front", "three")
 KEYSPACE = "airloom_world"
-ACTIVE_S = {"sqlite": 12.0, "front": 20.0, "three": 30.0}
+ACTIVE_S = {"sqlite": 12.0, "front": 14.0, "three": 30.0}
 LOST_AFTER_S = 2.0
 """An answer is waited for so long here, and not ten seconds: many are lost."""
 BAD_DAY = FrontFaults(unavailable=0.02, timed_out=0.02, lost=0.004, cut=0.002)
@@ -89,8 +89,8 @@ class StoreWorld(World):
         self.disturb(store is self.plan.store)
 
 
-async def run_on(kind: str, seed: int) -> StoreFinding:
-    """One run."""
+async def run_on(kind: str, seed: int, node: cassandra.Node | None = None) -> StoreFinding:
+    """One run; ``front`` stands before ``node``, if there is one already."""
     finding = StoreFinding(kind, not_run="" if kind == "sqlite" else cassandra.why_not())
     if finding.not_run:
         return finding
@@ -105,7 +105,7 @@ async def run_on(kind: str, seed: int) -> StoreFinding:
         quiet_s=10.0,
     )
     async with AsyncExitStack() as parts:
-        engine, disturb = await parts.enter_async_context(_OPENED[kind](seed, finding))
+        engine, disturb = await parts.enter_async_context(_OPENED[kind](seed, finding, node))
         world = StoreWorld(seed, plan, engine=engine, clock=RunningClock())
         world.disturb = disturb
         await world.run()
@@ -132,7 +132,7 @@ Opened = tuple[Engine, Callable[[bool], None]]
 
 
 @asynccontextmanager
-async def _sqlite(_seed: int, _finding: StoreFinding) -> AsyncIterator[Opened]:
+async def _sqlite(_seed: int, _finding: StoreFinding, _: cassandra.Node | None) -> AsyncIterator[Opened]:
     with tempfile.TemporaryDirectory(prefix="airloom-store-") as folder:
         engine = await SqliteEngine.open(path=Path(folder) / "airloom.db", clock=SystemClock())
         yield engine, lambda _: None
@@ -140,15 +140,18 @@ async def _sqlite(_seed: int, _finding: StoreFinding) -> AsyncIterator[Opened]:
 
 
 @asynccontextmanager
-async def _front(seed: int, finding: StoreFinding) -> AsyncIterator[Opened]:
+async def _front(seed: int, finding: StoreFinding, node: cassandra.Node | None) -> AsyncIterator[Opened]:
     async with AsyncExitStack() as parts:
-        (node,) = await asyncio.to_thread(parts.enter_context, cassandra.served())
+        if node is None:
+            (node,) = await asyncio.to_thread(parts.enter_context, cassandra.served())
         front = CassandraFront(node.host, node.port, FrontFaults(), seed)
         port = free_tcp_port(node.host, 0)
         await parts.enter_async_context(front.served(node.host, port))
         address = CassandraAddress((node.host,), KEYSPACE, cassandra.DATACENTER, port=port)
-        yield await _engine(address, 1), lambda is_bad: _set(front, is_bad)
+        engine = await _engine(address, 1)
+        yield engine, lambda is_bad: _set(front, is_bad)
         finding.happened = dict(front.happened)
+        await engine.aclose()
 
 
 def _set(front: CassandraFront, is_bad: bool) -> None:
@@ -156,7 +159,7 @@ def _set(front: CassandraFront, is_bad: bool) -> None:
 
 
 @asynccontextmanager
-async def _three(_seed: int, finding: StoreFinding) -> AsyncIterator[Opened]:
+async def _three(_seed: int, finding: StoreFinding, _: cassandra.Node | None) -> AsyncIterator[Opened]:
     async with AsyncExitStack() as parts:
         nodes = await asyncio.to_thread(parts.enter_context, cassandra.served(3))
         killing: list[asyncio.Task[None]] = []
@@ -174,14 +177,19 @@ async def _three(_seed: int, finding: StoreFinding) -> AsyncIterator[Opened]:
             if is_bad and not killing:
                 killing.append(asyncio.create_task(kill_one()))
 
-        yield await _engine(cassandra.address_of(nodes, KEYSPACE), 3), disturb
+        engine = await _engine(cassandra.address_of(nodes, KEYSPACE), 3)
+        yield engine, disturb
         await asyncio.gather(*killing)
+        await engine.aclose()
 
 
 async def _engine(address: CassandraAddress, replication_factor: int) -> CassandraEngine:
     await migrate(address=address, replication_factor=replication_factor)
-    adapter.TIMEOUT_S = LOST_AFTER_S
-    return await CassandraEngine.open(address=address, clock=SystemClock())
+    usual, adapter.TIMEOUT_S = adapter.TIMEOUT_S, LOST_AFTER_S
+    try:
+        return await CassandraEngine.open(address=address, clock=SystemClock())
+    finally:
+        adapter.TIMEOUT_S = usual
 
 
 _OPENED = {"sqlite": _sqlite, "front": _front, "three": _three}

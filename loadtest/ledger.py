@@ -5,9 +5,11 @@ the specification and a hex dump would (TS 29.281 §5.1, RFC 791 §3.1), so that
 cannot hide itself in the proof.
 """
 
+import sqlite3
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +43,36 @@ class Ledger:
         )
         bytes_[device] += length
         packets[device] += 1
+
+
+SLOTS_AT, SLOT_BYTES = 4_096, 320
+
+
+def counters_of(slot_table: Path) -> dict[str, tuple[int, int]]:
+    """Octets up and down by session id, as they stand in a gateway's slot table, read by position.
+
+    A slot is 40 words of 8 bytes: the first is 0 when it is free, the third and fifth count octets up and
+    down, from the ninth on stands the session id.
+    """
+    table = slot_table.read_bytes()
+    counters: dict[str, tuple[int, int]] = {}
+    for at in range(SLOTS_AT, len(table) - SLOT_BYTES + 1, SLOT_BYTES):
+        state, _, up_bytes, _, down_bytes = struct.unpack_from("=5Q", table, at)
+        if state:
+            session_id = table[at + 64 : at + 96].rstrip(b"\0").decode()
+            counters[session_id] = (up_bytes, down_bytes)
+    return counters
+
+
+def metered_of(database: Path, session_id: str) -> tuple[int, int]:
+    """What an embedded store holds of a session: the last value of each epoch and segment, added up."""
+    last = (
+        "SELECT up_bytes, down_bytes, max(timestamp_us) FROM usage WHERE session_id = ?"
+        " GROUP BY day, epoch, segment"
+    )
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as file:
+        rows = file.execute(last, (session_id,)).fetchall()
+    return sum(row[0] for row in rows), sum(row[1] for row in rows)
 
 
 def inner_packet(payload: bytes) -> bytes | None:

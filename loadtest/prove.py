@@ -17,11 +17,12 @@ from typing import Any
 
 from loadtest import scale
 from loadtest.checks import simulate
+from loadtest.killing_store import KINDS
 from loadtest.parts.namespaces import Lab, why_not
 from loadtest.sizing import Demand
 from loadtest.world import EXACTLY_ONCE, Plan
 
-PROOFS = ("seeds", "exact", "kills", "edge", "nodes", "scale")
+PROOFS = ("seeds", "exact", "kills", "edge", "nodes", "store", "scale")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -68,6 +69,29 @@ def prove_edge(kills: int, seed: int, layout: str) -> dict[str, Any]:
 def prove_nodes(kills: int, seed: int) -> dict[str, Any]:
     """``kill -9`` of the gateway that holds the sessions, over a real Cassandra: the other one takes over."""
     return _killing([sys.executable, "-m", "loadtest.killing_nodes", str(kills), str(seed)])
+
+
+def prove_store(seed: int) -> dict[str, Any]:
+    """Stores that fail: the simulation on real ones, the store's contract with one of three nodes killed,
+    gateways that are cut off or stand still, a store of five seconds.
+    """
+    found = [_killing([sys.executable, "-m", "loadtest.killing_store", str(seed), kind]) for kind in KINDS]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "e2e"]
+    runs = {
+        "contract": ([*pytest, "-k", "cassandra", "tests/contract"], {"AIRLOOM_CASSANDRA_NODES": "3"}),
+        "faults": (
+            [*pytest, *(f"tests/e2e/test_{name}.py" for name in ("store_faults", "partition", "disk_full"))],
+            {"AIRLOOM_LONG": "1"},
+        ),
+    }
+    passed = {
+        name: not subprocess.run(
+            command, check=False, env={**os.environ, **variables}, cwd=ROOT, stdout=sys.stderr
+        ).returncode
+        for name, (command, variables) in runs.items()
+    }
+    ok = all(passed.values()) and all(finding["ok"] for finding in found)
+    return {"runs": found, "passed": passed, "ok": ok}
 
 
 def prove_scale(sims: int, faults: int, seed: int, html: Path | None) -> dict[str, Any]:
@@ -118,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["edge"] = prove_edge(options.kills, options.seed, options.layout)
     if "nodes" in options.what:
         results["nodes"] = prove_nodes(options.kills, options.seed)
+    if "store" in options.what:
+        results["store"] = prove_store(options.seed)
     if "scale" in options.what:
         results["scale"] = prove_scale(options.sims, options.faults, options.seed, options.html)
     results["ok"] = all(result["ok"] for result in results.values())

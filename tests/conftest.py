@@ -3,6 +3,7 @@
 - A blocking call of shipped code inside a running event loop fails the test (blockbuster).
 - ``@pytest.mark.root`` and ``@pytest.mark.program("tshark")`` name what a test needs; without it the test is
   not run, and the end of the report says so.
+- ``@pytest.mark.long`` is run with ``AIRLOOM_LONG`` set, as `./run prove store` does.
 - ``@pytest.mark.kinesis`` needs the servers of ``loadtest.parts.kinesis``, ``@pytest.mark.cassandra`` the
   jars of ``loadtest.parts.cassandra``.
 - Hypothesis runs the profile ``fast``; ``HYPOTHESIS_PROFILE=thorough`` looks further, with fresh dice.
@@ -56,6 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _missing(item: pytest.Item) -> Iterator[str]:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         yield "needs root"
+    if item.get_closest_marker("long") and not os.environ.get("AIRLOOM_LONG"):
+        yield "takes long: `./run prove store` runs it"
     if item.get_closest_marker("kinesis") and (reason := kinesis.why_not()):
         yield reason
     if item.get_closest_marker("cassandra") and (reason := cassandra.why_not()):

@@ -69,7 +69,7 @@ async def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
     await served.start()
     sgsn = Sgsn(
         network=UdpNetwork(),
-        address="127.0.1.1",
+        address=free_gateway_address("127.0.1"),
         gateway=served.gateway_address,
         entropy=SystemEntropy(),
         t3_s=3.0,

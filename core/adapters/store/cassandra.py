@@ -55,7 +55,15 @@ from core.adapters.store.engine import (
     microseconds,
 )
 from core.adapters.store.joined import JoinedWrites
-from core.adapters.store.tables import EMPTY, READABLE_FROM, SCHEMA_VERSION, TABLES, Column, Table
+from core.adapters.store.tables import (
+    EMPTY,
+    GATEWAY_LEASE,
+    READABLE_FROM,
+    SCHEMA_VERSION,
+    TABLES,
+    Column,
+    Table,
+)
 from core.errors import ConfigurationError, LocalProtocolError, StaleVersion, Unavailable
 from core.ports.clock import Clock
 
@@ -63,6 +71,8 @@ WAITING_MAX = 20_000
 """Calls asked for and not yet answered; beyond it a call is refused at once."""
 IN_FLIGHT_MAX = 1_024
 """Calls that the driver has at a time."""
+LEASES_IN_FLIGHT_MAX = 64
+"""Besides: calls for leases of virtual gateways wait behind no other, or a slow store would cost them all."""
 TIMEOUT_S = 10.0
 TTL_S_MAX = 630_720_000
 """Twenty years: the longest that Cassandra takes."""
@@ -137,6 +147,8 @@ class CassandraEngine:
         self._rounds: WeakValueDictionary[tuple[str, Key], asyncio.Lock] = WeakValueDictionary()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._accepted = _Accepted()
+        self._leases_in_flight = asyncio.Semaphore(LEASES_IN_FLIGHT_MAX)
+        self._leases_accepted = _Accepted()
 
     @classmethod
     async def open(cls, *, address: CassandraAddress, clock: Clock) -> "CassandraEngine":
@@ -154,11 +166,11 @@ class CassandraEngine:
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
-        with self._accepted:
+        with self._accepted_for(table):
             select = await self._prepare(cql.select_row(self._keyspace, table))
             answers = await asyncio.gather(
                 *(
-                    self._execute(select.bind((*key.partition, *key.clustering)))
+                    self._execute(select.bind((*key.partition, *key.clustering)), table=table)
                     for key in keys
                     if _is_key(key)
                 )
@@ -198,7 +210,7 @@ class CassandraEngine:
 
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
-        with self._accepted:
+        with self._accepted_for(batches[0].table if batches else None):
             for batch in batches:
                 if batch.condition is None:
                     await self._written(batch)
@@ -222,7 +234,9 @@ class CassandraEngine:
         if self._accepted.is_closed:
             return
         self._accepted.is_closed = True
+        self._leases_accepted.is_closed = True
         await self._accepted.idle.wait()
+        await self._leases_accepted.idle.wait()
         await asyncio.to_thread(self._cluster.shutdown)
 
     # -- inside ---------------------------------------------------------------------------------------
@@ -238,9 +252,14 @@ class CassandraEngine:
                 raise _unavailable(error, is_write=False) from error
         return self._prepared[text]
 
-    async def _execute(self, statement: Any, *, is_write: bool = False, profile: Any = None) -> Any:
+    def _accepted_for(self, table: Table | None) -> _Accepted:
+        return self._leases_accepted if table is GATEWAY_LEASE else self._accepted
+
+    async def _execute(
+        self, statement: Any, *, is_write: bool = False, profile: Any = None, table: Table | None = None
+    ) -> Any:
         try:
-            async with self._in_flight:
+            async with self._leases_in_flight if table is GATEWAY_LEASE else self._in_flight:
                 return await self._calls.ask(statement, profile or EXEC_PROFILE_DEFAULT) or ()
         except Exception as error:
             raise _unavailable(error, is_write=is_write) from error
@@ -312,7 +331,9 @@ class CassandraEngine:
                 row = (_ttl_s(expires_us, now_us), *write.values, write.version, expires_us)
                 text = cql.update(self._keyspace, table, is_over=over is not None)
                 statements.append((text, (*row, *where, version, now_us)))
-        (answer, *_) = await self._execute(await self._bound(statements), is_write=True, profile=_CONDITIONAL)
+        (answer, *_) = await self._execute(
+            await self._bound(statements), is_write=True, profile=_CONDITIONAL, table=table
+        )
         return bool(answer["[applied]"])
 
     async def _bound(self, statements: Sequence[tuple[str, Key]]) -> Any:

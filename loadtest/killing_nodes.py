@@ -165,13 +165,14 @@ async def _run(
     await customer.sign_up("nodes@example.com", "Aa1-kill-the-holder")
     first, second = layout.gtp
 
-    def peer(kind: type[GtpPeer[Any]], address: str, gateway: str) -> GtpPeer[Any]:
+    def peer(kind: type[GtpPeer[Any]], network: str, gateway: str) -> GtpPeer[Any]:
+        address = free_gateway_address(network)
         return kind(network=UdpNetwork(), address=address, gateway=gateway, entropy=SystemEntropy())
 
-    sgsn, sgw = peer(Sgsn, "127.0.1.1", first), peer(Sgw, "127.0.2.1", first)
-    other = peer(Sgsn, "127.0.1.2", second)
+    sgsn, sgw = peer(Sgsn, "127.0.1", first), peer(Sgw, "127.0.2", first)
+    other = peer(Sgsn, "127.0.9", second)
     nas = Nas(
-        address="127.0.3.1",
+        address=free_gateway_address("127.0.3"),
         authentication=(first, 1812),
         accounting=(first, 1813),
         secret=NAS_SECRET.encode(),

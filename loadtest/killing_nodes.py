@@ -66,6 +66,8 @@ ANOTHER = 0.25
 PINGS_PER_S = 20
 WARM_S, HELD_S, SETTLE_S = 4.0, 20.0, 5.0
 ANSWER_S, PROBE_S = 0.1, 0.03
+PAUSE_S = 0.5
+"""Between a device's messages: kinesis-local is for its letter, not for volume."""
 QUERY = bytes.fromhex("000101000001000000000000") + b"\x06funnel\x07soracom\x02io\x00" + bytes((0, 1, 0, 1))
 """For the address of funnel.soracom.io (RFC 1035 §4.1)."""
 
@@ -186,7 +188,7 @@ async def _run(
         stopped = asyncio.Event()
         async with _pinging(layout, customer, finding), asyncio.TaskGroup() as traffic:
             for talker in talkers:
-                traffic.create_task(talk(talker, stopped, answer_s=ANSWER_S))
+                traffic.create_task(talk(talker, stopped, answer_s=ANSWER_S, pause_s=PAUSE_S))
             for meter in meters:
                 traffic.create_task(report_again(nas, meter, stopped))
             await asyncio.sleep(WARM_S)

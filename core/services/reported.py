@@ -83,8 +83,8 @@ class ReportedUsage:
         for row in rows:
             that_day = that_day.highest(row.volume)
         timestamp_us = max((row.timestamp_us for row in rows), default=0)
-        total = nas.before + that_day
-        return _Counted(day, nas.before, total, total, timestamp_us)
+        tried = nas.before + that_day  # whoever wrote it may have died before the day was folded with it
+        return _Counted(day, nas.before, nas.before, tried, timestamp_us)
 
     async def _record(self, session: Session, counted: _Counted, total: Volume) -> None:
         now = self._clock.now()

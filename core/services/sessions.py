@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from ipaddress import IPv4Address
 
 from core.domain.ids import time_of_id, time_ordered_id
@@ -47,6 +48,8 @@ from core.services.usage import UsageMeter
 CLOSE_RETRY_S = 1.0
 LATE_S = 60.0
 """A write of the holder before, under way when this tenure began, has arrived by then or never does."""
+CLOCK_ERROR_MAX = timedelta(days=1)
+"""By so much may a clock have been wrong when something was written that is looked for by its time."""
 UNFINISHED_MAX = 100_000
 """Sessions whose end is not yet durable; beyond it new sessions are refused until the store is back."""
 
@@ -270,7 +273,10 @@ class Sessions:
         after = ""
         while sim_id is not None:
             page = await self._store.sessions.events(
-                sim_id, since=time_of_id(session_id), until=self._clock.now(), after=after
+                sim_id,
+                since=time_of_id(session_id) - CLOCK_ERROR_MAX,
+                until=self._clock.now() + CLOCK_ERROR_MAX,
+                after=after,
             )
             for event in page.items:
                 if event.session_id == session_id and event.kind is SessionEventKind.DELETED:

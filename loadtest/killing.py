@@ -270,7 +270,9 @@ async def attach_talker(customer: Customer, peer: GtpPeer[Any]) -> Talker:
     return talker
 
 
-async def talk(talker: Talker, stopped: asyncio.Event, *, answer_s: float = 0.5) -> None:
+async def talk(
+    talker: Talker, stopped: asyncio.Event, *, answer_s: float = 0.5, pause_s: float = 0.0
+) -> None:
     """Message after message, each waiting for its answer."""
     answered = time.monotonic()
     while not stopped.is_set():
@@ -280,6 +282,7 @@ async def talk(talker: Talker, stopped: asyncio.Event, *, answer_s: float = 0.5)
             talker.acknowledged.append(payload)
             talker.gap_s_max = max(talker.gap_s_max, time.monotonic() - answered)
             answered = time.monotonic()
+        await asyncio.sleep(pause_s)
 
 
 async def _send_far(sender: Talker, stopped: asyncio.Event) -> None:

@@ -66,6 +66,8 @@ ANOTHER = 0.25
 PINGS_PER_S = 20
 WARM_S, HELD_S, SETTLE_S = 4.0, 20.0, 5.0
 ANSWER_S, PROBE_S = 0.1, 0.03
+PAUSE_S = 0.5
+"""Between a device's messages: kinesis-local is for its letter, not for volume."""
 QUERY = bytes.fromhex("000101000001000000000000") + b"\x06funnel\x07soracom\x02io\x00" + bytes((0, 1, 0, 1))
 """For the address of funnel.soracom.io (RFC 1035 §4.1)."""
 
@@ -165,13 +167,14 @@ async def _run(
     await customer.sign_up("nodes@example.com", "Aa1-kill-the-holder")
     first, second = layout.gtp
 
-    def peer(kind: type[GtpPeer[Any]], address: str, gateway: str) -> GtpPeer[Any]:
+    def peer(kind: type[GtpPeer[Any]], network: str, gateway: str) -> GtpPeer[Any]:
+        address = free_gateway_address(network)
         return kind(network=UdpNetwork(), address=address, gateway=gateway, entropy=SystemEntropy())
 
-    sgsn, sgw = peer(Sgsn, "127.0.1.1", first), peer(Sgw, "127.0.2.1", first)
-    other = peer(Sgsn, "127.0.1.2", second)
+    sgsn, sgw = peer(Sgsn, "127.0.1", first), peer(Sgw, "127.0.2", first)
+    other = peer(Sgsn, "127.0.9", second)
     nas = Nas(
-        address="127.0.3.1",
+        address=free_gateway_address("127.0.3"),
         authentication=(first, 1812),
         accounting=(first, 1813),
         secret=NAS_SECRET.encode(),
@@ -185,7 +188,7 @@ async def _run(
         stopped = asyncio.Event()
         async with _pinging(layout, customer, finding), asyncio.TaskGroup() as traffic:
             for talker in talkers:
-                traffic.create_task(talk(talker, stopped, answer_s=ANSWER_S))
+                traffic.create_task(talk(talker, stopped, answer_s=ANSWER_S, pause_s=PAUSE_S))
             for meter in meters:
                 traffic.create_task(report_again(nas, meter, stopped))
             await asyncio.sleep(WARM_S)
@@ -199,7 +202,7 @@ async def _run(
                 tell(f"kill {number + 1} of {finding.kills}")
             await asyncio.sleep(1.0)
             stopped.set()
-        await asyncio.sleep(SETTLE_S)
+        await _settled(talkers)
         finding.gap_s_max = max(finding.gap_s_max, *(probe.result() for probe in probes))
         finding.message_gap_s_max = max(talker.gap_s_max for talker in talkers)
         finding.restart_counters = sorted(set(finding.restart_counters))
@@ -278,6 +281,14 @@ async def _pinging(layout: Layout, customer: Customer, finding: NodesFinding) ->
     finding.down_seen_bytes += pings.replies * sgsnemu.PING_BYTES
     finding.pings, finding.pings_answered = pings.transmitted, pings.replies
     finding.down_metered_bytes += (await total_of_stats(customer, sim["simId"]))["download"]
+
+
+async def _settled(talkers: list[Talker]) -> None:
+    """Until nothing more comes down: a slow stream answers late, and what comes is metered a moment later."""
+    before = -1
+    while before != (now := sum(talker.seen_bytes for talker in talkers)):
+        before = now
+        await asyncio.sleep(SETTLE_S)
 
 
 async def _probe(talker: Talker, stopped: asyncio.Event) -> float:

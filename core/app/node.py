@@ -221,8 +221,9 @@ class Node:
         )
 
     def make_edge_links(self) -> EdgeLinks | None:
-        """The way to the edge on other nodes, where this one is none."""
-        if "edge" in self._config.node.roles:
+        """The way to the edge on other nodes, for a gateway that is none itself."""
+        roles = self._config.node.roles
+        if "edge" in roles or "gateway" not in roles:
             return None
         return EdgeLinks(
             contacts=self._config.edge.nodes,

@@ -87,7 +87,7 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
     gateway = served.gateway_address
     nas = Nas(
         network=UdpNetwork(),
-        address="127.0.3.1",
+        address=free_gateway_address("127.0.3"),
         authentication=(gateway, 1812),
         accounting=(gateway, 1813),
         secret=NAS_SECRET.encode(),

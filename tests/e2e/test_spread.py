@@ -80,5 +80,7 @@ async def test_connections_outlive_their_gateway(tmp_path: Path) -> None:
                 async with asyncio.timeout(30):
                     assert all(await asyncio.gather(*(phone.say(said) for phone in phones)))
                 if said == b"before":
+                    assert await layout.gauge("airloom_edge_links") == 2
+                    assert await layout.gauge('airloom_edge_link_packets_total{event="sent"}') > 0
                     await layout.nodes["gateway-1"].kill()
             await together.stop_programs()

@@ -32,8 +32,8 @@ SEEDS = int(os.environ.get("AIRLOOM_EXACT_SEEDS", "30"))
 """A share of what `./run prove exact` goes through."""
 SEEDS_OF_DEFECTS = (4, 9, 27, 44, 97, 280)
 """Seeds that found: rows of an earlier slot after a clock was set back; message counting that stood still
-until a clock had caught up; a node that could not be stopped while it lost its lease; a session of a NAS that
-was not found in its history, and counted anew; a report stored in a kill's instant, and never folded."""
+until a clock had caught up; a node that could not be stopped while it lost its lease; a NAS's session that
+was not found in its history, and counted anew; a report stored in a kill's instant and never folded."""
 
 
 @pytest.mark.parametrize("seed", sorted({*range(SEEDS), *SEEDS_OF_DEFECTS}))

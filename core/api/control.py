@@ -29,9 +29,9 @@ class ControlServices:
     name: str
     secret: str
     gateways: Callable[[], dict[str, int]]
+    """Of each virtual gateway held, how many sessions are open."""
     fences: Callable[[], dict[str, int]]
     """Of each, the fence of its tenure: whoever tells a higher one holds it now."""
-    """Of each virtual gateway held, how many sessions are open."""
     is_ready: Callable[[], bool]
     hand_over: Callable[[str], Awaitable[None]]
     end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]

@@ -33,7 +33,7 @@ from loadtest.world import Plan, World
 
 KINDS = ("sqlite", "front", "three")
 KEYSPACE = "airloom_world"
-ACTIVE_S = {"sqlite": 12.0, "front": 14.0, "three": 30.0}
+ACTIVE_S = {"sqlite": 12.0, "front": 20.0, "three": 30.0}
 LOST_AFTER_S = 2.0
 """An answer is waited for so long here, and not ten seconds: many are lost."""
 BAD_DAY = FrontFaults(unavailable=0.02, timed_out=0.02, lost=0.004, cut=0.002)
@@ -95,11 +95,13 @@ async def run_on(kind: str, seed: int, node: cassandra.Node | None = None) -> St
     if finding.not_run:
         return finding
     plan = Plan(
-        sims=8,
+        sims=16,
         pace_s=0.7,
         active_s=ACTIVE_S[kind],
         store=FaultRates(),
         outages=0,
+        crashes=1 if kind == "front" else 2,
+        takeover=0.0 if kind == "front" else 0.5,  # it would take most of the time
         retold=RetoldRates(again=0.05, rewound=0.05),
         quarantine_s=1.0,
         quiet_s=10.0,

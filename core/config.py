@@ -8,7 +8,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,7 +23,10 @@ from pydantic import (
     model_validator,
 )
 
+from core.domain.apn import MTU_BYTES_MAX, Apn
 from core.domain.blocks import PREFIX_MAX
+from core.domain.pools import UePrefixes
+from core.domain.session import PdnType
 from core.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -90,6 +93,19 @@ class ControlConfig(_Section):
         return f"http://{self.host}:{self.port}" if self.secret.get_secret_value() else ""
 
 
+class ApnConfig(_Section):
+    """An access point name, and what its devices get: addresses of ``pdn_types`` (empty: of all that the
+    gateway has pools for), name servers (empty: the gateway's), P-CSCFs, and the MTU of their link.
+    """
+
+    name: Name
+    pdn_types: tuple[PdnType, ...] = ()
+    dns: tuple[IPv4Address, ...] = ()
+    dns_ipv6: tuple[IPv6Address, ...] = ()
+    p_cscf: tuple[IPv4Address | IPv6Address, ...] = ()
+    mtu_bytes: Annotated[int, Field(ge=1_280, le=MTU_BYTES_MAX)] = MTU_BYTES_MAX
+
+
 class VirtualGatewayConfig(_Section):
     """One virtual gateway: the address of its doors, and its devices' addresses.
 
@@ -109,8 +125,10 @@ class GatewayConfig(_Section):
 
     One is written as ``id``, ``address`` and ``doors``, several as ``virtual``, a table each. Devices'
     addresses are of ``ue_pool``, of which each takes blocks of 2 ** (32 - ``block_prefix``) addresses as it
-    needs them; SIMs' static addresses are of ``static_pool``. With ``tun`` named, packets to the internet go
-    through that TUN device (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers``
+    needs them; SIMs' static addresses are of ``static_pool``. The n-th address has the n-th /64 of
+    ``ue_prefixes`` (``static_prefixes``), without which there is no IPv6. An entry of ``apns`` is a name or a
+    table (``ApnConfig``). With ``tun`` named, packets to the internet go through that TUN device (needs
+    NET_ADMIN), without it only the device edge is reachable. ``allowed_peers``
     empty: all.
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
@@ -126,8 +144,11 @@ class GatewayConfig(_Section):
     ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
     static_pool: IPv4Network | None = None
     block_prefix: Annotated[int, Field(ge=16, le=PREFIX_MAX)] = 22
-    apns: tuple[Name, ...] = ("soracom.io", "internet")
+    ue_prefixes: IPv6Network | None = None
+    static_prefixes: IPv6Network | None = None
+    apns: tuple[ApnConfig, ...] = (ApnConfig(name="soracom.io"), ApnConfig(name="internet"))
     dns: tuple[IPv4Address, ...] = (IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53"))
+    dns_ipv6: tuple[IPv6Address, ...] = ()
     allowed_peers: tuple[IPv4Network, ...] = ()
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
@@ -135,6 +156,37 @@ class GatewayConfig(_Section):
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
     address_mover: Literal["none", "interface", "ec2"] = "none"
     address_interface: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z][a-zA-Z0-9_.-]{0,14})?$")] = ""
+
+    @field_validator("apns", mode="before")
+    @classmethod
+    def _named(cls, apns: object) -> object:
+        if not isinstance(apns, list | tuple):
+            return apns
+        return [{"name": apn} if isinstance(apn, str) else apn for apn in apns]
+
+    @property
+    def prefixes(self) -> UePrefixes:
+        """Which /64 goes with which device address."""
+        pairs = ((self.ue_pool, self.ue_prefixes), (self.static_pool, self.static_prefixes))
+        return UePrefixes(
+            tuple((pool, ipv6) for pool, ipv6 in pairs if pool is not None and ipv6 is not None)
+        )
+
+    @property
+    def access_points(self) -> tuple[Apn, ...]:
+        """What is served under each access point name."""
+        offered = frozenset(PdnType if self.ue_prefixes is not None else {PdnType.IPV4})
+        return tuple(
+            Apn(
+                name=each.name,
+                pdn_types=frozenset(each.pdn_types) or offered,
+                dns=each.dns or self.dns,
+                dns_ipv6=each.dns_ipv6 or self.dns_ipv6,
+                p_cscf=each.p_cscf,
+                mtu_bytes=each.mtu_bytes,
+            )
+            for each in self.apns
+        )
 
     @property
     def devices(self) -> tuple[IPv4Network, ...]:
@@ -150,6 +202,23 @@ class GatewayConfig(_Section):
     def _check_mover(self) -> "GatewayConfig":
         if self.address_mover != "none" and not self.address_interface:
             raise ValueError(f"address_mover {self.address_mover}: name the interface in address_interface")
+        return self
+
+    @model_validator(mode="after")
+    def _check_prefixes(self) -> "GatewayConfig":
+        for key, prefixes, pool in (
+            ("ue_prefixes", self.ue_prefixes, self.ue_pool),
+            ("static_prefixes", self.static_prefixes, self.static_pool),
+        ):
+            if prefixes is not None and (pool is None or prefixes.prefixlen > pool.prefixlen + 32):
+                need = f"/{pool.prefixlen + 32} or wider for {pool}" if pool else "static_pool beside it"
+                raise ValueError(f"{key} {prefixes}: must be {need}")
+        if self.static_pool is not None and (self.static_prefixes is None) != (self.ue_prefixes is None):
+            raise ValueError("ue_prefixes and static_prefixes: with a static_pool both, or neither")
+        if self.ue_prefixes is None:
+            for each in self.apns:
+                if set(each.pdn_types) - {PdnType.IPV4}:
+                    raise ValueError(f"apns {each.name}: pdn_types with IPv6 need ue_prefixes")
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
+from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, Session
 from core.errors import RemoteProtocolError
@@ -89,14 +90,14 @@ class GtpEndpoint(ABC):
         *,
         address: IPv4Address,
         recovery: int,
-        dns: Sequence[str],
+        apns: Sequence[Apn],
         allowed_peers: Sequence[IPv4Network],
         first_sequence: int,
         contexts: Contexts | None = None,
     ) -> None:
         self._address = address
         self._recovery = recovery & 0xFF
-        self._dns = tuple(dns)
+        self._apns = {apn.name: apn for apn in apns}
         self._allowed_peers = tuple(allowed_peers)
         self._contexts = Contexts() if contexts is None else contexts
         self._responses = ResponseCache()
@@ -275,6 +276,10 @@ class GtpEndpoint(ABC):
             self._contexts.hold(session, pending.asked.recovery)
         else:
             self._contexts.move(session, pending.asked.recovery)
+
+    def _apn_of(self, session: Session) -> Apn:
+        """The access point of a session; one that is served no longer tells its devices nothing."""
+        return self._apns.get(session.apn.lower()) or Apn(session.apn)
 
     # -- responses ------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from core.domain.reasons import AttachRefusal
-from core.domain.session import NOWHERE, Location, Session
+from core.domain.session import NOWHERE, Location, PdnType, Qos, Session
+from gtp.pco import Credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,10 @@ class PeerEnds:
 
 @dataclass(frozen=True, slots=True)
 class SessionWish:
-    """A session as a peer asks for it, all of ``ends`` given; ``address``: what the device wants."""
+    """A session as a peer asks for it, all of ``ends`` given; ``address``: what the device wants.
+
+    ``credentials`` are what the device showed in its protocol configuration options.
+    """
 
     imsi: str
     apn: str
@@ -32,6 +36,9 @@ class SessionWish:
     msisdn: str = ""
     location: Location = NOWHERE
     address: IPv4Address | None = None
+    pdn_type: PdnType = PdnType.IPV4
+    qos: Qos = Qos()  # noqa: RUF009 - frozen
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ class UpdateRequested:
     session_id: str
     ends: PeerEnds
     location: Location = NOWHERE
+    qos: Qos | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,11 @@ for one yet.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hmac import compare_digest
 from ipaddress import AddressValueError, IPv4Address
+
+from core.domain.apn import Apn
 
 IPCP = 0x8021
 PAP = 0xC023
@@ -15,18 +19,30 @@ DNS_SERVER_IPV4 = 0x000D
 LINK_MTU_IPV4 = 0x0010
 
 OPTIONS_MAX = 16
-LINK_MTU_BYTES = 1_464
-"""1,500 without the outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3)."""
 
 _CONFIGURE_REQUEST, _ACK, _NAK, _REJECT = 1, 2, 3, 4
 _CHAP_RESPONSE, _CHAP_SUCCESS = 2, 3
 _PRIMARY_DNS, _SECONDARY_DNS = 129, 131
 
 
-def answer_options(asked: bytes, dns: Sequence[str]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a device showed by PAP: user name and password."""
+
+    user_name: str
+    password: bytes
+
+    def prove(self, user_name: str, password: bytes) -> bool:
+        """Whether it knows both."""
+        return compare_digest(self.user_name.encode(), user_name.encode()) & compare_digest(
+            self.password, password
+        )
+
+
+def answer_options(asked: bytes, apn: Apn) -> bytes:
     """The network's options for a device's; empty when there is nothing to tell."""
     parts: list[bytes] = []
-    servers = [IPv4Address(address) for address in dns]
+    servers = apn.dns
     for identifier, content in _options(asked):
         if identifier == IPCP:
             parts.append(_option(IPCP, _answer_ipcp(content, servers)))
@@ -37,7 +53,7 @@ def answer_options(asked: bytes, dns: Sequence[str]) -> bytes:
         elif identifier == DNS_SERVER_IPV4 and not content:
             parts += [_option(DNS_SERVER_IPV4, server.packed) for server in servers]
         elif identifier == LINK_MTU_IPV4 and not content:
-            parts.append(_option(LINK_MTU_IPV4, LINK_MTU_BYTES.to_bytes(2, "big")))
+            parts.append(_option(LINK_MTU_IPV4, apn.mtu_bytes.to_bytes(2, "big")))
     body = b"".join(parts)
     return b"\x80" + body if body else b""
 

@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
+from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Access, CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
-from core.services.sessions import ModifySession, OpenSession, PeerTunnel, Sessions
+from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
+from core.services.sessions import Sessions
 from gtp.contexts import Contexts
 from gtp.endpoint import GtpEndpoint
 from gtp.events import (
@@ -51,7 +53,7 @@ class GtpDoor:
         clock: Clock,
         entropy: Entropy,
         recovery: int,
-        dns: Sequence[str],
+        apns: Sequence[Apn],
         allowed_peers: Sequence[IPv4Network],
     ) -> None:
         self._network = network
@@ -64,7 +66,7 @@ class GtpDoor:
             return kind(
                 address=IPv4Address(address[0]),
                 recovery=recovery,
-                dns=dns,
+                apns=apns,
                 allowed_peers=allowed_peers,
                 first_sequence=int.from_bytes(entropy.random_bytes(3), "big"),
                 contexts=contexts,
@@ -192,6 +194,9 @@ class GtpDoor:
                     nsapi=wish.nsapi,
                 ),
                 requested_address=wish.address,
+                proof=wish.credentials.prove if wish.credentials else None,
+                pdn_type=wish.pdn_type,
+                qos=wish.qos,
             )
         )
         return Accepted(session)
@@ -203,6 +208,7 @@ class GtpDoor:
                 access=access,
                 peer=self._peer_of(event.session_id, event.ends),
                 location=None if event.location == NOWHERE else event.location,
+                qos=event.qos,
             )
         )
         return Accepted(session)

@@ -24,7 +24,7 @@ SESSION_BYTES = 4_096
 ATTACH_WRITES, ATTACH_CONDITIONAL = 3, 1
 """Plain: index row, outbox row and its removal; session and event are one batch under a condition."""
 DETACH_WRITES, DETACH_CONDITIONAL = 3, 1
-EVENT_ROW_BYTES, SESSION_ROW_BYTES, USAGE_ROW_BYTES, COUNT_ROW_BYTES = 450, 650, 200, 300
+EVENT_ROW_BYTES, SESSION_ROW_BYTES, USAGE_ROW_BYTES, COUNT_ROW_BYTES = 450, 900, 200, 300
 """Before compression, which halves them or better; keys and Cassandra's own columns included."""
 
 

@@ -31,7 +31,8 @@ from core.services.admissions import Admissions
 from core.services.eager import begin
 from core.services.locks import KeyedLocks
 from core.services.reported import ReportedUsage
-from core.services.sessions import Grant, ModifySession, OpenSession, Sessions
+from core.services.session_requests import Grant, ModifySession, OpenSession
+from core.services.sessions import Sessions
 from radius.client import DisconnectClient, Ending
 from radius.mapping import AccountingReport, AcctStatus
 from radius.server import (

@@ -77,6 +77,7 @@ class HeldGateway:
             quarantine_s=quarantine_s,
             clock=world.clock,
             static_pool=config.gateway.static_pool,
+            prefixes=config.gateway.prefixes,
         )
         self._slots = world.open_slots(own.id)
         self.user_plane = UdpUserPlane(
@@ -88,6 +89,7 @@ class HeldGateway:
             platform_network=config.edge.platform_network,
             port=config.gateway.user_port,
             static_pool=config.gateway.static_pool,
+            prefixes=config.gateway.prefixes,
             tun=world.open_tun(own.id),
         )
         self.blocks = self.make_blocks(own, addresses)
@@ -216,8 +218,7 @@ class HeldGateway:
             statics=self.make_statics(),
             clock=self._world.clock,
             entropy=self._world.entropy,
-            apns=frozenset(self._config.gateway.apns),
-            dns=tuple(str(address) for address in self._config.gateway.dns),
+            apns=self._config.gateway.access_points,
         )
 
     def make_door(self) -> GtpDoor:
@@ -230,7 +231,7 @@ class HeldGateway:
             clock=self._world.clock,
             entropy=self._world.entropy,
             recovery=self.gateway.restart_counter,
-            dns=tuple(str(address) for address in config.dns),
+            apns=config.access_points,
             allowed_peers=config.allowed_peers,
         )
 

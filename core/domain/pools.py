@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 TEID_DRAWS_MAX = 64
 """A draw meets a TEID in use with probability below 2**-12 even at a million sessions."""
@@ -181,6 +181,33 @@ class AddressPool:
             if block is not None and number <= block.last + 1:
                 return block
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class UePrefixes:
+    """Which /64 goes with which device address: of each pair of pools the n-th with the n-th.
+
+    So a session has one number, and whatever is true of its IPv4 address (lent once, at rest, static, led to
+    its gateway by block) is true of its prefix.
+    """
+
+    pools: tuple[tuple[IPv4Network, IPv6Network], ...] = ()
+
+    def of(self, address: IPv4Address) -> IPv6Network | None:
+        """The /64 of an address; ``None`` where IPv6 is not offered."""
+        return self.around(IPv4Network(address))
+
+    def around(self, block: IPv4Network) -> IPv6Network | None:
+        """The /64s of a whole block, as one network."""
+        for pool, prefixes in self.pools:
+            if block.subnet_of(pool):
+                number = int(block.network_address) - int(pool.network_address)
+                return IPv6Network((int(prefixes.network_address) + (number << 64), block.prefixlen + 32))
+        return None
+
+
+NO_PREFIXES = UePrefixes()
+"""IPv6 is not offered."""
 
 
 class TeidPool:

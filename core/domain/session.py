@@ -7,8 +7,9 @@ its address and its TEIDs; its id is time-ordered, so that a SIM's sessions sort
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 
+from core.domain.flow import DedicatedBearer
 from core.domain.usage import Volume
 
 
@@ -18,6 +19,30 @@ class Access(Enum):
     GTPV1 = "gtpv1"
     GTPV2 = "gtpv2"
     RADIUS = "radius"
+
+
+class PdnType(Enum):
+    """What addresses a session has (TS 29.274 §8.34; PDP type of TS 29.060 §7.7.27)."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    IPV4V6 = "ipv4v6"
+
+
+@dataclass(frozen=True, slots=True)
+class Qos:
+    """What a session was granted, whichever version spoke of it.
+
+    ``qci`` as in TS 23.203 table 6.1.7; ``arp`` is the octet of TS 29.274 §8.15 (priority level in bits 6 to
+    3); the APN-AMBR in kbit/s, 0: none was named. ``profile`` is the QoS profile that a GTPv1 peer asked for,
+    in hex (TS 29.060 §7.7.34), to be told again as it was.
+    """
+
+    qci: int = 9
+    arp: int = 0x3C
+    ambr_up_kbps: int = 0
+    ambr_down_kbps: int = 0
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +98,12 @@ NOWHERE = Location()
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One open session."""
+    """One open session.
+
+    ``ue_address`` is its number in the gateway's blocks, and its IPv4 address unless ``pdn_type`` has none;
+    ``ue_prefix`` is the /64 that goes with that number, if the session has IPv6. Nothing is sent down while
+    it ``is_suspended`` (TS 29.274 §7.4.1).
+    """
 
     session_id: str
     sim_id: str
@@ -91,14 +121,25 @@ class Session:
     dns: tuple[str, ...] = ()
     tunnel: Tunnel | None = None
     nas: Nas | None = None
+    pdn_type: PdnType = PdnType.IPV4
+    ue_prefix: IPv6Network | None = None
+    qos: Qos = Qos()
+    dedicated: tuple[DedicatedBearer, ...] = ()
+    is_suspended: bool = False
     version: int = 0
+
+    @property
+    def shown_address(self) -> str:
+        """The address by which people know the session: IPv4 where it has one, else its prefix."""
+        return str(self.ue_prefix if self.pdn_type is PdnType.IPV6 else self.ue_address)
 
     @property
     def teids(self) -> tuple[int, ...]:
         """Ours."""
         if self.tunnel is None:
             return ()
-        return (self.tunnel.local_teid_control, self.tunnel.local_teid_user)
+        own = (self.tunnel.local_teid_control, self.tunnel.local_teid_user)
+        return own + tuple(bearer.local_teid_user for bearer in self.dedicated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ Rules:
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 from typing import Protocol
 
+from core.domain.flow import DedicatedBearer
 from core.domain.usage import SegmentLabel, Volume
 
 PacketSink = Callable[[str, bytes], None]
@@ -27,6 +28,10 @@ class Bearer:
     """How one session's packets go: what comes with ``local_teid`` from ``peer_address`` and is sent by
     ``ue_address`` goes up; what is sent to ``ue_address`` goes down to ``peer_address`` with ``peer_teid``.
 
+    ``ue_prefix`` is the device's /64, if it has IPv6; without ``has_ipv4`` nothing goes by ``ue_address``.
+    A device may send ``up_kbps`` and is sent ``down_kbps`` (0: as much as there is). Sessions of the same
+    ``closed_group``, if it is not empty, reach each other. What a filter of ``dedicated`` takes goes by that
+    bearer's tunnel; nothing is sent down while the session ``is_suspended``.
     ``epoch`` and ``label`` are used only where the session has no slot yet; a slot that exists is resumed.
     """
 
@@ -39,6 +44,13 @@ class Bearer:
     peer_address: str
     epoch: int
     label: SegmentLabel
+    has_ipv4: bool = True
+    ue_prefix: IPv6Network | None = None
+    up_kbps: int = 0
+    down_kbps: int = 0
+    closed_group: str = ""
+    dedicated: tuple[DedicatedBearer, ...] = ()
+    is_suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

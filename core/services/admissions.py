@@ -17,7 +17,7 @@ from core.domain.reasons import AttachRefusal
 from core.errors import Refused
 from core.ports.clock import Clock, Entropy
 from core.services.gateway import VirtualGateway
-from core.services.sessions import Grant
+from core.services.session_requests import Grant
 
 
 @dataclass(frozen=True, slots=True)

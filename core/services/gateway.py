@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.gateway import GatewayLease
-from core.domain.pools import AddressPool, PoolExhausted, TeidPool
+from core.domain.pools import NO_PREFIXES, AddressPool, PoolExhausted, TeidPool, UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Resting, Session
 from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
@@ -124,6 +124,7 @@ class VirtualGateway:
         quarantine_s: float,
         clock: Clock,
         static_pool: IPv4Network | None = None,
+        prefixes: UePrefixes = NO_PREFIXES,
     ) -> None:
         self._tenure = tenure
         self._is_fenced = False
@@ -131,6 +132,7 @@ class VirtualGateway:
         self.epoch = tenure.lease.fence
         self.restart_counter = tenure.lease.restart_counter
         self.address = address
+        self.prefixes = prefixes
         self._addresses = addresses
         self._teids = teids
         self._static_pool = static_pool

@@ -18,7 +18,8 @@ from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
 from core.ports.clock import Clock
 from core.ports.store import Usage
-from core.services.sessions import ModifySession, Sessions
+from core.services.session_requests import ModifySession
+from core.services.sessions import Sessions
 
 EPOCH = 0
 """A peer's counters live in one epoch of their own; a virtual gateway's begin with 1."""

@@ -12,105 +12,50 @@ Rules:
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Network
 
-from core.domain.ids import time_of_id, time_ordered_id
+from core.domain.apn import Apn
+from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import (
-    NOWHERE,
     Access,
     CloseReason,
-    Location,
-    Nas,
+    PdnType,
     Resting,
     Session,
     SessionEvent,
     SessionEventKind,
     Tunnel,
 )
-from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
+from core.domain.sim import TRANSITIONS, Sim, SimEvent
 from core.domain.usage import SegmentLabel
 from core.errors import AirloomError, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import AccessDoor
 from core.ports.store import Store
 from core.ports.user_plane import Bearer, UserPlane
+from core.services.authoriser import Authoriser, Permission
 from core.services.gateway import VirtualGateway
-from core.services.ids import RecordIds
+from core.services.history import SessionHistory
 from core.services.locks import KeyedLocks
+from core.services.session_requests import Grant, ModifySession, OpenSession
 from core.services.statics import StaticAddresses
 from core.services.usage import UsageMeter
 
 CLOSE_RETRY_S = 1.0
 LATE_S = 60.0
 """A write of the holder before, under way when this tenure began, has arrived by then or never does."""
-CLOCK_ERROR_MAX = timedelta(days=1)
-"""By so much may a clock have been wrong when something was written that is looked for by its time."""
 UNFINISHED_MAX = 100_000
 """Sessions whose end is not yet durable; beyond it new sessions are refused until the store is back."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerTunnel:
-    """The peer's end of a GTP session, as its request named it."""
-
-    teid_control: int
-    teid_user: int
-    control_address: str
-    user_address: str
-    nsapi: int
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What was promised before the session begins (``Admissions``): its id, and an address already lent."""
-
-    session_id: str
-    address: IPv4Address
-
-
-Proof = Callable[[str, bytes], bool]
-"""Whether the device showed this user name and this password."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSession:
-    """A peer asks for a session. ``requested_address`` is a static address that the device asked for;
-    ``proof`` is asked when the SIM's group demands a password.
-    """
-
-    access: Access
-    imsi: str
-    apn: str
-    imei: str = ""
-    msisdn: str = ""
-    location: Location = NOWHERE
-    peer: PeerTunnel | None = None
-    requested_address: IPv4Address | None = None
-    nas: Nas | None = None
-    grant: Grant | None = None
-    proof: Proof | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModifySession:
-    """A peer changes a session; ``None`` leaves as it is. ``access``: the protocol by which it speaks now."""
-
-    session_id: str
-    access: Access | None = None
-    peer: PeerTunnel | None = None
-    location: Location | None = None
-    nas: Nas | None = None
 
 
 class Sessions:
     """The session service of one node and its virtual gateway. Implements ``SessionControl``.
 
-    ``apns`` are the access point names that are served, lower case; ``dns`` is what devices are told.
+    ``apns`` are the access points that are served.
     """
 
     def __init__(
@@ -123,8 +68,7 @@ class Sessions:
         statics: StaticAddresses,
         clock: Clock,
         entropy: Entropy,
-        apns: frozenset[str],
-        dns: tuple[str, ...],
+        apns: Sequence[Apn],
     ) -> None:
         self._store = store
         self._gateway = gateway
@@ -133,9 +77,10 @@ class Sessions:
         self._statics = statics
         self._clock = clock
         self._entropy = entropy
-        self._apns = apns
-        self._dns = dns
-        self._event_ids = RecordIds(clock=clock, entropy=entropy)
+        self._authoriser = Authoriser(store=store, statics=statics, clock=clock, apns=apns)
+        self._history = SessionHistory(
+            store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id
+        )
         self._open: dict[str, Session] = {}
         self._of_sim: dict[str, set[str]] = {}
         self._at: dict[IPv4Address, str] = {}
@@ -256,86 +201,53 @@ class Sessions:
         """Whether a session would be opened, without opening one; raises as ``open`` does."""
         sim_id = ""
         try:
-            sim_id = await self._sim_id_of(request.imsi)
-            sim = await self._permitted(sim_id, request)
-            await self._check_password(sim, request)
+            sim_id = await self._authoriser.sim_id_of(request.imsi)
+            self._demand_room()
+            permission = await self._authoriser.permit(sim_id, request)
+            await self._authoriser.check_password(permission.sim, request)
         except Refused as refusal:
             self.attaches[request.access][refusal.reason.value] += 1
             if sim_id:
                 with suppress(Unavailable):
-                    await self._record_rejection(sim_id, request, refusal)
+                    await self._history.record_rejection(sim_id, request, refusal)
             raise
-        return sim
+        return permission.sim
 
     async def ended(self, imsi: str, session_id: str) -> Session | None:
         """A session of a NAS that is over, as the SIM's history (32 days) tells; raises ``Unavailable``."""
-        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
-        after = ""
-        while sim_id is not None:
-            page = await self._store.sessions.events(
-                sim_id,
-                since=time_of_id(session_id) - CLOCK_ERROR_MAX,
-                until=self._clock.now() + CLOCK_ERROR_MAX,
-                after=after,
-            )
-            for event in page.items:
-                if event.session_id == session_id and event.kind is SessionEventKind.DELETED:
-                    return self._as_it_ended(event)
-            if not page.next_key:
-                break
-            after = page.next_key
-        return None
+        return await self._history.ended(imsi, session_id)
 
     async def carried_unopened(self, request: OpenSession, refusal: Refused) -> Session:
         """A session that was refused here and yet carried by its peer: it is written into the history as
         over, so that its counters find what they are charged by. Raises ``Refused(UNKNOWN_SIM)``.
         """
         assert request.grant is not None, "only a peer's own session is carried without us"
-        sim_id = await self._sim_id_of(request.imsi)
+        sim_id = await self._authoriser.sim_id_of(request.imsi)
         sim = await self._store.sims.get(sim_id)
         if sim is None or not sim.operator_id:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
         async with AsyncExitStack() as undo:
-            session = self._new_session(sim, request, request.grant, undo)
-        event = self._event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
+            permission = Permission(sim, Apn(request.apn), PdnType.IPV4)
+            session = self._new_session(permission, request, request.grant, undo)
+        event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
         await self._store.sessions.close(session, event)
         self._heed_event()
         return session
-
-    def _as_it_ended(self, event: SessionEvent) -> Session:
-        return Session(
-            session_id=event.session_id,
-            sim_id=event.sim_id,
-            imsi=event.imsi,
-            operator_id=event.operator_id,
-            access=Access.RADIUS,
-            apn=event.apn,
-            ue_address=IPv4Address(event.ue_address),
-            gateway_id=self._gateway.gateway_id,
-            opened=event.opened or event.at,
-            speed_class=event.speed_class,
-            nas=event.nas,
-        )
-
-    async def _sim_id_of(self, imsi: str) -> str:
-        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
-        if sim_id is None:
-            raise Refused(AttachRefusal.UNKNOWN_SIM, imsi)
-        return sim_id
 
     async def _open_one(self, request: OpenSession) -> Session:
         async with AsyncExitStack() as undo:
             if request.grant is not None:
                 undo.callback(self._gateway.release_address, request.grant.address, request.imsi)
-            sim_id = await self._sim_id_of(request.imsi)
+            sim_id = await self._authoriser.sim_id_of(request.imsi)
             async with self._locks.hold(sim_id):
                 try:
-                    sim = await self._authorise(sim_id, request)
-                    await self._close_replaced(sim, request)
-                    return await self._open_authorised(sim, request, undo)
+                    self._demand_room()
+                    permission = await self._authoriser.authorise(sim_id, request)
+                    await self._close_replaced(permission.sim, request)
+                    return await self._open_authorised(permission, request, undo)
                 except Refused as refusal:
                     with suppress(Unavailable):  # the refusal stands, with or without its line in the history
-                        await self._record_rejection(sim_id, request, refusal)
+                        await self._history.record_rejection(sim_id, request, refusal)
                     raise
 
     async def modify(self, change: ModifySession) -> Session:
@@ -359,8 +271,9 @@ class Sessions:
                 tunnel=tunnel,
                 location=change.location or session.location,
                 nas=change.nas or session.nas,
+                qos=change.qos or session.qos,
             )
-            event = self._event(SessionEventKind.MODIFIED, wanted)
+            event = self._history.event(SessionEventKind.MODIFIED, wanted)
             stored = await self._put_again(wanted, event)
             self._heed_event()
             self._open[stored.session_id] = stored
@@ -435,35 +348,6 @@ class Sessions:
 
     # -- opening, step by step ------------------------------------------------------------------------
 
-    async def _authorise(self, sim_id: str, request: OpenSession) -> Sim:
-        while True:
-            sim = await self._permitted(sim_id, request)
-            status = TRANSITIONS[sim.status][SimEvent.ATTACH]
-            if status is sim.status:
-                return sim
-            try:
-                changed = replace(sim, status=status, modified=self._clock.now())
-                return await self._store.sims.put(changed)
-            except StaleVersion:
-                continue  # the customer changed the SIM meanwhile: decide again on what it is now
-
-    async def _permitted(self, sim_id: str, request: OpenSession) -> Sim:
-        sim = await self._store.sims.get(sim_id)
-        if sim is None:
-            raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
-        if SimEvent.ATTACH not in TRANSITIONS[sim.status]:
-            raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
-        if sim.imei_lock and sim.imei_lock != request.imei:
-            raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
-        if request.apn.lower() not in self._apns:
-            raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
-        if request.requested_address not in (None, sim.static_address):
-            raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
-        self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
-        if len(self._unfinished) >= UNFINISHED_MAX:
-            raise Refused(AttachRefusal.NO_RESOURCES, "the store is behind")
-        return sim
-
     async def _close_replaced(self, sim: Sim, request: OpenSession) -> None:
         """A late beginning of an older session ends no newer one: raises ``Refused(UNKNOWN_SESSION)``."""
         for session in self._sessions_of(sim.sim_id):
@@ -472,25 +356,22 @@ class Sessions:
                     raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
                 await self._close(session, CloseReason.REPLACED, tell_peer=False)
 
-    async def _check_password(self, sim: Sim, request: OpenSession) -> None:
-        """A group may demand a user name and a password of its devices (``SoracomAir.authentication``)."""
-        group = await self._store.groups.get(sim.operator_id, sim.group_id) if sim.group_id else None
-        demanded = group.configuration.get("SoracomAir", {}).get("authentication") if group else None
-        if not isinstance(demanded, dict):
-            return
-        user_name, password = str(demanded.get("username", "")), str(demanded.get("password", ""))
-        if request.proof is None or not request.proof(user_name, password.encode()):
-            raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)
+    def _demand_room(self) -> None:
+        if len(self._unfinished) >= UNFINISHED_MAX:
+            raise Refused(AttachRefusal.NO_RESOURCES, "the store is behind")
 
-    async def _open_authorised(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Session:
+    async def _open_authorised(
+        self, permission: Permission, request: OpenSession, undo: AsyncExitStack
+    ) -> Session:
         self._gateway.demand_held()
-        session = self._new_session(sim, request, self._granted(sim, request, undo), undo)
+        sim = permission.sim
+        session = self._new_session(permission, request, self._granted(sim, request, undo), undo)
         if sim.static_address is not None:
             await self._claim_static(session, undo)
         self._install(session)
         undo.callback(self._usage.discard, session.session_id)
         try:
-            event = self._event(SessionEventKind.CREATED, session)
+            event = self._history.event(SessionEventKind.CREATED, session)
             stored = await self._store.sessions.put(session, event)
             self._heed_event()
         except Unavailable as error:
@@ -527,8 +408,10 @@ class Sessions:
         undo.callback(self._gateway.release_address, grant.address, request.imsi)
         return grant
 
-    def _new_session(self, sim: Sim, request: OpenSession, grant: Grant, undo: AsyncExitStack) -> Session:
-        now = self._clock.now()
+    def _new_session(
+        self, permission: Permission, request: OpenSession, grant: Grant, undo: AsyncExitStack
+    ) -> Session:
+        now, sim = self._clock.now(), permission.sim
         return Session(
             session_id=grant.session_id,
             sim_id=sim.sim_id,
@@ -543,10 +426,16 @@ class Sessions:
             imei=request.imei,
             msisdn=request.msisdn,
             location=request.location,
-            dns=self._dns,
+            dns=permission.dns,
             tunnel=self._lease_tunnel(request, undo),
             nas=request.nas,
+            pdn_type=permission.pdn_type,
+            ue_prefix=self._prefix_for(permission.pdn_type, grant.address),
+            qos=request.qos,
         )
+
+    def _prefix_for(self, pdn_type: PdnType, address: IPv4Address) -> IPv6Network | None:
+        return None if pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(address)
 
     def _lease_tunnel(self, request: OpenSession, undo: AsyncExitStack) -> Tunnel | None:
         if request.peer is None:
@@ -566,24 +455,6 @@ class Sessions:
             charging_id=teid_user,
         )
 
-    async def _record_rejection(self, sim_id: str, request: OpenSession, refusal: Refused) -> None:
-        now = self._clock.now()
-        sim = await self._store.sims.get(sim_id)
-        await self._store.sessions.record(
-            SessionEvent(
-                event_id=self._event_ids.next(),
-                kind=SessionEventKind.REJECTED,
-                at=now,
-                sim_id=sim_id,
-                imsi=request.imsi,
-                operator_id=sim.operator_id if sim else "",
-                apn=request.apn,
-                imei=request.imei,
-                location=request.location,
-                cause=refusal.reason.value,
-            )
-        )
-
     # -- closing --------------------------------------------------------------------------------------
 
     async def _close(self, session: Session, reason: CloseReason, *, tell_peer: bool) -> None:
@@ -598,7 +469,7 @@ class Sessions:
 
     def _must_end(self, session: Session, reason: CloseReason) -> SessionEvent:
         """From here on its end is tried until it is durable; one event, however often it is written."""
-        event = self._event(SessionEventKind.DELETED, session, cause=reason.value)
+        event = self._history.event(SessionEventKind.DELETED, session, cause=reason.value)
         self._unfinished[session.session_id] = (session, event)
         return event
 
@@ -659,32 +530,15 @@ class Sessions:
             imsi=session.imsi,
             operator_id=session.operator_id,
             ue_address=session.ue_address,
+            has_ipv4=session.pdn_type is not PdnType.IPV6,
+            ue_prefix=session.ue_prefix,
+            dedicated=session.dedicated,
+            is_suspended=session.is_suspended,
             local_teid=session.tunnel.local_teid_user,
             peer_teid=session.tunnel.peer_teid_user,
             peer_address=session.tunnel.peer_user_address,
             epoch=self._gateway.epoch,
             label=_label(session),
-        )
-
-    def _event(self, kind: SessionEventKind, session: Session, *, cause: str = "") -> SessionEvent:
-        now = self._clock.now()
-        return SessionEvent(
-            event_id=self._event_ids.next(),
-            kind=kind,
-            at=now,
-            sim_id=session.sim_id,
-            imsi=session.imsi,
-            operator_id=session.operator_id,
-            session_id=session.session_id,
-            apn=session.apn,
-            ue_address=str(session.ue_address),
-            imei=session.imei,
-            location=session.location,
-            dns=session.dns,
-            opened=session.opened,
-            speed_class=session.speed_class,
-            nas=session.nas,
-            cause=cause,
         )
 
 

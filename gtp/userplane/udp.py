@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 
+from core.domain.pools import NO_PREFIXES, UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.usage import SegmentLabel
 from core.errors import Refused
@@ -37,6 +38,7 @@ class UdpUserPlane:
         platform_network: IPv4Network,
         port: int = GTP_U_PORT,
         static_pool: IPv4Network | None = None,
+        prefixes: UePrefixes = NO_PREFIXES,
         tun: Tun | None = None,
     ) -> None:
         self._slots = slots
@@ -44,6 +46,7 @@ class UdpUserPlane:
         self._network = network
         self._address = (str(address), port)
         self._tun = tun
+        self._prefixes = prefixes
         self._socket: DatagramSocket | None = None
         self._tunnels = Tunnels(
             words=slots.words,

@@ -168,7 +168,7 @@ class GtpV1Gateway(GtpEndpoint):
             control_address=self._address,
             user_address=self._address,
             qos=request.qos,
-            pco=answer_options(request.pco, self._dns),
+            pco=answer_options(request.pco, self._apn_of(session)),
         )
 
     def _encode_updated(self, sequence: int, request: message.UpdateRequest, session: Session) -> bytes:

@@ -166,8 +166,8 @@ class GtpV2Gateway(GtpEndpoint):
             address=session.ue_address,
             charging_id=tunnel.charging_id,
             recovery=self._recovery,
-            pco=answer_options(request.pco, self._dns),
-            epco=answer_options(request.epco, self._dns),
+            pco=answer_options(request.pco, self._apn_of(session)),
+            epco=answer_options(request.epco, self._apn_of(session)),
         )
 
     def _encode_release(self, context: Context, sequence: int) -> bytes:

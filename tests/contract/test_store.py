@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import IPv6Network
 
 import pytest
 
@@ -20,8 +21,9 @@ from core.adapters.store.tables import (
 )
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.consumer import SHARD_END, ShardLease
+from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.gateway import GatewayLease
-from core.domain.session import Resting, SessionEventKind
+from core.domain.session import PdnType, Resting, SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.errors import StaleVersion
 from core.ports.store import PAGE_MAX, Quarantined, Store
@@ -310,6 +312,20 @@ async def test_a_session_and_its_event_are_stored_together(world: World) -> None
     assert [session async for session in sessions.of_gateway("vg-2")] == []
     page = await sessions.events(sim.sim_id, since=NOW, until=NOW)
     assert page.items == (event_of(sim),)
+
+
+async def test_a_session_comes_back_with_prefix_and_dedicated_bearers(world: World) -> None:
+    sim = sim_of(1)
+    telephony = PacketFilter(1, 1, remote="192.0.2.0/24", protocol=17, remote_ports=(5_060, 5_061))
+    wanted = replace(
+        session_of(sim),
+        pdn_type=PdnType.IPV4V6,
+        ue_prefix=IPv6Network("2001:db8:0:2::/64"),
+        dedicated=(DedicatedBearer(6, 1, 0x3C, (telephony,), 5, 6, "127.0.1.1", 5),),
+    )
+    stored = await world.store.sessions.put(wanted, event_of(sim))
+    assert await world.store.sessions.of_sim(sim.sim_id) == [stored]
+    assert stored == replace(wanted, version=1)
 
 
 async def test_neither_session_nor_event_is_stored_over_another_version(world: World) -> None:

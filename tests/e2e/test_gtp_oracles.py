@@ -19,7 +19,7 @@ from gtp.userplane.slots import over_buffer, table_bytes
 from gtp.userplane.udp import UdpUserPlane
 from gtp.v1.gateway import GtpV1Gateway
 from loadtest.virtual import VirtualClock, run_virtual
-from tests.support.gtp import SGSN, create_request, delete_request, message, session, update_request
+from tests.support.gtp import APN, SGSN, create_request, delete_request, message, session, update_request
 
 
 def control_messages() -> dict[str, bytes]:
@@ -27,7 +27,7 @@ def control_messages() -> dict[str, bytes]:
     machine = GtpV1Gateway(
         address=IPv4Address("127.0.0.1"),
         recovery=3,
-        dns=("100.127.0.53", "100.127.1.53"),
+        apns=[APN],
         allowed_peers=(),
         first_sequence=100,
     )

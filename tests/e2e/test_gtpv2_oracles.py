@@ -12,6 +12,7 @@ from scapy.contrib.gtp_v2 import GTPHeader
 from core.domain.reasons import AttachRefusal
 from gtp.events import Accepted, DeleteRequested, Done, Rejected, SessionRequested, UpdateRequested
 from gtp.v2.gateway import GtpV2Gateway
+from tests.support.gtp import APN
 from tests.support.gtp2 import (
     SGW,
     create_elements,
@@ -29,7 +30,7 @@ def messages() -> dict[str, bytes]:
     machine = GtpV2Gateway(
         address=IPv4Address("127.0.0.1"),
         recovery=3,
-        dns=("100.127.0.53", "100.127.1.53"),
+        apns=[APN],
         allowed_peers=(),
         first_sequence=100,
     )

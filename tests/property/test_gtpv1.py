@@ -11,14 +11,14 @@ from gtp.pco import answer_options, dns_servers
 from gtp.v1 import ie
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header, encode_header
-from tests.support.gtp import SGSN, create_request, delete_request, update_request
+from tests.support.gtp import APN, SGSN, create_request, delete_request, update_request
 
 MESSAGES = (create_request(), update_request(0xA0000001, 2), delete_request(0xA0000001, 3))
 
 
 def machine() -> GtpV1Gateway:
     return GtpV1Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, dns=("8.8.8.8",), allowed_peers=(), first_sequence=0
+        address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), first_sequence=0
     )
 
 
@@ -91,6 +91,6 @@ def test_apns_of_any_octets_decode_or_are_incorrect(value: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_options_of_any_octets_are_answered(asked: bytes) -> None:
-    answer = answer_options(asked, ("100.127.0.53", "100.127.1.53"))
+    answer = answer_options(asked, APN)
     assert len(answer) <= 1 + 16 * (3 + 16)
     dns_servers(answer)

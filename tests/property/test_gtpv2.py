@@ -9,6 +9,7 @@ from core.errors import RemoteProtocolError
 from gtp.v2 import ie, message
 from gtp.v2.gateway import GtpV2Gateway
 from gtp.v2.header import decode_header, encode_header
+from tests.support.gtp import APN
 from tests.support.gtp2 import SGW, create_session, delete_session, modify_bearer
 
 MESSAGES = (create_session(), modify_bearer(0xA0000001, 2), delete_session(0xA0000001, 3))
@@ -16,7 +17,7 @@ MESSAGES = (create_session(), modify_bearer(0xA0000001, 2), delete_session(0xA00
 
 def machine() -> GtpV2Gateway:
     return GtpV2Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, dns=("8.8.8.8",), allowed_peers=(), first_sequence=0
+        address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), first_sequence=0
     )
 
 

@@ -29,7 +29,7 @@ from core.domain.session import Access, CloseReason, Nas, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
 from core.services.blocks import UeBlocks
-from core.services.sessions import OpenSession, PeerTunnel
+from core.services.session_requests import OpenSession, PeerTunnel
 from core.services.statics import StaticAddresses
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.faults import Incarnation

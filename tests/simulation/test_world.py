@@ -27,7 +27,8 @@ from core.services.delivery import Receipt
 from core.services.message_meter import MessageMeter
 from core.services.relay import EventRelay, envelope
 from core.services.reported import ReportedUsage
-from core.services.sessions import OpenSession, Sessions
+from core.services.session_requests import OpenSession
+from core.services.sessions import Sessions
 from core.services.usage import UsageMeter
 from loadtest.checks import simulate
 from loadtest.world import OPERATOR

@@ -3,12 +3,14 @@
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
+from core.domain.apn import Apn
 from core.domain.session import Access, Session, Tunnel
 
 SGSN = ("127.0.1.1", 2123)
 IMSI = "440100000000001"
 IMSI_OCTETS = bytes.fromhex("44100000000000f1")
 QOS = bytes.fromhex("000b921f")
+APN = Apn("soracom.io", dns=(IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53")))
 PCO_DNS = bytes.fromhex("80000d00001000")
 
 

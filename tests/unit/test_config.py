@@ -1,10 +1,12 @@
 """Configuration: an unknown key or a bad value is one line that names the key and the way out."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from core.config import Config, RadiusConfig, load
+from core.domain.session import PdnType
 from core.errors import ConfigurationError
 
 
@@ -13,7 +15,7 @@ def test_variables_win_over_the_file(tmp_path: Path) -> None:
     file.write_text('[api]\nport = 8081\nhost = "127.0.0.2"\n')
     config = load(file, {"AIRLOOM_API__PORT": "8082", "AIRLOOM_GATEWAY__APNS": "one,two", "AIRLOOM_X": ""})
     assert (config.api.host, config.api.port) == ("127.0.0.2", 8082)
-    assert config.gateway.apns == ("one", "two")
+    assert [apn.name for apn in config.gateway.apns] == ["one", "two"]
 
 
 def test_nothing_configured_is_the_default() -> None:
@@ -103,3 +105,32 @@ def test_a_nas_may_be_silent_for_some_intervals_and_half_an_hour(
     interim_s: int, intervals: int, silent_s: int
 ) -> None:
     assert RadiusConfig(interim_s=interim_s, silent_intervals=intervals).silent_s == silent_s
+
+
+def test_an_access_point_is_a_name_or_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "airloom.toml"
+    file.write_text(
+        '[gateway]\nue_prefixes = "2001:db8::/32"\n'
+        'apns = ["internet", {name = "meters", pdn_types = ["ipv6"], dns_ipv6 = ["2001:db8:ff::53"]}]\n'
+    )
+    internet, meters = load(file, {}).gateway.access_points
+    assert internet.pdn_types == set(PdnType)
+    assert [str(address) for address in internet.dns] == ["100.127.0.53", "100.127.1.53"]
+    assert meters.pdn_types == {PdnType.IPV6}
+    assert [str(address) for address in meters.dns_ipv6] == ["2001:db8:ff::53"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('ue_prefixes = "2001:db8::/48"', "must be /41 or wider for 10.128.0.0/9"),
+        ('static_prefixes = "2001:db8::/32"', "must be static_pool beside it"),
+        ('apns = [{name = "meters", pdn_types = ["ipv6"]}]', "pdn_types with IPv6 need ue_prefixes"),
+        ('ue_prefixes = "2001:db8::/32"\nstatic_pool = "10.1.0.0/16"', "with a static_pool both"),
+    ],
+)
+def test_prefixes_must_fit_the_pools(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "airloom.toml"
+    file.write_text(f"[gateway]\n{text}\n")
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        load(file, {})

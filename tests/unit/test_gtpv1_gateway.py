@@ -24,6 +24,7 @@ from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
 from tests.support.gtp import (
+    APN,
     SGSN,
     create_elements,
     create_request,
@@ -39,7 +40,7 @@ def gateway(*allowed: str) -> GtpV1Gateway:
     return GtpV1Gateway(
         address=IPv4Address("127.0.0.1"),
         recovery=3,
-        dns=("100.127.0.53", "100.127.1.53"),
+        apns=[APN],
         allowed_peers=[IPv4Network(network) for network in allowed],
         first_sequence=100,
     )

@@ -24,6 +24,7 @@ from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.cause import CAUSE_OF_REFUSAL, Cause
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support import gtp as v1
+from tests.support.gtp import APN
 from tests.support.gtp2 import (
     SGW,
     bearer_context,
@@ -43,7 +44,7 @@ def gateway(*allowed: str, contexts: Contexts | None = None) -> GtpV2Gateway:
     return GtpV2Gateway(
         address=IPv4Address("127.0.0.1"),
         recovery=3,
-        dns=("100.127.0.53", "100.127.1.53"),
+        apns=[APN],
         allowed_peers=[IPv4Network(network) for network in allowed],
         first_sequence=100,
         contexts=contexts,
@@ -328,7 +329,7 @@ def test_a_session_of_one_version_goes_on_by_the_other() -> None:
     old = GtpV1Gateway(
         address=IPv4Address("127.0.0.1"),
         recovery=3,
-        dns=(),
+        apns=[APN],
         allowed_peers=[IPv4Network("127.0.0.0/16")],
         first_sequence=0,
         contexts=contexts,

@@ -1,12 +1,12 @@
 """What a virtual gateway lends: never twice, never at once again."""
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.pools import AddressPool, PoolExhausted, TeidPool
+from core.domain.pools import AddressPool, PoolExhausted, TeidPool, UePrefixes
 
 
 def pool_of(*blocks: str, quarantine_s: float = 0, opens: float = 0) -> AddressPool:
@@ -154,3 +154,16 @@ def test_a_teid_at_rest_is_not_lent_and_an_open_session_has_its_own() -> None:
     pool.reclaim(1)
     pool.rest(1, now=61)
     assert pool.lent == 2
+
+
+def test_the_nth_address_has_the_nth_prefix_and_a_block_all_of_its_own() -> None:
+    prefixes = UePrefixes(((IPv4Network("10.128.0.0/9"), IPv6Network("2001:db8::/32")),))
+    assert prefixes.of(IPv4Address("10.128.0.0")) == IPv6Network("2001:db8::/64")
+    assert prefixes.of(IPv4Address("10.128.1.2")) == IPv6Network("2001:db8:0:102::/64")
+    block = prefixes.around(IPv4Network("10.128.4.0/22"))
+    assert block == IPv6Network("2001:db8:0:400::/54")
+    last = prefixes.of(IPv4Address("10.128.7.255"))
+    assert block is not None
+    assert last is not None
+    assert last.subnet_of(block)
+    assert prefixes.of(IPv4Address("192.0.2.1")) is None

@@ -11,7 +11,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, Session
 from core.errors import Refused
 from core.ports.store import SETTLE_S
-from core.services.sessions import OpenSession, PeerTunnel
+from core.services.session_requests import OpenSession, PeerTunnel
 from loadtest.peers.nas import AccessDenied
 from loadtest.world import APN
 from tests.unit.test_radius_door import Stage, played

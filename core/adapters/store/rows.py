@@ -12,7 +12,7 @@ Rules:
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -37,14 +37,14 @@ class CorruptRow(Unavailable):
 
 
 def _encode_other(value: Any) -> str:
-    if isinstance(value, IPv4Address):
+    if isinstance(value, IPv4Address | IPv6Network):
         return str(value)
     raise NotImplementedError(type(value).__name__)
 
 
 def _decode_other(expected: type[Any], value: Any) -> Any:
-    if expected is IPv4Address:
-        return IPv4Address(value)
+    if expected in (IPv4Address, IPv6Network):
+        return expected(value)
     raise NotImplementedError(expected.__name__)
 
 

@@ -204,7 +204,7 @@ def _index_of(session: Session) -> Key:
 
 
 def _index_batch(session: Session, indexed_us: int, *, expires_us: int = 0) -> Batch:
-    teid_control, teid_user = session.teids or (0, 0)
+    teid_control, teid_user = session.teids[:2] or (0, 0)
     values = (session.sim_id, indexed_us, str(session.ue_address), teid_control, teid_user)
     put = Put((session.session_id,), values, expires_us=expires_us)
     return Batch(SESSION_BY_GATEWAY, _index_of(session), (put,))

@@ -1,0 +1,33 @@
+"""Access points: what a session under an access point name may be, and what its device is told.
+
+Rule: an access point that does not offer what was asked offers the nearest it has, or nothing; never another
+family than one of those asked for (TS 23.401 §5.3.1.1).
+"""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from core.domain.session import PdnType
+
+MTU_BYTES_MAX = 1_464
+"""1,500 without the outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apn:
+    """One access point; ``name`` is the network identifier, lower case (TS 23.003 §9.1.1)."""
+
+    name: str
+    pdn_types: frozenset[PdnType] = frozenset({PdnType.IPV4})
+    dns: tuple[IPv4Address, ...] = ()
+    dns_ipv6: tuple[IPv6Address, ...] = ()
+    p_cscf: tuple[IPv4Address | IPv6Address, ...] = ()
+    mtu_bytes: int = MTU_BYTES_MAX
+
+    def grant(self, asked: PdnType) -> PdnType | None:
+        """What a device gets that asks for this; ``None``: nothing."""
+        if asked in self.pdn_types:
+            return asked
+        if asked is PdnType.IPV4V6:
+            return next((one for one in (PdnType.IPV4, PdnType.IPV6) if one in self.pdn_types), None)
+        return None

@@ -1,0 +1,97 @@
+"""Whether a SIM may have a session, and which.
+
+Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written here but the SIM's own status.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from core.domain.apn import Apn
+from core.domain.reasons import AttachRefusal
+from core.domain.session import PdnType
+from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
+from core.errors import Refused, StaleVersion
+from core.ports.clock import Clock
+from core.ports.store import Store
+from core.services.session_requests import OpenSession
+from core.services.statics import StaticAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Which session this SIM may have."""
+
+    sim: Sim
+    apn: Apn
+    pdn_type: PdnType
+
+    @property
+    def dns(self) -> tuple[str, ...]:
+        """The name servers that its device is told, of the families that it has."""
+        ipv4 = () if self.pdn_type is PdnType.IPV6 else self.apn.dns
+        ipv6 = () if self.pdn_type is PdnType.IPV4 else self.apn.dns_ipv6
+        return tuple(str(address) for address in (*ipv4, *ipv6))
+
+
+class Authoriser:
+    """Decides for one virtual gateway; ``apns`` are the access points that it serves."""
+
+    def __init__(self, *, store: Store, statics: StaticAddresses, clock: Clock, apns: Iterable[Apn]) -> None:
+        self._store = store
+        self._statics = statics
+        self._clock = clock
+        self._apns: Mapping[str, Apn] = {apn.name: apn for apn in apns}
+
+    async def sim_id_of(self, imsi: str) -> str:
+        """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
+        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
+        if sim_id is None:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, imsi)
+        return sim_id
+
+    async def authorise(self, sim_id: str, request: OpenSession) -> Permission:
+        """Permit a session and make the SIM active by it; raises ``Refused``, ``Unavailable``."""
+        while True:
+            permission = await self.permit(sim_id, request)
+            sim = permission.sim
+            status = TRANSITIONS[sim.status][SimEvent.ATTACH]
+            if status is sim.status:
+                return permission
+            try:
+                stored = await self._store.sims.put(replace(sim, status=status, modified=self._clock.now()))
+            except StaleVersion:
+                continue  # the customer changed the SIM meanwhile: decide again on what it is now
+            return replace(permission, sim=stored)
+
+    async def permit(self, sim_id: str, request: OpenSession) -> Permission:
+        """Whether the SIM may have this session; raises ``Refused``, ``Unavailable``."""
+        sim = await self._store.sims.get(sim_id)
+        if sim is None:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
+        if SimEvent.ATTACH not in TRANSITIONS[sim.status]:
+            raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
+        if sim.imei_lock and sim.imei_lock != request.imei:
+            raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
+        apn = self._apns.get(request.apn.lower())
+        if apn is None:
+            raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
+        pdn_type = apn.grant(request.pdn_type)
+        if pdn_type is None:
+            raise Refused(AttachRefusal.PDP_TYPE_NOT_SUPPORTED, request.pdn_type.value)
+        if request.requested_address not in (None, sim.static_address):
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
+        self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
+        return Permission(sim, apn, pdn_type)
+
+    async def check_password(self, sim: Sim, request: OpenSession) -> None:
+        """A group may demand a user name and a password of its devices (``SoracomAir.authentication``).
+
+        Raises ``Refused(WRONG_PASSWORD)``, ``Unavailable``.
+        """
+        group = await self._store.groups.get(sim.operator_id, sim.group_id) if sim.group_id else None
+        demanded = group.configuration.get("SoracomAir", {}).get("authentication") if group else None
+        if not isinstance(demanded, dict):
+            return
+        user_name, password = str(demanded.get("username", "")), str(demanded.get("password", ""))
+        if request.proof is None or not request.proof(user_name, password.encode()):
+            raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)

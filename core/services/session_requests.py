@@ -1,0 +1,66 @@
+"""What a door asks of the session service.
+
+Rule: values only; the words are the domain's, no protocol's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTunnel:
+    """The peer's end of a GTP session, as its request named it."""
+
+    teid_control: int
+    teid_user: int
+    control_address: str
+    user_address: str
+    nsapi: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What was promised before the session begins (``Admissions``): its id, and an address already lent."""
+
+    session_id: str
+    address: IPv4Address
+
+
+Proof = Callable[[str, bytes], bool]
+"""Whether the device showed this user name and this password."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A peer asks for a session. ``requested_address`` is a static address that the device asked for;
+    ``proof`` is asked when the SIM's group demands a password.
+    """
+
+    access: Access
+    imsi: str
+    apn: str
+    imei: str = ""
+    msisdn: str = ""
+    location: Location = NOWHERE
+    peer: PeerTunnel | None = None
+    requested_address: IPv4Address | None = None
+    nas: Nas | None = None
+    grant: Grant | None = None
+    proof: Proof | None = None
+    pdn_type: PdnType = PdnType.IPV4
+    qos: Qos = Qos()  # noqa: RUF009 - frozen
+
+
+@dataclass(frozen=True, slots=True)
+class ModifySession:
+    """A peer changes a session; ``None`` leaves as it is. ``access``: the protocol by which it speaks now."""
+
+    session_id: str
+    access: Access | None = None
+    peer: PeerTunnel | None = None
+    location: Location | None = None
+    nas: Nas | None = None
+    qos: Qos | None = None

@@ -122,6 +122,8 @@ class VirtualNetwork:
         self._trace = hashlib.sha256()
         self._last_port = 49_151
         self.faults = faults
+        self.cut_off: set[str] = set()
+        """Hosts that nothing reaches, and from which nothing comes."""
         self.tap: Callable[[bytes, Address, Address], None] | None = None
 
     @property
@@ -154,7 +156,7 @@ class VirtualNetwork:
         self._trace.update(f"{loop.time():.6f} {source} {to} ".encode() + data)
         if self.tap is not None:
             self.tap(data, source, to)
-        if self._rng.random() < self.faults.loss:
+        if self._rng.random() < self.faults.loss or {source[0], to[0]} & self.cut_off:
             return
         copies = 2 if self._rng.random() < self.faults.duplication else 1
         for _ in range(copies):

@@ -71,6 +71,9 @@ SLOTS = 64
 REQUEST_S = 10.0
 FOLD_AFTER_S = 10.0
 """A day is folded amid the traffic of the next one, and before its last reports have come."""
+PATH_LOSS_S_MAX = 60.0
+RESTART_HEARD_S = 30.0
+"""By then a gateway has asked a peer that restarted, and ended what it lost."""
 QUIET_S = 90.0
 """After the last action: longer than every repeat, retry and quarantine."""
 
@@ -90,6 +93,9 @@ class Plan:
     takeover: float = 0.5
     """How often another node goes on after a crash, and not the same one."""
     outages: int = 2
+    peer_restarts: int = 0
+    path_losses: int = 0
+    """How often a peer is out of reach, for up to ``PATH_LOSS_S_MAX``."""
     retold: RetoldRates | None = None
     quarantine_s: float = 60.0
     quiet_s: float = QUIET_S
@@ -97,6 +103,8 @@ class Plan:
     """How often the nodes' wall clock is set wrong, by an hour at most."""
 
 
+ROAMING = Plan(sims=5, active_s=180.0, peer_restarts=4, path_losses=4, crashes=2, outages=1)
+"""Peers that restart, vanish and come back, amid moves between them and versions."""
 EXACTLY_ONCE = Plan(
     sims=4,
     crashes=3,
@@ -168,6 +176,7 @@ class World:
         self.attaches: Counter[str] = Counter()
         self.nas_sessions: list[NasSession] = []
         self.handovers = 0
+        self.restarts = 0
         self.jumps = 0
         self._node_type = node_type
         self._engine = engine
@@ -291,6 +300,7 @@ class World:
             self._set_faults(FaultRates(), FaultRates())
             self.retold_rates.late = 0.0
             self.node_clock.skew = timedelta()
+            await self._check_ghosts()
             await self._go_home()
         await asyncio.sleep(self.plan.quiet_s)
         await self._tell_left_counts()
@@ -490,6 +500,8 @@ class World:
         moments = [("crash", self.rng.random()) for _ in range(self.plan.crashes)]
         moments += [("outage", self.rng.random()) for _ in range(self.plan.outages)]
         moments += [("jump", self.rng.random()) for _ in range(self.plan.clock_jumps)]
+        moments += [("restart", self.rng.random()) for _ in range(self.plan.peer_restarts)]
+        moments += [("path", self.rng.random()) for _ in range(self.plan.path_losses)]
         began = self.clock.monotonic()
         for kind, when in sorted(moments, key=lambda moment: moment[1]):
             at = began + when * self.plan.active_s
@@ -502,11 +514,33 @@ class World:
                     self.takeovers += 1
                 await self.start_node()
                 self._check_recovered()
+            elif kind == "restart":
+                self.rng.choice(self.peers).restart()
+                self.restarts += 1
+            elif kind == "path":
+                self._lose_path(self.rng.choice(self.peers).address)
             elif kind == "jump":
                 self.node_clock.skew = timedelta(seconds=self.rng.uniform(-3_600, 3_600))
                 self.jumps += 1
             else:
                 await self._outage()
+
+    def _lose_path(self, host: str) -> None:
+        self.network.cut_off.add(host)
+        away_s = self.rng.random() * PATH_LOSS_S_MAX
+        asyncio.get_running_loop().call_later(away_s, self.network.cut_off.discard, host)
+
+    async def _check_ghosts(self) -> None:
+        """A peer that restarted says so: what it lost then is over, what it has since stays."""
+        self.network.cut_off.clear()
+        for peer in self.peers:
+            await peer.echo()
+        await asyncio.sleep(RESTART_HEARD_S)
+        known = {(peer.address, teid) for peer in self.peers for teid in {*peer.contexts, *peer.silent}}
+        for session in self._open():
+            tunnel = session.tunnel
+            if tunnel and (tunnel.peer_control_address, tunnel.peer_teid_control) not in known:
+                self.findings.append(f"session of {session.imsi} outlived its peer's restart")
 
     async def _outage(self) -> None:
         """The store or the stream is away for some seconds."""

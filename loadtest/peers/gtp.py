@@ -83,6 +83,8 @@ class GtpPeer(ABC, Generic[Answer]):
         self.contexts: dict[int, PdpContext] = {}
         self.gateway_restart_counter: int | None = None
         self.error_indications = 0
+        self.silent: set[int] = set()
+        """Control TEIDs of contexts that were forgotten without a word, since the last restart."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
@@ -108,7 +110,7 @@ class GtpPeer(ABC, Generic[Answer]):
         except (Refusal, NotAnswered):
             self.lose(context)
             raise
-        context.is_active = not context.ended_by_gateway  # its delete may have overtaken the answer
+        self._begin(context)
         return context
 
     async def take_over(self, context: PdpContext) -> PdpContext:
@@ -132,8 +134,14 @@ class GtpPeer(ABC, Generic[Answer]):
         except (Refusal, NotAnswered):
             self.lose(taken)
             raise
-        taken.is_active = not taken.ended_by_gateway
+        self._begin(taken)
         return taken
+
+    def _begin(self, context: PdpContext) -> None:
+        """The answer came; meanwhile a delete may have overtaken it, or a restart forgotten the question."""
+        if context.local_teid_control not in self.contexts and not context.ended_by_gateway:
+            raise NotAnswered("this peer restarted")
+        context.is_active = not context.ended_by_gateway
 
     async def detach(self, context: PdpContext) -> None:
         """End a session; raises ``Refusal`` or ``NotAnswered``. It is gone here either way."""
@@ -143,8 +151,16 @@ class GtpPeer(ABC, Generic[Answer]):
     def lose(self, context: PdpContext) -> None:
         """Forget a context without a word, as a phone whose battery was pulled."""
         context.is_active = False
-        self.contexts.pop(context.local_teid_control, None)
+        if self.contexts.pop(context.local_teid_control, None) is not None:
+            self.silent.add(context.local_teid_control)
         self.contexts.pop(context.local_teid_user, None)
+
+    def restart(self) -> None:
+        """Lose every context and begin anew, under the next restart counter (TS 23.007 §18)."""
+        for context in list(self.contexts.values()):
+            self.lose(context)
+        self.silent.clear()
+        self.restart_counter = (self.restart_counter + 1) & 0xFF
 
     def send_up(self, context: PdpContext, packet: bytes) -> None:
         """Carry a device's packet to the gateway, if the context stands."""
@@ -213,8 +229,14 @@ class GtpPeer(ABC, Generic[Answer]):
             return
         if header.message_type == ERROR_INDICATION:
             self.error_indications += 1
-        elif header.message_type == G_PDU and (context := self.contexts.get(header.teid)):
+        elif header.message_type != G_PDU:
+            return
+        elif context := self.contexts.get(header.teid):
             context.on_down(header.payload)
+        elif self._user is not None:  # TS 29.281 §7.3.1
+            own = b"\x85\x00\x04" + IPv4Address(self.address).packed
+            body = b"\x10" + header.teid.to_bytes(4, "big") + own
+            self._user.send(encode_header(ERROR_INDICATION, 0, 0, body), (source[0], GTP_U_PORT))
 
     def _send(self, data: bytes, to: Address) -> None:
         if self._control is not None:

@@ -91,7 +91,7 @@ class Contexts:
         """The contexts that this peer controls by this protocol."""
         return (c for c in self._by_session.values() if c.access is access and c.control_address == address)
 
-    def hold(self, session: Session, restart_counter: int | None) -> Context:
+    def hold(self, session: Session) -> Context:
         """Hold the session's context, as it is now."""
         tunnel = session.tunnel
         assert tunnel is not None, "a GTP session has a tunnel"
@@ -102,13 +102,13 @@ class Contexts:
             peer_teid=tunnel.peer_teid_control,
             control_address=tunnel.peer_control_address,
             nsapi=tunnel.nsapi,
-            peer_restart_counter=restart_counter,
+            peer_restart_counter=tunnel.peer_restart_counter,
         )
         self._by_teid[context.local_teid] = context
         self._by_session[context.session_id] = context
         return context
 
-    def move(self, session: Session, restart_counter: int | None) -> None:
+    def move(self, session: Session) -> None:
         """The session has another peer, or another protocol, or both; a context that is ending stays so."""
         tunnel, context = session.tunnel, self._by_session.get(session.session_id)
         if tunnel is None or context is None:
@@ -116,8 +116,7 @@ class Contexts:
         context.access = session.access
         context.peer_teid = tunnel.peer_teid_control
         context.control_address = tunnel.peer_control_address
-        if restart_counter is not None:
-            context.peer_restart_counter = restart_counter
+        context.peer_restart_counter = tunnel.peer_restart_counter
 
     def step(self, context: Context, event: ContextEvent) -> bool:
         """Take a context through an event; false when its state does not allow it."""

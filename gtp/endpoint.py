@@ -186,8 +186,9 @@ class GtpEndpoint(ABC):
     # -- what the session service tells ---------------------------------------------------------------
 
     def adopt(self, session: Session) -> None:
-        """Hold a context that was read back; its peer's restart counter is learned when it is next heard."""
-        self._contexts.hold(session, None)
+        """Hold a context that was read back, and what its peer's restart counter was."""
+        context = self._contexts.hold(session)
+        self._peers.learn(context.control_address, context.peer_restart_counter)
 
     def release(self, session_id: str, now: float) -> None:
         """End a context from our side, by a request that is repeated until the peer answers it."""
@@ -273,9 +274,9 @@ class GtpEndpoint(ABC):
 
     def _hold(self, pending: Pending, session: Session) -> None:
         if isinstance(pending.asked.event, SessionRequested):
-            self._contexts.hold(session, pending.asked.recovery)
+            self._contexts.hold(session)
         else:
-            self._contexts.move(session, pending.asked.recovery)
+            self._contexts.move(session)
 
     def _apn_of(self, session: Session) -> Apn:
         """The access point of a session; one that is served no longer tells its devices nothing."""
@@ -306,6 +307,10 @@ class GtpEndpoint(ABC):
         if not self._allowed_peers:
             return True
         return any(IPv4Address(address) in network for network in self._allowed_peers)
+
+    def _counter_of(self, addr: Peer, recovery: int | None) -> int | None:
+        """A peer's restart counter as it asks: it may tell it in its first message alone."""
+        return self._peers.latest(addr[0]) if recovery is None else recovery
 
     def _hear(self, addr: Peer, recovery: int | None, now: float) -> None:
         if not self._peers.hear(addr[0], recovery):

@@ -13,12 +13,13 @@ from gtp.pco import Credentials
 
 @dataclass(frozen=True, slots=True)
 class PeerEnds:
-    """Where the peer wants to be sent to. ``None`` leaves that end as it is."""
+    """Where the peer wants to be sent to, ``None`` leaves that end as it is; and its restart counter now."""
 
     teid_control: int | None = None
     control_address: IPv4Address | None = None
     teid_user: int | None = None
     user_address: IPv4Address | None = None
+    restart_counter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

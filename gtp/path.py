@@ -11,6 +11,9 @@ PEERS_MAX = 4_096
 REPROOF_INTERVAL_S = 1.0
 """At most one Version Not Supported to a peer in this time (TS 29.060 §11.1.1 sets no limit; floods do)."""
 
+_DISAGREED = -1
+"""No counter: sessions that were read back name several."""
+
 
 @dataclass(slots=True)
 class _PeerState:
@@ -25,6 +28,22 @@ class Peers:
     def __init__(self, *, capacity: int = PEERS_MAX) -> None:
         self._capacity = capacity
         self._states: dict[str, _PeerState] = {}
+
+    def learn(self, peer: str, recovery: int | None) -> None:
+        """What a session that was read back says of its peer. When they disagree, whatever the peer says
+        next is a sign of a restart.
+        """
+        state = self._state(peer)
+        if state is not None and recovery is not None:
+            state.confirmed = recovery if state.confirmed in (None, recovery) else _DISAGREED
+
+    def latest(self, peer: str) -> int | None:
+        """The counter that the peer said last, confirmed or not."""
+        state = self._states.get(peer)
+        if state is None:
+            return None
+        latest = state.confirmed if state.suspected is None else state.suspected
+        return None if latest == _DISAGREED else latest
 
     def hear(self, peer: str, recovery: int | None) -> bool:
         """A request carried this counter; true when the peer must be asked to confirm it."""

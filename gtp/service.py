@@ -192,6 +192,7 @@ class GtpDoor:
                     control_address=str(wish.ends.control_address),
                     user_address=str(wish.ends.user_address),
                     nsapi=wish.nsapi,
+                    restart_counter=wish.ends.restart_counter,
                 ),
                 requested_address=wish.address,
                 proof=wish.credentials.prove if wish.credentials else None,
@@ -224,6 +225,7 @@ class GtpDoor:
             control_address=str(ends.control_address or tunnel.peer_control_address),
             user_address=str(ends.user_address or tunnel.peer_user_address),
             nsapi=tunnel.nsapi,
+            restart_counter=ends.restart_counter,
         )
 
     async def _close(self, event: DeleteRequested) -> Outcome:

@@ -106,7 +106,13 @@ class GtpV1Gateway(GtpEndpoint):
             imsi=create.imsi,
             apn=create.apn,
             nsapi=create.nsapi,
-            ends=PeerEnds(create.teid_control, create.control_address, create.teid_data, create.user_address),
+            ends=PeerEnds(
+                create.teid_control,
+                create.control_address,
+                create.teid_data,
+                create.user_address,
+                self._counter_of(addr, create.recovery),
+            ),
             imei=create.imei,
             msisdn=create.msisdn,
             location=create.location,
@@ -118,7 +124,13 @@ class GtpV1Gateway(GtpEndpoint):
     def _asked_update(self, token: int, addr: Peer, header: Header) -> Asked:
         update = message.decode_update_request(header.payload)
         context = self._named(header, addr, ContextEvent.UPDATE_REQUESTED)
-        ends = PeerEnds(update.teid_control, update.control_address, update.teid_data, update.user_address)
+        ends = PeerEnds(
+            update.teid_control,
+            update.control_address,
+            update.teid_data,
+            update.user_address,
+            self._counter_of(addr, update.recovery),
+        )
         location = update.location if update.location.plmn else NOWHERE
         event = UpdateRequested(token, context.session_id, ends, location)
         return Asked(event, update.teid_control or context.peer_teid, update.recovery, update)

@@ -100,7 +100,7 @@ class GtpV2Gateway(GtpEndpoint):
             imsi=create.imsi,
             apn=create.apn,
             nsapi=create.ebi,
-            ends=_ends(create.control, create.user),
+            ends=_ends(create.control, create.user, self._counter_of(addr, create.recovery)),
             imei=create.imei,
             msisdn=create.msisdn,
             location=create.location,
@@ -113,7 +113,8 @@ class GtpV2Gateway(GtpEndpoint):
         modify = message.decode_modify_bearer_request(header.payload)
         context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
         location = modify.location if modify.location.plmn else NOWHERE
-        event = UpdateRequested(token, context.session_id, _ends(modify.control, modify.user), location)
+        ends = _ends(modify.control, modify.user, self._counter_of(addr, modify.recovery))
+        event = UpdateRequested(token, context.session_id, ends, location)
         peer_teid = modify.control.teid if modify.control else context.peer_teid
         return Asked(event, peer_teid, modify.recovery, modify)
 
@@ -178,10 +179,11 @@ class GtpV2Gateway(GtpEndpoint):
         return message.encode_echo_request(sequence, self._recovery)
 
 
-def _ends(control: ie.FTeid | None, user: ie.FTeid | None) -> PeerEnds:
+def _ends(control: ie.FTeid | None, user: ie.FTeid | None, restart_counter: int | None) -> PeerEnds:
     return PeerEnds(
         teid_control=control.teid if control else None,
         control_address=control.address if control else None,
         teid_user=user.teid if user else None,
         user_address=user.address if user else None,
+        restart_counter=restart_counter,
     )

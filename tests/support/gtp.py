@@ -70,7 +70,9 @@ def delete_request(teid: int, sequence: int) -> bytes:
     return message(20, teid, sequence, b"\x13\xff\x14\x05")
 
 
-def session(number: int = 1, *, control_address: str = "127.0.1.1") -> Session:
+def session(
+    number: int = 1, *, control_address: str = "127.0.1.1", restart_counter: int | None = None
+) -> Session:
     return Session(
         session_id=f"{number:032x}",
         sim_id="8981100000000000001",
@@ -91,5 +93,6 @@ def session(number: int = 1, *, control_address: str = "127.0.1.1") -> Session:
             peer_user_address=control_address,
             nsapi=5,
             charging_id=0xB0000000 + number,
+            peer_restart_counter=restart_counter,
         ),
     )

@@ -20,9 +20,9 @@ from loadtest.checks import simulate
 from loadtest.killing_store import KINDS
 from loadtest.parts.namespaces import Lab, why_not
 from loadtest.sizing import Demand
-from loadtest.world import EXACTLY_ONCE, Plan
+from loadtest.world import EXACTLY_ONCE, ROAMING, Plan
 
-PROOFS = ("seeds", "exact", "kills", "edge", "nodes", "store", "scale")
+PROOFS = ("seeds", "exact", "roaming", "kills", "edge", "nodes", "store", "hostile", "scale")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -94,6 +94,11 @@ def prove_store(seed: int) -> dict[str, Any]:
     return {"runs": found, "passed": passed, "ok": ok}
 
 
+def prove_hostile(messages: int, seed: int) -> dict[str, Any]:
+    """Mutated messages at a served gateway while good peers go on."""
+    return _killing([sys.executable, "-m", "loadtest.hostile", str(messages), str(seed)])
+
+
 def prove_scale(sims: int, faults: int, seed: int, html: Path | None) -> dict[str, Any]:
     """Nodes and virtual gateways for so many SIMs, laid out and then simulated while nodes fail."""
     return scale.run(demand=Demand(sims=sims), faults=faults, seed=seed, html=html, tell=tell)
@@ -124,6 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--layout", choices=("one", "spread"), default="one", help="of edge: as ./run demo has it"
     )
+    parser.add_argument(
+        "--messages", type=int, default=1_000_000, help="hostile: how many are sent (default 1000000)"
+    )
     parser.add_argument("--sims", type=int, default=10_000_000, help="scale: for so many (default 10000000)")
     parser.add_argument("--faults", type=int, default=7, help="scale: how many, and a zone (default 7)")
     parser.add_argument("--html", type=Path, help="scale: write a page with the figures and a plot there")
@@ -136,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["seeds"] = prove_seeds(Plan(), options.first, options.seeds)
     if "exact" in options.what:
         results["exact"] = prove_seeds(EXACTLY_ONCE, options.first, options.seeds)
+    if "roaming" in options.what:
+        results["roaming"] = prove_seeds(ROAMING, options.first, options.seeds)
     if "kills" in options.what:
         results["kills"] = prove_kills(options.kills, options.seed)
     if "edge" in options.what:
@@ -144,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["nodes"] = prove_nodes(options.kills, options.seed)
     if "store" in options.what:
         results["store"] = prove_store(options.seed)
+    if "hostile" in options.what:
+        results["hostile"] = prove_hostile(options.messages, options.seed)
     if "scale" in options.what:
         results["scale"] = prove_scale(options.sims, options.faults, options.seed, options.html)
     results["ok"] = all(result["ok"] for result in results.values())

@@ -1,61 +1,94 @@
 """Protocol configuration options (TS 24.008 §10.5.6.3): what a device asks for and what it is told.
 
 Rules: options are read up to a bound, and what overruns or is unknown is left unanswered: a device with a
-broken option still gets its session. PAP and CHAP are acknowledged without a check, because no group asks
-for one yet.
+broken option still gets its session. A device is told of the families that its session has, each thing once.
+PAP and CHAP are acknowledged in the answer, for a session that is open has passed them (``credentials``).
+The additional and the extended options (TS 29.274 §8.96, §8.128) are written alike; each is answered by its
+own kind.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from hmac import compare_digest
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from core.domain.apn import Apn
+from core.domain.session import PdnType, Session
 
 IPCP = 0x8021
 PAP = 0xC023
 CHAP = 0xC223
+P_CSCF_IPV6 = 0x0001
+DNS_SERVER_IPV6 = 0x0003
+P_CSCF_IPV4 = 0x000C
 DNS_SERVER_IPV4 = 0x000D
 LINK_MTU_IPV4 = 0x0010
 
-OPTIONS_MAX = 16
+OPTIONS_MAX = 32
+"""Those beyond are not read."""
+ANSWER_OCTETS_MAX = 251
+"""What the element of TS 24.008 holds; what does not fit is left out."""
 
+_FAMILIES = {P_CSCF_IPV6: 6, DNS_SERVER_IPV6: 6, P_CSCF_IPV4: 4, DNS_SERVER_IPV4: 4, LINK_MTU_IPV4: 4}
+_LACKING = {PdnType.IPV4: 6, PdnType.IPV6: 4}
 _CONFIGURE_REQUEST, _ACK, _NAK, _REJECT = 1, 2, 3, 4
-_CHAP_RESPONSE, _CHAP_SUCCESS = 2, 3
-_PRIMARY_DNS, _SECONDARY_DNS = 129, 131
+_AUTHENTICATE_REQUEST, _AUTHENTICATE_ACK = 1, 2
+_CHALLENGE, _RESPONSE, _SUCCESS = 1, 2, 3
+_IP_ADDRESS, _PRIMARY_DNS, _SECONDARY_DNS = 3, 129, 131
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a device showed by PAP: user name and password."""
+    """What a device showed: by PAP its password (RFC 1334 §2.2); by CHAP, where there is a ``challenge``, the
+    digest of both (RFC 1994 §4.1).
+    """
 
     user_name: str
-    password: bytes
+    password: bytes = field(repr=False)
+    challenge: bytes | None = None
+    identifier: int = 0
 
     def prove(self, user_name: str, password: bytes) -> bool:
         """Whether it knows both."""
+        expected = password
+        if self.challenge is not None:
+            hashed = bytes((self.identifier,)) + password + self.challenge
+            expected = hashlib.md5(hashed, usedforsecurity=False).digest()
         return compare_digest(self.user_name.encode(), user_name.encode()) & compare_digest(
-            self.password, password
+            self.password, expected
         )
 
 
-def answer_options(asked: bytes, apn: Apn) -> bytes:
+def credentials(asked: bytes) -> Credentials | None:
+    """What a device shows in its options; ``None``: nothing, or nothing whole."""
+    packets = [(protocol, _packet(content)) for protocol, content in _options(asked)]
+    challenges = {
+        identifier: _counted(data)[0]
+        for protocol, (code, identifier, data) in packets
+        if (protocol, code) == (CHAP, _CHALLENGE)
+    }
+    for protocol, (code, identifier, data) in packets:
+        shown, rest = _counted(data)
+        if (protocol, code) == (PAP, _AUTHENTICATE_REQUEST):
+            return Credentials(_text(shown), _counted(rest)[0])
+        if (protocol, code) == (CHAP, _RESPONSE) and challenges.get(identifier):
+            return Credentials(_text(rest), shown, challenges[identifier], identifier)
+    return None
+
+
+def answer_options(asked: bytes, session: Session, apn: Apn) -> bytes:
     """The network's options for a device's; empty when there is nothing to tell."""
-    parts: list[bytes] = []
-    servers = apn.dns
+    answer = b"\x80"
+    answered: set[int] = set()
     for identifier, content in _options(asked):
-        if identifier == IPCP:
-            parts.append(_option(IPCP, _answer_ipcp(content, servers)))
-        elif identifier == PAP and len(content) >= 4 and content[0] == _CONFIGURE_REQUEST:
-            parts.append(_option(PAP, bytes((_ACK, content[1], 0, 5, 0))))
-        elif identifier == CHAP and len(content) >= 4 and content[0] == _CHAP_RESPONSE:
-            parts.append(_option(CHAP, bytes((_CHAP_SUCCESS, content[1], 0, 4))))
-        elif identifier == DNS_SERVER_IPV4 and not content:
-            parts += [_option(DNS_SERVER_IPV4, server.packed) for server in servers]
-        elif identifier == LINK_MTU_IPV4 and not content:
-            parts.append(_option(LINK_MTU_IPV4, apn.mtu_bytes.to_bytes(2, "big")))
-    body = b"".join(parts)
-    return b"\x80" + body if body else b""
+        if identifier in answered:
+            continue
+        for told in _told(identifier, content, session, apn):
+            answered.add(identifier)
+            if len(answer) + 3 + len(told) <= ANSWER_OCTETS_MAX:
+                answer += _option(identifier, told)
+    return answer if len(answer) > 1 else b""
 
 
 def dns_request() -> bytes:
@@ -75,6 +108,54 @@ def dns_servers(answer: bytes) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _told(identifier: int, content: bytes, session: Session, apn: Apn) -> list[bytes]:
+    """The contents by which one option is answered."""
+    if identifier in (IPCP, PAP, CHAP):
+        answer = _answer_packet(identifier, content, session, apn)
+        return [answer] if answer else []
+    family = _FAMILIES.get(identifier)
+    if family is None or family == _LACKING.get(session.pdn_type):
+        return []
+    if identifier == LINK_MTU_IPV4:
+        return [apn.mtu_bytes.to_bytes(2, "big")]
+    servers: tuple[IPv4Address | IPv6Address, ...] = (*apn.dns, *apn.dns_ipv6)
+    if identifier in (P_CSCF_IPV4, P_CSCF_IPV6):
+        servers = apn.p_cscf
+    return [server.packed for server in servers if server.version == family]
+
+
+def _answer_packet(protocol: int, content: bytes, session: Session, apn: Apn) -> bytes:
+    code, identifier, data = _packet(content)
+    if protocol == IPCP and code == _CONFIGURE_REQUEST:
+        return _answer_ipcp(identifier, data, session, apn)
+    if protocol == PAP and code == _AUTHENTICATE_REQUEST:
+        return bytes((_AUTHENTICATE_ACK, identifier, 0, 5, 0))
+    if protocol == CHAP and code == _RESPONSE:
+        return bytes((_SUCCESS, identifier, 0, 4))
+    return b""
+
+
+def _answer_ipcp(identifier: int, request: bytes, session: Session, apn: Apn) -> bytes:
+    """Acknowledge, correct or reject the options of a Configure-Request (RFC 1332 §3, RFC 1877 §1). A second
+    server that is not there is the first.
+    """
+    known: dict[int, IPv4Address] = {}
+    if session.pdn_type is not PdnType.IPV6:
+        known[_IP_ADDRESS] = session.ue_address
+        if apn.dns:
+            known |= {_PRIMARY_DNS: apn.dns[0], _SECONDARY_DNS: apn.dns[:2][-1]}
+    rejected, corrected, accepted = b"", b"", b""
+    for kind, option in _ipcp_options(request):
+        if kind not in known:
+            rejected += option
+        elif option[2:] != known[kind].packed:
+            corrected += bytes((kind, 6)) + known[kind].packed
+        else:
+            accepted += option
+    code, options = (_REJECT, rejected) if rejected else (_NAK, corrected) if corrected else (_ACK, accepted)
+    return bytes((code, identifier)) + (4 + len(options)).to_bytes(2, "big") + options
+
+
 def _options(value: bytes) -> Iterator[tuple[int, bytes]]:
     at = 1
     for _ in range(OPTIONS_MAX):
@@ -91,25 +172,27 @@ def _option(identifier: int, content: bytes) -> bytes:
     return identifier.to_bytes(2, "big") + bytes((len(content),)) + content
 
 
-def _answer_ipcp(request: bytes, servers: Sequence[IPv4Address]) -> bytes:
-    """Acknowledge, correct or reject the options of a Configure-Request (RFC 1332 §3, RFC 1877 §1)."""
-    if len(request) < 4 or request[0] != _CONFIGURE_REQUEST:
-        return b""
-    known = dict(zip((_PRIMARY_DNS, _SECONDARY_DNS), servers, strict=False))
-    rejected, corrected, accepted = b"", b"", b""
-    for kind, option in _ipcp_options(request):
-        if kind not in known:
-            rejected += option
-        elif option[2:] != known[kind].packed:
-            corrected += bytes((kind, 6)) + known[kind].packed
-        else:
-            accepted += option
-    code, options = (_REJECT, rejected) if rejected else (_NAK, corrected) if corrected else (_ACK, accepted)
-    return bytes((code, request[1])) + (4 + len(options)).to_bytes(2, "big") + options
+def _packet(content: bytes) -> tuple[int, int, bytes]:
+    """Code, identifier and data of a PPP packet (RFC 1661 §5); code 0 when its length lies."""
+    length = int.from_bytes(content[2:4], "big")
+    if not 4 <= length <= len(content):
+        return 0, 0, b""
+    return content[0], content[1], content[4:length]
+
+
+def _counted(data: bytes) -> tuple[bytes, bytes]:
+    """What stands after its length, and the rest; both empty when the length lies."""
+    if not data or 1 + data[0] > len(data):
+        return b"", b""
+    return data[1 : 1 + data[0]], data[1 + data[0] :]
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
 
 
 def _ipcp_options(request: bytes) -> Iterator[tuple[int, bytes]]:
-    at, end = 4, min(int.from_bytes(request[2:4], "big"), len(request))
+    at, end = 0, len(request)
     while at + 2 <= end and 2 <= request[at + 1] <= end - at:
         yield request[at], request[at : at + request[at + 1]]
         at += request[at + 1]

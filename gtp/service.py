@@ -195,6 +195,7 @@ class GtpDoor:
                     restart_counter=wish.ends.restart_counter,
                 ),
                 requested_address=wish.address,
+                requested_prefix=wish.prefix,
                 proof=wish.credentials.prove if wish.credentials else None,
                 pdn_type=wish.pdn_type,
                 qos=wish.qos,

@@ -4,6 +4,8 @@ Rule: what cannot be read raises ``RemoteProtocolError`` without a cause, or is 
 the version that asked knows which element it was.
 """
 
+from ipaddress import IPv6Address, IPv6Network
+
 from core.errors import LocalProtocolError, RemoteProtocolError
 
 APN_OCTETS_MAX = 100
@@ -85,6 +87,20 @@ def decode_plmn(value: bytes) -> str:
     if any(digit > 9 for digit in mcc + mnc):
         return ""
     return "".join(map(str, mcc + mnc))
+
+
+def device_ipv6(prefix: IPv6Network) -> IPv6Address:
+    """What a device is told of its /64: the lower half is the interface identifier that it shall use, so that
+    it is not the gateway's, which is 1 (TS 29.061 §11.2.1.3).
+    """
+    return prefix[2]
+
+
+def asked_prefix(address: IPv6Address | None) -> IPv6Network | None:
+    """The /64 that a device wants; ``None`` when it names an interface identifier alone, or nothing."""
+    if address is None or address.is_link_local or not any(address.packed[:8]):
+        return None
+    return IPv6Network((address, 64), strict=False)
 
 
 def _is_label(label: bytes) -> bool:

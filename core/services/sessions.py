@@ -77,7 +77,9 @@ class Sessions:
         self._statics = statics
         self._clock = clock
         self._entropy = entropy
-        self._authoriser = Authoriser(store=store, statics=statics, clock=clock, apns=apns)
+        self._authoriser = Authoriser(
+            store=store, statics=statics, clock=clock, apns=apns, prefixes=gateway.prefixes
+        )
         self._history = SessionHistory(
             store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id
         )

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from core.domain.session import NOWHERE, Access, Session
+from core.domain.session import NOWHERE, Access, PdnType, Session
 from core.errors import RemoteProtocolError
+from gtp import values
 from gtp.contexts import Context, ContextEvent
 from gtp.endpoint import Asked, GtpEndpoint, Pending
 from gtp.events import (
@@ -17,7 +18,7 @@ from gtp.events import (
     SessionWish,
     UpdateRequested,
 )
-from gtp.pco import answer_options
+from gtp.pco import answer_options, credentials
 from gtp.transaction import Peer, RequestKey
 from gtp.v1 import message
 from gtp.v1.cause import CAUSE_OF_REFUSAL, Cause
@@ -97,11 +98,8 @@ class GtpV1Gateway(GtpEndpoint):
     def _asked_create(self, token: int, addr: Peer, header: Header) -> Asked:
         create = message.decode_create_request(header.payload)
         address = create.end_user_address
-        if address.organisation != EndUserAddress.IETF or address.number not in (
-            EndUserAddress.IPV4,
-            EndUserAddress.IPV4V6,
-        ):
-            raise RemoteProtocolError("only IPv4 is offered", cause=Cause.UNKNOWN_PDP_ADDRESS_OR_PDP_TYPE)
+        if address.pdn_type is None:
+            raise RemoteProtocolError("PDP type", cause=Cause.UNKNOWN_PDP_ADDRESS_OR_PDP_TYPE)
         wish = SessionWish(
             imsi=create.imsi,
             apn=create.apn,
@@ -117,9 +115,20 @@ class GtpV1Gateway(GtpEndpoint):
             msisdn=create.msisdn,
             location=create.location,
             address=address.ipv4,
+            prefix=values.asked_prefix(address.ipv6),
+            pdn_type=self._of_one_bearer(create) or address.pdn_type,
+            credentials=credentials(create.pco),
         )
         event = SessionRequested(token, addr[0], wish)
         return Asked(event, create.teid_control, create.recovery, create)
+
+    def _of_one_bearer(self, create: message.CreateRequest) -> PdnType | None:
+        """The one family of a device that asks for both through an SGSN whose bearers carry one (§7.3.2)."""
+        is_both = create.end_user_address.pdn_type is PdnType.IPV4V6
+        apn = self._apns.get(create.apn)
+        if not is_both or create.has_dual_address_bearers or apn is None:
+            return None
+        return next((one for one in (PdnType.IPV4, PdnType.IPV6) if apn.grant(one) is one), None)
 
     def _asked_update(self, token: int, addr: Peer, header: Header) -> Asked:
         update = message.decode_update_request(header.payload)
@@ -167,21 +176,27 @@ class GtpV1Gateway(GtpEndpoint):
     def _encode_created(self, sequence: int, request: message.CreateRequest, session: Session) -> bytes:
         tunnel = session.tunnel
         assert tunnel is not None, "a GTP session has a tunnel"
-        both = request.end_user_address.number == EndUserAddress.IPV4V6
         return message.encode_create_response(
             peer_teid=tunnel.peer_teid_control,
             sequence=sequence,
-            cause=Cause.NEW_PDP_TYPE_DUE_TO_NETWORK_PREFERENCE if both else Cause.REQUEST_ACCEPTED,
+            cause=self._accepting_cause(request, session),
             recovery=self._recovery,
             teid_control=tunnel.local_teid_control,
             teid_data=tunnel.local_teid_user,
             charging_id=tunnel.charging_id,
-            address=session.ue_address,
+            address=_end_user_address(session),
             control_address=self._address,
             user_address=self._address,
             qos=request.qos,
-            pco=answer_options(request.pco, self._apn_of(session)),
+            pco=answer_options(request.pco, session, self._apn_of(session)),
         )
+
+    def _accepting_cause(self, request: message.CreateRequest, session: Session) -> Cause:
+        if session.pdn_type is request.end_user_address.pdn_type:
+            return Cause.REQUEST_ACCEPTED
+        if not request.has_dual_address_bearers and PdnType.IPV4V6 in self._apn_of(session).pdn_types:
+            return Cause.NEW_PDP_TYPE_DUE_TO_SINGLE_ADDRESS_BEARER_ONLY
+        return Cause.NEW_PDP_TYPE_DUE_TO_NETWORK_PREFERENCE
 
     def _encode_updated(self, sequence: int, request: message.UpdateRequest, session: Session) -> bytes:
         tunnel = session.tunnel
@@ -215,3 +230,11 @@ class GtpV1Gateway(GtpEndpoint):
             return
         is_echo = header.message_type == MessageType.ECHO_RESPONSE
         self._take_response(sequence, addr, is_echo=is_echo, recovery=response.recovery)
+
+
+def _end_user_address(session: Session) -> EndUserAddress:
+    return EndUserAddress(
+        session.pdn_type,
+        None if session.pdn_type is PdnType.IPV6 else session.ue_address,
+        None if session.ue_prefix is None else values.device_ipv6(session.ue_prefix),
+    )

@@ -8,8 +8,9 @@ checked where they are used and say which element is at fault.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
+from core.domain.session import PdnType
 from core.errors import LocalProtocolError, RemoteProtocolError
 from gtp import values
 from gtp.v1.cause import Cause
@@ -29,6 +30,7 @@ PROTOCOL_CONFIGURATION_OPTIONS = 132
 GSN_ADDRESS = 133
 MSISDN = 134
 QUALITY_OF_SERVICE = 135
+COMMON_FLAGS = 148
 RAT_TYPE = 151
 USER_LOCATION = 152
 MS_TIME_ZONE = 153
@@ -115,34 +117,41 @@ def decode_gsn_address(value: bytes) -> IPv4Address:
 
 @dataclass(frozen=True, slots=True)
 class EndUserAddress:
-    """§7.7.27: PDP type organisation (1 = IETF) and number (0x21 IPv4, 0x57 IPv6, 0x8D both), address."""
+    """§7.7.27: the PDP type, ``None`` when it is none of the IETF's, and the addresses in it, if any."""
 
-    organisation: int
-    number: int
-    ipv4: IPv4Address | None
+    pdn_type: PdnType | None
+    ipv4: IPv4Address | None = None
+    ipv6: IPv6Address | None = None
 
-    IETF = 1
-    IPV4 = 0x21
-    IPV6 = 0x57
-    IPV4V6 = 0x8D
+
+_IETF = 1
+_PDP_TYPES = {0x21: PdnType.IPV4, 0x57: PdnType.IPV6, 0x8D: PdnType.IPV4V6}
+_PDP_NUMBERS = {pdn_type: number for number, pdn_type in _PDP_TYPES.items()}
+_ADDRESS_OCTETS = {PdnType.IPV4: (0, 4), PdnType.IPV6: (0, 16), PdnType.IPV4V6: (0, 4, 16, 20)}
 
 
 def decode_end_user_address(value: bytes) -> EndUserAddress:
     """Raises ``RemoteProtocolError`` (cause 201) when the address has no length that its type may have."""
     if len(value) < 2:
         raise _incorrect(END_USER_ADDRESS)
-    organisation, number, address = value[0] & 15, value[1], value[2:]
-    carries_ipv4 = number in (EndUserAddress.IPV4, EndUserAddress.IPV4V6)
-    if carries_ipv4 and len(address) not in (0, 4, 16, 20):
+    pdn_type, address = _PDP_TYPES.get(value[1]), value[2:]
+    if value[0] & 15 != _IETF or pdn_type is None:
+        return EndUserAddress(None)
+    if len(address) not in _ADDRESS_OCTETS[pdn_type]:
         raise _incorrect(END_USER_ADDRESS)
-    has_ipv4 = carries_ipv4 and len(address) in (4, 20)
-    ipv4 = IPv4Address(address[:4]) if has_ipv4 and any(address[:4]) else None
-    return EndUserAddress(organisation, number, ipv4)
+    ipv4, ipv6 = address[: len(address) % 16], address[len(address) % 16 :]
+    return EndUserAddress(
+        pdn_type,
+        IPv4Address(ipv4) if any(ipv4) else None,
+        IPv6Address(ipv6) if any(ipv6) else None,
+    )
 
 
-def encode_end_user_address(address: IPv4Address | None) -> bytes:
-    """An IPv4 end user address; empty: to be given by the network."""
-    return b"\xf1\x21" + (address.packed if address else b"")
+def encode_end_user_address(address: EndUserAddress) -> bytes:
+    """Without an address: to be given by the network."""
+    assert address.pdn_type is not None, "only the IETF's types are spoken"
+    packed = [each.packed for each in (address.ipv4, address.ipv6) if each is not None]
+    return bytes((0xF0 | _IETF, _PDP_NUMBERS[address.pdn_type])) + b"".join(packed)
 
 
 def encode_msisdn(digits: str) -> bytes:

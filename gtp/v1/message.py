@@ -57,6 +57,8 @@ MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
 """§7.3.1, §7.3.3, §7.3.5, §7.2.2. IMSI, APN and control TEID are conditional in the tables there and
 present in every first activation; a secondary activation is told by its Linked NSAPI and refused apart."""
 
+_DUAL_ADDRESS_BEARER = 0x80
+"""Of the Common Flags (§7.7.48)."""
 _RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE"}
 
 
@@ -78,6 +80,7 @@ class CreateRequest:
     imei: str = ""
     location: Location = NOWHERE
     pco: bytes = b""
+    has_dual_address_bearers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,7 @@ def decode_create_request(payload: bytes) -> CreateRequest:
         imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
         location=_location(elements),
         pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
+        has_dual_address_bearers=_has_flag(elements, _DUAL_ADDRESS_BEARER),
     )
 
 
@@ -227,7 +231,7 @@ def encode_create_response(
     teid_control: int,
     teid_data: int,
     charging_id: int,
-    address: IPv4Address,
+    address: ie.EndUserAddress,
     control_address: IPv4Address,
     user_address: IPv4Address,
     qos: bytes,
@@ -317,6 +321,11 @@ def _gsn_addresses(elements: ie.Elements) -> tuple[IPv4Address, IPv4Address]:
     """For signalling and for user traffic, in this order (§7.3.1); one alone serves both."""
     addresses = elements[ie.GSN_ADDRESS]
     return ie.decode_gsn_address(addresses[0]), ie.decode_gsn_address(addresses[min(1, len(addresses) - 1)])
+
+
+def _has_flag(elements: ie.Elements, flag: int) -> bool:
+    flags = ie.first(elements, ie.COMMON_FLAGS)
+    return bool(flags and flags[0] & flag)
 
 
 def _recovery(elements: ie.Elements) -> int | None:

@@ -18,7 +18,7 @@ from gtp.events import (
     SessionWish,
     UpdateRequested,
 )
-from gtp.pco import answer_options
+from gtp.pco import answer_options, credentials
 from gtp.transaction import Peer, RequestKey
 from gtp.v2 import ie, message
 from gtp.v2.cause import CAUSE_OF_REFUSAL, Cause
@@ -105,6 +105,7 @@ class GtpV2Gateway(GtpEndpoint):
             msisdn=create.msisdn,
             location=create.location,
             address=create.address,
+            credentials=credentials(create.pco) or credentials(create.epco) or credentials(create.apco),
         )
         event = SessionRequested(token, addr[0], wish)
         return Asked(event, create.control.teid, create.recovery, create)
@@ -160,6 +161,7 @@ class GtpV2Gateway(GtpEndpoint):
         tunnel = session.tunnel
         assert tunnel is not None, "a GTP session has a tunnel"
         both = request.pdn_type == ie.PDN_IPV4V6
+        apn = self._apn_of(session)
         return message.Created(
             cause=Cause.NEW_PDN_TYPE_DUE_TO_NETWORK_PREFERENCE if both else Cause.REQUEST_ACCEPTED,
             control=ie.FTeid(ie.S5_S8_PGW_GTP_C, tunnel.local_teid_control, self._address),
@@ -167,8 +169,9 @@ class GtpV2Gateway(GtpEndpoint):
             address=session.ue_address,
             charging_id=tunnel.charging_id,
             recovery=self._recovery,
-            pco=answer_options(request.pco, self._apn_of(session)),
-            epco=answer_options(request.epco, self._apn_of(session)),
+            pco=answer_options(request.pco, session, apn),
+            apco=answer_options(request.apco, session, apn),
+            epco=answer_options(request.epco, session, apn),
         )
 
     def _encode_release(self, context: Context, sequence: int) -> bytes:

@@ -54,6 +54,7 @@ class CreateSessionRequest:
     imei: str = ""
     location: Location = NOWHERE
     pco: bytes = b""
+    apco: bytes = b""
     epco: bytes = b""
 
 
@@ -86,6 +87,7 @@ class Created:
     charging_id: int
     recovery: int
     pco: bytes
+    apco: bytes
     epco: bytes
 
 
@@ -114,6 +116,7 @@ def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
         imei=values.decode_imei(ie.optional(elements, ie.MEI)),
         location=_location(elements),
         pco=ie.optional(elements, ie.PCO),
+        apco=ie.optional(elements, ie.APCO),
         epco=ie.optional(elements, ie.EPCO),
     )
 
@@ -195,6 +198,8 @@ def encode_create_session_response(
         elements.append(ie.encode_element(ie.AMBR, request.ambr))
     if created.pco:
         elements.append(ie.encode_element(ie.PCO, created.pco))
+    if created.apco:
+        elements.append(ie.encode_element(ie.APCO, created.apco))
     if created.epco:
         elements.append(ie.encode_element(ie.EPCO, created.epco))
     elements.append(ie.encode_group(ie.BEARER_CONTEXT, bearer))

@@ -2,6 +2,7 @@
 
 from ipaddress import IPv4Address
 
+from core.domain.session import PdnType
 from core.ports.network import Address
 from gtp import values
 from gtp.pco import dns_request, dns_servers
@@ -36,7 +37,7 @@ class Sgsn(GtpPeer[Response]):
             *self._end_elements(context),
             (ie.IMSI, values.encode_tbcd(context.imsi, 8)),
             (ie.SELECTION_MODE, b"\xfc"),
-            (ie.END_USER_ADDRESS, ie.encode_end_user_address(None)),
+            (ie.END_USER_ADDRESS, ie.encode_end_user_address(ie.EndUserAddress(PdnType.IPV4))),
             (ie.ACCESS_POINT_NAME, values.encode_apn(context.apn)),
             (ie.PROTOCOL_CONFIGURATION_OPTIONS, dns_request()),
             (ie.RAT_TYPE, b"\x06"),

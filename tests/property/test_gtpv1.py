@@ -1,17 +1,19 @@
 """Whatever arrives: a result, the protocol's own error, or silence; and what is encoded comes back."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.domain.session import PdnType
 from core.errors import RemoteProtocolError
 from gtp import values
-from gtp.pco import answer_options, dns_servers
+from gtp.pco import ANSWER_OCTETS_MAX, answer_options, credentials, dns_servers
 from gtp.v1 import ie
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header, encode_header
-from tests.support.gtp import APN, SGSN, create_request, delete_request, update_request
+from tests.support.gtp import APN, SGSN, create_request, delete_request, session, update_request
 
 MESSAGES = (create_request(), update_request(0xA0000001, 2), delete_request(0xA0000001, 3))
 
@@ -89,8 +91,9 @@ def test_apns_of_any_octets_decode_or_are_incorrect(value: bytes) -> None:
         assert error.cause == 201
 
 
-@given(st.binary(max_size=300))
-def test_options_of_any_octets_are_answered(asked: bytes) -> None:
-    answer = answer_options(asked, APN)
-    assert len(answer) <= 1 + 16 * (3 + 16)
+@given(st.binary(max_size=300), st.sampled_from(PdnType))
+def test_options_of_any_octets_are_answered(asked: bytes, pdn_type: PdnType) -> None:
+    answer = answer_options(asked, replace(session(), pdn_type=pdn_type), APN)
+    assert len(answer) <= ANSWER_OCTETS_MAX
     dns_servers(answer)
+    credentials(asked)

@@ -189,20 +189,6 @@ def test_a_broken_optional_element_never_refuses_a_session(position: int, broken
     assert len(answer) < 300
 
 
-@pytest.mark.parametrize(
-    ("pdp_type", "cause"),
-    [(b"\xf1\x57", 220), (b"\xf0\x01", 220), (b"\xf1\x8d", 129), (b"\xf1\x21", 128)],
-)
-def test_what_is_not_ipv4_is_refused_or_given_ipv4(pdp_type: bytes, cause: int) -> None:
-    machine = gateway()
-    body = b"".join(create_elements(pdp_type=pdp_type))
-    machine.receive_datagram(message(16, 0, 1, body), SGSN, 0)
-    if (event := machine.next_event()) is not None:
-        assert isinstance(event, SessionRequested)
-        machine.answer(event.token, Accepted(session()), 0)
-    assert cause_of(only_answer(machine)) == cause
-
-
 def test_a_secondary_context_is_refused_cleanly() -> None:
     machine = gateway()
     elements = create_elements()

@@ -1,0 +1,156 @@
+"""GTPv1 before a whole node in virtual time: an SGSN of raw datagrams, the real session service behind."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
+
+import pytest
+
+from core.domain.account import Group
+from core.domain.session import Access, PdnType, SessionEventKind
+from core.ports.network import Address, DatagramSocket
+from gtp.v1.header import decode_header
+from gtp.v1.ie import Elements, decode_elements
+from loadtest.world import GATEWAY, OPERATOR
+from tests.support.gtp import create_elements, message, tlv
+from tests.unit.test_radius_door import Stage, played
+
+BOTH = b"\xf1\x8d"
+DUAL_ADDRESS_BEARERS = tlv(0x94, b"\x80")
+
+
+class RawPeer:
+    """Sends datagrams as they are and keeps what comes back."""
+
+    def __init__(self, socket: DatagramSocket, got: list[bytes]) -> None:
+        self._socket = socket
+        self._got = got
+
+    async def ask(self, data: bytes) -> bytes:
+        """The last that came within a second."""
+        self._socket.send(data, (GATEWAY, 2123))
+        await asyncio.sleep(1)
+        return self._got[-1]
+
+
+@asynccontextmanager
+async def peer(stage: Stage, address: str = "127.0.1.1") -> AsyncIterator[RawPeer]:
+    got: list[bytes] = []
+
+    def receive(data: bytes, _: Address) -> None:
+        got.append(data)
+
+    socket = await stage.network.open_datagram((address, 2123), receive)
+    yield RawPeer(socket, got)
+    socket.close()
+
+
+def create(
+    sequence: int, *more: bytes, pdp_type: bytes = b"\xf1\x21", pco: bytes = b"", nsapi: int = 5
+) -> bytes:
+    elements = create_elements(pdp_type=pdp_type, nsapi=nsapi)
+    elements[0] = b"\x02" + bytes.fromhex("44100000000000f0")
+    elements[8] = tlv(0x84, b"\x80" + pco)
+    return message(16, 0, sequence, b"".join([*elements, *more]))
+
+
+def elements_of(answer: bytes) -> Elements:
+    return decode_elements(decode_header(answer).payload)
+
+
+def cause_of(answer: bytes) -> int:
+    return elements_of(answer)[1][0][0]
+
+
+@played
+async def test_sessions_of_each_pdp_type_are_opened(stage: Stage) -> None:
+    async with peer(stage) as sgsn:
+        for sequence, (pdp_type, expected) in enumerate(
+            ((b"\xf1\x21", PdnType.IPV4), (b"\xf1\x57", PdnType.IPV6), (BOTH, PdnType.IPV4V6))
+        ):
+            answer = await sgsn.ask(create(sequence, DUAL_ADDRESS_BEARERS, pdp_type=pdp_type))
+            assert cause_of(answer) == 128
+            (session,) = stage.open_sessions()
+            assert session.pdn_type is expected
+            told = elements_of(answer)[0x80][0]
+            assert told[:2] == pdp_type
+            if expected is not PdnType.IPV6:
+                assert told[2:6] == session.ue_address.packed
+            if expected is not PdnType.IPV4:
+                assert session.ue_prefix is not None
+                assert IPv6Address(told[-16:]) in session.ue_prefix
+
+
+@played
+async def test_a_static_prefix_is_given_to_its_own_sim_alone(stage: Stage) -> None:
+    own = IPv6Network("2001:db8:100:9::/64")
+    async with peer(stage) as sgsn:
+        wants = b"\xf1\x57" + own[0].packed
+        assert cause_of(await sgsn.ask(create(1, pdp_type=wants))) == 200
+        sims = stage.node._world.store.sims
+        await sims.put(replace(stage.sims[0].sim, static_address=IPv4Address("10.127.0.9")))
+        assert cause_of(await sgsn.ask(create(2, pdp_type=b"\xf1\x57" + own[2**64 - 1].packed))) == 128
+        assert stage.open_sessions()[0].ue_prefix == own
+        assert (
+            cause_of(await sgsn.ask(create(3, pdp_type=b"\xf1\x57" + IPv6Address("2001:db8::9").packed)))
+            == 200
+        )
+
+
+async def demand_password(stage: Stage) -> None:
+    store, now = stage.node._world.store, stage.clock.now()
+    secret = {"SoracomAir": {"authentication": {"username": "meter", "password": "open sesame"}}}
+    await store.groups.put(Group("group", OPERATOR, now, now, secret))
+    await store.sims.put(replace(stage.sims[0].sim, group_id="group"))
+
+
+def pap(password: bytes) -> bytes:
+    data = b"\x05meter" + bytes((len(password),)) + password
+    return b"\xc0\x23" + bytes((4 + len(data), 1, 1, 0, 4 + len(data))) + data
+
+
+def chap(password: bytes) -> bytes:
+    digest = hashlib.md5(b"\x07" + password + b"challenge").digest()  # noqa: S324 - RFC 1994
+    asked = b"\1\7\0\x0e\x09challenge"
+    shown = b"\2\7\0\x1a\x10" + digest + b"meter"
+    return b"\xc2\x23" + bytes((len(asked),)) + asked + b"\xc2\x23" + bytes((len(shown),)) + shown
+
+
+@played
+async def test_a_group_may_demand_a_password_by_pap_or_chap(stage: Stage) -> None:
+    await demand_password(stage)
+    async with peer(stage) as sgsn:
+        for sequence, wrong in enumerate((b"", pap(b"wrong"), chap(b"wrong"), pap(b"")), 1):
+            answer = await sgsn.ask(create(sequence, pco=wrong))
+            assert (cause_of(answer), decode_header(answer).teid) == (209, 0x2001)
+        assert stage.open_sessions() == []
+        sessions = stage.node.held["vg-1"].sessions
+        assert sessions.attaches[Access.GTPV1]["wrong_password"] == 4
+        sim_id = stage.sims[0].sim.sim_id
+        events = await stage.node._world.store.sessions.events(
+            sim_id, since=stage.clock._epoch, until=stage.clock.now(), after=""
+        )
+        assert {(event.kind, event.cause) for event in events.items} == {
+            (SessionEventKind.REJECTED, "wrong_password")
+        }
+        for sequence, right in ((8, pap(b"open sesame")), (9, chap(b"open sesame"))):
+            assert cause_of(await sgsn.ask(create(sequence, pco=right))) == 128
+
+
+@pytest.mark.parametrize("nsapi", [5, 6])
+def test_a_create_for_the_same_imsi_and_nsapi_replaces(nsapi: int) -> None:
+    @played
+    async def script(stage: Stage) -> None:
+        async with peer(stage) as sgsn:
+            first = elements_of(await sgsn.ask(create(1)))
+            (before,) = stage.open_sessions()
+            second = elements_of(await sgsn.ask(create(2, nsapi=nsapi)))
+            assert first[17] != second[17]
+            left = [session.session_id for session in stage.open_sessions()]
+            assert (before.session_id in left) == (nsapi != 5)
+            assert len(left) == (1 if nsapi == 5 else 2)
+
+    script()  # type: ignore[call-arg]  # the stage is the decorator's

@@ -79,6 +79,7 @@ class Served:
     module: str = "core.cli"
     """What is run: another version of the same command in its place."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    ready_timeout_s: float = READY_TIMEOUT_S
     process: asyncio.subprocess.Process | None = None
     ready_after_s: float = 0.0
     entries: str = ""
@@ -123,7 +124,7 @@ class Served:
             )
         assert self.process.stdout is not None
         try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
+            async with asyncio.timeout(self.ready_timeout_s):
                 line = await self.process.stdout.readline()
         except TimeoutError:
             await self.kill()

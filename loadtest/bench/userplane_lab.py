@@ -17,6 +17,7 @@ from typing import IO, Any
 PEER = "10.99.0.100"
 OSMO = "10.99.0.1"
 OURS = "10.99.0.2"
+OURS_VOLATILE = "10.99.0.3"
 FAR = "10.98.0.2"
 SINK = "10.98.1.1"
 """Behind ``inet``, which does not forward: counted as received by its device, then dropped."""
@@ -78,7 +79,10 @@ class Lab:
         for name in ("ran", "gw", "inet"):
             _run("ip", "netns", "add", self._name(name))
             self._ip(name, "link", "set", "lo", "up")
-        self._link(("ran", "r0", (f"{PEER}/24",)), ("gw", "g0", (f"{OSMO}/24", f"{OURS}/24")))
+        self._link(
+            ("ran", "r0", (f"{PEER}/24",)),
+            ("gw", "g0", tuple(f"{each}/24" for each in (OSMO, OURS, OURS_VOLATILE))),
+        )
         self._link(("inet", "i0", (f"{FAR}/24",)), ("gw", "g1", ("10.98.0.1/24",)))
         self._ip("gw", "route", "add", "10.98.1.0/24", "via", FAR)
         self._ip("inet", "route", "add", "default", "via", "10.98.0.1")
@@ -92,6 +96,11 @@ class Lab:
         command = ["taskset", "-c", str(cpu), program, "-c", str(configuration)]
         return self._start("gw", command).pid
 
+    def start_module(self, namespace: str, module: str, *arguments: str, cpu: int) -> "Child":
+        """A module of the benchmarks, pinned."""
+        command = ["taskset", "-c", str(cpu), sys.executable, "-m", module, *arguments]
+        return Child(self._start(namespace, command))
+
     def start_child(self, namespace: str, role: str, ask: dict[str, Any]) -> "Child":
         """One of ``userplane_children``."""
         process = self._start(namespace, [sys.executable, "-m", "loadtest.bench.userplane_children", role])
@@ -104,12 +113,16 @@ class Lab:
         output = self._ip(namespace, "-s", "-j", "link", "show", "dev", device)
         return int(json.loads(output)[0]["stats64"]["rx"]["packets"])
 
+    def inside(self, namespace: str) -> tuple[str, ...]:
+        """What a command is prefixed with to run in a namespace."""
+        return ("nsenter", f"--net=/run/netns/{self._name(namespace)}")
+
     def _start(self, namespace: str, command: Sequence[str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self._name(namespace)}", *command],
+            [*self.inside(namespace), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if "taskset" in command else None,
+            stderr=None if sys.executable in command else subprocess.DEVNULL,
             text=True,
         )
         self._processes.append(process)
@@ -151,6 +164,10 @@ class Child:
         if not line:
             raise RuntimeError("a process of the benchmark ended early; its message stands above")
         return json.loads(line)
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._process.wait()
 
     def end_input(self) -> None:
         """Ask it to end."""

@@ -260,6 +260,15 @@ async def test_events_wait_in_the_outbox_until_they_are_sent(world: World) -> No
     assert await sessions.outbox("vg-1", limit=10) == [other]
 
 
+async def test_more_events_are_sent_at_once_than_a_batch_has_writes(world: World) -> None:
+    sims = [sim_of(number, operator_id="OP1") for number in range(5 * BATCH_WRITES_MAX)]
+    events = [event_of(sim, number) for number, sim in enumerate(sims)]
+    for sim, event in zip(sims, events, strict=True):
+        await world.store.sessions.put(session_of(sim), event)
+    await world.store.sessions.sent("vg-1", events)
+    assert not await rows_of_outbox(world)
+
+
 async def test_an_outbox_row_without_an_event_is_ignored_and_later_removed(world: World) -> None:
     """A crash, or another version, came between the two: nobody tells what never happened."""
     sim = sim_of(1, operator_id="OP1")

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address
 from zlib import crc32
 
 from core.adapters.store.engine import (
+    BATCH_WRITES_MAX,
     SCAN_ROWS_MAX,
     Batch,
     Condition,
@@ -114,7 +115,11 @@ class WideSessions:
         for event in events:
             batches.setdefault(_outbox_bucket(event), []).append(Delete((event.event_id,)))
         await self._engine.write_all(
-            [Batch(OUTBOX, (gateway_id, bucket), tuple(deletes)) for bucket, deletes in batches.items()]
+            [
+                Batch(OUTBOX, (gateway_id, bucket), tuple(deletes[at : at + BATCH_WRITES_MAX]))
+                for bucket, deletes in batches.items()
+                for at in range(0, len(deletes), BATCH_WRITES_MAX)
+            ]
         )
 
     def _outbox_batch(self, gateway_id: str, event: SessionEvent) -> Batch:

@@ -78,13 +78,21 @@ class PeerRestarted:
 
 
 @dataclass(frozen=True, slots=True)
+class PathLost:
+    """A peer was silent for longer than its sessions are kept; these of it are over (TS 23.007 §20)."""
+
+    peer: str
+    session_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeTooLate:
     """A session was opened after its peer had given up waiting: close it again."""
 
     session_id: str
 
 
-Event = SessionRequested | UpdateRequested | DeleteRequested | PeerRestarted | OutcomeTooLate
+Event = SessionRequested | UpdateRequested | DeleteRequested | PeerRestarted | PathLost | OutcomeTooLate
 
 
 @dataclass(frozen=True, slots=True)

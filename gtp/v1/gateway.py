@@ -52,7 +52,7 @@ class GtpV1Gateway(GtpEndpoint):
         elif header.message_type in RESPONSES:
             self._receive_request(header, header.sequence, addr, now)
         elif header.message_type in (MessageType.ECHO_RESPONSE, MessageType.DELETE_PDP_CONTEXT_RESPONSE):
-            self._receive_response(header, header.sequence, addr)
+            self._receive_response(header, header.sequence, addr, now)
         else:
             self.dropped["message_not_supported"] += 1
 
@@ -195,11 +195,11 @@ class GtpV1Gateway(GtpEndpoint):
     def _encode_echo_request(self, sequence: int) -> bytes:
         return message.encode_echo_request(sequence)
 
-    def _receive_response(self, header: Header, sequence: int, addr: Peer) -> None:
+    def _receive_response(self, header: Header, sequence: int, addr: Peer, now: float) -> None:
         try:
             response = message.decode_response(MessageType(header.message_type), header.payload)
         except RemoteProtocolError:
             self.dropped["malformed_response"] += 1
             return
         is_echo = header.message_type == MessageType.ECHO_RESPONSE
-        self._take_response(sequence, addr, is_echo=is_echo, recovery=response.recovery)
+        self._take_response(sequence, addr, now, is_echo=is_echo, recovery=response.recovery)

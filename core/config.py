@@ -182,6 +182,7 @@ class GatewayConfig(_Section):
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
+    sessions_of_one_sim_max: Annotated[int, Field(ge=1, le=1_000)] = 11
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
     address_mover: Literal["none", "interface", "ec2"] = "none"

@@ -20,6 +20,7 @@ from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, Session
 from core.errors import RemoteProtocolError
+from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
 from gtp.events import (
     Accepted,
@@ -30,8 +31,9 @@ from gtp.events import (
     PeerRestarted,
     Rejected,
     SessionRequested,
+    UpdateRequested,
 )
-from gtp.partners import Partner, Partners
+from gtp.partners import OTHER, Partner, Partners
 from gtp.path import Peers
 from gtp.transaction import (
     TIMERS,
@@ -45,7 +47,8 @@ from gtp.transaction import (
 
 GTP_C_PORT = 2123
 EVENTS_MAX = 8_192
-"""Requests handed out and not yet answered; beyond it new ones are refused for want of resources."""
+"""Requests handed out and not yet answered; beyond it new ones are refused for want of resources. Those for
+new sessions have a part of it (``gtp.admission``)."""
 SHED_AFTER_S = TIMERS.shed_after_s
 """By default: a request for a session that is not decided by then is refused for want of resources, while
 its peer still waits; should it succeed later, the session is ended."""
@@ -110,6 +113,7 @@ class GtpEndpoint(ABC):
         self._responses = ResponseCache(kept_s=timers.kept_s)
         self._requests = RequestSender(first_sequence=first_sequence, bits=self.SEQUENCE_BITS, timers=timers)
         self._peers = Peers(timers=timers, asks=self._is_asked)
+        self._admission = Admission(shares_apns=len(self._apns) > 1)
         self._pending: dict[int, Pending] = {}
         self._undecided: deque[int] = deque()
         self._shed: set[int] = set()
@@ -147,6 +151,7 @@ class GtpEndpoint(ABC):
     def answer(self, token: int, outcome: Outcome, now: float) -> None:
         """Answer an event; what comes after the peer gave up is not sent, and undone where it must be."""
         pending = self._pending.pop(token)
+        self._admission.end(token)
         is_shed = token in self._shed
         if is_shed or now - pending.received > self._timers.patience_s:
             self._shed.discard(token)
@@ -264,12 +269,38 @@ class GtpEndpoint(ABC):
         return self._next_token
 
     def _hand_out(self, token: int, key: RequestKey, addr: Peer, asked: Asked, now: float) -> None:
-        """Let an event be decided."""
+        """Let an event be decided, if it may be."""
         self._hear(addr, asked.recovery, now)
-        self._pending[token] = Pending(key, addr, key[3], now, asked)
+        pending = Pending(key, addr, key[3], now, asked)
+        if (refusal := self._refusal(addr[0], asked.event)) is not None:
+            self.dropped[f"refused_{refusal.value}"] += 1
+            self._tell(pending, Rejected(refusal))
+            return
+        self._pending[token] = pending
         if isinstance(asked.event, SessionRequested):
+            self._admission.begin(token, asked.event.wish, self._payer(addr[0]))
             self._undecided.append(token)
         self._events.append(asked.event)
+
+    def _refusal(self, address: str, event: Event) -> AttachRefusal | None:
+        """Why it is not even asked whether this may be."""
+        if isinstance(event, SessionRequested | UpdateRequested):
+            ends = event.wish.ends if isinstance(event, SessionRequested) else event.ends
+            control = ends.control_address
+            if control is not None and not self._partners.may_name(address, str(control)):
+                return AttachRefusal.NOT_SUPPORTED
+        if not isinstance(event, SessionRequested):
+            return None
+        partner = self._partners.of(address)
+        if partner is None or self._partners.is_reserved(partner):
+            return AttachRefusal.CONGESTED
+        waiting, payer = len(self._pending), self._payer(address)
+        return self._admission.refusal(event.wish, payer, partner.priority, waiting=waiting, room=EVENTS_MAX)
+
+    def _payer(self, address: str) -> str:
+        """Whom a request counts against: its partner, or the address where that has no name."""
+        partner = self._partners.of(address)
+        return address if partner is None or partner.name == OTHER else partner.name
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""

@@ -25,7 +25,8 @@ class PeerEnds:
 class SessionWish:
     """A session as a peer asks for it, all of ``ends`` given; ``address``: what the device wants.
 
-    ``credentials`` are what the device showed in its protocol configuration options.
+    ``credentials`` are what the device showed in its protocol configuration options; ``is_low_priority``: it
+    said that it can wait (TS 23.401 §4.3.17.4).
     """
 
     imsi: str
@@ -39,6 +40,7 @@ class SessionWish:
     pdn_type: PdnType = PdnType.IPV4
     qos: Qos = Qos()  # noqa: RUF009 - frozen
     credentials: Credentials | None = None
+    is_low_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True)

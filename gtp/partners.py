@@ -76,6 +76,10 @@ class Partners:
         partner = self.of(address)
         return partner is not None and partner is not EVERYBODY and partner is self.of(other)
 
+    def may_name(self, address: str, other: str) -> bool:
+        """Whether it may have us answer to this other address: else we would send what nobody asked for."""
+        return self._partners == (EVERYBODY,) or self.are_one(address, other)
+
     def take(self, partner: Partner, now: float) -> bool:
         """Take a token; false when there is none, and the datagram is too much."""
         if not partner.requests_per_s:

@@ -221,6 +221,7 @@ class HeldGateway:
             clock=self._world.clock,
             entropy=self._world.entropy,
             apns=self._config.gateway.access_points,
+            of_one_sim_max=self._config.gateway.sessions_of_one_sim_max,
         )
 
     def make_door(self) -> GtpDoor:

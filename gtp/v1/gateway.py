@@ -111,6 +111,7 @@ class GtpV1Gateway(GtpEndpoint):
             msisdn=create.msisdn,
             location=create.location,
             address=address.ipv4,
+            is_low_priority=create.is_low_priority,
         )
         event = SessionRequested(token, addr[0], wish)
         return Asked(event, create.teid_control, create.recovery, create)

@@ -78,6 +78,7 @@ class CreateRequest:
     imei: str = ""
     location: Location = NOWHERE
     pco: bytes = b""
+    is_low_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def decode_create_request(payload: bytes) -> CreateRequest:
         imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
         location=_location(elements),
         pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
+        is_low_priority=bool((ie.first(elements, ie.SIGNALLING_PRIORITY) or b"\0")[0] & 1),
     )
 
 

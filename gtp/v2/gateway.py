@@ -105,6 +105,7 @@ class GtpV2Gateway(GtpEndpoint):
             msisdn=create.msisdn,
             location=create.location,
             address=create.address,
+            is_low_priority=create.is_low_priority,
         )
         event = SessionRequested(token, addr[0], wish)
         return Asked(event, create.control.teid, create.recovery, create)

@@ -55,6 +55,7 @@ class CreateSessionRequest:
     location: Location = NOWHERE
     pco: bytes = b""
     epco: bytes = b""
+    is_low_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
         location=_location(elements),
         pco=ie.optional(elements, ie.PCO),
         epco=ie.optional(elements, ie.EPCO),
+        is_low_priority=bool((ie.optional(elements, ie.SIGNALLING_PRIORITY) or b"\0")[0] & 1),
     )
 
 

@@ -41,6 +41,9 @@ ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
 """What a node must be to hold a virtual gateway that has this door."""
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
+ECHO_INTERVAL_S_MIN = 60
+"""Echo Requests are not sent more often (TS 29.060 §7.2.1, TS 23.007 §20)."""
+PARTNERS_MAX = 200
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
 
@@ -106,6 +109,22 @@ class ApnConfig(_Section):
     mtu_bytes: Annotated[int, Field(ge=1_280, le=MTU_BYTES_MAX)] = MTU_BYTES_MAX
 
 
+class PeerConfig(_Section):
+    """A roaming partner: the networks that its SGSNs, MMEs and SGWs speak GTP-C from.
+
+    With ``requests_per_s`` (0: no limit) so many datagrams are read, ``burst`` at once; the rest is dropped.
+    ``echo``: whether its peers are sent Echo Requests. ``priority``: whose new sessions are refused first
+    when there are too many at once.
+    """
+
+    name: Name
+    networks: Annotated[tuple[IPv4Network, ...], Field(min_length=1, max_length=1_000)]
+    requests_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    echo: bool = True
+    priority: Literal["low", "normal", "high"] = "normal"
+
+
 class VirtualGatewayConfig(_Section):
     """One virtual gateway: the address of its doors, and its devices' addresses.
 
@@ -128,8 +147,14 @@ class GatewayConfig(_Section):
     needs them; SIMs' static addresses are of ``static_pool``. The n-th address has the n-th /64 of
     ``ue_prefixes`` (``static_prefixes``), without which there is no IPv6. An entry of ``apns`` is a name or a
     table (``ApnConfig``). With ``tun`` named, packets to the internet go through that TUN device (needs
-    NET_ADMIN), without it only the device edge is reachable. ``allowed_peers``
-    empty: all.
+    NET_ADMIN), without it only the device edge is reachable.
+
+    Who may speak GTP-C is told by ``peers``, the table of roaming partners (``PeerConfig``), and by
+    ``allowed_peers``, networks of partners without a name; both empty: everybody.
+
+    Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
+    ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
+    never); the sessions of one that does not answer are kept for ``path_keep_s``.
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
     ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
@@ -150,12 +175,40 @@ class GatewayConfig(_Section):
     dns: tuple[IPv4Address, ...] = (IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53"))
     dns_ipv6: tuple[IPv6Address, ...] = ()
     allowed_peers: tuple[IPv4Network, ...] = ()
+    peers: Annotated[tuple[PeerConfig, ...], Field(max_length=PARTNERS_MAX)] = ()
+    t3_response_s: Annotated[float, Field(ge=0.5, le=60)] = 5.0
+    n3_requests: Annotated[int, Field(ge=2, le=10)] = 4
+    echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
+    sessions_of_one_sim_max: Annotated[int, Field(ge=1, le=1_000)] = 11
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
     address_mover: Literal["none", "interface", "ec2"] = "none"
     address_interface: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z][a-zA-Z0-9_.-]{0,14})?$")] = ""
+
+    @field_validator("echo_interval_s")
+    @classmethod
+    def _check_echo(cls, interval_s: float) -> float:
+        if 0 < interval_s < ECHO_INTERVAL_S_MIN:
+            raise ValueError(f"must be 0 (none are sent) or at least {ECHO_INTERVAL_S_MIN}")
+        return interval_s
+
+    @field_validator("peers")
+    @classmethod
+    def _check_peers(cls, peers: tuple[PeerConfig, ...]) -> tuple[PeerConfig, ...]:
+        names = [each.name for each in peers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: a name must be its own")
+        widest: tuple[IPv4Network, str] | None = None
+        for network, name in sorted((network, each.name) for each in peers for network in each.networks):
+            if widest is not None and network.overlaps(widest[0]):
+                if name != widest[1]:
+                    raise ValueError(f"{name}: {network} overlaps {widest[1]}'s {widest[0]}")
+            else:
+                widest = network, name
+        return peers
 
     @field_validator("apns", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ Rules:
 - Whatever a context may go through stands in ``TRANSITIONS``; what is not there is refused.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -74,6 +75,7 @@ class Contexts:
     def __init__(self) -> None:
         self._by_teid: dict[int, Context] = {}
         self._by_session: dict[str, Context] = {}
+        self._of_peer: Counter[tuple[Access, str]] = Counter()
 
     def __len__(self) -> int:
         """How many are held."""
@@ -91,6 +93,10 @@ class Contexts:
         """The contexts that this peer controls by this protocol."""
         return (c for c in self._by_session.values() if c.access is access and c.control_address == address)
 
+    def count_of_peer(self, access: Access, address: str) -> int:
+        """How many this peer controls by this protocol."""
+        return self._of_peer.get((access, address), 0)
+
     def hold(self, session: Session) -> Context:
         """Hold the session's context, as it is now."""
         tunnel = session.tunnel
@@ -104,8 +110,11 @@ class Contexts:
             nsapi=tunnel.nsapi,
             peer_restart_counter=tunnel.peer_restart_counter,
         )
+        if (before := self._by_session.get(context.session_id)) is not None:
+            self._drop(before)
         self._by_teid[context.local_teid] = context
         self._by_session[context.session_id] = context
+        self._of_peer[context.access, context.control_address] += 1
         return context
 
     def move(self, session: Session) -> None:
@@ -113,10 +122,12 @@ class Contexts:
         tunnel, context = session.tunnel, self._by_session.get(session.session_id)
         if tunnel is None or context is None:
             return
+        self._uncount(context)
         context.access = session.access
         context.peer_teid = tunnel.peer_teid_control
         context.control_address = tunnel.peer_control_address
         context.peer_restart_counter = tunnel.peer_restart_counter
+        self._of_peer[context.access, context.control_address] += 1
 
     def step(self, context: Context, event: ContextEvent) -> bool:
         """Take a context through an event; false when its state does not allow it."""
@@ -125,6 +136,16 @@ class Contexts:
             return False
         context.state = following
         if following is ContextState.GONE:
-            self._by_teid.pop(context.local_teid, None)
-            self._by_session.pop(context.session_id, None)
+            self._drop(context)
         return True
+
+    def _drop(self, context: Context) -> None:
+        self._by_teid.pop(context.local_teid, None)
+        if self._by_session.pop(context.session_id, None) is not None:
+            self._uncount(context)
+
+    def _uncount(self, context: Context) -> None:
+        key = (context.access, context.control_address)
+        self._of_peer[key] -= 1
+        if not self._of_peer[key]:
+            del self._of_peer[key]

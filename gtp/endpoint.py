@@ -4,14 +4,14 @@ Rules:
 
 - Bytes go in by ``receive_datagram``, decisions come out by ``next_event`` and go back in by ``answer``,
   bytes come out by ``datagrams_to_send``; time is an argument.
-- A context answers to its own peer only, or to one in the same allowed network; to anybody else it does
-  not exist, so that nobody learns that a TEID is in use.
+- A context answers to its own peer only, or to one of the same partner (``gtp.partners``); to anybody else it
+  does not exist, so that nobody learns that a TEID is in use.
 - Nothing that a peer sends raises; what is dropped is counted in ``dropped`` by reason.
 """
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
@@ -20,34 +20,38 @@ from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, Session
 from core.errors import RemoteProtocolError
+from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
 from gtp.events import (
     Accepted,
     Event,
     Outcome,
     OutcomeTooLate,
+    PathLost,
     PeerRestarted,
     Rejected,
     SessionRequested,
+    UpdateRequested,
 )
+from gtp.partners import OTHER, Partner, Partners
 from gtp.path import Peers
 from gtp.transaction import (
-    N3_REQUESTS,
-    PATIENCE_S,
-    T3_RESPONSE_S,
+    TIMERS,
     Arrival,
     Peer,
     RequestKey,
     RequestSender,
     ResponseCache,
+    Timers,
 )
 
 GTP_C_PORT = 2123
 EVENTS_MAX = 8_192
-"""Requests handed out and not yet answered; beyond it new ones are refused for want of resources."""
-SHED_AFTER_S = T3_RESPONSE_S * (N3_REQUESTS - 1)
-"""A request for a session that is not decided by then is refused for want of resources, while its peer still
-waits; should it succeed later, the session is ended."""
+"""Requests handed out and not yet answered; beyond it new ones are refused for want of resources. Those for
+new sessions have a part of it (``gtp.admission``)."""
+SHED_AFTER_S = TIMERS.shed_after_s
+"""By default: a request for a session that is not decided by then is refused for want of resources, while
+its peer still waits; should it succeed later, the session is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,10 @@ class Pending:
 
 
 class GtpEndpoint(ABC):
-    """One version's machine. ``address`` is ours on both planes; ``recovery`` our restart counter."""
+    """One version's machine. ``address`` is ours on both planes; ``recovery`` our restart counter.
+
+    ``partners`` may speak to it, and so may whoever is in ``allowed_peers``.
+    """
 
     ACCESS: ClassVar[Access]
     SEQUENCE_BITS: ClassVar[int]
@@ -94,15 +101,19 @@ class GtpEndpoint(ABC):
         allowed_peers: Sequence[IPv4Network],
         first_sequence: int,
         contexts: Contexts | None = None,
+        partners: Sequence[Partner] = (),
+        timers: Timers = TIMERS,
     ) -> None:
         self._address = address
         self._recovery = recovery & 0xFF
         self._apns = {apn.name: apn for apn in apns}
-        self._allowed_peers = tuple(allowed_peers)
+        self._timers = timers
+        self._partners = Partners(partners, allowed_peers)
         self._contexts = Contexts() if contexts is None else contexts
-        self._responses = ResponseCache()
-        self._requests = RequestSender(first_sequence=first_sequence, bits=self.SEQUENCE_BITS)
-        self._peers = Peers()
+        self._responses = ResponseCache(kept_s=timers.kept_s)
+        self._requests = RequestSender(first_sequence=first_sequence, bits=self.SEQUENCE_BITS, timers=timers)
+        self._peers = Peers(timers=timers, asks=self._is_asked)
+        self._admission = Admission(shares_apns=len(self._apns) > 1)
         self._pending: dict[int, Pending] = {}
         self._undecided: deque[int] = deque()
         self._shed: set[int] = set()
@@ -120,13 +131,18 @@ class GtpEndpoint(ABC):
 
     def receive_datagram(self, data: bytes, addr: Peer, now: float) -> None:
         """Take one datagram in; never raises."""
-        if not self._is_allowed(addr[0]):
+        partner = self._partners.of(addr[0])
+        if partner is None:
             self.dropped["peer_not_allowed"] += 1
-            return
-        try:
-            self._receive(data, addr, now)
-        except RemoteProtocolError:
-            self.dropped["malformed_header"] += 1
+        elif not self._partners.take(partner, now):
+            self.dropped["rate_exceeded"] += 1
+        else:
+            try:
+                self._receive(data, addr, now)
+            except RemoteProtocolError:
+                self.dropped["malformed_header"] += 1
+            else:
+                self._peers.heard(addr[0], now)
 
     def next_event(self) -> Event | None:
         """The next thing to decide, or nothing."""
@@ -135,8 +151,9 @@ class GtpEndpoint(ABC):
     def answer(self, token: int, outcome: Outcome, now: float) -> None:
         """Answer an event; what comes after the peer gave up is not sent, and undone where it must be."""
         pending = self._pending.pop(token)
+        self._admission.end(token)
         is_shed = token in self._shed
-        if is_shed or now - pending.received > PATIENCE_S:
+        if is_shed or now - pending.received > self._timers.patience_s:
             self._shed.discard(token)
             if not is_shed:
                 self._responses.forget(pending.key)
@@ -144,7 +161,7 @@ class GtpEndpoint(ABC):
                 self._events.append(OutcomeTooLate(outcome.session.session_id))
             return
         if isinstance(outcome, Accepted):
-            self._hold(pending, outcome.session)
+            self._hold(pending, outcome.session, now)
         self._tell(pending, outcome)
 
     def _tell(self, pending: Pending, outcome: Outcome) -> None:
@@ -159,21 +176,26 @@ class GtpEndpoint(ABC):
 
     def get_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called."""
-        repeat_at, oldest = self._requests.timer(), self._oldest_undecided()
-        if oldest is None:
-            return repeat_at
-        shed_at = oldest.received + SHED_AFTER_S
-        return shed_at if repeat_at is None else min(shed_at, repeat_at)
+        oldest = self._oldest_undecided()
+        shed_at = None if oldest is None else oldest.received + self._timers.shed_after_s
+        times = (self._requests.timer(), self._peers.timer(), shed_at)
+        return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Repeat what was not answered, give up what never will be, refuse what takes too long to decide."""
         again, given_up = self._requests.expire(now)
         self._outgoing += again
         for subject in given_up:
-            self._end_request(subject)
-        while (oldest := self._oldest_undecided()) is not None and oldest.received + SHED_AFTER_S <= now:
+            self._end_request(subject, now)
+        shed_after_s = self._timers.shed_after_s
+        while (oldest := self._oldest_undecided()) is not None and oldest.received + shed_after_s <= now:
             self._shed.add(self._undecided.popleft())
             self._tell(oldest, Rejected(AttachRefusal.NO_RESOURCES))
+        due = self._peers.due(now, self._has_sessions)
+        for peer in due.lost:
+            self._events.append(PathLost(peer, tuple(each.session_id for each in self._contexts_of(peer))))
+        for peer in due.ask:
+            self._ask(peer, now)
 
     def _oldest_undecided(self) -> Pending | None:
         """The request for a session that waits longest for its decision."""
@@ -185,10 +207,12 @@ class GtpEndpoint(ABC):
 
     # -- what the session service tells ---------------------------------------------------------------
 
-    def adopt(self, session: Session) -> None:
+    def adopt(self, session: Session, now: float = 0.0) -> None:
         """Hold a context that was read back, and what its peer's restart counter was."""
         context = self._contexts.hold(session)
-        self._peers.learn(context.control_address, context.peer_restart_counter)
+        if context.peer_restart_counter is not None:
+            self._peers.learn(context.control_address, context.peer_restart_counter)
+        self._peers.watch(context.control_address, now)
 
     def release(self, session_id: str, now: float) -> None:
         """End a context from our side, by a request that is repeated until the peer answers it."""
@@ -247,12 +271,38 @@ class GtpEndpoint(ABC):
         return self._next_token
 
     def _hand_out(self, token: int, key: RequestKey, addr: Peer, asked: Asked, now: float) -> None:
-        """Let an event be decided."""
+        """Let an event be decided, if it may be."""
         self._hear(addr, asked.recovery, now)
-        self._pending[token] = Pending(key, addr, key[3], now, asked)
+        pending = Pending(key, addr, key[3], now, asked)
+        if (refusal := self._refusal(addr[0], asked.event)) is not None:
+            self.dropped[f"refused_{refusal.value}"] += 1
+            self._tell(pending, Rejected(refusal))
+            return
+        self._pending[token] = pending
         if isinstance(asked.event, SessionRequested):
+            self._admission.begin(token, asked.event.wish, self._payer(addr[0]))
             self._undecided.append(token)
         self._events.append(asked.event)
+
+    def _refusal(self, address: str, event: Event) -> AttachRefusal | None:
+        """Why it is not even asked whether this may be."""
+        if isinstance(event, SessionRequested | UpdateRequested):
+            ends = event.wish.ends if isinstance(event, SessionRequested) else event.ends
+            control = ends.control_address
+            if control is not None and not self._partners.may_name(address, str(control)):
+                return AttachRefusal.NOT_SUPPORTED
+        if not isinstance(event, SessionRequested):
+            return None
+        partner = self._partners.of(address)
+        if partner is None or self._partners.is_reserved(partner):
+            return AttachRefusal.CONGESTED
+        waiting, payer = len(self._pending), self._payer(address)
+        return self._admission.refusal(event.wish, payer, partner.priority, waiting=waiting, room=EVENTS_MAX)
+
+    def _payer(self, address: str) -> str:
+        """Whom a request counts against: its partner, or the address where that has no name."""
+        partner = self._partners.of(address)
+        return address if partner is None or partner.name == OTHER else partner.name
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""
@@ -267,16 +317,15 @@ class GtpEndpoint(ABC):
         return context if self._step(context, event) else None
 
     def _speaks_for(self, address: str, context: Context) -> bool:
-        if address == context.control_address:
-            return True
-        own, other = IPv4Address(context.control_address), IPv4Address(address)
-        return any(own in network and other in network for network in self._allowed_peers)
+        return self._partners.are_one(address, context.control_address)
 
-    def _hold(self, pending: Pending, session: Session) -> None:
+    def _hold(self, pending: Pending, session: Session, now: float) -> None:
         if isinstance(pending.asked.event, SessionRequested):
             self._contexts.hold(session)
         else:
             self._contexts.move(session)
+        if session.tunnel is not None:
+            self._peers.watch(session.tunnel.peer_control_address, now)
 
     def _apn_of(self, session: Session) -> Apn:
         """The access point of a session; one that is served no longer tells its devices nothing."""
@@ -284,48 +333,63 @@ class GtpEndpoint(ABC):
 
     # -- responses ------------------------------------------------------------------------------------
 
-    def _take_response(self, sequence: int, addr: Peer, *, is_echo: bool, recovery: int | None) -> None:
+    def _take_response(
+        self, sequence: int, addr: Peer, now: float, *, is_echo: bool, recovery: int | None
+    ) -> None:
         subject = self._requests.answered(addr[0], sequence)
         if subject is None:
             self.dropped["orphan_response"] += 1
-        elif is_echo:
-            if (counter := self._peers.hear_answer(addr[0], recovery)) is not None:
-                self._clear_older(addr[0], counter)
+            return
+        counter = self._peers.hear_answer(addr[0], recovery, now) if is_echo else None
+        if counter is not None:
+            self._clear_older(addr[0], counter)
         else:
-            self._end_request(subject)
+            self._hear(addr, recovery, now)
+        if not is_echo:
+            self._end_request(subject, now)
 
-    def _end_request(self, subject: str) -> None:
+    def _end_request(self, subject: str, now: float) -> None:
         """A request of ours was answered or given up; ``subject`` is a session id or ``echo:address``."""
         if subject.startswith("echo:"):
-            self._peers.unanswered(subject.removeprefix("echo:"))
+            self._peers.unanswered(subject.removeprefix("echo:"), now)
         elif context := self._contexts.by_session(subject):
             self._step(context, ContextEvent.RELEASE_ENDED)
 
     # -- peers ----------------------------------------------------------------------------------------
 
-    def _is_allowed(self, address: str) -> bool:
-        if not self._allowed_peers:
-            return True
-        return any(IPv4Address(address) in network for network in self._allowed_peers)
+    def _is_asked(self, peer: str) -> bool:
+        partner = self._partners.of(peer)
+        return partner is not None and partner.echo
+
+    def _has_sessions(self, peer: str) -> bool:
+        return self._contexts.count_of_peer(self.ACCESS, peer) > 0
+
+    def _contexts_of(self, peer: str) -> Iterator[Context]:
+        return self._contexts.of_peer(self.ACCESS, peer)
 
     def _counter_of(self, addr: Peer, recovery: int | None) -> int | None:
         """A peer's restart counter as it asks: it may tell it in its first message alone."""
-        return self._peers.latest(addr[0]) if recovery is None else recovery
+        return self._peers.counter_of(addr[0]) if recovery is None else recovery
 
     def _hear(self, addr: Peer, recovery: int | None, now: float) -> None:
-        if not self._peers.hear(addr[0], recovery):
-            return
+        if self._peers.hear(addr[0], recovery, now):
+            self._ask(addr[0], now)
+
+    def _ask(self, peer: str, now: float) -> None:
+        """Send an Echo Request."""
         sequence = self._requests.next_sequence()
         data = self._encode_echo_request(sequence)
-        peer = (addr[0], GTP_C_PORT)
-        if self._requests.begin(sequence, data, peer, f"echo:{addr[0]}", now):
-            self._outgoing.append((data, peer))
+        if self._requests.begin(sequence, data, (peer, GTP_C_PORT), f"echo:{peer}", now):
+            self._peers.asked(peer, now)
+            self._outgoing.append((data, (peer, GTP_C_PORT)))
+        else:
+            self._peers.unanswered(peer, now)
 
     def _clear_older(self, peer: str, counter: int) -> None:
         """What this peer held before its restart is over; what it asked for since then is not."""
         lost = tuple(
             context.session_id
-            for context in self._contexts.of_peer(self.ACCESS, peer)
+            for context in self._contexts_of(peer)
             if context.peer_restart_counter != counter
         )
         if lost:

@@ -27,7 +27,8 @@ class SessionWish:
     """A session as a peer asks for it, all of ``ends`` given; ``address`` and ``prefix``: what the device
     wants.
 
-    ``credentials`` are what the device showed in its protocol configuration options.
+    ``credentials`` are what the device showed in its protocol configuration options; ``is_low_priority``: it
+    said that it can wait (TS 23.401 §4.3.17.4).
     """
 
     imsi: str
@@ -42,6 +43,7 @@ class SessionWish:
     qos: Qos = Qos()  # noqa: RUF009 - frozen
     credentials: Credentials | None = None
     prefix: IPv6Network | None = None
+    is_low_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,21 @@ class PeerRestarted:
 
 
 @dataclass(frozen=True, slots=True)
+class PathLost:
+    """A peer was silent for longer than its sessions are kept; these of it are over (TS 23.007 §20)."""
+
+    peer: str
+    session_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeTooLate:
     """A session was opened after its peer had given up waiting: close it again."""
 
     session_id: str
 
 
-Event = SessionRequested | UpdateRequested | DeleteRequested | PeerRestarted | OutcomeTooLate
+Event = SessionRequested | UpdateRequested | DeleteRequested | PeerRestarted | PathLost | OutcomeTooLate
 
 
 @dataclass(frozen=True, slots=True)

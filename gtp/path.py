@@ -1,78 +1,252 @@
-"""What is known of each peer: its restart counter (TS 23.007 §18) and how often it was told off.
+"""What is known of each peer: its restart counter (TS 23.007 §18) and whether it can be reached (§20).
 
-Rules: a changed counter alone clears nothing, for one forged datagram could then end every session; it
-makes us ask, and only an answer to our own Echo Request that agrees confirms the restart. Tables are
-bounded; a peer beyond the bound is served but not watched.
+Rules:
+
+- A changed counter alone clears nothing, for one forged datagram could then end every session; it makes us
+  ask, and only an answer to our own Echo Request that agrees confirms the restart.
+- A counter that is older, modulo 256, is a race between datagrams and is ignored. A peer that restarted is
+  not believed to have done so again within ``FLAP_S``.
+- One Echo Request to a peer is under way at a time. A peer that left one unanswered, and of which nothing
+  was heard meanwhile, is suspect: nothing is cleared until it was so for ``path_keep_s``.
+- The table is bounded: peers without sessions are forgotten first, those heard longest ago before others.
 """
 
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from heapq import heappop, heappush
+
+from gtp.transaction import Timers
 
 PEERS_MAX = 4_096
+LOOKED_AT_MAX = 64
+"""Peers that are looked at for one to forget; where all have sessions, the new one is not known."""
 REPROOF_INTERVAL_S = 1.0
 """At most one Version Not Supported to a peer in this time (TS 29.060 §11.1.1 sets no limit; floods do)."""
+FLAP_S = 60.0
+COUNTERS = 256
+SPREAD = 0.618
+"""By this part of the echo interval the first Echo Requests of peers lie apart: not all fall together."""
 
-_DISAGREED = -1
-"""No counter: sessions that were read back name several."""
+
+class PathState(Enum):
+    """Whether a peer can be reached."""
+
+    UP = "up"
+    SUSPECT = "suspect"  # it does not answer; its sessions are kept
+    DOWN = "down"  # it was silent too long; its sessions are over
+
+
+class PathEvent(Enum):
+    """What happens to a path."""
+
+    HEARD = "heard"
+    UNANSWERED = "unanswered"
+    KEPT_LONG_ENOUGH = "kept_long_enough"
+
+
+_S, _E = PathState, PathEvent
+PATHS: Mapping[PathState, Mapping[PathEvent, PathState]] = {
+    _S.UP: {_E.HEARD: _S.UP, _E.UNANSWERED: _S.SUSPECT},
+    _S.SUSPECT: {_E.HEARD: _S.UP, _E.UNANSWERED: _S.SUSPECT, _E.KEPT_LONG_ENOUGH: _S.DOWN},
+    _S.DOWN: {_E.HEARD: _S.UP, _E.UNANSWERED: _S.DOWN},
+}
+"""``{state: {event: next state}}``; what is not there does not happen."""
 
 
 @dataclass(slots=True)
-class _PeerState:
+class PeerPath:
+    """One peer. ``confirmed`` is its restart counter, ``told`` what it told last; ``asked_at`` is when its
+    open Echo Request was sent.
+    """
+
+    path: PathState = PathState.UP
     confirmed: int | None = None
     suspected: int | None = None
+    told: int | None = None
+    restarted_at: float = float("-inf")
     reproved_at: float = float("-inf")
+    heard_at: float | None = None
+    asked_at: float | None = None
+    suspect_since: float = 0.0
+    is_keep_queued: bool = False
+    """Whether somebody will look whether it was kept long enough."""
+    rtt_s: float | None = None
+    echo_due: float | None = None
+    """When it is asked next; nothing while it has no sessions, or is not to be asked."""
+
+
+@dataclass(slots=True)
+class DueNow:
+    """Peers that are to be asked now, and those whose sessions are over."""
+
+    ask: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 class Peers:
-    """Restart counters of peers, by address."""
+    """What one version's machine knows of its peers, by address; ``asks`` tells who is sent Echo Requests."""
 
-    def __init__(self, *, capacity: int = PEERS_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        timers: Timers,
+        asks: Callable[[str], bool] = lambda _: True,
+        capacity: int = PEERS_MAX,
+    ) -> None:
+        self._timers = timers
+        self._asks = asks
         self._capacity = capacity
-        self._states: dict[str, _PeerState] = {}
+        self._states: OrderedDict[str, PeerPath] = OrderedDict()
+        self._due: list[tuple[float, str, bool]] = []
+        """When, who, and whether it is to be looked at as kept long enough, else to be asked."""
+        self._watched = 0
+        self.ignored: Counter[str] = Counter()
+        """Signs of a restart that were not believed, by reason."""
 
-    def learn(self, peer: str, recovery: int | None) -> None:
-        """What a session that was read back says of its peer. When they disagree, whatever the peer says
-        next is a sign of a restart.
-        """
-        state = self._state(peer)
-        if state is not None and recovery is not None:
-            state.confirmed = recovery if state.confirmed in (None, recovery) else _DISAGREED
+    def items(self) -> Iterator[tuple[str, PeerPath]]:
+        """Everybody who is known."""
+        return iter(self._states.items())
 
-    def latest(self, peer: str) -> int | None:
-        """The counter that the peer said last, confirmed or not."""
-        state = self._states.get(peer)
-        if state is None:
-            return None
-        latest = state.confirmed if state.suspected is None else state.suspected
-        return None if latest == _DISAGREED else latest
+    # -- what is heard --------------------------------------------------------------------------------
 
-    def hear(self, peer: str, recovery: int | None) -> bool:
-        """A request carried this counter; true when the peer must be asked to confirm it."""
+    def heard(self, peer: str, now: float) -> None:
+        """It sent something that could be read."""
+        if (state := self._state(peer)) is not None:
+            state.heard_at = now
+            state.path = PATHS[state.path][PathEvent.HEARD]
+
+    def hear(self, peer: str, recovery: int | None, now: float) -> bool:
+        """A message carried this counter; true when the peer must be asked to confirm it."""
         state = self._state(peer)
         if state is None or recovery is None:
             return False
         if state.confirmed is None:
-            state.confirmed = recovery
+            state.confirmed = state.told = recovery
             return False
-        if recovery in (state.confirmed, state.suspected):
+        if recovery in (state.confirmed, state.suspected) or not self._is_credible(state, recovery, now):
             return False
-        state.suspected = recovery
-        return True
+        if state.suspected is None:
+            state.suspected = state.told = recovery
+            return state.asked_at is None
+        return False
 
-    def hear_answer(self, peer: str, recovery: int | None) -> int | None:
-        """The answer to our Echo Request; the new counter when it confirms a restart."""
+    def hear_answer(self, peer: str, recovery: int | None, now: float) -> int | None:
+        """The answer to our Echo Request; the new counter when it confirms a restart. One that confirms
+        nothing is a sign itself: ``hear`` it then.
+        """
         state = self._states.get(peer)
-        if state is None or recovery is None or state.suspected is None:
+        if state is None:
             return None
+        if state.asked_at is not None:
+            state.rtt_s, state.asked_at = now - state.asked_at, None
         suspected, state.suspected = state.suspected, None
-        if recovery != suspected:
+        state.told = state.told if recovery is None else recovery
+        if recovery is None or recovery != suspected:
             return None
-        state.confirmed = recovery
+        state.confirmed, state.restarted_at = recovery, now
         return recovery
 
-    def unanswered(self, peer: str) -> None:
-        """Our Echo Request was not answered: nothing is confirmed, the next sign asks again."""
+    def learn(self, peer: str, recovery: int) -> None:
+        """What a session that was read back says of its peer. Where they disagree the oldest is believed, so
+        that the peer's next word is a sign of a restart, and ends what is older.
+        """
+        state = self._state(peer)
+        if state is None:
+            return
+        if state.confirmed is None or _is_newer(state.confirmed, recovery):
+            state.confirmed = recovery
+        if state.told is None or _is_newer(recovery, state.told):
+            state.told = recovery
+
+    def counter_of(self, peer: str) -> int | None:
+        """What a request without Recovery is of: the counter that the peer told last."""
+        state = self._states.get(peer)
+        return None if state is None else state.told
+
+    def _is_credible(self, state: PeerPath, recovery: int, now: float) -> bool:
+        assert state.confirmed is not None, "who is not known cannot restart"
+        if not _is_newer(recovery, state.confirmed):
+            self.ignored["recovery_older"] += 1
+        elif now - state.restarted_at < FLAP_S:
+            self.ignored["recovery_flapping"] += 1
+        else:
+            return True
+        return False
+
+    # -- asking ---------------------------------------------------------------------------------------
+
+    def asked(self, peer: str, now: float) -> None:
+        """An Echo Request was sent for the first time."""
         if state := self._states.get(peer):
-            state.suspected = None
+            state.asked_at = now
+
+    def unanswered(self, peer: str, now: float) -> None:
+        """Our Echo Request was given up: nothing is confirmed, the next sign asks again."""
+        state = self._states.get(peer)
+        if state is None:
+            return
+        asked_at, state.asked_at, state.suspected = state.asked_at, None, None
+        if state.heard_at is not None and asked_at is not None and state.heard_at >= asked_at:
+            return
+        if state.path is PathState.UP:
+            state.suspect_since = now
+            self._queue_keep(peer, state)
+        state.path = PATHS[state.path][PathEvent.UNANSWERED]
+
+    def watch(self, peer: str, now: float) -> None:
+        """It has sessions: ask it every interval from now on."""
+        interval_s = self._timers.echo_interval_s
+        if not interval_s or not self._asks(peer):
+            return
+        state = self._state(peer)
+        if state is not None and state.echo_due is None:
+            self._watched += 1
+            state.echo_due = now + interval_s * (self._watched * SPREAD % 1)
+            heappush(self._due, (state.echo_due, peer, False))
+
+    def timer(self) -> float | None:
+        """When ``due`` has something to tell."""
+        return self._due[0][0] if self._due else None
+
+    def due(self, now: float, has_sessions: Callable[[str], bool]) -> DueNow:
+        """What is to be done now; whoever has no sessions any more is watched no longer."""
+        found = DueNow()
+        while self._due and self._due[0][0] <= now:
+            _, peer, is_keep = heappop(self._due)
+            state = self._states.get(peer)
+            if state is None:
+                continue
+            if is_keep:
+                state.is_keep_queued = False
+                if has_sessions(peer) and self._is_lost(peer, state, now):
+                    found.lost.append(peer)
+            elif not has_sessions(peer):
+                state.echo_due = None
+            else:
+                state.echo_due = now + self._timers.echo_interval_s
+                heappush(self._due, (state.echo_due, peer, False))
+                if state.asked_at is None:
+                    found.ask.append(peer)
+        return found
+
+    def _queue_keep(self, peer: str, state: PeerPath) -> None:
+        if not state.is_keep_queued:
+            state.is_keep_queued = True
+            heappush(self._due, (state.suspect_since + self._timers.path_keep_s, peer, True))
+
+    def _is_lost(self, peer: str, state: PeerPath, now: float) -> bool:
+        """It may have come back meanwhile, and be suspect anew."""
+        if state.path is not PathState.SUSPECT:
+            return False
+        if state.suspect_since + self._timers.path_keep_s > now:
+            self._queue_keep(peer, state)
+            return False
+        state.path = PATHS[state.path][PathEvent.KEPT_LONG_ENOUGH]
+        return True
+
+    # -- small parts ----------------------------------------------------------------------------------
 
     def may_reprove(self, peer: str, now: float) -> bool:
         """Whether this peer may be told now that it sent nonsense."""
@@ -82,9 +256,26 @@ class Peers:
         state.reproved_at = now
         return True
 
-    def _state(self, peer: str) -> _PeerState | None:
-        if peer not in self._states:
-            if len(self._states) >= self._capacity:
-                return None
-            self._states[peer] = _PeerState()
-        return self._states[peer]
+    def _state(self, peer: str) -> PeerPath | None:
+        """Who was heard longest ago stands first."""
+        if (state := self._states.get(peer)) is not None:
+            self._states.move_to_end(peer)
+            return state
+        if len(self._states) >= self._capacity and not self._forget_one():
+            return None
+        state = self._states[peer] = PeerPath()
+        return state
+
+    def _forget_one(self) -> bool:
+        for _ in range(min(LOOKED_AT_MAX, len(self._states))):
+            peer, state = next(iter(self._states.items()))
+            if state.echo_due is None and state.asked_at is None:
+                del self._states[peer]
+                return True
+            self._states.move_to_end(peer)
+        return False
+
+
+def _is_newer(counter: int, than: int) -> bool:
+    """Ahead by less than half a turn (TS 23.007 §18: the roll-over counts)."""
+    return 0 < (counter - than) % COUNTERS < COUNTERS // 2

@@ -27,21 +27,28 @@ from gtp.events import (
     Event,
     Outcome,
     OutcomeTooLate,
+    PathLost,
     PeerEnds,
     PeerRestarted,
     Rejected,
     SessionRequested,
     UpdateRequested,
 )
+from gtp.partners import Partner
+from gtp.transaction import TIMERS, Timers
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.gateway import GtpV2Gateway
 from gtp.v2.header import VERSION as VERSION_2
+
+ENDED_AT_ONCE_MAX = 64
+"""Sessions of a lost peer that are being ended at one time."""
 
 
 class GtpDoor:
     """Serves GTPv1-C and GTPv2-C on ``address``; implements ``AccessDoor``.
 
-    ``recovery`` is the virtual gateway's restart counter; ``allowed_peers`` empty allows every peer.
+    ``recovery`` is the virtual gateway's restart counter; ``partners`` and ``allowed_peers``
+    both empty allow every peer.
     """
 
     def __init__(
@@ -55,6 +62,8 @@ class GtpDoor:
         recovery: int,
         apns: Sequence[Apn],
         allowed_peers: Sequence[IPv4Network],
+        partners: Sequence[Partner] = (),
+        timers: Timers = TIMERS,
     ) -> None:
         self._network = network
         self._address = address
@@ -70,6 +79,8 @@ class GtpDoor:
                 allowed_peers=allowed_peers,
                 first_sequence=int.from_bytes(entropy.random_bytes(3), "big"),
                 contexts=contexts,
+                partners=partners,
+                timers=timers,
             )
 
         self._v1, self._v2 = machine(GtpV1Gateway), machine(GtpV2Gateway)
@@ -107,7 +118,7 @@ class GtpDoor:
 
     async def adopt(self, session: Session) -> None:
         """Take over a session that was read back."""
-        self._machines[session.access].adopt(session)
+        self._machines[session.access].adopt(session, self._clock.monotonic())
 
     def release(self, session: Session, reason: CloseReason) -> None:
         """Ask the peer to delete the context; goes on in the background."""
@@ -158,9 +169,8 @@ class GtpDoor:
                 await self._answer(machine, event.token, self._modify(machine.ACCESS, event))
             case DeleteRequested():
                 await self._answer(machine, event.token, self._close(event))
-            case PeerRestarted():
-                for session_id in event.session_ids:
-                    await self._end_unasked(session_id, CloseReason.PEER_LOST)
+            case PeerRestarted() | PathLost():
+                await self._end_all(event.session_ids)
             case OutcomeTooLate():
                 await self._end_unasked(event.session_id, CloseReason.LATE)
 
@@ -239,6 +249,18 @@ class GtpDoor:
             await self._sessions.close(session_id, reason)
         except Refused:
             self._v1.forget(session_id)  # the table of contexts is both versions'
+
+    async def _end_all(self, session_ids: Sequence[str]) -> None:
+        """A peer's sessions, a bounded number at once: there may be as many as the gateway has."""
+        left = iter(session_ids)
+
+        async def end_some() -> None:
+            for session_id in left:
+                await self._end_unasked(session_id, CloseReason.PEER_LOST)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(ENDED_AT_ONCE_MAX):
+                tasks.create_task(end_some())
 
     async def _end_unasked(self, session_id: str, reason: CloseReason) -> None:
         with suppress(Unavailable):  # the session service goes on trying until the end is durable

@@ -2,7 +2,8 @@
 
 Rules: a request that was answered is answered again with the same bytes, never carried out twice; one
 that is still being carried out is dropped when it comes again; what we ask is repeated with the same
-bytes and sequence number, N3 times, T3 apart. Both tables are bounded.
+bytes and sequence number, N3 times, T3 apart. All tables are bounded: of answers the oldest is forgotten for
+the newest, what is being carried out is never forgotten for something else.
 """
 
 from collections import OrderedDict
@@ -11,12 +12,43 @@ from enum import Enum
 
 T3_RESPONSE_S = 5.0
 N3_REQUESTS = 4
-PATIENCE_S = T3_RESPONSE_S * (N3_REQUESTS + 1)
-"""How long a peer waits for an answer, repeats included; afterwards it has given up."""
-KEPT_S = PATIENCE_S + T3_RESPONSE_S
-"""How long an answer is kept for repeats."""
 RESPONSES_MAX = 65_536
 REQUESTS_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """The timers of TS 29.060 §7.6, TS 29.274 §7.6 and TS 23.007 §20, all in seconds.
+
+    A request is repeated ``n3_requests`` times, ``t3_response_s`` apart. ``echo_interval_s`` lies between two
+    Echo Requests to a peer with sessions, 0: none are sent; the sessions of one that does not answer are
+    kept for ``path_keep_s``.
+    """
+
+    t3_response_s: float = T3_RESPONSE_S
+    n3_requests: int = N3_REQUESTS
+    echo_interval_s: float = 0.0
+    path_keep_s: float = 14_400.0
+
+    @property
+    def patience_s(self) -> float:
+        """How long a peer waits for an answer, repeats included; afterwards it has given up."""
+        return self.t3_response_s * (self.n3_requests + 1)
+
+    @property
+    def kept_s(self) -> float:
+        """How long an answer is kept for repeats."""
+        return self.patience_s + self.t3_response_s
+
+    @property
+    def shed_after_s(self) -> float:
+        """A request for a session that is not decided by then is refused, while its peer still waits."""
+        return self.t3_response_s * (self.n3_requests - 1)
+
+
+TIMERS = Timers()
+"""As they are where nothing is configured."""
+PATIENCE_S = TIMERS.patience_s
 
 Peer = tuple[str, int]
 RequestKey = tuple[str, int, int, int]
@@ -33,44 +65,54 @@ class Arrival(Enum):
 
 
 class ResponseCache:
-    """Requests of peers and what they were answered."""
+    """Requests of peers and what they were answered, kept for ``kept_s``."""
 
-    def __init__(self, *, capacity: int = RESPONSES_MAX) -> None:
+    def __init__(self, *, capacity: int = RESPONSES_MAX, kept_s: float = TIMERS.kept_s) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[RequestKey, tuple[float, bytes | None]] = OrderedDict()
+        self._kept_s = kept_s
+        self._in_progress: OrderedDict[RequestKey, float] = OrderedDict()
+        self._answered: OrderedDict[RequestKey, tuple[float, bytes]] = OrderedDict()
 
     def __len__(self) -> int:
         """How many requests are remembered."""
-        return len(self._entries)
+        return len(self._in_progress) + len(self._answered)
 
     def arrive(self, key: RequestKey, now: float) -> tuple[Arrival, bytes]:
         """Account for a request; with ``ANSWERED`` comes the answer to repeat."""
         self._forget_old(now)
-        entry = self._entries.get(key)
-        if entry is not None:
-            response = entry[1]
-            return (Arrival.IN_PROGRESS, b"") if response is None else (Arrival.ANSWERED, response)
-        if len(self._entries) >= self._capacity:
+        if (answered := self._answered.get(key)) is not None:
+            return Arrival.ANSWERED, answered[1]
+        if key in self._in_progress:
+            return Arrival.IN_PROGRESS, b""
+        if len(self._in_progress) >= self._capacity:
             return Arrival.NO_ROOM, b""
-        self._entries[key] = (now, None)
+        self._in_progress[key] = now
         return Arrival.NEW, b""
 
     def answer(self, key: RequestKey, response: bytes) -> None:
         """Keep the answer for repeats."""
-        if key in self._entries:
-            self._entries[key] = (self._entries[key][0], response)
+        if (arrived := self._in_progress.pop(key, None)) is not None:
+            self._answered[key] = (arrived, response)
+            if len(self._answered) > self._capacity:
+                self._answered.popitem(last=False)
 
     def forget(self, key: RequestKey) -> None:
         """The request will not be answered: a repeat is carried out afresh."""
-        self._entries.pop(key, None)
+        self._in_progress.pop(key, None)
+        self._answered.pop(key, None)
 
     def _forget_old(self, now: float) -> None:
         """The oldest stand first. One in progress past its time is gone too: its peer has given up."""
-        while self._entries:
-            key = next(iter(self._entries))
-            if self._entries[key][0] + KEPT_S > now:
-                return
-            del self._entries[key]
+        while self._in_progress:
+            key = next(iter(self._in_progress))
+            if self._in_progress[key] + self._kept_s > now:
+                break
+            del self._in_progress[key]
+        while self._answered:
+            key = next(iter(self._answered))
+            if self._answered[key][0] + self._kept_s > now:
+                break
+            del self._answered[key]
 
 
 @dataclass(slots=True)
@@ -85,7 +127,15 @@ class _Request:
 class RequestSender:
     """Our own requests: numbered, repeated, matched with their answers."""
 
-    def __init__(self, *, first_sequence: int = 0, bits: int = 16, capacity: int = REQUESTS_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        first_sequence: int = 0,
+        bits: int = 16,
+        capacity: int = REQUESTS_MAX,
+        timers: Timers = TIMERS,
+    ) -> None:
+        self._timers = timers
         self._mask = (1 << bits) - 1
         self._next = first_sequence & self._mask
         self._capacity = capacity
@@ -100,7 +150,7 @@ class RequestSender:
         """Remember a request that is being sent; false when there is no room for it."""
         if len(self._open) >= self._capacity:
             return False
-        self._open[(peer[0], sequence)] = _Request(data, peer, subject, now + T3_RESPONSE_S, 1)
+        self._open[(peer[0], sequence)] = _Request(data, peer, subject, now + self._timers.t3_response_s, 1)
         return True
 
     def answered(self, peer_address: str, sequence: int) -> str | None:
@@ -119,11 +169,11 @@ class RequestSender:
         for key, request in list(self._open.items()):
             if request.due > now:
                 continue
-            if request.sent > N3_REQUESTS:
+            if request.sent > self._timers.n3_requests:
                 del self._open[key]
                 given_up.append(request.subject)
                 continue
             request.sent += 1
-            request.due = now + T3_RESPONSE_S
+            request.due = now + self._timers.t3_response_s
             again.append((request.data, request.peer))
         return again, given_up

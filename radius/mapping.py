@@ -133,6 +133,9 @@ REPLY_MESSAGES: Mapping[AttachRefusal, str] = {
     AttachRefusal.ADDRESSES_OCCUPIED: "no address free",
     AttachRefusal.STATIC_ADDRESS_UNAVAILABLE: "static address not available",
     AttachRefusal.NO_RESOURCES: "no resources",
+    AttachRefusal.CONGESTED: "too many requests",
+    AttachRefusal.APN_CONGESTED: "too many requests for this APN",
+    AttachRefusal.TOO_MANY_SESSIONS: "too many sessions of this SIM",
     AttachRefusal.UNKNOWN_SESSION: "unknown session",
     AttachRefusal.NOT_SUPPORTED: "not supported",
 }

@@ -20,7 +20,9 @@ from core.services.reported import ReportedUsage
 from core.services.sessions import LATE_S, Sessions
 from core.services.statics import EndAt, StaticAddresses
 from core.services.usage import UsageMeter
+from gtp.partners import Partner, Priority
 from gtp.service import GtpDoor
+from gtp.transaction import Timers
 from gtp.userplane.slots import Origin
 from gtp.userplane.udp import UdpUserPlane
 from radius.server import NasNetwork
@@ -219,6 +221,7 @@ class HeldGateway:
             clock=self._world.clock,
             entropy=self._world.entropy,
             apns=self._config.gateway.access_points,
+            of_one_sim_max=self._config.gateway.sessions_of_one_sim_max,
         )
 
     def make_door(self) -> GtpDoor:
@@ -233,6 +236,23 @@ class HeldGateway:
             recovery=self.gateway.restart_counter,
             apns=config.access_points,
             allowed_peers=config.allowed_peers,
+            partners=[
+                Partner(
+                    name=each.name,
+                    networks=each.networks,
+                    requests_per_s=each.requests_per_s,
+                    burst=each.burst,
+                    echo=each.echo,
+                    priority=Priority(each.priority),
+                )
+                for each in config.peers
+            ],
+            timers=Timers(
+                t3_response_s=config.t3_response_s,
+                n3_requests=config.n3_requests,
+                echo_interval_s=config.echo_interval_s,
+                path_keep_s=config.path_keep_s,
+            ),
         )
 
     def make_radius_door(self) -> RadiusDoor:

@@ -23,6 +23,9 @@ class AttachRefusal(Enum):
     ADDRESSES_OCCUPIED = "addresses_occupied"
     STATIC_ADDRESS_UNAVAILABLE = "static_address_unavailable"
     NO_RESOURCES = "no_resources"
+    CONGESTED = "congested"
+    APN_CONGESTED = "apn_congested"
+    TOO_MANY_SESSIONS = "too_many_sessions"
     UNKNOWN_SESSION = "unknown_session"
     NOT_SUPPORTED = "not_supported"
 

@@ -45,6 +45,8 @@ from core.services.session_requests import Grant, ModifySession, OpenSession
 from core.services.statics import StaticAddresses
 from core.services.usage import UsageMeter
 
+SESSIONS_OF_ONE_SIM_MAX = 11
+"""There are as many EPS bearer identities for it (TS 24.007 §11.2.3.1.5)."""
 CLOSE_RETRY_S = 1.0
 LATE_S = 60.0
 """A write of the holder before, under way when this tenure began, has arrived by then or never does."""
@@ -55,7 +57,7 @@ UNFINISHED_MAX = 100_000
 class Sessions:
     """The session service of one node and its virtual gateway. Implements ``SessionControl``.
 
-    ``apns`` are the access points that are served.
+    ``apns`` are the access points that are served; a SIM has ``of_one_sim_max`` sessions at most.
     """
 
     def __init__(
@@ -69,9 +71,11 @@ class Sessions:
         clock: Clock,
         entropy: Entropy,
         apns: Sequence[Apn],
+        of_one_sim_max: int = SESSIONS_OF_ONE_SIM_MAX,
     ) -> None:
         self._store = store
         self._gateway = gateway
+        self._of_one_sim_max = of_one_sim_max
         self._user_plane = user_plane
         self._usage = usage
         self._statics = statics
@@ -246,6 +250,7 @@ class Sessions:
                     self._demand_room()
                     permission = await self._authoriser.authorise(sim_id, request)
                     await self._close_replaced(permission.sim, request)
+                    self._demand_few(sim_id)
                     return await self._open_authorised(permission, request, undo)
                 except Refused as refusal:
                     with suppress(Unavailable):  # the refusal stands, with or without its line in the history
@@ -362,6 +367,10 @@ class Sessions:
     def _demand_room(self) -> None:
         if len(self._unfinished) >= UNFINISHED_MAX:
             raise Refused(AttachRefusal.NO_RESOURCES, "the store is behind")
+
+    def _demand_few(self, sim_id: str) -> None:
+        if len(self._of_sim.get(sim_id, ())) >= self._of_one_sim_max:
+            raise Refused(AttachRefusal.TOO_MANY_SESSIONS, f"{self._of_one_sim_max} are open")
 
     async def _open_authorised(
         self, permission: Permission, request: OpenSession, undo: AsyncExitStack

@@ -26,6 +26,7 @@ class Cause(IntEnum):
     UNKNOWN_MANDATORY_EXTENSION_HEADER = 214
     MISSING_OR_UNKNOWN_APN = 219
     UNKNOWN_PDP_ADDRESS_OR_PDP_TYPE = 220
+    APN_CONGESTION = 229
 
     @property
     def is_acceptance(self) -> bool:
@@ -46,6 +47,9 @@ CAUSE_OF_REFUSAL: Mapping[AttachRefusal, Cause] = {
     AttachRefusal.ADDRESSES_OCCUPIED: Cause.ALL_DYNAMIC_PDP_ADDRESSES_OCCUPIED,
     AttachRefusal.STATIC_ADDRESS_UNAVAILABLE: Cause.NO_RESOURCES_AVAILABLE,  # temporary: it is being freed
     AttachRefusal.NO_RESOURCES: Cause.NO_RESOURCES_AVAILABLE,
+    AttachRefusal.CONGESTED: Cause.NO_RESOURCES_AVAILABLE,
+    AttachRefusal.APN_CONGESTED: Cause.APN_CONGESTION,
+    AttachRefusal.TOO_MANY_SESSIONS: Cause.NO_RESOURCES_AVAILABLE,
     AttachRefusal.UNKNOWN_SESSION: Cause.NON_EXISTENT,
     AttachRefusal.NOT_SUPPORTED: Cause.SERVICE_NOT_SUPPORTED,
 }

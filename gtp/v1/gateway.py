@@ -53,7 +53,7 @@ class GtpV1Gateway(GtpEndpoint):
         elif header.message_type in RESPONSES:
             self._receive_request(header, header.sequence, addr, now)
         elif header.message_type in (MessageType.ECHO_RESPONSE, MessageType.DELETE_PDP_CONTEXT_RESPONSE):
-            self._receive_response(header, header.sequence, addr)
+            self._receive_response(header, header.sequence, addr, now)
         else:
             self.dropped["message_not_supported"] += 1
 
@@ -118,6 +118,7 @@ class GtpV1Gateway(GtpEndpoint):
             prefix=values.asked_prefix(address.ipv6),
             pdn_type=self._of_one_bearer(create) or address.pdn_type,
             credentials=credentials(create.pco),
+            is_low_priority=create.is_low_priority,
         )
         event = SessionRequested(token, addr[0], wish)
         return Asked(event, create.teid_control, create.recovery, create)
@@ -222,14 +223,14 @@ class GtpV1Gateway(GtpEndpoint):
     def _encode_echo_request(self, sequence: int) -> bytes:
         return message.encode_echo_request(sequence)
 
-    def _receive_response(self, header: Header, sequence: int, addr: Peer) -> None:
+    def _receive_response(self, header: Header, sequence: int, addr: Peer, now: float) -> None:
         try:
             response = message.decode_response(MessageType(header.message_type), header.payload)
         except RemoteProtocolError:
             self.dropped["malformed_response"] += 1
             return
         is_echo = header.message_type == MessageType.ECHO_RESPONSE
-        self._take_response(sequence, addr, is_echo=is_echo, recovery=response.recovery)
+        self._take_response(sequence, addr, now, is_echo=is_echo, recovery=response.recovery)
 
 
 def _end_user_address(session: Session) -> EndUserAddress:

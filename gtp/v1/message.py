@@ -81,6 +81,7 @@ class CreateRequest:
     location: Location = NOWHERE
     pco: bytes = b""
     has_dual_address_bearers: bool = False
+    is_low_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,7 @@ def decode_create_request(payload: bytes) -> CreateRequest:
         location=_location(elements),
         pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
         has_dual_address_bearers=_has_flag(elements, _DUAL_ADDRESS_BEARER),
+        is_low_priority=bool((ie.first(elements, ie.SIGNALLING_PRIORITY) or b"\0")[0] & 1),
     )
 
 

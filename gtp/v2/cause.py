@@ -28,6 +28,9 @@ class Cause(IntEnum):
     REQUEST_REJECTED = 94
     IMSI_NOT_KNOWN = 96
     CONDITIONAL_IE_MISSING = 103
+    APN_CONGESTION = 113
+    MULTIPLE_PDN_CONNECTIONS_NOT_ALLOWED = 116
+    GTP_C_ENTITY_CONGESTION = 120
 
     @property
     def is_acceptance(self) -> bool:
@@ -58,6 +61,9 @@ CAUSE_OF_REFUSAL: Mapping[AttachRefusal, Cause] = {
     AttachRefusal.ADDRESSES_OCCUPIED: Cause.ALL_DYNAMIC_ADDRESSES_OCCUPIED,
     AttachRefusal.STATIC_ADDRESS_UNAVAILABLE: Cause.NO_RESOURCES_AVAILABLE,  # temporary: it is being freed
     AttachRefusal.NO_RESOURCES: Cause.NO_RESOURCES_AVAILABLE,
+    AttachRefusal.CONGESTED: Cause.GTP_C_ENTITY_CONGESTION,
+    AttachRefusal.APN_CONGESTED: Cause.APN_CONGESTION,
+    AttachRefusal.TOO_MANY_SESSIONS: Cause.MULTIPLE_PDN_CONNECTIONS_NOT_ALLOWED,
     AttachRefusal.UNKNOWN_SESSION: Cause.CONTEXT_NOT_FOUND,
     AttachRefusal.NOT_SUPPORTED: Cause.SERVICE_NOT_SUPPORTED,
 }

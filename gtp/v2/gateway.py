@@ -53,7 +53,7 @@ class GtpV2Gateway(GtpEndpoint):
         elif header.message_type in (MessageType.ECHO_RESPONSE, MessageType.DELETE_BEARER_RESPONSE):
             is_echo = header.message_type == MessageType.ECHO_RESPONSE
             recovery = message.decode_recovery(header.payload)
-            self._take_response(header.sequence, addr, is_echo=is_echo, recovery=recovery)
+            self._take_response(header.sequence, addr, now, is_echo=is_echo, recovery=recovery)
         elif header.message_type not in RESPONSES:
             self.dropped["message_not_supported"] += 1
         elif header.teid is None:
@@ -106,6 +106,7 @@ class GtpV2Gateway(GtpEndpoint):
             location=create.location,
             address=create.address,
             credentials=credentials(create.pco) or credentials(create.epco) or credentials(create.apco),
+            is_low_priority=create.is_low_priority,
         )
         event = SessionRequested(token, addr[0], wish)
         return Asked(event, create.control.teid, create.recovery, create)

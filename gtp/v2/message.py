@@ -56,6 +56,7 @@ class CreateSessionRequest:
     pco: bytes = b""
     apco: bytes = b""
     epco: bytes = b""
+    is_low_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
         pco=ie.optional(elements, ie.PCO),
         apco=ie.optional(elements, ie.APCO),
         epco=ie.optional(elements, ie.EPCO),
+        is_low_priority=bool((ie.optional(elements, ie.SIGNALLING_PRIORITY) or b"\0")[0] & 1),
     )
 
 

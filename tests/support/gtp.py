@@ -27,10 +27,18 @@ def tlv(kind: int, value: bytes) -> bytes:
     return bytes((kind,)) + len(value).to_bytes(2, "big") + value
 
 
-def create_elements(*, recovery: int = 7, nsapi: int = 5, pdp_type: bytes = b"\xf1\x21") -> list[bytes]:
+def imsi_octets(number: int) -> bytes:
+    """The IMSI of the n-th device; the first is ``IMSI``."""
+    digits = f"44010{number:010}f"
+    return bytes(int(high + low, 16) for low, high in zip(digits[::2], digits[1::2], strict=True))
+
+
+def create_elements(
+    *, recovery: int = 7, nsapi: int = 5, pdp_type: bytes = b"\xf1\x21", device: int = 1
+) -> list[bytes]:
     """In the order of types; a test leaves one out or breaks it."""
     return [
-        b"\x02" + IMSI_OCTETS,
+        b"\x02" + imsi_octets(device),
         b"\x0e" + bytes((recovery,)),
         b"\x0f\xfc",
         b"\x10" + (0x1001).to_bytes(4, "big"),

@@ -1,6 +1,6 @@
 """GTPv2-C requests as bytes, written by position so that they do not lean on our encoder."""
 
-from tests.support.gtp import IMSI_OCTETS
+from tests.support.gtp import imsi_octets
 
 SGW = ("127.0.2.1", 2123)
 SGW_ADDRESS = bytes((127, 0, 2, 1))
@@ -29,10 +29,10 @@ def bearer_context() -> list[bytes]:
     ]
 
 
-def create_elements(*, pdn_type: int = 1, paa: bytes | None = None) -> dict[str, bytes]:
+def create_elements(*, pdn_type: int = 1, paa: bytes | None = None, device: int = 1) -> dict[str, bytes]:
     """By name; a test leaves one out or breaks it."""
     return {
-        "imsi": element(1, IMSI_OCTETS),
+        "imsi": element(1, imsi_octets(device)),
         "msisdn": element(76, bytes.fromhex("1809214365")),
         "mei": element(75, bytes.fromhex("5320000000000010")),
         "uli": element(86, bytes.fromhex("18" "44f0010001" "44f00100000001")),

@@ -29,6 +29,13 @@ def test_nothing_configured_is_the_default() -> None:
         ("[apis]\nport = 1\n", "apis: unknown key; known here: node, control, gateway"),
         ("[api]\nport = 99999\n", "api.port: Input should be less than or equal to 65535 (got 99999)"),
         ('[gateway]\naddress = "localhost"\n', "gateway.address: "),
+        ("[gateway]\necho_interval_s = 59\n", "must be 0 (none are sent) or at least 60"),
+        (
+            '[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\n'
+            '[[gateway.peers]]\nname = "b"\nnetworks = ["10.0.0.0/24", "10.1.0.0/16"]\n',
+            "gateway.peers: b: 10.0.0.0/24 overlaps a's 10.0.0.0/8",
+        ),
+        ('[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\nspeed = 1\n', "gateway.peers.0.speed: "),
         ("[api\n", "not TOML"),
         ("api = 3\n", "api: "),
     ],

@@ -7,7 +7,6 @@ import pytest
 
 from core.domain.reasons import AttachRefusal
 from gtp.contexts import TRANSITIONS, ContextEvent, ContextState
-from gtp.endpoint import EVENTS_MAX
 from gtp.events import (
     Accepted,
     DeleteRequested,
@@ -348,15 +347,6 @@ def test_other_versions_are_told_so_and_rarely() -> None:
     assert machine.dropped["version_not_supported"] == 3
     machine.receive_datagram(bytes.fromhex("4003000400000500"), SGSN, 5)
     assert machine.datagrams_to_send() == []
-
-
-def test_too_many_requests_at_once_are_refused_with_no_resources() -> None:
-    machine = gateway()
-    for number in range(EVENTS_MAX):
-        machine.receive_datagram(create_request(number), SGSN, 0)
-    machine.datagrams_to_send()
-    machine.receive_datagram(create_request(EVENTS_MAX), SGSN, 0)
-    assert cause_of(only_answer(machine)) == Cause.NO_RESOURCES_AVAILABLE
 
 
 def test_the_response_cache_is_bounded_and_forgets() -> None:

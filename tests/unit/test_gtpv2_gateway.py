@@ -8,7 +8,6 @@ import pytest
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, Session
 from gtp.contexts import Contexts
-from gtp.endpoint import EVENTS_MAX
 from gtp.events import (
     Accepted,
     DeleteRequested,
@@ -281,15 +280,6 @@ def test_an_outcome_after_the_peers_patience_is_undone() -> None:
     machine.answer(event.token, Accepted(session()), PATIENCE_S + 1)
     assert machine.next_event() == OutcomeTooLate(session().session_id)
     assert answers(machine) == []
-
-
-def test_too_many_requests_at_once_are_refused() -> None:
-    machine = gateway()
-    for sequence in range(EVENTS_MAX):
-        machine.receive_datagram(create_session(sequence), SGW, 0)
-    machine.receive_datagram(create_session(EVENTS_MAX), SGW, 0)
-    ((answer, _),) = machine.datagrams_to_send()
-    assert answer[16] == Cause.NO_RESOURCES_AVAILABLE
 
 
 def test_a_confirmed_restart_ends_the_peers_older_sessions() -> None:

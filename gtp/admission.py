@@ -1,0 +1,77 @@
+"""Which requests for sessions are taken when more come than can be decided.
+
+Rules:
+
+- Requests that change or end sessions are decided as long as there is any room; those for new sessions have a
+  part of it, by priority, so that a storm of attaches never keeps a device from leaving.
+- One peer, and one APN among several, has a part of the room: its storm is not the others'.
+- One SIM has a few requests under way, however many a peer sends for it.
+- Who is refused is told so at once by a temporary cause, and tries again later.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from core.domain.reasons import AttachRefusal
+from gtp.events import SessionWish
+from gtp.partners import Priority
+
+ROOM: dict[Priority, float] = {Priority.LOW: 0.5, Priority.NORMAL: 0.75, Priority.HIGH: 0.875}
+"""How full it may be for a new session of this priority."""
+PART_OF_ONE = 0.625
+"""Of the room, for one peer or one APN."""
+OF_ONE_SIM_MAX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a request counts against."""
+
+    peer: str
+    apn: str
+    imsi: str
+
+
+class Admission:
+    """The requests for sessions that are being decided; ``shares_apns``: more than one APN is served."""
+
+    def __init__(self, *, shares_apns: bool) -> None:
+        self._shares_apns = shares_apns
+        self._of_peer: Counter[str] = Counter()
+        self._of_apn: Counter[str] = Counter()
+        self._of_sim: Counter[str] = Counter()
+        self._claims: dict[int, Claim] = {}
+
+    def refusal(
+        self, wish: SessionWish, peer: str, priority: Priority, *, waiting: int, room: int
+    ) -> AttachRefusal | None:
+        """Why this one is not taken, while ``waiting`` of ``room`` requests are being decided."""
+        if wish.is_low_priority:
+            priority = Priority.LOW
+        if self._of_sim[wish.imsi] >= OF_ONE_SIM_MAX:
+            return AttachRefusal.CONGESTED
+        if waiting >= room * ROOM[priority] or self._of_peer[peer] >= room * PART_OF_ONE:
+            return AttachRefusal.CONGESTED
+        if self._shares_apns and self._of_apn[wish.apn] >= room * PART_OF_ONE:
+            return AttachRefusal.APN_CONGESTED
+        return None
+
+    def begin(self, token: int, wish: SessionWish, peer: str) -> None:
+        """It is being decided."""
+        claim = self._claims[token] = Claim(peer, wish.apn, wish.imsi)
+        self._of_peer[claim.peer] += 1
+        self._of_apn[claim.apn] += 1
+        self._of_sim[claim.imsi] += 1
+
+    def end(self, token: int) -> None:
+        """It is decided; nothing happens for what was no request for a session."""
+        if (claim := self._claims.pop(token, None)) is None:
+            return
+        for counter, key in (
+            (self._of_peer, claim.peer),
+            (self._of_apn, claim.apn),
+            (self._of_sim, claim.imsi),
+        ):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]

@@ -1,0 +1,98 @@
+"""Who may speak to the gateway, and how much: the table of roaming partners.
+
+Rules:
+
+- Whoever is in no partner's networks is dropped before anything of the datagram is read. With no table at all
+  everybody may speak, each for itself.
+- What a peer begins another address of the same partner may go on with, nobody else.
+- A partner's datagrams are paid for from one bucket of tokens, whichever of its addresses they name as their
+  source. The last quarter of a bucket is for what changes or ends sessions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
+
+OTHER = "other"
+"""Who is allowed without a name."""
+ADDRESSES_MAX = 16_384
+"""Addresses whose partner is remembered; then it is looked up again."""
+RESERVE = 0.25
+
+
+class Priority(Enum):
+    """Who is heard longest when there is too much to do."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """A roaming partner. ``requests_per_s`` 0: no limit; ``burst`` is what may come at once.
+
+    ``echo``: whether its peers are sent Echo Requests.
+    """
+
+    name: str
+    networks: tuple[IPv4Network, ...]
+    requests_per_s: float = 0.0
+    burst: int = 1
+    echo: bool = True
+    priority: Priority = Priority.NORMAL
+
+
+EVERYBODY = Partner(OTHER, (IPv4Network("0.0.0.0/0"),))
+"""Where there is no table."""
+
+
+class Partners:
+    """The table, with the buckets; ``allowed`` are networks of partners that have no name."""
+
+    def __init__(self, partners: Sequence[Partner], allowed: Sequence[IPv4Network]) -> None:
+        named = (*partners, *(Partner(OTHER, (network,)) for network in allowed))
+        self._partners = named or (EVERYBODY,)
+        self._by_address: dict[str, Partner | None] = {}
+        self._tokens: dict[str, tuple[float, float]] = {}
+
+    def of(self, address: str) -> Partner | None:
+        """The partner that this address is of, if it may speak."""
+        try:
+            return self._by_address[address]
+        except KeyError:
+            if len(self._by_address) >= ADDRESSES_MAX:
+                self._by_address.clear()
+            number = IPv4Address(address)
+            found = next((p for p in self._partners if any(number in each for each in p.networks)), None)
+            self._by_address[address] = found
+            return found
+
+    def are_one(self, address: str, other: str) -> bool:
+        """Whether both are of one partner; with no table each is a stranger to the other."""
+        if address == other:
+            return True
+        partner = self.of(address)
+        return partner is not None and partner is not EVERYBODY and partner is self.of(other)
+
+    def may_name(self, address: str, other: str) -> bool:
+        """Whether it may have us answer to this other address: else we would send what nobody asked for."""
+        return self._partners == (EVERYBODY,) or self.are_one(address, other)
+
+    def take(self, partner: Partner, now: float) -> bool:
+        """Take a token; false when there is none, and the datagram is too much."""
+        if not partner.requests_per_s:
+            return True
+        tokens, at = self._tokens.get(partner.name, (float(partner.burst), now))
+        tokens = min(partner.burst, tokens + (now - at) * partner.requests_per_s)
+        is_paid = tokens >= 1
+        self._tokens[partner.name] = (tokens - is_paid, now)
+        return is_paid
+
+    def is_reserved(self, partner: Partner) -> bool:
+        """Whether what is left is no longer for new sessions."""
+        if not partner.requests_per_s:
+            return False
+        tokens, _ = self._tokens.get(partner.name, (float(partner.burst), 0.0))
+        return tokens < partner.burst * RESERVE

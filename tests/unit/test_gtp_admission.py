@@ -1,0 +1,244 @@
+"""Attach storms before a GTP-C endpoint: who is refused, by which cause, and who is not."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from core.domain.apn import Apn
+from core.domain.reasons import AttachRefusal
+from gtp import endpoint
+from gtp.admission import OF_ONE_SIM_MAX
+from gtp.endpoint import GtpEndpoint
+from gtp.events import Accepted, DeleteRequested, Rejected, SessionRequested
+from gtp.partners import Partner, Priority
+from gtp.v1.gateway import GtpV1Gateway
+from gtp.v2.gateway import GtpV2Gateway
+from tests.support import gtp as v1
+from tests.support import gtp2 as v2
+from tests.support.gtp import message, session, tlv
+from tests.support.gtp2 import element, f_teid, message2
+
+ROOM = 64
+LOW, NORMAL, HIGH = ROOM // 2, ROOM * 3 // 4, ROOM * 7 // 8
+ONE = ROOM * 5 // 8
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version's machine, and how it says no."""
+
+    kind: type[GtpEndpoint]
+    congested: int
+    apn_congested: int
+    too_many_sessions: int
+    not_supported: int
+
+    def create(
+        self, number: int, *, apn: str = "soracom", address: str = "127.0.1.1", is_low: bool = False
+    ) -> bytes:
+        """The n-th device attaches."""
+        name = bytes((len(apn),)) + apn.encode() + b"\x02io"
+        octets = IPv4Address(address).packed
+        if self.kind is GtpV1Gateway:
+            elements = v1.create_elements(device=number)
+            elements[7] = tlv(0x83, name)
+            elements[9] = elements[10] = tlv(0x85, octets)
+            if is_low:
+                elements.append(tlv(203, b"\x01"))
+            return message(16, 0, number, b"".join(elements))
+        named = v2.create_elements(device=number) | {
+            "apn": element(71, name),
+            "f-teid": f_teid(6, 0x2001, 0, octets),
+        }
+        return message2(32, 0, number, b"".join(named.values()) + (element(157, b"\x01") if is_low else b""))
+
+    def delete(self) -> bytes:
+        """The first device leaves."""
+        build = v1.delete_request if self.kind is GtpV1Gateway else v2.delete_session
+        return build(0xA0000001, 9_999)
+
+    def cause_of(self, answer: bytes) -> int:
+        """Where each version has it first."""
+        return answer[13] if self.kind is GtpV1Gateway else answer[16]
+
+
+VERSIONS = [Version(GtpV1Gateway, 199, 229, 199, 200), Version(GtpV2Gateway, 120, 113, 116, 68)]
+each_version = pytest.mark.parametrize("version", VERSIONS, ids=["v1", "v2"])
+
+
+@pytest.fixture(autouse=True)
+def _little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "EVENTS_MAX", ROOM)
+
+
+def gateway(version: Version, *partners: Partner, apns: int = 1) -> GtpEndpoint:
+    return version.kind(
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        apns=[Apn("soracom.io"), Apn("other.io")][:apns],
+        allowed_peers=(),
+        first_sequence=100,
+        partners=partners,
+    )
+
+
+def partner(name: str, network: str, priority: Priority = Priority.NORMAL) -> Partner:
+    return Partner(name, (IPv4Network(network),), priority=priority)
+
+
+def taken(machine: GtpEndpoint) -> int:
+    number = 0
+    while isinstance(machine.next_event(), SessionRequested):
+        number += 1
+    return number
+
+
+def causes(machine: GtpEndpoint, version: Version) -> set[int]:
+    return {version.cause_of(data) for data, _ in machine.datagrams_to_send()}
+
+
+def storm(
+    machine: GtpEndpoint, version: Version, *, peers: int = 4, first: int = 1, apn: str = "soracom"
+) -> None:
+    """From several peers, each far below its own part."""
+    for number in range(first, first + 2 * ROOM):
+        address = f"127.0.{1 + number % peers}.1"
+        machine.receive_datagram(version.create(number, address=address, apn=apn), (address, 2123), 0)
+
+
+@each_version
+def test_a_storm_is_refused_at_the_watermark_and_those_who_leave_are_not(version: Version) -> None:
+    machine = gateway(version)
+    machine.receive_datagram(version.create(1), v1.SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), 0)
+    machine.datagrams_to_send()
+    storm(machine, version, first=2)
+    assert taken(machine) == NORMAL
+    assert causes(machine, version) == {version.congested}
+    machine.receive_datagram(version.delete(), v1.SGSN, 0)
+    assert isinstance(machine.next_event(), DeleteRequested)
+
+
+@each_version
+def test_one_peers_storm_leaves_room_for_the_others(version: Version) -> None:
+    machine = gateway(version)
+    storm(machine, version, peers=1)
+    assert taken(machine) == ONE
+    assert causes(machine, version) == {version.congested}
+    machine.receive_datagram(version.create(999, address="127.0.9.1"), ("127.0.9.1", 2123), 0)
+    assert taken(machine) == 1
+
+
+@each_version
+def test_the_addresses_of_one_partner_are_one_peer(version: Version) -> None:
+    machine = gateway(version, partner("one", "127.0.0.0/16"))
+    storm(machine, version)
+    assert taken(machine) == ONE
+
+
+@each_version
+def test_one_apns_storm_is_told_so_and_leaves_room_for_the_other(version: Version) -> None:
+    machine = gateway(version, apns=2)
+    storm(machine, version)
+    assert taken(machine) == ONE
+    assert causes(machine, version) == {version.apn_congested}
+    machine.receive_datagram(version.create(999, apn="other"), v1.SGSN, 0)
+    assert taken(machine) == 1
+
+
+@each_version
+def test_devices_of_low_priority_are_refused_first(version: Version) -> None:
+    machine = gateway(version)
+    for number in range(ROOM):
+        address = f"127.0.{1 + number % 4}.1"
+        machine.receive_datagram(version.create(number, address=address, is_low=True), (address, 2123), 0)
+    assert taken(machine) == LOW
+    machine.receive_datagram(version.create(999), v1.SGSN, 0)
+    assert taken(machine) == 1
+
+
+@each_version
+def test_partners_are_refused_by_their_priority(version: Version) -> None:
+    high, low = partner("high", "127.0.8.0/24", Priority.HIGH), partner("low", "127.0.9.0/24", Priority.LOW)
+    machine = gateway(version, partner("a", "127.0.1.0/24"), partner("b", "127.0.2.0/24"), high, low)
+    storm(machine, version, peers=2)
+    assert taken(machine) == NORMAL
+    for number in range(ROOM):
+        for address in ("127.0.8.1", "127.0.9.1"):
+            machine.receive_datagram(
+                version.create(1_000 + 2 * number + (address == "127.0.9.1"), address=address),
+                (address, 2123),
+                0,
+            )
+    assert taken(machine) == HIGH - NORMAL
+
+
+@each_version
+def test_a_create_flood_for_one_sim_leaves_the_others_alone(version: Version) -> None:
+    machine = gateway(version)
+    flood = version.create(7)
+    for sequence in range(1_000):
+        again = bytearray(flood)
+        at = 8 if version.kind is GtpV1Gateway else 9
+        again[at : at + 2] = sequence.to_bytes(2, "big")
+        machine.receive_datagram(bytes(again), v1.SGSN, 0)
+    assert taken(machine) == OF_ONE_SIM_MAX
+    assert causes(machine, version) == {version.congested}
+    machine.receive_datagram(version.create(1_001), v1.SGSN, 0)
+    assert taken(machine) == 1
+
+
+@each_version
+def test_there_is_room_again_as_soon_as_some_are_decided(version: Version) -> None:
+    machine = gateway(version)
+    for turn in range(5):
+        storm(machine, version, first=1 + 2 * ROOM * turn)
+        tokens = []
+        while isinstance(event := machine.next_event(), SessionRequested):
+            tokens.append(event.token)
+        assert len(tokens) == NORMAL
+        for token in tokens:
+            machine.answer(token, Rejected(AttachRefusal.UNKNOWN_SIM), 0)
+        machine.datagrams_to_send()
+
+
+@each_version
+def test_a_refusal_is_repeated_with_the_same_bytes(version: Version) -> None:
+    machine = gateway(version)
+    storm(machine, version, peers=1)
+    machine.datagrams_to_send()
+    machine.receive_datagram(version.create(2 * ROOM), ("127.0.1.1", 2123), 1)
+    ((answer, _),) = machine.datagrams_to_send()
+    assert version.cause_of(answer) == version.congested
+
+
+@each_version
+def test_the_last_quarter_of_a_bucket_is_for_those_who_leave(version: Version) -> None:
+    slow = Partner("slow", (IPv4Network("127.0.1.0/24"),), requests_per_s=1, burst=20)
+    machine = gateway(version, slow)
+    for number in range(30):
+        machine.receive_datagram(version.create(number), v1.SGSN, 0)
+    assert taken(machine) == 15
+    assert causes(machine, version) == {version.congested}
+    assert machine.dropped["rate_exceeded"] == 10
+
+
+@each_version
+def test_a_peer_may_not_have_us_answer_to_somebody_elses_address(version: Version) -> None:
+    machine = gateway(version, partner("one", "127.0.1.0/24"), partner("two", "127.0.2.0/24"))
+    machine.receive_datagram(version.create(1, address="127.0.2.1"), v1.SGSN, 0)
+    assert machine.next_event() is None
+    assert causes(machine, version) == {version.not_supported}
+
+
+@each_version
+def test_a_sim_with_too_many_sessions_is_told_by_a_cause_of_its_own(version: Version) -> None:
+    machine = gateway(version)
+    machine.receive_datagram(version.create(1), v1.SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Rejected(AttachRefusal.TOO_MANY_SESSIONS), 0)
+    assert causes(machine, version) == {version.too_many_sessions}

@@ -1,0 +1,370 @@
+"""Peers of a GTP-C endpoint: restart counters, paths that fail and come back, who may speak and how much."""
+
+from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
+
+import pytest
+
+from gtp.endpoint import GtpEndpoint
+from gtp.events import Accepted, PathLost, PeerRestarted, SessionRequested, UpdateRequested
+from gtp.partners import Partner, Partners
+from gtp.path import FLAP_S, LOOKED_AT_MAX, PATHS, PathEvent, PathState, Peers
+from gtp.transaction import Arrival, ResponseCache, Timers
+from gtp.v1.gateway import GtpV1Gateway
+from gtp.v2.gateway import GtpV2Gateway
+from tests.support import gtp as v1
+from tests.support.gtp import APN, SGSN, create_request, message, session, update_request
+from tests.support.gtp2 import SGW, create_session, element, message2
+
+TIMERS = Timers(echo_interval_s=60.0, path_keep_s=600.0)
+ECHO_REQUEST, ECHO_RESPONSE = 1, 2
+
+
+def gateway(
+    *partners: Partner, timers: Timers = TIMERS, kind: type[GtpEndpoint] = GtpV1Gateway
+) -> GtpEndpoint:
+    return kind(
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        apns=[APN],
+        allowed_peers=(),
+        first_sequence=100,
+        partners=partners,
+        timers=timers,
+    )
+
+
+def partner(name: str, *networks: str, requests_per_s: float = 0.0, burst: int = 1) -> Partner:
+    return Partner(
+        name, tuple(IPv4Network(each) for each in networks), requests_per_s=requests_per_s, burst=burst
+    )
+
+
+def attached(machine: GtpEndpoint, now: float = 0.0, *, number: int = 1, recovery: int = 7) -> None:
+    machine.receive_datagram(create_request(number, recovery=recovery, nsapi=4 + number), SGSN, now)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session(number)), now)
+    machine.datagrams_to_send()
+
+
+def echoes(machine: GtpEndpoint) -> list[bytes]:
+    return [data for data, peer in machine.datagrams_to_send() if data[1] == ECHO_REQUEST]
+
+
+def run_until(machine: GtpEndpoint, end: float) -> list[tuple[float, bytes]]:
+    """Keep the timers; what was sent, and when."""
+    sent = []
+    while (due := machine.get_timer()) is not None and due <= end:
+        machine.handle_timer(due)
+        sent += [(due, data) for data, _ in machine.datagrams_to_send()]
+    return sent
+
+
+def answer_echo(machine: GtpEndpoint, echo: bytes, recovery: int, now: float) -> None:
+    machine.receive_datagram(
+        message(ECHO_RESPONSE, 0, int.from_bytes(echo[8:10], "big"), bytes((14, recovery))), SGSN, now
+    )
+
+
+def path_of(machine: GtpEndpoint) -> PathState:
+    return dict(machine._peers.items())[SGSN[0]].path
+
+
+# -- paths ----------------------------------------------------------------------------------------------
+
+
+def test_a_peer_with_sessions_is_asked_every_interval_and_its_round_trip_is_known() -> None:
+    machine = gateway()
+    assert machine.get_timer() is None, "nobody has sessions"
+    attached(machine)
+    asked_at = []
+    for _ in range(5):
+        due = machine.get_timer()
+        assert due is not None
+        machine.handle_timer(due)
+        (echo,) = echoes(machine)
+        asked_at.append(due)
+        answer_echo(machine, echo, 7, due + 0.03)
+    assert {round(b - a, 3) for a, b in pairwise(asked_at)} == {60.0}
+    assert dict(machine._peers.items())[SGSN[0]].rtt_s == pytest.approx(0.03)
+    machine.forget(session().session_id)
+    assert run_until(machine, 10_000) == []
+    assert machine.get_timer() is None
+
+
+def test_no_echo_is_sent_where_it_is_off_for_all_or_for_this_partner() -> None:
+    silent = Partner("silent", (IPv4Network("127.0.1.0/24"),), echo=False)
+    for machine in (gateway(timers=Timers()), gateway(silent)):
+        attached(machine)
+        assert machine.get_timer() is None
+
+
+def test_a_silent_peer_is_suspect_and_its_sessions_are_kept_then_cleared() -> None:
+    machine = gateway()
+    attached(machine)
+    sent = run_until(machine, 300)
+    assert path_of(machine) is PathState.SUSPECT
+    assert machine.next_event() is None
+    assert machine.contexts == 1
+    assert len([data for at, data in sent if at < 100]) >= 1 + TIMERS.n3_requests
+    run_until(machine, 1_000)
+    assert machine.next_event() == PathLost(SGSN[0], (session().session_id,))
+    assert path_of(machine) is PathState.DOWN
+
+
+@pytest.mark.parametrize("sign", ["echo answer", "request"])
+def test_any_sign_of_life_brings_a_suspect_peer_back_and_keeps_its_sessions(sign: str) -> None:
+    machine = gateway()
+    attached(machine)
+    run_until(machine, 300)
+    assert path_of(machine) is PathState.SUSPECT
+    if sign == "request":
+        machine.receive_datagram(message(ECHO_REQUEST, 0, 9, b""), SGSN, 310)
+    else:
+        echo = next(data for _, data in run_until(machine, 370) if data[1] == ECHO_REQUEST)
+        answer_echo(machine, echo, 7, 370)
+    assert path_of(machine) is PathState.UP
+    for at in range(400, 2_000, 10):
+        for _, data in run_until(machine, at):
+            answer_echo(machine, data, 7, at)
+    assert machine.next_event() is None
+    assert path_of(machine) is PathState.UP
+
+
+def test_the_time_for_which_sessions_are_kept_begins_anew_when_a_peer_fails_again() -> None:
+    machine = gateway()
+    attached(machine)
+    run_until(machine, 300)
+    machine.receive_datagram(message(ECHO_REQUEST, 0, 9, b""), SGSN, 500)
+    run_until(machine, 1_000)
+    assert machine.next_event() is None
+    assert path_of(machine) is PathState.SUSPECT
+    run_until(machine, 1_400)
+    assert isinstance(machine.next_event(), PathLost)
+
+
+def test_a_peer_that_asks_but_does_not_answer_echo_is_not_suspect() -> None:
+    machine = gateway()
+    attached(machine)
+    for at in range(5, 3_000, 5):
+        machine.receive_datagram(update_request(0xA0000001, at), SGSN, at)
+        event = machine.next_event()
+        assert isinstance(event, UpdateRequested)
+        machine.answer(event.token, Accepted(session()), at)
+        run_until(machine, at)
+    assert path_of(machine) is PathState.UP
+
+
+@pytest.mark.parametrize("state", PathState)
+@pytest.mark.parametrize("event", PathEvent)
+def test_a_path_goes_where_its_table_says(state: PathState, event: PathEvent) -> None:
+    peers = Peers(timers=TIMERS)
+    peers.watch("a", 0)
+    path = dict(peers.items())["a"]
+    path.path, path.suspect_since, path.asked_at = state, 0.0, 5.0
+    if event is PathEvent.HEARD:
+        peers.heard("a", 6)
+    elif event is PathEvent.UNANSWERED:
+        peers.unanswered("a", 6)
+    else:
+        path.is_keep_queued = False
+        peers._queue_keep("a", path)
+        assert peers.due(700, lambda _: True).lost == (["a"] if state is PathState.SUSPECT else [])
+    assert path.path is PATHS[state].get(event, state)
+
+
+# -- restart counters -----------------------------------------------------------------------------------
+
+
+def restarted(machine: GtpEndpoint, recovery: int, now: float) -> bool:
+    """One sign by a forged or true Echo Request, one by the answer to our own."""
+    machine.receive_datagram(message(ECHO_REQUEST, 0, 9, bytes((14, recovery))), SGSN, now)
+    for echo in echoes(machine):
+        answer_echo(machine, echo, recovery, now)
+    return isinstance(machine.next_event(), PeerRestarted)
+
+
+def test_a_smaller_counter_is_a_race_and_ignored_but_the_roll_over_counts() -> None:
+    machine = gateway(timers=Timers())
+    attached(machine, recovery=250)
+    assert not restarted(machine, 249, 10)
+    assert not restarted(machine, 122, 20)
+    assert machine._peers.ignored["recovery_older"] == 2
+    assert restarted(machine, 3, 30)
+
+
+def test_a_flapping_counter_clears_once_a_minute_at_most() -> None:
+    machine = gateway(timers=Timers())
+    attached(machine, recovery=0)
+    assert restarted(machine, 100, 10)
+    assert not restarted(machine, 200, 10 + FLAP_S - 1)
+    assert machine._peers.ignored["recovery_flapping"] == 1
+    assert not restarted(machine, 100, 10 + FLAP_S - 1)
+    machine.adopt(session(2))
+    assert restarted(machine, 200, 11 + FLAP_S)
+
+
+def test_forged_counters_bring_one_echo_request_at_a_time() -> None:
+    machine = gateway(timers=Timers())
+    attached(machine)
+    for forged in range(8, 100):
+        machine.receive_datagram(message(ECHO_REQUEST, 0, forged, bytes((14, forged))), SGSN, 1)
+    (echo,) = echoes(machine)
+    answer_echo(machine, echo, 7, 2)
+    assert machine.next_event() is None
+
+
+def test_the_answer_to_our_own_echo_is_one_sign_and_the_next_answer_the_other() -> None:
+    machine = gateway()
+    attached(machine)
+    due = machine.get_timer()
+    assert due is not None
+    machine.handle_timer(due)
+    (echo,) = echoes(machine)
+    answer_echo(machine, echo, 8, due)
+    assert machine.next_event() is None
+    (again,) = echoes(machine)
+    answer_echo(machine, again, 8, due)
+    assert machine.next_event() == PeerRestarted(SGSN[0], (session().session_id,))
+
+
+def test_recovery_is_looked_for_in_create_update_and_in_the_answer_to_our_delete() -> None:
+    for carrier in ("create", "update", "delete response"):
+        machine = gateway(
+            timers=Timers(), kind=GtpV2Gateway if carrier == "delete response" else GtpV1Gateway
+        )
+        if carrier == "delete response":
+            machine.receive_datagram(create_session(), SGW, 0)
+            event = machine.next_event()
+            assert isinstance(event, SessionRequested)
+            machine.answer(event.token, Accepted(session(control_address=SGW[0])), 0)
+            machine.release(session().session_id, 1)
+            body = element(2, b"\x10\0") + element(3, b"\x08")
+            machine.datagrams_to_send()
+            machine.receive_datagram(message2(100, 0xA0000001, 101, body), SGW, 1)
+        else:
+            attached(machine)
+            if carrier == "create":
+                machine.receive_datagram(create_request(2, recovery=8, nsapi=6), SGSN, 1)
+            else:
+                body = update_request(0xA0000001, 2).replace(b"\x0e\x07", b"\x0e\x08", 1)
+                machine.receive_datagram(body, SGSN, 1)
+        assert len(echoes(machine)) == 1, carrier
+
+
+def test_a_create_without_recovery_during_the_confirmation_survives_it() -> None:
+    machine = gateway(timers=Timers())
+    attached(machine)
+    machine.receive_datagram(message(ECHO_REQUEST, 0, 9, b"\x0e\x08"), SGSN, 1)
+    (echo,) = echoes(machine)
+    elements = v1.create_elements(nsapi=6)
+    del elements[1]
+    machine.receive_datagram(message(16, 0, 2, b"".join(elements)), SGSN, 1)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    created = session(2, restart_counter=event.wish.ends.restart_counter)
+    machine.answer(event.token, Accepted(created), 1)
+    answer_echo(machine, echo, 8, 2)
+    assert machine.next_event() == PeerRestarted(SGSN[0], (session(1).session_id,))
+
+
+def test_the_table_of_peers_is_bounded_and_forgets_strangers_first() -> None:
+    peers = Peers(timers=TIMERS, capacity=3)
+    peers.watch("has sessions", 0)
+    for number in range(100):
+        peers.heard(f"stranger {number}", number)
+    assert [peer for peer, _ in peers.items()][-1] == "stranger 99"
+    assert len(list(peers.items())) == 3
+    assert "has sessions" in dict(peers.items())
+    full = Peers(timers=TIMERS, capacity=LOOKED_AT_MAX)
+    for number in range(LOOKED_AT_MAX):
+        full.watch(str(number), 0)
+    assert not full.hear("one more", 7, 0)
+    assert len(list(full.items())) == LOOKED_AT_MAX
+
+
+# -- timers and repeats ---------------------------------------------------------------------------------
+
+
+def test_requests_are_repeated_as_often_and_as_far_apart_as_configured() -> None:
+    machine = gateway(timers=Timers(t3_response_s=2.0, n3_requests=2))
+    attached(machine)
+    machine.release(session().session_id, 10)
+    assert len(machine.datagrams_to_send()) == 1
+    assert [at for at, _ in run_until(machine, 100)] == [12.0, 14.0]
+    assert machine.contexts == 0
+
+
+def test_an_answer_is_kept_for_t3_times_n3_and_more() -> None:
+    timers = Timers(t3_response_s=2.0, n3_requests=3)
+    machine = gateway(timers=timers)
+    machine.receive_datagram(create_request(), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), 0)
+    ((first, _),) = machine.datagrams_to_send()
+    machine.receive_datagram(create_request(), SGSN, 2 * (3 + 1) + 1)
+    assert machine.datagrams_to_send() == [(first, SGSN)]
+    machine.receive_datagram(create_request(), SGSN, timers.kept_s)
+    assert isinstance(machine.next_event(), SessionRequested), "it is a new one by now"
+
+
+def test_the_key_of_a_repeat_is_address_port_type_and_sequence() -> None:
+    cache = ResponseCache()
+    key = ("10.0.0.1", 2123, 16, 5)
+    assert cache.arrive(key, 0)[0] is Arrival.NEW
+    assert cache.arrive(key, 0)[0] is Arrival.IN_PROGRESS
+    for other in (("10.0.0.2", 2123, 16, 5), ("10.0.0.1", 9, 16, 5), ("10.0.0.1", 2123, 18, 5)):
+        assert cache.arrive(other, 0)[0] is Arrival.NEW
+
+
+def test_a_full_cache_forgets_the_oldest_answer_and_nothing_that_is_being_decided() -> None:
+    cache = ResponseCache(capacity=2)
+    for number in range(4):
+        assert cache.arrive(("a", 1, 16, number), number)[0] is Arrival.NEW
+        cache.answer(("a", 1, 16, number), bytes((number,)))
+    assert cache.arrive(("a", 1, 16, 3), 5) == (Arrival.ANSWERED, b"\x03")
+    assert cache.arrive(("a", 1, 16, 0), 5)[0] is Arrival.NEW
+    assert cache.arrive(("a", 1, 16, 0), 6)[0] is Arrival.IN_PROGRESS
+    assert len(cache) == 3
+
+
+# -- partners -------------------------------------------------------------------------------------------
+
+
+def test_another_address_of_the_same_partner_goes_on_and_a_strangers_does_not() -> None:
+    partners = (partner("one", "127.0.1.0/24", "10.1.0.0/16"), partner("two", "127.0.2.0/24"))
+    for source, is_heard in (("10.1.2.3", True), ("127.0.2.1", False)):
+        machine = gateway(*partners)
+        attached(machine)
+        machine.receive_datagram(update_request(0xA0000001, 2), (source, 2123), 1)
+        assert isinstance(machine.next_event(), UpdateRequested) is is_heard
+
+
+def test_with_no_table_everybody_may_speak_each_for_itself() -> None:
+    everybody = Partners((), ())
+    assert everybody.of("10.0.0.1") is not None
+    assert everybody.are_one("10.0.0.1", "10.0.0.1")
+    assert not everybody.are_one("10.0.0.1", "10.0.0.2")
+
+
+def test_who_is_in_no_partners_networks_is_dropped_before_the_parser() -> None:
+    machine = gateway(partner("one", "127.0.1.0/24"))
+    machine.receive_datagram(b"\xff", ("127.0.2.1", 2123), 0)
+    assert machine.dropped == {"peer_not_allowed": 1}
+
+
+def test_a_partner_is_read_at_its_rate_whichever_address_it_names_as_its_source() -> None:
+    machine = gateway(
+        partner("loud", "127.0.1.0/24", requests_per_s=10, burst=20), partner("other", "127.0.2.0/24")
+    )
+    for number in range(100):
+        machine.receive_datagram(message(ECHO_REQUEST, 0, number, b""), (f"127.0.1.{number}", 2123), 0)
+    assert len(machine.datagrams_to_send()) == 20
+    assert machine.dropped["rate_exceeded"] == 80
+    machine.receive_datagram(message(ECHO_REQUEST, 0, 1, b""), ("127.0.2.1", 2123), 0)
+    assert len(machine.datagrams_to_send()) == 1, "the others are not touched"
+    for number in range(100):
+        machine.receive_datagram(message(ECHO_REQUEST, 0, number, b""), SGSN, 1 + number / 100)
+    assert len(machine.datagrams_to_send()) == pytest.approx(20, abs=1)

@@ -4,7 +4,7 @@ Rule: nothing here is a wire format; NSAPI and EPS bearer identity are one numbe
 """
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Location, PdnType, Qos, Session
@@ -23,7 +23,7 @@ class PeerEnds:
 
 @dataclass(frozen=True, slots=True)
 class SessionWish:
-    """A session as a peer asks for it, all of ``ends`` given; ``address``: what the device wants.
+    """A session as a peer asks for it, all of ``ends`` given; ``address``, ``prefix``: what the device wants.
 
     ``credentials`` are what the device showed in its protocol configuration options.
     """
@@ -39,6 +39,7 @@ class SessionWish:
     pdn_type: PdnType = PdnType.IPV4
     qos: Qos = Qos()  # noqa: RUF009 - frozen
     credentials: Credentials | None = None
+    prefix: IPv6Network | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,7 @@ class GtpDoor:
                     nsapi=wish.nsapi,
                 ),
                 requested_address=wish.address,
+                requested_prefix=wish.prefix,
                 proof=wish.credentials.prove if wish.credentials else None,
                 pdn_type=wish.pdn_type,
                 qos=wish.qos,

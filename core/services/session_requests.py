@@ -5,7 +5,7 @@ Rule: values only; the words are the domain's, no protocol's.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 
 from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos
 
@@ -35,8 +35,8 @@ Proof = Callable[[str, bytes], bool]
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A peer asks for a session. ``requested_address`` is a static address that the device asked for;
-    ``proof`` is asked when the SIM's group demands a password.
+    """A peer asks for a session. ``requested_address`` and ``requested_prefix`` are static ones that the
+    device asked for; ``proof`` is asked when the SIM's group demands a password.
     """
 
     access: Access
@@ -52,6 +52,7 @@ class OpenSession:
     proof: Proof | None = None
     pdn_type: PdnType = PdnType.IPV4
     qos: Qos = Qos()  # noqa: RUF009 - frozen
+    requested_prefix: IPv6Network | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,13 @@ class Session:
         return str(self.ue_prefix if self.pdn_type is PdnType.IPV6 else self.ue_address)
 
     @property
+    def interface_identifier(self) -> int:
+        """What the device is given to make its link-local address of (TS 23.401 §5.3.1.2.2): unlike any other
+        of the gateway's, its own 1 included.
+        """
+        return int(self.ue_address)
+
+    @property
     def teids(self) -> tuple[int, ...]:
         """Ours."""
         if self.tunnel is None:

@@ -442,12 +442,19 @@ class Sessions:
             tunnel=self._lease_tunnel(request, undo),
             nas=request.nas,
             pdn_type=permission.pdn_type,
-            ue_prefix=self._prefix_for(permission.pdn_type, grant.address),
+            ue_prefix=self._prefix_for(permission, request, grant.address),
             qos=request.qos,
         )
 
-    def _prefix_for(self, pdn_type: PdnType, address: IPv4Address) -> IPv6Network | None:
-        return None if pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(address)
+    def _prefix_for(
+        self, permission: Permission, request: OpenSession, address: IPv4Address
+    ) -> IPv6Network | None:
+        """Raises ``Refused(NOT_SUPPORTED)`` when the device wants one that is not the SIM's own."""
+        own = None if permission.pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(address)
+        wanted = None if permission.pdn_type is PdnType.IPV4 else request.requested_prefix
+        if wanted is not None and (wanted != own or permission.sim.static_address is None):
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "a prefix that is not the SIM's own")
+        return own
 
     def _lease_tunnel(self, request: OpenSession, undo: AsyncExitStack) -> Tunnel | None:
         if request.peer is None:

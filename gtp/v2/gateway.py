@@ -1,9 +1,10 @@
 """The GTPv2-C endpoint of a PGW on S5/S8, without I/O (TS 29.274)."""
 
 from collections.abc import Mapping
+from ipaddress import IPv6Network
 from typing import ClassVar
 
-from core.domain.session import NOWHERE, Access, Session
+from core.domain.session import NOWHERE, Access, PdnType, Session
 from core.errors import RemoteProtocolError
 from gtp.contexts import Context, ContextEvent
 from gtp.endpoint import Asked, GtpEndpoint, Pending
@@ -94,8 +95,7 @@ class GtpV2Gateway(GtpEndpoint):
 
     def _asked_create(self, token: int, addr: Peer, header: Header) -> Asked:
         create = message.decode_create_session_request(header.payload)
-        if create.pdn_type not in (ie.PDN_IPV4, ie.PDN_IPV4V6):
-            raise RemoteProtocolError("only IPv4 is offered", cause=Cause.PREFERRED_PDN_TYPE_NOT_SUPPORTED)
+        prefix = IPv6Network((create.paa.ipv6, ie.PREFIX_BITS), strict=False) if create.paa.ipv6 else None
         wish = SessionWish(
             imsi=create.imsi,
             apn=create.apn,
@@ -104,12 +104,22 @@ class GtpV2Gateway(GtpEndpoint):
             imei=create.imei,
             msisdn=create.msisdn,
             location=create.location,
-            address=create.address,
+            address=create.paa.ipv4,
+            prefix=prefix,
+            pdn_type=self._fitting(create),
+            qos=create.qos,
             credentials=credentials(create.pco) or credentials(create.epco) or credentials(create.apco),
             is_low_priority=create.is_low_priority,
         )
         event = SessionRequested(token, addr[0], wish)
         return Asked(event, create.control.teid, create.recovery, create)
+
+    def _fitting(self, create: message.CreateSessionRequest) -> PdnType:
+        """What to ask for: of both families one, when the peer's bearers take one (TS 23.401 §5.3.1.1)."""
+        apn = self._apns.get(create.apn)
+        if create.paa.pdn_type is not PdnType.IPV4V6 or create.indication.takes_both or apn is None:
+            return create.paa.pdn_type
+        return next((one for one in (PdnType.IPV4, PdnType.IPV6) if one in apn.pdn_types), PdnType.IPV4)
 
     def _asked_modify(self, token: int, addr: Peer, header: Header, teid: int) -> Asked:
         modify = message.decode_modify_bearer_request(header.payload)
@@ -161,19 +171,31 @@ class GtpV2Gateway(GtpEndpoint):
     def _created(self, request: message.CreateSessionRequest, session: Session) -> message.Created:
         tunnel = session.tunnel
         assert tunnel is not None, "a GTP session has a tunnel"
-        both = request.pdn_type == ie.PDN_IPV4V6
-        apn = self._apn_of(session)
+        apn, prefix = self._apn_of(session), session.ue_prefix
         return message.Created(
-            cause=Cause.NEW_PDN_TYPE_DUE_TO_NETWORK_PREFERENCE if both else Cause.REQUEST_ACCEPTED,
+            cause=self._cause_of(request, session),
             control=ie.FTeid(ie.S5_S8_PGW_GTP_C, tunnel.local_teid_control, self._address),
             user=ie.FTeid(ie.S5_S8_PGW_GTP_U, tunnel.local_teid_user, self._address),
-            address=session.ue_address,
+            paa=ie.Paa(
+                session.pdn_type,
+                session.ue_address,
+                prefix.network_address + session.interface_identifier if prefix else None,
+            ),
+            qos=session.qos,
             charging_id=tunnel.charging_id,
             recovery=self._recovery,
             pco=answer_options(request.pco, session, apn),
             apco=answer_options(request.apco, session, apn),
             epco=answer_options(request.epco, session, apn),
         )
+
+    def _cause_of(self, request: message.CreateSessionRequest, session: Session) -> Cause:
+        """Acceptance, with the reason why only one address of two is given (§8.4)."""
+        if session.pdn_type is request.paa.pdn_type:
+            return Cause.REQUEST_ACCEPTED
+        if not request.indication.takes_both and PdnType.IPV4V6 in self._apn_of(session).pdn_types:
+            return Cause.NEW_PDN_TYPE_DUE_TO_SINGLE_ADDRESS_BEARER_ONLY
+        return Cause.NEW_PDN_TYPE_DUE_TO_NETWORK_PREFERENCE
 
     def _encode_release(self, context: Context, sequence: int) -> bytes:
         """Delete Bearer Request for the whole PDN connection (§7.2.9.2)."""

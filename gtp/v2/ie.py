@@ -7,8 +7,10 @@ used and say which element, of which instance, is at fault.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Self
 
+from core.domain.session import PdnType, Qos
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.v2.cause import NAMES_THE_ELEMENT, Cause
@@ -27,11 +29,13 @@ PAA = 79
 BEARER_QOS = 80
 RAT_TYPE = 82
 SERVING_NETWORK = 83
+BEARER_TFT = 84
 ULI = 86
 F_TEID = 87
 BEARER_CONTEXT = 93
 CHARGING_ID = 94
 PDN_TYPE = 99
+PTI = 100
 APN_RESTRICTION = 127
 SELECTION_MODE = 128
 SIGNALLING_PRIORITY = 157
@@ -40,14 +44,23 @@ EPCO = 197
 
 S5_S8_SGW_GTP_U, S5_S8_PGW_GTP_U, S5_S8_SGW_GTP_C, S5_S8_PGW_GTP_C = 4, 5, 6, 7
 """F-TEID interface types (§8.22)."""
-PDN_IPV4, PDN_IPV6, PDN_IPV4V6 = 1, 2, 3
-"""PDN types (§8.34)."""
+PDN_TYPES = {1: PdnType.IPV4, 2: PdnType.IPV6, 3: PdnType.IPV4V6}
+"""§8.34."""
+PDN_NUMBERS = {pdn_type: number for number, pdn_type in PDN_TYPES.items()}
+PDN_NON_IP, PDN_ETHERNET = 4, 5
+_PAA_BYTES = {PdnType.IPV4: 5, PdnType.IPV6: 18, PdnType.IPV4V6: 22}
+PREFIX_BITS = 64
+"""Of every prefix that is given (TS 23.401 §5.3.1.2.2)."""
+BEARER_QOS_BYTES, AMBR_BYTES = 22, 8
+_ARP_BITS = 0x7D
+_DUAL_ADDRESS_BEARER, _HANDOVER = 0x80, 0x20
 
 ELEMENTS_MAX = 64
 NO_LENGTH = -1
 LENGTHS_MIN = {
     IMSI: 3, CAUSE: 2, RECOVERY: 1, APN: 1, AMBR: 8, EBI: 1, PAA: 1, BEARER_QOS: 22, RAT_TYPE: 1,
-    SERVING_NETWORK: 3, F_TEID: 5, CHARGING_ID: 4, PDN_TYPE: 1, APN_RESTRICTION: 1, SELECTION_MODE: 1,
+    SERVING_NETWORK: 3, F_TEID: 5, CHARGING_ID: 4, PDN_TYPE: 1, PTI: 1, APN_RESTRICTION: 1,
+    SELECTION_MODE: 1,
 }  # fmt: skip
 """Octets that a value has at least; less is an invalid length (§7.7.5)."""
 
@@ -100,6 +113,13 @@ def required(elements: Elements, type_: int, instance: int = 0) -> bytes:
     if len(value) < LENGTHS_MIN.get(type_, 0):
         raise ElementError(f"{len(value)} octets", Cause.INVALID_LENGTH, (type_, instance))
     return value
+
+
+def conditional(elements: Elements, type_: int, instance: int = 0) -> bytes:
+    """A value that must be there in this case (§7.7.4): as ``required``, but 103 when it is missing."""
+    if (type_, instance) not in elements:
+        raise ElementError("missing", Cause.CONDITIONAL_IE_MISSING, (type_, instance))
+    return required(elements, type_, instance)
 
 
 def optional(elements: Elements, type_: int, instance: int = 0) -> bytes:
@@ -169,15 +189,75 @@ def decode_msisdn(value: bytes) -> str:
         return ""
 
 
-def decode_paa(value: bytes) -> tuple[int, IPv4Address | None]:
-    """PDN type and the IPv4 address, if one is asked for (§8.14); raises ``ElementError`` (69)."""
-    pdn_type = value[0] & 7
-    address = {PDN_IPV4: value[1:5], PDN_IPV4V6: value[18:22]}.get(pdn_type, b"")
-    if pdn_type in (PDN_IPV4, PDN_IPV4V6) and len(address) != 4:
-        raise ElementError("half an address", Cause.MANDATORY_IE_INCORRECT, (PAA, 0))
-    return pdn_type, IPv4Address(address) if any(address) else None
+def decode_pdn_type(value: bytes, type_: int = PDN_TYPE) -> PdnType:
+    """The first octet of PDN Type (§8.34) or PAA; raises ``RemoteProtocolError`` (83: it is no IP; 69)."""
+    number = value[0] & 7
+    if number in (PDN_NON_IP, PDN_ETHERNET):
+        raise RemoteProtocolError("only IP is offered", cause=Cause.PREFERRED_PDN_TYPE_NOT_SUPPORTED)
+    try:
+        return PDN_TYPES[number]
+    except KeyError:
+        raise ElementError("no PDN type", Cause.MANDATORY_IE_INCORRECT, (type_, 0)) from None
 
 
-def encode_paa(address: IPv4Address) -> bytes:
-    """An IPv4 address."""
-    return encode_element(PAA, bytes((PDN_IPV4,)) + address.packed)
+@dataclass(frozen=True, slots=True)
+class Paa:
+    """PDN address allocation (§8.14). ``ipv6`` is prefix and interface identifier; what is ``None`` is the
+    network's to give.
+    """
+
+    pdn_type: PdnType
+    ipv4: IPv4Address | None = None
+    ipv6: IPv6Address | None = None
+
+    def encode(self) -> bytes:
+        """The element."""
+        value = bytes((PDN_NUMBERS[self.pdn_type],))
+        if self.pdn_type is not PdnType.IPV4:
+            value += bytes((PREFIX_BITS,)) + (self.ipv6 or IPv6Address(0)).packed
+        if self.pdn_type is not PdnType.IPV6:
+            value += (self.ipv4 or IPv4Address(0)).packed
+        return encode_element(PAA, value)
+
+    @classmethod
+    def decode(cls, value: bytes) -> Self:
+        """What follows the addresses does not matter; raises ``ElementError`` (69)."""
+        pdn_type = decode_pdn_type(value, PAA)
+        ipv6 = b"" if pdn_type is PdnType.IPV4 else value[2:18]
+        ipv4 = {PdnType.IPV4: value[1:5], PdnType.IPV4V6: value[18:22]}.get(pdn_type, b"")
+        if len(value) < _PAA_BYTES[pdn_type]:
+            raise ElementError("half an address", Cause.MANDATORY_IE_INCORRECT, (PAA, 0))
+        return cls(
+            pdn_type,
+            IPv4Address(ipv4) if any(ipv4) else None,
+            IPv6Address(ipv6) if any(ipv6[:8]) else None,
+        )
+
+
+def encode_qos(qci: int, arp: int) -> bytes:
+    """Bearer level QoS (§8.15) of a bearer without guaranteed rates."""
+    return encode_element(BEARER_QOS, bytes((arp & _ARP_BITS, qci)) + bytes(BEARER_QOS_BYTES - 2))
+
+
+def encode_ambr(qos: Qos) -> bytes:
+    """APN-AMBR (§8.7), kbit/s up and down."""
+    return encode_element(AMBR, qos.ambr_up_kbps.to_bytes(4, "big") + qos.ambr_down_kbps.to_bytes(4, "big"))
+
+
+def decode_ambr(value: bytes) -> tuple[int, int]:
+    """Up and down, kbit/s."""
+    return int.from_bytes(value[:4], "big"), int.from_bytes(value[4:8], "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Indication:
+    """The flags of §8.12 that matter here."""
+
+    takes_both: bool = False
+    is_handover: bool = False
+
+    @classmethod
+    def decode(cls, value: bytes) -> Self:
+        """Of any length: what is not there is not set."""
+        flags = value[0] if value else 0
+        return cls(bool(flags & _DUAL_ADDRESS_BEARER), bool(flags & _HANDOVER))

@@ -6,9 +6,8 @@ left out, they never refuse a session.
 
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address
 
-from core.domain.session import NOWHERE, Location
+from core.domain.session import NOWHERE, Location, Qos
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.v2 import ie
@@ -43,12 +42,11 @@ class CreateSessionRequest:
     imsi: str
     apn: str
     ebi: int
-    pdn_type: int
+    paa: ie.Paa
     control: ie.FTeid
     user: ie.FTeid
-    bearer_qos: bytes
-    address: IPv4Address | None = None
-    ambr: bytes = b""
+    qos: Qos
+    indication: ie.Indication
     recovery: int | None = None
     msisdn: str = ""
     imei: str = ""
@@ -84,7 +82,8 @@ class Created:
     cause: Cause
     control: ie.FTeid
     user: ie.FTeid
-    address: IPv4Address
+    paa: ie.Paa
+    qos: Qos
     charging_id: int
     recovery: int
     pco: bytes
@@ -95,23 +94,23 @@ class Created:
 def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
     """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
     elements = ie.decode_elements(payload)
-    imsi = ie.decode_imsi(ie.required(elements, ie.IMSI))
+    imsi = ie.decode_imsi(ie.conditional(elements, ie.IMSI))
     ie.required(elements, ie.RAT_TYPE)
     control = ie.decode_f_teid(elements, 0)
-    apn = ie.decode_apn(ie.required(elements, ie.APN))
-    paa_type, address = ie.decode_paa(ie.required(elements, ie.PAA))
-    asked_type = ie.optional(elements, ie.PDN_TYPE)
+    apn = ie.decode_apn(ie.conditional(elements, ie.APN))
+    paa = _paa(elements)
     bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
+    ebi = _ebi(ie.required(bearer, ie.EBI))
+    ie.conditional(bearer, ie.F_TEID, 2)
     return CreateSessionRequest(
         imsi=imsi,
         apn=apn,
-        ebi=_ebi(ie.required(bearer, ie.EBI)),
-        pdn_type=asked_type[0] & 7 if asked_type else paa_type,
+        ebi=ebi,
+        paa=paa,
         control=control,
         user=ie.decode_f_teid(bearer, 2),
-        bearer_qos=ie.required(bearer, ie.BEARER_QOS)[:22],
-        address=address,
-        ambr=ie.optional(elements, ie.AMBR)[:8],
+        qos=_qos(ie.required(bearer, ie.BEARER_QOS), ie.optional(elements, ie.AMBR)),
+        indication=ie.Indication.decode(ie.optional(elements, ie.INDICATION)),
         recovery=_recovery(elements),
         msisdn=ie.decode_msisdn(ie.optional(elements, ie.MSISDN)),
         imei=values.decode_imei(ie.optional(elements, ie.MEI)),
@@ -186,25 +185,24 @@ def encode_create_session_response(
         ie.encode_element(ie.EBI, bytes((request.ebi,))),
         ie.encode_cause(Cause.REQUEST_ACCEPTED),
         created.user.encode(2),
-        ie.encode_element(ie.BEARER_QOS, request.bearer_qos),
+        ie.encode_qos(created.qos.qci, created.qos.arp),
         ie.encode_element(ie.CHARGING_ID, created.charging_id.to_bytes(4, "big")),
     ]
     elements = [
         ie.encode_cause(created.cause),
         ie.encode_element(ie.RECOVERY, bytes((created.recovery,))),
         created.control.encode(1),
-        ie.encode_paa(created.address),
+        created.paa.encode(),
         ie.encode_element(ie.APN_RESTRICTION, b"\0"),
     ]
-    if request.ambr:
-        elements.append(ie.encode_element(ie.AMBR, request.ambr))
+    if created.qos.ambr_up_kbps or created.qos.ambr_down_kbps:
+        elements.append(ie.encode_ambr(created.qos))
     if created.pco:
         elements.append(ie.encode_element(ie.PCO, created.pco))
-    if created.apco:
-        elements.append(ie.encode_element(ie.APCO, created.apco))
-    if created.epco:
-        elements.append(ie.encode_element(ie.EPCO, created.epco))
     elements.append(ie.encode_group(ie.BEARER_CONTEXT, bearer))
+    for type_, options in ((ie.APCO, created.apco), (ie.EPCO, created.epco)):
+        if options:
+            elements.append(ie.encode_element(type_, options))
     return encode_header(MessageType.CREATE_SESSION_RESPONSE, peer_teid, sequence, b"".join(elements))
 
 
@@ -244,6 +242,20 @@ def _ebi(value: bytes) -> int:
     if value[0] & 15 < _EBI_MIN:
         raise ie.ElementError("EBI below 5", Cause.MANDATORY_IE_INCORRECT, (ie.EBI, 0))
     return value[0] & 15
+
+
+def _paa(elements: ie.Elements) -> ie.Paa:
+    """PAA, which must be of the PDN Type that stands beside it (§8.14)."""
+    paa = ie.Paa.decode(ie.conditional(elements, ie.PAA))
+    asked = ie.optional(elements, ie.PDN_TYPE)
+    if asked and ie.decode_pdn_type(asked) is not paa.pdn_type:
+        raise ie.ElementError("not of the PDN type", Cause.MANDATORY_IE_INCORRECT, (ie.PAA, 0))
+    return paa
+
+
+def _qos(bearer_qos: bytes, ambr: bytes) -> Qos:
+    up_kbps, down_kbps = ie.decode_ambr(ambr)
+    return Qos(qci=bearer_qos[1], arp=bearer_qos[0], ambr_up_kbps=up_kbps, ambr_down_kbps=down_kbps)
 
 
 def _recovery(elements: ie.Elements) -> int | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from core.domain.session import PdnType
 from core.ports.network import Address
 from gtp import values
 from gtp.pco import dns_request, dns_servers
@@ -58,8 +59,8 @@ class Sgw(GtpPeer[Answer]):
             self._f_teid(ie.S5_S8_SGW_GTP_C, context.local_teid_control).encode(0),
             ie.encode_element(ie.APN, values.encode_apn(context.apn)),
             ie.encode_element(ie.SELECTION_MODE, b"\0"),
-            ie.encode_element(ie.PDN_TYPE, bytes((ie.PDN_IPV4,))),
-            ie.encode_paa(IPv4Address(0)),
+            ie.encode_element(ie.PDN_TYPE, bytes((ie.PDN_NUMBERS[PdnType.IPV4],))),
+            ie.Paa(PdnType.IPV4).encode(),
             ie.encode_element(ie.APN_RESTRICTION, b"\0"),
             ie.encode_element(ie.AMBR, AMBR),
             ie.encode_element(ie.PCO, dns_request()),
@@ -73,8 +74,7 @@ class Sgw(GtpPeer[Answer]):
         context.peer_teid_control = ie.decode_f_teid(answer.elements, 1).teid
         context.peer_teid_user = ie.decode_f_teid(given, 2).teid
         context.charging_id = int.from_bytes(ie.required(given, ie.CHARGING_ID), "big")
-        _, address = ie.decode_paa(ie.required(answer.elements, ie.PAA))
-        context.ue_address = address or context.ue_address
+        context.ue_address = ie.Paa.decode(ie.required(answer.elements, ie.PAA)).ipv4 or context.ue_address
         context.dns = dns_servers(ie.optional(answer.elements, ie.PCO))
 
     async def _move(self, context: PdpContext) -> None:

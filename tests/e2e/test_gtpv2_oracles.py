@@ -2,6 +2,7 @@
 
 import struct
 import subprocess
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pycrate_mobile.TS29274_GTPC import parse_GTPC
 from scapy.contrib.gtp_v2 import GTPHeader
 
 from core.domain.reasons import AttachRefusal
+from core.domain.session import PdnType, Qos
 from gtp.events import Accepted, DeleteRequested, Done, Rejected, SessionRequested, UpdateRequested
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support.gtp import APN
@@ -22,7 +24,7 @@ from tests.support.gtp2 import (
     message2,
     modify_bearer,
 )
-from tests.unit.test_gtpv2_gateway import PGW_TEID, session
+from tests.unit.test_gtpv2_gateway import PGW_TEID, PREFIX, session
 
 
 def messages() -> dict[str, bytes]:
@@ -49,6 +51,13 @@ def messages() -> dict[str, bytes]:
     ask("create refused", create_session(2), Rejected(AttachRefusal.ADDRESSES_OCCUPIED))
     ask("create without APN", message2(32, 0, 3, b"".join(without_apn.values())))
     ask("create accepted", create_session(4), Accepted(session()))
+    for number, pdn_type in ((2, PdnType.IPV6), (3, PdnType.IPV4V6)):
+        given = replace(session(), pdn_type=pdn_type, ue_prefix=PREFIX, qos=Qos(8, 0x7C, 512, 1_024))
+        ask(
+            f"create accepted, {pdn_type.value}",
+            create_session(20 + number, pdn_type=number),
+            Accepted(given),
+        )
     ask("modify accepted", modify_bearer(PGW_TEID, 5), Accepted(session()))
     ask("echo request", message2(1, None, 6, element(3, b"\x09")))
     ask("delete accepted", delete_session(PGW_TEID, 7), Done())

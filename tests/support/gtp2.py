@@ -4,6 +4,7 @@ from tests.support.gtp import imsi_octets
 
 SGW = ("127.0.2.1", 2123)
 SGW_ADDRESS = bytes((127, 0, 2, 1))
+PAA_OCTETS = {1: 4, 2: 17, 3: 21}
 
 
 def message2(kind: int, teid: int | None, sequence: int, body: bytes) -> bytes:
@@ -29,7 +30,7 @@ def bearer_context() -> list[bytes]:
     ]
 
 
-def create_elements(*, pdn_type: int = 1, paa: bytes | None = None, device: int = 1) -> dict[str, bytes]:
+def create_elements(*, pdn_type: int = 1, device: int = 1) -> dict[str, bytes]:
     """By name; a test leaves one out or breaks it."""
     return {
         "imsi": element(1, imsi_octets(device)),
@@ -42,17 +43,20 @@ def create_elements(*, pdn_type: int = 1, paa: bytes | None = None, device: int 
         "apn": element(71, b"\x07soracom\x02io\x06mnc010\x06mcc440\x04gprs"),
         "selection mode": element(128, b"\0"),
         "pdn type": element(99, bytes((pdn_type,))),
-        "paa": element(79, bytes((pdn_type,)) + bytes(4) if paa is None else paa),
+        "paa": element(79, bytes((pdn_type,)) + bytes(PAA_OCTETS.get(pdn_type, 0))),
         "apn restriction": element(127, b"\0"),
-        "ambr": element(72, bytes(8)),
+        "ambr": element(72, (1_000).to_bytes(4, "big") + (2_000).to_bytes(4, "big")),
         "pco": element(78, bytes.fromhex("80000d00001000")),
         "bearer context": element(93, b"".join(bearer_context())),
         "recovery": element(3, b"\x07"),
     }  # fmt: skip
 
 
-def create_session(sequence: int = 1, **changes: int) -> bytes:
-    return message2(32, 0, sequence, b"".join(create_elements(**changes).values()))  # type: ignore[arg-type]  # bytes
+def create_session(sequence: int = 1, *, pdn_type: int = 1, paa: bytes | None = None) -> bytes:
+    elements = create_elements(pdn_type=pdn_type)
+    if paa is not None:
+        elements["paa"] = paa
+    return message2(32, 0, sequence, b"".join(elements.values()))
 
 
 def modify_bearer(teid: int, sequence: int, *, address: bytes = SGW_ADDRESS) -> bytes:

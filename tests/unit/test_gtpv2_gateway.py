@@ -1,12 +1,13 @@
 """The GTPv2-C machine: answers by position, refusals that name the element, versions that share a context."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 
+from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, Session
+from core.domain.session import Access, PdnType, Qos, Session
 from gtp.contexts import Contexts
 from gtp.events import (
     Accepted,
@@ -39,11 +40,11 @@ from tests.support.gtp2 import (
 PGW_TEID = 0xA0000001
 
 
-def gateway(*allowed: str, contexts: Contexts | None = None) -> GtpV2Gateway:
+def gateway(*allowed: str, contexts: Contexts | None = None, apn: Apn = APN) -> GtpV2Gateway:
     return GtpV2Gateway(
         address=IPv4Address("127.0.0.1"),
         recovery=3,
-        apns=[APN],
+        apns=[apn],
         allowed_peers=[IPv4Network(network) for network in allowed],
         first_sequence=100,
         contexts=contexts,
@@ -94,18 +95,20 @@ def test_a_session_is_handed_out_whole() -> None:
     assert wish.location.user_location == "1844f001000144f00100000001"
 
 
-def test_an_accepted_session_is_answered_octet_by_octet() -> None:
+def test_an_accepted_session_is_answered_octet_by_octet_with_the_qos_that_it_has() -> None:
     machine = gateway()
     machine.receive_datagram(create_session(0x010203), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    machine.answer(event.token, Accepted(session()), 0)
+    assert event.wish.qos == Qos(9, 0x74, 1_000, 2_000)
+    granted = Qos(8, 0x7C, 512, 1_024)
+    machine.answer(event.token, Accepted(replace(session(), qos=granted)), 0)
     here = bytes((127, 0, 0, 1))
     bearer = (
         element(73, b"\x05")
         + element(2, b"\x10\0")
         + f_teid(5, 0xB0000001, 2, here)
-        + element(80, bytes.fromhex("7409") + bytes(20))
+        + element(80, bytes.fromhex("7c08") + bytes(20))
         + element(94, bytes.fromhex("b0000001"))
     )
     dns = (
@@ -120,7 +123,7 @@ def test_an_accepted_session_is_answered_octet_by_octet() -> None:
         + f_teid(7, PGW_TEID, 1, here)
         + element(79, b"\x01" + bytes((10, 128, 0, 2)))
         + element(127, b"\0")
-        + element(72, bytes(8))
+        + element(72, (512).to_bytes(4, "big") + (1_024).to_bytes(4, "big"))
         + element(78, b"\x80" + dns + bytes.fromhex("00100205b8"))
         + element(93, bearer)
     )
@@ -131,15 +134,21 @@ def test_an_accepted_session_is_answered_octet_by_octet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"),
-    [("imsi", (1, 0)), ("rat type", (82, 0)), ("f-teid", (87, 0)), ("apn", (71, 0)), ("paa", (79, 0)),
-     ("bearer context", (93, 0))],
-)  # fmt: skip
-def test_what_is_missing_or_too_short_is_named(name: str, key: tuple[int, int]) -> None:
+    ("name", "key", "cause"),
+    [
+        ("imsi", (1, 0), Cause.CONDITIONAL_IE_MISSING),
+        ("rat type", (82, 0), Cause.MANDATORY_IE_MISSING),
+        ("f-teid", (87, 0), Cause.MANDATORY_IE_MISSING),
+        ("apn", (71, 0), Cause.CONDITIONAL_IE_MISSING),
+        ("paa", (79, 0), Cause.CONDITIONAL_IE_MISSING),
+        ("bearer context", (93, 0), Cause.MANDATORY_IE_MISSING),
+    ],
+)
+def test_what_is_missing_or_too_short_is_named(name: str, key: tuple[int, int], cause: Cause) -> None:
     elements = create_elements()
     del elements[name]
     missing = message2(32, 0, 1, b"".join(elements.values()))
-    assert refusal(gateway(), missing) == bytes((Cause.MANDATORY_IE_MISSING, 0, key[0], 0, 0, key[1]))
+    assert refusal(gateway(), missing) == bytes((cause, 0, key[0], 0, 0, key[1]))
     elements[name] = element(key[0], b"", key[1])
     short = message2(32, 0, 1, b"".join(elements.values()))
     assert refusal(gateway(), short)[0] in (Cause.INVALID_LENGTH, Cause.MANDATORY_IE_MISSING)
@@ -148,11 +157,17 @@ def test_what_is_missing_or_too_short_is_named(name: str, key: tuple[int, int]) 
 def test_the_bearers_elements_are_named_with_their_instance() -> None:
     elements = create_elements()
     bearer = bearer_context()
-    for index, key in enumerate(((73, 0), (87, 2), (80, 0))):
+    for index, (key, cause) in enumerate(
+        (
+            ((73, 0), Cause.MANDATORY_IE_MISSING),
+            ((87, 2), Cause.CONDITIONAL_IE_MISSING),
+            ((80, 0), Cause.MANDATORY_IE_MISSING),
+        )
+    ):
         rest = b"".join(part for at, part in enumerate(bearer) if at != index)
         elements["bearer context"] = element(93, rest)
         data = message2(32, 0, 1, b"".join(elements.values()))
-        assert refusal(gateway(), data) == bytes((Cause.MANDATORY_IE_MISSING, 0, key[0], 0, 0, key[1]))
+        assert refusal(gateway(), data) == bytes((cause, 0, key[0], 0, 0, key[1]))
 
 
 @pytest.mark.parametrize(
@@ -171,15 +186,89 @@ def test_what_is_wrong_is_named(name: str, value: bytes, key: tuple[int, int]) -
     assert refusal(gateway(), data) == bytes((Cause.MANDATORY_IE_INCORRECT, 0, key[0], 0, 0, key[1]))
 
 
-def test_ipv6_is_refused_and_both_become_ipv4() -> None:
-    assert refusal(gateway(), create_session(pdn_type=2))[0] == Cause.PREFERRED_PDN_TYPE_NOT_SUPPORTED
-    machine = gateway()
-    both = {**create_elements(pdn_type=3), "paa": element(79, b"\x03" + bytes(21))}
-    machine.receive_datagram(message2(32, 0, 1, b"".join(both.values())), SGW, 0)
+PREFIX = IPv6Network("2001:db8:0:2::/64")
+DUAL = Apn("soracom.io", pdn_types=frozenset(PdnType))
+IPV4_ONLY = Apn("soracom.io")
+
+
+def wish_for(apn: Apn, pdn_type: int, indication: bytes) -> tuple[GtpV2Gateway, SessionRequested]:
+    machine = gateway(apn=apn)
+    elements = {**create_elements(pdn_type=pdn_type), "indication": element(77, indication)}
+    machine.receive_datagram(message2(32, 0, 1, b"".join(elements.values())), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    machine.answer(event.token, Accepted(session()), 0)
-    assert answers(machine)[0][16] == Cause.NEW_PDN_TYPE_DUE_TO_NETWORK_PREFERENCE
+    return machine, event
+
+
+def given(granted: PdnType) -> bytes:
+    """The PAA that tells of it."""
+    address = bytes((10, 128, 0, 2))
+    ipv6 = bytes((64,)) + bytes.fromhex("20010db800000002000000000a800002")
+    return element(
+        79,
+        {
+            PdnType.IPV4: b"\x01" + address,
+            PdnType.IPV6: b"\x02" + ipv6,
+            PdnType.IPV4V6: b"\x03" + ipv6 + address,
+        }[granted],
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "indication", "apn", "wished", "granted", "cause"),
+    [
+        (1, b"", DUAL, PdnType.IPV4, PdnType.IPV4, 16),
+        (2, b"", DUAL, PdnType.IPV6, PdnType.IPV6, 16),
+        (3, b"\x80", DUAL, PdnType.IPV4V6, PdnType.IPV4V6, 16),
+        (3, b"\x80", IPV4_ONLY, PdnType.IPV4V6, PdnType.IPV4, 18),
+        (3, b"", IPV4_ONLY, PdnType.IPV4, PdnType.IPV4, 18),
+        (3, b"", DUAL, PdnType.IPV4, PdnType.IPV4, 19),
+        (3, b"\x7f\xff", DUAL, PdnType.IPV4, PdnType.IPV4, 19),
+        (3, b"", replace(DUAL, pdn_types=frozenset({PdnType.IPV6, PdnType.IPV4V6})), PdnType.IPV6,
+         PdnType.IPV6, 19),
+    ],
+)  # fmt: skip
+def test_the_answer_tells_addresses_and_why_one_is_missing(
+    *, asked: int, indication: bytes, apn: Apn, wished: PdnType, granted: PdnType, cause: int
+) -> None:
+    machine, event = wish_for(apn, asked, indication)
+    assert (event.wish.pdn_type, event.wish.address, event.wish.prefix) == (wished, None, None)
+    prefix = None if granted is PdnType.IPV4 else PREFIX
+    machine.answer(event.token, Accepted(replace(session(), pdn_type=granted, ue_prefix=prefix)), 0)
+    (answer,) = answers(machine)
+    assert answer[16] == cause
+    assert given(granted) in answer
+
+
+def test_a_pdn_type_of_which_nothing_can_be_given_is_refused() -> None:
+    machine, event = wish_for(IPV4_ONLY, 2, b"\x80")
+    machine.answer(event.token, Rejected(AttachRefusal.PDP_TYPE_NOT_SUPPORTED), 0)
+    assert answers(machine)[0][16] == Cause.PREFERRED_PDN_TYPE_NOT_SUPPORTED
+    for no_ip in (4, 5):
+        assert refusal(gateway(), create_session(pdn_type=no_ip))[0] == Cause.PREFERRED_PDN_TYPE_NOT_SUPPORTED
+
+
+def test_a_paa_that_is_not_of_the_pdn_type_is_named() -> None:
+    named = bytes((Cause.MANDATORY_IE_INCORRECT, 0, 79, 0, 0, 0))
+    for pdn_type, paa in ((1, b"\x02" + bytes(17)), (3, b"\x01" + bytes(4)), (1, b"\x07" + bytes(4))):
+        assert refusal(gateway(), create_session(pdn_type=pdn_type, paa=element(79, paa))) == named
+    wrong_type = bytes((Cause.MANDATORY_IE_INCORRECT, 0, 99, 0, 0, 0))
+    elements = {**create_elements(), "pdn type": element(99, b"\x06")}
+    assert refusal(gateway(), message2(32, 0, 1, b"".join(elements.values()))) == wrong_type
+
+
+@pytest.mark.parametrize(("pdn_type", "octets"), [(1, 4), (2, 17), (3, 21)])
+def test_half_a_paa_is_named_and_one_of_200_octets_is_read_to_its_end(pdn_type: int, octets: int) -> None:
+    named = bytes((Cause.MANDATORY_IE_INCORRECT, 0, 79, 0, 0, 0))
+    for cut in range(1, octets):
+        half = element(79, bytes((pdn_type,)) + bytes(cut))
+        assert refusal(gateway(), create_session(pdn_type=pdn_type, paa=half)) == named
+    machine = gateway()
+    whole = element(79, bytes((pdn_type,)) + bytes(octets) + b"\xff" * 200)
+    machine.receive_datagram(create_session(pdn_type=pdn_type, paa=whole), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert (event.wish.address, event.wish.prefix) == (None, None)
 
 
 def test_a_static_address_is_told_on() -> None:
@@ -189,6 +278,11 @@ def test_a_static_address_is_told_on() -> None:
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
     assert event.wish.address == IPv4Address("10.1.2.3")
+    both = b"\x03\x40" + PREFIX.network_address.packed + bytes((10, 1, 2, 3))
+    machine.receive_datagram(create_session(2, pdn_type=3, paa=element(79, both)), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert (event.wish.address, event.wish.prefix) == (IPv4Address("10.1.2.3"), PREFIX)
 
 
 @pytest.mark.parametrize("reason", AttachRefusal)

@@ -208,9 +208,20 @@ class GtpEndpoint(ABC):
     # -- what the session service tells ---------------------------------------------------------------
 
     def adopt(self, session: Session, now: float = 0.0) -> None:
-        """Hold a context that was read back; its peer's restart counter is learned when it is next heard."""
-        context = self._contexts.hold(session, None)
+        """Hold a context that was read back; of its peer is known what it told then."""
+        counter = session.tunnel.peer_restart_counter if session.tunnel else None
+        context = self._contexts.hold(session, counter)
+        if counter is not None:
+            self._peers.learn(context.control_address, counter)
         self._peers.watch(context.control_address, now)
+
+    def restart_counter_of(self, token: int) -> int | None:
+        """Of the peer that asked this; without Recovery in its request it is the one that it is known by."""
+        return self._counter_of(self._pending[token])
+
+    def _counter_of(self, pending: Pending) -> int | None:
+        recovery = pending.asked.recovery
+        return self._peers.counter_of(pending.peer[0]) if recovery is None else recovery
 
     def release(self, session_id: str, now: float) -> None:
         """End a context from our side, by a request that is repeated until the peer answers it."""
@@ -318,13 +329,10 @@ class GtpEndpoint(ABC):
         return self._partners.are_one(address, context.control_address)
 
     def _hold(self, pending: Pending, session: Session, now: float) -> None:
-        recovery = pending.asked.recovery
         if isinstance(pending.asked.event, SessionRequested):
-            context = self._contexts.hold(session, recovery)
-            if recovery is None:
-                context.peer_restart_counter = self._peers.counter_of(context.control_address)
+            self._contexts.hold(session, self._counter_of(pending))
         else:
-            self._contexts.move(session, recovery)
+            self._contexts.move(session, self._counter_of(pending))
         if session.tunnel is not None:
             self._peers.watch(session.tunnel.peer_control_address, now)
 

@@ -28,7 +28,6 @@ from gtp.events import (
     Outcome,
     OutcomeTooLate,
     PathLost,
-    PeerEnds,
     PeerRestarted,
     Rejected,
     SessionRequested,
@@ -164,9 +163,9 @@ class GtpDoor:
     async def _decide(self, machine: GtpEndpoint, event: Event) -> None:
         match event:
             case SessionRequested():
-                await self._answer(machine, event.token, self._open(machine.ACCESS, event))
+                await self._answer(machine, event.token, self._open(machine, event))
             case UpdateRequested():
-                await self._answer(machine, event.token, self._modify(machine.ACCESS, event))
+                await self._answer(machine, event.token, self._modify(machine, event))
             case DeleteRequested():
                 await self._answer(machine, event.token, self._close(event))
             case PeerRestarted() | PathLost():
@@ -186,11 +185,11 @@ class GtpDoor:
         machine.answer(token, outcome, self._clock.monotonic())
         self._pump()
 
-    async def _open(self, access: Access, event: SessionRequested) -> Outcome:
+    async def _open(self, machine: GtpEndpoint, event: SessionRequested) -> Outcome:
         wish = event.wish
         session = await self._sessions.open(
             OpenSession(
-                access=access,
+                access=machine.ACCESS,
                 imsi=wish.imsi,
                 apn=wish.apn,
                 imei=wish.imei,
@@ -202,6 +201,7 @@ class GtpDoor:
                     control_address=str(wish.ends.control_address),
                     user_address=str(wish.ends.user_address),
                     nsapi=wish.nsapi,
+                    restart_counter=machine.restart_counter_of(event.token),
                 ),
                 requested_address=wish.address,
                 proof=wish.credentials.prove if wish.credentials else None,
@@ -211,22 +211,22 @@ class GtpDoor:
         )
         return Accepted(session)
 
-    async def _modify(self, access: Access, event: UpdateRequested) -> Outcome:
+    async def _modify(self, machine: GtpEndpoint, event: UpdateRequested) -> Outcome:
         session = await self._sessions.modify(
             ModifySession(
                 session_id=event.session_id,
-                access=access,
-                peer=self._peer_of(event.session_id, event.ends),
+                access=machine.ACCESS,
+                peer=self._peer_of(machine, event),
                 location=None if event.location == NOWHERE else event.location,
                 qos=event.qos,
             )
         )
         return Accepted(session)
 
-    def _peer_of(self, session_id: str, ends: PeerEnds) -> PeerTunnel:
-        session = self._sessions.open_sessions.get(session_id)
+    def _peer_of(self, machine: GtpEndpoint, event: UpdateRequested) -> PeerTunnel:
+        session, ends = self._sessions.open_sessions.get(event.session_id), event.ends
         if session is None or session.tunnel is None:
-            raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id)
+            raise Refused(AttachRefusal.UNKNOWN_SESSION, event.session_id)
         tunnel = session.tunnel
         return PeerTunnel(
             teid_control=ends.teid_control or tunnel.peer_teid_control,
@@ -234,6 +234,7 @@ class GtpDoor:
             control_address=str(ends.control_address or tunnel.peer_control_address),
             user_address=str(ends.user_address or tunnel.peer_user_address),
             nsapi=tunnel.nsapi,
+            restart_counter=machine.restart_counter_of(event.token),
         )
 
     async def _close(self, event: DeleteRequested) -> Outcome:

@@ -51,6 +51,7 @@ class Tunnel:
 
     ``local_teid_control`` and ``local_teid_user`` are ours, the peer's are what we send to. Addresses are
     dotted quads; the peer's UDP ports are the standard ones for requests that we start. ``nsapi`` is 5–15.
+    ``peer_restart_counter`` tells the peer's life that the session is of (TS 23.007 §18), if it was told.
     """
 
     local_teid_control: int
@@ -61,6 +62,7 @@ class Tunnel:
     peer_user_address: str
     nsapi: int
     charging_id: int
+    peer_restart_counter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class PeerTunnel:
     control_address: str
     user_address: str
     nsapi: int
+    restart_counter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

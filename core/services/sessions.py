@@ -269,6 +269,7 @@ class Sessions:
                     peer_teid_user=change.peer.teid_user,
                     peer_control_address=change.peer.control_address,
                     peer_user_address=change.peer.user_address,
+                    peer_restart_counter=change.peer.restart_counter,
                 )
             wanted = replace(
                 session,
@@ -462,6 +463,7 @@ class Sessions:
             peer_user_address=request.peer.user_address,
             nsapi=request.peer.nsapi,
             charging_id=teid_user,
+            peer_restart_counter=request.peer.restart_counter,
         )
 
     # -- closing --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Peers of a GTP-C endpoint: restart counters, paths that fail and come back, who may speak and how much."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
@@ -266,6 +267,17 @@ def test_a_create_without_recovery_during_the_confirmation_survives_it() -> None
     machine.answer(event.token, Accepted(session(2)), 1)
     answer_echo(machine, echo, 8, 2)
     assert machine.next_event() == PeerRestarted(SGSN[0], (session(1).session_id,))
+
+
+def test_a_restart_while_we_were_away_is_seen_by_what_the_session_was_stored_with() -> None:
+    machine = gateway(timers=Timers())
+    for number, counter in ((1, 7), (2, 8)):
+        stored = session(number)
+        assert stored.tunnel is not None
+        machine.adopt(replace(stored, tunnel=replace(stored.tunnel, peer_restart_counter=counter)))
+    assert not restarted(machine, 8, 10), "this is the life that was known last"
+    assert machine._contexts.by_session(session(1).session_id) is not None
+    assert restarted(machine, 9, 20)
 
 
 def test_the_table_of_peers_is_bounded_and_forgets_strangers_first() -> None:

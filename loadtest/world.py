@@ -72,8 +72,8 @@ REQUEST_S = 10.0
 FOLD_AFTER_S = 10.0
 """A day is folded amid the traffic of the next one, and before its last reports have come."""
 PATH_LOSS_S_MAX = 60.0
-RESTART_HEARD_S = 30.0
-"""By then a gateway has asked a peer that restarted, and ended what it lost."""
+RESTART_HEARD_S = 130.0
+"""By then a gateway has asked a peer that restarted, twice if need be, and ended what it lost."""
 QUIET_S = 90.0
 """After the last action: longer than every repeat, retry and quarantine."""
 

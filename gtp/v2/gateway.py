@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from core.domain.session import NOWHERE, Access, Session
+from core.domain.session import Access, Session
 from core.errors import RemoteProtocolError
 from gtp.contexts import Context, ContextEvent
 from gtp.endpoint import Asked, GtpEndpoint, Pending
@@ -113,8 +113,8 @@ class GtpV2Gateway(GtpEndpoint):
     def _asked_modify(self, token: int, addr: Peer, header: Header, teid: int) -> Asked:
         modify = message.decode_modify_bearer_request(header.payload)
         context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
-        location = modify.location if modify.location.plmn else NOWHERE
-        event = UpdateRequested(token, context.session_id, _ends(modify.control, modify.user), location)
+        ends = _ends(modify.control, modify.user)
+        event = UpdateRequested(token, context.session_id, ends, modify.location)
         peer_teid = modify.control.teid if modify.control else context.peer_teid
         return Asked(event, peer_teid, modify.recovery, modify)
 

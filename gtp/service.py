@@ -236,7 +236,9 @@ class GtpDoor:
             control_address=str(ends.control_address or tunnel.peer_control_address),
             user_address=str(ends.user_address or tunnel.peer_user_address),
             nsapi=tunnel.nsapi,
-            restart_counter=ends.restart_counter,
+            restart_counter=tunnel.peer_restart_counter
+            if ends.restart_counter is None
+            else ends.restart_counter,
         )
 
     async def _close(self, event: DeleteRequested) -> Outcome:

@@ -6,6 +6,7 @@ the version that asked knows which element it was.
 
 from ipaddress import IPv6Address, IPv6Network
 
+from core.domain.session import Cell, Location
 from core.errors import LocalProtocolError, RemoteProtocolError
 
 APN_OCTETS_MAX = 100
@@ -87,6 +88,87 @@ def decode_plmn(value: bytes) -> str:
     if any(digit > 9 for digit in mcc + mnc):
         return ""
     return "".join(map(str, mcc + mnc))
+
+
+_RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE", 8: "NB-IoT", 9: "LTE-M"}
+"""RAT types (TS 29.060 §7.7.50, TS 29.274 §8.17)."""
+
+
+def decode_rat(value: bytes) -> str:
+    """The radio access technology's name; empty when it is none."""
+    return _RAT_NAMES.get(value[0], "") if value else ""
+
+
+def decode_time_zone(value: bytes) -> str:
+    """MS Time Zone (TS 29.060 §7.7.52, TS 24.008 §10.5.3.8), as ``+09:00``; empty when it is none."""
+    if not value:
+        return ""
+    tens, ones = value[0] & 7, value[0] >> 4
+    hours, quarters = divmod(10 * tens + ones, 4)
+    if ones > 9:
+        return ""
+    return f"{'-' if value[0] & 8 else '+'}{hours:02}:{15 * quarters:02}"
+
+
+def decode_cell_v1(value: bytes) -> Cell | None:
+    """User location information of version 1 (TS 29.060 §7.7.51): CGI, SAI or RAI; ``None``: none."""
+    name = {0: "ci", 1: "sac", 2: "rac"}.get(value[0]) if len(value) >= 8 else None
+    plmn = decode_plmn(value[1:4])
+    if name is None or not plmn:
+        return None
+    within = value[6] if name == "rac" else int.from_bytes(value[6:8], "big")
+    return _cell(plmn, lac=int.from_bytes(value[4:6], "big"), **{name: within})
+
+
+def decode_cell_v2(value: bytes) -> Cell | None:
+    """User location information of version 2 (TS 29.274 §8.21): what of it is whole; ``None``: nothing."""
+    found: dict[str, int] = {}
+    plmn, at = "", 1
+    for flag, area, within, octets in _PARTS_V2:
+        if not value or not value[0] & flag:
+            continue
+        part = value[at : at + octets]
+        if len(part) < octets:
+            break
+        plmn = decode_plmn(part) or plmn
+        if area:
+            found[area] = int.from_bytes(part[3:5], "big")
+        if within == "eci":
+            found[within] = int.from_bytes(part[3:7], "big") & 0x0FFFFFFF
+        elif within:
+            found[within] = part[5] if within == "rac" else int.from_bytes(part[5:7], "big")
+        at += octets
+    return _cell(plmn, **found) if plmn and found else None
+
+
+_PARTS_V2 = (
+    (0x01, "lac", "ci", 7),
+    (0x02, "lac", "sac", 7),
+    (0x04, "lac", "rac", 7),
+    (0x08, "tac", "", 5),
+    (0x10, "", "eci", 7),
+    (0x20, "lac", "", 5),
+)
+"""Flag, the area and what within it, and its octets, in their order."""
+USER_LOCATION_OCTETS_MAX = 64
+"""Of the raw element so many are kept."""
+
+
+def locate(
+    *, serving_network: bytes, rat: bytes, user_location: bytes, cell: Cell | None, time_zone: bytes
+) -> Location:
+    """What a message says of where its device is, from the values of its elements, or empty ones."""
+    return Location(
+        plmn=decode_plmn(serving_network) or decode_plmn(user_location[1:4]),
+        rat=decode_rat(rat),
+        user_location=user_location[:USER_LOCATION_OCTETS_MAX].hex(),
+        cell=cell,
+        time_zone=decode_time_zone(time_zone),
+    )
+
+
+def _cell(plmn: str, **parts: int) -> Cell:
+    return Cell(int(plmn[:3]), int(plmn[3:]), **parts)
 
 
 def device_ipv6(prefix: IPv6Network) -> IPv6Address:

@@ -277,7 +277,7 @@ class Sessions:
                 session,
                 access=change.access or session.access,
                 tunnel=tunnel,
-                location=change.location or session.location,
+                location=session.location.moved(change.location) if change.location else session.location,
                 nas=change.nas or session.nas,
                 qos=change.qos or session.qos,
             )

@@ -1,9 +1,10 @@
 """The GTPv1-C endpoint of a GGSN, without I/O (TS 29.060)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
-from core.domain.session import NOWHERE, Access, PdnType, Session
+from core.domain.session import Access, PdnType, Session
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.contexts import Context, ContextEvent
@@ -22,16 +23,29 @@ from gtp.pco import answer_options, credentials
 from gtp.transaction import Peer, RequestKey
 from gtp.v1 import message
 from gtp.v1.cause import CAUSE_OF_REFUSAL, Cause
-from gtp.v1.header import Header, decode_header, version_of
-from gtp.v1.ie import EndUserAddress
+from gtp.v1.header import FLAG_PT, Header, decode_header, version_of
+from gtp.v1.ie import TEID_CONTROL, EndUserAddress
 from gtp.v1.message import MessageType
 
 RESPONSES: Mapping[int, MessageType] = {
     MessageType.CREATE_PDP_CONTEXT_REQUEST: MessageType.CREATE_PDP_CONTEXT_RESPONSE,
     MessageType.UPDATE_PDP_CONTEXT_REQUEST: MessageType.UPDATE_PDP_CONTEXT_RESPONSE,
     MessageType.DELETE_PDP_CONTEXT_REQUEST: MessageType.DELETE_PDP_CONTEXT_RESPONSE,
+    MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST: MessageType.MS_INFO_CHANGE_NOTIFICATION_RESPONSE,
 }
 """The requests that are decided, and what answers them."""
+MS_INFO_CHANGE_REPORTING_SUPPORT = 0x02
+"""The one extension header that is understood: the SGSN can tell changes of the cell (TS 29.060 §6.1.4)."""
+COMPREHENSION_REQUIRED = 0x80
+"""Set in the type of an extension header that its receiver must understand (§6.1.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wire:
+    """A request that its session answers, and the header that it came with."""
+
+    request: message.CreateRequest | message.UpdateRequest | message.NotificationRequest
+    header: Header
 
 
 class GtpV1Gateway(GtpEndpoint):
@@ -45,25 +59,39 @@ class GtpV1Gateway(GtpEndpoint):
             self._reprove(data, addr, now)
             return
         header = decode_header(data)
+        is_understood = _is_understood(header)
+        if not is_understood:
+            self._tell_extension_headers(addr, now)
         if header.sequence is None:
             self.dropped["no_sequence_number"] += 1
+        elif header.message_type in RESPONSES:
+            self._receive_request(header, header.sequence, addr, now)
+        elif not is_understood:
+            self.dropped["unknown_extension_header"] += 1
         elif header.message_type == MessageType.ECHO_REQUEST:
             self._outgoing.append((message.encode_echo_response(header.sequence, self._recovery), addr))
             self._hear(addr, message.decode_recovery(header.payload), now)
-        elif header.message_type in RESPONSES:
-            self._receive_request(header, header.sequence, addr, now)
         elif header.message_type in (MessageType.ECHO_RESPONSE, MessageType.DELETE_PDP_CONTEXT_RESPONSE):
             self._receive_response(header, header.sequence, addr, now)
         else:
             self.dropped["message_not_supported"] += 1
 
     def _reprove(self, data: bytes, addr: Peer, now: float) -> None:
-        """Version Not Supported (§7.2.3), but never in answer to one, and rarely."""
+        """Version Not Supported (§7.2.3), but never in answer to one or to GTP', and rarely."""
         self.dropped["version_not_supported"] += 1
-        if data[1] == MessageType.VERSION_NOT_SUPPORTED or not self._peers.may_reprove(addr[0], now):
+        is_charging = not data[0] & FLAG_PT and data[0] >> 5 == 0
+        is_reproof = data[1] == MessageType.VERSION_NOT_SUPPORTED
+        if is_charging or is_reproof or not self._peers.may_reprove(addr[0], now):
             return
-        sequence = int.from_bytes(data[8:10], "big") if len(data) >= 10 else 0
+        at = 4 if data[0] >> 5 == 0 else 8  # a header of version 0 has no TEID before its sequence number
+        sequence = int.from_bytes(data[at : at + 2], "big") if len(data) >= at + 2 else 0
         self._outgoing.append((message.encode_version_not_supported(sequence), addr))
+
+    def _tell_extension_headers(self, addr: Peer, now: float) -> None:
+        """Supported Extension Headers Notification (§7.2.4), rarely."""
+        if self._peers.may_reprove(addr[0], now):
+            supported = bytes((MS_INFO_CHANGE_REPORTING_SUPPORT,))
+            self._outgoing.append((message.encode_supported_extension_headers(supported), addr))
 
     # -- requests -------------------------------------------------------------------------------------
 
@@ -76,12 +104,14 @@ class GtpV1Gateway(GtpEndpoint):
         except RemoteProtocolError as error:
             self.dropped["refused_by_protocol"] += 1
             cause = error.cause or Cause.INVALID_MESSAGE_FORMAT
-            teid = self._peer_teid(header)
+            teid = self._peer_teid(header, addr)
             response_type = RESPONSES[header.message_type]
             self._respond(key, addr, message.encode_cause_response(response_type, teid, sequence, cause))
 
     def _begin(self, key: RequestKey, header: Header, addr: Peer, now: float) -> None:
         """Decode a new request and hand it out; raises ``RemoteProtocolError`` with the cause to answer."""
+        if not _is_understood(header):
+            raise RemoteProtocolError("extension header", cause=Cause.UNKNOWN_MANDATORY_EXTENSION_HEADER)
         if not self._has_room():
             raise RemoteProtocolError("too many requests at once", cause=Cause.NO_RESOURCES_AVAILABLE)
         token = self._token()
@@ -89,14 +119,19 @@ class GtpV1Gateway(GtpEndpoint):
             asked = self._asked_create(token, addr, header)
         elif header.message_type == MessageType.UPDATE_PDP_CONTEXT_REQUEST:
             asked = self._asked_update(token, addr, header)
+        elif header.message_type == MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST:
+            asked = self._asked_notification(token, addr, header)
         else:
-            delete = message.decode_delete_request(header.payload)
-            context = self._named(header, addr, ContextEvent.DELETE_REQUESTED)
-            asked = Asked(DeleteRequested(token, context.session_id), context.peer_teid, None, delete)
+            asked = self._asked_delete(token, addr, header)
         self._hand_out(token, key, addr, asked, now)
 
     def _asked_create(self, token: int, addr: Peer, header: Header) -> Asked:
-        create = message.decode_create_request(header.payload)
+        try:
+            create = message.decode_create_request(header.payload)
+        except message.SecondaryActivation:
+            if self._known(header, addr) is None:
+                raise RemoteProtocolError("no primary context", cause=Cause.CONTEXT_NOT_FOUND) from None
+            raise
         address = create.end_user_address
         if address.pdn_type is None:
             raise RemoteProtocolError("PDP type", cause=Cause.UNKNOWN_PDP_ADDRESS_OR_PDP_TYPE)
@@ -117,11 +152,12 @@ class GtpV1Gateway(GtpEndpoint):
             address=address.ipv4,
             prefix=values.asked_prefix(address.ipv6),
             pdn_type=self._of_one_bearer(create) or address.pdn_type,
+            qos=create.asked.meaning,
             credentials=credentials(create.pco),
             is_low_priority=create.is_low_priority,
         )
         event = SessionRequested(token, addr[0], wish)
-        return Asked(event, create.teid_control, create.recovery, create)
+        return Asked(event, create.teid_control, create.recovery, _Wire(create, header))
 
     def _of_one_bearer(self, create: message.CreateRequest) -> PdnType | None:
         """The one family of a device that asks for both through an SGSN whose bearers carry one (§7.3.2)."""
@@ -133,7 +169,11 @@ class GtpV1Gateway(GtpEndpoint):
 
     def _asked_update(self, token: int, addr: Peer, header: Header) -> Asked:
         update = message.decode_update_request(header.payload)
-        context = self._named(header, addr, ContextEvent.UPDATE_REQUESTED)
+        context = self._named(header, addr, ContextEvent.UPDATE_REQUESTED, update.nsapi)
+        if update.teid_control is None and context.access is not self.ACCESS:
+            raise RemoteProtocolError(  # it comes from an SGW, whose TEID is nothing to an SGSN
+                "control TEID of a new peer", cause=Cause.MANDATORY_IE_MISSING, offending=TEID_CONTROL
+            )
         ends = PeerEnds(
             update.teid_control,
             update.control_address,
@@ -141,19 +181,39 @@ class GtpV1Gateway(GtpEndpoint):
             update.user_address,
             self._counter_of(addr, update.recovery),
         )
-        location = update.location if update.location.plmn else NOWHERE
-        event = UpdateRequested(token, context.session_id, ends, location)
-        return Asked(event, update.teid_control or context.peer_teid, update.recovery, update)
+        event = UpdateRequested(token, context.session_id, ends, update.location, update.asked.meaning)
+        return Asked(event, update.teid_control or context.peer_teid, update.recovery, _Wire(update, header))
 
-    def _named(self, header: Header, addr: Peer, event: ContextEvent) -> Context:
-        context = self._context_for(header.teid, addr, event)
-        if context is None:
+    def _asked_notification(self, token: int, addr: Peer, header: Header) -> Asked:
+        notification = message.decode_notification_request(header.payload)
+        known = self._known(header, addr)
+        if known is not None and known.access is not self.ACCESS:
+            raise RemoteProtocolError("it is an SGW's now", cause=Cause.NON_EXISTENT)
+        context = self._named(header, addr, ContextEvent.UPDATE_REQUESTED, notification.nsapi)
+        event = UpdateRequested(token, context.session_id, PeerEnds(), notification.location)
+        return Asked(event, context.peer_teid, None, _Wire(notification, header))
+
+    def _asked_delete(self, token: int, addr: Peer, header: Header) -> Asked:
+        delete = message.decode_delete_request(header.payload)
+        nsapi = None if delete.teardown else delete.nsapi
+        context = self._named(header, addr, ContextEvent.DELETE_REQUESTED, nsapi)
+        return Asked(DeleteRequested(token, context.session_id), context.peer_teid, None, delete)
+
+    def _known(self, header: Header, addr: Peer) -> Context | None:
+        """The context that a request names, if this peer may speak of it."""
+        context = self._contexts.by_teid(header.teid)
+        return context if context is not None and self._speaks_for(addr[0], context) else None
+
+    def _named(self, header: Header, addr: Peer, event: ContextEvent, nsapi: int | None) -> Context:
+        """``nsapi`` is the context's own, where the request must name it."""
+        context = self._known(header, addr)
+        if context is None or nsapi not in (None, context.nsapi) or not self._step(context, event):
             raise RemoteProtocolError("no such context", cause=Cause.NON_EXISTENT)
         return context
 
-    def _peer_teid(self, header: Header) -> int:
+    def _peer_teid(self, header: Header, addr: Peer) -> int:
         """The peer's control TEID for a refusal, where it can be known, so that it can be matched."""
-        if context := self._contexts.by_teid(header.teid):
+        if context := self._known(header, addr):
             return context.peer_teid
         if header.message_type != MessageType.CREATE_PDP_CONTEXT_REQUEST:
             return 0
@@ -163,10 +223,8 @@ class GtpV1Gateway(GtpEndpoint):
 
     def _encode_answer(self, pending: Pending, outcome: Outcome) -> bytes:
         wire = pending.asked.wire
-        if isinstance(outcome, Accepted) and isinstance(wire, message.CreateRequest):
-            return self._encode_created(pending.sequence, wire, outcome.session)
-        if isinstance(outcome, Accepted) and isinstance(wire, message.UpdateRequest):
-            return self._encode_updated(pending.sequence, wire, outcome.session)
+        if isinstance(outcome, Accepted) and isinstance(wire, _Wire):
+            return self._encode_accepted(pending, wire, outcome.session)
         cause = Cause.REQUEST_ACCEPTED
         if isinstance(outcome, Rejected):
             cause = CAUSE_OF_REFUSAL[outcome.reason]
@@ -174,23 +232,27 @@ class GtpV1Gateway(GtpEndpoint):
             RESPONSES[pending.message_type], pending.asked.peer_teid, pending.sequence, cause
         )
 
-    def _encode_created(self, sequence: int, request: message.CreateRequest, session: Session) -> bytes:
-        tunnel = session.tunnel
+    def _encode_accepted(self, pending: Pending, wire: _Wire, session: Session) -> bytes:
+        tunnel, request, sequence = session.tunnel, wire.request, pending.sequence
         assert tunnel is not None, "a GTP session has a tunnel"
-        return message.encode_create_response(
-            peer_teid=tunnel.peer_teid_control,
-            sequence=sequence,
-            cause=self._accepting_cause(request, session),
+        if isinstance(request, message.NotificationRequest):
+            return message.encode_notification_response(tunnel.peer_teid_control, sequence, request)
+        granted = message.Granted(
             recovery=self._recovery,
             teid_control=tunnel.local_teid_control,
             teid_data=tunnel.local_teid_user,
             charging_id=tunnel.charging_id,
-            address=_end_user_address(session),
             control_address=self._address,
             user_address=self._address,
-            qos=request.qos,
+            qos=request.asked.granted(session.qos),
             pco=answer_options(request.pco, session, self._apn_of(session)),
+            reports_changes=MS_INFO_CHANGE_REPORTING_SUPPORT in wire.header.extensions,
         )
+        if isinstance(request, message.UpdateRequest):
+            return message.encode_update_response(tunnel.peer_teid_control, sequence, granted)
+        cause = self._accepting_cause(request, session)
+        address = _end_user_address(session)
+        return message.encode_create_response(tunnel.peer_teid_control, sequence, cause, granted, address)
 
     def _accepting_cause(self, request: message.CreateRequest, session: Session) -> Cause:
         if session.pdn_type is request.end_user_address.pdn_type:
@@ -198,21 +260,6 @@ class GtpV1Gateway(GtpEndpoint):
         if not request.has_dual_address_bearers and PdnType.IPV4V6 in self._apn_of(session).pdn_types:
             return Cause.NEW_PDP_TYPE_DUE_TO_SINGLE_ADDRESS_BEARER_ONLY
         return Cause.NEW_PDP_TYPE_DUE_TO_NETWORK_PREFERENCE
-
-    def _encode_updated(self, sequence: int, request: message.UpdateRequest, session: Session) -> bytes:
-        tunnel = session.tunnel
-        assert tunnel is not None, "a GTP session has a tunnel"
-        return message.encode_update_response(
-            peer_teid=tunnel.peer_teid_control,
-            sequence=sequence,
-            recovery=self._recovery,
-            teid_control=tunnel.local_teid_control,
-            teid_data=tunnel.local_teid_user,
-            charging_id=tunnel.charging_id,
-            control_address=self._address,
-            user_address=self._address,
-            qos=request.qos,
-        )
 
     def _encode_release(self, context: Context, sequence: int) -> bytes:
         """Delete PDP Context Request (§7.3.5)."""
@@ -231,6 +278,13 @@ class GtpV1Gateway(GtpEndpoint):
             return
         is_echo = header.message_type == MessageType.ECHO_RESPONSE
         self._take_response(sequence, addr, now, is_echo=is_echo, recovery=response.recovery)
+
+
+def _is_understood(header: Header) -> bool:
+    return not any(
+        type_ & COMPREHENSION_REQUIRED and type_ != MS_INFO_CHANGE_REPORTING_SUPPORT
+        for type_ in header.extensions
+    )
 
 
 def _end_user_address(session: Session) -> EndUserAddress:

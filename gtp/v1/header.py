@@ -9,7 +9,8 @@
     9–12      sequence number, N-PDU number, next extension header type: present if any of E, S, PN is set
 
 Rules: a datagram shorter than its length says is refused; bytes beyond it are not read; the chain of
-extension headers is bounded and a length of zero in it is refused.
+extension headers is bounded and a length of zero in it is refused. Extension headers are read over; which
+there were is told.
 """
 
 import struct
@@ -19,6 +20,7 @@ from core.errors import RemoteProtocolError
 from gtp.v1.cause import Cause
 
 VERSION_1_PT = 0x30
+FLAG_PT = 0x10
 FLAG_E, FLAG_S, FLAG_PN = 0x04, 0x02, 0x01
 HEADER_BYTES = 8
 OPTIONAL_BYTES = 4
@@ -29,12 +31,16 @@ _HEADER = struct.Struct("!BBHI")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A decoded header; ``sequence`` is ``None`` when S is not set, ``payload`` what follows it all."""
+    """A decoded header; ``sequence`` is ``None`` when S is not set, ``payload`` what follows it all.
+
+    ``extensions`` are the types of its extension headers.
+    """
 
     message_type: int
     teid: int
     sequence: int | None
     payload: bytes
+    extensions: tuple[int, ...] = ()
 
 
 def version_of(data: bytes) -> int:
@@ -49,7 +55,7 @@ def decode_header(data: bytes) -> Header:
     if version_of(data) != 1:
         raise RemoteProtocolError(f"GTP version {data[0] >> 5}", cause=Cause.VERSION_NOT_SUPPORTED)
     flags, message_type, length, teid = _HEADER.unpack_from(data)
-    if not flags & 0x10:
+    if not flags & FLAG_PT:
         raise RemoteProtocolError("GTP' (PT = 0) is another protocol")
     end = HEADER_BYTES + length
     if end > len(data):
@@ -60,9 +66,10 @@ def decode_header(data: bytes) -> Header:
     if at > end:
         raise RemoteProtocolError("no room for the sequence number")
     sequence = int.from_bytes(data[8:10], "big") if flags & FLAG_S else None
+    extensions: list[int] = []
     if flags & FLAG_E:
-        at = _skip_extension_headers(data, data[11], at, end)
-    return Header(message_type, teid, sequence, data[at:end])
+        at = _skip_extension_headers(data, data[11], at, end, extensions)
+    return Header(message_type, teid, sequence, data[at:end], tuple(extensions))
 
 
 def encode_header(message_type: int, teid: int, sequence: int | None, payload: bytes) -> bytes:
@@ -73,13 +80,14 @@ def encode_header(message_type: int, teid: int, sequence: int | None, payload: b
     return head + sequence.to_bytes(2, "big") + b"\0\0" + payload
 
 
-def _skip_extension_headers(data: bytes, following: int, at: int, end: int) -> int:
+def _skip_extension_headers(data: bytes, following: int, at: int, end: int, found: list[int]) -> int:
     """Where the chain ends (TS 29.281 §5.2.1: each is a multiple of four octets, its last the next type)."""
     for _ in range(EXTENSION_HEADERS_MAX):
         if following == 0:
             return at
         if at >= end or data[at] == 0 or at + data[at] * 4 > end:
             raise RemoteProtocolError("an extension header has length 0 or overruns the message")
+        found.append(following)
         at += data[at] * 4
         following = data[at - 1]
     if following:

@@ -2,13 +2,14 @@
 
 Rules: an element of a type below 128 has the fixed length of ``TV_LENGTHS`` (§7.7.0), one above carries
 its length; elements of unknown type above 127 are skipped, below 128 they end the message, because their
-length cannot be known. Of elements that stand more often than they may, the first counts. Values are
-checked where they are used and say which element is at fault.
+length cannot be known. The Extension Header Type List alone has a length of one octet (§7.7.40). Of elements
+that stand more often than they may, the first counts. Values are checked where they are used and say which
+element is at fault.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 from core.domain.session import PdnType
 from core.errors import LocalProtocolError, RemoteProtocolError
@@ -17,6 +18,7 @@ from gtp.v1.cause import Cause
 
 CAUSE = 1
 IMSI = 2
+ROUTEING_AREA = 3
 RECOVERY = 14
 SELECTION_MODE = 15
 TEID_DATA_I = 16
@@ -30,11 +32,15 @@ PROTOCOL_CONFIGURATION_OPTIONS = 132
 GSN_ADDRESS = 133
 MSISDN = 134
 QUALITY_OF_SERVICE = 135
+EXTENSION_HEADER_TYPES = 141
 COMMON_FLAGS = 148
 RAT_TYPE = 151
 USER_LOCATION = 152
 MS_TIME_ZONE = 153
 IMEI = 154
+MS_INFO_CHANGE_REPORTING_ACTION = 181
+EVOLVED_ARP_I = 191
+APN_AMBR = 198
 SIGNALLING_PRIORITY = 203
 REORDERING_REQUIRED = 8
 
@@ -65,10 +71,11 @@ def decode_elements(payload: bytes) -> Elements:
                 raise _malformed(f"unknown element {type_} of unknown length")
             at += 1
         else:
-            if at + 3 > end:
+            head = 2 if type_ == EXTENSION_HEADER_TYPES else 3
+            if at + head > end:
                 raise _malformed(f"element {type_} has no length")
-            length = int.from_bytes(payload[at + 1 : at + 3], "big")
-            at += 3
+            length = int.from_bytes(payload[at + 1 : at + head], "big")
+            at += head
         if at + length > end:
             raise _malformed(f"element {type_} overruns the message", type_)
         elements.setdefault(type_, []).append(payload[at : at + length])
@@ -85,7 +92,8 @@ def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
                 raise LocalProtocolError(f"element {type_} of {len(value)} octets")
             parts.append(bytes((type_,)) + value)
         else:
-            parts.append(bytes((type_,)) + len(value).to_bytes(2, "big") + value)
+            octets = 1 if type_ == EXTENSION_HEADER_TYPES else 2
+            parts.append(bytes((type_,)) + len(value).to_bytes(octets, "big") + value)
     return b"".join(parts)
 
 
@@ -108,12 +116,14 @@ def decode_apn(value: bytes) -> str:
         raise _incorrect(ACCESS_POINT_NAME) from None
 
 
-def decode_gsn_address(value: bytes) -> IPv4Address:
-    """An IPv4 GSN address (§7.7.32); 16 octets (IPv6) are not spoken here; cause 201."""
-    try:
-        return IPv4Address(value)
-    except AddressValueError:
-        raise _incorrect(GSN_ADDRESS) from None
+def decode_gsn_address(values_: Sequence[bytes]) -> IPv4Address:
+    """The IPv4 address among a GSN address (§7.7.32) and its alternative; cause 201 when none is of IPv4, or
+    one is of no length that it may have.
+    """
+    ipv4 = [value for value in values_ if len(value) == 4]
+    if not ipv4 or any(len(value) not in (4, 16) for value in values_):
+        raise _incorrect(GSN_ADDRESS)
+    return IPv4Address(ipv4[0])
 
 
 @dataclass(frozen=True, slots=True)

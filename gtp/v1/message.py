@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
 
-from core.domain.session import NOWHERE, Location
+from core.domain.session import NOWHERE, Location, Qos
 from core.errors import RemoteProtocolError
-from gtp import values
+from gtp import qos, values
 from gtp.v1 import ie
 from gtp.v1.cause import Cause
 from gtp.v1.header import encode_header
@@ -29,6 +29,9 @@ class MessageType(IntEnum):
     UPDATE_PDP_CONTEXT_RESPONSE = 19
     DELETE_PDP_CONTEXT_REQUEST = 20
     DELETE_PDP_CONTEXT_RESPONSE = 21
+    SUPPORTED_EXTENSION_HEADERS_NOTIFICATION = 31
+    MS_INFO_CHANGE_NOTIFICATION_REQUEST = 128
+    MS_INFO_CHANGE_NOTIFICATION_RESPONSE = 129
 
 
 MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
@@ -49,17 +52,40 @@ MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
         ie.QUALITY_OF_SERVICE,
     ),
     MessageType.DELETE_PDP_CONTEXT_REQUEST: (ie.NSAPI,),
+    MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST: (ie.RAT_TYPE,),
     MessageType.ECHO_RESPONSE: (ie.RECOVERY,),
     MessageType.CREATE_PDP_CONTEXT_RESPONSE: (ie.CAUSE,),
     MessageType.UPDATE_PDP_CONTEXT_RESPONSE: (ie.CAUSE,),
     MessageType.DELETE_PDP_CONTEXT_RESPONSE: (ie.CAUSE,),
 }
-"""§7.3.1, §7.3.3, §7.3.5, §7.2.2. IMSI, APN and control TEID are conditional in the tables there and
+"""§7.3.1, §7.3.3, §7.3.5, §7.5B.1, §7.2.2. IMSI, APN and control TEID are conditional in the tables there and
 present in every first activation; a secondary activation is told by its Linked NSAPI and refused apart."""
 
 _DUAL_ADDRESS_BEARER = 0x80
 """Of the Common Flags (§7.7.48)."""
-_RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE"}
+_START_REPORTING_CGI_SAI = b"\1"
+"""MS Info Change Reporting Action (§7.7.80)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQos:
+    """The quality of service of a request: its profile as it stood, which of the newer elements it had, and
+    what all of it means.
+    """
+
+    profile: bytes
+    has_ambr: bool
+    has_evolved_arp: bool
+    meaning: Qos
+
+    def granted(self, session: Qos) -> list[tuple[int, bytes]]:
+        """The elements that answer it: no more than the session has."""
+        elements = [(ie.QUALITY_OF_SERVICE, qos.granted_profile(self.profile, session))]
+        if self.has_evolved_arp:
+            elements.append((ie.EVOLVED_ARP_I, bytes((session.arp,))))
+        if self.has_ambr:
+            elements.append((ie.APN_AMBR, qos.encode_ambr(session)))
+        return elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +100,7 @@ class CreateRequest:
     control_address: IPv4Address
     user_address: IPv4Address
     end_user_address: ie.EndUserAddress
-    qos: bytes
+    asked: AskedQos
     recovery: int | None = None
     msisdn: str = ""
     imei: str = ""
@@ -93,9 +119,10 @@ class UpdateRequest:
     teid_data: int
     control_address: IPv4Address
     user_address: IPv4Address
-    qos: bytes
+    asked: AskedQos
     recovery: int | None = None
     location: Location = NOWHERE
+    pco: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +131,19 @@ class DeleteRequest:
 
     nsapi: int
     teardown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationRequest:
+    """MS Info Change Notification Request (§7.5B.1). ``imsi`` as it stood, to be told again."""
+
+    nsapi: int | None
+    imsi: bytes | None
+    location: Location
+
+
+class SecondaryActivation(RemoteProtocolError):
+    """A Create PDP Context Request for a secondary context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +156,11 @@ class Response:
 
 
 def decode_create_request(payload: bytes) -> CreateRequest:
-    """Raises ``RemoteProtocolError`` with cause 201, 202 or 193."""
+    """Raises ``RemoteProtocolError`` with cause 201, 202 or 193; ``SecondaryActivation`` with 200."""
     elements = ie.decode_elements(payload)
     nsapi = elements.get(ie.NSAPI, [])
     if len(nsapi) > 1:  # the second is the Linked NSAPI of a secondary activation
-        raise RemoteProtocolError("secondary PDP context", cause=Cause.SERVICE_NOT_SUPPORTED)
+        raise SecondaryActivation("secondary PDP context", cause=Cause.SERVICE_NOT_SUPPORTED)
     _check_mandatory(MessageType.CREATE_PDP_CONTEXT_REQUEST, elements)
     control_address, user_address = _gsn_addresses(elements)
     return CreateRequest(
@@ -132,7 +172,7 @@ def decode_create_request(payload: bytes) -> CreateRequest:
         control_address=control_address,
         user_address=user_address,
         end_user_address=ie.decode_end_user_address(ie.required(elements, ie.END_USER_ADDRESS)),
-        qos=_qos(elements),
+        asked=_asked_qos(elements),
         recovery=_recovery(elements),
         msisdn=ie.decode_msisdn(ie.first(elements, ie.MSISDN) or b""),
         imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
@@ -155,9 +195,10 @@ def decode_update_request(payload: bytes) -> UpdateRequest:
         teid_data=_teid(elements, ie.TEID_DATA_I),
         control_address=control_address,
         user_address=user_address,
-        qos=_qos(elements),
+        asked=_asked_qos(elements),
         recovery=_recovery(elements),
         location=_location(elements),
+        pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
     )
 
 
@@ -167,6 +208,14 @@ def decode_delete_request(payload: bytes) -> DeleteRequest:
     _check_mandatory(MessageType.DELETE_PDP_CONTEXT_REQUEST, elements)
     teardown = ie.first(elements, ie.TEARDOWN_IND)
     return DeleteRequest(nsapi=_nsapi(elements), teardown=bool(teardown and teardown[0] & 1))
+
+
+def decode_notification_request(payload: bytes) -> NotificationRequest:
+    """Raises ``RemoteProtocolError`` with cause 202 or 193."""
+    elements = ie.decode_elements(payload)
+    _check_mandatory(MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST, elements)
+    nsapi = _nsapi(elements) if ie.NSAPI in elements else None
+    return NotificationRequest(nsapi, ie.first(elements, ie.IMSI), _location(elements))
 
 
 def decode_response(message_type: MessageType, payload: bytes) -> Response:
@@ -214,6 +263,23 @@ def encode_version_not_supported(sequence: int) -> bytes:
     return encode_header(MessageType.VERSION_NOT_SUPPORTED, 0, sequence, b"")
 
 
+def encode_supported_extension_headers(types: bytes) -> bytes:
+    """Supported Extension Headers Notification (§7.2.4)."""
+    body = ie.encode_elements([(ie.EXTENSION_HEADER_TYPES, types)])
+    return encode_header(MessageType.SUPPORTED_EXTENSION_HEADERS_NOTIFICATION, 0, 0, body)
+
+
+def encode_notification_response(teid: int, sequence: int, request: NotificationRequest) -> bytes:
+    """An accepting MS Info Change Notification Response (§7.5B.2)."""
+    elements = [(ie.CAUSE, bytes((Cause.REQUEST_ACCEPTED,)))]
+    if request.imsi is not None:
+        elements.append((ie.IMSI, request.imsi))
+    if request.nsapi is not None:
+        elements.append((ie.NSAPI, bytes((request.nsapi,))))
+    body = ie.encode_elements(elements)
+    return encode_header(MessageType.MS_INFO_CHANGE_NOTIFICATION_RESPONSE, teid, sequence, body)
+
+
 def encode_cause_response(
     message_type: MessageType, teid: int, sequence: int, cause: int, recovery: int | None = None
 ) -> bytes:
@@ -224,65 +290,58 @@ def encode_cause_response(
     return encode_header(message_type, teid, sequence, ie.encode_elements(elements))
 
 
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What an accepting response to a Create or an Update tells (§7.3.2, §7.3.4). ``reports_changes``: the
+    SGSN shall tell changes of the cell.
+    """
+
+    recovery: int
+    teid_control: int
+    teid_data: int
+    charging_id: int
+    control_address: IPv4Address
+    user_address: IPv4Address
+    qos: list[tuple[int, bytes]]
+    pco: bytes
+    reports_changes: bool
+
+    def elements(self, cause: Cause) -> list[tuple[int, bytes]]:
+        """Its elements."""
+        elements = [
+            (ie.CAUSE, bytes((cause,))),
+            (ie.RECOVERY, bytes((self.recovery,))),
+            (ie.TEID_DATA_I, self.teid_data.to_bytes(4, "big")),
+            (ie.TEID_CONTROL, self.teid_control.to_bytes(4, "big")),
+            (ie.CHARGING_ID, self.charging_id.to_bytes(4, "big")),
+            (ie.GSN_ADDRESS, self.control_address.packed),
+            (ie.GSN_ADDRESS, self.user_address.packed),
+            *self.qos,
+        ]
+        if self.pco:
+            elements.append((ie.PROTOCOL_CONFIGURATION_OPTIONS, self.pco))
+        if self.reports_changes:
+            elements.append((ie.MS_INFO_CHANGE_REPORTING_ACTION, _START_REPORTING_CGI_SAI))
+        return elements
+
+
 def encode_create_response(
-    *,
-    peer_teid: int,
-    sequence: int,
-    cause: Cause,
-    recovery: int,
-    teid_control: int,
-    teid_data: int,
-    charging_id: int,
-    address: ie.EndUserAddress,
-    control_address: IPv4Address,
-    user_address: IPv4Address,
-    qos: bytes,
-    pco: bytes,
+    peer_teid: int, sequence: int, cause: Cause, granted: Granted, address: ie.EndUserAddress
 ) -> bytes:
     """An accepting Create PDP Context Response (§7.3.2)."""
-    elements = [
-        (ie.CAUSE, bytes((cause,))),
-        (ie.REORDERING_REQUIRED, b"\xfe"),
-        (ie.RECOVERY, bytes((recovery,))),
-        (ie.TEID_DATA_I, teid_data.to_bytes(4, "big")),
-        (ie.TEID_CONTROL, teid_control.to_bytes(4, "big")),
-        (ie.CHARGING_ID, charging_id.to_bytes(4, "big")),
-        (ie.END_USER_ADDRESS, ie.encode_end_user_address(address)),
-        (ie.GSN_ADDRESS, control_address.packed),
-        (ie.GSN_ADDRESS, user_address.packed),
-        (ie.QUALITY_OF_SERVICE, qos),
-    ]
-    if pco:
-        elements.append((ie.PROTOCOL_CONFIGURATION_OPTIONS, pco))
-    body = ie.encode_elements(elements)
+    body = ie.encode_elements(
+        [
+            *granted.elements(cause),
+            (ie.REORDERING_REQUIRED, b"\xfe"),
+            (ie.END_USER_ADDRESS, ie.encode_end_user_address(address)),
+        ]
+    )
     return encode_header(MessageType.CREATE_PDP_CONTEXT_RESPONSE, peer_teid, sequence, body)
 
 
-def encode_update_response(
-    *,
-    peer_teid: int,
-    sequence: int,
-    recovery: int,
-    teid_control: int,
-    teid_data: int,
-    charging_id: int,
-    control_address: IPv4Address,
-    user_address: IPv4Address,
-    qos: bytes,
-) -> bytes:
+def encode_update_response(peer_teid: int, sequence: int, granted: Granted) -> bytes:
     """An accepting Update PDP Context Response (§7.3.4)."""
-    body = ie.encode_elements(
-        [
-            (ie.CAUSE, bytes((Cause.REQUEST_ACCEPTED,))),
-            (ie.RECOVERY, bytes((recovery,))),
-            (ie.TEID_DATA_I, teid_data.to_bytes(4, "big")),
-            (ie.TEID_CONTROL, teid_control.to_bytes(4, "big")),
-            (ie.CHARGING_ID, charging_id.to_bytes(4, "big")),
-            (ie.GSN_ADDRESS, control_address.packed),
-            (ie.GSN_ADDRESS, user_address.packed),
-            (ie.QUALITY_OF_SERVICE, qos),
-        ]
-    )
+    body = ie.encode_elements(granted.elements(Cause.REQUEST_ACCEPTED))
     return encode_header(MessageType.UPDATE_PDP_CONTEXT_RESPONSE, peer_teid, sequence, body)
 
 
@@ -309,20 +368,25 @@ def _teid(elements: ie.Elements, type_: int) -> int:
     return teid
 
 
-def _qos(elements: ie.Elements) -> bytes:
+def _asked_qos(elements: ie.Elements) -> AskedQos:
     """§7.7.34: an allocation/retention octet and at least the three of TS 24.008 §10.5.6.5."""
-    qos = ie.required(elements, ie.QUALITY_OF_SERVICE)
-    if not 4 <= len(qos) <= 255:
+    profile = ie.required(elements, ie.QUALITY_OF_SERVICE)
+    if not 4 <= len(profile) <= 255:
         raise RemoteProtocolError(
             "QoS profile", cause=Cause.MANDATORY_IE_INCORRECT, offending=ie.QUALITY_OF_SERVICE
         )
-    return qos
+    ambr = ie.first(elements, ie.APN_AMBR) or b""
+    arp = ie.first(elements, ie.EVOLVED_ARP_I) or b""
+    meaning = qos.decode_qos(profile, apn_ambr=ambr, evolved_arp=arp)
+    return AskedQos(profile, len(ambr) == qos.AMBR_OCTETS, bool(arp), meaning)
 
 
 def _gsn_addresses(elements: ie.Elements) -> tuple[IPv4Address, IPv4Address]:
-    """For signalling and for user traffic, in this order (§7.3.1); one alone serves both."""
-    addresses = elements[ie.GSN_ADDRESS]
-    return ie.decode_gsn_address(addresses[0]), ie.decode_gsn_address(addresses[min(1, len(addresses) - 1)])
+    """For signalling and for user traffic, then, where those are of IPv6, the alternatives of both (§7.3.1);
+    one alone serves both.
+    """
+    addresses = elements[ie.GSN_ADDRESS][:4]
+    return ie.decode_gsn_address(addresses[0::2]), ie.decode_gsn_address(addresses[1::2] or addresses)
 
 
 def _has_flag(elements: ie.Elements, flag: int) -> bool:
@@ -337,9 +401,10 @@ def _recovery(elements: ie.Elements) -> int | None:
 
 def _location(elements: ie.Elements) -> Location:
     user_location = ie.first(elements, ie.USER_LOCATION) or b""
-    rat = ie.first(elements, ie.RAT_TYPE) or b"\0"
-    return Location(
-        plmn=values.decode_plmn(user_location[1:4]),
-        rat=_RAT_NAMES.get(rat[0], ""),
-        user_location=user_location[:16].hex(),
+    return values.locate(
+        serving_network=(ie.first(elements, ie.ROUTEING_AREA) or b"")[:3],
+        rat=ie.first(elements, ie.RAT_TYPE) or b"",
+        user_location=user_location,
+        cell=values.decode_cell_v1(user_location),
+        time_zone=ie.first(elements, ie.MS_TIME_ZONE) or b"",
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from ipaddress import IPv6Network
 from typing import ClassVar
 
-from core.domain.session import NOWHERE, Access, PdnType, Session
+from core.domain.session import Access, PdnType, Session
 from core.errors import RemoteProtocolError
 from gtp.contexts import Context, ContextEvent
 from gtp.endpoint import Asked, GtpEndpoint, Pending
@@ -124,9 +124,8 @@ class GtpV2Gateway(GtpEndpoint):
     def _asked_modify(self, token: int, addr: Peer, header: Header, teid: int) -> Asked:
         modify = message.decode_modify_bearer_request(header.payload)
         context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
-        location = modify.location if modify.location.plmn else NOWHERE
         ends = _ends(modify.control, modify.user, self._counter_of(addr, modify.recovery))
-        event = UpdateRequested(token, context.session_id, ends, location)
+        event = UpdateRequested(token, context.session_id, ends, modify.location)
         peer_teid = modify.control.teid if modify.control else context.peer_teid
         return Asked(event, peer_teid, modify.recovery, modify)
 

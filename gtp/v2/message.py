@@ -31,7 +31,6 @@ class MessageType(IntEnum):
     DELETE_BEARER_RESPONSE = 100
 
 
-_RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE", 8: "NB-IoT", 9: "LTE-M"}
 _EBI_MIN = 5
 
 
@@ -265,10 +264,10 @@ def _recovery(elements: ie.Elements) -> int | None:
 
 def _location(elements: ie.Elements) -> Location:
     user_location = ie.optional(elements, ie.ULI)
-    rat = ie.optional(elements, ie.RAT_TYPE) or b"\0"
-    serving = ie.optional(elements, ie.SERVING_NETWORK) or user_location[1:4]
-    return Location(
-        plmn=values.decode_plmn(serving),
-        rat=_RAT_NAMES.get(rat[0], ""),
-        user_location=user_location[:32].hex(),
+    return values.locate(
+        serving_network=ie.optional(elements, ie.SERVING_NETWORK),
+        rat=ie.optional(elements, ie.RAT_TYPE),
+        user_location=user_location,
+        cell=values.decode_cell_v2(user_location),
+        time_zone=ie.optional(elements, ie.MS_TIME_ZONE),
     )

@@ -188,14 +188,6 @@ def test_a_broken_optional_element_never_refuses_a_session(position: int, broken
     assert len(answer) < 300
 
 
-def test_a_secondary_context_is_refused_cleanly() -> None:
-    machine = gateway()
-    elements = create_elements()
-    elements.insert(6, b"\x14\x06")
-    machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
-    assert cause_of(only_answer(machine)) == Cause.SERVICE_NOT_SUPPORTED
-
-
 def test_a_refusal_is_told_with_the_peers_teid() -> None:
     machine = gateway()
     machine.receive_datagram(create_request(), SGSN, 0)

@@ -16,6 +16,7 @@ from core.domain.session import NOWHERE, Access, CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
+from core.services.eager import begin
 from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
 from core.services.sessions import Sessions
 from gtp.contexts import Contexts
@@ -88,6 +89,8 @@ class GtpDoor:
         self._socket: DatagramSocket | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._timer_changed = asyncio.Event()
+        self._t3_response_s = timers.t3_response_s
+        self._is_timer_off = True
 
     @property
     def machines(self) -> Mapping[Access, GtpEndpoint]:
@@ -145,21 +148,26 @@ class GtpDoor:
                     self._socket.send(data, peer)
             if self._tasks is not None:
                 while (event := machine.next_event()) is not None:
-                    self._tasks.create_task(self._decide(machine, event))
-        self._timer_changed.set()
+                    begin(self._tasks, self._decide(machine, event))
+        if self._is_timer_off:
+            self._timer_changed.set()
 
     async def _keep_timers(self) -> None:
+        """A timer that begins while another runs needs no waking: it is due T3-RESPONSE later at least,
+        and so long nobody sleeps.
+        """
         while True:
             self._timer_changed.clear()
             timers = [machine.get_timer() for machine in self._machines.values()]
             due = min((timer for timer in timers if timer is not None), default=None)
-            try:
-                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock.monotonic())):
-                    await self._timer_changed.wait()
-            except TimeoutError:
-                for machine in self._machines.values():
-                    machine.handle_timer(self._clock.monotonic())
-                self._pump()
+            self._is_timer_off = due is None
+            if due is None:
+                await self._timer_changed.wait()
+                continue
+            await asyncio.sleep(min(max(0.0, due - self._clock.monotonic()), self._t3_response_s))
+            for machine in self._machines.values():
+                machine.handle_timer(self._clock.monotonic())
+            self._pump()
 
     async def _decide(self, machine: GtpEndpoint, event: Event) -> None:
         match event:

@@ -9,18 +9,18 @@ from ipaddress import IPv6Address, IPv6Network
 from core.domain.session import Cell, Location
 from core.errors import LocalProtocolError, RemoteProtocolError
 
+_SWAPPED = tuple(f"{octet & 15:x}{octet >> 4:x}" for octet in range(256))
+"""An octet's two digits, the low nibble first."""
 APN_OCTETS_MAX = 100
 IMSI_DIGITS_MIN, IMSI_DIGITS_MAX = 6, 15
 
 
 def decode_tbcd(value: bytes) -> str:
     """Telephony BCD, low nibble first, ended by the filler 0xF (TS 29.060 §7.7.2)."""
-    digits = [nibble for octet in value for nibble in (octet & 15, octet >> 4)]
-    while digits and digits[-1] == 15:
-        digits.pop()
-    if any(digit > 9 for digit in digits):
+    digits = "".join(map(_SWAPPED.__getitem__, value)).rstrip("f")
+    if digits and not digits.isdecimal():
         raise RemoteProtocolError("a digit beyond 9")
-    return "".join(map(str, digits))
+    return digits
 
 
 def encode_tbcd(digits: str, length: int) -> bytes:

@@ -5,6 +5,9 @@ import time
 from datetime import UTC, datetime
 
 
+POOL_BYTES = 4_096
+
+
 class SystemClock:
     """Implements ``Clock``."""
 
@@ -18,8 +21,19 @@ class SystemClock:
 
 
 class SystemEntropy:
-    """Implements ``Entropy``."""
+    """Implements ``Entropy``: bytes of the kernel's generator, fetched ``POOL_BYTES`` at a time.
+
+    A call into the kernel lets other threads run first: for four bytes that cost more than what they were for.
+    """
+
+    def __init__(self) -> None:
+        self._pool = b""
+        self._at = 0
 
     def random_bytes(self, length: int) -> bytes:
-        """``length`` bytes of the kernel's generator."""
-        return secrets.token_bytes(length)
+        """``length`` bytes, each given out once."""
+        if self._at + length > len(self._pool):
+            self._pool, self._at = secrets.token_bytes(max(POOL_BYTES, length)), 0
+        taken = self._pool[self._at : self._at + length]
+        self._at += length
+        return taken

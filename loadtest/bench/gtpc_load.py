@@ -11,6 +11,7 @@ Rules:
 
 import contextlib
 import json
+import os
 import select
 import socket
 import struct
@@ -146,7 +147,7 @@ class Load:
         self._socket.bind((peer, PORT))
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
-        self._sequence = 0
+        self._sequence = int.from_bytes(os.urandom(2), "big")
 
     def storm(self, ask: dict[str, Any]) -> dict[str, Any]:
         """Create as fast as ``window`` open requests allow, then delete again, which is not measured."""

@@ -128,8 +128,8 @@ class GatewayConfig(_Section):
     needs them; SIMs' static addresses are of ``static_pool``. The n-th address has the n-th /64 of
     ``ue_prefixes`` (``static_prefixes``), without which there is no IPv6. An entry of ``apns`` is a name or a
     table (``ApnConfig``). With ``tun`` named, packets to the internet go through that TUN device (needs
-    NET_ADMIN), without it only the device edge is reachable. ``allowed_peers``
-    empty: all.
+    NET_ADMIN), without it only the device edge is reachable; never are the gateways and the operator's
+    ``core_networks``. ``allowed_peers`` empty: all.
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
     ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
@@ -150,6 +150,7 @@ class GatewayConfig(_Section):
     dns: tuple[IPv4Address, ...] = (IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53"))
     dns_ipv6: tuple[IPv6Address, ...] = ()
     allowed_peers: tuple[IPv4Network, ...] = ()
+    core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
@@ -192,6 +193,11 @@ class GatewayConfig(_Section):
     def devices(self) -> tuple[IPv4Network, ...]:
         """Where devices' addresses are of."""
         return (self.ue_pool,) if self.static_pool is None else (self.ue_pool, self.static_pool)
+
+    @property
+    def forbidden(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Where no device's packets go: any of the gateways, and the operator's own networks."""
+        return (*(IPv4Network(each.address) for each in self.held), *self.core_networks)
 
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:

@@ -26,8 +26,8 @@ WAIT_S = 10.0
 PACKETS = 200
 
 
-def run_in_child(function: str, *before: str) -> str:
-    code = f"from tests.e2e.test_tun import {function}; {function}()"
+def run_in_child(function: str, *before: str, module: str = "tests.e2e.test_tun") -> str:
+    code = f"from {module} import {function}; {function}()"
     done = subprocess.run(
         [*before, sys.executable, "-W", "error", "-c", code],
         capture_output=True,

@@ -132,6 +132,16 @@ def test_gtp_for_others_passes_as_data(path: Path) -> None:
     assert path.internet == [inner]
 
 
+@pytest.mark.parametrize("port", [2152, 2123, 3386, 8805], ids=["GTP-U", "GTP-C", "GTP'", "PFCP"])
+def test_a_device_reaches_no_protocol_of_the_gateway(path: Path, port: int) -> None:
+    """GTP in GTP: Echo, Create or Delete of a device's own making (row 15 of the hostile inputs)."""
+    inner = packet(ONE.ue_address, GATEWAY)[:20] + struct.pack("!HHHH", 2152, port, 44, 0) + GOOD[:36]
+    path.up(g_pdu(ONE.local_teid, inner))
+    assert path.drops == {Drop.FORBIDDEN_DESTINATION: 1}
+    assert (path.internet, path.edge, path.sent) == ([], [], [])
+    assert path.counted().is_zero
+
+
 def edit_inner(at: int, value: bytes) -> bytes:
     return g_pdu(ONE.local_teid, changed(INNER, at, value))
 

@@ -147,7 +147,8 @@ class GatewayConfig(_Section):
     needs them; SIMs' static addresses are of ``static_pool``. The n-th address has the n-th /64 of
     ``ue_prefixes`` (``static_prefixes``), without which there is no IPv6. An entry of ``apns`` is a name or a
     table (``ApnConfig``). With ``tun`` named, packets to the internet go through that TUN device (needs
-    NET_ADMIN), without it only the device edge is reachable.
+    NET_ADMIN), without it only the device edge is reachable; never are the gateways and the operator's
+    ``core_networks``.
 
     Who may speak GTP-C is told by ``peers``, the table of roaming partners (``PeerConfig``), and by
     ``allowed_peers``, networks of partners without a name; both empty: everybody.
@@ -180,6 +181,7 @@ class GatewayConfig(_Section):
     n3_requests: Annotated[int, Field(ge=2, le=10)] = 4
     echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
+    core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     sessions_of_one_sim_max: Annotated[int, Field(ge=1, le=1_000)] = 11
@@ -245,6 +247,11 @@ class GatewayConfig(_Section):
     def devices(self) -> tuple[IPv4Network, ...]:
         """Where devices' addresses are of."""
         return (self.ue_pool,) if self.static_pool is None else (self.ue_pool, self.static_pool)
+
+    @property
+    def forbidden(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Where no device's packets go: any of the gateways, and the operator's own networks."""
+        return (*(IPv4Network(each.address) for each in self.held), *self.core_networks)
 
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:

@@ -18,7 +18,9 @@ PURE_ELSEWHERE = ["core.domain", "core.errors", "core.ports", "core.services.lan
 SHELLS = {
     "billing.service": "reads the store, writes the object store",
     "gtp.service": "the door's shell: awaits services, opens sockets",
-    "gtp.userplane": "forwards packets: sockets, a TUN device and a counter file",
+    "gtp.userplane.slots": "a counter file",
+    "gtp.userplane.tun": "a TUN device",
+    "gtp.userplane.udp": "the plane's shell: a socket, a TUN device, a counter file",
     "radius.service": "the door's shell: awaits services, opens sockets",
     "mqtt_bridge.connections": "asyncio's connections, by session",
     "mqtt_bridge.edge.http": "aiohttp's connections",

@@ -35,6 +35,7 @@ from core.ports.store import Store
 from core.ports.stream import Stream
 from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun
+from gtp.userplane.udp import inner_addresses
 
 if TYPE_CHECKING:
     from core.adapters.store.cassandra import CassandraAddress
@@ -127,7 +128,7 @@ def _open_tun(config: GatewayConfig, gateway_id: str) -> Tun | None:
         return None
     number = [each.id for each in config.held].index(gateway_id)
     name = config.tun if not number else f"{config.tun}-{number}"
-    return Tun(name, address=config.ue_pool[1])
+    return Tun(name, addresses=inner_addresses(config.ue_pool, config.prefixes))
 
 
 async def open_store(config: Config, clock: Clock) -> Store:

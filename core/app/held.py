@@ -92,6 +92,7 @@ class HeldGateway:
             port=config.gateway.user_port,
             static_pool=config.gateway.static_pool,
             prefixes=config.gateway.prefixes,
+            forbidden=config.gateway.forbidden,
             tun=world.open_tun(own.id),
         )
         self.blocks = self.make_blocks(own, addresses)

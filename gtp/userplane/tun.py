@@ -11,15 +11,14 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from core.domain.apn import MTU_BYTES_MAX
 from core.errors import ConfigurationError
 
-MTU_BYTES = 1_464
-"""1500 less outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3): the kernel fragments or refuses inside."""
 PACKETS_PER_TURN_MAX = 64
 QUEUE_PACKETS = 1_000
 
@@ -34,6 +33,10 @@ _RTF_UP = 0x1
 _HOST_MASK = IPv4Address("255.255.255.255")
 _ROUTE = struct.Struct("@8x16s16s16sH30xP24x")
 """struct rtentry of <linux/route.h>."""
+_ROUTE_IPV6 = struct.Struct("@16s16s16sIHHILIi")
+"""struct in6_rtmsg of <linux/ipv6_route.h>."""
+_ADDRESS_IPV6 = struct.Struct("@16sIi")
+"""struct in6_ifreq of <linux/ipv6.h>."""
 _NAME_NUMBER = struct.Struct("=16si20x")
 _NAME_FLAGS = struct.Struct("=16sH22x")
 _NAME_ADDRESS = struct.Struct("=16sH2x4s16x")
@@ -47,13 +50,14 @@ _FIXES = {
 
 
 class Tun:
-    """One TUN device with an address of its own, up; ``route`` leads devices' addresses to it.
+    """One TUN device with addresses of its own, up; ``route`` leads devices' addresses to it.
 
-    Raises ``ConfigurationError`` when the process may not. ``write`` hands one IP packet to the kernel and
-    raises ``OSError`` when it does not take it; it must not be called after ``close``.
+    The kernel fragments or refuses what is larger than a tunnel takes. Raises ``ConfigurationError`` when the
+    process may not. ``write`` hands one IP packet to the kernel and raises ``OSError`` when it does not take
+    it; it must not be called after ``close``.
     """
 
-    def __init__(self, name: str, *, address: IPv4Address) -> None:
+    def __init__(self, name: str, *, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
         self._name = name.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_packet: Callable[[bytes], object] | None = None
@@ -62,7 +66,7 @@ class Tun:
         try:
             self._fd = os.open(_TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             fcntl.ioctl(self._fd, _TUNSETIFF, _NAME_FLAGS.pack(self._name, _IFF_TUN_NO_PI))
-            _configure(self._name, address)
+            _configure(self._name, addresses)
             self.write = partial(os.write, self._fd)
         except OSError as error:
             self.close()
@@ -77,28 +81,25 @@ class Tun:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._read_burst)
 
-    def route(self, network: IPv4Network) -> None:
+    def route(self, network: IPv4Network | IPv6Network) -> None:
         """The kernel sends here what is for this network."""
         self._change_route(_SIOCADDRT, network)
 
-    def unroute(self, network: IPv4Network) -> None:
+    def unroute(self, network: IPv4Network | IPv6Network) -> None:
         """It does so no longer."""
         self._change_route(_SIOCDELRT, network)
 
-    def _change_route(self, request: int, network: IPv4Network) -> None:
+    def _change_route(self, request: int, network: IPv4Network | IPv6Network) -> None:
         """Nothing happens to a route that is there already, or gone, or whose device is."""
         if self._fd < 0:
             return
         name = ctypes.create_string_buffer(self._name)
-        packed = _ROUTE.pack(
-            _socket_address(network.network_address),
-            _socket_address(IPv4Address(0)),
-            _socket_address(network.netmask),
-            _RTF_UP,
-            ctypes.addressof(name),
-        )
+        if isinstance(network, IPv4Network):
+            family, packed = socket.AF_INET, _route(network, name)
+        else:
+            family, packed = socket.AF_INET6, _route_ipv6(network, self._name)
         with (
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control,
+            socket.socket(family, socket.SOCK_DGRAM) as control,
             suppress(FileExistsError, ProcessLookupError),
         ):
             fcntl.ioctl(control, request, packed)
@@ -118,19 +119,49 @@ class Tun:
             return
         for _ in range(PACKETS_PER_TURN_MAX):
             try:
-                packet = read(fd, MTU_BYTES)
+                packet = read(fd, MTU_BYTES_MAX)
             except OSError:  # nothing left, or the device was taken down
                 return
             on_packet(packet)
 
 
-def _configure(name: bytes, address: IPv4Address) -> None:
+def _configure(name: bytes, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, _SIOCSIFADDR, _address(name, address))
-        fcntl.ioctl(control, _SIOCSIFNETMASK, _address(name, _HOST_MASK))
-        fcntl.ioctl(control, _SIOCSIFMTU, _NAME_NUMBER.pack(name, MTU_BYTES))
+        fcntl.ioctl(control, _SIOCSIFMTU, _NAME_NUMBER.pack(name, MTU_BYTES_MAX))
         fcntl.ioctl(control, _SIOCSIFTXQLEN, _NAME_NUMBER.pack(name, QUEUE_PACKETS))
         fcntl.ioctl(control, _SIOCSIFFLAGS, _NAME_FLAGS.pack(name, _IFF_UP_RUNNING))
+        for address in addresses:
+            if isinstance(address, IPv4Address):
+                fcntl.ioctl(control, _SIOCSIFADDR, _address(name, address))
+                fcntl.ioctl(control, _SIOCSIFNETMASK, _address(name, _HOST_MASK))
+            else:
+                _configure_ipv6(name, address)
+
+
+def _configure_ipv6(name: bytes, address: IPv6Address) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFADDR, _ADDRESS_IPV6.pack(address.packed, 128, _index(name)))
+
+
+def _route(network: IPv4Network, name: "ctypes.Array[ctypes.c_char]") -> bytes:
+    return _ROUTE.pack(
+        _socket_address(network.network_address),
+        _socket_address(IPv4Address(0)),
+        _socket_address(network.netmask),
+        _RTF_UP,
+        ctypes.addressof(name),
+    )
+
+
+def _route_ipv6(network: IPv6Network, name: bytes) -> bytes:
+    prefix, nothing = network.network_address.packed, bytes(16)
+    return _ROUTE_IPV6.pack(
+        *(prefix, nothing, nothing, 0, network.prefixlen, 0), *(0, 0, _RTF_UP, _index(name))
+    )
+
+
+def _index(name: bytes) -> int:
+    return socket.if_nametoindex(name.decode())
 
 
 def _socket_address(address: IPv4Address) -> bytes:

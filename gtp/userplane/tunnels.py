@@ -4,101 +4,72 @@ Rules:
 
 - No sockets, no clock, no objects per packet: bytes come in, bytes go out through callables.
 - A packet is forwarded, then counted: a kill between the two errs in the customer's favour.
-- What is counted is the inner packet's own length (IPv4 total length); what follows it in the datagram is
-  neither forwarded nor counted.
-- A device sends from its own address, through its session's peer, to the internet or the platform, and
-  nowhere else: not to the gateway, not to another device.
+- What is counted is the inner packet's own length (IPv4 total length, IPv6 header and payload); what follows
+  it in the datagram is neither forwarded nor counted. What the gateway itself says to a device
+  (advertisements, ICMP errors) is not the customer's traffic and is not counted.
+- A device sends from its own address or /64, through its session's peer, to the internet, the platform or
+  another device of its closed group, and nowhere else: not to the gateway, not to any other device.
 - Hostile bytes end as a counted drop, never as an exception.
 
-References: TS 29.281 (GTPv1-U) clauses 4.3, 5.1, 5.2, 7.2, 7.3; RFC 791.
+References: TS 29.281 (GTPv1-U) clauses 4.3, 5.1, 5.2, 7.2, 7.3; RFC 791; RFC 8200.
 """
 
 import struct
 from collections.abc import Callable
-from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
+from core.domain.apn import MTU_BYTES_MAX
 from core.ports.network import Address
 from core.ports.user_plane import Bearer, PacketSink
+from gtp.userplane import messages
+from gtp.userplane.destinations import DEVICE, EDGE, FORBIDDEN, INTERNET, Destinations, Network
+from gtp.userplane.filters import choose
+from gtp.userplane.inner import HEADER_IPV6_BYTES, TCP, clamp_mss, fragments, too_big
+from gtp.userplane.messages import G_PDU, GTP_U_PORT, PLAIN
+from gtp.userplane.neighbours import (
+    ADVERTISE_AGAIN_S,
+    ROUTER_SOLICITATION,
+    neighbour_advertisement,
+    router_advertisement,
+    solicitation,
+)
+from gtp.userplane.policing import PerSecond
+from gtp.userplane.reasons import Drop, Signal
+from gtp.userplane.tables import Tables, Tunnel, ends, is_dedicated_peer
 
-GTP_U_PORT = 2152
-EXTENSION_HEADERS_MAX = 8
 ERROR_INDICATIONS_PER_S_MAX = 10
 """Per peer (TS 29.281 leaves the rate to us)."""
 ERROR_INDICATION_PEERS_MAX = 1_024
 """Peers that get one within a second; beyond it nobody does, until the second is over."""
-VERDICTS_MAX = 65_536
-"""Destinations whose verdict is remembered."""
-
-_ECHO_REQUEST, _ECHO_RESPONSE, _ERROR_INDICATION = 1, 2, 26
-_SUPPORTED_EXTENSION_HEADERS, _END_MARKER, _G_PDU = 31, 254, 255
-_PLAIN = 0x30
-"""Version 1, GTP, no optional field (§5.1)."""
-_VERSION_MASK = 0xF0
-_EXTENSION_FLAG = 0x04
-_OPTIONAL_FLAGS = 0x07
+TOO_BIG_PER_S_MAX = 10
+"""Per session that is sent what is too big."""
+TOO_BIG_SESSIONS_MAX = 1_024
 
 _HEADER = struct.Struct("!BBH4s")
-_UPLINK_INNER = struct.Struct("!BxH8x4s4s")  # version and length, total length, source, destination
-_DOWNLINK_INNER = struct.Struct("!BxH12x4s")  # the same without source
+_UPLINK_INNER = struct.Struct(
+    "!BxH5xB2x4s4s"
+)  # version and length, total length, protocol, the two addresses
+_DOWNLINK_INNER = struct.Struct("!BxH5xB6x4s")  # the same without source
 _G_PDU_HEADER = struct.Struct("!HHI")
-_PLAIN_G_PDU = _PLAIN << 8 | _G_PDU
+_PLAIN_G_PDU = PLAIN << 8 | G_PDU
 _NO_TEID = bytes(4)
 
 _IPV4_HEADER_BYTES = {0x40 | words: 4 * words for words in range(5, 16)}
-_INTERNET, _EDGE = "internet", "edge"
-
-_NOT_INTERNET = tuple(
-    IPv4Network(network)
-    for network in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
-)
-"""This network, loopback, link local, multicast, reserved with broadcast (RFC 6890)."""
-
-
-class Drop(StrEnum):
-    """Why a packet went no further."""
-
-    MALFORMED = "malformed"  # not GTPv1-U, cut short, or an extension header chain that does not end
-    UNKNOWN_MESSAGE = "unknown_message"
-    UNKNOWN_TEID = "unknown_teid"
-    WRONG_PEER = "wrong_peer"  # a known TEID from another address than its session's peer
-    INNER_NOT_IPV4 = "inner_not_ipv4"
-    INNER_MALFORMED = "inner_malformed"
-    WRONG_SOURCE = "wrong_source"  # not the device's own address
-    FORBIDDEN_DESTINATION = "forbidden_destination"
-    NO_INTERNET = "no_internet"  # no way to the internet is configured
-    INTERNET_FULL = "internet_full"  # the kernel would not take it
-    NO_EDGE = "no_edge"  # nobody listens at the platform's addresses
-    UNKNOWN_DEVICE = "unknown_device"  # downlink for an address without a session
-    WRONG_DEVICE = "wrong_device"  # injected for one session, addressed to another device
-    PEER_FULL = "peer_full"  # the kernel would not send it
-
-
-class Signal(StrEnum):
-    """Messages of the path itself that were answered, heeded or taken note of."""
-
-    ECHO_ANSWERED = "echo_answered"
-    ECHO_RESPONSE = "echo_response"
-    END_MARKER = "end_marker"
-    SUPPORTED_EXTENSION_HEADERS = "supported_extension_headers"
-    ERROR_INDICATION_SENT = "error_indication_sent"
-    ERROR_INDICATION_WITHHELD = "error_indication_withheld"  # TEID 0, or above the rate
-    ERROR_INDICATION_HEEDED = "error_indication_heeded"
-    ERROR_INDICATION_IGNORED = "error_indication_ignored"  # malformed, or from another than the peer
-
-
-_Tunnel = tuple[bytes, str, str, int, int]
-"""Uplink: device address, peer address, session id, index of the byte counter, of the packet counter."""
-_Way = tuple[int, Address, int, int]
-"""Downlink: the peer's TEID, its address and port, index of the byte counter, of the packet counter."""
+_TCP_HEADER_BYTES, _TCP_FLAGS_AT, _SYN = 20, 13, 0x02
+_MULTICAST = 0xFF
+_LINK_LOCAL = IPv6Address("fe80::").packed[:8]
+_UNSPECIFIED = bytes(16)
 
 
 class Tunnels:
     """The tunnels of a gateway and the way of packets through them.
 
     ``words`` holds the counters (four words per tunnel from the index given to ``install``: up bytes, up
-    packets, down bytes, down packets). ``own_addresses`` are the gateway's, ``devices`` the devices',
-    ``platform`` the edge's. The callables may be set at any time:
+    packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` those
+    from which it tells of packets that are too big; ``devices`` are the devices' networks, ``platform`` is
+    the edge's, and no device reaches what is ``forbidden``. Inner packets down have ``mtu_bytes`` at most.
+    The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.
     - ``write_internet(packet)``: raises ``OSError`` when it was not taken.
@@ -110,9 +81,12 @@ class Tunnels:
         *,
         words: memoryview,
         monotonic: Callable[[], float],
-        own_addresses: tuple[IPv4Address, ...],
-        devices: tuple[IPv4Network, ...],
+        address: IPv4Address,
+        inner_addresses: tuple[IPv4Address | IPv6Address, ...],
+        devices: tuple[Network, ...],
         platform: IPv4Network,
+        forbidden: tuple[Network, ...] = (),
+        mtu_bytes: int = MTU_BYTES_MAX,
     ) -> None:
         self.send: Callable[[bytes, Address], bool] = send_nowhere
         self.write_internet: Callable[[bytes], object] | None = None
@@ -122,66 +96,56 @@ class Tunnels:
         self.signals: dict[Signal, int] = dict.fromkeys(Signal, 0)
         self._words = words
         self._monotonic = monotonic
-        self._own_addresses = own_addresses
-        self._devices = devices
-        self._platform = platform
-        self._bearers: dict[str, Bearer] = {}
-        self._by_teid: dict[bytes, _Tunnel] = {}
-        self._by_ue: dict[bytes, _Way] = {}
-        self._by_session: dict[str, _Way] = {}
-        self._by_peer: dict[tuple[str, bytes], str] = {}
-        self._verdicts: dict[bytes, str] = {}
-        self._indicated: dict[str, int] = {}
-        self._indicated_at = 0
+        self._address = address.packed
+        self._inner_addresses: dict[int, bytes] = {each.version: each.packed for each in inner_addresses}
+        self._mtu_bytes = mtu_bytes
+        self._tables = Tables()
+        self._by_session = self._tables.by_session
+        self._by_teid = self._tables.by_teid
+        self._by_ue = self._tables.by_ue
+        destinations = Destinations(
+            devices=devices, platform=platform, forbidden=(IPv4Network(address), *forbidden)
+        )
+        self._verdicts = destinations.verdicts
+        self._judge = destinations.judge
+        self._error_indications = PerSecond(
+            each_max=ERROR_INDICATIONS_PER_S_MAX, keys_max=ERROR_INDICATION_PEERS_MAX
+        )
+        self._too_big_told = PerSecond(each_max=TOO_BIG_PER_S_MAX, keys_max=TOO_BIG_SESSIONS_MAX)
 
     def __contains__(self, session_id: str) -> bool:
-        return session_id in self._bearers
+        return session_id in self._by_session
 
     def install(self, bearer: Bearer, counters_at: int) -> None:
-        """Forward for this session from now on, whatever was installed for it before."""
-        self.remove(bearer.session_id)
-        self._bearers[bearer.session_id] = bearer
-        address, peer = bearer.ue_address.packed, bearer.peer_address
-        way = bearer.peer_teid, (peer, GTP_U_PORT), counters_at + 2, counters_at + 3
-        self._by_teid[_packed(bearer.local_teid)] = (
-            address,
-            peer,
-            bearer.session_id,
-            counters_at,
-            counters_at + 1,
-        )
-        self._by_ue[address] = way
-        self._by_session[bearer.session_id] = way
-        self._by_peer[peer, _packed(bearer.peer_teid)] = bearer.session_id
+        """Forward for this session from now on, whatever was installed for it before.
+
+        A peer whose tunnel has moved to another is told that nothing more comes by it (§7.3.2).
+        """
+        before = self._tables.put(bearer, counters_at)
+        if before is None:
+            return
+        after = ends(bearer)
+        for ebi, (peer, teid) in ends(before.bearer).items():
+            if after.get(ebi, (peer, teid)) != (peer, teid):
+                self.send(messages.end_marker(teid), (peer, GTP_U_PORT))
+                self.signals[Signal.END_MARKER_SENT] += 1
 
     def remove(self, session_id: str) -> None:
         """Forward no longer; idempotent. What another session has taken over meanwhile stays its own."""
-        bearer = self._bearers.pop(session_id, None)
-        if bearer is None:
-            return
-        way = self._by_session.pop(session_id)
-        teid, peer = _packed(bearer.local_teid), (bearer.peer_address, _packed(bearer.peer_teid))
-        tunnel = self._by_teid.get(teid)
-        if tunnel is not None and tunnel[2] == session_id:
-            del self._by_teid[teid]
-        if self._by_ue.get(bearer.ue_address.packed) is way:
-            del self._by_ue[bearer.ue_address.packed]
-        if self._by_peer.get(peer) == session_id:
-            del self._by_peer[peer]
+        self._tables.take(session_id)
 
     # -- the fast path --------------------------------------------------------------------------------
 
     # A straight line of checks: a call for each would cost a tenth of the rate.
-    def uplink(self, data: bytes, source: Address) -> None:  # noqa: PLR0911, PLR0912 - see above
+    def uplink(self, data: bytes, source: Address) -> None:  # noqa: PLR0911, PLR0912, PLR0915 - see above
         """One datagram that came to the GTP-U port."""
         size = len(data)
         if size < 8:
             self.drops[Drop.MALFORMED] += 1
             return
         flags, kind, length, teid = _HEADER.unpack_from(data)
-        end = 8 + length
-        offset = 8
-        if flags != _PLAIN or kind != _G_PDU or end > size:
+        end, offset = 8 + length, 8
+        if flags != PLAIN or kind != G_PDU or end > size:
             offset = self._not_plain(data, source, flags, kind, end)
             if not offset:
                 return
@@ -189,86 +153,216 @@ class Tunnels:
         if tunnel is None:
             self._indicate_error(teid, source)
             return
-        address, peer, session_id, bytes_at, packets_at = tunnel
-        if source[0] != peer:
+        if source[0] != tunnel.peer and not is_dedicated_peer(tunnel.bearer, teid, source[0]):
             self.drops[Drop.WRONG_PEER] += 1
             return
         if end - offset < 20:
             self.drops[Drop.INNER_MALFORMED] += 1
             return
-        version, total, inner_source, destination = _UPLINK_INNER.unpack_from(data, offset)
+        version, total, protocol, inner_source, destination = _UPLINK_INNER.unpack_from(data, offset)
         header = _IPV4_HEADER_BYTES.get(version)
-        if header is None or total < header or total > end - offset:
-            self._drop_inner(version)
+        if header is None:
+            total = self._uplink_ipv6(tunnel, version, data[offset:end])
+            if not total:
+                return
+            header, protocol = HEADER_IPV6_BYTES, data[offset + 6]
+            destination = data[offset + 24 : offset + 40]
+        elif total < header or total > end - offset:
+            self.drops[Drop.INNER_MALFORMED] += 1
             return
-        if inner_source != address:
+        elif inner_source != tunnel.address:
             self.drops[Drop.WRONG_SOURCE] += 1
             return
         verdict = self._verdicts.get(destination) or self._judge(destination)
-        if verdict is _INTERNET:
+        if tunnel.up_octet_s:
+            now = self._monotonic()
+            due = tunnel.up_due_s
+            if due > now + tunnel.up_slack_s:
+                self.drops[Drop.OVER_SPEED_UP] += 1
+                return
+            tunnel.up_due_s = (due if due > now else now) + total * tunnel.up_octet_s
+        packet = data[offset : offset + total]
+        if protocol == TCP and total >= header + _TCP_HEADER_BYTES and packet[header + _TCP_FLAGS_AT] & _SYN:
+            packet = clamp_mss(packet, header, self._mtu_bytes)
+        if verdict is INTERNET:
             if self.write_internet is None:
                 self.drops[Drop.NO_INTERNET] += 1
                 return
             try:
-                self.write_internet(data[offset : offset + total])
+                self.write_internet(packet)
             except OSError:
                 self.drops[Drop.INTERNET_FULL] += 1
                 return
-        elif verdict is _EDGE:
+        elif verdict is EDGE:
             if self.on_edge_packet is None:
                 self.drops[Drop.NO_EDGE] += 1
                 return
-            self.on_edge_packet(session_id, data[offset : offset + total])
-        else:
+            self.on_edge_packet(tunnel.session_id, packet)
+        elif verdict is FORBIDDEN:
             self.drops[Drop.FORBIDDEN_DESTINATION] += 1
             return
-        words = self._words
-        words[bytes_at] += total
-        words[packets_at] += 1
+        elif not self._across(tunnel, destination, packet):
+            return
+        words, at = self._words, tunnel.counters_at
+        words[at] += total
+        words[at + 1] += 1
 
     def downlink(self, packet: bytes) -> bool:
         """One IP packet for a device, from the internet side; whether it was sent."""
-        if len(packet) < 20:
+        size = len(packet)
+        if size < 20:
             self.drops[Drop.INNER_MALFORMED] += 1
             return False
-        version, total, destination = _DOWNLINK_INNER.unpack_from(packet)
+        version, total, protocol, destination = _DOWNLINK_INNER.unpack_from(packet)
         header = _IPV4_HEADER_BYTES.get(version)
-        if header is None or total < header or total > len(packet):
-            self._drop_inner(version)
+        if header is None:
+            total = self._total_ipv6(version, packet)
+            if not total:
+                return False
+            header, protocol, destination = HEADER_IPV6_BYTES, packet[6], packet[24:32]
+        elif total < header or total > size:
+            self.drops[Drop.INNER_MALFORMED] += 1
             return False
-        way = self._by_ue.get(destination)
-        if way is None:
+        tunnel = self._by_ue.get(destination)
+        if tunnel is None:
             self.drops[Drop.UNKNOWN_DEVICE] += 1
             return False
-        teid, peer, bytes_at, packets_at = way
-        if total != len(packet):
+        if total != size:
             packet = packet[:total]
-        if not self.send(_G_PDU_HEADER.pack(_PLAIN_G_PDU, total, teid) + packet, peer):
+        if protocol == TCP and total >= header + _TCP_HEADER_BYTES and packet[header + _TCP_FLAGS_AT] & _SYN:
+            packet = clamp_mss(packet, header, self._mtu_bytes)
+        return self._down(tunnel, packet, total)
+
+    def _down(self, tunnel: Tunnel, packet: bytes, total: int) -> bool:
+        """A whole packet for this session's device; whether it was sent."""
+        if tunnel.is_suspended:
+            self.drops[Drop.SUSPENDED] += 1
+            return False
+        if total > self._mtu_bytes:
+            return self._down_too_big(tunnel, packet)
+        if tunnel.down_octet_s:
+            now = self._monotonic()
+            due = tunnel.down_due_s
+            if due > now + tunnel.down_slack_s:
+                self.drops[Drop.OVER_SPEED_DOWN] += 1
+                return False
+            tunnel.down_due_s = (due if due > now else now) + total * tunnel.down_octet_s
+        teid, to = tunnel.peer_teid, tunnel.to
+        if tunnel.ways and (way := choose(tunnel.ways, packet)) is not None:
+            teid, to = way.peer_teid, way.to
+        if not self.send(_G_PDU_HEADER.pack(_PLAIN_G_PDU, total, teid) + packet, to):
             self.drops[Drop.PEER_FULL] += 1
             return False
-        words = self._words
-        words[bytes_at] += total
-        words[packets_at] += 1
+        words, at = self._words, tunnel.counters_at + 2
+        words[at] += total
+        words[at + 1] += 1
         return True
 
     def inject(self, session_id: str, packet: bytes) -> bool:
         """An IP packet of the device edge for this session's device; whether it was sent."""
-        way = self._by_session.get(session_id)
-        if way is None:
+        tunnel = self._by_session.get(session_id)
+        if tunnel is None:
             return False
-        if self._by_ue.get(packet[16:20]) is not way:
+        destination = packet[24:32] if packet[:1] >= b"\x60" else packet[16:20]
+        if self._by_ue.get(destination) is not tunnel:
             self.drops[Drop.WRONG_DEVICE] += 1
             return False
         return self.downlink(packet)
 
     # -- everything else ------------------------------------------------------------------------------
 
+    def _across(self, tunnel: Tunnel, destination: bytes, packet: bytes) -> bool:
+        """From device to device, within a closed group; whether it was sent."""
+        other = self._by_ue.get(destination[:8])
+        if other is None or not tunnel.closed_group or other.closed_group != tunnel.closed_group:
+            self.drops[Drop.FORBIDDEN_DESTINATION] += 1
+            return False
+        return self._down(other, packet, len(packet))
+
+    def _down_too_big(self, tunnel: Tunnel, packet: bytes) -> bool:
+        """In fragments, or its sender is told how large it may be (RFC 1191, 8201); whether it was sent."""
+        pieces = list(fragments(packet, self._mtu_bytes))
+        if pieces:
+            return all([self._down(tunnel, piece, len(piece)) for piece in pieces])
+        self.drops[Drop.TOO_BIG] += 1
+        source = self._inner_addresses.get(packet[0] >> 4)
+        told = too_big(packet, self._mtu_bytes, source) if source else b""
+        if told and self._too_big_told.take(tunnel.session_id, self._monotonic()):
+            self._tell_sender(tunnel, told)
+            self.signals[Signal.TOO_BIG_TOLD] += 1
+        else:
+            self.signals[Signal.TOO_BIG_WITHHELD] += 1
+        return False
+
+    def _tell_sender(self, tunnel: Tunnel, told: bytes) -> None:
+        """An ICMP error about what this session was sent, to wherever it came from."""
+        sender = told[16:20] if told[0] >> 4 == 4 else told[24:40]
+        verdict = self._verdicts.get(sender) or self._judge(sender)
+        if verdict is EDGE and self.on_edge_packet is not None:
+            self.on_edge_packet(tunnel.session_id, told)
+        elif verdict is INTERNET and self.write_internet is not None:
+            with suppress(OSError):
+                self.write_internet(told)
+        elif verdict is DEVICE:
+            other = self._by_ue.get(sender[:8])
+            if other is not None and tunnel.closed_group and other.closed_group == tunnel.closed_group:
+                self._say(other, told)
+
+    def _say(self, tunnel: Tunnel, packet: bytes) -> None:
+        """A packet of the gateway's own to a device: not the customer's traffic, so not counted."""
+        if not tunnel.is_suspended:
+            self.send(_G_PDU_HEADER.pack(_PLAIN_G_PDU, len(packet), tunnel.peer_teid) + packet, tunnel.to)
+
+    def _total_ipv6(self, version: int, packet: bytes) -> int:
+        """Length of the IPv6 packet that this begins with (RFC 8200 §3); 0, counted, when there is none."""
+        if version >> 4 != 6:
+            self.drops[Drop.INNER_MALFORMED if version >> 4 == 4 else Drop.INNER_NOT_IP] += 1
+            return 0
+        payload = int.from_bytes(packet[4:6], "big")
+        if not payload or HEADER_IPV6_BYTES + payload > len(packet):  # nothing to carry, or a jumbogram
+            self.drops[Drop.INNER_MALFORMED] += 1
+            return 0
+        return HEADER_IPV6_BYTES + payload
+
+    def _uplink_ipv6(self, tunnel: Tunnel, version: int, packet: bytes) -> int:
+        """The length of a device's IPv6 packet that may leave its link; 0 when it is dealt with."""
+        total = self._total_ipv6(version, packet)
+        if not total:
+            return 0
+        source = packet[8:24]
+        is_own, is_on_link = source[:8] == tunnel.prefix, source[:8] == _LINK_LOCAL or source == _UNSPECIFIED
+        if not tunnel.prefix or not (is_own or is_on_link):
+            self.drops[Drop.WRONG_SOURCE] += 1
+            return 0
+        if is_on_link or packet[24] == _MULTICAST or packet[24:32] == _LINK_LOCAL:
+            self._answer_neighbour(tunnel, packet[:total])
+            return 0
+        if self._monotonic() - tunnel.advertised_s > ADVERTISE_AGAIN_S:
+            self._advertise(tunnel, _UNSPECIFIED)
+        return total
+
+    def _answer_neighbour(self, tunnel: Tunnel, packet: bytes) -> None:
+        """What a device says on its own link: solicitations are answered, nothing else goes anywhere."""
+        kind = solicitation(packet)
+        if kind == ROUTER_SOLICITATION:
+            self._advertise(tunnel, packet[8:24])
+        elif kind:
+            self._say(tunnel, neighbour_advertisement(packet[8:24]))
+            self.signals[Signal.NEIGHBOUR_ADVERTISED] += 1
+        else:
+            self.drops[Drop.LINK_LOCAL] += 1
+
+    def _advertise(self, tunnel: Tunnel, to: bytes) -> None:
+        tunnel.advertised_s = self._monotonic()
+        self._say(tunnel, router_advertisement(tunnel.prefix, to, self._mtu_bytes))
+        self.signals[Signal.ROUTER_ADVERTISED] += 1
+
     def _not_plain(self, data: bytes, source: Address, flags: int, kind: int, end: int) -> int:
         """Where a G-PDU's inner packet begins; 0 when there is none and the datagram is dealt with."""
-        start = _payload_start(data, flags, end)
+        start = messages.payload_start(data, flags, end)
         if not start:
             self.drops[Drop.MALFORMED] += 1
-        elif kind == _G_PDU:
+        elif kind == G_PDU:
             return start
         else:
             self._heed(data[:end], source, kind, start)
@@ -276,95 +370,45 @@ class Tunnels:
 
     def _heed(self, message: bytes, source: Address, kind: int, start: int) -> None:
         """A message of the path (§7.2, §7.3)."""
-        if kind == _ECHO_REQUEST:
-            sequence = message[8:10] if message[0] & 0x02 else bytes(2)
-            # Recovery is 0 in GTP-U (§7.2.2); the answer goes to the port that asked
-            self.send(b"\x32\x02\x00\x06" + _NO_TEID + sequence + b"\x00\x00\x0e\x00", source)
+        if kind == messages.ECHO_REQUEST:
+            self.send(messages.echo_response(message), source)  # to the port that asked
             self.signals[Signal.ECHO_ANSWERED] += 1
-        elif kind == _ERROR_INDICATION:
-            self._heed_error_indication(message, source, start)
-        elif kind == _ECHO_RESPONSE:
+        elif kind == messages.ERROR_INDICATION:
+            self._heed_error_indication(messages.indicated_teid(message, start), source[0])
+        elif kind == messages.ECHO_RESPONSE:
             self.signals[Signal.ECHO_RESPONSE] += 1
-        elif kind == _END_MARKER:
+        elif kind == messages.END_MARKER:
             self.signals[Signal.END_MARKER] += 1
-        elif kind == _SUPPORTED_EXTENSION_HEADERS:
+        elif kind == messages.SUPPORTED_EXTENSION_HEADERS:
             self.signals[Signal.SUPPORTED_EXTENSION_HEADERS] += 1
         else:
             self.drops[Drop.UNKNOWN_MESSAGE] += 1
 
-    def _heed_error_indication(self, message: bytes, source: Address, start: int) -> None:
-        """The peer knows our TEID for it no longer (§7.3.1): its first element is that TEID (§8.3)."""
-        session_id = None
-        if len(message) >= start + 5 and message[start] == 16:
-            session_id = self._by_peer.get((source[0], message[start + 1 : start + 5]))
-        if session_id is None:
+    def _heed_error_indication(self, teid: bytes, peer: str) -> None:
+        """The peer knows our TEID for it no longer (§7.3.1).
+
+        If it was the default bearer's, whoever listens ends the session; what a dedicated bearer took goes by
+        the default one from now on.
+        """
+        number = int.from_bytes(teid, "big")
+        tunnel = self._tables.by_peer.get((peer, number)) if teid else None
+        if tunnel is None:
             self.signals[Signal.ERROR_INDICATION_IGNORED] += 1
             return
         self.signals[Signal.ERROR_INDICATION_HEEDED] += 1
-        if self.on_error_indication is not None:
-            self.on_error_indication(session_id)
+        if (peer, number) != (tunnel.peer, tunnel.peer_teid):
+            tunnel.ways = tuple(way for way in tunnel.ways if (way.to[0], way.peer_teid) != (peer, number))
+        elif self.on_error_indication is not None:
+            self.on_error_indication(tunnel.session_id)
 
     def _indicate_error(self, teid: bytes, source: Address) -> None:
         """Tell a peer that its TEID is none of ours (§7.3.1), to the GTP-U port and not too often."""
         self.drops[Drop.UNKNOWN_TEID] += 1
-        now = int(self._monotonic())
-        if now != self._indicated_at:
-            self._indicated_at = now
-            self._indicated.clear()
-        peer = source[0]
-        sent = self._indicated.get(peer, 0)
-        full = not sent and len(self._indicated) >= ERROR_INDICATION_PEERS_MAX
-        if teid == _NO_TEID or full or sent >= ERROR_INDICATIONS_PER_S_MAX:
+        if teid == _NO_TEID or not self._error_indications.take(source[0], self._monotonic()):
             self.signals[Signal.ERROR_INDICATION_WITHHELD] += 1
             return
-        self._indicated[peer] = sent + 1
-        own = b"\x85\x00\x04" + self._own_addresses[0].packed  # GTP-U Peer Address (§8.4)
-        self.send(b"\x32\x1a\x00\x10" + _NO_TEID + bytes(4) + b"\x10" + teid + own, (peer, GTP_U_PORT))
+        self.send(messages.error_indication(teid, self._address), (source[0], GTP_U_PORT))
         self.signals[Signal.ERROR_INDICATION_SENT] += 1
-
-    def _drop_inner(self, version: int) -> None:
-        self.drops[Drop.INNER_MALFORMED if version >> 4 == 4 else Drop.INNER_NOT_IPV4] += 1
-
-    def _judge(self, destination: bytes) -> str:
-        """Where packets for this address go; the answer never changes and is remembered."""
-        address = IPv4Address(destination)
-        if address in self._platform:
-            verdict = _EDGE
-        elif address in self._own_addresses or any(address in network for network in self._devices):
-            verdict = "forbidden"
-        elif any(address in network for network in _NOT_INTERNET):
-            verdict = "forbidden"
-        else:
-            verdict = _INTERNET
-        if len(self._verdicts) >= VERDICTS_MAX:
-            self._verdicts.clear()
-        self._verdicts[destination] = verdict
-        return verdict
-
-
-def _payload_start(data: bytes, flags: int, end: int) -> int:
-    """Where the payload begins behind optional fields and extension headers (§5.1, §5.2); 0: malformed."""
-    if flags & _VERSION_MASK != _PLAIN or end > len(data):
-        return 0
-    if not flags & _OPTIONAL_FLAGS:
-        return 8
-    start = 12
-    if end < start:
-        return 0
-    following = data[11] if flags & _EXTENSION_FLAG else 0
-    for _ in range(EXTENSION_HEADERS_MAX):
-        if not following:
-            return start
-        length = 4 * data[start] if start < end else 0
-        start += length
-        if not length or start > end:
-            return 0
-        following = data[start - 1]
-    return 0 if following else start
-
-
-def _packed(teid: int) -> bytes:
-    return teid.to_bytes(4, "big")
 
 
 def send_nowhere(_data: bytes, _to: Address) -> bool:

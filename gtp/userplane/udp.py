@@ -6,7 +6,7 @@ internet side, without it only the device edge is reached.
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from core.domain.pools import NO_PREFIXES, UePrefixes
 from core.domain.reasons import AttachRefusal
@@ -15,16 +15,29 @@ from core.errors import Refused
 from core.ports.clock import Clock
 from core.ports.network import DatagramSocket, Network
 from core.ports.user_plane import Bearer, Counters, PacketSink
+from gtp.userplane.destinations import Network as DeviceNetwork
+from gtp.userplane.messages import GTP_U_PORT
+from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.slots import Opening, Slots
 from gtp.userplane.tun import Tun
-from gtp.userplane.tunnels import GTP_U_PORT, Drop, Signal, Tunnels, send_nowhere
+from gtp.userplane.tunnels import Tunnels, send_nowhere
+
+
+def inner_addresses(
+    ue_pool: IPv4Network, prefixes: UePrefixes
+) -> tuple[IPv4Address] | tuple[IPv4Address, IPv6Address]:
+    """By which the gateway is seen from inside: an address of the pool that no device is lent, and the first
+    of the /64 that goes with it.
+    """
+    prefix = prefixes.of(ue_pool[1])
+    return (ue_pool[1],) if prefix is None else (ue_pool[1], prefix[1])
 
 
 class UdpUserPlane:
     """Implements ``UserPlane``; begin with ``start``, end with ``aclose``.
 
-    ``address`` is the gateway's GTP-U address; ``slots`` stays the plane's from here on and is released by
-    ``aclose``, and so is ``tun``.
+    ``address`` is the gateway's GTP-U address, ``forbidden`` are networks that no device may reach. ``slots``
+    stays the plane's from here on and is released by ``aclose``, and so is ``tun``.
     """
 
     def __init__(
@@ -39,6 +52,7 @@ class UdpUserPlane:
         port: int = GTP_U_PORT,
         static_pool: IPv4Network | None = None,
         prefixes: UePrefixes = NO_PREFIXES,
+        forbidden: tuple[DeviceNetwork, ...] = (),
         tun: Tun | None = None,
     ) -> None:
         self._slots = slots
@@ -51,9 +65,11 @@ class UdpUserPlane:
         self._tunnels = Tunnels(
             words=slots.words,
             monotonic=clock.monotonic,
-            own_addresses=(address,),
-            devices=(ue_pool, static_pool) if static_pool else (ue_pool,),
+            address=address,
+            inner_addresses=inner_addresses(ue_pool, prefixes),
+            devices=(*filter(None, (ue_pool, static_pool)), *(ipv6 for _, ipv6 in prefixes.pools)),
             platform=platform_network,
+            forbidden=forbidden,
         )
 
     @property
@@ -105,11 +121,15 @@ class UdpUserPlane:
         """Devices of this network are behind this gateway from now on."""
         if self._tun is not None:
             self._tun.route(network)
+            if (prefixes := self._prefixes.around(network)) is not None:
+                self._tun.route(prefixes)
 
     def unroute(self, network: IPv4Network) -> None:
         """None are any more."""
         if self._tun is not None:
             self._tun.unroute(network)
+            if (prefixes := self._prefixes.around(network)) is not None:
+                self._tun.unroute(prefixes)
 
     # -- UserPlane ------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane
 
 ANSWER_S = 2.0
+SPEED_KBPS = 1_000_000
+"""Policed, and never too fast: so that the check is paid for and every packet passes."""
 _FIXED_IES = {1: 1, 8: 1, 14: 1, 16: 4, 17: 4, 127: 4}
 """Lengths of the TV information elements that a GGSN answers with (TS 29.060 §7.7)."""
 
@@ -129,7 +131,7 @@ async def _serve(ask: dict[str, Any]) -> None:
             address=IPv4Address(ask["gateway"]),
             ue_pool=pool,
             platform_network=IPv4Network("100.127.0.0/16"),
-            tun=Tun(ask["tun"], address=pool[1]),
+            tun=Tun(ask["tun"], addresses=(pool[1],)),
         )
         plane.route(pool)
         made = []
@@ -144,6 +146,8 @@ async def _serve(ask: dict[str, Any]) -> None:
                 peer_address=ask["peer"],
                 epoch=1,
                 label=SegmentLabel("s1.standard", "00101"),
+                up_kbps=SPEED_KBPS,
+                down_kbps=SPEED_KBPS,
             )
             plane.install(bearer)
             made.append((bearer.local_teid, str(bearer.ue_address)))

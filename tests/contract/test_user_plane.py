@@ -6,12 +6,14 @@ the internet send, and what came out at the far sides.
 
 import struct
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
 import pytest
 
+from core.domain.pools import UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.usage import SegmentLabel, Volume
 from core.errors import Refused
@@ -22,9 +24,11 @@ from gtp.userplane.udp import UdpUserPlane
 
 GATEWAY = IPv4Address("10.99.0.1")
 POOL = IPv4Network("10.128.0.0/9")
+PREFIXES = UePrefixes(((POOL, IPv6Network("2001:db8::/41")),))
 PLATFORM = IPv4Network("100.127.0.0/16")
 PEER = "10.99.0.100"
 SERVER = IPv4Address("198.51.100.7")
+SERVER_IPV6 = IPv6Address("2606:4700::7")
 EDGE = IPv4Address("100.127.65.43")
 CAPACITY = 4
 STANDARD = SegmentLabel("s1.standard", "44010")
@@ -34,6 +38,11 @@ FAST = SegmentLabel("s1.fast", "44010")
 def packet(source: IPv4Address, destination: IPv4Address, size: int = 64) -> bytes:
     header = struct.pack("!BBHHHBBH", 0x45, 0, size, 0, 0, 64, 17, 0) + source.packed + destination.packed
     return header + bytes(size - 20)
+
+
+def packet6(source: IPv6Address, destination: IPv6Address, size: int = 64, protocol: int = 17) -> bytes:
+    header = struct.pack("!IHBB", 6 << 28, size - 40, protocol, 64) + source.packed + destination.packed
+    return header + bytes(size - 40)
 
 
 def g_pdu(teid: int, inner: bytes) -> bytes:
@@ -52,6 +61,16 @@ def bearer(number: int = 1, *, peer: str = PEER, peer_teid: int = 0) -> Bearer:
         epoch=3,
         label=STANDARD,
     )
+
+
+def ipv6_bearer(number: int = 1) -> Bearer:
+    one = bearer(number)
+    return replace(one, has_ipv4=False, ue_prefix=PREFIXES.of(one.ue_address))
+
+
+def device6(of: Bearer, interface: int = 1) -> IPv6Address:
+    assert of.ue_prefix is not None
+    return of.ue_prefix[interface]
 
 
 class ManualClock:
@@ -125,6 +144,7 @@ class UdpRig:
             address=GATEWAY,
             ue_pool=POOL,
             platform_network=PLATFORM,
+            prefixes=PREFIXES,
         )
         plane.on_edge_packet(lambda session_id, inner: self.delivered.append((session_id, inner)))
         return plane
@@ -185,6 +205,78 @@ async def test_an_injected_packet_goes_down_into_the_tunnel_and_is_counted(rig: 
     assert volume(rig, one) == Volume(down_bytes=80, down_packets=1)
 
 
+async def test_ipv6_goes_down_by_the_64_and_only_to_who_has_it(rig: Rig) -> None:
+    one, two = ipv6_bearer(1), ipv6_bearer(2)
+    rig.plane.install(one)
+    rig.plane.install(two)
+    inner = packet6(SERVER_IPV6, device6(one, 0xABCD), 90)
+    assert rig.plane.inject(one.session_id, inner)
+    assert not rig.plane.inject(two.session_id, inner)
+    assert not rig.plane.inject(one.session_id, packet(EDGE, one.ue_address)), "it has no IPv4"
+    assert rig.to_peers() == [(g_pdu(one.peer_teid, inner), PEER)]
+    assert volume(rig, one) == Volume(down_bytes=90, down_packets=1)
+    assert volume(rig, two).is_zero
+
+
+async def test_a_session_without_ipv4_sends_none(rig: Rig) -> None:
+    one = ipv6_bearer()
+    rig.plane.install(one)
+    up(rig, one)
+    assert rig.delivered == []
+    assert volume(rig, one).is_zero
+
+
+async def test_a_speed_is_kept_at_once_and_counters_go_on(rig: Rig) -> None:
+    one = bearer()
+    rig.plane.install(one)
+    up(rig, one, 1_000)
+    slow = replace(one, up_kbps=32, down_kbps=32)
+    rig.plane.update(slow)
+    for _ in range(100):
+        up(rig, one, 1_000)
+        rig.plane.inject(one.session_id, packet(EDGE, one.ue_address, 1_000))
+    passed = volume(rig, one)
+    assert passed == Volume(1_000 * len(rig.delivered), 1_000 * len(rig.to_peers()), 26, 25)
+    rig.clock.at += timedelta(seconds=10)  # 320 kbit
+    for _ in range(100):
+        up(rig, one, 1_000)
+    assert volume(rig, one).up_packets - passed.up_packets == 25, "no more is saved up than the burst"
+    rig.plane.update(one)
+    for _ in range(100):
+        up(rig, one, 1_000)
+    assert volume(rig, one).up_packets == 151
+
+
+async def test_nothing_is_sent_down_while_suspended(rig: Rig) -> None:
+    one = bearer()
+    rig.plane.install(one)
+    rig.plane.update(replace(one, is_suspended=True))
+    up(rig, one)
+    assert not rig.plane.inject(one.session_id, packet(EDGE, one.ue_address))
+    assert volume(rig, one) == Volume(up_bytes=64, up_packets=1)
+    rig.plane.update(one)
+    assert rig.plane.inject(one.session_id, packet(EDGE, one.ue_address))
+    assert volume(rig, one) == Volume(64, 64, 1, 1)
+
+
+async def test_sims_reach_each_other_only_within_a_closed_group(rig: Rig) -> None:
+    one, two, other, alone, lonely = (
+        replace(bearer(number), closed_group=group) for number, group in enumerate(("g", "g", "h", "", ""))
+    )
+    for each in (one, two, other, alone):
+        rig.plane.install(each)
+    for sender, receiver in ((one, other), (one, alone), (alone, one), (alone, lonely), (one, lonely)):
+        rig.from_peer(g_pdu(sender.local_teid, packet(sender.ue_address, receiver.ue_address)))
+    assert rig.to_peers() == []
+    inner = packet(one.ue_address, two.ue_address, 100)
+    rig.from_peer(g_pdu(one.local_teid, inner))
+    assert rig.to_peers() == [(g_pdu(two.peer_teid, inner), PEER)]
+    assert volume(rig, one) == Volume(up_bytes=100, up_packets=1)
+    assert volume(rig, two) == Volume(down_bytes=100, down_packets=1)
+    assert volume(rig, other).is_zero
+    assert volume(rig, alone).is_zero
+
+
 async def test_one_devices_packet_never_goes_to_another(rig: Rig) -> None:
     one, two = bearer(1), bearer(2)
     rig.plane.install(one)
@@ -214,7 +306,8 @@ async def test_update_moves_a_session_at_once_and_counting_goes_on(rig: Rig) -> 
     rig.from_peer(g_pdu(one.local_teid, packet(one.ue_address, EDGE)), source="10.99.0.101")
     inner = packet(EDGE, one.ue_address)
     assert rig.plane.inject(one.session_id, inner)
-    assert rig.to_peers() == [(g_pdu(0x77, inner), "10.99.0.101")]
+    end_marker = struct.pack("!BBHI", 0x30, 254, 0, one.peer_teid)
+    assert rig.to_peers() == [(end_marker, PEER), (g_pdu(0x77, inner), "10.99.0.101")]
     assert volume(rig, one) == Volume(128, 64, 2, 1)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pycrate_mobile.TS29060_GTP import parse_GTP_SGSN
 from scapy.contrib.gtp import GTPHeader
+from scapy.layers.inet6 import ICMPv6ND_RS, IPv6
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType, Qos, Session
@@ -146,20 +147,22 @@ def user_messages() -> dict[str, bytes]:
             platform_network=IPv4Network("100.127.0.0/16"),
         )
         await plane.start()
-        plane.install(
-            Bearer(
-                "0" * 31 + "1", "440100000000001", "OP0000000001", IPv4Address("10.128.0.2"), 0xB0000001,
-                0x1001, "127.0.1.1", 1, SegmentLabel("s1.standard"),
-            )
+        bearer = Bearer(
+            "0" * 31 + "1", "440100000000001", "OP0000000001", IPv4Address("10.128.0.2"), 0xB0000001,
+            0x1001, "127.0.1.1", 1, SegmentLabel("s1.standard"), ue_prefix=IPv6Network("2001:db8::/64"),
         )  # fmt: skip
+        plane.install(bearer)
         inner = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, bytes(4), bytes((10, 128, 0, 2)))
         plane.inject("0" * 31 + "1", inner + struct.pack("!HHHH", 1, 2, 8, 0))
         assert wire.receiver is not None
         wire.receiver(bytes.fromhex("3201000400000000 00090000".replace(" ", "")), ("127.0.1.1", 2152))
         wire.receiver(struct.pack("!BBHI", 0x30, 255, 28, 0xDEAD) + inner + bytes(8), ("127.0.1.1", 2152))
+        asked = bytes(IPv6(src="fe80::1", dst="ff02::2", hlim=255) / ICMPv6ND_RS())
+        wire.receiver(struct.pack("!BBHI", 0x30, 255, len(asked), 0xB0000001) + asked, ("127.0.1.1", 2152))
+        plane.update(replace(bearer, peer_address="127.0.1.2"))
         return wire.sent
 
-    names = ("g-pdu", "echo response", "error indication")
+    names = ("g-pdu", "echo response", "error indication", "router advertisement", "end marker")
     return dict(zip(names, run_virtual(main), strict=True))
 
 
@@ -234,4 +237,4 @@ def test_tshark_finds_nothing_malformed(tmp_path: Path) -> None:
 
 def test_all_kinds_are_here() -> None:
     assert {data[1] for data in CONTROL.values()} == {1, 2, 3, 17, 19, 20, 21, 31, 129}
-    assert {data[1] for data in USER.values()} == {2, 26, 255}
+    assert {data[1] for data in USER.values()} == {2, 26, 254, 255}

@@ -26,8 +26,8 @@ WAIT_S = 10.0
 PACKETS = 200
 
 
-def run_in_child(function: str, *before: str) -> str:
-    code = f"from tests.e2e.test_tun import {function}; {function}()"
+def run_in_child(function: str, *before: str, module: str = "tests.e2e.test_tun") -> str:
+    code = f"from {module} import {function}; {function}()"
     done = subprocess.run(
         [*before, sys.executable, "-W", "error", "-c", code],
         capture_output=True,
@@ -67,7 +67,7 @@ async def _there_and_back() -> None:
             address=IPv4Address(GATEWAY),
             ue_pool=POOL,
             platform_network=PLATFORM,
-            tun=Tun("airloom9", address=POOL[1]),
+            tun=Tun("airloom9", addresses=(POOL[1],)),
         )
         await plane.start()
         for _ in range(2):
@@ -107,6 +107,6 @@ def open_without_privilege() -> None:
     if os.geteuid() == 0:
         os.setuid(65_534)
     try:
-        Tun("airloom9", address=POOL[1])
+        Tun("airloom9", addresses=(POOL[1],))
     except ConfigurationError as error:
         print(error)  # noqa: T201 - the parent reads it

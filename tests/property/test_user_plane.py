@@ -1,15 +1,38 @@
 """Whatever comes in: no exception, and every counted byte was forwarded, in one segment or another."""
 
 import struct
+from dataclasses import replace
 from datetime import timedelta
+from ipaddress import IPv6Address
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6ND_RS
+from scapy.packet import Raw
 
+from core.domain.apn import MTU_BYTES_MAX
 from core.domain.usage import SegmentLabel, Volume
+from gtp.userplane.neighbours import GATEWAY_LINK_LOCAL
 from gtp.userplane.slots import Origin, over_buffer, table_bytes
-from tests.contract.test_user_plane import EDGE, PEER, SERVER, UdpRig, bearer, g_pdu, packet
-from tests.unit.test_tunnels import GOOD, INNER, ONE, Path
+from gtp.userplane.udp import inner_addresses
+from tests.contract.test_user_plane import (
+    EDGE,
+    PEER,
+    POOL,
+    PREFIXES,
+    SERVER,
+    SERVER_IPV6,
+    UdpRig,
+    bearer,
+    device6,
+    g_pdu,
+    packet,
+    packet6,
+)
+from tests.unit.test_bearers import OTHER_PEER, VOICE
+from tests.unit.test_inner_ipv6 import GATEWAY_HOST, RS_OPTION, nd
+from tests.unit.test_sizes import big, big6, syn
+from tests.unit.test_tunnels import GOOD, INNER, ONE, TWO, Path
 
 hostile = st.one_of(
     st.binary(max_size=120),
@@ -44,6 +67,99 @@ def test_hostile_bytes_never_raise_and_what_is_counted_was_forwarded(data: list[
     assert all(inner[12:16] == ONE.ue_address.packed for inner in forwarded)
     if source != PEER:
         assert forwarded == []
+
+
+BOTH = replace(
+    ONE,
+    ue_prefix=PREFIXES.of(ONE.ue_address),
+    closed_group="g",
+    dedicated=(VOICE,),
+    up_kbps=1_000,
+    down_kbps=1_000,
+)
+FRIEND = replace(TWO, ue_prefix=PREFIXES.of(TWO.ue_address), closed_group="g")
+OWN, FRIENDS = device6(BOTH), device6(FRIEND)
+LINK = IPv6Address("fe80::1")
+REAL = [
+    INNER,
+    packet(ONE.ue_address, EDGE),
+    packet(ONE.ue_address, TWO.ue_address),
+    packet6(OWN, SERVER_IPV6),
+    packet6(OWN, FRIENDS),
+    packet(SERVER, ONE.ue_address),
+    packet6(SERVER_IPV6, OWN),
+    syn(1_460),
+    syn(1_460, down=True),
+    nd(ICMPv6ND_RS() / Raw(RS_OPTION)),
+    nd(ICMPv6ND_NS(tgt=str(GATEWAY_HOST)) / Raw(RS_OPTION), source=OWN),
+]
+BIG = [big(2_000), big(4_000, flags="DF"), big6(1_500)]
+
+
+def mutated(real: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Real packets of which a few octets were changed, cut at the end or followed by more."""
+
+    def mutate(inner: bytes, changes: list[tuple[int, int]], cut: int, behind: bytes) -> bytes:
+        octets = bytearray(inner[: len(inner) - cut])
+        for at, value in changes:
+            octets[at % max(len(octets), 1) : at % max(len(octets), 1) + 1] = bytes([value])
+        return bytes(octets) + behind
+
+    changes = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 255)), max_size=4)
+    return st.builds(mutate, st.sampled_from(real), changes, st.integers(0, 3), st.binary(max_size=4))
+
+
+def full_path() -> Path:
+    path = Path()
+    path.tunnels.install(BOTH, 0)
+    path.tunnels.install(FRIEND, 4)
+    return path
+
+
+def own_words(inner: bytes) -> bool:
+    """Whether the gateway itself says it."""
+    sources = {address.packed for address in inner_addresses(POOL, PREFIXES)} | {GATEWAY_LINK_LOCAL}
+    return inner[12:16] in sources or inner[8:24] in sources
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(mutated(REAL) | st.binary(max_size=120), st.booleans()), max_size=20))
+def test_any_inner_packet_up_ends_in_one_drop_or_in_its_count(inners: list[tuple[bytes, bool]]) -> None:
+    path = full_path()
+    for inner, is_apart in inners:
+        if is_apart:
+            path.up(g_pdu(VOICE.local_teid_user, inner), source=OTHER_PEER)
+        else:
+            path.up(g_pdu(BOTH.local_teid, inner))
+    across = [data[8:] for data, _ in path.sent if not own_words(data[8:])]
+    forwarded = path.internet + [inner for _, inner in path.edge] + across
+    one, two = path.counted(0), path.counted(4)
+    assert (one.up_bytes, one.up_packets) == (sum(map(len, forwarded)), len(forwarded))
+    assert one.down_bytes + two.down_bytes == sum(map(len, across))
+    assert two.up_packets == 0
+    for inner in forwarded:
+        assert BOTH.ue_address.packed == inner[12:16] or inner[8:16] == OWN.packed[:8]
+    answered = sum(path.signals.values())
+    assert len(forwarded) + sum(path.drops.values()) + answered >= len(inners)
+
+
+@settings(deadline=None)
+@given(st.lists(mutated([*REAL, *BIG]) | st.binary(max_size=120), max_size=20))
+def test_any_packet_down_is_counted_as_it_was_sent_and_to_its_device_alone(packets: list[bytes]) -> None:
+    path = full_path()
+    for inner in packets:
+        path.tunnels.downlink(inner)
+        path.tunnels.inject(BOTH.session_id, inner)
+    sent = [data[8:] for data, _ in path.sent if not own_words(data[8:])]
+    counted = path.counted(0) + path.counted(4)
+    assert (counted.down_bytes, counted.down_packets) == (sum(map(len, sent)), len(sent))
+    assert all(len(inner) <= MTU_BYTES_MAX for inner in sent)
+    for data, _ in path.sent:
+        is_friends = data[4:8] == FRIEND.peer_teid.to_bytes(4, "big")
+        one = FRIEND if is_friends else BOTH
+        inner = data[8:]
+        destination = inner[16:20] if inner[0] >> 4 == 4 else inner[24:32]
+        assert destination in (one.ue_address.packed, device6(one).packed[:8])
 
 
 @settings(deadline=None)

@@ -114,6 +114,11 @@ def test_a_nas_may_be_silent_for_some_intervals_and_half_an_hour(
     assert RadiusConfig(interim_s=interim_s, silent_intervals=intervals).silent_s == silent_s
 
 
+def test_no_device_reaches_the_gateways_nor_the_operators_own_networks() -> None:
+    networks = load(None, {"AIRLOOM_GATEWAY__CORE_NETWORKS": "192.0.2.0/24,fd00:c0de::/32"}).gateway.forbidden
+    assert [str(each) for each in networks] == ["127.0.0.1/32", "192.0.2.0/24", "fd00:c0de::/32"]
+
+
 def test_an_access_point_is_a_name_or_a_table(tmp_path: Path) -> None:
     file = tmp_path / "airloom.toml"
     file.write_text(

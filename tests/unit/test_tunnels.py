@@ -2,31 +2,30 @@
 
 import struct
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
 from core.domain.usage import Volume
 from core.ports.network import Address
-from gtp.userplane.tunnels import (
-    ERROR_INDICATION_PEERS_MAX,
-    ERROR_INDICATIONS_PER_S_MAX,
-    EXTENSION_HEADERS_MAX,
-    VERDICTS_MAX,
-    Drop,
-    Signal,
-    Tunnels,
-)
+from gtp.userplane.destinations import VERDICTS_MAX
+from gtp.userplane.messages import EXTENSION_HEADERS_MAX
+from gtp.userplane.reasons import Drop, Signal
+from gtp.userplane.tunnels import ERROR_INDICATION_PEERS_MAX, ERROR_INDICATIONS_PER_S_MAX, Tunnels
+from gtp.userplane.udp import inner_addresses
 from tests.contract.test_user_plane import (
     EDGE,
     GATEWAY,
     PEER,
     PLATFORM,
     POOL,
+    PREFIXES,
     SERVER,
     bearer,
     g_pdu,
     packet,
+    packet6,
 )
 
 ONE = bearer(1)
@@ -46,9 +45,11 @@ class Path:
         self.tunnels = Tunnels(
             words=self.words,
             monotonic=lambda: self.now,
-            own_addresses=(GATEWAY,),
-            devices=(POOL,),
+            address=GATEWAY,
+            inner_addresses=inner_addresses(POOL, PREFIXES),
+            devices=(POOL, *(ipv6 for _, ipv6 in PREFIXES.pools)),
             platform=PLATFORM,
+            forbidden=(IPv4Network("192.0.2.0/24"), IPv6Network("fd00:c0de::/32")),
         )
         self.tunnels.write_internet = self.internet.append
         self.tunnels.on_edge_packet = lambda session_id, inner: self.edge.append((session_id, inner))
@@ -131,6 +132,16 @@ def test_gtp_for_others_passes_as_data(path: Path) -> None:
     assert path.internet == [inner]
 
 
+@pytest.mark.parametrize("port", [2152, 2123, 3386, 8805], ids=["GTP-U", "GTP-C", "GTP'", "PFCP"])
+def test_a_device_reaches_no_protocol_of_the_gateway(path: Path, port: int) -> None:
+    """GTP in GTP: Echo, Create or Delete of a device's own making (row 15 of the hostile inputs)."""
+    inner = packet(ONE.ue_address, GATEWAY)[:20] + struct.pack("!HHHH", 2152, port, 44, 0) + GOOD[:36]
+    path.up(g_pdu(ONE.local_teid, inner))
+    assert path.drops == {Drop.FORBIDDEN_DESTINATION: 1}
+    assert (path.internet, path.edge, path.sent) == ([], [], [])
+    assert path.counted().is_zero
+
+
 def edit_inner(at: int, value: bytes) -> bytes:
     return g_pdu(ONE.local_teid, changed(INNER, at, value))
 
@@ -156,8 +167,7 @@ UPLINK_DROPS: list[tuple[str, Drop, bytes]] = [
     ("no such TEID", Drop.UNKNOWN_TEID, g_pdu(0x99, INNER)),
     ("inner length 0", Drop.INNER_MALFORMED, g_pdu(ONE.local_teid, b"")),
     ("inner cut", Drop.INNER_MALFORMED, g_pdu(ONE.local_teid, INNER[:19])),
-    ("inner IPv6", Drop.INNER_NOT_IPV4, edit_inner(0, b"\x60")),
-    ("inner version 0", Drop.INNER_NOT_IPV4, edit_inner(0, b"\x05")),
+    ("inner version 0", Drop.INNER_NOT_IP, edit_inner(0, b"\x05")),
     ("header of 16 bytes", Drop.INNER_MALFORMED, edit_inner(0, b"\x44")),
     ("total above payload", Drop.INNER_MALFORMED, edit_inner(2, b"\x00\x41")),
     ("total below header", Drop.INNER_MALFORMED, edit_inner(2, b"\x00\x13")),
@@ -170,6 +180,7 @@ UPLINK_DROPS: list[tuple[str, Drop, bytes]] = [
     ("to link local", Drop.FORBIDDEN_DESTINATION, to("169.254.169.254")),
     ("to multicast", Drop.FORBIDDEN_DESTINATION, to("224.0.0.251")),
     ("to broadcast", Drop.FORBIDDEN_DESTINATION, to("255.255.255.255")),
+    ("to the operator's own", Drop.FORBIDDEN_DESTINATION, to("192.0.2.1")),
     ("to nowhere", Drop.FORBIDDEN_DESTINATION, to("0.0.0.0")),
 ]
 
@@ -202,6 +213,27 @@ def _peer_full(path: Path) -> None:
     path.tunnels.downlink(packet(SERVER, ONE.ue_address))
 
 
+def _link_local(path: Path) -> None:
+    path.tunnels.install(replace(ONE, ue_prefix=PREFIXES.of(ONE.ue_address)), 0)
+    path.up(g_pdu(ONE.local_teid, packet6(IPv6Address("fe80::1"), IPv6Address("ff02::fb"))))
+
+
+def _too_fast(path: Path, *, up: bool) -> None:
+    path.tunnels.install(replace(ONE, up_kbps=1, down_kbps=1), 0)
+    tunnel = path.tunnels._by_session[ONE.session_id]
+    tunnel.up_due_s = tunnel.down_due_s = path.now + 1_000
+    path.up(GOOD) if up else path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+
+
+def _suspended(path: Path) -> None:
+    path.tunnels.install(replace(ONE, is_suspended=True), 0)
+    path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+
+
+def _too_big(path: Path) -> None:
+    path.tunnels.downlink(changed(packet(IPv4Address(0), ONE.ue_address, 1_465), 6, b"\x40"))
+
+
 OTHER_DROPS: dict[Drop, Callable[[Path], object]] = {
     Drop.WRONG_PEER: lambda path: path.up(GOOD, source="10.99.0.66"),
     Drop.NO_INTERNET: _no_internet,
@@ -210,8 +242,13 @@ OTHER_DROPS: dict[Drop, Callable[[Path], object]] = {
     Drop.PEER_FULL: _peer_full,
     Drop.UNKNOWN_DEVICE: lambda path: path.tunnels.downlink(packet(SERVER, POOL[77])),
     Drop.WRONG_DEVICE: lambda path: path.tunnels.inject(ONE.session_id, packet(EDGE, TWO.ue_address)),
+    Drop.LINK_LOCAL: _link_local,
+    Drop.OVER_SPEED_UP: lambda path: _too_fast(path, up=True),
+    Drop.OVER_SPEED_DOWN: lambda path: _too_fast(path, up=False),
+    Drop.SUSPENDED: _suspended,
+    Drop.TOO_BIG: _too_big,
     Drop.INNER_MALFORMED: lambda path: path.tunnels.downlink(INNER[:19]),
-    Drop.INNER_NOT_IPV4: lambda path: path.tunnels.downlink(b"\x60" + INNER[1:]),
+    Drop.INNER_NOT_IP: lambda path: path.tunnels.downlink(b"\x70" + INNER[1:]),
 }
 
 

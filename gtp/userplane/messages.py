@@ -1,0 +1,65 @@
+"""GTP-U messages as bytes (TS 29.281): what stands before an inner packet, and what the path itself says.
+
+Rules: GTPv1-U alone; nothing is read beyond the end that the header names; a chain that does not end is
+malformed.
+"""
+
+import struct
+
+GTP_U_PORT = 2152
+EXTENSION_HEADERS_MAX = 8
+
+ECHO_REQUEST, ECHO_RESPONSE, ERROR_INDICATION = 1, 2, 26
+SUPPORTED_EXTENSION_HEADERS, END_MARKER, G_PDU = 31, 254, 255
+PLAIN = 0x30
+"""Version 1, GTP, no optional field (§5.1)."""
+
+_VERSION_MASK = 0xF0
+_EXTENSION_FLAG, _SEQUENCE_FLAG = 0x04, 0x02
+_OPTIONAL_FLAGS = 0x07
+_TEID_ELEMENT = 16
+_HEADER = struct.Struct("!BBHI")
+
+
+def payload_start(data: bytes, flags: int, end: int) -> int:
+    """Where the payload begins behind optional fields and extension headers (§5.1, §5.2); 0: malformed."""
+    if flags & _VERSION_MASK != PLAIN or end > len(data):
+        return 0
+    if not flags & _OPTIONAL_FLAGS:
+        return 8
+    start = 12
+    if end < start:
+        return 0
+    following = data[11] if flags & _EXTENSION_FLAG else 0
+    for _ in range(EXTENSION_HEADERS_MAX):
+        if not following:
+            return start
+        length = 4 * data[start] if start < end else 0
+        start += length
+        if not length or start > end:
+            return 0
+        following = data[start - 1]
+    return 0 if following else start
+
+
+def echo_response(request: bytes) -> bytes:
+    """The answer to an Echo Request; Recovery is 0 in GTP-U (§7.2.2)."""
+    sequence = request[8:10] if request[0] & _SEQUENCE_FLAG else bytes(2)
+    return b"\x32\x02\x00\x06\0\0\0\0" + sequence + b"\0\0\x0e\x00"
+
+
+def error_indication(teid: bytes, own: bytes) -> bytes:
+    """That the TEID of a G-PDU is none of ours (§7.3.1); ``own`` is the address it came to (§8.4)."""
+    return b"\x32\x1a\x00\x10" + bytes(8) + b"\x10" + teid + b"\x85\x00\x04" + own
+
+
+def indicated_teid(message: bytes, start: int) -> bytes:
+    """The TEID that an Error Indication is about: its first element (§7.3.1, §8.3); empty when malformed."""
+    if len(message) < start + 5 or message[start] != _TEID_ELEMENT:
+        return b""
+    return message[start + 1 : start + 5]
+
+
+def end_marker(teid: int) -> bytes:
+    """That nothing more comes by this tunnel (§7.3.2)."""
+    return _HEADER.pack(PLAIN, END_MARKER, 0, teid)

@@ -1,0 +1,133 @@
+"""The installed sessions, by everything that a packet may name.
+
+Rule: an entry is its session's alone: what another session has taken over meanwhile stays the other's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from core.ports.network import Address
+from core.ports.user_plane import Bearer
+from gtp.userplane.filters import Way, ways
+from gtp.userplane.messages import GTP_U_PORT
+from gtp.userplane.policing import rate
+
+
+@dataclass(slots=True, eq=False)
+class Tunnel:
+    """One installed session as its packets need it.
+
+    ``address`` is the device's IPv4 address, ``prefix`` its /64 in 8 octets, each empty without that family;
+    ``to`` is where downlink goes with ``peer_teid``, but for what one of ``ways`` takes. Its four counters
+    begin at ``counters_at``. Speeds are those of ``policing.rate``; ``due`` is when the line is free again.
+    ``advertised_s`` is when the device was last told its prefix.
+    """
+
+    bearer: Bearer
+    session_id: str
+    address: bytes
+    prefix: bytes
+    peer: str
+    peer_teid: int
+    to: Address
+    ways: tuple[Way, ...]
+    counters_at: int
+    is_suspended: bool
+    closed_group: str
+    up_octet_s: float
+    up_slack_s: float
+    down_octet_s: float
+    down_slack_s: float
+    up_due_s: float = 0.0
+    down_due_s: float = 0.0
+    advertised_s: float = float("-inf")
+
+
+class Tables:
+    """Finds tunnels by session, by our TEIDs, by the device's packed address or prefix (4 or 8 octets), and
+    by peer and its TEIDs. The dictionaries are read by whoever forwards packets, and changed here alone.
+    """
+
+    def __init__(self) -> None:
+        self.by_session: dict[str, Tunnel] = {}
+        self.by_teid: dict[bytes, Tunnel] = {}
+        self.by_ue: dict[bytes, Tunnel] = {}
+        self.by_peer: dict[Address, Tunnel] = {}
+
+    def put(self, bearer: Bearer, counters_at: int) -> Tunnel | None:
+        """Install, in place of what was installed for the session before, which is returned.
+
+        At the same speed a queue goes on: whoever moves from peer to peer gets no new burst.
+        """
+        before = self.take(bearer.session_id)
+        tunnel = _tunnel(bearer, counters_at)
+        if before is not None:
+            tunnel.advertised_s = before.advertised_s
+            if before.up_octet_s == tunnel.up_octet_s:
+                tunnel.up_due_s = before.up_due_s
+            if before.down_octet_s == tunnel.down_octet_s:
+                tunnel.down_due_s = before.down_due_s
+        self.by_session[tunnel.session_id] = tunnel
+        for teid in _local_teids(bearer):
+            self.by_teid[teid] = tunnel
+        for key in filter(None, (tunnel.address, tunnel.prefix)):
+            self.by_ue[key] = tunnel
+        for end in ends(bearer).values():
+            self.by_peer[end] = tunnel
+        return before
+
+    def take(self, session_id: str) -> Tunnel | None:
+        """Take out; what was installed."""
+        tunnel = self.by_session.pop(session_id, None)
+        if tunnel is None:
+            return None
+        for teid in _local_teids(tunnel.bearer):
+            if self.by_teid.get(teid) is tunnel:
+                del self.by_teid[teid]
+        for key in (tunnel.address, tunnel.prefix):
+            if self.by_ue.get(key) is tunnel:
+                del self.by_ue[key]
+        for end in ends(tunnel.bearer).values():
+            if self.by_peer.get(end) is tunnel:
+                del self.by_peer[end]
+        return tunnel
+
+
+def ends(bearer: Bearer) -> dict[int, Address]:
+    """Peer and its TEID of each of a session's tunnels: of dedicated ones by EBI, of the default by 0."""
+    found = {each.ebi: (each.peer_user_address, each.peer_teid_user) for each in bearer.dedicated}
+    return {0: (bearer.peer_address, bearer.peer_teid), **found}
+
+
+def is_dedicated_peer(bearer: Bearer, teid: bytes, peer: str) -> bool:
+    """Whether packets with our TEID of a dedicated bearer come from this peer."""
+    number = int.from_bytes(teid, "big")
+    return any(each.local_teid_user == number and each.peer_user_address == peer for each in bearer.dedicated)
+
+
+def _tunnel(bearer: Bearer, counters_at: int) -> Tunnel:
+    up_octet_s, up_slack_s = rate(bearer.up_kbps)
+    down_octet_s, down_slack_s = rate(bearer.down_kbps)
+    return Tunnel(
+        bearer=bearer,
+        session_id=bearer.session_id,
+        address=bearer.ue_address.packed if bearer.has_ipv4 else b"",
+        prefix=bearer.ue_prefix.network_address.packed[:8] if bearer.ue_prefix else b"",
+        peer=bearer.peer_address,
+        peer_teid=bearer.peer_teid,
+        to=(bearer.peer_address, GTP_U_PORT),
+        ways=ways(bearer.dedicated),
+        counters_at=counters_at,
+        is_suspended=bearer.is_suspended,
+        closed_group=bearer.closed_group,
+        up_octet_s=up_octet_s,
+        up_slack_s=up_slack_s,
+        down_octet_s=down_octet_s,
+        down_slack_s=down_slack_s,
+    )
+
+
+def _local_teids(bearer: Bearer) -> Iterator[bytes]:
+    yield bearer.local_teid.to_bytes(4, "big")
+    for each in bearer.dedicated:
+        yield each.local_teid_user.to_bytes(4, "big")

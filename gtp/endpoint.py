@@ -34,7 +34,7 @@ from gtp.events import (
     UpdateRequested,
 )
 from gtp.partners import OTHER, Partner, Partners
-from gtp.path import Peers
+from gtp.path import PeerPath, Peers
 from gtp.transaction import (
     TIMERS,
     Arrival,
@@ -83,6 +83,16 @@ class Pending:
         return self.key[2]
 
 
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """A peer as an operator sees it."""
+
+    address: str
+    partner: str
+    sessions: int
+    path: PeerPath
+
+
 class GtpEndpoint(ABC):
     """One version's machine. ``address`` is ours on both planes; ``recovery`` our restart counter.
 
@@ -128,6 +138,26 @@ class GtpEndpoint(ABC):
     def contexts(self) -> int:
         """How many contexts are held, by either version."""
         return len(self._contexts)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are being decided."""
+        return len(self._pending)
+
+    def peers(self) -> Iterator[PeerView]:
+        """Every peer that is known."""
+        for address, path in self._peers.items():
+            sessions = self._contexts.count_of_peer(self.ACCESS, address)
+            yield PeerView(address, self.partner_of(address), sessions, path)
+
+    def partner_of(self, address: str) -> str:
+        """The name of the partner that this address is of."""
+        partner = self._partners.of(address)
+        return partner.name if partner is not None else OTHER
+
+    def tell_restart(self, counter: int) -> None:
+        """Our own sessions were lost: what peers are told as Recovery from now on."""
+        self._recovery = counter & 0xFF
 
     def receive_datagram(self, data: bytes, addr: Peer, now: float) -> None:
         """Take one datagram in; never raises."""
@@ -310,8 +340,8 @@ class GtpEndpoint(ABC):
 
     def _payer(self, address: str) -> str:
         """Whom a request counts against: its partner, or the address where that has no name."""
-        partner = self._partners.of(address)
-        return address if partner is None or partner.name == OTHER else partner.name
+        name = self.partner_of(address)
+        return address if name == OTHER else name
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""

@@ -17,6 +17,7 @@ from core.api.control import ControlServices, make_control
 from core.app.adapters import Adapters
 from core.app.held import HeldGateway
 from core.app.node import Node
+from core.app.operations import Operations
 from core.config import Config
 from core.domain.session import Access
 from core.services.exports import Exports
@@ -149,7 +150,7 @@ def make_api(
 
 
 def make_control_channel(
-    config: Config, node: Node, telemetry: Telemetry, drain: Callable[[], None]
+    config: Config, adapters: Adapters, node: Node, telemetry: Telemetry, drain: Callable[[], None]
 ) -> web.Application:
     """What the other nodes ask of this one, with ``/metrics`` beside it. ``drain`` begins its end."""
     application = make_control(
@@ -164,6 +165,7 @@ def make_control_channel(
             hand_over=node.holdings.hand_over,
             end_sessions_of=node.end_sessions_of,
             drain=drain,
+            operations=Operations(node=node, clock=adapters.clock),
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )
     )

@@ -11,7 +11,7 @@ Rules:
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
@@ -101,6 +101,8 @@ class GtpEndpoint(ABC):
 
     ACCESS: ClassVar[Access]
     SEQUENCE_BITS: ClassVar[int]
+    CAUSE_AT: ClassVar[int]
+    """Where a response that we make has its cause."""
 
     def __init__(
         self,
@@ -131,6 +133,8 @@ class GtpEndpoint(ABC):
         self._events: deque[Event] = deque()
         self._outgoing: list[tuple[bytes, Peer]] = []
         self.dropped: Counter[str] = Counter()
+        self.answers: Counter[tuple[str, int, int]] = Counter()
+        """To new requests: by partner, type of the response and cause."""
 
     # -- the seam -------------------------------------------------------------------------------------
 
@@ -138,6 +142,11 @@ class GtpEndpoint(ABC):
     def contexts(self) -> int:
         """How many contexts are held, by either version."""
         return len(self._contexts)
+
+    @property
+    def path_events(self) -> Mapping[str, int]:
+        """What happened on the paths to peers, since the start."""
+        return self._peers.counts
 
     @property
     def waiting(self) -> int:
@@ -149,6 +158,10 @@ class GtpEndpoint(ABC):
         for address, path in self._peers.items():
             sessions = self._contexts.count_of_peer(self.ACCESS, address)
             yield PeerView(address, self.partner_of(address), sessions, path)
+
+    @abstractmethod
+    def procedure_of(self, response_type: int) -> str:
+        """The name of what a response answers: ``create_session``."""
 
     def partner_of(self, address: str) -> str:
         """The name of the partner that this address is of."""
@@ -196,8 +209,7 @@ class GtpEndpoint(ABC):
 
     def _tell(self, pending: Pending, outcome: Outcome) -> None:
         response = self._encode_answer(pending, outcome)
-        self._responses.answer(pending.key, response)
-        self._outgoing.append((response, pending.peer))
+        self._respond(pending.key, pending.peer, response)
 
     def datagrams_to_send(self) -> list[tuple[bytes, Peer]]:
         """What to send now, and where."""
@@ -345,6 +357,7 @@ class GtpEndpoint(ABC):
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""
+        self.answers[self.partner_of(addr[0]), response[1], response[self.CAUSE_AT]] += 1
         self._responses.answer(key, response)
         self._outgoing.append((response, addr))
 

@@ -60,6 +60,11 @@ def make_telemetry(node: Node) -> Telemetry:
     each(Metric.LEASES, lambda held: held.gateway.leases)
     for access in (Access.GTPV1, Access.GTPV2):
         each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
+        each(Metric.GTP_PATH_EVENTS, partial(_path_events, access), access=access.value)
+    telemetry.watch_each(Metric.GTP_WAITING, lambda: _sum(_waiting(held) for held in node.held.values()))
+    telemetry.watch_table(Metric.GTP_ANSWERS, lambda: _total(map(_answers, node.held.values())))
+    telemetry.watch_table(Metric.GTP_PEERS, lambda: _total(map(_peers, node.held.values())))
+    telemetry.watch_table(Metric.GTP_SESSIONS, lambda: _total(map(_sessions_of_partners, node.held.values())))
     each(Metric.DATAGRAMS_DROPPED, lambda held: held.radius.dropped, door=Access.RADIUS.value)
     each(Metric.DISCONNECTS, lambda held: held.radius.disconnects)
     each(
@@ -95,6 +100,47 @@ def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
 
 def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
     return held.door.machines[access].dropped
+
+
+def _path_events(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.door.machines[access].path_events
+
+
+def _waiting(held: HeldGateway) -> Mapping[str, float]:
+    return {access.value: machine.waiting for access, machine in held.door.machines.items()}
+
+
+def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    return {
+        (access.value, partner, machine.procedure_of(response_type), str(cause)): count
+        for access, machine in held.door.machines.items()
+        for (partner, response_type, cause), count in machine.answers.items()
+    }
+
+
+def _peers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    return Counter(
+        (access.value, peer.partner, peer.path.path.value)
+        for access, machine in held.door.machines.items()
+        for peer in machine.peers()
+        if peer.sessions
+    )
+
+
+def _sessions_of_partners(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    found: Counter[tuple[str, ...]] = Counter()
+    for access, machine in held.door.machines.items():
+        for peer in machine.peers():
+            if peer.sessions:
+                found[access.value, peer.partner] += peer.sessions
+    return found
+
+
+def _total(tables: Iterable[Mapping[tuple[str, ...], float]]) -> Mapping[tuple[str, ...], float]:
+    total: Counter[tuple[str, ...]] = Counter()
+    for table in tables:
+        total.update({key: int(value) for key, value in table.items()})
+    return total
 
 
 def _same(table: Mapping[str, float]) -> Mapping[str, float]:

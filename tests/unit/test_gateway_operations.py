@@ -16,7 +16,7 @@ from core.app.serving import make_control_channel, make_telemetry
 from core.config import Config, ControlConfig
 from core.domain.session import CloseReason
 from core.errors import Unavailable
-from loadtest.peers.gtp import GtpPeer
+from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.virtual import PERFECT
 from loadtest.world import APN, PEERS, Plan
 from tests.support.cli import Airloom
@@ -34,6 +34,14 @@ class Watched:
         self.stack = stack
         self.operations = Operations(node=stage.node, clock=stage.clock)
         self.url = ""
+
+    async def metrics(self) -> dict[str, float]:
+        async with aiohttp.ClientSession() as http, http.get(f"{self.url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        return {
+            name: float(value)
+            for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+        }
 
     async def peer(self, address: str) -> GtpPeer:  # type: ignore[type-arg] # of either version
         peer = self.stage._peer(PEERS[address], address)
@@ -281,3 +289,24 @@ async def test_the_channel_refuses_strangers_and_what_it_does_not_know(
         ended = await airloom("gateway", *command)
         assert (ended.code, ended.out) == (1, "")
         assert "control.secret is wrong" in ended.err
+
+
+async def test_metrics_tell_partners_procedures_causes_paths_and_what_waits(watched: Watched) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    await sgw.attach(imsi=watched.imsi(0), apn=APN)
+    context = await sgsn.attach(imsi=watched.imsi(1), apn=APN)
+    with pytest.raises(Refusal):
+        await sgsn.attach(imsi=watched.imsi(1), apn="no.such")
+    told = await watched.metrics()
+    of_v1, of_v2 = 'access="gtpv1",', 'access="gtpv2",'
+    create = 'partner="other",procedure="create_pdp_context"'
+    assert told[f'airloom_gtp_answers_total{{{of_v1[:-1]},cause="128",{create}}}'] == 1
+    assert told[f'airloom_gtp_answers_total{{{of_v1[:-1]},cause="219",{create}}}'] == 1
+    assert told[f'airloom_gtp_sessions{{{of_v2}partner="other"}}'] == 1
+    assert told[f'airloom_gtp_peers{{{of_v1}partner="other",path="up"}}'] == 1
+    assert told[f"airloom_gtp_waiting{{{of_v1[:-1]}}}"] == 0
+    sgsn.restart_counter = 8
+    await sgsn.take_over(context)
+    await asyncio.sleep(0.2)
+    told = await watched.metrics()
+    assert told[f'airloom_gtp_path_events_total{{{of_v1}event="restart_confirmed"}}'] == 1

@@ -100,7 +100,7 @@ class Peers:
         """When, who, and whether it is to be looked at as kept long enough, else to be asked."""
         self._watched = 0
         self.counts: Counter[str] = Counter()
-        """Restarts confirmed, signs of one that were not believed; paths that failed, were lost, came back."""
+        """Restarts confirmed, signs of one not believed; paths that failed, were lost, came back."""
 
     def items(self) -> Iterator[tuple[str, PeerPath]]:
         """Everybody who is known."""

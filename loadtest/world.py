@@ -92,6 +92,7 @@ class Plan:
     outages: int = 2
     retold: RetoldRates | None = None
     quarantine_s: float = 60.0
+    path_keep_s: float = 14_400.0
     quiet_s: float = QUIET_S
     clock_jumps: int = 0
     """How often the nodes' wall clock is set wrong, by an hour at most."""
@@ -554,6 +555,7 @@ def _config(name: str, plan: Plan) -> Config:
                 "allowed_peers": ["127.0.0.0/8"],
                 "sessions_max": SLOTS,
                 "quarantine_s": plan.quarantine_s,
+                "path_keep_s": plan.path_keep_s,
                 "static_pool": "10.127.0.0/24",
             }
         ),

@@ -13,9 +13,12 @@ from prometheus_client.registry import Collector
 
 LABEL_SETS_MAX = 256
 """Label sets kept of one metric; beyond it everything is counted under ``other``."""
+TABLE_SETS_MAX = 4_096
+"""The same for a metric that is told by partner, whose names an operator has configured."""
 OTHER = "other"
 
 Read = Callable[[], float]
+ReadTable = Callable[[], Mapping[tuple[str, ...], float]]
 
 
 class Metric(Enum):
@@ -32,6 +35,31 @@ class Metric(Enum):
         "Device addresses and TEIDs that the virtual gateway has lent out",
         ("resource",),
     )
+    GTP_ANSWERS = (
+        "airloom_gtp_answers",
+        "counter",
+        "Answers to peers' requests, by partner, procedure and cause",
+        ("access", "partner", "procedure", "cause"),
+    )
+    GTP_SESSIONS = (
+        "airloom_gtp_sessions",
+        "gauge",
+        "Sessions of the peers of each partner",
+        ("access", "partner"),
+    )
+    GTP_PEERS = (
+        "airloom_gtp_peers",
+        "gauge",
+        "Peers with sessions, by partner and by whether they can be reached",
+        ("access", "partner", "path"),
+    )
+    GTP_PATH_EVENTS = (
+        "airloom_gtp_path_events",
+        "counter",
+        "What happened on the paths to peers",
+        ("access", "event"),
+    )
+    GTP_WAITING = ("airloom_gtp_waiting", "gauge", "Requests of peers that are being decided", ("access",))
     RESTART_COUNTER = ("airloom_restart_counter", "gauge", "What peers are told as Recovery", ("gateway",))
     ATTACHES = (
         "airloom_attaches",
@@ -113,6 +141,7 @@ class Telemetry(Collector):
         self._registry = registry
         self._counted: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in Metric}
         self._tables: list[tuple[Metric, tuple[str, ...], Callable[[], Mapping[str, float]]]] = []
+        self._wide: list[tuple[Metric, ReadTable]] = []
         self._watched: dict[Metric, dict[tuple[str, ...], Read]] = {metric: {} for metric in Metric}
         registry.register(self)
 
@@ -132,6 +161,10 @@ class Telemetry(Collector):
         """The same for a table that grows by itself: its keys are the metric's last label."""
         self._tables.append((metric, tuple(labels[name] for name in metric.labels[:-1]), read))
 
+    def watch_table(self, metric: Metric, read: ReadTable, /) -> None:
+        """The same for a table whose keys are all the metric's labels; what is too much is ``other``."""
+        self._wide.append((metric, read))
+
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Every metric, also those that have not moved yet (prometheus_client's collector)."""
         for metric in Metric:
@@ -143,6 +176,9 @@ class Telemetry(Collector):
                     watched |= {
                         (*labels, key): value for key, value in sorted(table().items())[:LABEL_SETS_MAX]
                     }
+            for wide, read_table in self._wide:
+                if wide is metric:
+                    watched |= _bounded(read_table(), len(metric.labels))
             for key, value in sorted((self._counted[metric] | watched).items()):
                 family.add_metric(list(key), value)
             yield family
@@ -150,6 +186,14 @@ class Telemetry(Collector):
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4, for ``/metrics``."""
         return generate_latest(self._registry)
+
+
+def _bounded(table: Mapping[tuple[str, ...], float], labels: int) -> Mapping[tuple[str, ...], float]:
+    kept = sorted(table.items())
+    if len(kept) <= TABLE_SETS_MAX:
+        return dict(kept)
+    rest = sum(value for _, value in kept[TABLE_SETS_MAX:])
+    return dict(kept[:TABLE_SETS_MAX]) | {(OTHER,) * labels: rest}
 
 
 def _key(metric: Metric, labels: dict[str, str]) -> tuple[str, ...]:

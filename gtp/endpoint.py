@@ -11,7 +11,7 @@ Rules:
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
@@ -34,7 +34,7 @@ from gtp.events import (
     UpdateRequested,
 )
 from gtp.partners import OTHER, Partner, Partners
-from gtp.path import Peers
+from gtp.path import PeerPath, Peers
 from gtp.transaction import (
     TIMERS,
     Arrival,
@@ -83,6 +83,16 @@ class Pending:
         return self.key[2]
 
 
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """A peer as an operator sees it."""
+
+    address: str
+    partner: str
+    sessions: int
+    path: PeerPath
+
+
 class GtpEndpoint(ABC):
     """One version's machine. ``address`` is ours on both planes; ``recovery`` our restart counter.
 
@@ -91,6 +101,8 @@ class GtpEndpoint(ABC):
 
     ACCESS: ClassVar[Access]
     SEQUENCE_BITS: ClassVar[int]
+    CAUSE_AT: ClassVar[int]
+    """Where a response that we make has its cause."""
 
     def __init__(
         self,
@@ -121,6 +133,8 @@ class GtpEndpoint(ABC):
         self._events: deque[Event] = deque()
         self._outgoing: list[tuple[bytes, Peer]] = []
         self.dropped: Counter[str] = Counter()
+        self.answers: Counter[tuple[str, int, int]] = Counter()
+        """To new requests: by partner, type of the response and cause."""
 
     # -- the seam -------------------------------------------------------------------------------------
 
@@ -128,6 +142,35 @@ class GtpEndpoint(ABC):
     def contexts(self) -> int:
         """How many contexts are held, by either version."""
         return len(self._contexts)
+
+    @property
+    def path_events(self) -> Mapping[str, int]:
+        """What happened on the paths to peers, since the start."""
+        return self._peers.counts
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are being decided."""
+        return len(self._pending)
+
+    def peers(self) -> Iterator[PeerView]:
+        """Every peer that is known."""
+        for address, path in self._peers.items():
+            sessions = self._contexts.count_of_peer(self.ACCESS, address)
+            yield PeerView(address, self.partner_of(address), sessions, path)
+
+    @abstractmethod
+    def procedure_of(self, response_type: int) -> str:
+        """The name of what a response answers: ``create_session``."""
+
+    def partner_of(self, address: str) -> str:
+        """The name of the partner that this address is of."""
+        partner = self._partners.of(address)
+        return partner.name if partner is not None else OTHER
+
+    def tell_restart(self, counter: int) -> None:
+        """Our own sessions were lost: what peers are told as Recovery from now on."""
+        self._recovery = counter & 0xFF
 
     def receive_datagram(self, data: bytes, addr: Peer, now: float) -> None:
         """Take one datagram in; never raises."""
@@ -166,8 +209,7 @@ class GtpEndpoint(ABC):
 
     def _tell(self, pending: Pending, outcome: Outcome) -> None:
         response = self._encode_answer(pending, outcome)
-        self._responses.answer(pending.key, response)
-        self._outgoing.append((response, pending.peer))
+        self._respond(pending.key, pending.peer, response)
 
     def datagrams_to_send(self) -> list[tuple[bytes, Peer]]:
         """What to send now, and where."""
@@ -301,11 +343,12 @@ class GtpEndpoint(ABC):
 
     def _payer(self, address: str) -> str:
         """Whom a request counts against: its partner, or the address where that has no name."""
-        partner = self._partners.of(address)
-        return address if partner is None or partner.name == OTHER else partner.name
+        name = self.partner_of(address)
+        return address if name == OTHER else name
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""
+        self.answers[self.partner_of(addr[0]), response[1], response[self.CAUSE_AT]] += 1
         self._responses.answer(key, response)
         self._outgoing.append((response, addr))
 

@@ -102,8 +102,8 @@ class Peers:
         self._due: list[tuple[float, str, bool]] = []
         """When, who, and whether it is to be looked at as kept long enough, else to be asked."""
         self._watched = 0
-        self.ignored: Counter[str] = Counter()
-        """Signs of a restart that were not believed, by reason."""
+        self.counts: Counter[str] = Counter()
+        """Restarts confirmed, signs of one not believed; paths that failed, were lost, came back."""
 
     def items(self) -> Iterator[tuple[str, PeerPath]]:
         """Everybody who is known."""
@@ -115,6 +115,8 @@ class Peers:
         """It sent something that could be read."""
         if (state := self._state(peer)) is not None:
             state.heard_at = now
+            if state.path is not PathState.UP:
+                self.counts["path_back"] += 1
             state.path = PATHS[state.path][PathEvent.HEARD]
 
     def hear(self, peer: str, recovery: int | None, now: float) -> bool:
@@ -146,6 +148,7 @@ class Peers:
         if recovery is None or recovery != suspected:
             return None
         state.confirmed, state.restarted_at = recovery, now
+        self.counts["restart_confirmed"] += 1
         return recovery
 
     def learn(self, peer: str, recovery: int) -> None:
@@ -168,9 +171,9 @@ class Peers:
     def _is_credible(self, state: PeerPath, recovery: int, now: float) -> bool:
         assert state.confirmed is not None, "who is not known cannot restart"
         if not _is_newer(recovery, state.confirmed):
-            self.ignored["recovery_older"] += 1
+            self.counts["recovery_older"] += 1
         elif now - state.restarted_at < FLAP_S:
-            self.ignored["recovery_flapping"] += 1
+            self.counts["recovery_flapping"] += 1
         else:
             return True
         return False
@@ -192,6 +195,7 @@ class Peers:
             return
         if state.path is PathState.UP:
             state.suspect_since = now
+            self.counts["path_suspect"] += 1
             self._queue_keep(peer, state)
         state.path = PATHS[state.path][PathEvent.UNANSWERED]
 
@@ -244,6 +248,7 @@ class Peers:
             self._queue_keep(peer, state)
             return False
         state.path = PATHS[state.path][PathEvent.KEPT_LONG_ENOUGH]
+        self.counts["path_lost"] += 1
         return True
 
     # -- small parts ----------------------------------------------------------------------------------

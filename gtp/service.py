@@ -6,8 +6,8 @@ session belongs to the version that spoke of it last.
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.apn import Apn
@@ -43,6 +43,10 @@ from gtp.v2.header import VERSION as VERSION_2
 
 ENDED_AT_ONCE_MAX = 64
 """Sessions of a lost peer that are being ended at one time."""
+
+
+Tap = Callable[[bytes, Address, bool], None]
+"""Is shown each datagram, its peer, and whether it came in; must not raise."""
 
 
 class GtpDoor:
@@ -91,11 +95,31 @@ class GtpDoor:
         self._timer_changed = asyncio.Event()
         self._t3_response_s = timers.t3_response_s
         self._is_timer_off = True
+        self._taps: list[Tap] = []
 
     @property
     def machines(self) -> Mapping[Access, GtpEndpoint]:
         """The protocols' states, to look at."""
         return self._machines
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self._address
+
+    @contextmanager
+    def tapped(self, tap: Tap) -> Iterator[None]:
+        """Show ``tap`` every datagram for as long as this lasts."""
+        self._taps.append(tap)
+        try:
+            yield
+        finally:
+            self._taps.remove(tap)
+
+    def tell_restart(self, counter: int) -> None:
+        """Our own sessions were lost (TS 23.007 §18)."""
+        for machine in self._machines.values():
+            machine.tell_restart(counter)
 
     async def start(self) -> None:
         """Open the socket; datagrams are taken in from now on and decided once ``run`` runs."""
@@ -135,6 +159,8 @@ class GtpDoor:
     # -- the shell ------------------------------------------------------------------------------------
 
     def _receive(self, data: bytes, addr: Address) -> None:
+        for tap in self._taps:
+            tap(data, addr, True)
         is_v2 = bool(data) and data[0] >> 5 == VERSION_2
         machine = self._v2 if is_v2 else self._v1
         machine.receive_datagram(data, addr, self._clock.monotonic())
@@ -146,6 +172,8 @@ class GtpDoor:
             if self._socket is not None:
                 for data, peer in machine.datagrams_to_send():
                     self._socket.send(data, peer)
+                    for tap in self._taps:
+                        tap(data, peer, False)
             if self._tasks is not None:
                 while (event := machine.next_event()) is not None:
                     begin(self._tasks, self._decide(machine, event))
@@ -178,7 +206,7 @@ class GtpDoor:
             case DeleteRequested():
                 await self._answer(machine, event.token, self._close(event))
             case PeerRestarted() | PathLost():
-                await self._end_all(event.session_ids)
+                await self.end_all(event.session_ids, CloseReason.PEER_LOST)
             case OutcomeTooLate():
                 await self._end_unasked(event.session_id, CloseReason.LATE)
 
@@ -253,25 +281,27 @@ class GtpDoor:
         await self._end(event.session_id, CloseReason.DEVICE)
         return Done()
 
-    async def _end(self, session_id: str, reason: CloseReason) -> None:
+    async def _end(self, session_id: str, reason: CloseReason, *, tell_peer: bool = False) -> None:
         """End a session that its peer gave up; one that is over already is fine."""
         try:
-            await self._sessions.close(session_id, reason)
+            await self._sessions.close(session_id, reason, tell_peer=tell_peer)
         except Refused:
             self._v1.forget(session_id)  # the table of contexts is both versions'
 
-    async def _end_all(self, session_ids: Sequence[str]) -> None:
-        """A peer's sessions, a bounded number at once: there may be as many as the gateway has."""
+    async def end_all(
+        self, session_ids: Sequence[str], reason: CloseReason, *, tell_peer: bool = False
+    ) -> None:
+        """End sessions, a bounded number at once: there may be as many as the gateway has."""
         left = iter(session_ids)
 
         async def end_some() -> None:
             for session_id in left:
-                await self._end_unasked(session_id, CloseReason.PEER_LOST)
+                await self._end_unasked(session_id, reason, tell_peer=tell_peer)
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(ENDED_AT_ONCE_MAX):
                 tasks.create_task(end_some())
 
-    async def _end_unasked(self, session_id: str, reason: CloseReason) -> None:
+    async def _end_unasked(self, session_id: str, reason: CloseReason, *, tell_peer: bool = False) -> None:
         with suppress(Unavailable):  # the session service goes on trying until the end is durable
-            await self._end(session_id, reason)
+            await self._end(session_id, reason, tell_peer=tell_peer)

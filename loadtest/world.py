@@ -98,6 +98,7 @@ class Plan:
     """How often a peer is out of reach, for up to ``PATH_LOSS_S_MAX``."""
     retold: RetoldRates | None = None
     quarantine_s: float = 60.0
+    path_keep_s: float = 14_400.0
     quiet_s: float = QUIET_S
     clock_jumps: int = 0
     """How often the nodes' wall clock is set wrong, by an hour at most."""
@@ -588,6 +589,7 @@ def _config(name: str, plan: Plan) -> Config:
                 "allowed_peers": ["127.0.0.0/8"],
                 "sessions_max": SLOTS,
                 "quarantine_s": plan.quarantine_s,
+                "path_keep_s": plan.path_keep_s,
                 "static_pool": "10.127.0.0/24",
                 "ue_prefixes": "2001:db8::/41",
                 "static_prefixes": "2001:db8:100::/56",

@@ -6,9 +6,12 @@ closed from here without a ``bye``, for its end is how others learn that this pr
 
 import asyncio
 import hmac
+import json
+from asyncio import Queue
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -18,8 +21,51 @@ from core.errors import Refused, Unavailable
 from core.ports.links import Link
 
 BODY_BYTES_MAX = 4_096
+PAGE_DEFAULT, PAGE_MAX = 50, 1_000
+"""Sessions in an answer."""
+Row = dict[str, Any]
 HEARTBEAT_S = 5.0
 """A watcher that went away without a word is noticed by then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionQuery:
+    """Which open sessions an operator asks for; empty: all. ``after``: the last id of the page before."""
+
+    imsi: str = ""
+    apn: str = ""
+    access: str = ""
+    peer: str = ""
+    after: str = ""
+    limit: int = PAGE_DEFAULT
+
+
+class GatewayOperations(Protocol):
+    """What an operator looks at and does on the gateways that this node holds."""
+
+    def status(self) -> Row:
+        """Each gateway with what it holds, waits for and dropped."""
+        ...
+
+    def peers(self) -> list[Row]:
+        """Each peer with its path."""
+        ...
+
+    async def sessions(self, query: SessionQuery) -> Row:
+        """A page of open sessions, ordered by id."""
+        ...
+
+    def trace(self, imsi: str) -> AbstractContextManager["Queue[Row]"]:
+        """The signalling of one SIM as it comes and goes; raises ``Unavailable`` for one trace too many."""
+        ...
+
+    async def raise_restart_counter(self, gateway_id: str) -> int:
+        """Have every peer give up what it has on a gateway; raises ``Unavailable``."""
+        ...
+
+    async def drop_peer(self, peer: str, *, tell_peer: bool) -> int:
+        """End the sessions of a peer's address, or of a partner; how many there were."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +82,7 @@ class ControlServices:
     hand_over: Callable[[str], Awaitable[None]]
     end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]
     drain: Callable[[], None]
+    operations: GatewayOperations
     serve_link: Callable[[Link], Awaitable[None]] | None
     """Takes in what another node's devices send to the platform, until the link breaks; none: no edge."""
 
@@ -54,6 +101,12 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_post("/control/hand-over", channel.trusted(channel.hand_over))
     routes.add_post("/control/end-sessions", channel.trusted(channel.end_sessions))
     routes.add_post("/control/drain", channel.trusted(channel.drain))
+    routes.add_get("/control/gateway/status", channel.trusted(channel.status))
+    routes.add_get("/control/gateway/peers", channel.trusted(channel.peers))
+    routes.add_get("/control/gateway/sessions", channel.trusted(channel.sessions))
+    routes.add_get("/control/gateway/trace", channel.trusted(channel.trace))
+    routes.add_post("/control/gateway/restart-counter", channel.trusted(channel.raise_restart_counter))
+    routes.add_post("/control/gateway/drop-peer", channel.trusted(channel.drop_peer))
     return application
 
 
@@ -126,6 +179,52 @@ class _Channel:
     async def drain(self, _: web.Request) -> web.StreamResponse:
         self._services.drain()
         return web.json_response({})
+
+    # -- what an operator asks --------------------------------------------------------------------------
+
+    async def status(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response(self._services.operations.status())
+
+    async def peers(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"peers": self._services.operations.peers()})
+
+    async def sessions(self, request: web.Request) -> web.StreamResponse:
+        asked = dict(request.query)
+        limit = int(asked.pop("limit", PAGE_DEFAULT))
+        if unknown := asked.keys() - {"imsi", "apn", "access", "peer", "after"}:
+            raise ValueError(f"{', '.join(sorted(unknown))}: unknown")
+        if not 1 <= limit <= PAGE_MAX:
+            raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")
+        return web.json_response(await self._services.operations.sessions(SessionQuery(**asked, limit=limit)))
+
+    async def trace(self, request: web.Request) -> web.StreamResponse:
+        """A line of JSON for each message, and an empty one while there are none."""
+        imsi = request.query.get("imsi", "")
+        if not (imsi.isascii() and imsi.isdigit()):
+            raise ValueError("imsi: must be digits")
+        response = web.StreamResponse()
+        with self._services.operations.trace(imsi) as messages, suppress(ConnectionError):
+            await response.prepare(request)
+            await response.write(b"\n")
+            while not self._ending.is_set():
+                line = b""
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        line = json.dumps(await messages.get()).encode()
+                await response.write(line + b"\n")
+        return response
+
+    async def raise_restart_counter(self, request: web.Request) -> web.StreamResponse:
+        gateway_id = _text(await request.json(), "gateway_id")
+        counter = await self._services.operations.raise_restart_counter(gateway_id)
+        return web.json_response({"restart_counter": counter})
+
+    async def drop_peer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        peer, tell_peer = _text(body, "peer"), body.get("tell_peer") is not False
+        return web.json_response(
+            {"ended": await self._services.operations.drop_peer(peer, tell_peer=tell_peer)}
+        )
 
     async def say_bye(self, _: web.Application) -> None:
         self._ending.set()

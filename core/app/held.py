@@ -151,6 +151,14 @@ class HeldGateway:
         self.radius.close()
         self.user_plane.fence()
 
+    async def raise_restart_counter(self) -> int:
+        """Have every peer give up what it has here, and end it here too; raises ``Unavailable``."""
+        counter = await self.gateway.raise_restart_counter()
+        self.door.tell_restart(counter)
+        ending = [key for key, session in self.sessions.open_sessions.items() if session.tunnel is not None]
+        await self.door.end_all(ending, CloseReason.LOST)
+        return counter
+
     async def settle(self) -> None:
         """Make durable what was counted, and let the address go; raises ``Unavailable``."""
         await self.usage.sweep()

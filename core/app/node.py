@@ -52,6 +52,7 @@ class Node:
         self, *, config: Config, adapters: Adapters, tell: Callable[[str], None] = lambda _: None
     ) -> None:
         self._config = config
+        self.name = config.node.name
         self._world = world = adapters
         own = _sought(config, world.mover)
         self.holdings = Holdings(

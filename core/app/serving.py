@@ -17,6 +17,7 @@ from core.api.control import ControlServices, make_control
 from core.app.adapters import Adapters
 from core.app.held import HeldGateway
 from core.app.node import Node
+from core.app.operations import Operations
 from core.config import Config
 from core.domain.session import Access
 from core.services.exports import Exports
@@ -59,6 +60,11 @@ def make_telemetry(node: Node) -> Telemetry:
     each(Metric.LEASES, lambda held: held.gateway.leases)
     for access in (Access.GTPV1, Access.GTPV2):
         each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
+        each(Metric.GTP_PATH_EVENTS, partial(_path_events, access), access=access.value)
+    telemetry.watch_each(Metric.GTP_WAITING, lambda: _sum(_waiting(held) for held in node.held.values()))
+    telemetry.watch_table(Metric.GTP_ANSWERS, lambda: _total(map(_answers, node.held.values())))
+    telemetry.watch_table(Metric.GTP_PEERS, lambda: _total(map(_peers, node.held.values())))
+    telemetry.watch_table(Metric.GTP_SESSIONS, lambda: _total(map(_sessions_of_partners, node.held.values())))
     each(Metric.DATAGRAMS_DROPPED, lambda held: held.radius.dropped, door=Access.RADIUS.value)
     each(Metric.DISCONNECTS, lambda held: held.radius.disconnects)
     each(
@@ -94,6 +100,47 @@ def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
 
 def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
     return held.door.machines[access].dropped
+
+
+def _path_events(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.door.machines[access].path_events
+
+
+def _waiting(held: HeldGateway) -> Mapping[str, float]:
+    return {access.value: machine.waiting for access, machine in held.door.machines.items()}
+
+
+def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    return {
+        (access.value, partner, machine.procedure_of(response_type), str(cause)): count
+        for access, machine in held.door.machines.items()
+        for (partner, response_type, cause), count in machine.answers.items()
+    }
+
+
+def _peers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    return Counter(
+        (access.value, peer.partner, peer.path.path.value)
+        for access, machine in held.door.machines.items()
+        for peer in machine.peers()
+        if peer.sessions
+    )
+
+
+def _sessions_of_partners(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    found: Counter[tuple[str, ...]] = Counter()
+    for access, machine in held.door.machines.items():
+        for peer in machine.peers():
+            if peer.sessions:
+                found[access.value, peer.partner] += peer.sessions
+    return found
+
+
+def _total(tables: Iterable[Mapping[tuple[str, ...], float]]) -> Mapping[tuple[str, ...], float]:
+    total: Counter[tuple[str, ...]] = Counter()
+    for table in tables:
+        total.update({key: int(value) for key, value in table.items()})
+    return total
 
 
 def _same(table: Mapping[str, float]) -> Mapping[str, float]:
@@ -149,7 +196,7 @@ def make_api(
 
 
 def make_control_channel(
-    config: Config, node: Node, telemetry: Telemetry, drain: Callable[[], None]
+    config: Config, adapters: Adapters, node: Node, telemetry: Telemetry, drain: Callable[[], None]
 ) -> web.Application:
     """What the other nodes ask of this one, with ``/metrics`` beside it. ``drain`` begins its end."""
     application = make_control(
@@ -164,6 +211,7 @@ def make_control_channel(
             hand_over=node.holdings.hand_over,
             end_sessions_of=node.end_sessions_of,
             drain=drain,
+            operations=Operations(node=node, clock=adapters.clock),
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )
     )

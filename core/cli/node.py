@@ -4,6 +4,7 @@ Rule: a node is asked by the configuration that it runs with; ``--contact`` name
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,8 +31,8 @@ def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
 
     Example: airloom node status --contact http://10.0.0.12:8090
     """
-    where, secret = _where(config, contact)
-    told = asyncio.run(_ask("GET", f"{where}/control/node", secret))
+    where, secret = where_of(config, contact)
+    told = asyncio.run(ask("GET", f"{where}/control/node", secret))
     typer.echo(f"{told['name']}: {'ready' if told['ready'] else 'draining'}")
     for gateway_id, sessions in sorted(told["gateways"].items()):
         typer.echo(f"  {gateway_id}: {sessions} sessions")
@@ -43,26 +44,27 @@ def drain(config: ConfigOption = None, contact: ContactOption = "") -> None:
 
     Example: airloom node drain --config airloom.toml
     """
-    where, secret = _where(config, contact)
+    where, secret = where_of(config, contact)
     if not asyncio.run(_has_drained(where, secret)):
         raise CliError(f"{where}: still there after {DRAIN_S:g} s; airloom node status tells what it holds")
     typer.echo("drained: the node has ended")
 
 
 async def _has_drained(where: str, secret: str) -> bool:
-    await _ask("POST", f"{where}/control/drain", secret)
+    await ask("POST", f"{where}/control/drain", secret)
     with suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):
             while True:
                 try:
-                    await _ask("GET", f"{where}/control/node", secret)
+                    await ask("GET", f"{where}/control/node", secret)
                 except CliError:
                     return True
                 await asyncio.sleep(LOOK_S)
     return False
 
 
-def _where(path: Path | None, contact: str) -> tuple[str, str]:
+def where_of(path: Path | None, contact: str) -> tuple[str, str]:
+    """The control channel to ask, and its secret; raises ``CliError``."""
     control = settings_from(path).control
     secret = control.secret.get_secret_value()
     if not secret:
@@ -70,12 +72,21 @@ def _where(path: Path | None, contact: str) -> tuple[str, str]:
     return contact or control.contact, secret
 
 
-async def _ask(method: str, url: str, secret: str) -> Any:
-    headers, timeout = {"Authorization": f"Bearer {secret}"}, aiohttp.ClientTimeout(total=ASK_S)
+async def ask(
+    method: str,
+    url: str,
+    secret: str,
+    *,
+    query: Mapping[str, str] | None = None,
+    body: object = None,
+    within_s: float = ASK_S,
+) -> Any:
+    """What a node answers; raises ``CliError``."""
+    headers, timeout = {"Authorization": f"Bearer {secret}"}, aiohttp.ClientTimeout(total=within_s)
     try:
         async with (
             aiohttp.ClientSession(headers=headers, timeout=timeout) as http,
-            http.request(method, url) as answer,
+            http.request(method, url, params=query, json=body) as answer,
         ):
             told = await answer.json()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -13,6 +13,7 @@ import typer
 from core.cli.account import bills, groups, operator, sandbox
 from core.cli.client import CliError, Profile, save_profile
 from core.cli.commands import Settings, run, settings_of
+from core.cli.gateway import gateway
 from core.cli.node import node
 from core.cli.output import Format
 from core.cli.sims import sims, stats
@@ -36,6 +37,7 @@ for _name, _group in {
     "sandbox": sandbox,
     "store": store,
     "node": node,
+    "gateway": gateway,
 }.items():
     app.add_typer(_group, name=_name)
 

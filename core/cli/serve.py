@@ -53,7 +53,7 @@ async def _serve(config: Config, *, as_json: bool) -> int:
         open_parts.push_async_callback(node.aclose)
         telemetry = make_telemetry(node)
         if config.control.contact:
-            channel = make_control_channel(config, node, telemetry, stopped.set)
+            channel = make_control_channel(config, adapters, node, telemetry, stopped.set)
             await _listen(open_parts, channel, "control", config.control.host, config.control.port)
         recovered = await node.start()
         for lost in node.lost_counts:

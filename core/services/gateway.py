@@ -73,6 +73,18 @@ class Tenure:
             if not stored.is_released:
                 self.lease = await self._leases.put(replace(stored, is_released=True))
 
+    async def raise_restart_counter(self) -> int:
+        """Sessions were lost: the counter, one higher, once that is durable. Raises ``Unavailable``."""
+        while True:
+            try:
+                self.lease = await self._leases.put(
+                    replace(self.lease, restart_counter=self.lease.restart_counter + 1)
+                )
+            except StaleVersion:  # a renewal was faster
+                self.lease = await self._own()
+                continue
+            return self.lease.restart_counter
+
     async def _renew(self) -> None:
         wanted = replace(self.lease, renewed=self._clock.now())
         try:
@@ -148,6 +160,12 @@ class VirtualGateway:
         """Raises ``Unavailable`` when the tenure is over: nothing may be written any more."""
         if self._is_fenced or not self._tenure.is_running:
             raise Unavailable(f"{self.gateway_id} is not held here any more")
+
+    async def raise_restart_counter(self) -> int:
+        """Sessions were lost (TS 23.007 §18): what peers are told from now on; raises ``Unavailable``."""
+        self.demand_held()
+        self.restart_counter = await self._tenure.raise_restart_counter()
+        return self.restart_counter
 
     @property
     def leases(self) -> dict[str, int]:

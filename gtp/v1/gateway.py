@@ -53,6 +53,11 @@ class GtpV1Gateway(GtpEndpoint):
 
     ACCESS: ClassVar[Access] = Access.GTPV1
     SEQUENCE_BITS: ClassVar[int] = 16
+    CAUSE_AT: ClassVar[int] = 13
+
+    def procedure_of(self, response_type: int) -> str:
+        """By its name in §7.1, table 1."""
+        return MessageType(response_type).name.lower().removesuffix("_response")
 
     def _receive(self, data: bytes, addr: Peer, now: float) -> None:
         if version_of(data) != 1:

@@ -1,12 +1,9 @@
 """`airloom`, driven against a served API: verbs, outputs, profiles, and errors in one line."""
 
-import asyncio
 import json
 import re
 import stat
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +12,9 @@ import typer
 from aiohttp import web
 
 from core.cli.client import Profile, load_profile, save_profile
-from core.cli.program import app, main
+from core.cli.program import app
 from tests.support.api import ApiWorld, Tenant, make_world, served, tenants
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self
-        return json.loads(self.out)
-
-
-Airloom = Callable[..., Awaitable[Ended]]
-
-
-@pytest.fixture
-def airloom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Airloom:
-    """The command, in a thread beside the API's loop, with a home of its own."""
-    for name in ("AIRLOOM_ENDPOINT", "AIRLOOM_AUTH_KEY_ID", "AIRLOOM_AUTH_KEY", "AIRLOOM_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AIRLOOM_PROFILE_DIR", str(tmp_path / "profiles"))
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    async def call(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["airloom", *arguments])
-        capsys.readouterr()
-        code = await asyncio.to_thread(_exit_code)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return Ended(code, out, err)
-
-    return call
-
-
-def _exit_code() -> int:
-    try:
-        main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    return 0
+from tests.support.cli import Airloom
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ def test_a_smaller_counter_is_a_race_and_ignored_but_the_roll_over_counts() -> N
     attached(machine, recovery=250)
     assert not restarted(machine, 249, 10)
     assert not restarted(machine, 122, 20)
-    assert machine._peers.ignored["recovery_older"] == 2
+    assert machine._peers.counts["recovery_older"] == 2
     assert restarted(machine, 3, 30)
 
 
@@ -199,7 +199,7 @@ def test_a_flapping_counter_clears_once_a_minute_at_most() -> None:
     attached(machine, recovery=0)
     assert restarted(machine, 100, 10)
     assert not restarted(machine, 200, 10 + FLAP_S - 1)
-    assert machine._peers.ignored["recovery_flapping"] == 1
+    assert machine._peers.counts["recovery_flapping"] == 1
     assert not restarted(machine, 100, 10 + FLAP_S - 1)
     machine.adopt(session(2))
     assert restarted(machine, 200, 11 + FLAP_S)

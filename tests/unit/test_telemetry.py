@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.telemetry import LABEL_SETS_MAX, OTHER, Metric, Telemetry
+from core.telemetry import LABEL_SETS_MAX, OTHER, TABLE_SETS_MAX, Metric, Telemetry
 
 
 def _values(telemetry: Telemetry) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -46,6 +46,17 @@ def test_label_sets_are_bounded() -> None:
     values = _values(telemetry)
     assert len(values) == LABEL_SETS_MAX + 1
     assert values["airloom_records_delivered_total", (OTHER,)] == 10
+
+
+def test_a_table_by_partner_is_bounded_and_nothing_of_it_is_lost() -> None:
+    telemetry = Telemetry(registry=CollectorRegistry())
+    table: dict[tuple[str, ...], float] = {
+        ("gtpv1", f"partner-{number:05}"): 2.0 for number in range(TABLE_SETS_MAX + 10)
+    }
+    telemetry.watch_table(Metric.GTP_SESSIONS, lambda: table)
+    values = _values(telemetry)
+    assert len(values) == TABLE_SETS_MAX + 1
+    assert values["airloom_gtp_sessions", (OTHER, OTHER)] == 20
 
 
 def test_no_metric_is_kept_per_sim_or_peer() -> None:

@@ -1,0 +1,220 @@
+"""What an operator looks at and does on the gateways that this node holds.
+
+Rules: reading never stops the node: whatever may be as long as the gateway has sessions is gone through in
+pieces; nothing is traced, and nothing is paid for it, while nobody asks.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from heapq import nsmallest
+from typing import Any
+
+from core.api.control import Row, SessionQuery
+from core.app.held import HeldGateway
+from core.app.node import Node
+from core.domain.session import Access, CloseReason, Session
+from core.errors import Unavailable
+from core.ports.clock import Clock
+from core.ports.network import Address
+from gtp.service import Tap
+from gtp.trace import SimTrace
+
+LOOKED_AT = 5_000
+"""Sessions that are looked at in one go."""
+TRACES_MAX = 16
+TRACED_MAX = 1_000
+"""Messages of a trace that wait for whoever reads it; then they are counted and left out."""
+
+
+class Operations:
+    """Implements ``GatewayOperations``."""
+
+    def __init__(self, *, node: Node, clock: Clock) -> None:
+        self._node = node
+        self._clock = clock
+        self._traces = 0
+
+    def status(self) -> Row:
+        """See ``GatewayOperations``; drops and answers are counted since the gateway was taken."""
+        return {
+            "node": self._node.name,
+            "ready": not self._node.holdings.is_draining,
+            "gateways": [_status(held) for _, held in sorted(self._node.held.items())],
+        }
+
+    def peers(self) -> list[Row]:
+        """See ``GatewayOperations``."""
+        now = self._clock.monotonic()
+        return [
+            {
+                "gateway": gateway_id,
+                "access": access.value,
+                "partner": peer.partner,
+                "address": peer.address,
+                "path": peer.path.path.value,
+                "restart_counter": peer.path.confirmed,
+                "sessions": peer.sessions,
+                "heard_s_ago": _ago(peer.path.heard_at, now),
+                "echo_rtt_ms": None if peer.path.rtt_s is None else round(peer.path.rtt_s * 1_000, 3),
+            }
+            for gateway_id, held in sorted(self._node.held.items())
+            for access, machine in held.door.machines.items()
+            for peer in sorted(machine.peers(), key=lambda peer: (peer.partner, peer.address))
+        ]
+
+    async def sessions(self, query: SessionQuery) -> Row:
+        """See ``GatewayOperations``."""
+        found: list[Session] = []
+        for held in list(self._node.held.values()):
+            async for session in _each_session(held):
+                if _is_wanted(held, session, query):
+                    found.append(session)
+                if len(found) > LOOKED_AT:
+                    found = _first(found, query.limit + 1)
+        page = _first(found, query.limit)
+        following = page[-1].session_id if len(found) > len(page) else None
+        return {"sessions": [_row(session) for session in page], "next": following}
+
+    @contextmanager
+    def trace(self, imsi: str) -> Iterator["asyncio.Queue[Row]"]:
+        """See ``GatewayOperations``."""
+        if self._traces >= TRACES_MAX:
+            raise Unavailable(f"{TRACES_MAX} traces are running already")
+        messages: asyncio.Queue[Row] = asyncio.Queue(TRACED_MAX)
+        self._traces += 1
+        try:
+            with ExitStack() as taps:
+                for held in self._node.held.values():
+                    taps.enter_context(held.door.tapped(self._tap(held, imsi, messages)))
+                yield messages
+        finally:
+            self._traces -= 1
+
+    def _tap(self, held: HeldGateway, imsi: str, messages: "asyncio.Queue[Row]") -> Tap:
+        sessions = held.sessions.open_sessions.values()
+        trace = SimTrace(imsi, [session for session in sessions if session.imsi == imsi])
+        left_out = 0
+
+        def show(data: bytes, peer: Address, is_incoming: bool) -> None:
+            nonlocal left_out
+            message = trace.look(data, peer, is_incoming=is_incoming)
+            if message is None:
+                return
+            if messages.full():
+                left_out += 1
+                return
+            row: dict[str, Any] = {
+                "at": self._clock.now().isoformat(timespec="milliseconds"),
+                "gateway": held.gateway.gateway_id,
+                "direction": "in" if is_incoming else "out",
+                "own": held.door.address,
+                "peer": peer,
+                "version": message.version,
+                "message": message.message,
+                "sequence": message.sequence,
+                "teid": message.teid,
+                "cause": message.cause,
+                "elements": dict(message.elements),
+                "left_out_before": left_out,
+                "data": data.hex(),
+            }
+            left_out = 0
+            messages.put_nowait(row)
+
+        return show
+
+    async def raise_restart_counter(self, gateway_id: str) -> int:
+        """See ``GatewayOperations``."""
+        held = self._node.held.get(gateway_id)
+        if held is None:
+            raise Unavailable(f"{gateway_id} is not held here")
+        return await held.raise_restart_counter()
+
+    async def drop_peer(self, peer: str, *, tell_peer: bool) -> int:
+        """See ``GatewayOperations``."""
+        reason, ended = CloseReason.CUSTOMER if tell_peer else CloseReason.PEER_LOST, 0
+        for held in list(self._node.held.values()):
+            theirs = [each.session_id async for each in _each_session(held) if _is_of(held, each, peer)]
+            await held.door.end_all(theirs, reason, tell_peer=tell_peer)
+            ended += len(theirs)
+        return ended
+
+
+async def _each_session(held: HeldGateway) -> AsyncIterator[Session]:
+    """The open sessions; meanwhile others may come and go."""
+    for number, session_id in enumerate(list(held.sessions.open_sessions)):
+        if number % LOOKED_AT == LOOKED_AT - 1:
+            await asyncio.sleep(0)
+        session = held.sessions.open_sessions.get(session_id)
+        if session is not None:
+            yield session
+
+
+def _first(sessions: list[Session], limit: int) -> list[Session]:
+    return nsmallest(limit, sessions, key=lambda session: session.session_id)
+
+
+def _is_of(held: HeldGateway, session: Session, peer: str) -> bool:
+    """``peer`` is an address, or a partner's name."""
+    if session.tunnel is None:
+        return False
+    address = session.tunnel.peer_control_address
+    return peer in (address, held.door.machines[session.access].partner_of(address))
+
+
+def _is_wanted(held: HeldGateway, session: Session, query: SessionQuery) -> bool:
+    return (
+        query.imsi in ("", session.imsi)
+        and query.apn in ("", session.apn)
+        and query.access in ("", session.access.value)
+        and session.session_id > query.after
+        and (not query.peer or _is_of(held, session, query.peer))
+    )
+
+
+def _status(held: HeldGateway) -> Row:
+    paths: Counter[str] = Counter()
+    for machine in held.door.machines.values():
+        paths.update(peer.path.path.value for peer in machine.peers() if peer.sessions)
+    dropped: dict[str, Mapping[str, float]] = {
+        access.value: machine.dropped for access, machine in held.door.machines.items()
+    }
+    dropped |= {
+        Access.RADIUS.value: held.radius.dropped,
+        "gtpu": {reason.value: count for reason, count in held.user_plane.drops.items() if count},
+    }
+    return {
+        "id": held.gateway.gateway_id,
+        "address": held.gateway.address,
+        "restart_counter": held.gateway.restart_counter,
+        "sessions": dict(held.sessions.open_by_access),
+        "waiting": {access.value: machine.waiting for access, machine in held.door.machines.items()},
+        "paths": dict(paths),
+        "attaches": {access.value: dict(counts) for access, counts in held.sessions.attaches.items()},
+        "dropped": {door: dict(sorted(reasons.items())) for door, reasons in dropped.items()},
+    }
+
+
+def _row(session: Session) -> Row:
+    tunnel = session.tunnel
+    return {
+        "session_id": session.session_id,
+        "gateway": session.gateway_id,
+        "imsi": session.imsi,
+        "sim_id": session.sim_id,
+        "access": session.access.value,
+        "apn": session.apn,
+        "address": session.shown_address,
+        "peer": tunnel.peer_control_address if tunnel else "",
+        "teid_control": f"0x{tunnel.local_teid_control:08x}" if tunnel else "",
+        "teid_user": f"0x{tunnel.local_teid_user:08x}" if tunnel else "",
+        "plmn": session.location.plmn,
+        "rat": session.location.rat,
+        "opened": session.opened.isoformat(timespec="seconds"),
+    }
+
+
+def _ago(at: float | None, now: float) -> float | None:
+    return None if at is None else round(now - at, 1)

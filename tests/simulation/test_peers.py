@@ -1,0 +1,156 @@
+"""Peers that restart, fall silent and come back, before a whole node in virtual time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from core.domain.session import Access, CloseReason
+from gtp.path import PathState
+from gtp.v1.cause import Cause
+from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
+from loadtest.virtual import PERFECT, NetworkFaults, run_virtual
+from loadtest.world import APN, PEERS, SLOTS, Plan, World
+
+KEEP_S = 600.0
+SGSN, SGW = "127.0.1.1", "127.0.2.1"
+Either = GtpPeer[Any]
+"""Of either version."""
+each_version = pytest.mark.parametrize("address", [SGSN, SGW], ids=["v1", "v2"])
+
+
+class Stage(World):
+    """A node, its SIMs, and peers as a test asks for them."""
+
+    def open_imsis(self) -> list[str]:
+        return sorted(session.imsi for session in self._open())
+
+    def imsi(self, number: int) -> str:
+        return self.sims[number].imsi
+
+    async def path_of(self, address: str) -> PathState:
+        access = Access.GTPV1 if address == SGSN else Access.GTPV2
+        peers = (await self.holding()).door.machines[access].peers()
+        return next(peer.path.path for peer in peers if peer.address == address)
+
+    async def go_home(self) -> None:
+        held = await self.holding()
+        for state in self.sims:
+            await held.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
+        await asyncio.sleep(120)
+        assert held.gateway.leases == {"addresses": 0, "teids": 0}
+        assert len(held.door.machines[Access.GTPV1]._contexts) == 0
+
+
+def play(
+    script: Callable[[Stage, Either], Awaitable[None]],
+    address: str,
+    *,
+    sims: int = 3,
+    seed: int = 0,
+    network: NetworkFaults = PERFECT,
+) -> None:
+    async def main() -> None:
+        stage = Stage(seed, Plan(sims=sims, network=network, quarantine_s=0.0, path_keep_s=KEEP_S))
+        await stage.start_node()
+        await stage._make_sims()
+        stage.network.faults = network
+        peer = stage._peer(PEERS[address], address)
+        async with peer.running():
+            await script(stage, peer)
+        await stage.go_home()
+        await stage.finish()
+
+    run_virtual(main)
+
+
+@each_version
+def test_a_silent_peers_sessions_are_kept_then_end_and_nothing_leaks(address: str) -> None:
+    async def script(stage: Stage, peer: Either) -> None:
+        for number in range(3):
+            await peer.attach(imsi=stage.imsi(number), apn=APN)
+        assert peer._control is not None
+        peer._control.close()
+        await asyncio.sleep(KEEP_S)
+        assert await stage.path_of(address) is PathState.SUSPECT
+        assert len(stage.open_imsis()) == 3
+        await asyncio.sleep(150)
+        assert await stage.path_of(address) is PathState.DOWN
+        assert stage.open_imsis() == []
+
+    play(script, address)
+
+
+@each_version
+def test_a_peer_that_comes_back_in_time_has_its_sessions(address: str) -> None:
+    async def script(stage: Stage, peer: Either) -> None:
+        context = await peer.attach(imsi=stage.imsi(0), apn=APN)
+        assert peer._control is not None
+        peer._control.close()
+        await asyncio.sleep(KEEP_S - 60)
+        assert await stage.path_of(address) is PathState.SUSPECT
+        peer._control = await stage.network.open_datagram((address, 2123), peer._receive)
+        await asyncio.sleep(90)
+        assert await stage.path_of(address) is PathState.UP
+        await asyncio.sleep(2 * KEEP_S)
+        assert stage.open_imsis() == [stage.imsi(0)]
+        await peer.detach(context)
+
+    play(script, address)
+
+
+@each_version
+@pytest.mark.parametrize("seed", range(10))
+def test_a_restarted_peer_has_what_it_asked_for_since_and_nothing_older(address: str, seed: int) -> None:
+    """With loss, duplication and reorder; half of what it asks for then carries the new counter first."""
+
+    async def attach(peer: Either, imsi: str) -> PdpContext:
+        while True:
+            try:
+                return await peer.attach(imsi=imsi, apn=APN)
+            except NotAnswered:
+                continue
+
+    async def script(stage: Stage, peer: Either) -> None:
+        for number in range(4):
+            await attach(peer, stage.imsi(number))
+        peer.restart_counter += 1
+        peer.contexts.clear()
+        fresh = [await attach(peer, stage.imsi(number)) for number in (3, 4, 5)]
+        await asyncio.sleep(200)
+        assert stage.open_imsis() == [stage.imsi(number) for number in (3, 4, 5)]
+        assert all(context.is_active and not context.ended_by_gateway for context in fresh)
+
+    faults = NetworkFaults(loss=0.15, duplication=0.1, delay_s_max=0.3)
+    play(script, address, sims=6, seed=seed, network=faults)
+
+
+@each_version
+def test_a_peer_that_restarted_while_the_gateway_was_away_loses_its_older_sessions(address: str) -> None:
+    async def script(stage: Stage, peer: Either) -> None:
+        for number in range(2):
+            await peer.attach(imsi=stage.imsi(number), apn=APN)
+        await stage.crash()
+        peer.restart_counter += 1
+        peer.contexts.clear()
+        await stage.start_node()
+        assert len(stage.open_imsis()) == 2
+        await asyncio.sleep(130)
+        assert stage.open_imsis() == [], "the next Echo tells"
+
+    play(script, address)
+
+
+def test_full_is_a_cause_and_whoever_leaves_makes_room() -> None:
+    async def script(stage: Stage, peer: Either) -> None:
+        contexts = [await peer.attach(imsi=stage.imsi(number), apn=APN) for number in range(SLOTS)]
+        for _ in range(3):
+            with pytest.raises(Refusal) as refusal:
+                await peer.attach(imsi=stage.imsi(SLOTS), apn=APN)
+            assert refusal.value.cause == Cause.NO_RESOURCES_AVAILABLE
+        await peer.detach(contexts[7])
+        await peer.attach(imsi=stage.imsi(SLOTS), apn=APN)
+        assert len(stage.open_imsis()) == SLOTS
+
+    play(script, SGSN, sims=SLOTS + 1)

@@ -1,0 +1,312 @@
+"""`airloom gateway` before a whole node, over its control channel: what an operator sees and does."""
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
+from core.app.serving import make_control_channel, make_telemetry
+from core.config import Config, ControlConfig
+from core.domain.session import CloseReason
+from core.errors import Unavailable
+from loadtest.peers.gtp import GtpPeer, Refusal
+from loadtest.virtual import PERFECT
+from loadtest.world import APN, PEERS, Plan
+from tests.support.cli import Airloom
+from tests.unit.test_radius_door import Stage
+
+SECRET = "a secret of all nodes"
+SGSN, SGW = "127.0.1.1", "127.0.2.1"
+
+
+class Watched:
+    """A node in real time with an SGSN and an SGW, and its control channel on a port."""
+
+    def __init__(self, stage: Stage, stack: AsyncExitStack) -> None:
+        self.stage = stage
+        self.stack = stack
+        self.operations = Operations(node=stage.node, clock=stage.clock)
+        self.url = ""
+
+    async def metrics(self) -> dict[str, float]:
+        async with aiohttp.ClientSession() as http, http.get(f"{self.url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        return {
+            name: float(value)
+            for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+        }
+
+    async def peer(self, address: str) -> GtpPeer:  # type: ignore[type-arg] # of either version
+        peer = self.stage._peer(PEERS[address], address)
+        return await self.stack.enter_async_context(peer.running())
+
+    def imsi(self, number: int = 0) -> str:
+        return self.stage.sims[number].imsi
+
+
+@pytest.fixture
+async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+    """It runs; the command finds it by its environment."""
+    stage = Stage(0, Plan(sims=3, network=PERFECT, quarantine_s=0.0))
+    await stage.start_node()
+    await stage._make_sims()
+    config = Config(control=ControlConfig.model_validate({"secret": SECRET}))
+    async with AsyncExitStack() as stack:
+        telemetry = make_telemetry(stage.node)
+        channel = make_control_channel(
+            config, stage._adapters(stage._life, "x"), stage.node, telemetry, lambda: None
+        )
+        runner = web.AppRunner(channel, shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        (address,) = runner.addresses
+        monkeypatch.setenv("AIRLOOM_CONTROL__PORT", str(address[1]))
+        monkeypatch.setenv("AIRLOOM_CONTROL__SECRET", SECRET)
+        found = Watched(stage, stack)
+        found.url = f"http://127.0.0.1:{address[1]}"
+        yield found
+    for state in stage.sims:
+        await (await stage.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
+    await stage.crash()
+
+
+async def test_status_tells_what_is_held_what_waits_and_what_was_dropped(
+    watched: Watched, airloom: Airloom
+) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    await sgsn.attach(imsi=watched.imsi(0), apn=APN)
+    await sgw.attach(imsi=watched.imsi(1), apn=APN)
+    told = (await airloom("gateway", "status", "--json", "--over", "0.01")).json
+    (gateway,) = told["gateways"]
+    assert (gateway["id"], gateway["restart_counter"]) == ("vg-1", 1)
+    assert gateway["sessions"] == {"gtpv1": 1, "gtpv2": 1, "radius": 0}
+    assert gateway["attaches"]["gtpv2"] == {"accepted": 1}
+    assert gateway["paths"] == {"up": 2}
+    watched.stage.node.held["vg-1"].door._receive(b"\xff", (SGSN, 2123))
+    shown = await airloom("gateway", "status", "--over", "0")
+    assert shown.code == 0
+    assert "sessions: gtpv1 1, gtpv2 1, radius 0" in shown.out
+    assert "dropped gtpv1 malformed_header: 1" in shown.out
+
+
+async def test_status_tells_rates(watched: Watched, airloom: Airloom) -> None:
+    door = watched.stage.node.held["vg-1"].door
+
+    async def send() -> None:
+        while True:
+            door._receive(b"\xff", (SGSN, 2123))
+            await asyncio.sleep(0.01)
+
+    sending = asyncio.create_task(send())
+    told = (await airloom("gateway", "status", "--json", "--over", "0.3")).json
+    sending.cancel()
+    assert told["gateways"][0]["per_s"]["dropped.gtpv1.malformed_header"] > 5
+
+
+async def test_peers_are_told_with_path_counter_and_sessions(watched: Watched, airloom: Airloom) -> None:
+    sgw = await watched.peer(SGW)
+    await sgw.attach(imsi=watched.imsi(), apn=APN)
+    (row,) = (await airloom("gateway", "peers", "--json")).json
+    assert (row["access"], row["address"], row["partner"]) == ("gtpv2", SGW, "other")
+    assert (row["path"], row["restart_counter"], row["sessions"]) == ("up", 7, 1)
+    assert 0 <= row["heard_s_ago"] < 60
+
+
+async def test_sessions_are_found_by_what_they_are_a_page_at_a_time(
+    watched: Watched, airloom: Airloom
+) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    for number in range(3):
+        await (sgsn if number else sgw).attach(imsi=watched.imsi(number), apn=APN)
+    pages, after = [], ""
+    while True:
+        page = (await airloom("gateway", "sessions", "--json", "--limit", "2", "--after", after)).json
+        pages.append([row["imsi"] for row in page["sessions"]])
+        if page["next"] is None:
+            break
+        after = page["next"]
+    assert [len(page) for page in pages] == [2, 1]
+    assert sorted(imsi for page in pages for imsi in page) == [watched.imsi(number) for number in range(3)]
+    for asked, found in (
+        (("--imsi", watched.imsi(2)), [watched.imsi(2)]),
+        (("--access", "gtpv2"), [watched.imsi(0)]),
+        (("--peer", SGSN), [watched.imsi(1), watched.imsi(2)]),
+        (("--peer", "other"), [watched.imsi(number) for number in range(3)]),
+        (("--apn", "no.such"), []),
+    ):
+        page = (await airloom("gateway", "sessions", "--json", *asked)).json
+        assert sorted(row["imsi"] for row in page["sessions"]) == found
+    assert "more: --after " in (await airloom("gateway", "sessions", "--limit", "1")).err
+
+
+async def test_a_trace_shows_one_sims_signalling_and_nothing_else(watched: Watched, airloom: Airloom) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    before = await sgsn.attach(imsi=watched.imsi(0), apn=APN)
+    with watched.operations.trace(watched.imsi(0)) as messages:
+        await sgsn.echo()
+        other = await sgw.attach(imsi=watched.imsi(1), apn=APN)
+        await sgsn.detach(before)
+        mine = await sgw.attach(imsi=watched.imsi(0), apn=APN)
+        moved = await sgsn.take_over(mine)
+        await sgw.detach(other)
+        await watched.stage.node.held["vg-1"].sessions.end_sessions_of(
+            watched.stage.sims[0].sim.sim_id, CloseReason.CUSTOMER
+        )
+        await asyncio.sleep(0.2)
+        assert moved.ended_by_gateway
+    rows = [messages.get_nowait() for _ in range(messages.qsize())]
+    assert [(row["version"], row["direction"], row["message"]) for row in rows] == [
+        (1, "in", "delete pdp context request"),
+        (1, "out", "delete pdp context response"),
+        (2, "in", "create session request"),
+        (2, "out", "create session response"),
+        (1, "in", "update pdp context request"),
+        (1, "out", "update pdp context response"),
+        (1, "out", "delete pdp context request"),
+        (1, "in", "delete pdp context response"),
+    ]
+    assert rows[1]["cause"] == "128 request accepted"
+    assert rows[3]["cause"] == "16 request accepted"
+    assert rows[2]["elements"]["imsi"] == watched.imsi(0)
+    assert rows[2]["elements"]["apn"] == APN
+    assert rows[2]["elements"]["bearer context: ebi"] == "5"
+    assert rows[3]["elements"]["paa"] == f"IPv4 {mine.ue_address}"
+    assert watched.stage.node.held["vg-1"].door._taps == [], "nothing is paid for when nobody looks"
+
+
+async def test_a_trace_that_is_not_read_is_bounded_and_says_what_it_left_out(watched: Watched) -> None:
+    sgsn = await watched.peer(SGSN)
+    context = await sgsn.attach(imsi=watched.imsi(), apn=APN)
+    door = watched.stage.node.held["vg-1"].door
+    with watched.operations.trace(watched.imsi()) as messages:
+        data = struct.pack("!BBHIHH", 0x32, 20, 4, context.peer_teid_control, 9, 0)
+        for _ in range(TRACED_MAX):
+            door._receive(data, (SGSN, 2123))
+        assert messages.qsize() == TRACED_MAX
+        door._receive(data, (SGSN, 2123))
+        while not messages.empty():
+            messages.get_nowait()
+        door._receive(data, (SGSN, 2123))
+        assert messages.get_nowait()["left_out_before"] > 0
+    with ExitStack() as traces:
+        for _ in range(TRACES_MAX):
+            traces.enter_context(watched.operations.trace("1"))
+        with pytest.raises(Unavailable, match="16 traces"):
+            traces.enter_context(watched.operations.trace("1"))
+
+
+async def test_a_live_trace_and_its_pcap(watched: Watched, airloom: Airloom, tmp_path: Path) -> None:
+    sgw, file = await watched.peer(SGW), tmp_path / "sim.pcap"
+
+    async def signal() -> None:
+        while not watched.stage.node.held["vg-1"].door._taps:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        await sgw.detach(await sgw.attach(imsi=watched.imsi(), apn=APN))
+
+    signalling = asyncio.create_task(signal())
+    shown = await airloom("gateway", "trace", watched.imsi(), "--pcap", str(file), "--count", "4")
+    await signalling
+    assert shown.code == 0
+    lines = [line for line in shown.out.splitlines() if not line.startswith(" ")]
+    assert [line.split(" ", 1)[1].split(" seq ")[0] for line in lines] == [
+        f"<- {SGW}:2123 v2 create session request",
+        f"-> {SGW}:2123 v2 create session response",
+        f"<- {SGW}:2123 v2 delete session request",
+        f"-> {SGW}:2123 v2 delete session response",
+    ]
+    assert "cause 16 request accepted" in lines[1]
+    assert f"    imsi: {watched.imsi()}" in shown.out.splitlines()
+    packets = await asyncio.to_thread(file.read_bytes)
+    assert packets[:4] == b"\xd4\xc3\xb2\xa1"
+    assert file.stat().st_mode & 0o777 == 0o600
+    for _ in range(100):
+        if not watched.stage.node.held["vg-1"].door._taps:
+            break
+        await asyncio.sleep(0.1)
+    assert watched.operations._traces == 0
+
+
+async def test_a_raised_restart_counter_ends_what_peers_hold_and_is_told_from_then_on(
+    watched: Watched, airloom: Airloom
+) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    await sgsn.attach(imsi=watched.imsi(0), apn=APN)
+    await sgw.attach(imsi=watched.imsi(1), apn=APN)
+    assert (await airloom("gateway", "raise-restart-counter", "vg-9", "--yes")).code == 1
+    told = await airloom("gateway", "raise-restart-counter", "vg-1", "--yes")
+    assert told.out == "restart counter 2\n"
+    assert watched.stage.open_sessions() == []
+    assert (await sgsn.echo(), await sgw.echo()) == (2, 2)
+    context = await sgw.attach(imsi=watched.imsi(1), apn=APN)
+    assert context.is_active
+    await watched.stage.crash()
+    await watched.stage.start_node()
+    assert watched.stage.node.held["vg-1"].gateway.restart_counter == 2, "it is durable"
+    assert len(watched.stage.open_sessions()) == 1
+
+
+async def test_a_dropped_peer_is_told_unless_silently_and_the_others_stay(
+    watched: Watched, airloom: Airloom
+) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    kept = await sgw.attach(imsi=watched.imsi(0), apn=APN)
+    told = await sgsn.attach(imsi=watched.imsi(1), apn=APN)
+    assert (await airloom("gateway", "drop-peer", SGSN, "--yes")).out == "ended: 1 sessions\n"
+    await asyncio.sleep(0.1)
+    assert told.ended_by_gateway
+    silent = await sgsn.attach(imsi=watched.imsi(1), apn=APN)
+    assert (await airloom("gateway", "drop-peer", SGSN, "--silently", "--yes")).out == "ended: 1 sessions\n"
+    await asyncio.sleep(0.1)
+    assert not silent.ended_by_gateway
+    assert kept.is_active
+    assert len(watched.stage.open_sessions()) == 1
+
+
+async def test_the_channel_refuses_strangers_and_what_it_does_not_know(
+    watched: Watched, airloom: Airloom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET}"}) as http:
+        for path, told in (
+            ("sessions?limit=0", "limit: must be from 1 to 1000"),
+            ("sessions?limit=x", "invalid literal"),
+            ("sessions?colour=red", "colour: unknown"),
+            ("trace?imsi=x", "imsi: must be digits"),
+        ):
+            async with http.get(f"{watched.url}/control/gateway/{path}") as answer:
+                assert answer.status == 400
+                assert told in json.dumps(await answer.json())
+    monkeypatch.setenv("AIRLOOM_CONTROL__SECRET", "another secret of nobody")
+    for command in (("status",), ("peers",), ("sessions",), ("trace", "1"), ("drop-peer", "x", "--yes")):
+        ended = await airloom("gateway", *command)
+        assert (ended.code, ended.out) == (1, "")
+        assert "control.secret is wrong" in ended.err
+
+
+async def test_metrics_tell_partners_procedures_causes_paths_and_what_waits(watched: Watched) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    await sgw.attach(imsi=watched.imsi(0), apn=APN)
+    context = await sgsn.attach(imsi=watched.imsi(1), apn=APN)
+    with pytest.raises(Refusal):
+        await sgsn.attach(imsi=watched.imsi(1), apn="no.such")
+    told = await watched.metrics()
+    of_v1, of_v2 = 'access="gtpv1",', 'access="gtpv2",'
+    create = 'partner="other",procedure="create_pdp_context"'
+    assert told[f'airloom_gtp_answers_total{{{of_v1[:-1]},cause="128",{create}}}'] == 1
+    assert told[f'airloom_gtp_answers_total{{{of_v1[:-1]},cause="219",{create}}}'] == 1
+    assert told[f'airloom_gtp_sessions{{{of_v2}partner="other"}}'] == 1
+    assert told[f'airloom_gtp_peers{{{of_v1}partner="other",path="up"}}'] == 1
+    assert told[f"airloom_gtp_waiting{{{of_v1[:-1]}}}"] == 0
+    sgsn.restart_counter = 8
+    await sgsn.take_over(context)
+    await asyncio.sleep(0.2)
+    told = await watched.metrics()
+    assert told[f'airloom_gtp_path_events_total{{{of_v1}event="restart_confirmed"}}'] == 1

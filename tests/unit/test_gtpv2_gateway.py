@@ -386,6 +386,12 @@ def test_a_confirmed_restart_ends_the_peers_older_sessions() -> None:
     assert machine.next_event() == PeerRestarted(SGW[0], (session().session_id,))
 
 
+def test_echo_with_a_private_extension_carries_nothing_back() -> None:
+    machine = gateway()
+    machine.receive_datagram(message2(1, None, 9, element(255, b"\0\1secret") + element(3, b"\x07")), SGW, 0)
+    assert answers(machine) == [message2(2, None, 9, element(3, b"\x03"))]
+
+
 def test_a_piggybacked_message_is_read_too() -> None:
     machine = gateway()
     first = bytearray(create_session(1))

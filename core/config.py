@@ -244,6 +244,11 @@ class GatewayConfig(_Section):
         )
 
     @property
+    def mtu_bytes(self) -> int:
+        """What every device was told that its link takes, whatever its access point."""
+        return min((apn.mtu_bytes for apn in self.apns), default=MTU_BYTES_MAX)
+
+    @property
     def devices(self) -> tuple[IPv4Network, ...]:
         """Where devices' addresses are of."""
         return (self.ue_pool,) if self.static_pool is None else (self.ue_pool, self.static_pool)

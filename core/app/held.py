@@ -93,6 +93,7 @@ class HeldGateway:
             static_pool=config.gateway.static_pool,
             prefixes=config.gateway.prefixes,
             forbidden=config.gateway.forbidden,
+            mtu_bytes=config.gateway.mtu_bytes,
             tun=world.open_tun(own.id),
         )
         self.blocks = self.make_blocks(own, addresses)

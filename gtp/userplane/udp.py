@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
+from core.domain.apn import MTU_BYTES_MAX
 from core.domain.pools import NO_PREFIXES, UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.usage import SegmentLabel
@@ -36,8 +37,9 @@ def inner_addresses(
 class UdpUserPlane:
     """Implements ``UserPlane``; begin with ``start``, end with ``aclose``.
 
-    ``address`` is the gateway's GTP-U address, ``forbidden`` are networks that no device may reach. ``slots``
-    stays the plane's from here on and is released by ``aclose``, and so is ``tun``.
+    ``address`` is the gateway's GTP-U address, ``forbidden`` are networks that no device may reach,
+    ``mtu_bytes`` is what every tunnel takes. ``slots`` stays the plane's from here on and is released by
+    ``aclose``, and so is ``tun``.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class UdpUserPlane:
         static_pool: IPv4Network | None = None,
         prefixes: UePrefixes = NO_PREFIXES,
         forbidden: tuple[DeviceNetwork, ...] = (),
+        mtu_bytes: int = MTU_BYTES_MAX,
         tun: Tun | None = None,
     ) -> None:
         self._slots = slots
@@ -70,6 +73,7 @@ class UdpUserPlane:
             devices=(*filter(None, (ue_pool, static_pool)), *(ipv6 for _, ipv6 in prefixes.pools)),
             platform=platform_network,
             forbidden=forbidden,
+            mtu_bytes=mtu_bytes,
         )
 
     @property

@@ -31,6 +31,7 @@ SERVER = IPv4Address("198.51.100.7")
 SERVER_IPV6 = IPv6Address("2606:4700::7")
 EDGE = IPv4Address("100.127.65.43")
 CAPACITY = 4
+MTU_BYTES = 1_400
 STANDARD = SegmentLabel("s1.standard", "44010")
 FAST = SegmentLabel("s1.fast", "44010")
 
@@ -145,6 +146,7 @@ class UdpRig:
             ue_pool=POOL,
             platform_network=PLATFORM,
             prefixes=PREFIXES,
+            mtu_bytes=MTU_BYTES,
         )
         plane.on_edge_packet(lambda session_id, inner: self.delivered.append((session_id, inner)))
         return plane
@@ -257,6 +259,19 @@ async def test_nothing_is_sent_down_while_suspended(rig: Rig) -> None:
     rig.plane.update(one)
     assert rig.plane.inject(one.session_id, packet(EDGE, one.ue_address))
     assert volume(rig, one) == Volume(64, 64, 1, 1)
+
+
+async def test_a_tunnel_takes_no_more_than_its_mtu(rig: Rig) -> None:
+    """What may be cut comes in pieces, each counted as it was sent; what may not goes nowhere."""
+    one = bearer()
+    rig.plane.install(one)
+    assert rig.plane.inject(one.session_id, packet(EDGE, one.ue_address, MTU_BYTES + 1))
+    sizes = [len(data) - 8 for data, _ in rig.to_peers()]
+    assert max(sizes) <= MTU_BYTES
+    assert volume(rig, one) == Volume(down_bytes=sum(sizes), down_packets=2)
+    whole = packet(EDGE, one.ue_address, MTU_BYTES + 1)
+    assert not rig.plane.inject(one.session_id, whole[:6] + b"\x40" + whole[7:])
+    assert len(rig.to_peers()) == 2
 
 
 async def test_sims_reach_each_other_only_within_a_closed_group(rig: Rig) -> None:

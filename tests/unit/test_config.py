@@ -119,6 +119,13 @@ def test_no_device_reaches_the_gateways_nor_the_operators_own_networks() -> None
     assert [str(each) for each in networks] == ["127.0.0.1/32", "192.0.2.0/24", "fd00:c0de::/32"]
 
 
+def test_the_user_plane_keeps_to_the_smallest_link(tmp_path: Path) -> None:
+    file = tmp_path / "airloom.toml"
+    file.write_text('[gateway]\napns = ["internet", {name = "meters", mtu_bytes = 1358}]\n')
+    assert load(file, {}).gateway.mtu_bytes == 1_358
+    assert load(None, {}).gateway.mtu_bytes == 1_464
+
+
 def test_an_access_point_is_a_name_or_a_table(tmp_path: Path) -> None:
     file = tmp_path / "airloom.toml"
     file.write_text(

@@ -4,7 +4,7 @@ Rules: a session is durable before its opening is answered; it belongs to one vi
 its address and its TEIDs; its id is time-ordered, so that a SIM's sessions sort by age.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Network
@@ -43,6 +43,14 @@ class Qos:
     ambr_up_kbps: int = 0
     ambr_down_kbps: int = 0
     profile: str = ""
+
+    def changed(self, told: "Qos") -> "Qos":
+        """What is granted when ``told`` is what is new: a rate that it does not name stays."""
+        return replace(
+            told,
+            ambr_up_kbps=told.ambr_up_kbps or self.ambr_up_kbps,
+            ambr_down_kbps=told.ambr_down_kbps or self.ambr_down_kbps,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,7 +279,7 @@ class Sessions:
                 tunnel=tunnel,
                 location=session.location.moved(change.location) if change.location else session.location,
                 nas=change.nas or session.nas,
-                qos=change.qos or session.qos,
+                qos=session.qos.changed(change.qos) if change.qos else session.qos,
             )
             event = self._history.event(SessionEventKind.MODIFIED, wanted)
             stored = await self._put_again(wanted, event)

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
@@ -10,11 +11,14 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 import pytest
 
 from core.domain.account import Group
+from core.domain.pools import PoolExhausted
 from core.domain.session import Access, PdnType, SessionEventKind
 from core.ports.network import Address, DatagramSocket
 from gtp.v1.header import decode_header
 from gtp.v1.ie import Elements, decode_elements
-from loadtest.world import GATEWAY, OPERATOR
+from gtp.values import encode_tbcd
+from loadtest.virtual import run_virtual
+from loadtest.world import GATEWAY, OPERATOR, SLOTS, Plan
 from tests.support.gtp import create_elements, message, tlv
 from tests.unit.test_radius_door import Stage, played
 
@@ -31,9 +35,15 @@ class RawPeer:
 
     async def ask(self, data: bytes) -> bytes:
         """The last that came within a second."""
-        self._socket.send(data, (GATEWAY, 2123))
+        return (await self.flood([data]))[-1]
+
+    async def flood(self, requests: Iterable[bytes]) -> list[bytes]:
+        """Send all at once; what comes within a second."""
+        self._got.clear()
+        for data in requests:
+            self._socket.send(data, (GATEWAY, 2123))
         await asyncio.sleep(1)
-        return self._got[-1]
+        return list(self._got)
 
 
 @asynccontextmanager
@@ -154,3 +164,69 @@ def test_a_create_for_the_same_imsi_and_nsapi_replaces(nsapi: int) -> None:
             assert len(left) == (1 if nsapi == 5 else 2)
 
     script()  # type: ignore[call-arg]  # the stage is the decorator's
+
+
+# -- hostile rows ---------------------------------------------------------------------------------------
+
+
+def create_for(imsi: str, sequence: int) -> bytes:
+    elements = create_elements()
+    elements[0] = b"\x02" + encode_tbcd(imsi, 8)
+    return message(16, 0, sequence, b"".join(elements))
+
+
+@played
+async def test_a_flood_of_creates_for_one_imsi_leaves_one_session(stage: Stage) -> None:
+    async with peer(stage) as sgsn:
+        answers = await sgsn.flood(create_for(stage.imsi, sequence) for sequence in range(200))
+        assert Counter(map(cause_of, answers)) == {128: 200}
+        assert len(stage.open_sessions()) == 1
+        held = stage.node.held["vg-1"]
+        assert held.door.machines[Access.GTPV1].contexts == 1
+
+
+@played
+async def test_a_flood_of_creates_for_sims_that_are_not_there_holds_nothing(stage: Stage) -> None:
+    async with peer(stage) as sgsn:
+        answers = await sgsn.flood(create_for(f"44099{number:010}", number) for number in range(500))
+        assert Counter(map(cause_of, answers)) == {209: 500}
+        held = stage.node.held["vg-1"]
+        assert held.door.machines[Access.GTPV1].contexts == 0
+        assert held.gateway.leases == {"addresses": 0, "teids": 0}
+
+
+def test_what_is_used_up_is_refused_and_nothing_of_it_leaks() -> None:
+    async def main() -> None:
+        stage = Stage(0, Plan(sims=SLOTS + 6))
+        await stage.start_node()
+        await stage._make_sims()
+        held = stage.node.held["vg-1"]
+        async with peer(stage) as sgsn:
+            answers = await sgsn.flood(
+                create_for(state.imsi, number) for number, state in enumerate(stage.sims)
+            )
+            assert Counter(map(cause_of, answers)) == {128: SLOTS, 199: 6}
+            assert held.gateway.leases == {"addresses": SLOTS, "teids": 2 * SLOTS}
+            gone = [elements_of(answer)[17][0] for answer in answers if cause_of(answer) == 128]
+            await sgsn.flood(
+                message(20, int.from_bytes(teid, "big"), number, b"\x13\xff\x14\x05")
+                for number, teid in enumerate(gone, 1_000)
+            )
+            assert held.gateway.leases == {"addresses": 0, "teids": 0}
+            assert cause_of(await sgsn.ask(create_for(stage.sims[-1].imsi, 2_000))) == 128
+
+    run_virtual(main)
+
+
+@played
+async def test_addresses_that_are_used_up_are_cause_211(stage: Stage) -> None:
+    pool = stage.node.held["vg-1"].gateway._addresses
+    async with peer(stage) as sgsn:
+        lent = []
+        with pytest.raises(PoolExhausted):
+            while True:
+                lent.append(pool.lease(stage.clock.monotonic()))
+        assert cause_of(await sgsn.ask(create(1))) == 211
+        assert stage.open_sessions() == []
+        for address in lent:
+            pool.release(address, stage.clock.monotonic())

@@ -169,6 +169,15 @@ def test_an_incorrect_mandatory_element_is_cause_201(position: int, broken: byte
         (14, tlv(0x98, b"\0")),
         (14, tlv(0x98, b"\xff" * 200)),
         (15, tlv(0x9A, b"\xff" * 100)),
+        (15, tlv(0x9A, b"")),
+        (13, tlv(0x94, b"") + tlv(0x97, b"\1")),  # Common Flags
+        (13, tlv(0x94, b"\xff" * 300)),
+        (13, tlv(0x81, b"\xff" * 500)),  # an MM context, which is for SGSNs
+        (13, tlv(0x99, b"")),
+        (13, tlv(0x99, b"\xff" * 9)),
+        (13, tlv(0xBF, b"")),
+        (13, tlv(0xC6, b"\xff" * 7)),
+        (13, tlv(0xC6, b"\xff" * 8)),
         (11, tlv(0x86, b"")),
         (8, tlv(0x84, b"\x80\x80\x21\xff\x01")),  # container overruns
         (8, tlv(0x84, b"\x80" + b"\0\x0d\0" * 80)),  # far more containers than are read

@@ -146,9 +146,10 @@ class GatewayConfig(_Section):
     addresses are of ``ue_pool``, of which each takes blocks of 2 ** (32 - ``block_prefix``) addresses as it
     needs them; SIMs' static addresses are of ``static_pool``. The n-th address has the n-th /64 of
     ``ue_prefixes`` (``static_prefixes``), without which there is no IPv6. An entry of ``apns`` is a name or a
-    table (``ApnConfig``). With ``tun`` named, packets to the internet go through that TUN device (needs
-    NET_ADMIN), without it only the device edge is reachable; never are the gateways and the operator's
-    ``core_networks``.
+    table (``ApnConfig``). A virtual gateway holds ``sessions_max`` sessions, of one SIM
+    ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With ``tun`` named, packets to the internet go through
+    that TUN device (needs NET_ADMIN), without it only the device edge is reachable; never are the gateways
+    and the operator's ``core_networks``.
 
     Who may speak GTP-C is told by ``peers``, the table of roaming partners (``PeerConfig``), and by
     ``allowed_peers``, networks of partners without a name; both empty: everybody.
@@ -184,7 +185,7 @@ class GatewayConfig(_Section):
     core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
-    sessions_of_one_sim_max: Annotated[int, Field(ge=1, le=1_000)] = 11
+    sessions_per_sim_max: Annotated[int, Field(ge=1, le=100)] = 11
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
     address_mover: Literal["none", "interface", "ec2"] = "none"

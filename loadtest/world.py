@@ -352,6 +352,7 @@ class World:
                 modified=self.clock.now(),
                 operator_id=OPERATOR,
                 status=SimStatus.READY,
+                speed_class="s1.8xfast",
             )
             self.sims.append(SimState(await self.node._world.store.sims.put(sim)))
 

@@ -128,7 +128,8 @@ def _open_tun(config: GatewayConfig, gateway_id: str) -> Tun | None:
         return None
     number = [each.id for each in config.held].index(gateway_id)
     name = config.tun if not number else f"{config.tun}-{number}"
-    return Tun(name, addresses=inner_addresses(config.ue_pool, config.prefixes))
+    addresses = inner_addresses(config.ue_pool, config.prefixes)
+    return Tun(name, addresses=addresses, mtu_bytes=config.mtu_bytes)
 
 
 async def open_store(config: Config, clock: Clock) -> Store:

@@ -92,7 +92,10 @@ class UserPlane(Protocol):
         ...
 
     def update(self, bearer: Bearer) -> None:
-        """Change peer and TEIDs of an installed session at once; counters go on."""
+        """Change whatever a bearer says of an installed session at once; counters go on.
+
+        A peer whose tunnel moves to another is told its end (TS 29.281 §7.3.2).
+        """
         ...
 
     def close(self, session_id: str) -> None:

@@ -8,6 +8,9 @@ import struct
 
 GTP_U_PORT = 2152
 EXTENSION_HEADERS_MAX = 8
+EXTENSION_HEADERS = b"\x40\x81\x82\x83\x84\x85\xc0"
+"""Those of TS 29.281 table 5.2.1-3. All are between others, about radio: a gateway passes over them."""
+NOT_UNDERSTOOD = -1
 
 ECHO_REQUEST, ECHO_RESPONSE, ERROR_INDICATION = 1, 2, 26
 SUPPORTED_EXTENSION_HEADERS, END_MARKER, G_PDU = 31, 254, 255
@@ -17,12 +20,16 @@ PLAIN = 0x30
 _VERSION_MASK = 0xF0
 _EXTENSION_FLAG, _SEQUENCE_FLAG = 0x04, 0x02
 _OPTIONAL_FLAGS = 0x07
+_MUST_BE_UNDERSTOOD = 0x80
 _TEID_ELEMENT = 16
 _HEADER = struct.Struct("!BBHI")
 
 
 def payload_start(data: bytes, flags: int, end: int) -> int:
-    """Where the payload begins behind optional fields and extension headers (§5.1, §5.2); 0: malformed."""
+    """Where the payload begins behind optional fields and extension headers (§5.1, §5.2).
+
+    0: malformed; ``NOT_UNDERSTOOD``: an extension header is unknown that the receiver must understand.
+    """
     if flags & _VERSION_MASK != PLAIN or end > len(data):
         return 0
     if not flags & _OPTIONAL_FLAGS:
@@ -33,7 +40,9 @@ def payload_start(data: bytes, flags: int, end: int) -> int:
     following = data[11] if flags & _EXTENSION_FLAG else 0
     for _ in range(EXTENSION_HEADERS_MAX):
         if not following:
-            return start
+            break
+        if following & _MUST_BE_UNDERSTOOD and following not in EXTENSION_HEADERS:
+            return NOT_UNDERSTOOD
         length = 4 * data[start] if start < end else 0
         start += length
         if not length or start > end:
@@ -58,6 +67,12 @@ def indicated_teid(message: bytes, start: int) -> bytes:
     if len(message) < start + 5 or message[start] != _TEID_ELEMENT:
         return b""
     return message[start + 1 : start + 5]
+
+
+def supported_extension_headers() -> bytes:
+    """Which extension headers are understood (§7.2.3, §8.5)."""
+    content = bytes((141, len(EXTENSION_HEADERS))) + EXTENSION_HEADERS
+    return _HEADER.pack(0x32, SUPPORTED_EXTENSION_HEADERS, 4 + len(content), 0) + bytes(4) + content
 
 
 def end_marker(teid: int) -> bytes:

@@ -7,6 +7,7 @@ class Drop(StrEnum):
     """Why a packet went no further."""
 
     MALFORMED = "malformed"  # not GTPv1-U, cut short, or an extension header chain that does not end
+    EXTENSION_HEADER = "extension_header"  # an unknown one that must be understood
     UNKNOWN_MESSAGE = "unknown_message"
     UNKNOWN_TEID = "unknown_teid"
     WRONG_PEER = "wrong_peer"  # a known TEID from another address than its session's peer
@@ -35,6 +36,8 @@ class Signal(StrEnum):
     END_MARKER = "end_marker"
     END_MARKER_SENT = "end_marker_sent"
     SUPPORTED_EXTENSION_HEADERS = "supported_extension_headers"
+    EXTENSION_HEADERS_TOLD = "extension_headers_told"
+    EXTENSION_HEADERS_WITHHELD = "extension_headers_withheld"  # above the rate, or no answer is due
     ERROR_INDICATION_SENT = "error_indication_sent"
     ERROR_INDICATION_WITHHELD = "error_indication_withheld"  # TEID 0, or above the rate
     ERROR_INDICATION_HEEDED = "error_indication_heeded"

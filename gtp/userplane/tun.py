@@ -52,12 +52,18 @@ _FIXES = {
 class Tun:
     """One TUN device with addresses of its own, up; ``route`` leads devices' addresses to it.
 
-    The kernel fragments or refuses what is larger than a tunnel takes. Raises ``ConfigurationError`` when the
+    The kernel fragments or refuses what is larger than ``mtu_bytes``. Raises ``ConfigurationError`` when the
     process may not. ``write`` hands one IP packet to the kernel and raises ``OSError`` when it does not take
     it; it must not be called after ``close``.
     """
 
-    def __init__(self, name: str, *, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        addresses: Iterable[IPv4Address | IPv6Address],
+        mtu_bytes: int = MTU_BYTES_MAX,
+    ) -> None:
         self._name = name.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_packet: Callable[[bytes], object] | None = None
@@ -66,7 +72,7 @@ class Tun:
         try:
             self._fd = os.open(_TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             fcntl.ioctl(self._fd, _TUNSETIFF, _NAME_FLAGS.pack(self._name, _IFF_TUN_NO_PI))
-            _configure(self._name, addresses)
+            _configure(self._name, addresses, mtu_bytes)
             self.write = partial(os.write, self._fd)
         except OSError as error:
             self.close()
@@ -125,9 +131,9 @@ class Tun:
             on_packet(packet)
 
 
-def _configure(name: bytes, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
+def _configure(name: bytes, addresses: Iterable[IPv4Address | IPv6Address], mtu_bytes: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, _SIOCSIFMTU, _NAME_NUMBER.pack(name, MTU_BYTES_MAX))
+        fcntl.ioctl(control, _SIOCSIFMTU, _NAME_NUMBER.pack(name, mtu_bytes))
         fcntl.ioctl(control, _SIOCSIFTXQLEN, _NAME_NUMBER.pack(name, QUEUE_PACKETS))
         fcntl.ioctl(control, _SIOCSIFFLAGS, _NAME_FLAGS.pack(name, _IFF_UP_RUNNING))
         for address in addresses:

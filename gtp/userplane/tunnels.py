@@ -38,9 +38,9 @@ from gtp.userplane.policing import PerSecond
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.tables import Tables, Tunnel, ends, is_dedicated_peer
 
-ERROR_INDICATIONS_PER_S_MAX = 10
-"""Per peer (TS 29.281 leaves the rate to us)."""
-ERROR_INDICATION_PEERS_MAX = 1_024
+COMPLAINTS_PER_S_MAX = 10
+"""Error Indications and notifications of extension headers, per peer (TS 29.281 leaves the rate to us)."""
+COMPLAINT_PEERS_MAX = 1_024
 """Peers that get one within a second; beyond it nobody does, until the second is over."""
 TOO_BIG_PER_S_MAX = 10
 """Per session that is sent what is too big."""
@@ -108,9 +108,7 @@ class Tunnels:
         )
         self._verdicts = destinations.verdicts
         self._judge = destinations.judge
-        self._error_indications = PerSecond(
-            each_max=ERROR_INDICATIONS_PER_S_MAX, keys_max=ERROR_INDICATION_PEERS_MAX
-        )
+        self._complaints = PerSecond(each_max=COMPLAINTS_PER_S_MAX, keys_max=COMPLAINT_PEERS_MAX)
         self._too_big_told = PerSecond(each_max=TOO_BIG_PER_S_MAX, keys_max=TOO_BIG_SESSIONS_MAX)
 
     def __contains__(self, session_id: str) -> bool:
@@ -360,13 +358,24 @@ class Tunnels:
     def _not_plain(self, data: bytes, source: Address, flags: int, kind: int, end: int) -> int:
         """Where a G-PDU's inner packet begins; 0 when there is none and the datagram is dealt with."""
         start = messages.payload_start(data, flags, end)
-        if not start:
+        if start == messages.NOT_UNDERSTOOD:
+            self._tell_extension_headers(kind, source)
+        elif not start:
             self.drops[Drop.MALFORMED] += 1
         elif kind == G_PDU:
             return start
         else:
             self._heed(data[:end], source, kind, start)
         return 0
+
+    def _tell_extension_headers(self, kind: int, source: Address) -> None:
+        """Tell a peer which extension headers are understood (§7.2.3), not too often."""
+        self.drops[Drop.EXTENSION_HEADER] += 1
+        if kind not in (G_PDU, messages.ECHO_REQUEST) or not self._may_complain(source):
+            self.signals[Signal.EXTENSION_HEADERS_WITHHELD] += 1
+            return
+        self.send(messages.supported_extension_headers(), (source[0], GTP_U_PORT))
+        self.signals[Signal.EXTENSION_HEADERS_TOLD] += 1
 
     def _heed(self, message: bytes, source: Address, kind: int, start: int) -> None:
         """A message of the path (§7.2, §7.3)."""
@@ -404,11 +413,14 @@ class Tunnels:
     def _indicate_error(self, teid: bytes, source: Address) -> None:
         """Tell a peer that its TEID is none of ours (§7.3.1), to the GTP-U port and not too often."""
         self.drops[Drop.UNKNOWN_TEID] += 1
-        if teid == _NO_TEID or not self._error_indications.take(source[0], self._monotonic()):
+        if teid == _NO_TEID or not self._may_complain(source):
             self.signals[Signal.ERROR_INDICATION_WITHHELD] += 1
             return
         self.send(messages.error_indication(teid, self._address), (source[0], GTP_U_PORT))
         self.signals[Signal.ERROR_INDICATION_SENT] += 1
+
+    def _may_complain(self, source: Address) -> bool:
+        return self._complaints.take(source[0], self._monotonic())
 
 
 def send_nowhere(_data: bytes, _to: Address) -> bool:

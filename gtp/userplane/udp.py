@@ -154,7 +154,7 @@ class UdpUserPlane:
         self._tunnels.install(bearer, self._slots.counters_at(slot))
 
     def update(self, bearer: Bearer) -> None:
-        """Change peer and TEIDs at once; raises ``Refused(UNKNOWN_SESSION)`` when it is not installed."""
+        """Change the session at once; raises ``Refused(UNKNOWN_SESSION)`` when it is not installed."""
         slot = self._slots.find(bearer.session_id)
         if slot is None or bearer.session_id not in self._tunnels:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, bearer.session_id)

@@ -160,9 +160,18 @@ def user_messages() -> dict[str, bytes]:
         asked = bytes(IPv6(src="fe80::1", dst="ff02::2", hlim=255) / ICMPv6ND_RS())
         wire.receiver(struct.pack("!BBHI", 0x30, 255, len(asked), 0xB0000001) + asked, ("127.0.1.1", 2152))
         plane.update(replace(bearer, peer_address="127.0.1.2"))
+        unknown = struct.pack("!BBHI", 0x34, 255, 8, 0xB0000001) + b"\0\0\0\xc7\x01\0\0\0"
+        wire.receiver(unknown, ("127.0.1.1", 2152))
         return wire.sent
 
-    names = ("g-pdu", "echo response", "error indication", "router advertisement", "end marker")
+    names = (
+        "g-pdu",
+        "echo response",
+        "error indication",
+        "router advertisement",
+        "end marker",
+        "extension headers",
+    )
     return dict(zip(names, run_virtual(main), strict=True))
 
 
@@ -237,4 +246,4 @@ def test_tshark_finds_nothing_malformed(tmp_path: Path) -> None:
 
 def test_all_kinds_are_here() -> None:
     assert {data[1] for data in CONTROL.values()} == {1, 2, 3, 17, 19, 20, 21, 31, 129}
-    assert {data[1] for data in USER.values()} == {2, 26, 254, 255}
+    assert {data[1] for data in USER.values()} == {2, 26, 31, 254, 255}

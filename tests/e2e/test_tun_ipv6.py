@@ -22,6 +22,7 @@ import pytest
 
 from core.adapters.network import UdpNetwork
 from core.ports.network import Address
+from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.slots import open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane, inner_addresses
@@ -33,7 +34,10 @@ GATEWAY, PEER, SERVER = "127.0.0.1", "127.0.1.1", "2606:4700::7"
 TUNSETIFF, IFF_TUN_NO_PI = 0x400454CA, 0x1001
 PACKET_BYTES_MAX = 65_535
 WAIT_S = 20.0
+PING = ("ping", "-6", "-n")
 PINGS = 5
+MTU_BYTES = 1_300
+"""Of the tunnel; the kernel's way to it takes more, so that the plane itself says what is too big."""
 BODY = hashlib.shake_256(b"body").digest(500_000)
 LINK_LOCAL = b"\xfe\x80"
 
@@ -130,6 +134,7 @@ async def _device_of_ipv6() -> None:
             ue_pool=POOL,
             platform_network=PLATFORM,
             prefixes=PREFIXES,
+            mtu_bytes=MTU_BYTES,
             tun=Tun("airloom9", addresses=inner_addresses(POOL, PREFIXES)),
         )
         await plane.start()
@@ -143,12 +148,16 @@ async def _device_of_ipv6() -> None:
         async with asyncio.timeout(WAIT_S), device_namespace() as enter, server:
             while one.ue_prefix not in await prefixes_of(enter):  # noqa: ASYNC110 - the kernel's
                 await asyncio.sleep(0.05)
-            pinged = await run(*enter, "ping", "-6", "-n", "-i", "0.01", "-c", str(PINGS), SERVER)
+            pinged = await run(*enter, *PING, "-i", "0.01", "-c", str(PINGS), SERVER)
             assert f"{PINGS} received" in pinged, pinged
-            await run(*enter, "ping", "-6", "-n", "-c", "1", "-s", "4000", SERVER)
+            told = await run(*enter, "cat", "/proc/sys/net/ipv6/conf/phone0/mtu")
+            assert int(told) == MTU_BYTES, "by the advertisement"
+            large = await run(*enter, *PING, "-i", "0.3", "-c", "3", "-s", "4000", SERVER)
+            assert "2 received" in large, "the first answer is too big, of which the server's kernel is told"
             file = Path(folder) / "body"
             await run(*enter, "curl", "-sS", "-g", "-o", str(file), f"http://[{SERVER}]:8080/")
             assert file.read_bytes() == BODY
+        assert plane.drops[Drop.TOO_BIG] == plane.signals[Signal.TOO_BIG_TOLD] > 0
         counters = plane.counters(one.session_id)
         assert counters is not None
         volume = counters.current.volume

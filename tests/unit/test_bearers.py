@@ -15,7 +15,17 @@ from core.domain.usage import Volume
 from core.ports.user_plane import Bearer
 from gtp.userplane.filters import choose, ways
 from gtp.userplane.reasons import Drop, Signal
-from tests.contract.test_user_plane import PEER, PREFIXES, SERVER, SERVER_IPV6, bearer, device6, g_pdu, packet
+from tests.contract.test_user_plane import (
+    PEER,
+    PREFIXES,
+    SERVER,
+    SERVER_IPV6,
+    bearer,
+    device6,
+    g_pdu,
+    packet,
+    packet6,
+)
 from tests.unit.test_tunnels import GOOD, INNER, Path, error_indication
 
 OTHER_PEER = "10.99.0.101"
@@ -167,6 +177,44 @@ def test_downlink_of_a_suspended_session_is_dropped_and_uplink_passes(path: Path
     assert path.sent == []
     assert path.drops == {Drop.SUSPENDED: 2}
     assert path.counted() == Volume(up_bytes=64, up_packets=1)
+
+
+GROUP = replace(PLAIN, closed_group="g")
+FRIEND = replace(bearer(2), ue_prefix=PREFIXES.of(bearer(2).ue_address), closed_group="g")
+
+
+def test_devices_of_a_closed_group_reach_each_other_by_ipv6(path: Path) -> None:
+    path.tunnels.install(GROUP, 0)
+    path.tunnels.install(FRIEND, 4)
+    inner = packet6(device6(GROUP, 5), device6(FRIEND, 9), 100)
+    path.up(g_pdu(GROUP.local_teid, inner))
+    assert path.sent[-1] == (g_pdu(FRIEND.peer_teid, inner), (PEER, 2152))
+    assert path.counted() == Volume(up_bytes=100, up_packets=1)
+    assert path.counted(4) == Volume(down_bytes=100, down_packets=1)
+
+
+@pytest.mark.parametrize(
+    "friend",
+    [replace(FRIEND, is_suspended=True), replace(FRIEND, down_kbps=1)],
+    ids=["suspended", "over its speed"],
+)
+def test_what_a_friend_is_not_sent_is_counted_for_neither(path: Path, friend: Bearer) -> None:
+    path.tunnels.install(GROUP, 0)
+    path.tunnels.install(friend, 4)
+    for _ in range(100):
+        path.up(g_pdu(GROUP.local_teid, packet(GROUP.ue_address, FRIEND.ue_address, 1_000)))
+    one, two = path.counted(), path.counted(4)
+    assert (one.up_bytes, one.up_packets) == (two.down_bytes, two.down_packets)
+    assert two.down_packets == len(path.sent) < 30
+    assert sum(path.drops.values()) == 100 - len(path.sent)
+
+
+def test_a_senders_speed_holds_within_the_group_too(path: Path) -> None:
+    path.tunnels.install(replace(GROUP, up_kbps=1), 0)
+    path.tunnels.install(FRIEND, 4)
+    for _ in range(100):
+        path.up(g_pdu(GROUP.local_teid, packet(GROUP.ue_address, FRIEND.ue_address, 1_000)))
+    assert path.counted(4).down_packets == len(path.sent) < 30
 
 
 def end_marker(teid: int) -> bytes:

@@ -12,7 +12,7 @@ from core.ports.network import Address
 from gtp.userplane.destinations import VERDICTS_MAX
 from gtp.userplane.messages import EXTENSION_HEADERS_MAX
 from gtp.userplane.reasons import Drop, Signal
-from gtp.userplane.tunnels import ERROR_INDICATION_PEERS_MAX, ERROR_INDICATIONS_PER_S_MAX, Tunnels
+from gtp.userplane.tunnels import COMPLAINT_PEERS_MAX, COMPLAINTS_PER_S_MAX, Tunnels
 from gtp.userplane.udp import inner_addresses
 from tests.contract.test_user_plane import (
     EDGE,
@@ -150,6 +150,9 @@ def to(address: str) -> bytes:
     return g_pdu(ONE.local_teid, packet(ONE.ue_address, IPv4Address(address)))
 
 
+UNKNOWN_EXTENSION = with_flags(0x34, b"\0\0\0\xc7" + b"\x01\0\0\0")
+"""Of a type that the receiver must understand (TS 29.281 §5.2.1)."""
+
 UPLINK_DROPS: list[tuple[str, Drop, bytes]] = [
     ("empty", Drop.MALFORMED, b""),
     ("half a header", Drop.MALFORMED, GOOD[:7]),
@@ -162,6 +165,7 @@ UPLINK_DROPS: list[tuple[str, Drop, bytes]] = [
     ("extension beyond the end", Drop.MALFORMED, with_flags(0x34, b"\0\0\0\x85" + b"\xff\0\0\0")),
     ("extension missing", Drop.MALFORMED, with_flags(0x34, b"\0\0\0\x85", b"")),
     ("too many", Drop.MALFORMED, with_flags(0x34, b"\0\0\0\x85" + b"\x01\0\0\x85" * EXTENSION_HEADERS_MAX)),
+    ("end marker with an unknown extension", Drop.EXTENSION_HEADER, changed(UNKNOWN_EXTENSION, 1, b"\xfe")),
     ("type 3", Drop.UNKNOWN_MESSAGE, changed(GOOD, 1, b"\x03")),
     ("GTP-C create", Drop.UNKNOWN_MESSAGE, changed(GOOD, 1, b"\x10")),
     ("no such TEID", Drop.UNKNOWN_TEID, g_pdu(0x99, INNER)),
@@ -318,22 +322,44 @@ def test_teid_0_is_never_told(path: Path) -> None:
 
 
 def test_error_indications_are_limited_per_peer_and_second(path: Path) -> None:
-    for _ in range(ERROR_INDICATIONS_PER_S_MAX + 5):
+    for _ in range(COMPLAINTS_PER_S_MAX + 5):
         path.up(g_pdu(0x99, INNER))
     path.up(g_pdu(0x99, INNER), source="10.99.0.66")
-    assert [address for _, (address, _) in path.sent].count(PEER) == ERROR_INDICATIONS_PER_S_MAX
+    assert [address for _, (address, _) in path.sent].count(PEER) == COMPLAINTS_PER_S_MAX
     assert path.sent[-1][1] == ("10.99.0.66", 2152)
     assert path.signals[Signal.ERROR_INDICATION_WITHHELD] == 5
     path.now += 1
     path.up(g_pdu(0x99, INNER))
-    assert path.signals[Signal.ERROR_INDICATION_SENT] == ERROR_INDICATIONS_PER_S_MAX + 2
+    assert path.signals[Signal.ERROR_INDICATION_SENT] == COMPLAINTS_PER_S_MAX + 2
+
+
+def test_an_extension_header_that_must_be_understood_and_is_not_is_told(path: Path) -> None:
+    path.up(UNKNOWN_EXTENSION, port=40_000)
+    listed = b"\x8d\x07\x40\x81\x82\x83\x84\x85\xc0"
+    assert path.sent == [(b"\x32\x1f\x00\x0d\0\0\0\0\0\0\0\0" + listed, (PEER, 2152))]
+    assert path.drops == {Drop.EXTENSION_HEADER: 1}
+    assert path.signals == {Signal.EXTENSION_HEADERS_TOLD: 1}
+    assert path.internet == []
+    for _ in range(COMPLAINTS_PER_S_MAX + 5):
+        path.up(UNKNOWN_EXTENSION)
+    assert len(path.sent) == COMPLAINTS_PER_S_MAX
+    path.now += 1
+    for kind in (2, 26, 31, 254):
+        path.up(changed(UNKNOWN_EXTENSION, 1, bytes([kind])))
+    assert len(path.sent) == COMPLAINTS_PER_S_MAX, "no answer answers an answer"
+
+
+def test_an_extension_header_that_need_not_be_understood_is_passed_over(path: Path) -> None:
+    for kind in (0x03, 0x20, 0x40, 0x7F):
+        path.up(with_flags(0x34, bytes((0, 0, 0, kind)) + b"\x01\0\0\0"))
+    assert path.internet == [INNER] * 4
 
 
 def test_peers_that_are_told_are_bounded(path: Path) -> None:
-    for number in range(ERROR_INDICATION_PEERS_MAX + 5):
+    for number in range(COMPLAINT_PEERS_MAX + 5):
         path.up(g_pdu(0x99, INNER), source=str(IPv4Address("10.0.0.0") + number))
     assert path.signals == {
-        Signal.ERROR_INDICATION_SENT: ERROR_INDICATION_PEERS_MAX,
+        Signal.ERROR_INDICATION_SENT: COMPLAINT_PEERS_MAX,
         Signal.ERROR_INDICATION_WITHHELD: 5,
     }
 

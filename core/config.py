@@ -127,9 +127,10 @@ class GatewayConfig(_Section):
     addresses are of ``ue_pool``, of which each takes blocks of 2 ** (32 - ``block_prefix``) addresses as it
     needs them; SIMs' static addresses are of ``static_pool``. The n-th address has the n-th /64 of
     ``ue_prefixes`` (``static_prefixes``), without which there is no IPv6. An entry of ``apns`` is a name or a
-    table (``ApnConfig``). With ``tun`` named, packets to the internet go through that TUN device (needs
-    NET_ADMIN), without it only the device edge is reachable. ``allowed_peers``
-    empty: all.
+    table (``ApnConfig``). A virtual gateway holds ``sessions_max`` sessions, of one SIM
+    ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With ``tun`` named, packets to the internet go through
+    that TUN device (needs NET_ADMIN), without it only the device edge is reachable. ``allowed_peers`` empty:
+    all.
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
     ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
@@ -152,6 +153,7 @@ class GatewayConfig(_Section):
     allowed_peers: tuple[IPv4Network, ...] = ()
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
+    sessions_per_sim_max: Annotated[int, Field(ge=1, le=100)] = 11
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
     address_mover: Literal["none", "interface", "ec2"] = "none"

@@ -114,6 +114,9 @@ class GtpDoor:
         self._machines[session.access].release(session.session_id, self._clock.monotonic())
         self._pump()
 
+    def changed(self, session: Session) -> None:
+        """Nothing is told to the peer yet."""
+
     def forget(self, session: Session) -> None:
         """Drop the context without a word."""
         self._machines[session.access].forget(session.session_id)

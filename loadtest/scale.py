@@ -265,6 +265,14 @@ class SimulatedNode:
         """Nobody asks."""
         raise Unavailable("not simulated")
 
+    async def refresh_sessions_of(self, contact: str, gateway_id: str, sim_id: str) -> None:
+        """Nobody asks."""
+        raise Unavailable("not simulated")
+
+    async def group_changed(self, contact: str, gateway_id: str, operator_id: str, group_id: str) -> None:
+        """Nobody asks."""
+        raise Unavailable("not simulated")
+
 
 async def _nothing_left(_: str) -> None:
     """Counters are not simulated."""

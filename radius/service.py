@@ -171,6 +171,9 @@ class RadiusDoor:
         self._client.disconnect(ending, peer, client.secret, now, self._clock.now())
         self._pump()
 
+    def changed(self, session: Session) -> None:
+        """A NAS is not told: CoA is not offered."""
+
     def forget(self, session: Session) -> None:
         """The session is over; reports of it may still be on their way."""
         self._heard.pop(session.session_id, None)
@@ -337,8 +340,12 @@ class RadiusDoor:
         is_open = session_id in self._sessions.open_sessions
         if is_open:
             self._heard[session_id] = self._clock.monotonic()
-            if report.location not in (NOWHERE, session.location):
-                change = ModifySession(session_id=session_id, location=report.location)
+            location = None if report.location == NOWHERE else report.location
+            change = ModifySession(session_id=session_id, location=location, imei=report.imei)
+            if (location or session.location, report.imei or session.imei) != (
+                session.location,
+                session.imei,
+            ):
                 session = await self._sessions.modify(change)
         await self._usage.report(session, report.volume)
         if report.status is AcctStatus.STOP:

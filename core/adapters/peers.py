@@ -45,6 +45,14 @@ class NoPeers:
         """Nobody can be asked."""
         raise Unavailable("control.secret is not set: no other node can be asked")
 
+    async def refresh_sessions_of(self, contact: str, gateway_id: str, sim_id: str) -> None:
+        """Nobody can be asked."""
+        raise Unavailable("control.secret is not set: no other node can be asked")
+
+    async def group_changed(self, contact: str, gateway_id: str, operator_id: str, group_id: str) -> None:
+        """Nobody can be asked."""
+        raise Unavailable("control.secret is not set: no other node can be asked")
+
 
 class HttpPeers:
     """Implements ``Peers``. ``secret`` is what all nodes share; make it within a running loop."""
@@ -94,6 +102,16 @@ class HttpPeers:
         """Have a SIM's sessions on a gateway ended there."""
         wanted = {"gateway_id": gateway_id, "sim_id": sim_id, "reason": reason.value}
         return int((await self._ask("POST", f"{contact}/control/end-sessions", wanted, END_S))["ended"])
+
+    async def refresh_sessions_of(self, contact: str, gateway_id: str, sim_id: str) -> None:
+        """Have them be what the SIM and its group say now."""
+        wanted = {"gateway_id": gateway_id, "sim_id": sim_id}
+        await self._ask("POST", f"{contact}/control/refresh-sessions", wanted, END_S)
+
+    async def group_changed(self, contact: str, gateway_id: str, operator_id: str, group_id: str) -> None:
+        """Have those of a group's SIMs be what it says now, soon."""
+        wanted = {"gateway_id": gateway_id, "operator_id": operator_id, "group_id": group_id}
+        await self._ask("POST", f"{contact}/control/group-changed", wanted, END_S)
 
     async def aclose(self) -> None:
         """Watch nobody any more."""

@@ -35,6 +35,8 @@ class ControlServices:
     is_ready: Callable[[], bool]
     hand_over: Callable[[str], Awaitable[None]]
     end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]
+    refresh_sessions_of: Callable[[str, str], Awaitable[None]]
+    group_changed: Callable[[str, str, str], Awaitable[None]]
     drain: Callable[[], None]
     serve_link: Callable[[Link], Awaitable[None]] | None
     """Takes in what another node's devices send to the platform, until the link breaks; none: no edge."""
@@ -53,6 +55,8 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_get(EDGE_PATH, channel.trusted(channel.edge))
     routes.add_post("/control/hand-over", channel.trusted(channel.hand_over))
     routes.add_post("/control/end-sessions", channel.trusted(channel.end_sessions))
+    routes.add_post("/control/refresh-sessions", channel.trusted(channel.refresh_sessions))
+    routes.add_post("/control/group-changed", channel.trusted(channel.group_changed))
     routes.add_post("/control/drain", channel.trusted(channel.drain))
     return application
 
@@ -122,6 +126,17 @@ class _Channel:
             _text(body, "gateway_id"), _text(body, "sim_id"), CloseReason(_text(body, "reason"))
         )
         return web.json_response({"ended": ended})
+
+    async def refresh_sessions(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        await self._services.refresh_sessions_of(_text(body, "gateway_id"), _text(body, "sim_id"))
+        return web.json_response({})
+
+    async def group_changed(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        gateway_id, operator_id = _text(body, "gateway_id"), _text(body, "operator_id")
+        await self._services.group_changed(gateway_id, operator_id, _text(body, "group_id"))
+        return web.json_response({})
 
     async def drain(self, _: web.Request) -> web.StreamResponse:
         self._services.drain()

@@ -42,6 +42,12 @@ class SpeedClassRequest(_Body):
     speedClass: Text
 
 
+class SetImeiLockRequest(_Body):
+    """setSimImeiLock; without an IMEI that of the device it is in."""
+
+    imei: Text | None = None
+
+
 class SetGroupRequest(_Body):
     """setSimGroup."""
 

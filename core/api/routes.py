@@ -64,6 +64,8 @@ ROUTES = (
         "disableSimTermination", "POST", "/sims/{sim_id}/disable_termination", sims.termination(enabled=False)
     ),
     Route("updateSimSpeedClass", "POST", "/sims/{sim_id}/update_speed_class", sims.update_sim_speed_class),
+    Route("setSimImeiLock", "POST", "/sims/{sim_id}/set_imei_lock", sims.set_sim_imei_lock),
+    Route("unsetSimImeiLock", "POST", "/sims/{sim_id}/unset_imei_lock", sims.unset_sim_imei_lock),
     Route("setSimGroup", "POST", "/sims/{sim_id}/set_group", sims.set_sim_group),
     Route("unsetSimGroup", "POST", "/sims/{sim_id}/unset_group", sims.unset_sim_group),
     Route("putSimTags", "PUT", "/sims/{sim_id}/tags", sims.put_sim_tags),

@@ -15,10 +15,10 @@ from core.api.models import (
 )
 from core.api.views import in_stock_view
 from core.domain.reasons import RequestRefusal
+from core.domain.speed import SPEEDS_KBPS
 from core.domain.usage import Volume
 from core.errors import Refused
 from core.services.identity import TOKEN_LIFETIME_DEFAULT_S
-from core.services.sims import SPEED_CLASSES
 
 
 async def not_supported(call: Call) -> web.Response:
@@ -57,7 +57,7 @@ async def insert_air_stats(call: Call) -> web.Response:
     imsi = call.path("imsi")
     body = await call.body(SandboxInsertAirStatsRequest)
     await call.services.sims.id_of_imsi(call.operator_id, imsi)
-    unknown = set(body.dataTrafficStatsMap) - SPEED_CLASSES
+    unknown = set(body.dataTrafficStatsMap) - set(SPEEDS_KBPS)
     if unknown:
         raise Refused(RequestRefusal.INVALID_FIELD, "dataTrafficStatsMap: no such speed class")
     volumes = {

@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from core.api.calls import Call, Handler, answer, instant, nothing, page
-from core.api.models import TAG_UPDATES, RegisterRequest, SetGroupRequest, SpeedClassRequest
+from core.api.models import (
+    TAG_UPDATES,
+    RegisterRequest,
+    SetGroupRequest,
+    SetImeiLockRequest,
+    SpeedClassRequest,
+)
 from core.api.tag_filters import tag_filter
 from core.api.views import session_event_view, sim_view, subscriber_view
 from core.domain.reasons import RequestRefusal
@@ -80,12 +86,24 @@ def termination(*, enabled: bool) -> Handler:
 
 
 async def update_sim_speed_class(call: Call) -> web.Response:
-    """From the next session on."""
+    """At once."""
     body = await call.body(SpeedClassRequest)
     sims = call.services.sims
     return await _one(
         call, await sims.update_speed_class(call.operator_id, call.path("sim_id"), body.speedClass)
     )
+
+
+async def set_sim_imei_lock(call: Call) -> web.Response:
+    """To the IMEI that is given, or to that of the device it is in."""
+    body = await call.body(SetImeiLockRequest)
+    sims = call.services.sims
+    return await _one(call, await sims.set_imei_lock(call.operator_id, call.path("sim_id"), body.imei or ""))
+
+
+async def unset_sim_imei_lock(call: Call) -> web.Response:
+    """Any device will do again."""
+    return await _one(call, await call.services.sims.unset_imei_lock(call.operator_id, call.path("sim_id")))
 
 
 async def set_sim_group(call: Call) -> web.Response:

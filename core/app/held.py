@@ -15,6 +15,7 @@ from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
 from core.services.blocks import UeBlocks
 from core.services.gateway import Tenure, VirtualGateway
+from core.services.reconciler import Reconciler
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
 from core.services.sessions import LATE_S, Sessions
@@ -95,6 +96,7 @@ class HeldGateway:
         self.blocks = self.make_blocks(own, addresses)
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
+        self.reconciler = Reconciler(sessions=self.sessions)
         self.door = self.make_door()
         self.relay = self.make_relay()
         self.sessions.on_event(self.relay.wake)
@@ -130,7 +132,7 @@ class HeldGateway:
     async def run(self) -> None:
         """Drive every loop until cancelled; a loop that fails ends all."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.sessions.end_forbidden())
+            tasks.create_task(self.reconciler.run())
             tasks.create_task(self.sessions.finish_unfinished())
             tasks.create_task(self.sessions.end_late())
             tasks.create_task(self.blocks.run())
@@ -219,6 +221,7 @@ class HeldGateway:
             clock=self._world.clock,
             entropy=self._world.entropy,
             apns=self._config.gateway.access_points,
+            sessions_per_sim_max=self._config.gateway.sessions_per_sim_max,
         )
 
     def make_door(self) -> GtpDoor:

@@ -68,7 +68,10 @@ class Node:
             tell=tell,
         )
         self.held = self.holdings.held
-        self.control = ClusterControl(store=world.store, peers=world.peers, held=self.held)
+        gateway_ids = [each.id for each in config.gateway.held]
+        self.control = ClusterControl(
+            store=world.store, peers=world.peers, held=self.held, gateway_ids=gateway_ids
+        )
         self.lost_counts: list[str] = []
         """Why counts of open sessions were lost, when they were: audited, for the bill may be too low."""
         self.delivery = Delivery(
@@ -176,10 +179,20 @@ class Node:
 
     async def end_sessions_of(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
         """End a SIM's sessions on a gateway held here; raises ``Unavailable`` when it is not."""
-        held = self.held.get(gateway_id)
-        if held is None:
+        return await self._holder(gateway_id).sessions.end_sessions_of(sim_id, reason)
+
+    async def refresh_sessions_of(self, gateway_id: str, sim_id: str) -> None:
+        """Let a SIM's sessions on a gateway held here be what it says now; raises ``Unavailable``."""
+        await self._holder(gateway_id).sessions.refresh_sessions_of(sim_id)
+
+    async def group_changed(self, gateway_id: str, operator_id: str, group_id: str) -> None:
+        """The same for those of a group's SIMs, soon."""
+        await self._holder(gateway_id).reconciler.group_changed(operator_id, group_id)
+
+    def _holder(self, gateway_id: str) -> HeldGateway:
+        if (held := self.held.get(gateway_id)) is None:
             raise Unavailable(f"{gateway_id} is not held here")
-        return await held.sessions.end_sessions_of(sim_id, reason)
+        return held
 
     def _make_held(self, tenure: Tenure, before: GatewayLease | None) -> HeldGateway:
         own = next(each for each in self._config.gateway.held if each.id == tenure.lease.gateway_id)

@@ -122,7 +122,9 @@ def make_api(
             stock_plmn=config.api.sandbox_plmn,
             static_pool=config.gateway.static_pool,
         ),
-        groups=Groups(store=adapters.store, clock=adapters.clock, entropy=adapters.entropy),
+        groups=Groups(
+            store=adapters.store, control=node.control, clock=adapters.clock, entropy=adapters.entropy
+        ),
         stats=Stats(usage=adapters.store.usage, clock=adapters.clock),
         billing=BillingService(
             usage=adapters.store.usage,
@@ -163,6 +165,8 @@ def make_control_channel(
             is_ready=lambda: not node.holdings.is_draining,
             hand_over=node.holdings.hand_over,
             end_sessions_of=node.end_sessions_of,
+            refresh_sessions_of=node.refresh_sessions_of,
+            group_changed=node.group_changed,
             drain=drain,
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )

@@ -89,6 +89,7 @@ _VERBS = (
     ("terminate", "terminate", "End a SIM for ever; needs enable-termination first."),
     ("enable-termination", "enable_termination", "Allow that the SIM be terminated."),
     ("disable-termination", "disable_termination", "Protect the SIM from termination."),
+    ("unset-imei-lock", "unset_imei_lock", "Let a SIM be in any device again."),
     ("unset-group", "unset_group", "Take a SIM out of its group."),
     ("delete-session", "delete_session", "Disconnect a SIM; its device may come back at once."),
 )
@@ -102,11 +103,26 @@ def update_speed_class(
     sim_id: SimId,
     speed_class: Annotated[str, typer.Option(help="As s1.fast.", show_default=False)],
 ) -> None:
-    """Give a SIM another speed class.
+    """Give a SIM another speed class, at once.
 
     Example: airloom sims update-speed-class --sim-id 8981100000000000001 --speed-class s1.fast
     """
     request(context, "POST", f"/sims/{segment(sim_id)}/update_speed_class", body={"speedClass": speed_class})
+
+
+@sims.command()
+def set_imei_lock(
+    context: typer.Context,
+    sim_id: SimId,
+    imei: Annotated[
+        str, typer.Option(help="The device's IMEI; that of the one it is in, if not given.")
+    ] = "",
+) -> None:
+    """Lock a SIM to a device; a session in another one ends at once.
+
+    Example: airloom sims set-imei-lock --sim-id 8981100000000000001 --imei 490154203237518
+    """
+    request(context, "POST", f"/sims/{segment(sim_id)}/set_imei_lock", body={"imei": imei} if imei else {})
 
 
 @sims.command()

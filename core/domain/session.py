@@ -102,7 +102,9 @@ class Session:
 
     ``ue_address`` is its number in the gateway's blocks, and its IPv4 address unless ``pdn_type`` has none;
     ``ue_prefix`` is the /64 that goes with that number, if the session has IPv6. Nothing is sent down while
-    it ``is_suspended`` (TS 29.274 §7.4.1).
+    it ``is_suspended`` (TS 29.274 §7.4.1). Of the AMBR that the peer asked for last (``asked_…``, 0: none)
+    ``qos`` has what the speed class allows. If it ``reaches_group`` it reaches the sessions of its SIM's
+    group that do so too.
     """
 
     session_id: str
@@ -126,7 +128,16 @@ class Session:
     qos: Qos = Qos()
     dedicated: tuple[DedicatedBearer, ...] = ()
     is_suspended: bool = False
+    asked_up_kbps: int = 0
+    asked_down_kbps: int = 0
+    group_id: str = ""
+    reaches_group: bool = False
     version: int = 0
+
+    @property
+    def closed_group(self) -> str:
+        """Whose sessions it reaches, an operator's group; empty: no device's."""
+        return f"{self.operator_id}/{self.group_id}" if self.reaches_group else ""
 
     @property
     def shown_address(self) -> str:

@@ -35,3 +35,11 @@ class Peers(Protocol):
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
         """Have a SIM's sessions on a gateway ended there; raises ``Unavailable``."""
         ...
+
+    async def refresh_sessions_of(self, contact: str, gateway_id: str, sim_id: str) -> None:
+        """Have them be what the SIM and its group say now; raises ``Unavailable``."""
+        ...
+
+    async def group_changed(self, contact: str, gateway_id: str, operator_id: str, group_id: str) -> None:
+        """Have those of a group's SIMs be what it says now, soon; raises ``Unavailable``."""
+        ...

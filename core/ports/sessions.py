@@ -16,14 +16,30 @@ class AccessDoor(Protocol):
         """Tell the peer that the session is over (Delete PDP Context, Disconnect). Does not wait."""
         ...
 
+    def changed(self, session: Session) -> None:
+        """Tell the peer what the session is granted now (Update PDP Context, Update Bearer). Does not
+        wait.
+        """
+        ...
+
     def forget(self, session: Session) -> None:
         """Drop the context without telling the peer: it was replaced or the peer is gone."""
         ...
 
 
 class SessionControl(Protocol):
-    """Ends sessions wherever they live."""
+    """Ends and changes sessions wherever they live."""
 
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
         """End every session of a SIM; returns how many there were. The bearer is cut before it returns."""
+        ...
+
+    async def refresh_sessions_of(self, sim_id: str) -> None:
+        """Let a SIM's sessions be what it and its group say now; they are when it returns. Raises
+        ``Unavailable``.
+        """
+        ...
+
+    async def group_changed(self, operator_id: str, group_id: str) -> None:
+        """Let the sessions of a group's SIMs be what it says now, soon; raises ``Unavailable``."""
         ...

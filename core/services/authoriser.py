@@ -10,6 +10,7 @@ from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
+from core.domain.terms import Terms
 from core.errors import Refused, StaleVersion
 from core.ports.clock import Clock
 from core.ports.store import Store
@@ -21,9 +22,14 @@ from core.services.statics import StaticAddresses
 class Permission:
     """Which session this SIM may have."""
 
-    sim: Sim
+    terms: Terms
     apn: Apn
     pdn_type: PdnType
+
+    @property
+    def sim(self) -> Sim:
+        """Whose it is."""
+        return self.terms.sim
 
     @property
     def dns(self) -> tuple[str, ...]:
@@ -61,16 +67,25 @@ class Authoriser:
                 stored = await self._store.sims.put(replace(sim, status=status, modified=self._clock.now()))
             except StaleVersion:
                 continue  # the customer changed the SIM meanwhile: decide again on what it is now
-            return replace(permission, sim=stored)
+            return replace(permission, terms=replace(permission.terms, sim=stored))
+
+    async def terms_of(self, sim_id: str) -> Terms | None:
+        """What a SIM and its group say; ``None``: there is no such SIM. Raises ``Unavailable``."""
+        sim = await self._store.sims.get(sim_id)
+        if sim is None:
+            return None
+        group = await self._store.groups.get(sim.operator_id, sim.group_id) if sim.group_id else None
+        return Terms(sim, group)
 
     async def permit(self, sim_id: str, request: OpenSession) -> Permission:
         """Whether the SIM may have this session; raises ``Refused``, ``Unavailable``."""
-        sim = await self._store.sims.get(sim_id)
-        if sim is None:
+        terms = await self.terms_of(sim_id)
+        if terms is None:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
-        if SimEvent.ATTACH not in TRANSITIONS[sim.status]:
+        sim = terms.sim
+        if not terms.may_connect:
             raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
-        if sim.imei_lock and sim.imei_lock != request.imei:
+        if terms.is_locked_out(request.imei):
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
         apn = self._apns.get(request.apn.lower())
         if apn is None:
@@ -81,17 +96,13 @@ class Authoriser:
         if request.requested_address not in (None, sim.static_address):
             raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
         self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
-        return Permission(sim, apn, pdn_type)
+        _check_password(terms, request)
+        return Permission(terms, apn, pdn_type)
 
-    async def check_password(self, sim: Sim, request: OpenSession) -> None:
-        """A group may demand a user name and a password of its devices (``SoracomAir.authentication``).
 
-        Raises ``Refused(WRONG_PASSWORD)``, ``Unavailable``.
-        """
-        group = await self._store.groups.get(sim.operator_id, sim.group_id) if sim.group_id else None
-        demanded = group.configuration.get("SoracomAir", {}).get("authentication") if group else None
-        if not isinstance(demanded, dict):
-            return
-        user_name, password = str(demanded.get("username", "")), str(demanded.get("password", ""))
-        if request.proof is None or not request.proof(user_name, password.encode()):
-            raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)
+def _check_password(terms: Terms, request: OpenSession) -> None:
+    """What was promised before was asked for it then."""
+    if request.grant is not None or (demanded := terms.password) is None:
+        return
+    if request.proof is None or not request.proof(*demanded):
+        raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)

@@ -1,10 +1,12 @@
-"""Ending sessions wherever they live: on this node, or on the one that holds their virtual gateway.
+"""Ending and changing sessions wherever they live: on this node, or on the one that holds their gateway.
 
 Rules: the sessions of a SIM are read from the store, each tells its gateway, whose lease tells the holder. A
-holder that cannot be reached is ``Unavailable``; whoever takes the gateway over looks at each SIM's status.
+holder that cannot be reached is ``Unavailable``; whoever takes the gateway over looks at each SIM anew, so a
+gateway that nobody holds need not be told of a change.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from core.domain.session import CloseReason
@@ -17,26 +19,48 @@ class Holder(Protocol):
     """A gateway that is held here."""
 
     @property
-    def sessions(self) -> "EndsSessions":
+    def sessions(self) -> "ChangesSessions":
         """Its session service."""
         ...
 
+    @property
+    def reconciler(self) -> "HeedsGroups":
+        """What looks at its SIMs."""
+        ...
 
-class EndsSessions(Protocol):
+
+class ChangesSessions(Protocol):
     """The part of the session service that is meant here."""
 
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
         """End every session of a SIM."""
         ...
 
+    async def refresh_sessions_of(self, sim_id: str) -> None:
+        """Let them be what the SIM and its group say now."""
+        ...
+
+
+class HeedsGroups(Protocol):
+    """The part of the reconciler that is meant here."""
+
+    async def group_changed(self, operator_id: str, group_id: str) -> None:
+        """Have the SIMs of a group looked at."""
+        ...
+
 
 class ClusterControl:
-    """Implements ``SessionControl`` over all nodes. ``held``: the gateways of this node, by id."""
+    """Implements ``SessionControl`` over all nodes. ``held``: the gateways of this node, by id, of all those
+    that there are.
+    """
 
-    def __init__(self, *, store: Store, peers: Peers, held: Mapping[str, Holder]) -> None:
+    def __init__(
+        self, *, store: Store, peers: Peers, held: Mapping[str, Holder], gateway_ids: Sequence[str]
+    ) -> None:
         self._store = store
         self._peers = peers
         self._held = held
+        self._gateway_ids = gateway_ids
 
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
         """End every session of a SIM; how many there were. Raises ``Unavailable``.
@@ -46,8 +70,7 @@ class ClusterControl:
         ended = 0
         for holder in list(self._held.values()):
             ended += await holder.sessions.end_sessions_of(sim_id, reason)
-        gateways = {session.gateway_id for session in await self._store.sessions.of_sim(sim_id)}
-        for gateway_id in sorted(gateways - self._held.keys()):
+        for gateway_id in await self._elsewhere(sim_id):
             ended += await self.end_at(gateway_id, sim_id, reason)
         return ended
 
@@ -55,7 +78,38 @@ class ClusterControl:
         """End a SIM's sessions on one gateway; how many there were. Raises ``Unavailable``."""
         if (holder := self._held.get(gateway_id)) is not None:
             return await holder.sessions.end_sessions_of(sim_id, reason)
-        lease = await self._store.leases.get(gateway_id)
-        if lease is None or lease.is_released:
+        contact = await self._contact(gateway_id)
+        if contact is None:
             raise Unavailable(f"{gateway_id} is held by nobody now")
-        return await self._peers.end_sessions_of(lease.contact, gateway_id, sim_id, reason)
+        return await self._peers.end_sessions_of(contact, gateway_id, sim_id, reason)
+
+    async def refresh_sessions_of(self, sim_id: str) -> None:
+        """Let a SIM's sessions be what it and its group say now; raises ``Unavailable``."""
+        for holder in list(self._held.values()):
+            await holder.sessions.refresh_sessions_of(sim_id)
+        for gateway_id in await self._elsewhere(sim_id):
+            if (contact := await self._contact(gateway_id)) is not None:
+                await self._peers.refresh_sessions_of(contact, gateway_id, sim_id)
+
+    async def group_changed(self, operator_id: str, group_id: str) -> None:
+        """Tell every gateway; raises ``Unavailable`` when one could not be told, after all others were."""
+
+        async def tell(gateway_id: str) -> None:
+            if (holder := self._held.get(gateway_id)) is not None:
+                await holder.reconciler.group_changed(operator_id, group_id)
+            elif (contact := await self._contact(gateway_id)) is not None:
+                await self._peers.group_changed(contact, gateway_id, operator_id, group_id)
+
+        for outcome in await asyncio.gather(*map(tell, self._gateway_ids), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+
+    async def _elsewhere(self, sim_id: str) -> list[str]:
+        """The gateways, not held here, that a SIM has sessions on."""
+        gateways = {session.gateway_id for session in await self._store.sessions.of_sim(sim_id)}
+        return sorted(gateways - self._held.keys())
+
+    async def _contact(self, gateway_id: str) -> str | None:
+        """Where its holder is reached; ``None``: nobody holds it."""
+        lease = await self._store.leases.get(gateway_id)
+        return None if lease is None or lease.is_released else lease.contact

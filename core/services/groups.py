@@ -1,7 +1,8 @@
 """Groups of SIMs and their configuration.
 
 Rules: an operator sees its own groups only; the whole configuration is at most 8 KB as JSON and holds
-nothing that JSON cannot say; what it means is for the services that read it.
+nothing that JSON cannot say; what it means is for the services that read it. A change of what open sessions
+go by is durable first, then gateways are told; repeating the call tells them again.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from core.domain.ids import time_ordered_id
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
+from core.ports.sessions import SessionControl
 from core.ports.store import PAGE_MAX, Page, Store
 from core.services.tags import check_tags
 
@@ -26,6 +28,8 @@ NAMESPACES = frozenset(
     {"SoracomAir", "SoracomBeam", "SoracomEndorse", "SoracomFlux", "SoracomFunk", "SoracomFunnel"}
     | {"SoracomHarvest", "SoracomHarvestFiles", "SoracomKrypton", "SoracomOrbit", "UnifiedEndpoint"}
 )
+OF_SESSIONS = "SoracomAir"
+"""What open sessions go by (``core.domain.terms``)."""
 
 Configuration = Mapping[str, Mapping[str, Any]]
 
@@ -33,8 +37,9 @@ Configuration = Mapping[str, Mapping[str, Any]]
 class Groups:
     """A customer's verbs on groups."""
 
-    def __init__(self, *, store: Store, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, *, store: Store, control: SessionControl, clock: Clock, entropy: Entropy) -> None:
         self._store = store
+        self._control = control
         self._clock = clock
         self._entropy = entropy
 
@@ -87,6 +92,7 @@ class Groups:
         """Remove a group; its SIMs keep naming it until they are given another or none."""
         await self.get(operator_id, group_id)
         await self._store.groups.delete(operator_id, group_id)
+        await self._control.group_changed(operator_id, group_id)
 
     async def put_tags(self, operator_id: str, group_id: str, tags: Mapping[str, str]) -> Group:
         """Add tags, or replace those of the same names."""
@@ -109,7 +115,7 @@ class Groups:
             merged = {**group.configuration.get(namespace, {}), **values}
             return replace(group, configuration={**group.configuration, namespace: merged})
 
-        return await self._change(operator_id, group_id, changed)
+        return await self._configure(operator_id, group_id, namespace, changed)
 
     async def delete_configuration(
         self, operator_id: str, group_id: str, namespace: str, key: str | None = None
@@ -123,7 +129,15 @@ class Groups:
                 configuration = {**configuration, namespace: left}
             return replace(group, configuration=configuration)
 
-        return await self._change(operator_id, group_id, changed)
+        return await self._configure(operator_id, group_id, namespace, changed)
+
+    async def _configure(
+        self, operator_id: str, group_id: str, namespace: str, change: Callable[[Group], Group]
+    ) -> Group:
+        group = await self._change(operator_id, group_id, change)
+        if namespace == OF_SESSIONS:
+            await self._control.group_changed(operator_id, group_id)
+        return group
 
     async def _change(self, operator_id: str, group_id: str, change: Callable[[Group], Group]) -> Group:
         for _ in range(CHANGE_TRIES_MAX):

@@ -56,7 +56,9 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class ModifySession:
-    """A peer changes a session; ``None`` leaves as it is. ``access``: the protocol by which it speaks now."""
+    """A peer changes a session; ``None`` or empty leaves as it is, and so does an AMBR of 0 in ``qos``.
+    ``access``: the protocol by which it speaks now.
+    """
 
     session_id: str
     access: Access | None = None
@@ -64,3 +66,4 @@ class ModifySession:
     location: Location | None = None
     nas: Nas | None = None
     qos: Qos | None = None
+    imei: str = ""

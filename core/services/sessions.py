@@ -24,13 +24,16 @@ from core.domain.session import (
     Access,
     CloseReason,
     PdnType,
+    Qos,
     Resting,
     Session,
     SessionEvent,
     SessionEventKind,
     Tunnel,
 )
-from core.domain.sim import TRANSITIONS, Sim, SimEvent
+from core.domain.sim import Sim
+from core.domain.speed import granted
+from core.domain.terms import Terms
 from core.domain.usage import SegmentLabel
 from core.errors import AirloomError, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
@@ -55,7 +58,7 @@ UNFINISHED_MAX = 100_000
 class Sessions:
     """The session service of one node and its virtual gateway. Implements ``SessionControl``.
 
-    ``apns`` are the access points that are served.
+    ``apns`` are the access points that are served; a SIM has at most ``sessions_per_sim_max`` sessions here.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Sessions:
         clock: Clock,
         entropy: Entropy,
         apns: Sequence[Apn],
+        sessions_per_sim_max: int,
     ) -> None:
         self._store = store
         self._gateway = gateway
@@ -77,6 +81,7 @@ class Sessions:
         self._statics = statics
         self._clock = clock
         self._entropy = entropy
+        self._sessions_per_sim_max = sessions_per_sim_max
         self._authoriser = Authoriser(store=store, statics=statics, clock=clock, apns=apns)
         self._history = SessionHistory(
             store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id
@@ -98,6 +103,11 @@ class Sessions:
     def open_sessions(self) -> Mapping[str, Session]:
         """By session id; a live view."""
         return self._open
+
+    @property
+    def sim_ids(self) -> list[str]:
+        """The SIMs that have a session now."""
+        return list(self._of_sim)
 
     def session_at(self, address: IPv4Address) -> Session | None:
         """Who holds a device address now."""
@@ -204,7 +214,6 @@ class Sessions:
             sim_id = await self._authoriser.sim_id_of(request.imsi)
             self._demand_room()
             permission = await self._authoriser.permit(sim_id, request)
-            await self._authoriser.check_password(permission.sim, request)
         except Refused as refusal:
             self.attaches[request.access][refusal.reason.value] += 1
             if sim_id:
@@ -227,7 +236,7 @@ class Sessions:
         if sim is None or not sim.operator_id:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
         async with AsyncExitStack() as undo:
-            permission = Permission(sim, Apn(request.apn), PdnType.IPV4)
+            permission = Permission(Terms(sim), Apn(request.apn), PdnType.IPV4)
             session = self._new_session(permission, request, request.grant, undo)
         event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
         await self._store.sessions.close(session, event)
@@ -251,7 +260,10 @@ class Sessions:
                     raise
 
     async def modify(self, change: ModifySession) -> Session:
-        """Move a session to another peer or place; raises ``Refused(UNKNOWN_SESSION)``, ``Unavailable``."""
+        """Move a session to another peer or place; raises ``Refused(UNKNOWN_SESSION)``, ``Unavailable``.
+
+        One that moved into a device to which its SIM is not locked ends: ``Refused(IMEI_MISMATCH)``.
+        """
         session = self._session(change.session_id)
         async with self._locks.hold(session.sim_id):
             self._gateway.demand_held()
@@ -271,18 +283,33 @@ class Sessions:
                 tunnel=tunnel,
                 location=change.location or session.location,
                 nas=change.nas or session.nas,
-                qos=change.qos or session.qos,
+                imei=change.imei or session.imei,
             )
-            event = self._history.event(SessionEventKind.MODIFIED, wanted)
-            stored = await self._put_again(wanted, event)
-            self._heed_event()
-            self._open[stored.session_id] = stored
-            self.open_by_access[session.access.value] -= 1
-            self.open_by_access[stored.access.value] += 1
-            if stored.tunnel is not None:
-                self._user_plane.update(self._bearer(stored))
-            self._usage.relabel(stored.session_id, _label(stored))
-            return stored
+            if change.qos is not None:
+                wanted = _asking(wanted, change.qos)
+            if wanted.imei != session.imei:
+                await self._demand_unlocked(wanted)
+            return await self._change(session, wanted)
+
+    async def _change(self, session: Session, wanted: Session) -> Session:
+        """Make it durable, then let it take effect."""
+        event = self._history.event(SessionEventKind.MODIFIED, wanted)
+        stored = await self._put_again(wanted, event)
+        self._heed_event()
+        self._open[stored.session_id] = stored
+        self.open_by_access[session.access.value] -= 1
+        self.open_by_access[stored.access.value] += 1
+        if stored.tunnel is not None:
+            self._user_plane.update(self._bearer(stored))
+        self._usage.relabel(stored.session_id, _label(stored))
+        return stored
+
+    async def _demand_unlocked(self, session: Session) -> None:
+        """Its SIM is in another device now; raises ``Refused(IMEI_MISMATCH)`` when it is locked to one."""
+        terms = await self._authoriser.terms_of(session.sim_id)
+        if terms is not None and terms.is_locked_out(session.imei):
+            await self._close(session, CloseReason.CUSTOMER, tell_peer=True)
+            raise Refused(AttachRefusal.IMEI_MISMATCH, session.imei)
 
     async def _put_again(self, wanted: Session, event: SessionEvent) -> Session:
         """Write a session that is ours alone: another version is that of a write whose answer was lost."""
@@ -318,22 +345,22 @@ class Sessions:
                 await self._close(session, reason, tell_peer=True)
             return len(sessions)
 
-    async def end_forbidden(self) -> None:
-        """After a restart: end the sessions of SIMs that were cut off while nobody held them."""
-        for sim_id in list(self._of_sim):
-            while not await self._ended_if_forbidden(sim_id):  # noqa: ASYNC110 - nobody tells when it is back
-                await asyncio.sleep(CLOSE_RETRY_S)
+    async def refresh_sessions_of(self, sim_id: str) -> None:
+        """Let a SIM's sessions be what it and its group say now: end them, or change their speed and reach.
 
-    async def _ended_if_forbidden(self, sim_id: str) -> bool:
-        """False when the store could not tell; an end that is not durable yet is tried again elsewhere."""
-        try:
-            sim = await self._store.sims.get(sim_id)
-        except Unavailable:
-            return False
-        if sim is None or SimEvent.ATTACH not in TRANSITIONS[sim.status]:
-            with suppress(Unavailable):
-                await self.end_sessions_of(sim_id, CloseReason.CUSTOMER)
-        return True
+        Raises ``Unavailable``; then it is to be asked for again.
+        """
+        async with self._locks.hold(sim_id):
+            sessions = self._sessions_of(sim_id)
+            terms = await self._authoriser.terms_of(sim_id) if sessions else None
+            for session in sessions:
+                if terms is None or not terms.may_connect or terms.is_locked_out(session.imei):
+                    await self._close(session, CloseReason.CUSTOMER, tell_peer=True)
+                elif (wanted := terms.applied_to(session)) != session:
+                    self._gateway.demand_held()
+                    stored = await self._change(session, wanted)
+                    if stored.qos != session.qos and (door := self._doors.get(stored.access)):
+                        door.changed(stored)
 
     async def finish_unfinished(self) -> None:
         """Try again, for ever, to make the ends durable that the store would not take."""
@@ -355,6 +382,8 @@ class Sessions:
                 if request.grant is not None and request.grant.session_id < session.session_id:
                     raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
                 await self._close(session, CloseReason.REPLACED, tell_peer=False)
+        if len(self._of_sim.get(sim.sim_id, ())) >= self._sessions_per_sim_max:
+            raise Refused(AttachRefusal.TOO_MANY_SESSIONS, f"{self._sessions_per_sim_max} are open")
 
     def _demand_room(self) -> None:
         if len(self._unfinished) >= UNFINISHED_MAX:
@@ -412,7 +441,7 @@ class Sessions:
         self, permission: Permission, request: OpenSession, grant: Grant, undo: AsyncExitStack
     ) -> Session:
         now, sim = self._clock.now(), permission.sim
-        return Session(
+        session = Session(
             session_id=grant.session_id,
             sim_id=sim.sim_id,
             imsi=request.imsi,
@@ -432,7 +461,10 @@ class Sessions:
             pdn_type=permission.pdn_type,
             ue_prefix=self._prefix_for(permission.pdn_type, grant.address),
             qos=request.qos,
+            asked_up_kbps=request.qos.ambr_up_kbps,
+            asked_down_kbps=request.qos.ambr_down_kbps,
         )
+        return permission.terms.applied_to(session)
 
     def _prefix_for(self, pdn_type: PdnType, address: IPv4Address) -> IPv6Network | None:
         return None if pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(address)
@@ -534,6 +566,9 @@ class Sessions:
             ue_prefix=session.ue_prefix,
             dedicated=session.dedicated,
             is_suspended=session.is_suspended,
+            up_kbps=session.qos.ambr_up_kbps,
+            down_kbps=session.qos.ambr_down_kbps,
+            closed_group=session.closed_group,
             local_teid=session.tunnel.local_teid_user,
             peer_teid=session.tunnel.peer_teid_user,
             peer_address=session.tunnel.peer_user_address,
@@ -544,6 +579,13 @@ class Sessions:
 
 def _label(session: Session) -> SegmentLabel:
     return SegmentLabel(session.speed_class, session.location.plmn)
+
+
+def _asking(session: Session, asked: Qos) -> Session:
+    """The session when its peer asks for this."""
+    up, down = asked.ambr_up_kbps or session.asked_up_kbps, asked.ambr_down_kbps or session.asked_down_kbps
+    qos = granted(replace(asked, ambr_up_kbps=up, ambr_down_kbps=down), session.speed_class)
+    return replace(session, qos=qos, asked_up_kbps=up, asked_down_kbps=down)
 
 
 def _same_bearer(session: Session, request: OpenSession) -> bool:

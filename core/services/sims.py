@@ -4,8 +4,8 @@ Rules:
 
 - A SIM's status changes by ``TRANSITIONS`` alone; what is not in the table is refused.
 - A SIM or group of another operator is not found, in the same words as one that never was.
-- A status that may not be connected is durable first, then the SIM's sessions end; repeating the call
-  finishes what a crash left between the two.
+- A status that may not be connected is durable first, then the SIM's sessions end; what they go by is
+  durable first, then it takes effect. Repeating the call finishes what a crash left between the two.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv4Network
 from core.domain.reasons import RequestRefusal
 from core.domain.session import CloseReason, Session, SessionEvent
 from core.domain.sim import CUTS_SESSION, TRANSITIONS, Sim, SimEvent, SimStatus, Subscriber
+from core.domain.speed import SPEEDS_KBPS
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import SessionControl
@@ -32,11 +33,8 @@ SCANNED_PAGES_MAX = 10
 """Pages of an operator's SIMs that one filtered list looks through; it goes on from its next key."""
 
 IMSI_DIGITS = 15
-
-SPEED_CLASSES = frozenset(
-    {"s1.minimum", "s1.slow", "s1.standard", "s1.fast", "s1.4xfast", "s1.8xfast"}
-    | {"u1.standard", "u1.slow", "t1.standard", "arc.standard"}
-)
+IMEI_DIGITS = (14, 15, 16)
+"""Without its check digit, with it, and with the version of its software (TS 23.003 §6.2)."""
 
 _ICCID_PREFIX = "8981100"
 """Telecommunications, Japan, an issuer (ITU-T E.118)."""
@@ -219,7 +217,7 @@ class Sims:
     async def set_group(self, operator_id: str, sim_id: str, group_id: str) -> Sim:
         """Put the SIM into a group of the operator's; an empty ``group_id`` takes it out."""
         await self._check_group(operator_id, group_id)
-        return await self._change(operator_id, sim_id, lambda sim: replace(sim, group_id=group_id))
+        return await self._set(operator_id, sim_id, lambda sim: replace(sim, group_id=group_id))
 
     async def put_tags(self, operator_id: str, sim_id: str, tags: Mapping[str, str]) -> Sim:
         """Add tags, or replace those of the same names."""
@@ -242,10 +240,31 @@ class Sims:
         return await self._change(operator_id, sim_id, changed)
 
     async def update_speed_class(self, operator_id: str, sim_id: str, speed_class: str) -> Sim:
-        """Another speed class, from the SIM's next session on."""
-        if speed_class not in SPEED_CLASSES:
+        """Another speed class, for the sessions that are open too."""
+        if speed_class not in SPEEDS_KBPS:
             raise Refused(RequestRefusal.INVALID_FIELD, "speedClass: no such speed class")
-        return await self._change(operator_id, sim_id, lambda sim: replace(sim, speed_class=speed_class))
+        return await self._set(operator_id, sim_id, lambda sim: replace(sim, speed_class=speed_class))
+
+    async def set_imei_lock(self, operator_id: str, sim_id: str, imei: str) -> Sim:
+        """Lock the SIM to a device, an empty ``imei`` to the one that it is in now; sessions in others end.
+
+        The last digit of 15 is the check digit, those after 14 of 16 the software's version.
+        """
+        sim = await self.get(operator_id, sim_id)
+        if not imei:
+            sessions = await self.sessions_of(sim.sim_id)
+            imei = sessions[-1].imei if sessions else ""
+            if not imei:
+                raise Refused(
+                    RequestRefusal.INVALID_FIELD, "imei: needed while the SIM's device is not known"
+                )
+        if not (imei.isascii() and imei.isdigit() and len(imei) in IMEI_DIGITS):
+            raise Refused(RequestRefusal.INVALID_FIELD, "imei: must be 14 to 16 digits")
+        return await self._set(operator_id, sim_id, lambda sim: replace(sim, imei_lock=imei))
+
+    async def unset_imei_lock(self, operator_id: str, sim_id: str) -> Sim:
+        """Let the SIM be in any device."""
+        return await self._set(operator_id, sim_id, lambda sim: replace(sim, imei_lock=""))
 
     async def set_static_address(self, operator_id: str, sim_id: str, address: IPv4Address) -> Sim:
         """Give the SIM an address of its own, from its next session on. It is no other SIM's, whoever's."""
@@ -281,6 +300,12 @@ class Sims:
         return sim
 
     # -- small parts ----------------------------------------------------------------------------------
+
+    async def _set(self, operator_id: str, sim_id: str, change: Callable[[Sim], Sim]) -> Sim:
+        """Change what open sessions go by, and let them."""
+        sim = await self._change(operator_id, sim_id, change)
+        await self._control.refresh_sessions_of(sim_id)
+        return sim
 
     async def _change(self, operator_id: str, sim_id: str, change: Callable[[Sim], Sim]) -> Sim:
         """Read, change, write if nobody else wrote meanwhile; what changes nothing is not written."""

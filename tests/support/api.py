@@ -41,11 +41,14 @@ STATIC_POOL = IPv4Network("10.127.0.0/24")
 
 @dataclass
 class StoreControl:
-    """Implements ``SessionControl`` over the store alone; remembers the status found at each call."""
+    """Implements ``SessionControl`` over the store alone; remembers the status found at each call, and which
+    SIMs and groups were to be looked at.
+    """
 
     store: WideStore
     clock: SetClock
     found: list[tuple[str, str]] = field(default_factory=list)
+    refreshed: list[str] = field(default_factory=list)
     broken: bool = False
 
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
@@ -61,6 +64,17 @@ class StoreControl:
                 session, replace(deleted, cause=reason.value, session_id=session.session_id)
             )
         return len(sessions)
+
+    async def refresh_sessions_of(self, sim_id: str) -> None:
+        self._refresh(sim_id)
+
+    async def group_changed(self, operator_id: str, group_id: str) -> None:
+        self._refresh(group_id)
+
+    def _refresh(self, what: str) -> None:
+        self.refreshed.append(what)
+        if self.broken:
+            raise Unavailable("the gateway does not answer")
 
 
 @dataclass
@@ -101,7 +115,7 @@ def make_world(*, sandbox: bool = True) -> ApiWorld:
             entropy=entropy,
         ),
         sims=Sims(store=store, control=control, clock=clock, entropy=entropy, static_pool=STATIC_POOL),
-        groups=Groups(store=store, clock=clock, entropy=entropy),
+        groups=Groups(store=store, control=control, clock=clock, entropy=entropy),
         stats=Stats(usage=store.usage, clock=clock),
         billing=BillingService(
             usage=store.usage,

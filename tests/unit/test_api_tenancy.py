@@ -33,6 +33,7 @@ BODIES: dict[str, Any] = {
     "registerSim": {"registrationSecret": "none"},
     "registerSubscriber": {"registrationSecret": "none"},
     "updateSimSpeedClass": {"speedClass": "s1.fast"},
+    "setSimImeiLock": {"imei": "490154203237518"},
     "putSimTags": [{"tagName": "name", "tagValue": "stolen"}],
     "putGroupTags": [{"tagName": "name", "tagValue": "stolen"}],
     "putConfigurationParameters": [{"key": "useCustomDns", "value": True}],

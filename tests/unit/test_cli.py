@@ -115,6 +115,9 @@ async def test_a_sims_life(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) 
     stored = await world.store.sims.get(sim_id)
     assert stored is not None
     await world.connect(stored)
+    locked = await airloom(*sims, "set-imei-lock", *this, "--imei", "490154203237518")
+    assert locked.json["imeiLock"] == {"imei": "490154203237518"}
+    assert (await airloom(*sims, "unset-imei-lock", *this)).json["imeiLock"] is None
     assert (await airloom(*sims, "delete-session", *this)).code == 0
     events = (await airloom(*sims, "session-events", *this, "--limit", "10")).json
     assert [event["event"] for event in events] == ["Deleted", "Created"]

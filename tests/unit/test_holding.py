@@ -158,6 +158,12 @@ class Node:
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
         raise NotImplementedError
 
+    async def refresh_sessions_of(self, contact: str, gateway_id: str, sim_id: str) -> None:
+        raise NotImplementedError
+
+    async def group_changed(self, contact: str, gateway_id: str, operator_id: str, group_id: str) -> None:
+        raise NotImplementedError
+
 
 def play(script: Callable[[Stage], Awaitable[None]]) -> Stage:
     """Two nodes with a home gateway each, then the script; never two owners."""

@@ -1,0 +1,38 @@
+"""Speed classes: how fast a SIM's device may send and be sent.
+
+Rule: one table, for both directions alike. A class of which no speed is published limits nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from core.domain.session import Qos
+
+SPEEDS_KBPS: Mapping[str, int] = {
+    "s1.minimum": 32,
+    "s1.slow": 128,
+    "s1.standard": 512,
+    "s1.fast": 2_000,
+    "s1.4xfast": 8_000,
+    "s1.8xfast": 16_000,
+    "u1.slow": 0,
+    "u1.standard": 0,
+    "t1.standard": 0,
+    "arc.standard": 0,
+}
+"""Every speed class; 0: as much as there is."""
+
+
+def granted(asked: Qos, speed_class: str) -> Qos:
+    """What a session of this class gets that asks for this: the same, and no AMBR above the class."""
+    most = SPEEDS_KBPS.get(speed_class, 0)
+    return replace(
+        asked,
+        ambr_up_kbps=_lower(asked.ambr_up_kbps, most),
+        ambr_down_kbps=_lower(asked.ambr_down_kbps, most),
+    )
+
+
+def _lower(one: int, other: int) -> int:
+    """Of two limits, each 0 for none."""
+    return min(one, other) if one and other else one or other

@@ -1,0 +1,130 @@
+"""What a node asks of the holders of gateways, over their control channels."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp.test_utils import TestServer
+
+from core.adapters.peers import HttpPeers, NoPeers
+from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.wide import WideStore
+from core.api.control import ControlServices, make_control
+from core.domain.gateway import GatewayLease
+from core.domain.session import CloseReason
+from core.domain.sim import Sim
+from core.errors import Unavailable
+from core.ports.peers import Peers
+from core.services.control import ClusterControl
+from tests.contract.stores import SetClock, event_of, session_of, sim_of
+
+SECRET = "the secret of all nodes"
+
+
+@dataclass
+class Asked:
+    """A holder, here or behind a control channel, that writes down what it is asked."""
+
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def sessions(self) -> "Asked":
+        return self
+
+    @property
+    def reconciler(self) -> "Asked":
+        return self
+
+    async def end_sessions_of(self, *what: str | CloseReason) -> int:
+        self.calls.append(("end", *map(str, what)))
+        return 1
+
+    async def refresh_sessions_of(self, *what: str) -> None:
+        self.calls.append(("refresh", *what))
+
+    async def group_changed(self, *what: str) -> None:
+        self.calls.append(("group", *what))
+
+
+@dataclass
+class Cluster:
+    """The gateways ``vg-here``, held here, ``vg-there`` behind a control channel, ``vg-free`` of nobody and
+    ``vg-gone``, whose holder does not answer.
+    """
+
+    control: ClusterControl
+    store: WideStore
+    sim: Sim
+    here: Asked
+    there: Asked
+
+    async def connect(self, gateway_id: str) -> None:
+        session = session_of(self.sim, 1, gateway_id=gateway_id)
+        await self.store.sessions.put(session, event_of(self.sim, 1))
+
+
+@asynccontextmanager
+async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
+    clock, here, there = SetClock(), Asked(), Asked()
+    store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
+    services = ControlServices(
+        name="there",
+        secret=SECRET,
+        gateways=dict,
+        fences=dict,
+        is_ready=lambda: True,
+        hand_over=there.refresh_sessions_of,
+        end_sessions_of=there.end_sessions_of,
+        refresh_sessions_of=there.refresh_sessions_of,
+        group_changed=there.group_changed,
+        drain=lambda: None,
+        serve_link=None,
+    )
+    async with TestServer(make_control(services)) as server:
+        http = HttpPeers(secret=SECRET)
+        contacts = {"vg-there": str(server.make_url("")).rstrip("/"), "vg-gone": "http://127.0.0.1:1"}
+        for gateway_id, contact in contacts.items():
+            await store.leases.put(GatewayLease(gateway_id, "there", 1, clock.now(), 1, contact))
+        control = ClusterControl(
+            store=store,
+            peers=peers or http,
+            held={"vg-here": here},
+            gateway_ids=["vg-here", "vg-there", "vg-free"],
+        )
+        yield Cluster(control, store, await store.sims.put(sim_of(1)), here, there)
+        await http.aclose()
+
+
+async def test_a_sims_sessions_are_looked_at_wherever_they_are_held() -> None:
+    async with cluster() as nodes:
+        await nodes.control.refresh_sessions_of(nodes.sim.sim_id)
+        assert nodes.there.calls == [], "it has none there"
+        await nodes.connect("vg-there")
+        await nodes.control.refresh_sessions_of(nodes.sim.sim_id)
+        assert nodes.there.calls == [("refresh", "vg-there", nodes.sim.sim_id)]
+        assert nodes.here.calls == 2 * [("refresh", nodes.sim.sim_id)]
+
+
+async def test_whoever_takes_a_gateway_need_not_be_told_and_whoever_does_not_answer_is_an_error() -> None:
+    async with cluster() as nodes:
+        await nodes.connect("vg-free")
+        await nodes.control.refresh_sessions_of(nodes.sim.sim_id)
+    async with cluster() as nodes:
+        await nodes.connect("vg-gone")
+        with pytest.raises(Unavailable):
+            await nodes.control.refresh_sessions_of(nodes.sim.sim_id)
+
+
+async def test_every_gateway_hears_of_a_changed_group() -> None:
+    async with cluster() as nodes:
+        await nodes.control.group_changed("OP0000000001", "pumps")
+        assert nodes.here.calls == [("group", "OP0000000001", "pumps")]
+        assert nodes.there.calls == [("group", "vg-there", "OP0000000001", "pumps")]
+
+
+async def test_a_gateway_that_cannot_be_told_of_a_group_keeps_no_other_from_hearing() -> None:
+    async with cluster(NoPeers()) as nodes:
+        with pytest.raises(Unavailable):
+            await nodes.control.group_changed("OP0000000001", "pumps")
+        assert nodes.here.calls == [("group", "OP0000000001", "pumps")]

@@ -81,15 +81,43 @@ class Nas:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """The place that user location information names, by the identities of TS 23.003 §4 and §19.4."""
+
+    mcc: int
+    mnc: int
+    lac: int | None = None
+    ci: int | None = None
+    sac: int | None = None
+    rac: int | None = None
+    tac: int | None = None
+    eci: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Location:
     """Where the network says that the device is; each field empty when it did not say.
 
-    ``plmn`` is MCC and MNC as digits; ``user_location`` the raw IE in hex (TS 29.060 §7.7.51).
+    ``plmn``, of the serving network, is MCC and MNC as digits; ``user_location`` the raw IE in hex (TS 29.060
+    §7.7.51, TS 29.274 §8.21) and ``cell`` what it says; ``time_zone`` as ``+09:00``.
     """
 
     plmn: str = ""
     rat: str = ""
     user_location: str = ""
+    cell: Cell | None = None
+    time_zone: str = ""
+
+    def moved(self, told: "Location") -> "Location":
+        """Where the device is when ``told`` is what is new."""
+        is_new_place = bool(told.user_location)
+        return Location(
+            plmn=told.plmn or self.plmn,
+            rat=told.rat or self.rat,
+            user_location=told.user_location if is_new_place else self.user_location,
+            cell=told.cell if is_new_place else self.cell,
+            time_zone=told.time_zone or self.time_zone,
+        )
 
 
 NOWHERE = Location()

@@ -10,7 +10,16 @@ import pytest
 import core.services.reconciler
 from core.domain.account import Group
 from core.domain.reasons import AttachRefusal, RequestRefusal
-from core.domain.session import Access, CloseReason, Qos, Session, SessionEvent, SessionEventKind
+from core.domain.session import (
+    Access,
+    Cell,
+    CloseReason,
+    Location,
+    Qos,
+    Session,
+    SessionEvent,
+    SessionEventKind,
+)
 from core.domain.sim import Sim, SimStatus
 from core.domain.speed import SPEEDS_KBPS, granted
 from core.domain.terms import Terms
@@ -337,3 +346,19 @@ async def test_a_sim_has_so_many_sessions_and_no_more(stage: Stage) -> None:
     assert (await events(stage))[0].cause == "too_many_sessions"
     again = await attach(stage, nsapi=15)
     assert stage.open_sessions() == [*opened[:-1], again], "one that takes another's place is none more"
+
+
+@played
+async def test_where_a_session_goes_is_told_in_its_history(stage: Stage) -> None:
+    session = await attach(stage)
+    places = [Location("44010", "LTE", "aa", Cell(440, 10, tac=1, eci=2)), Location("44020", "GSM", "bb")]
+    for place in places:
+        await asyncio.sleep(1)
+        await sessions_of(stage).modify(ModifySession(session.session_id, location=place))
+    told = await events(stage)
+    assert [(event.kind.value, event.location.plmn, event.location.rat) for event in told] == [
+        ("Modified", "44020", "GSM"),
+        ("Modified", "44010", "LTE"),
+        ("Created", "", ""),
+    ]
+    assert told[1].location.cell == Cell(440, 10, tac=1, eci=2)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from core.domain.account import AuthKey, Group, Operator
-from core.domain.session import Location, Session, SessionEvent
+from core.domain.session import Cell, Location, Session, SessionEvent
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.usage import Volume
 from core.ports.billing import Bill, DailyAmount
@@ -129,7 +129,7 @@ def session_status_view(sim: Sim, sessions: Sequence[Session]) -> dict[str, Any]
         "sessionId": session.session_id if session else None,
         "imsi": session.imsi if session else None,
         "imei": (session.imei or None) if session else None,
-        "ueIpAddress": str(session.ue_address) if session else None,
+        "ueIpAddress": session.shown_address if session else None,
         "dnsServers": list(session.dns) if session else None,
         "subscription": _subscription_of(sim, session.imsi) if session else None,
         "cell": cell_view(session.location) if session else None,
@@ -146,28 +146,41 @@ def _subscription_of(sim: Sim, imsi: str) -> str | None:
     return next((s.subscription for s in sim.subscribers if s.imsi == imsi), None)
 
 
-_RADIO_TYPES = {"3G": "3G", "HSPA": "3G", "GSM": "GSM", "LTE": "LTE"}
+_RADIO_TYPES = {
+    **dict.fromkeys(("3G", "HSPA"), "3G"),
+    **{rat: rat for rat in ("GSM", "LTE", "LTE-M", "NB-IoT")},
+}
 
 
 def cell_view(location: Location) -> dict[str, Any] | None:
-    """Cell, from the User Location Information's value (TS 29.060 §7.7.51): CGI, SAI or RAI."""
-    if not location.plmn:
+    """Cell; without one that the network named, the serving network at least."""
+    cell = location.cell or _cell_of(location)
+    if cell is None:
         return None
-    raw = bytes.fromhex(location.user_location)
-    area = int.from_bytes(raw[4:6], "big") if len(raw) >= 8 else None
-    within = int.from_bytes(raw[6:8], "big") if len(raw) >= 8 else None
-    kind = raw[0] if raw else None
     return {
-        "mcc": int(location.plmn[:3]),
-        "mnc": int(location.plmn[3:]),
-        "lac": area,
-        "ci": within if kind == 0 else None,
-        "sac": within if kind == 1 else None,
-        "rac": raw[6] if kind == 2 and within is not None else None,
-        "tac": None,
-        "eci": None,
+        "mcc": cell.mcc,
+        "mnc": cell.mnc,
+        "lac": cell.lac,
+        "ci": cell.ci,
+        "sac": cell.sac,
+        "rac": cell.rac,
+        "tac": cell.tac,
+        "eci": cell.eci,
         "radioType": _RADIO_TYPES.get(location.rat),
     }
+
+
+def _cell_of(location: Location) -> Cell | None:
+    """From what a NAS told (TS 29.061 §16.4.7.2: CGI, SAI or RAI); nobody else's comes unread."""
+    if not location.plmn:
+        return None
+    mcc, mnc, raw = int(location.plmn[:3]), int(location.plmn[3:]), bytes.fromhex(location.user_location)
+    if len(raw) < 8 or raw[0] > 2:
+        return Cell(mcc, mnc)
+    lac, within = int.from_bytes(raw[4:6], "big"), int.from_bytes(raw[6:8], "big")
+    if raw[0] == 2:
+        return Cell(mcc, mnc, lac=lac, rac=raw[6])
+    return Cell(mcc, mnc, lac=lac, sac=within) if raw[0] else Cell(mcc, mnc, lac=lac, ci=within)
 
 
 def session_event_view(sim: Sim, event: SessionEvent) -> dict[str, Any]:

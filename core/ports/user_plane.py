@@ -10,7 +10,7 @@ Rules:
 - A packet is bytes; nothing here is called with an object per packet but ``PacketSink``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Network
@@ -110,8 +110,10 @@ class UserPlane(Protocol):
         """The session's counters now, with a fresh ``timestamp_us``."""
         ...
 
-    def all_counters(self) -> Iterable[Counters]:
-        """Every slot in use, closed ones included; after a restart also those found in the file."""
+    def all_counters(self, *, but_of: Container[str] = ()) -> Iterable[Counters]:
+        """Every slot in use, closed ones included; after a restart also those found in the file. Sessions
+        that are named are passed over.
+        """
         ...
 
     def begin_segment(self, session_id: str, label: SegmentLabel, begun: datetime) -> None:

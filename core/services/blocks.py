@@ -193,12 +193,9 @@ class UeBlocks:
 
 
 def _outside(blocks: Collection[Block], addresses: Collection[IPv4Address]) -> list[IPv4Address]:
-    prefixes = {block.prefix for block in blocks}
-    return [
-        address
-        for address in addresses
-        if not any(Block.around(address, prefix) in blocks for prefix in prefixes)
-    ]
+    cuts = {32 - block.prefix for block in blocks}
+    starts = {(block.first >> 32 - block.prefix, 32 - block.prefix) for block in blocks}
+    return [address for address in addresses if not any((int(address) >> cut, cut) in starts for cut in cuts)]
 
 
 def _overlap(one: Block, other: Block) -> bool:

@@ -48,6 +48,8 @@ from core.services.session_requests import Grant, ModifySession, OpenSession
 from core.services.statics import StaticAddresses
 from core.services.usage import UsageMeter
 
+AT_ONCE = 1_000
+"""So many sessions are read back before the lease may be renewed and others have their turn: some 30 ms."""
 CLOSE_RETRY_S = 1.0
 LATE_S = 60.0
 """A write of the holder before, under way when this tenure began, has arrived by then or never does."""
@@ -143,7 +145,9 @@ class Sessions:
             await self._usage.settle_orphans(())
         found = [each async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)]
         lost = set(await settle([each.ue_address for each in found if isinstance(each, Session)]))
-        for each in found:
+        for place, each in enumerate(found):
+            if place % AT_ONCE == 0:
+                await asyncio.sleep(0)
             if isinstance(each, Resting):
                 self._gateway.rest(each)
             elif each.ue_address in lost or each.ue_address in self._at:

@@ -74,7 +74,7 @@ class UsageMeter:
 
     async def settle_orphans(self, alive: Collection[str]) -> None:
         """After a restart: report slots whose session was closed just before the kill, then free them."""
-        orphans = [c for c in self._user_plane.all_counters() if c.session_id not in alive]
+        orphans = list(self._user_plane.all_counters(but_of=alive))
         await self._report(orphans)
         for counters in orphans:
             self.discard(counters.session_id)

@@ -4,7 +4,7 @@ Rules: needs no privilege; every packet passes through this process; with a TUN 
 internet side, without it only the device edge is reached.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
@@ -177,10 +177,10 @@ class UdpUserPlane:
         slot = self._slots.find(session_id)
         return None if slot is None else self._slots.read(slot, self._clock.now())
 
-    def all_counters(self) -> Iterator[Counters]:
+    def all_counters(self, *, but_of: Container[str] = ()) -> Iterator[Counters]:
         """Every slot in use; sessions may be opened and freed while this is gone through."""
         for session_id in self._slots.session_ids():
-            counters = self.counters(session_id)
+            counters = None if session_id in but_of else self.counters(session_id)
             if counters is not None:
                 yield counters
 

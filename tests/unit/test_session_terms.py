@@ -10,7 +10,16 @@ import pytest
 import core.services.reconciler
 from core.domain.account import Group
 from core.domain.reasons import AttachRefusal, RequestRefusal
-from core.domain.session import Access, CloseReason, Qos, Session, SessionEvent, SessionEventKind
+from core.domain.session import (
+    Access,
+    Cell,
+    CloseReason,
+    Location,
+    Qos,
+    Session,
+    SessionEvent,
+    SessionEventKind,
+)
 from core.domain.sim import Sim, SimStatus
 from core.domain.speed import SPEEDS_KBPS, granted
 from core.domain.terms import Terms
@@ -23,6 +32,7 @@ from core.services.sims import Sims
 from gtp.pco import Credentials
 from loadtest.virtual import SeededEntropy
 from loadtest.world import APN, OPERATOR
+from tests.contract.stores import NOW, sim_of
 from tests.unit.test_radius_door import Stage, played
 
 IMEI, SAME_DEVICE, OTHER_DEVICE = "490154203237518", "4901542032375101", "350000000000009"
@@ -122,7 +132,7 @@ def test_a_session_gets_what_it_asks_for_and_no_more_than_its_class(
 
 @pytest.mark.parametrize("told", [IMEI, SAME_DEVICE, IMEI[:14] + "0", IMEI[:14]])
 def test_a_lock_names_a_device_not_its_check_digit_nor_its_software(told: str) -> None:
-    sim = Sim("1", (), "", *2 * (None,), imei_lock=IMEI)  # type: ignore[arg-type]
+    sim = replace(sim_of(1), imei_lock=IMEI)
     assert not Terms(sim).is_locked_out(told)
     assert Terms(sim).is_locked_out(OTHER_DEVICE)
     assert Terms(sim).is_locked_out("")
@@ -232,10 +242,9 @@ async def test_sims_reach_each_other_within_a_group_that_permits_it(stage: Stage
 
 @pytest.mark.parametrize("value", [True, None, 0, "false", {}])
 def test_a_group_permits_nothing_but_by_saying_so(value: object) -> None:
-    group = Group("g", OPERATOR, *2 * (None,), {"SoracomAir": {"gatePrivacySeparatorEnabled": value}})  # type: ignore[arg-type]
-    sim = Sim("1", (), "", *2 * (None,))  # type: ignore[arg-type]
-    assert not Terms(sim, group).reaches_group
-    assert not Terms(sim).reaches_group
+    air = {"gatePrivacySeparatorEnabled": value}
+    assert not Terms(sim_of(1), Group("g", OPERATOR, NOW, NOW, {"SoracomAir": air})).reaches_group
+    assert not Terms(sim_of(1)).reaches_group
 
 
 @played
@@ -337,3 +346,19 @@ async def test_a_sim_has_so_many_sessions_and_no_more(stage: Stage) -> None:
     assert (await events(stage))[0].cause == "too_many_sessions"
     again = await attach(stage, nsapi=15)
     assert stage.open_sessions() == [*opened[:-1], again], "one that takes another's place is none more"
+
+
+@played
+async def test_where_a_session_goes_is_told_in_its_history(stage: Stage) -> None:
+    session = await attach(stage)
+    places = [Location("44010", "LTE", "aa", Cell(440, 10, tac=1, eci=2)), Location("44020", "GSM", "bb")]
+    for place in places:
+        await asyncio.sleep(1)
+        await sessions_of(stage).modify(ModifySession(session.session_id, location=place))
+    told = await events(stage)
+    assert [(event.kind.value, event.location.plmn, event.location.rat) for event in told] == [
+        ("Modified", "44020", "GSM"),
+        ("Modified", "44010", "LTE"),
+        ("Created", "", ""),
+    ]
+    assert told[1].location.cell == Cell(440, 10, tac=1, eci=2)

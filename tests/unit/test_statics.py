@@ -2,18 +2,20 @@
 
 import asyncio
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 
 import pytest
 
+import loadtest.world
+from core.config import Config, GatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, CloseReason, Session
+from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import Refused
 from core.ports.store import SETTLE_S
 from core.services.session_requests import OpenSession, PeerTunnel
 from loadtest.peers.nas import AccessDenied
-from loadtest.world import APN
+from loadtest.world import APN, Plan
 from tests.unit.test_radius_door import Stage, played
 
 STATIC, OTHER = IPv4Address("10.127.0.9"), IPv4Address("10.127.0.10")
@@ -31,9 +33,16 @@ async def bind(stage: Stage, address: IPv4Address | None, number: int = 0) -> st
     return (await sims.put(replace(stored, static_address=address))).imsi
 
 
-async def attach(stage: Stage, imsi: str, *, wants: IPv4Address | None = None, nsapi: int = 5) -> Session:
+async def attach(
+    stage: Stage,
+    imsi: str,
+    *,
+    wants: IPv4Address | None = None,
+    nsapi: int = 5,
+    pdn_type: PdnType = PdnType.IPV4,
+) -> Session:
     peer = PeerTunnel(1, 2, "127.0.1.1", "127.0.1.1", nsapi)
-    request = OpenSession(Access.GTPV1, imsi, APN, peer=peer, requested_address=wants)
+    request = OpenSession(Access.GTPV1, imsi, APN, peer=peer, requested_address=wants, pdn_type=pdn_type)
     return await stage.node.held["vg-1"].sessions.open(request)
 
 
@@ -58,6 +67,40 @@ async def test_a_sim_has_its_own_address_or_none(stage: Stage) -> None:
     assert await refused(stage, stage.imsi) is AttachRefusal.STATIC_ADDRESS_UNAVAILABLE
     await bind(stage, None)
     assert (await attach(stage, stage.imsi)).ue_address not in (STATIC, OTHER)
+
+
+def test_a_sim_has_its_own_prefix_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number, two addresses: what holds of the static address holds of its prefix."""
+    plain = loadtest.world._config
+
+    def with_ipv6(name: str, plan: Plan) -> Config:
+        config = plain(name, plan).model_dump()
+        prefixes = {"ue_prefixes": "2001:db8::/41", "static_prefixes": "2001:db8:100::/56"}
+        gateway = {**config["gateway"], **prefixes, "virtual": ()}
+        return plain(name, plan).model_copy(update={"gateway": GatewayConfig.model_validate(gateway)})
+
+    monkeypatch.setattr(loadtest.world, "_config", with_ipv6)
+
+    @played
+    async def script(stage: Stage) -> None:
+        await bind(stage, STATIC)
+        for pdn_type in (PdnType.IPV6, PdnType.IPV4V6):
+            session = await attach(stage, stage.imsi, pdn_type=pdn_type)
+            assert (session.ue_address, session.ue_prefix) == (STATIC, IPv6Network("2001:db8:100:9::/64"))
+            assert stage.open_sessions() == [session]
+        await stage.restart_node()
+        assert stage.open_sessions()[0].ue_prefix == IPv6Network("2001:db8:100:9::/64")
+        await bind(stage, IPv4Address("192.0.2.1"))
+        with pytest.raises(Refused) as caught:
+            await attach(stage, stage.imsi, pdn_type=PdnType.IPV6)
+        assert caught.value.reason is AttachRefusal.STATIC_ADDRESS_UNAVAILABLE, "and none of the pool"
+        assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
+        await bind(stage, None)
+        pooled = await attach(stage, stage.imsi, pdn_type=PdnType.IPV6)
+        assert pooled.ue_prefix is not None
+        assert pooled.ue_prefix.subnet_of(IPv6Network("2001:db8::/41"))
+
+    script()  # type: ignore[call-arg]  # the stage is the decorator's
 
 
 @played

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network
+from socket import AF_INET, inet_pton
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -43,9 +44,19 @@ def _encode_other(value: Any) -> str:
 
 
 def _decode_other(expected: type[Any], value: Any) -> Any:
-    if expected in (IPv4Address, IPv6Network):
-        return expected(value)
+    if expected is IPv4Address:
+        return _ipv4_address(value)
+    if expected is IPv6Network:
+        return IPv6Network(value)
     raise NotImplementedError(expected.__name__)
+
+
+def _ipv4_address(text: str) -> IPv4Address:
+    """As the class reads it, which is three times slower where a hundred thousand sessions are read back."""
+    try:
+        return IPv4Address(inet_pton(AF_INET, text))
+    except OSError:
+        raise ValueError(f"{text!r} is no IPv4 address") from None
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=_encode_other)
@@ -69,13 +80,21 @@ class BodyReader(Generic[T]):
 
     def __init__(self, table: Table, entity: type[T]) -> None:
         self._table = table
-        decode: Callable[[str], T] = msgspec.json.Decoder(entity, dec_hook=_decode_other).decode
-        self._decode = decode if table.hot is None else lru_cache(HOT_ENTITIES_MAX)(decode)
+        self._decode_once: Callable[[str], T] = msgspec.json.Decoder(entity, dec_hook=_decode_other).decode
+        kept = lru_cache(HOT_ENTITIES_MAX)
+        self._decode = self._decode_once if table.hot is None else kept(self._decode_once)
 
     def read(self, partition: Key, row: Row) -> T:
         """The entity; raises ``CorruptRow``."""
+        return self._read(self._decode, partition, row)
+
+    def read_once(self, partition: Key, row: Row) -> T:
+        """The same, where so many are read that none would be found kept."""
+        return self._read(self._decode_once, partition, row)
+
+    def _read(self, decode: Callable[[str], T], partition: Key, row: Row) -> T:
         try:
-            return self._decode(str(row.values[0]))
+            return decode(str(row.values[0]))
         except (msgspec.DecodeError, ValueError) as error:
             key = ", ".join(map(str, partition + row.clustering))
             raise CorruptRow(f"table {self._table.name}, key ({key}): {error}") from error

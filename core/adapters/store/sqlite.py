@@ -212,13 +212,11 @@ class SqliteEngine:
         sql, now_us = _STATEMENTS[table.name].get, self._now_us()
 
         def work(connection: sqlite3.Connection) -> list[Row | None]:
-            return [
-                next(
-                    iter(_rows(table, connection.execute(sql, (*key.partition, *key.clustering, now_us)))),
-                    None,
-                )
-                for key in keys
-            ]
+            found: list[Row | None] = []
+            for partition, clustering in keys:
+                rows = _rows(table, connection.execute(sql, (*partition, *clustering, now_us)))
+                found.append(rows[0] if rows else None)
+            return found
 
         return await self._reads.submit(work, len(keys))
 

@@ -4,23 +4,26 @@ Rule: what cannot be read raises ``RemoteProtocolError`` without a cause, or is 
 the version that asked knows which element it was.
 """
 
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 
 from core.domain.session import Cell, Location
 from core.errors import LocalProtocolError, RemoteProtocolError
 
 APN_OCTETS_MAX = 100
+REMEMBERED_MAX = 1_024
+"""What so many names and networks mean is remembered: they are few."""
+_SWAPPED = bytes((octet & 15) << 4 | octet >> 4 for octet in range(256))
+"""Each octet with its nibbles swapped."""
 IMSI_DIGITS_MIN, IMSI_DIGITS_MAX = 6, 15
 
 
 def decode_tbcd(value: bytes) -> str:
     """Telephony BCD, low nibble first, ended by the filler 0xF (TS 29.060 §7.7.2)."""
-    digits = [nibble for octet in value for nibble in (octet & 15, octet >> 4)]
-    while digits and digits[-1] == 15:
-        digits.pop()
-    if any(digit > 9 for digit in digits):
+    digits = value.translate(_SWAPPED).hex().rstrip("f")
+    if digits and not digits.isdecimal():
         raise RemoteProtocolError("a digit beyond 9")
-    return "".join(map(str, digits))
+    return digits
 
 
 def encode_tbcd(digits: str, length: int) -> bytes:
@@ -48,6 +51,7 @@ def decode_imei(value: bytes) -> str:
     return imei if len(imei) in (15, 16) else ""
 
 
+@lru_cache(REMEMBERED_MAX)
 def decode_apn(value: bytes) -> str:
     """Labels, each after its length (TS 23.003 §9.1), as lower-case text with dots."""
     labels: list[str] = []
@@ -77,6 +81,7 @@ def network_identifier(apn: str) -> str:
     return apn
 
 
+@lru_cache(REMEMBERED_MAX)
 def decode_plmn(value: bytes) -> str:
     """MCC and MNC as five or six digits (TS 24.008 §10.5.1.3); empty when they are none."""
     if len(value) < 3:

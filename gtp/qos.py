@@ -75,7 +75,9 @@ def granted_profile(asked: bytes, qos: Qos) -> bytes:
 
 
 def encode_profile(qos: Qos) -> bytes:
-    """The profile that says what a session has: for a request of ours."""
+    """The profile that says what a session has, by the one it asked for if it did: for a request of ours."""
+    if qos.profile:
+        return _with_rates(bytes.fromhex(qos.profile), qos.ambr_up_kbps, qos.ambr_down_kbps)
     traffic_class, delay, signalling = _SHAPES.get(qos.qci, (_BACKGROUND, 0x00, 0x00))
     level = qos.arp >> 2 & 15
     priority = max((own for own, first in _ARP_LEVELS.items() if first <= level), default=1)

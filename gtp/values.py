@@ -176,13 +176,6 @@ def _cell(plmn: str, **parts: int) -> Cell:
     return Cell(int(plmn[:3]), int(plmn[3:]), **parts)
 
 
-def device_ipv6(prefix: IPv6Network) -> IPv6Address:
-    """What a device is told of its /64: the lower half is the interface identifier that it shall use, so that
-    it is not the gateway's, which is 1 (TS 29.061 §11.2.1.3).
-    """
-    return prefix[2]
-
-
 def asked_prefix(address: IPv6Address | None) -> IPv6Network | None:
     """The /64 that a device wants; ``None`` when it names an interface identifier alone, or nothing."""
     if address is None or address.is_link_local or not any(address.packed[:8]):

@@ -4,7 +4,7 @@ Rules: a session is durable before its opening is answered; it belongs to one vi
 its address and its TEIDs; its id is time-ordered, so that a SIM's sessions sort by age.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Network
@@ -43,14 +43,6 @@ class Qos:
     ambr_up_kbps: int = 0
     ambr_down_kbps: int = 0
     profile: str = ""
-
-    def changed(self, told: "Qos") -> "Qos":
-        """What is granted when ``told`` is what is new: a rate that it does not name stays."""
-        return replace(
-            told,
-            ambr_up_kbps=told.ambr_up_kbps or self.ambr_up_kbps,
-            ambr_down_kbps=told.ambr_down_kbps or self.ambr_down_kbps,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +160,13 @@ class Session:
     def shown_address(self) -> str:
         """The address by which people know the session: IPv4 where it has one, else its prefix."""
         return str(self.ue_prefix if self.pdn_type is PdnType.IPV6 else self.ue_address)
+
+    @property
+    def interface_identifier(self) -> int:
+        """What the device is given to make its link-local address of (TS 23.401 §5.3.1.2.2): unlike any other
+        of the gateway's, its own 1 included.
+        """
+        return int(self.ue_address)
 
     @property
     def teids(self) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from core.domain.apn import Apn
-from core.domain.pools import UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
@@ -35,24 +34,13 @@ class Permission:
 
 
 class Authoriser:
-    """Decides for one virtual gateway; ``apns`` are the access points that it serves, ``prefixes`` the /64s
-    that go with addresses.
-    """
+    """Decides for one virtual gateway; ``apns`` are the access points that it serves."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        statics: StaticAddresses,
-        clock: Clock,
-        apns: Iterable[Apn],
-        prefixes: UePrefixes,
-    ) -> None:
+    def __init__(self, *, store: Store, statics: StaticAddresses, clock: Clock, apns: Iterable[Apn]) -> None:
         self._store = store
         self._statics = statics
         self._clock = clock
         self._apns: Mapping[str, Apn] = {apn.name: apn for apn in apns}
-        self._prefixes = prefixes
 
     async def sim_id_of(self, imsi: str) -> str:
         """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
@@ -92,10 +80,7 @@ class Authoriser:
         pdn_type = apn.grant(request.pdn_type)
         if pdn_type is None:
             raise Refused(AttachRefusal.PDP_TYPE_NOT_SUPPORTED, request.pdn_type.value)
-        prefix = self._prefixes.of(sim.static_address) if sim.static_address else None
-        if request.requested_address not in (None, sim.static_address) or (
-            request.requested_prefix not in (None, prefix)
-        ):
+        if request.requested_address not in (None, sim.static_address):
             raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
         self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
         return Permission(sim, apn, pdn_type)

@@ -24,6 +24,7 @@ from core.domain.session import (
     Access,
     CloseReason,
     PdnType,
+    Qos,
     Resting,
     Session,
     SessionEvent,
@@ -77,9 +78,7 @@ class Sessions:
         self._statics = statics
         self._clock = clock
         self._entropy = entropy
-        self._authoriser = Authoriser(
-            store=store, statics=statics, clock=clock, apns=apns, prefixes=gateway.prefixes
-        )
+        self._authoriser = Authoriser(store=store, statics=statics, clock=clock, apns=apns)
         self._history = SessionHistory(
             store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id
         )
@@ -273,7 +272,7 @@ class Sessions:
                 tunnel=tunnel,
                 location=session.location.moved(change.location) if change.location else session.location,
                 nas=change.nas or session.nas,
-                qos=session.qos.changed(change.qos) if change.qos else session.qos,
+                qos=_with_ambr(change.qos or session.qos, session.qos),
             )
             event = self._history.event(SessionEventKind.MODIFIED, wanted)
             stored = await self._put_again(wanted, event)
@@ -432,12 +431,19 @@ class Sessions:
             tunnel=self._lease_tunnel(request, undo),
             nas=request.nas,
             pdn_type=permission.pdn_type,
-            ue_prefix=self._prefix_for(permission.pdn_type, grant.address),
+            ue_prefix=self._prefix_for(permission, request, grant.address),
             qos=request.qos,
         )
 
-    def _prefix_for(self, pdn_type: PdnType, address: IPv4Address) -> IPv6Network | None:
-        return None if pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(address)
+    def _prefix_for(
+        self, permission: Permission, request: OpenSession, address: IPv4Address
+    ) -> IPv6Network | None:
+        """Raises ``Refused(NOT_SUPPORTED)`` when the device wants one that is not the SIM's own."""
+        own = None if permission.pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(address)
+        wanted = None if permission.pdn_type is PdnType.IPV4 else request.requested_prefix
+        if wanted is not None and (wanted != own or permission.sim.static_address is None):
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "a prefix that is not the SIM's own")
+        return own
 
     def _lease_tunnel(self, request: OpenSession, undo: AsyncExitStack) -> Tunnel | None:
         if request.peer is None:
@@ -546,6 +552,15 @@ class Sessions:
 
 def _label(session: Session) -> SegmentLabel:
     return SegmentLabel(session.speed_class, session.location.plmn)
+
+
+def _with_ambr(asked: Qos, before: Qos) -> Qos:
+    """What is asked for; with the AMBR that was, where none is."""
+    return replace(
+        asked,
+        ambr_up_kbps=asked.ambr_up_kbps or before.ambr_up_kbps,
+        ambr_down_kbps=asked.ambr_down_kbps or before.ambr_down_kbps,
+    )
 
 
 def _same_bearer(session: Session, request: OpenSession) -> bool:

@@ -86,7 +86,7 @@ class AskedQos:
         if self.has_evolved_arp:
             elements.append((ie.EVOLVED_ARP_I, bytes((session.arp,))))
         if self.has_ambr:
-            elements.append((ie.APN_AMBR, qos.encode_ambr(session)))
+            elements.append((ie.AGGREGATE_MAXIMUM_BIT_RATE, qos.encode_ambr(session)))
         return elements
 
 
@@ -376,7 +376,7 @@ def _asked_qos(elements: ie.Elements) -> AskedQos:
         raise RemoteProtocolError(
             "QoS profile", cause=Cause.MANDATORY_IE_INCORRECT, offending=ie.QUALITY_OF_SERVICE
         )
-    ambr = ie.first(elements, ie.APN_AMBR) or b""
+    ambr = ie.first(elements, ie.AGGREGATE_MAXIMUM_BIT_RATE) or b""
     arp = ie.first(elements, ie.EVOLVED_ARP_I) or b""
     meaning = qos.decode_qos(profile, apn_ambr=ambr, evolved_arp=arp)
     return AskedQos(

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from core.domain.session import Access, Qos, Session
+from core.domain.session import Access, Session
 from gtp.contexts import Contexts
 from gtp.endpoint import GtpEndpoint
 from gtp.events import Accepted, DeleteRequested, PeerEnds, SessionRequested, UpdateRequested
@@ -119,13 +119,6 @@ def test_whichever_version_deletes_ends_the_one_session(is_in_lte: bool) -> None
     event = (both.v2 if is_in_lte else both.v1).next_event()
     assert isinstance(event, DeleteRequested)
     assert event.session_id == both.session.session_id
-
-
-def test_a_rate_that_a_profile_does_not_name_stays_over_a_handover() -> None:
-    lte = Qos(9, 0x3C, 1_000, 2_000)
-    old_sgsn = Qos(6, 0x3C, profile="000b921f")
-    assert lte.changed(old_sgsn) == Qos(6, 0x3C, 1_000, 2_000, "000b921f")
-    assert lte.changed(Qos(9, 0x3C, 64, 0)) == Qos(9, 0x3C, 64, 2_000)
 
 
 # -- with the real session service ----------------------------------------------------------------------

@@ -32,6 +32,7 @@ ANSWER_OCTETS_MAX = 251
 
 _FAMILIES = {P_CSCF_IPV6: 6, DNS_SERVER_IPV6: 6, P_CSCF_IPV4: 4, DNS_SERVER_IPV4: 4, LINK_MTU_IPV4: 4}
 _LACKING = {PdnType.IPV4: 6, PdnType.IPV6: 4}
+_PAP_OCTETS, _CHAP_OCTETS = PAP.to_bytes(2, "big"), CHAP.to_bytes(2, "big")
 _CONFIGURE_REQUEST, _ACK, _NAK, _REJECT = 1, 2, 3, 4
 _AUTHENTICATE_REQUEST, _AUTHENTICATE_ACK = 1, 2
 _CHALLENGE, _RESPONSE, _SUCCESS = 1, 2, 3
@@ -62,6 +63,8 @@ class Credentials:
 
 def credentials(asked: bytes) -> Credentials | None:
     """What a device shows in its options; ``None``: nothing, or nothing whole."""
+    if _PAP_OCTETS not in asked and _CHAP_OCTETS not in asked:
+        return None
     packets = [(protocol, _packet(content)) for protocol, content in _options(asked)]
     challenges = {
         identifier: _counted(data)[0]

@@ -6,8 +6,12 @@ Without an APN-AMBR the profile's maximum bit rates are it. A rate that has no c
 so that nobody is told more than it has. Rates are in kbit/s; 0: none is named.
 """
 
+from functools import lru_cache
+
 from core.domain.session import Qos
 
+REMEMBERED_MAX = 1_024
+"""What so many profiles mean is remembered: a peer asks by few."""
 AMBR_OCTETS = 8
 _ARP_LEVELS = {1: 1, 2: 6, 3: 11}
 """The first priority level (1 to 15) of each allocation/retention priority; the borders are ours."""
@@ -47,6 +51,7 @@ _SHAPES = {
 """By QCI: traffic class, transfer delay and handling priority, signalling and source statistics."""
 
 
+@lru_cache(REMEMBERED_MAX)
 def decode_qos(profile: bytes, *, apn_ambr: bytes = b"", evolved_arp: bytes = b"") -> Qos:
     """What a peer of version 1 asks for, from the values of its elements (§7.7.34, §7.7.98, §7.7.91)."""
     up, down = _rate(profile, _UP_OCTETS), _rate(profile, _DOWN_OCTETS)
@@ -62,6 +67,7 @@ def encode_ambr(qos: Qos) -> bytes:
     return qos.ambr_up_kbps.to_bytes(4, "big") + qos.ambr_down_kbps.to_bytes(4, "big")
 
 
+@lru_cache(REMEMBERED_MAX)
 def granted_profile(asked: bytes, qos: Qos) -> bytes:
     """The profile that answers ``asked``: its rates are neither above the session's nor above those asked."""
     up, down = _rate(asked, _UP_OCTETS), _rate(asked, _DOWN_OCTETS)
@@ -69,7 +75,9 @@ def granted_profile(asked: bytes, qos: Qos) -> bytes:
 
 
 def encode_profile(qos: Qos) -> bytes:
-    """The profile that says what a session has: for a request of ours."""
+    """The profile that says what a session has, by the one it asked for if it did: for a request of ours."""
+    if qos.profile:
+        return _with_rates(bytes.fromhex(qos.profile), qos.ambr_up_kbps, qos.ambr_down_kbps)
     traffic_class, delay, signalling = _SHAPES.get(qos.qci, (_BACKGROUND, 0x00, 0x00))
     level = qos.arp >> 2 & 15
     priority = max((own for own, first in _ARP_LEVELS.items() if first <= level), default=1)

@@ -4,20 +4,23 @@ Rule: what cannot be read raises ``RemoteProtocolError`` without a cause, or is 
 the version that asked knows which element it was.
 """
 
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 
 from core.domain.session import Cell, Location
 from core.errors import LocalProtocolError, RemoteProtocolError
 
-_SWAPPED = tuple(f"{octet & 15:x}{octet >> 4:x}" for octet in range(256))
-"""An octet's two digits, the low nibble first."""
 APN_OCTETS_MAX = 100
+REMEMBERED_MAX = 1_024
+"""What so many names and networks mean is remembered: they are few."""
+_SWAPPED = bytes((octet & 15) << 4 | octet >> 4 for octet in range(256))
+"""Each octet with its nibbles swapped."""
 IMSI_DIGITS_MIN, IMSI_DIGITS_MAX = 6, 15
 
 
 def decode_tbcd(value: bytes) -> str:
     """Telephony BCD, low nibble first, ended by the filler 0xF (TS 29.060 §7.7.2)."""
-    digits = "".join(map(_SWAPPED.__getitem__, value)).rstrip("f")
+    digits = value.translate(_SWAPPED).hex().rstrip("f")
     if digits and not digits.isdecimal():
         raise RemoteProtocolError("a digit beyond 9")
     return digits
@@ -48,6 +51,7 @@ def decode_imei(value: bytes) -> str:
     return imei if len(imei) in (15, 16) else ""
 
 
+@lru_cache(REMEMBERED_MAX)
 def decode_apn(value: bytes) -> str:
     """Labels, each after its length (TS 23.003 §9.1), as lower-case text with dots."""
     labels: list[str] = []
@@ -77,6 +81,7 @@ def network_identifier(apn: str) -> str:
     return apn
 
 
+@lru_cache(REMEMBERED_MAX)
 def decode_plmn(value: bytes) -> str:
     """MCC and MNC as five or six digits (TS 24.008 §10.5.1.3); empty when they are none."""
     if len(value) < 3:
@@ -169,13 +174,6 @@ def locate(
 
 def _cell(plmn: str, **parts: int) -> Cell:
     return Cell(int(plmn[:3]), int(plmn[3:]), **parts)
-
-
-def device_ipv6(prefix: IPv6Network) -> IPv6Address:
-    """What a device is told of its /64: the lower half is the interface identifier that it shall use, so that
-    it is not the gateway's, which is 1 (TS 29.061 §11.2.1.3).
-    """
-    return prefix[2]
 
 
 def asked_prefix(address: IPv6Address | None) -> IPv6Network | None:

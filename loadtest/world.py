@@ -593,7 +593,7 @@ def _config(name: str, plan: Plan) -> Config:
                 "path_keep_s": plan.path_keep_s,
                 "static_pool": "10.127.0.0/24",
                 "ue_prefixes": "2001:db8::/41",
-                "static_prefixes": "2001:db8:100::/56",
+                "static_prefixes": "2001:db8:ff00::/56",
             }
         ),
         radius=RadiusConfig.model_validate(

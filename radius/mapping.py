@@ -132,7 +132,6 @@ REPLY_MESSAGES: Mapping[AttachRefusal, str] = {
     AttachRefusal.PDP_TYPE_NOT_SUPPORTED: "address type not supported",
     AttachRefusal.ADDRESSES_OCCUPIED: "no address free",
     AttachRefusal.STATIC_ADDRESS_UNAVAILABLE: "static address not available",
-    AttachRefusal.TOO_MANY_SESSIONS: "too many sessions",
     AttachRefusal.NO_RESOURCES: "no resources",
     AttachRefusal.CONGESTED: "too many requests",
     AttachRefusal.APN_CONGESTED: "too many requests for this APN",

@@ -22,7 +22,6 @@ class AttachRefusal(Enum):
     PDP_TYPE_NOT_SUPPORTED = "pdp_type_not_supported"
     ADDRESSES_OCCUPIED = "addresses_occupied"
     STATIC_ADDRESS_UNAVAILABLE = "static_address_unavailable"
-    TOO_MANY_SESSIONS = "too_many_sessions"
     NO_RESOURCES = "no_resources"
     CONGESTED = "congested"
     APN_CONGESTED = "apn_congested"

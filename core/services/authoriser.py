@@ -106,9 +106,8 @@ class Authoriser:
         if pdn_type is None:
             raise Refused(AttachRefusal.PDP_TYPE_NOT_SUPPORTED, request.pdn_type.value)
         prefix = self._prefixes.of(sim.static_address) if sim.static_address else None
-        if request.requested_address not in (None, sim.static_address) or (
-            request.requested_prefix not in (None, prefix)
-        ):
+        wanted = None if pdn_type is PdnType.IPV4 else request.requested_prefix
+        if request.requested_address not in (None, sim.static_address) or wanted not in (None, prefix):
             raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
         self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
         _check_password(terms, request)

@@ -293,8 +293,9 @@ def _is_understood(header: Header) -> bool:
 
 
 def _end_user_address(session: Session) -> EndUserAddress:
+    prefix = session.ue_prefix
     return EndUserAddress(
         session.pdn_type,
         None if session.pdn_type is PdnType.IPV6 else session.ue_address,
-        None if session.ue_prefix is None else values.device_ipv6(session.ue_prefix),
+        prefix.network_address + session.interface_identifier if prefix else None,
     )

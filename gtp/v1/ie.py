@@ -40,7 +40,7 @@ MS_TIME_ZONE = 153
 IMEI = 154
 MS_INFO_CHANGE_REPORTING_ACTION = 181
 EVOLVED_ARP_I = 191
-APN_AMBR = 198
+AGGREGATE_MAXIMUM_BIT_RATE = 198
 SIGNALLING_PRIORITY = 203
 REORDERING_REQUIRED = 8
 
@@ -120,10 +120,10 @@ def decode_gsn_address(values_: Sequence[bytes]) -> IPv4Address:
     """The IPv4 address among a GSN address (§7.7.32) and its alternative; cause 201 when none is of IPv4, or
     one is of no length that it may have.
     """
-    ipv4 = [value for value in values_ if len(value) == 4]
-    if not ipv4 or any(len(value) not in (4, 16) for value in values_):
+    lengths = [len(value) for value in values_]
+    if 4 not in lengths or not {4, 16}.issuperset(lengths):
         raise _incorrect(GSN_ADDRESS)
-    return IPv4Address(ipv4[0])
+    return IPv4Address(values_[lengths.index(4)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
 """§7.3.1, §7.3.3, §7.3.5, §7.5B.1, §7.2.2. IMSI, APN and control TEID are conditional in the tables there and
 present in every first activation; a secondary activation is told by its Linked NSAPI and refused apart."""
 
-_DUAL_ADDRESS_BEARER = 0x80
+_DUAL_ADDRESS_BEARER, _NO_QOS_NEGOTIATION = 0x80, 0x08
 """Of the Common Flags (§7.7.48)."""
 _START_REPORTING_CGI_SAI = b"\1"
 """MS Info Change Reporting Action (§7.7.80)."""
@@ -69,22 +69,24 @@ _START_REPORTING_CGI_SAI = b"\1"
 
 @dataclass(frozen=True, slots=True)
 class AskedQos:
-    """The quality of service of a request: its profile as it stood, which of the newer elements it had, and
-    what all of it means.
+    """The quality of service of a request: its profile as it stood, which newer elements it had, whether
+    it may be answered by less, and what all of it means.
     """
 
     profile: bytes
     has_ambr: bool
     has_evolved_arp: bool
+    is_negotiable: bool
     meaning: Qos
 
     def granted(self, session: Qos) -> list[tuple[int, bytes]]:
         """The elements that answer it: no more than the session has."""
-        elements = [(ie.QUALITY_OF_SERVICE, qos.granted_profile(self.profile, session))]
+        profile = qos.granted_profile(self.profile, session) if self.is_negotiable else self.profile
+        elements = [(ie.QUALITY_OF_SERVICE, profile)]
         if self.has_evolved_arp:
             elements.append((ie.EVOLVED_ARP_I, bytes((session.arp,))))
         if self.has_ambr:
-            elements.append((ie.APN_AMBR, qos.encode_ambr(session)))
+            elements.append((ie.AGGREGATE_MAXIMUM_BIT_RATE, qos.encode_ambr(session)))
         return elements
 
 
@@ -353,7 +355,8 @@ def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int) -> bytes
 
 def _check_mandatory(message_type: MessageType, elements: ie.Elements) -> None:
     for type_ in MANDATORY[message_type]:
-        ie.required(elements, type_)
+        if type_ not in elements:
+            ie.required(elements, type_)
 
 
 def _nsapi(elements: ie.Elements) -> int:
@@ -375,10 +378,16 @@ def _asked_qos(elements: ie.Elements) -> AskedQos:
         raise RemoteProtocolError(
             "QoS profile", cause=Cause.MANDATORY_IE_INCORRECT, offending=ie.QUALITY_OF_SERVICE
         )
-    ambr = ie.first(elements, ie.APN_AMBR) or b""
+    ambr = ie.first(elements, ie.AGGREGATE_MAXIMUM_BIT_RATE) or b""
     arp = ie.first(elements, ie.EVOLVED_ARP_I) or b""
     meaning = qos.decode_qos(profile, apn_ambr=ambr, evolved_arp=arp)
-    return AskedQos(profile, len(ambr) == qos.AMBR_OCTETS, bool(arp), meaning)
+    return AskedQos(
+        profile=profile,
+        has_ambr=len(ambr) == qos.AMBR_OCTETS,
+        has_evolved_arp=bool(arp),
+        is_negotiable=not _has_flag(elements, _NO_QOS_NEGOTIATION),
+        meaning=meaning,
+    )
 
 
 def _gsn_addresses(elements: ie.Elements) -> tuple[IPv4Address, IPv4Address]:

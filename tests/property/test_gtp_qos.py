@@ -147,3 +147,9 @@ def test_an_apn_ambr_counts_before_the_profiles_rates() -> None:
     assert (decode_qos(profile).ambr_up_kbps, decode_qos(profile).ambr_down_kbps) == (568, 568)
     both = decode_qos(profile, apn_ambr=b"\0\0\0\1\0\0\0\2")
     assert (both.ambr_up_kbps, both.ambr_down_kbps) == (1, 2)
+
+
+def test_a_request_of_ours_keeps_the_profile_that_was_asked_for_and_tells_the_rates_of_now() -> None:
+    asked = bytes.fromhex("0223000092967f7f74000000")
+    now = replace(decode_qos(asked), ambr_up_kbps=64, ambr_down_kbps=8_640)
+    assert encode_profile(now) == bytes.fromhex("02230000929640fe74000000")

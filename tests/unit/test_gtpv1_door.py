@@ -12,15 +12,16 @@ import pytest
 
 from core.domain.account import Group
 from core.domain.pools import PoolExhausted
-from core.domain.session import Access, PdnType, SessionEventKind
+from core.domain.session import Access, Cell, PdnType, SessionEventKind
 from core.ports.network import Address, DatagramSocket
 from gtp.v1.header import decode_header
 from gtp.v1.ie import Elements, decode_elements
 from gtp.values import encode_tbcd
 from loadtest.virtual import run_virtual
 from loadtest.world import GATEWAY, OPERATOR, SLOTS, Plan
-from tests.support.gtp import create_elements, message, tlv
+from tests.support.gtp import create_elements, message, tlv, update_request
 from tests.unit.test_radius_door import Stage, played
+from tests.unit.test_statics import bind
 
 BOTH = b"\xf1\x8d"
 DUAL_ADDRESS_BEARERS = tlv(0x94, b"\x80")
@@ -96,12 +97,11 @@ async def test_sessions_of_each_pdp_type_are_opened(stage: Stage) -> None:
 
 @played
 async def test_a_static_prefix_is_given_to_its_own_sim_alone(stage: Stage) -> None:
-    own = IPv6Network("2001:db8:100:9::/64")
+    own = IPv6Network("2001:db8:ff00:9::/64")
     async with peer(stage) as sgsn:
         wants = b"\xf1\x57" + own[0].packed
         assert cause_of(await sgsn.ask(create(1, pdp_type=wants))) == 200
-        sims = stage.node._world.store.sims
-        await sims.put(replace(stage.sims[0].sim, static_address=IPv4Address("10.127.0.9")))
+        await bind(stage, IPv4Address("10.127.0.9"))
         assert cause_of(await sgsn.ask(create(2, pdp_type=b"\xf1\x57" + own[2**64 - 1].packed))) == 128
         assert stage.open_sessions()[0].ue_prefix == own
         assert (
@@ -164,6 +164,24 @@ def test_a_create_for_the_same_imsi_and_nsapi_replaces(nsapi: int) -> None:
             assert len(left) == (1 if nsapi == 5 else 2)
 
     script()  # type: ignore[call-arg]  # the stage is the decorator's
+
+
+@played
+async def test_rates_and_places_that_an_update_does_not_name_stay(stage: Stage) -> None:
+    async with peer(stage) as sgsn:
+        uli, ambr = tlv(0x99, b"\x63\0"), tlv(0xC6, (1_000).to_bytes(4, "big") + (2_000).to_bytes(4, "big"))
+        teid = int.from_bytes(elements_of(await sgsn.ask(create(1, uli, ambr)))[17][0], "big")
+        assert cause_of(await sgsn.ask(update_request(teid, 2))) == 128
+        (session,) = stage.open_sessions()
+        assert (session.qos.ambr_up_kbps, session.qos.ambr_down_kbps) == (1_000, 2_000)
+        assert (session.location.rat, session.location.time_zone) == ("LTE", "+09:00")
+        moved = b"\x14\x05" + tlv(0x97, b"\x02") + tlv(0x98, bytes.fromhex("0144f00100010007"))
+        assert cause_of(await sgsn.ask(message(128, teid, 3, moved))) == 128
+        (session,) = stage.open_sessions()
+        assert (session.location.rat, session.location.time_zone) == ("GSM", "+09:00")
+        assert session.location.cell == Cell(440, 10, lac=1, sac=7)
+        assert session.tunnel is not None
+        assert session.tunnel.peer_teid_control == 0x2002
 
 
 # -- hostile rows ---------------------------------------------------------------------------------------

@@ -338,3 +338,27 @@ def test_qos_that_was_granted_is_told_with_what_the_peer_knows_of() -> None:
     assert answer[0x87] == [bytes.fromhex("020b921f739640487 4fb0000".replace(" ", ""))]
     assert answer[0xBF] == [b"\x65"]
     assert answer[0xC6] == [b"\0\0\0\x40\0\0\0\x80"]
+
+
+def test_qos_that_is_not_to_be_negotiated_is_answered_as_it_was_asked() -> None:
+    profile = bytes.fromhex("020b921f73967f7f74fb0000")
+    machine = gateway()
+    elements = [*create_elements()[:12], tlv(0x87, profile), tlv(0x94, b"\x08")]
+    machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(replace(session(), qos=Qos(ambr_up_kbps=1, ambr_down_kbps=1))), 0)
+    assert only_answer(machine)[1][0x87] == [profile]
+
+
+@pytest.mark.parametrize(
+    "apn", [b"\x07soracom\x02io", b"\x07SORACOM\x02Io", b"\x07soracom\x02io\x06MNC010\x06mcc440\x04GPRS"]
+)
+def test_an_access_point_name_is_read_without_its_operator_and_in_either_case(apn: bytes) -> None:
+    machine = gateway()
+    elements = create_elements()
+    elements[7] = tlv(0x83, apn)
+    machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert event.wish.apn == "soracom.io"

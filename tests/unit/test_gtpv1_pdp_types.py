@@ -15,7 +15,7 @@ from gtp.v1.ie import decode_elements
 from tests.support.gtp import APN, SGSN, create_elements, message, session, tlv
 
 PREFIX = IPv6Network("2001:db8:0:2::/64")
-IPV6_ADDRESS = IPv6Address("2001:db8:0:2::2").packed
+IPV6_ADDRESS = IPv6Address("2001:db8:0:2::a80:2").packed
 DUAL_ADDRESS_BEARERS = tlv(0x94, b"\x80")
 BOTH = b"\xf1\x8d"
 OFFERS_ALL = replace(APN, pdn_types=frozenset(PdnType))

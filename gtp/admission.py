@@ -33,26 +33,35 @@ class Claim:
 
 
 class Admission:
-    """The requests for sessions that are being decided; ``shares_apns``: more than one APN is served."""
+    """The requests for sessions that are being decided."""
 
-    def __init__(self, *, shares_apns: bool) -> None:
-        self._shares_apns = shares_apns
+    def __init__(self) -> None:
         self._of_peer: Counter[str] = Counter()
         self._of_apn: Counter[str] = Counter()
         self._of_sim: Counter[str] = Counter()
         self._claims: dict[int, Claim] = {}
 
     def refusal(
-        self, wish: SessionWish, peer: str, priority: Priority, *, waiting: int, room: int
+        self,
+        wish: SessionWish,
+        peer: str,
+        priority: Priority,
+        *,
+        waiting: int,
+        room: int,
+        shares_apns: bool,
     ) -> AttachRefusal | None:
-        """Why this one is not taken, while ``waiting`` of ``room`` requests are being decided."""
+        """Why this one is not taken, while ``waiting`` of ``room`` requests are being decided.
+
+        ``shares_apns``: more than one APN is served.
+        """
         if wish.is_low_priority:
             priority = Priority.LOW
         if self._of_sim[wish.imsi] >= OF_ONE_SIM_MAX:
             return AttachRefusal.CONGESTED
         if waiting >= room * ROOM[priority] or self._of_peer[peer] >= room * PART_OF_ONE:
             return AttachRefusal.CONGESTED
-        if self._shares_apns and self._of_apn[wish.apn] >= room * PART_OF_ONE:
+        if shares_apns and self._of_apn[wish.apn] >= room * PART_OF_ONE:
             return AttachRefusal.APN_CONGESTED
         return None
 

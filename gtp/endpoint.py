@@ -125,7 +125,7 @@ class GtpEndpoint(ABC):
         self._responses = ResponseCache(kept_s=timers.kept_s)
         self._requests = RequestSender(first_sequence=first_sequence, bits=self.SEQUENCE_BITS, timers=timers)
         self._peers = Peers(timers=timers, asks=self._is_asked)
-        self._admission = Admission(shares_apns=len(self._apns) > 1)
+        self._admission = Admission()
         self._pending: dict[int, Pending] = {}
         self._undecided: deque[int] = deque()
         self._shed: set[int] = set()
@@ -171,6 +171,13 @@ class GtpEndpoint(ABC):
     def tell_restart(self, counter: int) -> None:
         """Our own sessions were lost: what peers are told as Recovery from now on."""
         self._recovery = counter & 0xFF
+
+    def serve(
+        self, *, apns: Sequence[Apn], allowed_peers: Sequence[IPv4Network], partners: Sequence[Partner]
+    ) -> None:
+        """Serve these access points to these peers from now on; contexts that are held stay."""
+        self._apns = {apn.name: apn for apn in apns}
+        self._partners = Partners(partners, allowed_peers)
 
     def receive_datagram(self, data: bytes, addr: Peer, now: float) -> None:
         """Take one datagram in; never raises."""
@@ -348,7 +355,14 @@ class GtpEndpoint(ABC):
         if partner is None or self._partners.is_reserved(partner):
             return AttachRefusal.CONGESTED
         waiting, payer = len(self._pending), self._payer(address)
-        return self._admission.refusal(event.wish, payer, partner.priority, waiting=waiting, room=EVENTS_MAX)
+        return self._admission.refusal(
+            event.wish,
+            payer,
+            partner.priority,
+            waiting=waiting,
+            room=EVENTS_MAX,
+            shares_apns=len(self._apns) > 1,
+        )
 
     def _payer(self, address: str) -> str:
         """Whom a request counts against: its partner, or the address where that has no name."""

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from core.adapters.links import EDGE_PATH, serve_link
 from core.domain.session import CloseReason
-from core.errors import Refused, Unavailable
+from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.links import Link
 
 BODY_BYTES_MAX = 4_096
@@ -82,6 +82,8 @@ class ControlServices:
     hand_over: Callable[[str], Awaitable[None]]
     end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]
     drain: Callable[[], None]
+    reload: Callable[[], Awaitable[list[str]]]
+    """Reads the configuration again; the keys that changed. Raises ``ConfigurationError``."""
     operations: GatewayOperations
     serve_link: Callable[[Link], Awaitable[None]] | None
     """Takes in what another node's devices send to the platform, until the link breaks; none: no edge."""
@@ -101,6 +103,7 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_post("/control/hand-over", channel.trusted(channel.hand_over))
     routes.add_post("/control/end-sessions", channel.trusted(channel.end_sessions))
     routes.add_post("/control/drain", channel.trusted(channel.drain))
+    routes.add_post("/control/reload", channel.trusted(channel.reload))
     routes.add_get("/control/gateway/status", channel.trusted(channel.status))
     routes.add_get("/control/gateway/peers", channel.trusted(channel.peers))
     routes.add_get("/control/gateway/sessions", channel.trusted(channel.sessions))
@@ -182,6 +185,9 @@ class _Channel:
 
     # -- what an operator asks --------------------------------------------------------------------------
 
+    async def reload(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"changed": await self._services.reload()})
+
     async def status(self, _: web.Request) -> web.StreamResponse:
         return web.json_response(self._services.operations.status())
 
@@ -245,5 +251,5 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.json_response({"error": str(error)}, status=400)
     except Unavailable as error:
         return web.json_response({"error": str(error)}, status=503)
-    except Refused as refusal:
+    except (ConfigurationError, Refused) as refusal:
         return web.json_response({"error": str(refusal)}, status=409)

@@ -28,9 +28,11 @@ from gtp.events import (
     Outcome,
     OutcomeTooLate,
     PathLost,
+    PeerEnds,
     PeerRestarted,
     Rejected,
     SessionRequested,
+    SessionWish,
     UpdateRequested,
 )
 from gtp.partners import OTHER, Partner, Partners
@@ -331,43 +333,43 @@ class GtpEndpoint(ABC):
     def _hand_out(self, token: int, key: RequestKey, addr: Peer, asked: Asked, now: float) -> None:
         """Let an event be decided, if it may be."""
         self._hear(addr, asked.recovery, now)
-        pending = Pending(key, addr, key[3], now, asked)
-        if (refusal := self._refusal(addr[0], asked.event)) is not None:
+        pending, event = Pending(key, addr, key[3], now, asked), asked.event
+        refusal = None
+        if isinstance(event, SessionRequested):
+            refusal = self._admit(token, addr[0], event.wish)
+        elif isinstance(event, UpdateRequested) and not self._may_name(addr[0], event.ends):
+            refusal = AttachRefusal.NOT_SUPPORTED
+        if refusal is not None:
             self.dropped[f"refused_{refusal.value}"] += 1
             self._tell(pending, Rejected(refusal))
             return
         self._pending[token] = pending
-        if isinstance(asked.event, SessionRequested):
-            self._admission.begin(token, asked.event.wish, self._payer(addr[0]))
-            self._undecided.append(token)
-        self._events.append(asked.event)
+        self._events.append(event)
 
-    def _refusal(self, address: str, event: Event) -> AttachRefusal | None:
-        """Why it is not even asked whether this may be."""
-        if isinstance(event, SessionRequested | UpdateRequested):
-            ends = event.wish.ends if isinstance(event, SessionRequested) else event.ends
-            control = ends.control_address
-            if control is not None and not self._partners.may_name(address, str(control)):
-                return AttachRefusal.NOT_SUPPORTED
-        if not isinstance(event, SessionRequested):
-            return None
+    def _admit(self, token: int, address: str, wish: SessionWish) -> AttachRefusal | None:
+        """Whether a new session is decided on at all: it is counted then, else the reason."""
         partner = self._partners.of(address)
         if partner is None or self._partners.is_reserved(partner):
             return AttachRefusal.CONGESTED
-        waiting, payer = len(self._pending), self._payer(address)
-        return self._admission.refusal(
-            event.wish,
+        if not self._may_name(address, wish.ends):
+            return AttachRefusal.NOT_SUPPORTED
+        payer = address if partner.name == OTHER else partner.name
+        refusal = self._admission.refusal(
+            wish,
             payer,
             partner.priority,
-            waiting=waiting,
+            waiting=len(self._pending),
             room=EVENTS_MAX,
             shares_apns=len(self._apns) > 1,
         )
+        if refusal is None:
+            self._admission.begin(token, wish, payer)
+            self._undecided.append(token)
+        return refusal
 
-    def _payer(self, address: str) -> str:
-        """Whom a request counts against: its partner, or the address where that has no name."""
-        name = self.partner_of(address)
-        return address if name == OTHER else name
+    def _may_name(self, address: str, ends: PeerEnds) -> bool:
+        control = ends.control_address
+        return control is None or self._partners.may_name(address, str(control))
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""

@@ -48,6 +48,8 @@ from gtp.transaction import (
 )
 
 GTP_C_PORT = 2123
+HEADER_BYTES = 12
+"""Of a response, in both versions."""
 EVENTS_MAX = 8_192
 """Requests handed out and not yet answered; beyond it new ones are refused for want of resources. Those for
 new sessions have a part of it (``gtp.admission``)."""
@@ -103,8 +105,8 @@ class GtpEndpoint(ABC):
 
     ACCESS: ClassVar[Access]
     SEQUENCE_BITS: ClassVar[int]
-    CAUSE_AT: ClassVar[int]
-    """Where a response that we make has its cause."""
+    CAUSE: ClassVar[tuple[int, int]]
+    """The type of that element, and where its value is when it is the first of a response."""
 
     def __init__(
         self,
@@ -136,7 +138,7 @@ class GtpEndpoint(ABC):
         self._outgoing: list[tuple[bytes, Peer]] = []
         self.dropped: Counter[str] = Counter()
         self.answers: Counter[tuple[str, int, int]] = Counter()
-        """To new requests: by partner, type of the response and cause."""
+        """To new requests: by partner, type of the response and cause (0: it does not begin with one)."""
 
     # -- the seam -------------------------------------------------------------------------------------
 
@@ -373,7 +375,9 @@ class GtpEndpoint(ABC):
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""
-        self.answers[self.partner_of(addr[0]), response[1], response[self.CAUSE_AT]] += 1
+        type_, at = self.CAUSE
+        cause = response[at] if len(response) > at and response[HEADER_BYTES] == type_ else 0
+        self.answers[self.partner_of(addr[0]), response[1], cause] += 1
         self._responses.answer(key, response)
         self._outgoing.append((response, addr))
 

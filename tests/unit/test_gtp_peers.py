@@ -339,6 +339,16 @@ def test_an_answer_is_kept_for_t3_times_n3_and_more() -> None:
     assert isinstance(machine.next_event(), SessionRequested), "it is a new one by now"
 
 
+def test_an_answer_goes_to_the_port_that_the_request_came_from() -> None:
+    machine, source = gateway(), (SGSN[0], 40_000)
+    machine.receive_datagram(create_request(), source, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), 0)
+    machine.receive_datagram(message(ECHO_REQUEST, 0, 9, b""), source, 0)
+    assert [peer for _, peer in machine.datagrams_to_send()] == [source, source]
+
+
 def test_the_key_of_a_repeat_is_address_port_type_and_sequence() -> None:
     cache = ResponseCache()
     key = ("10.0.0.1", 2123, 16, 5)

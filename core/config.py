@@ -44,6 +44,8 @@ SECRET_CHARACTERS_MIN = 16
 ECHO_INTERVAL_S_MIN = 60
 """Echo Requests are not sent more often (TS 29.060 §7.2.1, TS 23.007 §20)."""
 PARTNERS_MAX = 200
+RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers"})
+"""What a running node takes over when it reads its configuration again."""
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
 
@@ -509,6 +511,16 @@ def load(
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def changed(before: Config, after: Config) -> frozenset[str]:
+    """The keys whose values differ, as ``gateway.peers``."""
+    return frozenset(
+        f"{section}.{key}"
+        for section in Config.model_fields
+        for key in _known_keys(section)
+        if getattr(getattr(before, section), key) != getattr(getattr(after, section), key)
+    )
 
 
 def _read_file(path: Path) -> dict[str, Any]:

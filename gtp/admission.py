@@ -9,9 +9,6 @@ Rules:
 - Who is refused is told so at once by a temporary cause, and tries again later.
 """
 
-from collections import Counter
-from dataclasses import dataclass
-
 from core.domain.reasons import AttachRefusal
 from gtp.events import SessionWish
 from gtp.partners import Priority
@@ -23,55 +20,59 @@ PART_OF_ONE = 0.625
 OF_ONE_SIM_MAX = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a request counts against."""
-
-    peer: str
-    apn: str
-    imsi: str
-
-
 class Admission:
-    """The requests for sessions that are being decided; ``shares_apns``: more than one APN is served."""
+    """The requests for sessions that are being decided."""
 
-    def __init__(self, *, shares_apns: bool) -> None:
-        self._shares_apns = shares_apns
-        self._of_peer: Counter[str] = Counter()
-        self._of_apn: Counter[str] = Counter()
-        self._of_sim: Counter[str] = Counter()
-        self._claims: dict[int, Claim] = {}
+    def __init__(self) -> None:
+        self._of_peer: dict[str, int] = {}
+        self._of_apn: dict[str, int] = {}
+        self._of_sim: dict[str, int] = {}
+        self._claims: dict[int, tuple[str, str, str]] = {}
+        """What each counts against: peer, APN, IMSI."""
 
     def refusal(
-        self, wish: SessionWish, peer: str, priority: Priority, *, waiting: int, room: int
+        self,
+        wish: SessionWish,
+        peer: str,
+        priority: Priority,
+        *,
+        waiting: int,
+        room: int,
+        shares_apns: bool,
     ) -> AttachRefusal | None:
-        """Why this one is not taken, while ``waiting`` of ``room`` requests are being decided."""
+        """Why this one is not taken, while ``waiting`` of ``room`` requests are being decided.
+
+        ``shares_apns``: more than one APN is served.
+        """
         if wish.is_low_priority:
             priority = Priority.LOW
-        if self._of_sim[wish.imsi] >= OF_ONE_SIM_MAX:
+        if self._of_sim.get(wish.imsi, 0) >= OF_ONE_SIM_MAX:
             return AttachRefusal.CONGESTED
-        if waiting >= room * ROOM[priority] or self._of_peer[peer] >= room * PART_OF_ONE:
+        if waiting >= room * ROOM[priority] or self._of_peer.get(peer, 0) >= room * PART_OF_ONE:
             return AttachRefusal.CONGESTED
-        if self._shares_apns and self._of_apn[wish.apn] >= room * PART_OF_ONE:
+        if shares_apns and self._of_apn.get(wish.apn, 0) >= room * PART_OF_ONE:
             return AttachRefusal.APN_CONGESTED
         return None
 
     def begin(self, token: int, wish: SessionWish, peer: str) -> None:
         """It is being decided."""
-        claim = self._claims[token] = Claim(peer, wish.apn, wish.imsi)
-        self._of_peer[claim.peer] += 1
-        self._of_apn[claim.apn] += 1
-        self._of_sim[claim.imsi] += 1
+        apn, imsi = wish.apn, wish.imsi
+        self._claims[token] = (peer, apn, imsi)
+        self._of_peer[peer] = self._of_peer.get(peer, 0) + 1
+        self._of_apn[apn] = self._of_apn.get(apn, 0) + 1
+        self._of_sim[imsi] = self._of_sim.get(imsi, 0) + 1
 
     def end(self, token: int) -> None:
         """It is decided; nothing happens for what was no request for a session."""
-        if (claim := self._claims.pop(token, None)) is None:
-            return
-        for counter, key in (
-            (self._of_peer, claim.peer),
-            (self._of_apn, claim.apn),
-            (self._of_sim, claim.imsi),
-        ):
-            counter[key] -= 1
-            if not counter[key]:
-                del counter[key]
+        if (claim := self._claims.pop(token, None)) is not None:
+            peer, apn, imsi = claim
+            _less(self._of_peer, peer)
+            _less(self._of_apn, apn)
+            _less(self._of_sim, imsi)
+
+
+def _less(counts: dict[str, int], key: str) -> None:
+    if (left := counts[key] - 1) > 0:
+        counts[key] = left
+    else:
+        del counts[key]

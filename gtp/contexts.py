@@ -146,6 +146,7 @@ class Contexts:
 
     def _uncount(self, context: Context) -> None:
         key = (context.access, context.control_address)
-        self._of_peer[key] -= 1
-        if not self._of_peer[key]:
+        if (left := self._of_peer[key] - 1) > 0:
+            self._of_peer[key] = left
+        else:
             del self._of_peer[key]

@@ -28,9 +28,11 @@ from gtp.events import (
     Outcome,
     OutcomeTooLate,
     PathLost,
+    PeerEnds,
     PeerRestarted,
     Rejected,
     SessionRequested,
+    SessionWish,
     UpdateRequested,
 )
 from gtp.partners import OTHER, Partner, Partners
@@ -46,6 +48,8 @@ from gtp.transaction import (
 )
 
 GTP_C_PORT = 2123
+HEADER_BYTES = 12
+"""Of a response, in both versions."""
 EVENTS_MAX = 8_192
 """Requests handed out and not yet answered; beyond it new ones are refused for want of resources. Those for
 new sessions have a part of it (``gtp.admission``)."""
@@ -101,8 +105,8 @@ class GtpEndpoint(ABC):
 
     ACCESS: ClassVar[Access]
     SEQUENCE_BITS: ClassVar[int]
-    CAUSE_AT: ClassVar[int]
-    """Where a response that we make has its cause."""
+    CAUSE: ClassVar[tuple[int, int]]
+    """The type of that element, and where its value is when it is the first of a response."""
 
     def __init__(
         self,
@@ -125,7 +129,7 @@ class GtpEndpoint(ABC):
         self._responses = ResponseCache(kept_s=timers.kept_s)
         self._requests = RequestSender(first_sequence=first_sequence, bits=self.SEQUENCE_BITS, timers=timers)
         self._peers = Peers(timers=timers, asks=self._is_asked)
-        self._admission = Admission(shares_apns=len(self._apns) > 1)
+        self._admission = Admission()
         self._pending: dict[int, Pending] = {}
         self._undecided: deque[int] = deque()
         self._shed: set[int] = set()
@@ -134,7 +138,7 @@ class GtpEndpoint(ABC):
         self._outgoing: list[tuple[bytes, Peer]] = []
         self.dropped: Counter[str] = Counter()
         self.answers: Counter[tuple[str, int, int]] = Counter()
-        """To new requests: by partner, type of the response and cause."""
+        """To new requests: by partner, type of the response and cause (0: it does not begin with one)."""
 
     # -- the seam -------------------------------------------------------------------------------------
 
@@ -171,6 +175,13 @@ class GtpEndpoint(ABC):
     def tell_restart(self, counter: int) -> None:
         """Our own sessions were lost: what peers are told as Recovery from now on."""
         self._recovery = counter & 0xFF
+
+    def serve(
+        self, *, apns: Sequence[Apn], allowed_peers: Sequence[IPv4Network], partners: Sequence[Partner]
+    ) -> None:
+        """Serve these access points to these peers from now on; contexts that are held stay."""
+        self._apns = {apn.name: apn for apn in apns}
+        self._partners = Partners(partners, allowed_peers)
 
     def receive_datagram(self, data: bytes, addr: Peer, now: float) -> None:
         """Take one datagram in; never raises."""
@@ -315,40 +326,49 @@ class GtpEndpoint(ABC):
     def _hand_out(self, token: int, key: RequestKey, addr: Peer, asked: Asked, now: float) -> None:
         """Let an event be decided, if it may be."""
         self._hear(addr, asked.recovery, now)
-        pending = Pending(key, addr, key[3], now, asked)
-        if (refusal := self._refusal(addr[0], asked.event)) is not None:
+        pending, event = Pending(key, addr, key[3], now, asked), asked.event
+        refusal = None
+        if isinstance(event, SessionRequested):
+            refusal = self._admit(token, addr[0], event.wish)
+        elif isinstance(event, UpdateRequested) and not self._may_name(addr[0], event.ends):
+            refusal = AttachRefusal.NOT_SUPPORTED
+        if refusal is not None:
             self.dropped[f"refused_{refusal.value}"] += 1
             self._tell(pending, Rejected(refusal))
             return
         self._pending[token] = pending
-        if isinstance(asked.event, SessionRequested):
-            self._admission.begin(token, asked.event.wish, self._payer(addr[0]))
-            self._undecided.append(token)
-        self._events.append(asked.event)
+        self._events.append(event)
 
-    def _refusal(self, address: str, event: Event) -> AttachRefusal | None:
-        """Why it is not even asked whether this may be."""
-        if isinstance(event, SessionRequested | UpdateRequested):
-            ends = event.wish.ends if isinstance(event, SessionRequested) else event.ends
-            control = ends.control_address
-            if control is not None and not self._partners.may_name(address, str(control)):
-                return AttachRefusal.NOT_SUPPORTED
-        if not isinstance(event, SessionRequested):
-            return None
+    def _admit(self, token: int, address: str, wish: SessionWish) -> AttachRefusal | None:
+        """Whether a new session is decided on at all: it is counted then, else the reason."""
         partner = self._partners.of(address)
         if partner is None or self._partners.is_reserved(partner):
             return AttachRefusal.CONGESTED
-        waiting, payer = len(self._pending), self._payer(address)
-        return self._admission.refusal(event.wish, payer, partner.priority, waiting=waiting, room=EVENTS_MAX)
+        if not self._may_name(address, wish.ends):
+            return AttachRefusal.NOT_SUPPORTED
+        payer = address if partner.name == OTHER else partner.name
+        refusal = self._admission.refusal(
+            wish,
+            payer,
+            partner.priority,
+            waiting=len(self._pending),
+            room=EVENTS_MAX,
+            shares_apns=len(self._apns) > 1,
+        )
+        if refusal is None:
+            self._admission.begin(token, wish, payer)
+            self._undecided.append(token)
+        return refusal
 
-    def _payer(self, address: str) -> str:
-        """Whom a request counts against: its partner, or the address where that has no name."""
-        name = self.partner_of(address)
-        return address if name == OTHER else name
+    def _may_name(self, address: str, ends: PeerEnds) -> bool:
+        control = ends.control_address
+        return control is None or self._partners.may_name(address, str(control))
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""
-        self.answers[self.partner_of(addr[0]), response[1], response[self.CAUSE_AT]] += 1
+        type_, at = self.CAUSE
+        cause = response[at] if len(response) > at and response[HEADER_BYTES] == type_ else 0
+        self.answers[self.partner_of(addr[0]), response[1], cause] += 1
         self._responses.answer(key, response)
         self._outgoing.append((response, addr))
 

@@ -11,7 +11,7 @@ Rules:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
 OTHER = "other"
@@ -21,7 +21,7 @@ ADDRESSES_MAX = 16_384
 RESERVE = 0.25
 
 
-class Priority(Enum):
+class Priority(StrEnum):
     """Who is heard longest when there is too much to do."""
 
     LOW = "low"
@@ -54,6 +54,7 @@ class Partners:
     def __init__(self, partners: Sequence[Partner], allowed: Sequence[IPv4Network]) -> None:
         named = (*partners, *(Partner(OTHER, (network,)) for network in allowed))
         self._partners = named or (EVERYBODY,)
+        self._is_everybody = not named
         self._by_address: dict[str, Partner | None] = {}
         self._tokens: dict[str, tuple[float, float]] = {}
 
@@ -74,11 +75,11 @@ class Partners:
         if address == other:
             return True
         partner = self.of(address)
-        return partner is not None and partner is not EVERYBODY and partner is self.of(other)
+        return partner is not None and not self._is_everybody and partner is self.of(other)
 
     def may_name(self, address: str, other: str) -> bool:
         """Whether it may have us answer to this other address: else we would send what nobody asked for."""
-        return self._partners == (EVERYBODY,) or self.are_one(address, other)
+        return self._is_everybody or self.are_one(address, other)
 
     def take(self, partner: Partner, now: float) -> bool:
         """Take a token; false when there is none, and the datagram is too much."""

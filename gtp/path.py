@@ -117,7 +117,7 @@ class Peers:
             state.heard_at = now
             if state.path is not PathState.UP:
                 self.counts["path_back"] += 1
-            state.path = PATHS[state.path][PathEvent.HEARD]
+                state.path = PATHS[state.path][PathEvent.HEARD]
 
     def hear(self, peer: str, recovery: int | None, now: float) -> bool:
         """A message carried this counter; true when the peer must be asked to confirm it."""

@@ -116,6 +116,13 @@ class GtpDoor:
         finally:
             self._taps.remove(tap)
 
+    def serve(
+        self, *, apns: Sequence[Apn], allowed_peers: Sequence[IPv4Network], partners: Sequence[Partner]
+    ) -> None:
+        """Serve these access points to these peers from now on; sessions that are open stay."""
+        for machine in self._machines.values():
+            machine.serve(apns=apns, allowed_peers=allowed_peers, partners=partners)
+
     def tell_restart(self, counter: int) -> None:
         """Our own sessions were lost (TS 23.007 §18)."""
         for machine in self._machines.values():

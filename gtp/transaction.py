@@ -139,7 +139,8 @@ class RequestSender:
         self._mask = (1 << bits) - 1
         self._next = first_sequence & self._mask
         self._capacity = capacity
-        self._open: dict[tuple[str, int], _Request] = {}
+        self._open: OrderedDict[tuple[str, int], _Request] = OrderedDict()
+        """Whoever is due first stands first, for all wait equally long."""
 
     def next_sequence(self) -> int:
         """The next sequence number, of ``bits`` bits."""
@@ -150,7 +151,9 @@ class RequestSender:
         """Remember a request that is being sent; false when there is no room for it."""
         if len(self._open) >= self._capacity:
             return False
-        self._open[(peer[0], sequence)] = _Request(data, peer, subject, now + self._timers.t3_response_s, 1)
+        key = (peer[0], sequence)
+        self._open[key] = _Request(data, peer, subject, now + self._timers.t3_response_s, 1)
+        self._open.move_to_end(key)
         return True
 
     def answered(self, peer_address: str, sequence: int) -> str | None:
@@ -160,20 +163,22 @@ class RequestSender:
 
     def timer(self) -> float | None:
         """When ``expire`` has something to do."""
-        return min((request.due for request in self._open.values()), default=None)
+        return next(iter(self._open.values())).due if self._open else None
 
     def expire(self, now: float) -> tuple[list[tuple[bytes, Peer]], list[str]]:
         """What to send again, and the subjects that were given up."""
         again: list[tuple[bytes, Peer]] = []
         given_up: list[str] = []
-        for key, request in list(self._open.items()):
+        while self._open:
+            key, request = next(iter(self._open.items()))
             if request.due > now:
-                continue
+                break
             if request.sent > self._timers.n3_requests:
                 del self._open[key]
                 given_up.append(request.subject)
                 continue
             request.sent += 1
             request.due = now + self._timers.t3_response_s
+            self._open.move_to_end(key)
             again.append((request.data, request.peer))
         return again, given_up

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from core.adapters.links import EDGE_PATH, serve_link
 from core.domain.session import CloseReason
-from core.errors import Refused, Unavailable
+from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.links import Link
 
 BODY_BYTES_MAX = 4_096
@@ -84,6 +84,8 @@ class ControlServices:
     refresh_sessions_of: Callable[[str, str], Awaitable[None]]
     group_changed: Callable[[str, str, str], Awaitable[None]]
     drain: Callable[[], None]
+    reload: Callable[[], Awaitable[list[str]]]
+    """Reads the configuration again; the keys that changed. Raises ``ConfigurationError``."""
     operations: GatewayOperations
     serve_link: Callable[[Link], Awaitable[None]] | None
     """Takes in what another node's devices send to the platform, until the link breaks; none: no edge."""
@@ -105,6 +107,7 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_post("/control/refresh-sessions", channel.trusted(channel.refresh_sessions))
     routes.add_post("/control/group-changed", channel.trusted(channel.group_changed))
     routes.add_post("/control/drain", channel.trusted(channel.drain))
+    routes.add_post("/control/reload", channel.trusted(channel.reload))
     routes.add_get("/control/gateway/status", channel.trusted(channel.status))
     routes.add_get("/control/gateway/peers", channel.trusted(channel.peers))
     routes.add_get("/control/gateway/sessions", channel.trusted(channel.sessions))
@@ -197,6 +200,9 @@ class _Channel:
 
     # -- what an operator asks --------------------------------------------------------------------------
 
+    async def reload(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"changed": await self._services.reload()})
+
     async def status(self, _: web.Request) -> web.StreamResponse:
         return web.json_response(self._services.operations.status())
 
@@ -260,5 +266,5 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.json_response({"error": str(error)}, status=400)
     except Unavailable as error:
         return web.json_response({"error": str(error)}, status=503)
-    except Refused as refusal:
+    except (ConfigurationError, Refused) as refusal:
         return web.json_response({"error": str(refusal)}, status=409)

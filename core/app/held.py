@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from core.app.adapters import Adapters
-from core.config import Config, VirtualGatewayConfig
+from core.config import Config, GatewayConfig, VirtualGatewayConfig
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
@@ -162,6 +162,14 @@ class HeldGateway:
         await self.door.end_all(ending, CloseReason.LOST)
         return counter
 
+    def reload(self, config: Config) -> None:
+        """Take over what may change while sessions are open (``RELOADABLE``)."""
+        self._config, gateway = config, config.gateway
+        self.sessions.serve(gateway.access_points)
+        self.door.serve(
+            apns=gateway.access_points, allowed_peers=gateway.allowed_peers, partners=_partners(gateway)
+        )
+
     async def settle(self) -> None:
         """Make durable what was counted, and let the address go; raises ``Unavailable``."""
         await self.usage.sweep()
@@ -248,17 +256,7 @@ class HeldGateway:
             recovery=self.gateway.restart_counter,
             apns=config.access_points,
             allowed_peers=config.allowed_peers,
-            partners=[
-                Partner(
-                    name=each.name,
-                    networks=each.networks,
-                    requests_per_s=each.requests_per_s,
-                    burst=each.burst,
-                    echo=each.echo,
-                    priority=Priority(each.priority),
-                )
-                for each in config.peers
-            ],
+            partners=_partners(config),
             timers=Timers(
                 t3_response_s=config.t3_response_s,
                 n3_requests=config.n3_requests,
@@ -337,6 +335,20 @@ class HeldGateway:
             session_id = await self._peer_lost.get()
             with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
                 await self.sessions.close(session_id, CloseReason.PEER_LOST)
+
+
+def _partners(config: GatewayConfig) -> list[Partner]:
+    return [
+        Partner(
+            name=each.name,
+            networks=each.networks,
+            requests_per_s=each.requests_per_s,
+            burst=each.burst,
+            echo=each.echo,
+            priority=Priority(each.priority),
+        )
+        for each in config.peers
+    ]
 
 
 async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:

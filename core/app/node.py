@@ -13,7 +13,7 @@ from core.adapters.store.rows import body_of, entity_of
 from core.api.views import subscriber_view
 from core.app.adapters import METADATA_PORT, Adapters
 from core.app.held import HeldGateway, settle_left
-from core.config import Config
+from core.config import RELOADABLE, Config, changed
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable
@@ -133,6 +133,21 @@ class Node:
                 tasks.create_task(self.consumer.run())
                 tasks.create_task(self.chores.run())
             await asyncio.Event().wait()  # a node of the API alone has no loop
+
+    def reload(self, config: Config) -> list[str]:
+        """Take over what differs in ``config``; the keys. Raises ``ConfigurationError`` for what cannot be
+        changed in a running node, and then changes nothing.
+        """
+        keys = changed(self._config, config)
+        if fixed := keys - RELOADABLE:
+            raise ConfigurationError(
+                f"{', '.join(sorted(fixed))}: cannot be changed in a running node; restart it, or change only"
+                f" {', '.join(sorted(RELOADABLE))}"
+            )
+        self._config = config
+        for held in self.held.values():
+            held.reload(config)
+        return sorted(keys)
 
     async def drain(self) -> None:
         """Hand over every gateway and every chore, and take nothing any more."""

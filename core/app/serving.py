@@ -1,7 +1,7 @@
 """What a node shows to the outside: the customer API, the control channel and the metrics; the first run."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
 from aiohttp import web
@@ -198,9 +198,18 @@ def make_api(
 
 
 def make_control_channel(
-    config: Config, adapters: Adapters, node: Node, telemetry: Telemetry, drain: Callable[[], None]
+    config: Config,
+    adapters: Adapters,
+    node: Node,
+    telemetry: Telemetry,
+    *,
+    drain: Callable[[], None],
+    reload: Callable[[], Awaitable[list[str]]],
 ) -> web.Application:
-    """What the other nodes ask of this one, with ``/metrics`` beside it. ``drain`` begins its end."""
+    """What the other nodes and an operator ask of this one, with ``/metrics`` beside it.
+
+    ``drain`` begins its end; ``reload`` reads the configuration again.
+    """
     application = make_control(
         ControlServices(
             name=config.node.name,
@@ -215,6 +224,7 @@ def make_control_channel(
             refresh_sessions_of=node.refresh_sessions_of,
             group_changed=node.group_changed,
             drain=drain,
+            reload=reload,
             operations=Operations(node=node, clock=adapters.clock),
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )

@@ -50,6 +50,20 @@ def drain(config: ConfigOption = None, contact: ContactOption = "") -> None:
     typer.echo("drained: the node has ended")
 
 
+@node.command()
+def reload(config: ConfigOption = None, contact: ContactOption = "") -> None:
+    """Have a node read its configuration again (SIGHUP does the same): the table of peers, and the APNs.
+
+    Sessions that are open stay as they are. What cannot be changed in a running node is named, and then
+    nothing is changed.
+
+    Example: airloom node reload
+    """
+    where, secret = where_of(config, contact)
+    told = asyncio.run(ask("POST", f"{where}/control/reload", secret))
+    typer.echo(f"changed: {', '.join(told['changed']) or 'nothing'}")
+
+
 async def _has_drained(where: str, secret: str) -> bool:
     await ask("POST", f"{where}/control/drain", secret)
     with suppress(TimeoutError):

@@ -9,8 +9,8 @@ import gc
 import json
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import uvloop
@@ -35,25 +35,32 @@ def serve(config_file: Path | None, *, roles: Sequence[str] = (), as_json: bool 
     """Serve until SIGTERM or SIGINT; the exit code."""
     try:
         config = load(config_file, roles=roles)
-        return uvloop.run(_serve(config, as_json=as_json))
+        return uvloop.run(_serve(config, lambda: load(config_file, roles=roles), as_json=as_json))
     except ConfigurationError as error:
         return _end(EX_CONFIG, str(error))
     except (Unavailable, LeaseLost) as error:
         return _end(EX_UNAVAILABLE, str(error))
 
 
-async def _serve(config: Config, *, as_json: bool) -> int:
-    stopped = asyncio.Event()
+async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: bool) -> int:
+    stopped, hung_up = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
     async with AsyncExitStack() as open_parts:
         adapters = await open_parts.enter_async_context(default_adapters(config))
         node = Node(config=config, adapters=adapters, tell=_tell)
         open_parts.push_async_callback(node.aclose)
         telemetry = make_telemetry(node)
+
+        async def reload() -> list[str]:
+            return node.reload(await asyncio.to_thread(load_again))
+
         if config.control.contact:
-            channel = make_control_channel(config, adapters, node, telemetry, stopped.set)
+            channel = make_control_channel(
+                config, adapters, node, telemetry, drain=stopped.set, reload=reload
+            )
             await _listen(open_parts, channel, "control", config.control.host, config.control.port)
         gc.disable()  # what is read back stays: to go through it again and again is half the time of a start
         recovered = await node.start()
@@ -73,10 +80,30 @@ async def _serve(config: Config, *, as_json: bool) -> int:
         entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
         _say_ready(config, recovered, owner, entries, as_json=as_json)
         waiting = asyncio.create_task(stopped.wait())
+        reloading = asyncio.create_task(_reload_on(hung_up, reload))
+        open_parts.push_async_callback(_cancel, reloading)
         await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             await _drain(node)
         return await _wind_down(running, waiting)
+
+
+async def _reload_on(hung_up: asyncio.Event, reload: Callable[[], Awaitable[list[str]]]) -> None:
+    """At each SIGHUP; a configuration that cannot be taken over changes nothing."""
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        try:
+            _tell(f"read again: {', '.join(await reload()) or 'nothing'} changed")
+        except ConfigurationError as error:
+            for line in str(error).splitlines():
+                _tell(f"not taken over: {line}")
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _drain(node: Node) -> None:

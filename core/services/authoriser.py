@@ -60,6 +60,10 @@ class Authoriser:
         self._apns: Mapping[str, Apn] = {apn.name: apn for apn in apns}
         self._prefixes = prefixes
 
+    def serve(self, apns: Iterable[Apn]) -> None:
+        """Serve these access points from now on; sessions that are open stay."""
+        self._apns = {apn.name: apn for apn in apns}
+
     async def sim_id_of(self, imsi: str) -> str:
         """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
         sim_id = await self._store.sims.sim_id_of_imsi(imsi)

@@ -125,6 +125,10 @@ class Sessions:
         """Call ``heed()`` when an event became durable; it must not raise."""
         self._heed_event = heed
 
+    def serve(self, apns: Sequence[Apn]) -> None:
+        """Serve these access points from now on; sessions that are open stay."""
+        self._authoriser.serve(apns)
+
     def attach_door(self, access: Access, door: AccessDoor) -> None:
         """Name the door that holds sessions of this access."""
         self._doors[access] = door

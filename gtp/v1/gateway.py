@@ -21,7 +21,7 @@ from gtp.events import (
 )
 from gtp.pco import answer_options, credentials
 from gtp.transaction import Peer, RequestKey
-from gtp.v1 import message
+from gtp.v1 import ie, message
 from gtp.v1.cause import CAUSE_OF_REFUSAL, Cause
 from gtp.v1.header import FLAG_PT, Header, decode_header, version_of
 from gtp.v1.ie import TEID_CONTROL, EndUserAddress
@@ -53,7 +53,7 @@ class GtpV1Gateway(GtpEndpoint):
 
     ACCESS: ClassVar[Access] = Access.GTPV1
     SEQUENCE_BITS: ClassVar[int] = 16
-    CAUSE_AT: ClassVar[int] = 13
+    CAUSE: ClassVar[tuple[int, int]] = (ie.CAUSE, 13)
 
     def procedure_of(self, response_type: int) -> str:
         """By its name in §7.1, table 1."""

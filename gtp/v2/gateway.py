@@ -40,7 +40,7 @@ class GtpV2Gateway(GtpEndpoint):
     ACCESS: ClassVar[Access] = Access.GTPV2
     SEQUENCE_BITS: ClassVar[int] = 23
     """The topmost bit marks what a command set off (§7.6); nothing of ours is."""
-    CAUSE_AT: ClassVar[int] = 16
+    CAUSE: ClassVar[tuple[int, int]] = (ie.CAUSE, 16)
 
     def procedure_of(self, response_type: int) -> str:
         """By its name in §6.1, table 6.1-1."""

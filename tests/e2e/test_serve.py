@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -321,3 +322,18 @@ async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path, ro
     assert ended.returncode == 78
     assert len(ended.stderr.splitlines()) == 1
     assert "in use by another process; stop it, or give each node its own" in ended.stderr
+
+
+async def test_sighup_has_the_configuration_read_again(tmp_path: Path) -> None:
+    served = served_in(tmp_path)
+    await served.start()
+    assert served.process is not None
+    served.process.send_signal(signal.SIGHUP)
+    log = served.data_dir / "serve.log"
+    for _ in range(200):
+        if "read again: nothing changed" in (told := await asyncio.to_thread(log.read_text)):
+            break
+        await asyncio.sleep(0.05)
+    assert "read again: nothing changed" in told
+    assert served.process.returncode is None
+    assert await served.stop() == 0

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
 from core.app.serving import make_control_channel, make_telemetry
-from core.config import Config, ControlConfig
+from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
 from core.errors import Unavailable
 from loadtest.peers.gtp import GtpPeer, Refusal
@@ -34,6 +34,8 @@ class Watched:
         self.stack = stack
         self.operations = Operations(node=stage.node, clock=stage.clock)
         self.url = ""
+        self.wanted = stage.node._config
+        """What it finds when it reads its configuration again."""
 
     async def metrics(self) -> dict[str, float]:
         async with aiohttp.ClientSession() as http, http.get(f"{self.url}/metrics") as answer:
@@ -59,9 +61,18 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
     await stage._make_sims()
     config = Config(control=ControlConfig.model_validate({"secret": SECRET}))
     async with AsyncExitStack() as stack:
-        telemetry = make_telemetry(stage.node)
+        telemetry, found = make_telemetry(stage.node), Watched(stage, stack)
+
+        async def reload() -> list[str]:
+            return stage.node.reload(found.wanted)
+
         channel = make_control_channel(
-            config, stage._adapters(stage._life, "x"), stage.node, telemetry, lambda: None
+            config,
+            stage._adapters(stage._life, "x"),
+            stage.node,
+            telemetry,
+            drain=lambda: None,
+            reload=reload,
         )
         runner = web.AppRunner(channel, shutdown_timeout=0.1)
         await runner.setup()
@@ -71,7 +82,6 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
         (address,) = runner.addresses
         monkeypatch.setenv("AIRLOOM_CONTROL__PORT", str(address[1]))
         monkeypatch.setenv("AIRLOOM_CONTROL__SECRET", SECRET)
-        found = Watched(stage, stack)
         found.url = f"http://127.0.0.1:{address[1]}"
         yield found
     for state in stage.sims:
@@ -310,3 +320,41 @@ async def test_metrics_tell_partners_procedures_causes_paths_and_what_waits(watc
     await asyncio.sleep(0.2)
     told = await watched.metrics()
     assert told[f'airloom_gtp_path_events_total{{{of_v1}event="restart_confirmed"}}'] == 1
+
+
+async def test_peers_and_apns_are_taken_over_and_sessions_stay(watched: Watched, airloom: Airloom) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    kept = await sgw.attach(imsi=watched.imsi(0), apn=APN)
+    assert (await airloom("node", "reload")).out == "changed: nothing\n"
+    gateway = watched.wanted.gateway
+    partner = {"name": "one", "networks": ["127.0.1.0/24", "127.0.2.0/24"]}
+    apn = {"name": APN, "dns": ["9.9.9.9"], "mtu_bytes": 1_300}
+    watched.wanted = watched.wanted.model_copy(
+        update={
+            "gateway": GatewayConfig.model_validate(
+                gateway.model_dump() | {"peers": [partner], "allowed_peers": [], "apns": [apn, "new.io"]}
+            )
+        }
+    )
+    told = await airloom("node", "reload")
+    assert told.out == "changed: gateway.allowed_peers, gateway.apns, gateway.peers\n"
+    assert (await sgsn.attach(imsi=watched.imsi(1), apn="new.io")).is_active
+    with pytest.raises(Refusal):
+        await sgsn.attach(imsi=watched.imsi(2), apn="internet")
+    assert (await sgsn.attach(imsi=watched.imsi(2), apn=APN)).dns == ("9.9.9.9",)
+    moved = await sgsn.take_over(kept)
+    assert moved.is_active, "they are of one partner"
+    assert {row["partner"] for row in watched.operations.peers()} == {"one"}
+
+
+async def test_what_cannot_be_taken_over_is_named_and_nothing_is_changed(
+    watched: Watched, airloom: Airloom
+) -> None:
+    gateway = watched.wanted.gateway
+    watched.wanted = watched.wanted.model_copy(
+        update={"gateway": gateway.model_copy(update={"control_port": 9, "allowed_peers": ()})}
+    )
+    ended = await airloom("node", "reload")
+    assert ended.code == 1
+    assert "gateway.control_port: cannot be changed in a running node" in ended.err
+    assert watched.stage.node._config.gateway == gateway

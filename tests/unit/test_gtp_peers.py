@@ -9,7 +9,7 @@ from gtp.endpoint import GtpEndpoint
 from gtp.events import Accepted, PathLost, PeerRestarted, SessionRequested, UpdateRequested
 from gtp.partners import Partner, Partners
 from gtp.path import FLAP_S, LOOKED_AT_MAX, PATHS, PathEvent, PathState, Peers
-from gtp.transaction import Arrival, ResponseCache, Timers
+from gtp.transaction import Arrival, RequestSender, ResponseCache, Timers
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support import gtp as v1
@@ -296,6 +296,24 @@ def test_requests_are_repeated_as_often_and_as_far_apart_as_configured() -> None
     assert machine.contexts == 0
 
 
+def test_of_many_open_requests_the_next_due_is_known_without_looking_at_all() -> None:
+    sender = RequestSender(timers=Timers(t3_response_s=2.0, n3_requests=2))
+    for number in range(1, 1_001):
+        assert sender.begin(number, b"", SGSN, str(number), number / 1_000)
+    assert sender.timer() == 2.001
+    again, given_up = sender.expire(2.5)
+    assert (len(again), given_up) == (500, [])
+    assert sender.timer() == 2.501
+    assert sender.answered(SGSN[0], 501) == "501"
+    assert sender.timer() == 2.502
+    assert len(sender.expire(3.0)[0]) == 499
+    assert sender.timer() == 4.5, "those that were repeated first are due first"
+    for now in (4.5, 5.0, 6.5, 7.0):
+        given_up += sender.expire(now)[1]
+    assert len(given_up) == 999
+    assert sender.timer() is None
+
+
 def test_an_answer_is_kept_for_t3_times_n3_and_more() -> None:
     timers = Timers(t3_response_s=2.0, n3_requests=3)
     machine = gateway(timers=timers)
@@ -308,6 +326,16 @@ def test_an_answer_is_kept_for_t3_times_n3_and_more() -> None:
     assert machine.datagrams_to_send() == [(first, SGSN)]
     machine.receive_datagram(create_request(), SGSN, timers.kept_s)
     assert isinstance(machine.next_event(), SessionRequested), "it is a new one by now"
+
+
+def test_an_answer_goes_to_the_port_that_the_request_came_from() -> None:
+    machine, source = gateway(), (SGSN[0], 40_000)
+    machine.receive_datagram(create_request(), source, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session()), 0)
+    machine.receive_datagram(message(ECHO_REQUEST, 0, 9, b""), source, 0)
+    assert [peer for _, peer in machine.datagrams_to_send()] == [source, source]
 
 
 def test_the_key_of_a_repeat_is_address_port_type_and_sequence() -> None:

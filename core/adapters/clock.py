@@ -4,7 +4,6 @@ import secrets
 import time
 from datetime import UTC, datetime
 
-
 POOL_BYTES = 4_096
 
 
@@ -23,7 +22,7 @@ class SystemClock:
 class SystemEntropy:
     """Implements ``Entropy``: bytes of the kernel's generator, fetched ``POOL_BYTES`` at a time.
 
-    A call into the kernel lets other threads run first: for four bytes that cost more than what they were for.
+    A call into the kernel lets other threads run first: for four bytes that costs more than their use.
     """
 
     def __init__(self) -> None:

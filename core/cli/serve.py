@@ -55,6 +55,7 @@ async def _serve(config: Config, *, as_json: bool) -> int:
         if config.control.contact:
             channel = make_control_channel(config, node, telemetry, stopped.set)
             await _listen(open_parts, channel, "control", config.control.host, config.control.port)
+        gc.set_threshold(*GC_THRESHOLDS)  # as sessions are read back, each full collection goes over more
         recovered = await node.start()
         for lost in node.lost_counts:
             _tell(lost)
@@ -66,7 +67,6 @@ async def _serve(config: Config, *, as_json: bool) -> int:
             await _listen(open_parts, application, "api", config.api.host, config.api.port)
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         running = asyncio.create_task(node.run())
         entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
         _say_ready(config, recovered, owner, entries, as_json=as_json)

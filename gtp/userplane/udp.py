@@ -4,7 +4,7 @@ Rules: needs no privilege; every packet passes through this process; with a TUN 
 internet side, without it only the device edge is reached.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 
@@ -153,12 +153,16 @@ class UdpUserPlane:
         slot = self._slots.find(session_id)
         return None if slot is None else self._slots.read(slot, self._clock.now())
 
-    def all_counters(self) -> Iterator[Counters]:
+    def all_counters(self, *, apart_from: Container[str] = ()) -> Iterator[Counters]:
         """Every slot in use; sessions may be opened and freed while this is gone through."""
         for session_id in self._slots.session_ids():
-            counters = self.counters(session_id)
+            counters = None if session_id in apart_from else self.counters(session_id)
             if counters is not None:
                 yield counters
+
+    def moved(self) -> Iterator[list[str]]:
+        """Sessions that were counted for since this was last asked."""
+        return self._slots.moved()
 
     def begin_segment(self, session_id: str, label: SegmentLabel, begun: datetime) -> None:
         """End the current segment here and begin the next; nothing happens without a slot."""

@@ -27,7 +27,7 @@ T = TypeVar("T")
 SETTLE_US = SETTLE_S * 1_000_000
 """An index row without its entity is left from a crash when it is older than this."""
 HOT_ENTITIES_MAX = 65_536
-"""Entities of a hot table that are kept as they were read."""
+"""Entities that are hot and kept as they were read."""
 CONDITIONAL_TRIES_MAX = 16
 """How often a removal reads again because somebody else wrote in between."""
 
@@ -65,12 +65,12 @@ def entity_of(body: bytes, entity: type[T]) -> T:
 
 
 class BodyReader(Generic[T]):
-    """Reads the bodies of one type of entity; of a hot table the same body twice is the same entity."""
+    """Reads the bodies of one type of entity; what is hot is the same entity when it is the same body."""
 
-    def __init__(self, table: Table, entity: type[T]) -> None:
+    def __init__(self, table: Table, entity: type[T], *, is_hot: bool = False) -> None:
         self._table = table
         decode: Callable[[str], T] = msgspec.json.Decoder(entity, dec_hook=_decode_other).decode
-        self._decode = decode if table.hot is None else lru_cache(HOT_ENTITIES_MAX)(decode)
+        self._decode = lru_cache(HOT_ENTITIES_MAX)(decode) if is_hot else decode
 
     def read(self, partition: Key, row: Row) -> T:
         """The entity; raises ``CorruptRow``."""

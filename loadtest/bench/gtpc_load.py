@@ -88,17 +88,28 @@ def delete_v2(teid: int, sequence: int) -> bytes:
     return struct.pack("!BBHII", 0x48, V2_DELETE, 13, teid, sequence << 8) + _element(73, 0, b"\x05")
 
 
+def _elements_v1(answer: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    at = 12
+    while at < len(answer):
+        kind, head, size = answer[at], 1, _FIXED_IES.get(answer[at], 0)
+        if kind >= 128:
+            head, size = 3, struct.unpack_from("!H", answer, at + 1)[0]
+        found[kind] = answer[at + head : at + head + size]
+        at += head + size
+    return found
+
+
 def created_v1(answer: bytes) -> tuple[int, int]:
     """Cause and the gateway's control TEID."""
-    found, at = {1: b"\0", 17: b""}, 12
-    while at < len(answer):
-        kind = answer[at]
-        if kind < 128:
-            found[kind] = answer[at + 1 : at + 1 + _FIXED_IES[kind]]
-            at += 1 + _FIXED_IES[kind]
-        else:
-            at += 3 + struct.unpack_from("!H", answer, at + 1)[0]
-    return found[1][0], int.from_bytes(found[17], "big")
+    found = _elements_v1(answer)
+    return found[1][0], int.from_bytes(found.get(17, b""), "big")
+
+
+def user_end_v1(answer: bytes) -> tuple[int, str]:
+    """The gateway's TEID for packets, and the device's address."""
+    found = _elements_v1(answer)
+    return int.from_bytes(found[16], "big"), socket.inet_ntoa(found[128][2:6])
 
 
 def created_v2(answer: bytes) -> tuple[int, int]:
@@ -166,6 +177,20 @@ class Load:
             "own_us": own * each_us,
             "repeats": repeats,
         }
+
+    def hold(self, gateway: str, count: int) -> list[bytes]:
+        """So many contexts of version 1, which stay; what each was answered, in the order of the SIMs."""
+        ask = {"version": 1, "first": 0, "count": count}
+        creates = self._creates(ask)
+        answers, _ = self._exchange(gateway, 1, creates, _BURST)
+        _accepted(1, answers)
+        sequence_of = VERSIONS[1][3]
+        answered = {sequence_of(answer): answer for answer in answers}
+        return [answered[sequence_of(create)] for create in creates]
+
+    def unasked(self) -> list[bytes]:
+        """What the gateway sent by itself."""
+        return self._received(0)
 
     def paced(self, ask: dict[str, Any]) -> dict[str, Any]:
         """Create ``rate`` times a second, come what may; latencies count from when a request was due.

@@ -45,6 +45,9 @@ FREE_SIMS = 65_000
 START_S = 300.0
 
 
+PARTS = "rates", "held", "most"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much is measured. ``held`` and ``most`` are sessions that are there before."""
@@ -54,6 +57,7 @@ class Plan:
     paced_s: float = 8.0
     most: int = 1_000_000
     pauses_s: float = 20.0
+    parts: tuple[str, ...] = PARTS
 
 
 QUICK = Plan(rounds=1, held=2_000, paced_s=1.0, most=4_000, pauses_s=2.0)
@@ -87,8 +91,10 @@ async def _measure(plan: Plan) -> list[dict[str, Any]]:
     with Lab() as lab, tempfile.TemporaryDirectory(prefix="airloom-gtpc-") as folder:
         load = lab.start_module("ran", "loadtest.bench.gtpc_load", PEER, cpu=GENERATOR_CPU)
         rows, half = await _rates(lab, Path(folder), load, plan)
-        rows += await _held(lab, Path(folder), load, plan, half)
-        rows += await _most(lab, Path(folder), load, plan)
+        if "held" in plan.parts:
+            rows += await _held(lab, Path(folder), load, plan, half)
+        if "most" in plan.parts:
+            rows += await _most(lab, Path(folder), load, plan)
         return rows
 
 
@@ -379,6 +385,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object last")
     parser.add_argument("--rounds", type=int, default=Plan().rounds, help="turns of each gateway (default 7)")
     parser.add_argument("--quick", action="store_true", help="try the benchmark; the figures say nothing")
+    parser.add_argument("--only", choices=PARTS, help="the rates, and this part")
     options = parser.parse_args(argv)
     plan = QUICK if options.quick else replace(Plan(), rounds=options.rounds)
+    if options.only:
+        plan = replace(plan, parts=(options.only,))
     return 1 if bench(json=options.json, plan=plan)["ok"] is False else 0

@@ -24,6 +24,7 @@ from typing import Any
 
 PORT = 2123
 SILENT_S, SILENCES_MAX = 1.0, 5
+STARTS_MAX, ECHO_MS = 100, 100
 LINGER_S = 2.0
 """How long answers are waited for after the last request of a paced turn."""
 V1_CREATE, V1_DELETE, V2_CREATE, V2_DELETE = 16, 20, 32, 36
@@ -159,6 +160,15 @@ class Load:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._sequence = int.from_bytes(os.urandom(2), "big")
+
+    def wait(self, ask: dict[str, Any]) -> bool:
+        """Echo Requests (TS 29.060 §7.2.1) until one is answered."""
+        for _ in range(STARTS_MAX):
+            request = struct.pack("!BBHIHH", 0x32, 1, 4, 0, self._next(), 0)
+            self._socket.sendto(request, (ask["gateway"], PORT))
+            if self._received(ECHO_MS):
+                return True
+        raise RuntimeError(f"{ask['gateway']}: no answer to an Echo Request")
 
     def storm(self, ask: dict[str, Any]) -> dict[str, Any]:
         """Create as fast as ``window`` open requests allow, then delete again, which is not measured."""
@@ -306,7 +316,7 @@ def _percentile(ordered: Sequence[float], percent: float) -> float:
 def run(argv: Sequence[str]) -> None:
     """``PEER``: serve turns until the input ends."""
     load = Load(argv[0])
-    turns = {"storm": load.storm, "paced": load.paced}
+    turns = {"wait": load.wait, "storm": load.storm, "paced": load.paced}
     for line in sys.stdin:
         ask = json.loads(line)
         print(json.dumps(turns[ask["turn"]](ask)), flush=True)

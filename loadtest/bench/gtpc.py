@@ -239,16 +239,20 @@ async def _paced_row(load: Child, gateway: Gateway, plan: Plan, who: str, rate: 
     name = f"GTPv1 creates, {who}, half load with {plan.held:,} sessions: p99"
     bound = P99_MS_MAX[who]
     p99_ms = found["p99_ms"]
-    is_good = found["answered"] == found["asked"] and p99_ms <= bound
-    told = {key: found[key] for key in ("asked", "answered")} | {"max_ms": round(found["max_ms"], 1)}
+    is_good = _all_accepted(found) and p99_ms <= bound
+    told = {key: found[key] for key in ("asked", "answered", "refused")} | {
+        "max_ms": round(found["max_ms"], 1)
+    }
     return _row(name, round(p99_ms, 2), "ms", bound, ok=is_good, rate=round(rate), **told)
 
 
-async def _paced(
-    load: Child, gateway: Gateway, *, rate: float, seconds: float, first: int, delete: bool = False
-) -> dict[str, Any]:
+def _all_accepted(found: dict[str, Any]) -> bool:
+    return bool(found["answered"] == found["asked"] and not found["refused"])
+
+
+async def _paced(load: Child, gateway: Gateway, *, rate: float, seconds: float, first: int) -> dict[str, Any]:
     count = min(int(rate * seconds), FREE_SIMS)
-    ask = {"turn": "paced", "gateway": gateway.address, "version": 1, "rate": rate, "delete": delete}
+    ask = {"turn": "paced", "gateway": gateway.address, "version": 1, "rate": rate}
     found: dict[str, Any] = await _turn(load, {**ask, "first": first, "count": count})
     return found
 
@@ -281,7 +285,7 @@ async def _most(lab: Lab, folder: Path, load: Child, plan: Plan) -> list[dict[st
             round(found["max_ms"], 1),
             "ms",
             PAUSE_MS_MAX,
-            ok=found["answered"] == found["asked"] and found["max_ms"] <= PAUSE_MS_MAX,
+            ok=_all_accepted(found) and found["max_ms"] <= PAUSE_MS_MAX,
             p99_ms=round(found["p99_ms"], 1),
         ),
     ]
@@ -379,7 +383,7 @@ def bench(*, json: bool = False, plan: Plan = Plan()) -> dict[str, Any]:
 def _line(row: dict[str, Any]) -> str:
     if row["ours"] is None:
         return f"{row['name']}: not run, {row['why']}"
-    told = ("peer", "ratio", "cpu_ratio", "ours_cpu_us", "peer_cpu_us", "rate", "max_ms", "p99_ms")
+    told = ("peer", "ratio", "cpu_ratio", "ours_cpu_us", "peer_cpu_us", "rate", "refused", "max_ms", "p99_ms")
     more = ("generator_max_per_s", "own_mib", "slot_table_mib", "ready_s", "why")
     beside = [f"{what} {row[what]}" for what in (*told, *more) if row.get(what) is not None]
     kept = {True: "kept", False: "MISSED", None: "not judged"}[row["ok"]]

@@ -229,13 +229,11 @@ class Load:
                     latencies.append(time.perf_counter() - began - at)
             if now > last + LINGER_S:
                 break
-        teids = _accepted(version, answers)
-        if ask.get("delete"):
-            self._delete(gateway, version, teids)
         latencies.sort()
         return {
             "asked": len(creates),
             "answered": len(answers),
+            "refused": _judged(version, answers)[1].total(),
             "p50_ms": _percentile(latencies, 50) * 1e3,
             "p99_ms": _percentile(latencies, 99) * 1e3,
             "max_ms": latencies[-1] * 1e3 if latencies else None,
@@ -300,13 +298,19 @@ class Load:
 
 def _accepted(version: int, answers: Sequence[bytes]) -> list[int]:
     """The gateway's TEIDs; raises ``RuntimeError`` when one said no."""
+    teids, refused = _judged(version, answers)
+    if refused:
+        raise RuntimeError(f"refused, by cause: {dict(refused)}")
+    return teids
+
+
+def _judged(version: int, answers: Sequence[bytes]) -> tuple[list[int], Counter[int]]:
+    """The gateway's TEIDs, and how many were refused, by cause."""
     read = VERSIONS[version][2]
     found = [read(answer) for answer in answers]
     wanted = (V1_ACCEPTED,) if version == 1 else V2_ACCEPTED
     refused = Counter(cause for cause, _ in found if cause not in wanted)
-    if refused:
-        raise RuntimeError(f"refused, by cause: {dict(refused)}")
-    return [teid for _, teid in found]
+    return [teid for cause, teid in found if cause in wanted], refused
 
 
 def _percentile(ordered: Sequence[float], percent: float) -> float:

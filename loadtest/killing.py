@@ -120,7 +120,7 @@ async def kill_under_traffic(
             finding.not_run.append("far side: network namespaces need root")
         await served.start()
         try:
-            async with _far_side(lab) as far_counts, Customer(served.endpoint) as customer:
+            async with far_side(lab, FAR_PORT) as far_counts, Customer(served.endpoint) as customer:
                 await _run(served, customer, finding, rng, far=lab is not None, tell=tell)
                 counted = await far_counts()
                 finding.far_seen_bytes = sum(counted.values())
@@ -340,7 +340,7 @@ def _served(folder: Path, lab: Lab | None) -> Served:
 
 
 @contextlib.asynccontextmanager
-async def _far_side(lab: Lab | None) -> AsyncIterator[Callable[[], Any]]:
+async def far_side(lab: Lab | None, port: int, *, is_echo: bool = False) -> AsyncIterator[Callable[[], Any]]:
     """The counting host; what is yielded ends it and returns its counts."""
     if lab is None:
 
@@ -350,7 +350,8 @@ async def _far_side(lab: Lab | None) -> AsyncIterator[Callable[[], Any]]:
         yield nothing
         return
     sink = await asyncio.create_subprocess_exec(
-        *lab.command(lab.inet, sys.executable, "-m", "loadtest.parts.sink", FAR_HOST, str(FAR_PORT)),
+        *lab.command(lab.inet, sys.executable, "-m", "loadtest.parts.sink", FAR_HOST, str(port)),
+        *(["echo"] if is_echo else []),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -362,7 +363,7 @@ async def _far_side(lab: Lab | None) -> AsyncIterator[Callable[[], Any]]:
         assert sink.stdin is not None
         assert sink.stdout is not None
         sink.stdin.close()
-        answer: dict[str, int] = json.loads(await sink.stdout.readline())
+        answer: dict[str, int] = json.loads(await sink.stdout.read())
         await sink.wait()
         return answer
 

@@ -5,6 +5,7 @@ the specification and a hex dump would (TS 29.281 §5.1, RFC 791 §3.1), so that
 cannot hide itself in the proof.
 """
 
+import json
 import sqlite3
 import struct
 from collections import Counter
@@ -73,6 +74,27 @@ def metered_of(database: Path, session_id: str) -> tuple[int, int]:
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as file:
         rows = file.execute(last, (session_id,)).fetchall()
     return sum(row[0] for row in rows), sum(row[1] for row in rows)
+
+
+def all_metered(database: Path) -> dict[str, tuple[int, int]]:
+    """The same of every session at once."""
+    last = (
+        "SELECT session_id, up_bytes, down_bytes, max(timestamp_us) FROM usage"
+        " GROUP BY session_id, day, epoch, segment"
+    )
+    metered: dict[str, tuple[int, int]] = {}
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as file:
+        for session_id, up_bytes, down_bytes, _ in file.execute(last):
+            up, down = metered.get(session_id, (0, 0))
+            metered[session_id] = (up + up_bytes, down + down_bytes)
+    return metered
+
+
+def open_sessions(database: Path) -> dict[str, str]:
+    """Device addresses of the sessions that an embedded store holds, by session id."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as file:
+        rows = file.execute("SELECT id, body FROM sim WHERE kind = 'session'").fetchall()
+    return {session_id: json.loads(body)["ue_address"] for session_id, body in rows}
 
 
 def inner_packet(payload: bytes) -> bytes | None:

@@ -17,12 +17,13 @@ from typing import Any
 
 from loadtest import scale
 from loadtest.checks import simulate
+from loadtest.killing_gateway import SESSIONS
 from loadtest.killing_store import KINDS
 from loadtest.parts.namespaces import Lab, why_not
 from loadtest.sizing import Demand
 from loadtest.world import EXACTLY_ONCE, ROAMING, Plan
 
-PROOFS = ("seeds", "exact", "roaming", "kills", "edge", "nodes", "store", "hostile", "scale")
+PROOFS = ("seeds", "exact", "roaming", "kills", "gateway", "edge", "nodes", "store", "hostile", "scale")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -59,6 +60,16 @@ def prove_kills(kills: int, seed: int) -> dict[str, Any]:
     with Lab() as lab:
         command = [sys.executable, "-m", "loadtest.killing", str(kills), str(seed), lab.mark]
         return _killing(lab.command(lab.ran, *command))
+
+
+def prove_gateway(kills: int, seed: int, sessions: int = SESSIONS) -> dict[str, Any]:
+    """``kill -9`` of an embedded gateway with thousands of sessions and traffic to a far host that counts."""
+    if why := why_not():
+        tell(f"gateway not run: {why}")
+        return {"ok": True, "not_run": why}
+    with Lab() as lab:
+        command = [sys.executable, "-m", "loadtest.killing_gateway", *map(str, (kills, seed, sessions))]
+        return _killing(lab.command(lab.ran, *command, lab.mark))
 
 
 def prove_edge(kills: int, seed: int, layout: str) -> dict[str, Any]:
@@ -148,6 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["roaming"] = prove_seeds(ROAMING, options.first, options.seeds)
     if "kills" in options.what:
         results["kills"] = prove_kills(options.kills, options.seed)
+    if "gateway" in options.what:
+        results["gateway"] = prove_gateway(options.kills, options.seed)
     if "edge" in options.what:
         results["edge"] = prove_edge(options.kills, options.seed, options.layout)
     if "nodes" in options.what:

@@ -22,7 +22,7 @@ class SystemClock:
 class SystemEntropy:
     """Implements ``Entropy``: bytes of the kernel's generator, fetched ``POOL_BYTES`` at a time.
 
-    A call into the kernel lets other threads run first: for four bytes that cost more than their use.
+    A call into the kernel lets other threads run first: for four bytes that costs more than their use.
     """
 
     def __init__(self) -> None:

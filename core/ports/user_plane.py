@@ -10,7 +10,7 @@ Rules:
 - A packet is bytes; nothing here is called with an object per packet but ``PacketSink``.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Network
@@ -110,9 +110,15 @@ class UserPlane(Protocol):
         """The session's counters now, with a fresh ``timestamp_us``."""
         ...
 
-    def all_counters(self, *, but_of: Container[str] = ()) -> Iterable[Counters]:
+    def all_counters(self, *, apart_from: Container[str] = ()) -> Iterable[Counters]:
         """Every slot in use, closed ones included; after a restart also those found in the file. Sessions
-        that are named are passed over.
+        ``apart_from`` are passed over.
+        """
+        ...
+
+    def moved(self) -> Iterable[Sequence[str]]:
+        """Sessions that were counted for since this was last asked (after a restart: ever), a part of all
+        slots at a time, so that between two parts others may run.
         """
         ...
 

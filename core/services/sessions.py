@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network
+from sys import intern
+from typing import Any, TypeVar
 
 from core.domain.apn import Apn
 from core.domain.ids import time_ordered_id
@@ -48,11 +50,15 @@ from core.services.session_requests import Grant, ModifySession, OpenSession
 from core.services.statics import StaticAddresses
 from core.services.usage import UsageMeter
 
+T = TypeVar("T")
+
 AT_ONCE = 1_000
 """So many sessions are read back before the lease may be renewed and others have their turn: some 30 ms."""
 CLOSE_RETRY_S = 1.0
 LATE_S = 60.0
 """A write of the holder before, under way when this tenure began, has arrived by then or never does."""
+COMMON_MAX = 4_096
+"""Places, qualities and name servers that sessions have in common; beyond it they are learned afresh."""
 UNFINISHED_MAX = 100_000
 """Sessions whose end is not yet durable; beyond it new sessions are refused until the store is back."""
 
@@ -91,12 +97,13 @@ class Sessions:
             store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id
         )
         self._open: dict[str, Session] = {}
-        self._of_sim: dict[str, set[str]] = {}
+        self._of_sim: dict[str, tuple[str, ...]] = {}
         self._at: dict[IPv4Address, str] = {}
         self._heed_end: Callable[[str], None] = lambda _: None
         self._heed_event: Callable[[], None] = lambda: None
         self._doors: dict[Access, AccessDoor] = {}
         self._locks = KeyedLocks()
+        self._same = _Sameness()
         self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
         self._without_address: set[str] = set()
         self.open_by_access: Counter[str] = Counter({access.value: 0 for access in Access})
@@ -147,7 +154,10 @@ class Sessions:
         """
         if not is_resumed:
             await self._usage.settle_orphans(())
-        found = [each async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)]
+        found = [
+            self._sharing(each) if isinstance(each, Session) else each
+            async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)
+        ]
         lost = set(await settle([each.ue_address for each in found if isinstance(each, Session)]))
         for place, each in enumerate(found):
             if place % AT_ONCE == 0:
@@ -456,26 +466,47 @@ class Sessions:
             session_id=grant.session_id,
             sim_id=sim.sim_id,
             imsi=request.imsi,
-            operator_id=sim.operator_id,
+            operator_id=intern(sim.operator_id),
             access=request.access,
-            apn=request.apn,
+            apn=intern(request.apn),
             ue_address=grant.address,
             gateway_id=self._gateway.gateway_id,
             opened=now,
-            speed_class=sim.speed_class,
+            speed_class=intern(sim.speed_class),
             imei=request.imei,
             msisdn=request.msisdn,
-            location=request.location,
-            dns=permission.dns,
+            location=self._same(request.location),
+            dns=self._same(permission.dns),
             tunnel=self._lease_tunnel(request, undo),
             nas=request.nas,
             pdn_type=permission.pdn_type,
             ue_prefix=self._prefix_for(permission.pdn_type, grant.address),
-            qos=request.qos,
+            qos=self._same(request.qos),
             asked_up_kbps=request.qos.ambr_up_kbps,
             asked_down_kbps=request.qos.ambr_down_kbps,
         )
         return permission.terms.applied_to(session)
+
+    def _sharing(self, session: Session) -> Session:
+        """The same session; what it has in common with others is one object for all."""
+        tunnel = session.tunnel
+        if tunnel is not None:
+            tunnel = replace(
+                tunnel,
+                peer_control_address=intern(tunnel.peer_control_address),
+                peer_user_address=intern(tunnel.peer_user_address),
+            )
+        return replace(
+            session,
+            operator_id=intern(session.operator_id),
+            apn=intern(session.apn),
+            gateway_id=self._gateway.gateway_id,
+            speed_class=intern(session.speed_class),
+            location=self._same(session.location),
+            dns=self._same(session.dns),
+            qos=self._same(session.qos),
+            tunnel=tunnel,
+        )
 
     def _prefix_for(self, pdn_type: PdnType, address: IPv4Address) -> IPv6Network | None:
         return None if pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(address)
@@ -492,8 +523,8 @@ class Sessions:
             local_teid_user=teid_user,
             peer_teid_control=request.peer.teid_control,
             peer_teid_user=request.peer.teid_user,
-            peer_control_address=request.peer.control_address,
-            peer_user_address=request.peer.user_address,
+            peer_control_address=intern(request.peer.control_address),
+            peer_user_address=intern(request.peer.user_address),
             nsapi=request.peer.nsapi,
             charging_id=teid_user,
             peer_restart_counter=request.peer.restart_counter,
@@ -548,7 +579,7 @@ class Sessions:
 
     def _add(self, session: Session) -> None:
         self._open[session.session_id] = session
-        self._of_sim.setdefault(session.sim_id, set()).add(session.session_id)
+        self._of_sim[session.sim_id] = (*self._of_sim.get(session.sim_id, ()), session.session_id)
         self._at[session.ue_address] = session.session_id
         self.open_by_access[session.access.value] += 1
 
@@ -558,10 +589,9 @@ class Sessions:
             del self._at[session.ue_address]
         self._heed_end(session.session_id)
         self.open_by_access[session.access.value] -= 1
-        of_sim = self._of_sim[session.sim_id]
-        of_sim.discard(session.session_id)
-        if not of_sim:
-            del self._of_sim[session.sim_id]
+        of_sim = tuple(each for each in self._of_sim.pop(session.sim_id) if each != session.session_id)
+        if of_sim:
+            self._of_sim[session.sim_id] = of_sim
 
     def _install(self, session: Session) -> None:
         if session.tunnel is not None:
@@ -587,6 +617,19 @@ class Sessions:
             epoch=self._gateway.epoch,
             label=_label(session),
         )
+
+
+class _Sameness:
+    """Of equal values the first, so that a million sessions keep one; as many as are common."""
+
+    def __init__(self) -> None:
+        self._values: dict[object, Any] = {}
+
+    def __call__(self, value: T) -> T:
+        if len(self._values) >= COMMON_MAX:
+            self._values.clear()
+        same: T = self._values.setdefault(value, value)
+        return same
 
 
 def _label(session: Session) -> SegmentLabel:

@@ -18,6 +18,8 @@ from core.ports.store import Usage
 from core.ports.user_plane import Counters, Segment, UserPlane
 
 REPORTS_PER_WRITE_MAX = 1_000
+SEGMENTS_PER_TURN = 100
+"""Looked at before others have their turn: a millisecond."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -30,6 +32,9 @@ class UsageMeter:
         self._usage = usage
         self._clock = clock
         self._interval_s = interval_s
+        self._due: dict[str, None] = {}
+        self._to_cut: dict[str, None] = {}
+        self._day = 0
         self._durable: dict[str, tuple[int, Volume]] = {}
         self._labels: dict[str, SegmentLabel] = {}
         self.reports_durable = 0
@@ -45,15 +50,17 @@ class UsageMeter:
 
     async def sweep(self) -> None:
         """Report every session with change and cut segments that are due."""
-        pending: list[Counters] = []
-        for counters in self._user_plane.all_counters():
-            if self._changed(counters):
-                pending.append(counters)
-            if len(pending) == REPORTS_PER_WRITE_MAX:
-                await self._report(pending)
-                pending = []
-        await self._report(pending)
-        self._cut_due_segments()
+        for moved in self._user_plane.moved():
+            self._due.update(dict.fromkeys(moved))
+            await asyncio.sleep(0)
+        due = list(self._due)
+        for start in range(0, len(due), REPORTS_PER_WRITE_MAX):
+            part = due[start : start + REPORTS_PER_WRITE_MAX]
+            found = [self._user_plane.counters(session_id) for session_id in part]
+            await self._report([each for each in found if each is not None and self._changed(each)])
+            for session_id in part:
+                self._due.pop(session_id, None)
+        await self._cut_due_segments()
 
     async def report_last(self, session_id: str) -> None:
         """Make a closed session's final value durable; raises ``Unavailable``."""
@@ -64,6 +71,7 @@ class UsageMeter:
     def relabel(self, session_id: str, label: SegmentLabel) -> None:
         """Count what follows under another label, from the next sweep on."""
         self._labels[session_id] = label
+        self._to_cut[session_id] = None
 
     def discard(self, session_id: str) -> None:
         """The session is over and durable (or never was): give its slot back."""
@@ -71,10 +79,12 @@ class UsageMeter:
         self._user_plane.free(session_id)
         self._durable.pop(session_id, None)
         self._labels.pop(session_id, None)
+        self._due.pop(session_id, None)
+        self._to_cut.pop(session_id, None)
 
     async def settle_orphans(self, alive: Collection[str]) -> None:
         """After a restart: report slots whose session was closed just before the kill, then free them."""
-        orphans = list(self._user_plane.all_counters(but_of=alive))
+        orphans = list(self._user_plane.all_counters(apart_from=alive))
         await self._report(orphans)
         for counters in orphans:
             self.discard(counters.session_id)
@@ -100,15 +110,41 @@ class UsageMeter:
         durable = self._durable.get(counters.session_id)
         return durable is not None and durable[0] >= counters.current.number
 
-    def _cut_due_segments(self) -> None:
+    async def _cut_due_segments(self) -> None:
+        """Those of relabelled sessions, and on a new day everybody's; what cannot be cut yet is next time."""
         now = self._clock.now()
-        for counters in list(self._user_plane.all_counters()):
-            current = counters.current
-            label = self._labels.get(counters.session_id, current.label)
-            due = day_of(current.begun) != day_of(now) or label != current.label
-            durable = self._durable.get(counters.session_id)
-            if due and counters.is_open and durable is not None and durable[0] == current.number:
-                self._user_plane.begin_segment(counters.session_id, label, now)
+        if (today := day_of(now)) != self._day:
+            self._day = today
+            for number, counters in enumerate(self._user_plane.all_counters()):
+                self._cut_if_due(counters, now)
+                if number % SEGMENTS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        for number, session_id in enumerate(list(self._to_cut)):
+            if (found := self._user_plane.counters(session_id)) is not None:
+                self._cut_if_due(found, now)
+            if number % SEGMENTS_PER_TURN == 0:
+                await asyncio.sleep(0)
+
+    def _cut_if_due(self, counters: Counters, now: datetime) -> None:
+        session_id, current = counters.session_id, counters.current
+        label = self._labels.get(session_id, current.label)
+        is_due = day_of(current.begun) != day_of(now) or label != current.label
+        if is_due and counters.is_open and not self._is_current_durable(counters):
+            self._to_cut[session_id] = None
+            return
+        if is_due and counters.is_open:
+            self._user_plane.begin_segment(session_id, label, now)
+            if session_id in self._durable:
+                self._due[session_id] = None  # what came since its report is told once more
+        self._to_cut.pop(session_id, None)
+        self._labels.pop(session_id, None)
+
+    def _is_current_durable(self, counters: Counters) -> bool:
+        """Whether the segment was reported, or nothing was counted that could be."""
+        durable = self._durable.get(counters.session_id)
+        if durable is None:
+            return counters.previous is None and counters.current.volume.is_zero
+        return durable[0] == counters.current.number
 
     def _to_report(self, counters: Counters, segment: Segment) -> UsageReport:
         rising = _EPOCH + counters.timestamp_us * _MICROSECOND  # a clock set back leads to no earlier slot

@@ -23,9 +23,12 @@ import mmap
 import os
 import struct
 import zlib
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from operator import add
 from pathlib import Path
 
 from core.domain.reasons import AttachRefusal
@@ -37,6 +40,8 @@ CAPACITY_DEFAULT = 65_536
 LOST_FILES_MAX = 8
 """Set-aside tables that are kept; beyond it the oldest gives way."""
 
+LOOK_SLOTS = 8_192
+"""Looked at in one go for what was counted: a millisecond."""
 SLOT_WORDS = 40
 HEADER_BYTES = 4_096
 MAGIC = b"AIRLOOM\x01"
@@ -94,6 +99,8 @@ class Slots:
         self._fd = fd
         self.capacity = (len(buffer) - HEADER_BYTES) // (SLOT_WORDS * 8)
         self._by_session: dict[str, int] = {}
+        self._seen = array("Q", bytes(8 * self.capacity))
+        """Packets of each slot, both directions, when ``moved`` last looked."""
         self._freed: list[int] = []
         self._unused_from = 0
         for index in range(self.capacity):
@@ -136,6 +143,7 @@ class Slots:
         self._bytes[(at + _IDENTITY_AT) * 8 : (at + _IDENTITY_AT) * 8 + _IDENTITY.size] = identity
         words[at + _CRC] = zlib.crc32(identity)
         self._write_block(at, 0, 1, packed_label, begun)
+        self._seen[(at - _word_of(0)) // SLOT_WORDS] = 0
         words[at + _STATE] = _OPEN
         self._by_session[session_id] = at
         return at
@@ -174,6 +182,20 @@ class Slots:
             previous = self._segment(slot, 1 - selector, start)[0]
         is_open = words[slot + _STATE] == _OPEN
         return Counters(session_id, imsi, operator_id, epoch, current, previous, stamp, is_open)
+
+    def moved(self) -> Iterator[list[str]]:
+        """Sessions that were counted for since this was last asked, ``LOOK_SLOTS`` slots at a time."""
+        for first in range(0, self._unused_from, LOOK_SLOTS):
+            at, end = _word_of(first), _word_of(min(first + LOOK_SLOTS, self._unused_from))
+            up = self.words[at + _UP + 1 : end : SLOT_WORDS].tolist()
+            down = self.words[at + _UP + 3 : end : SLOT_WORDS].tolist()
+            packets = array("Q", map(add, up, down))
+            seen = self._seen[first : first + len(packets)]
+            self._seen[first : first + len(packets)] = packets
+            slots = [
+                _word_of(first + i) for i, (a, b) in enumerate(zip(packets, seen, strict=True)) if a != b
+            ]
+            yield [self._identity(slot)[0] for slot in slots if self.words[slot + _STATE] != _FREE]
 
     def begin_segment(self, slot: int, label: SegmentLabel, begun: datetime) -> None:
         """End the current segment here; the one before it is gone, so call this when that is durable."""

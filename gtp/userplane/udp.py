@@ -177,12 +177,16 @@ class UdpUserPlane:
         slot = self._slots.find(session_id)
         return None if slot is None else self._slots.read(slot, self._clock.now())
 
-    def all_counters(self, *, but_of: Container[str] = ()) -> Iterator[Counters]:
+    def all_counters(self, *, apart_from: Container[str] = ()) -> Iterator[Counters]:
         """Every slot in use; sessions may be opened and freed while this is gone through."""
         for session_id in self._slots.session_ids():
-            counters = None if session_id in but_of else self.counters(session_id)
+            counters = None if session_id in apart_from else self.counters(session_id)
             if counters is not None:
                 yield counters
+
+    def moved(self) -> Iterator[list[str]]:
+        """Sessions that were counted for since this was last asked."""
+        return self._slots.moved()
 
     def begin_segment(self, session_id: str, label: SegmentLabel, begun: datetime) -> None:
         """End the current segment here and begin the next; nothing happens without a slot."""

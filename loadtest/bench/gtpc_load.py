@@ -24,6 +24,7 @@ from typing import Any
 
 PORT = 2123
 SILENT_S, SILENCES_MAX = 1.0, 5
+STARTS_MAX, ECHO_MS = 100, 100
 LINGER_S = 2.0
 """How long answers are waited for after the last request of a paced turn."""
 V1_CREATE, V1_DELETE, V2_CREATE, V2_DELETE = 16, 20, 32, 36
@@ -88,17 +89,28 @@ def delete_v2(teid: int, sequence: int) -> bytes:
     return struct.pack("!BBHII", 0x48, V2_DELETE, 13, teid, sequence << 8) + _element(73, 0, b"\x05")
 
 
+def _elements_v1(answer: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    at = 12
+    while at < len(answer):
+        kind, head, size = answer[at], 1, _FIXED_IES.get(answer[at], 0)
+        if kind >= 128:
+            head, size = 3, struct.unpack_from("!H", answer, at + 1)[0]
+        found[kind] = answer[at + head : at + head + size]
+        at += head + size
+    return found
+
+
 def created_v1(answer: bytes) -> tuple[int, int]:
     """Cause and the gateway's control TEID."""
-    found, at = {1: b"\0", 17: b""}, 12
-    while at < len(answer):
-        kind = answer[at]
-        if kind < 128:
-            found[kind] = answer[at + 1 : at + 1 + _FIXED_IES[kind]]
-            at += 1 + _FIXED_IES[kind]
-        else:
-            at += 3 + struct.unpack_from("!H", answer, at + 1)[0]
-    return found[1][0], int.from_bytes(found[17], "big")
+    found = _elements_v1(answer)
+    return found[1][0], int.from_bytes(found.get(17, b""), "big")
+
+
+def user_end_v1(answer: bytes) -> tuple[int, str]:
+    """The gateway's TEID for packets, and the device's address."""
+    found = _elements_v1(answer)
+    return int.from_bytes(found[16], "big"), socket.inet_ntoa(found[128][2:6])
 
 
 def created_v2(answer: bytes) -> tuple[int, int]:
@@ -149,6 +161,15 @@ class Load:
         self._poll.register(self._socket, select.POLLIN)
         self._sequence = int.from_bytes(os.urandom(2), "big")
 
+    def wait(self, ask: dict[str, Any]) -> bool:
+        """Echo Requests (TS 29.060 §7.2.1) until one is answered."""
+        for _ in range(STARTS_MAX):
+            request = struct.pack("!BBHIHH", 0x32, 1, 4, 0, self._next(), 0)
+            self._socket.sendto(request, (ask["gateway"], PORT))
+            if self._received(ECHO_MS):
+                return True
+        raise RuntimeError(f"{ask['gateway']}: no answer to an Echo Request")
+
     def storm(self, ask: dict[str, Any]) -> dict[str, Any]:
         """Create as fast as ``window`` open requests allow, then delete again, which is not measured."""
         creates = self._creates(ask)
@@ -166,6 +187,20 @@ class Load:
             "own_us": own * each_us,
             "repeats": repeats,
         }
+
+    def hold(self, gateway: str, count: int) -> list[bytes]:
+        """So many contexts of version 1, which stay; what each was answered, in the order of the SIMs."""
+        ask = {"version": 1, "first": 0, "count": count}
+        creates = self._creates(ask)
+        answers, _ = self._exchange(gateway, 1, creates, _BURST)
+        _accepted(1, answers)
+        sequence_of = VERSIONS[1][3]
+        answered = {sequence_of(answer): answer for answer in answers}
+        return [answered[sequence_of(create)] for create in creates]
+
+    def unasked(self) -> list[bytes]:
+        """What the gateway sent by itself."""
+        return self._received(0)
 
     def paced(self, ask: dict[str, Any]) -> dict[str, Any]:
         """Create ``rate`` times a second, come what may; latencies count from when a request was due.
@@ -194,13 +229,11 @@ class Load:
                     latencies.append(time.perf_counter() - began - at)
             if now > last + LINGER_S:
                 break
-        teids = _accepted(version, answers)
-        if ask.get("delete"):
-            self._delete(gateway, version, teids)
         latencies.sort()
         return {
             "asked": len(creates),
             "answered": len(answers),
+            "refused": _judged(version, answers)[1].total(),
             "p50_ms": _percentile(latencies, 50) * 1e3,
             "p99_ms": _percentile(latencies, 99) * 1e3,
             "max_ms": latencies[-1] * 1e3 if latencies else None,
@@ -265,13 +298,19 @@ class Load:
 
 def _accepted(version: int, answers: Sequence[bytes]) -> list[int]:
     """The gateway's TEIDs; raises ``RuntimeError`` when one said no."""
+    teids, refused = _judged(version, answers)
+    if refused:
+        raise RuntimeError(f"refused, by cause: {dict(refused)}")
+    return teids
+
+
+def _judged(version: int, answers: Sequence[bytes]) -> tuple[list[int], Counter[int]]:
+    """The gateway's TEIDs, and how many were refused, by cause."""
     read = VERSIONS[version][2]
     found = [read(answer) for answer in answers]
     wanted = (V1_ACCEPTED,) if version == 1 else V2_ACCEPTED
     refused = Counter(cause for cause, _ in found if cause not in wanted)
-    if refused:
-        raise RuntimeError(f"refused, by cause: {dict(refused)}")
-    return [teid for _, teid in found]
+    return [teid for cause, teid in found if cause in wanted], refused
 
 
 def _percentile(ordered: Sequence[float], percent: float) -> float:
@@ -281,7 +320,7 @@ def _percentile(ordered: Sequence[float], percent: float) -> float:
 def run(argv: Sequence[str]) -> None:
     """``PEER``: serve turns until the input ends."""
     load = Load(argv[0])
-    turns = {"storm": load.storm, "paced": load.paced}
+    turns = {"wait": load.wait, "storm": load.storm, "paced": load.paced}
     for line in sys.stdin:
         ask = json.loads(line)
         print(json.dumps(turns[ask["turn"]](ask)), flush=True)

@@ -30,12 +30,12 @@ _TEID_STEP = 0x9E3779B1
 """Odd, so that no two numbers have the same TEID."""
 
 
-def imsi_of(number: int) -> str:
+def imsi_of(number: int, plmn: str = "00101") -> str:
     """A SIM's IMSI."""
-    return f"00101{number:010d}"
+    return f"{plmn}{number:010d}"
 
 
-async def seed(engine: Engine, *, sims: int, sessions: int, peer: str) -> None:
+async def seed(engine: Engine, *, sims: int, sessions: int, peer: str, plmn: str = "00101") -> None:
     """Write the SIMs 0 to ``sims``, and sessions behind ``peer`` of the first ``sessions`` of them."""
     now = datetime.now(UTC)
     no_sim = Sim("", (), "00" * 32, now, now, operator_id=OPERATOR_ID, status=SimStatus.ACTIVE, version=1)
@@ -44,7 +44,7 @@ async def seed(engine: Engine, *, sims: int, sessions: int, peer: str) -> None:
     async def write_chunks() -> None:
         for first in chunks:
             numbers = range(first, min(first + CHUNK, sims))
-            batches = [each for number in numbers for each in _sim_rows(no_sim, number)]
+            batches = [each for number in numbers for each in _sim_rows(no_sim, number, plmn)]
             held = [number for number in numbers if number < sessions]
             await engine.write_all([*batches, *_session_rows(held, now, peer)])
 
@@ -53,8 +53,8 @@ async def seed(engine: Engine, *, sims: int, sessions: int, peer: str) -> None:
             tasks.create_task(write_chunks())
 
 
-def _sim_rows(no_sim: Sim, number: int) -> Iterator[Batch]:
-    sim = replace(no_sim, sim_id=_sim_id(number), subscribers=(Subscriber(imsi_of(number)),))
+def _sim_rows(no_sim: Sim, number: int, plmn: str) -> Iterator[Batch]:
+    sim = replace(no_sim, sim_id=_sim_id(number), subscribers=(Subscriber(imsi_of(number, plmn)),))
     yield Batch(SIM_BY_IMSI, (sim.imsi,), (Put((), (sim.sim_id, microseconds(sim.created)), 1),))
     yield Batch(SIM, (sim.sim_id,), (Put(SIM_ROW, (body_of(sim),), sim.version),))
 

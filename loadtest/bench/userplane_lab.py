@@ -96,6 +96,13 @@ class Lab:
         command = ["taskset", "-c", str(cpu), program, "-c", str(configuration)]
         return self._start("gw", command).pid
 
+    def kill(self, pid: int) -> None:
+        """End one of them."""
+        for process in self._processes:
+            if process.pid == pid:
+                process.kill()
+                process.wait()
+
     def start_module(self, namespace: str, module: str, *arguments: str, cpu: int) -> "Child":
         """A module of the benchmarks, pinned."""
         command = ["taskset", "-c", str(cpu), sys.executable, "-m", module, *arguments]

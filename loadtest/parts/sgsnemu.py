@@ -49,6 +49,29 @@ async def ping(lab: Lab, folder: Path, *, imsi: str, apn: str, count: int) -> st
     return output.decode(errors="replace")
 
 
+async def many(lab: Lab, folder: Path, *, listen: str, imsi: str, contexts: int, hold_s: int) -> str:
+    """Create so many contexts, of this IMSI and every tenth after it (it counts the filler as a digit), ping
+    the far host from each by turns, and delete them some seconds later; what it printed.
+    """
+    state = folder / f"sgsnemu-{imsi}"
+    state.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *lab.command(lab.ran, "sgsnemu"),
+        *("--listen", listen, "--remote", GATEWAY, "--imsi", imsi, "--contexts", str(contexts)),
+        *("--statedir", str(state), "--pidfile", str(state / "pid"), "--timelimit", str(hold_s)),
+        *("--pinghost", FAR_HOST, "--pingrate", "50", "--pingquiet"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), hold_s + RUN_TIMEOUT_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return output.decode(errors="replace")
+
+
 @contextlib.asynccontextmanager
 async def attached(lab: Lab, folder: Path, *, imsi: str, apn: str) -> AsyncIterator[str]:
     """Inside, the device is up: an interface with its address, and every route leads into the tunnel.

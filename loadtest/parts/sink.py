@@ -1,6 +1,7 @@
 """A host on the internet side that counts the IPv4 octets of UDP datagrams sent to it, by source address.
 
-Rule: it shares nothing with Airloom. When its stdin closes it prints one JSON object and ends.
+Rule: it shares nothing with Airloom. When its stdin closes it prints one JSON object and ends. With ``echo``
+as its last argument it sends each datagram back.
 """
 
 import json
@@ -8,11 +9,12 @@ import selectors
 import socket
 import sys
 from collections import Counter
+from contextlib import suppress
 
 IPV4_AND_UDP_HEADER_BYTES = 28
 
 
-def main(address: str, port: int) -> None:
+def main(address: str, port: int, *, is_echo: bool) -> None:
     """Count until stdin closes."""
     octets: Counter[str] = Counter()
     with socket.socket(type=socket.SOCK_DGRAM) as bound, selectors.DefaultSelector() as ready:
@@ -27,10 +29,13 @@ def main(address: str, port: int) -> None:
             if bound in events:
                 payload, source = bound.recvfrom(65_535)
                 octets[source[0]] += len(payload) + IPV4_AND_UDP_HEADER_BYTES
+                if is_echo:
+                    with suppress(OSError):
+                        bound.sendto(payload, source)
             elif sys.stdin in events and not sys.stdin.readline():
                 break
     sys.stdout.write(json.dumps(octets) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), is_echo=sys.argv[3:] == ["echo"])

@@ -407,7 +407,7 @@ async def test_after_a_crash_everything_counted_is_there_and_counting_goes_on(ri
     await rig.crash_and_restart()
     found = {counters.session_id: counters for counters in rig.plane.all_counters()}
     assert found.keys() == {one.session_id, gone.session_id}
-    (other,) = rig.plane.all_counters(but_of={one.session_id})
+    (other,) = rig.plane.all_counters(apart_from={one.session_id})
     assert other.session_id == gone.session_id
     assert before is not None
     after = found[one.session_id]

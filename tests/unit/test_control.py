@@ -64,6 +64,10 @@ class Cluster:
         await self.store.sessions.put(session, event_of(self.sim, 1))
 
 
+async def there_is_none() -> list[str]:
+    return []
+
+
 @asynccontextmanager
 async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
     clock, here, there = SetClock(), Asked(), Asked()
@@ -79,6 +83,7 @@ async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
         refresh_sessions_of=there.refresh_sessions_of,
         group_changed=there.group_changed,
         operations=None,  # type: ignore[arg-type] # nobody looks at them here
+        reload=there_is_none,
         drain=lambda: None,
         serve_link=None,
     )

@@ -37,6 +37,34 @@ def add(table: Slots, slot: int, up: int, down: int = 0) -> None:
         table.words[at + word] += value
 
 
+def moved(table: Slots) -> list[str]:
+    return [session_id for part in table.moved() for session_id in part]
+
+
+def test_what_was_counted_since_it_was_last_asked_has_moved() -> None:
+    table = over_buffer(bytearray(table_bytes(2 * slots_module.LOOK_SLOTS)))
+    names = [f"{number:032x}" for number in range(slots_module.LOOK_SLOTS + 2)]
+    taken = [take(table, name) for name in names]
+    assert moved(table) == []
+    add(table, taken[1], 100)
+    add(table, taken[-1], 0, 50)
+    assert moved(table) == [names[1], names[-1]]
+    assert moved(table) == []
+    table.free(names[1])
+    again = take(table, "b" * 32)
+    assert again == taken[1]
+    add(table, again, 1)
+    assert moved(table) == ["b" * 32], "it has counted as much as the one before had"
+
+
+def test_after_a_kill_all_that_ever_counted_has_moved() -> None:
+    buffer = bytearray(table_bytes(2))
+    table = over_buffer(buffer)
+    add(table, take(table), 100)
+    assert moved(table) == ["a" * 32]
+    assert moved(over_buffer(buffer)) == ["a" * 32]
+
+
 def snapshots_while(buffer: bytearray, act: Callable[[], None]) -> list[bytes]:
     """The buffer after every bytecode of the module: whatever a kill may leave."""
     seen = [bytes(buffer)]

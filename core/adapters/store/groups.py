@@ -15,7 +15,7 @@ class WideGroups:
 
     def __init__(self, *, engine: Engine) -> None:
         self._engine = engine
-        self._bodies = BodyReader(SIM_GROUP, Group)
+        self._bodies = BodyReader(SIM_GROUP, Group, is_hot=True)
 
     async def get(self, operator_id: str, group_id: str) -> Group | None:
         """By id, within its operator."""

@@ -28,7 +28,7 @@ T = TypeVar("T")
 SETTLE_US = SETTLE_S * 1_000_000
 """An index row without its entity is left from a crash when it is older than this."""
 HOT_ENTITIES_MAX = 65_536
-"""Entities of a hot table that are kept as they were read."""
+"""Entities that are hot and kept as they were read."""
 CONDITIONAL_TRIES_MAX = 16
 """How often a removal reads again because somebody else wrote in between."""
 
@@ -76,25 +76,17 @@ def entity_of(body: bytes, entity: type[T]) -> T:
 
 
 class BodyReader(Generic[T]):
-    """Reads the bodies of one type of entity; of a hot table the same body twice is the same entity."""
+    """Reads the bodies of one type of entity; what is hot is the same entity when it is the same body."""
 
-    def __init__(self, table: Table, entity: type[T]) -> None:
+    def __init__(self, table: Table, entity: type[T], *, is_hot: bool = False) -> None:
         self._table = table
-        self._decode_once: Callable[[str], T] = msgspec.json.Decoder(entity, dec_hook=_decode_other).decode
-        kept = lru_cache(HOT_ENTITIES_MAX)
-        self._decode = self._decode_once if table.hot is None else kept(self._decode_once)
+        decode: Callable[[str], T] = msgspec.json.Decoder(entity, dec_hook=_decode_other).decode
+        self._decode = lru_cache(HOT_ENTITIES_MAX)(decode) if is_hot else decode
 
     def read(self, partition: Key, row: Row) -> T:
         """The entity; raises ``CorruptRow``."""
-        return self._read(self._decode, partition, row)
-
-    def read_once(self, partition: Key, row: Row) -> T:
-        """The same, where so many are read that none would be found kept."""
-        return self._read(self._decode_once, partition, row)
-
-    def _read(self, decode: Callable[[str], T], partition: Key, row: Row) -> T:
         try:
-            return decode(str(row.values[0]))
+            return self._decode(str(row.values[0]))
         except (msgspec.DecodeError, ValueError) as error:
             key = ", ".join(map(str, partition + row.clustering))
             raise CorruptRow(f"table {self._table.name}, key ({key}): {error}") from error

@@ -199,7 +199,7 @@ class WideSessions:
         settled_us = microseconds(self._clock.now()) - SETTLE_US
         for index, key, row in zip(rows, keys, found, strict=True):
             if row is not None:
-                session = self._sessions.read_once(key.partition, row)
+                session = self._sessions.read(key.partition, row)
                 if session.gateway_id == gateway_id:
                     resolved.append(session)
             elif int(index.values[1]) < settled_us:

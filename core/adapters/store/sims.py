@@ -28,7 +28,7 @@ class WideSims:
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
-        self._bodies = BodyReader(SIM, Sim)
+        self._bodies = BodyReader(SIM, Sim, is_hot=True)
         self._imsis = Names(engine, SIM_BY_IMSI, self._has_imsi)
         self._statics = Names(engine, STATIC_ADDRESS, self._has_static_address)
 

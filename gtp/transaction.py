@@ -2,12 +2,15 @@
 
 Rules: a request that was answered is answered again with the same bytes, never carried out twice; one
 that is still being carried out is dropped when it comes again; what we ask is repeated with the same
-bytes and sequence number, N3 times, T3 apart. Both tables are bounded.
+bytes and sequence number, N3 times, T3 apart, and answered by whom was asked, or by who speaks for it. Both
+tables are bounded.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Generic, TypeVar
 
 T3_RESPONSE_S = 5.0
 N3_REQUESTS = 4
@@ -73,49 +76,67 @@ class ResponseCache:
             del self._entries[key]
 
 
+Subject = TypeVar("Subject")
+
+
 @dataclass(slots=True)
-class _Request:
+class _Request(Generic[Subject]):
     data: bytes
     peer: Peer
-    subject: str
+    subject: Subject
     due: float
     sent: int
 
 
-class RequestSender:
-    """Our own requests: numbered, repeated, matched with their answers."""
+class RequestSender(Generic[Subject]):
+    """Our own requests: numbered, repeated, matched with their answers.
+
+    A request that a peer's command set off has the command's number, which is that peer's and above ours.
+    """
 
     def __init__(self, *, first_sequence: int = 0, bits: int = 16, capacity: int = REQUESTS_MAX) -> None:
         self._mask = (1 << bits) - 1
         self._next = first_sequence & self._mask
         self._capacity = capacity
-        self._open: dict[tuple[str, int], _Request] = {}
+        self._open: dict[tuple[str, int], _Request[Subject]] = {}
 
     def next_sequence(self) -> int:
         """The next sequence number, of ``bits`` bits."""
         self._next = (self._next + 1) & self._mask
         return self._next
 
-    def begin(self, sequence: int, data: bytes, peer: Peer, subject: str, now: float) -> bool:
+    def begin(self, sequence: int, data: bytes, peer: Peer, subject: Subject, now: float) -> bool:
         """Remember a request that is being sent; false when there is no room for it."""
         if len(self._open) >= self._capacity:
             return False
-        self._open[(peer[0], sequence)] = _Request(data, peer, subject, now + T3_RESPONSE_S, 1)
+        self._open[self._key(peer[0], sequence)] = _Request(data, peer, subject, now + T3_RESPONSE_S, 1)
         return True
 
-    def answered(self, peer_address: str, sequence: int) -> str | None:
-        """The subject of the request that this answers; ``None`` for an orphan (§7.6: drop it)."""
-        request = self._open.pop((peer_address, sequence), None)
-        return request.subject if request else None
+    def answered(
+        self, peer: str, sequence: int, message_type: int, speaks_for: Callable[[str, str], bool]
+    ) -> Subject | None:
+        """The subject of the request that this answers; ``None`` for an orphan (§7.6: drop it).
+
+        ``speaks_for(peer, asked)``: whether this peer may answer what that one was asked.
+        """
+        key = self._key(peer, sequence)
+        request = self._open.get(key)
+        if request is None or message_type != request.data[1] + 1 or not speaks_for(peer, request.peer[0]):
+            return None
+        del self._open[key]
+        return request.subject
+
+    def _key(self, peer: str, sequence: int) -> tuple[str, int]:
+        return ("" if sequence <= self._mask else peer, sequence)
 
     def timer(self) -> float | None:
         """When ``expire`` has something to do."""
         return min((request.due for request in self._open.values()), default=None)
 
-    def expire(self, now: float) -> tuple[list[tuple[bytes, Peer]], list[str]]:
+    def expire(self, now: float) -> tuple[list[tuple[bytes, Peer]], list[Subject]]:
         """What to send again, and the subjects that were given up."""
         again: list[tuple[bytes, Peer]] = []
-        given_up: list[str] = []
+        given_up: list[Subject] = []
         for key, request in list(self._open.items()):
             if request.due > now:
                 continue

@@ -555,6 +555,8 @@ def _config(name: str, plan: Plan) -> Config:
                 "sessions_max": SLOTS,
                 "quarantine_s": plan.quarantine_s,
                 "static_pool": "10.127.0.0/24",
+                "ue_prefixes": "2001:db8::/41",
+                "static_prefixes": "2001:db8:ff00::/56",
             }
         ),
         radius=RadiusConfig.model_validate(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Network
 
+from core.domain.flow import DedicatedBearer
 from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos
 
 
@@ -36,7 +37,8 @@ Proof = Callable[[str, bytes], bool]
 @dataclass(frozen=True, slots=True)
 class OpenSession:
     """A peer asks for a session. ``requested_address`` and ``requested_prefix`` are static ones that the
-    device asked for; ``proof`` is asked when the SIM's group demands a password.
+    device asked for; ``proof`` is asked when the SIM's group demands a password. With ``is_handover`` a
+    session of the SIM under this APN goes on, from its new peer.
     """
 
     access: Access
@@ -53,11 +55,18 @@ class OpenSession:
     pdn_type: PdnType = PdnType.IPV4
     qos: Qos = Qos()  # noqa: RUF009 - frozen
     requested_prefix: IPv6Network | None = None
+    is_handover: bool = False
+
+
+Rearrange = Callable[[tuple[DedicatedBearer, ...]], tuple[DedicatedBearer, ...]]
+"""What becomes of a session's dedicated bearers."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModifySession:
-    """A peer changes a session; ``None`` leaves as it is. ``access``: the protocol by which it speaks now."""
+    """A peer changes a session; ``None`` leaves as it is, and so does an AMBR of 0 in ``qos``.
+    ``access``: the protocol by which it speaks now.
+    """
 
     session_id: str
     access: Access | None = None
@@ -65,3 +74,5 @@ class ModifySession:
     location: Location | None = None
     nas: Nas | None = None
     qos: Qos | None = None
+    dedicated: Rearrange | None = None
+    is_suspended: bool | None = None

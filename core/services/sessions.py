@@ -18,12 +18,14 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network
 
 from core.domain.apn import Apn
+from core.domain.flow import DedicatedBearer
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import (
     Access,
     CloseReason,
     PdnType,
+    Qos,
     Resting,
     Session,
     SessionEvent,
@@ -41,7 +43,7 @@ from core.services.authoriser import Authoriser, Permission
 from core.services.gateway import VirtualGateway
 from core.services.history import SessionHistory
 from core.services.locks import KeyedLocks
-from core.services.session_requests import Grant, ModifySession, OpenSession
+from core.services.session_requests import Grant, ModifySession, OpenSession, PeerTunnel
 from core.services.statics import StaticAddresses
 from core.services.usage import UsageMeter
 
@@ -110,6 +112,10 @@ class Sessions:
     def on_event(self, heed: Callable[[], None]) -> None:
         """Call ``heed()`` when an event became durable; it must not raise."""
         self._heed_event = heed
+
+    def door_of(self, session: Session) -> AccessDoor | None:
+        """The door that holds a session."""
+        return self._doors.get(session.access)
 
     def attach_door(self, access: Access, door: AccessDoor) -> None:
         """Name the door that holds sessions of this access."""
@@ -243,7 +249,10 @@ class Sessions:
                 try:
                     self._demand_room()
                     permission = await self._authoriser.authorise(sim_id, request)
-                    await self._close_replaced(permission.sim, request)
+                    going_on = self._handed_over(permission, request)
+                    await self._close_replaced(permission, request, going_on)
+                    if going_on is not None:
+                        return await self._change(*going_on)
                     return await self._open_authorised(permission, request, undo)
                 except Refused as refusal:
                     with suppress(Unavailable):  # the refusal stands, with or without its line in the history
@@ -258,31 +267,45 @@ class Sessions:
             session = self._session(change.session_id)
             tunnel = session.tunnel
             if change.peer is not None and tunnel is not None:
-                tunnel = replace(
-                    tunnel,
-                    peer_teid_control=change.peer.teid_control,
-                    peer_teid_user=change.peer.teid_user,
-                    peer_control_address=change.peer.control_address,
-                    peer_user_address=change.peer.user_address,
-                )
+                tunnel = _moved(tunnel, change.peer)
             wanted = replace(
                 session,
                 access=change.access or session.access,
                 tunnel=tunnel,
                 location=change.location or session.location,
                 nas=change.nas or session.nas,
-                qos=change.qos or session.qos,
+                qos=_with_ambr(change.qos or session.qos, session.qos),
+                dedicated=_rearranged(session, change),
+                is_suspended=session.is_suspended if change.is_suspended is None else change.is_suspended,
             )
-            event = self._history.event(SessionEventKind.MODIFIED, wanted)
+            return await self._change(session, wanted)
+
+    async def _change(self, session: Session, wanted: Session) -> Session:
+        """Make it durable, then let it take effect."""
+        event = self._history.event(SessionEventKind.MODIFIED, wanted)
+        try:
             stored = await self._put_again(wanted, event)
-            self._heed_event()
-            self._open[stored.session_id] = stored
-            self.open_by_access[session.access.value] -= 1
-            self.open_by_access[stored.access.value] += 1
-            if stored.tunnel is not None:
-                self._user_plane.update(self._bearer(stored))
-            self._usage.relabel(stored.session_id, _label(stored))
-            return stored
+        except Unavailable as error:
+            if error.ambiguous:
+                self._keep_bearers(session, wanted)
+            raise
+        self._heed_event()
+        self._open[stored.session_id] = stored
+        self.open_by_access[session.access.value] -= 1
+        self.open_by_access[stored.access.value] += 1
+        if stored.tunnel is not None:
+            self._user_plane.update(self._bearer(stored))
+        self._usage.relabel(stored.session_id, _label(stored))
+        for teid in set(session.teids) - set(stored.teids):
+            self._gateway.release_teid(teid)
+        return stored
+
+    def _keep_bearers(self, session: Session, wanted: Session) -> None:
+        """A bearer that may be stored stands, so that its TEID is given back with the session's others."""
+        more = tuple(bearer for bearer in wanted.dedicated if bearer.local_teid_user not in session.teids)
+        if more:
+            kept = self._open[session.session_id] = replace(session, dedicated=(*session.dedicated, *more))
+            self._user_plane.update(self._bearer(kept))
 
     async def _put_again(self, wanted: Session, event: SessionEvent) -> Session:
         """Write a session that is ours alone: another version is that of a write whose answer was lost."""
@@ -348,10 +371,32 @@ class Sessions:
 
     # -- opening, step by step ------------------------------------------------------------------------
 
-    async def _close_replaced(self, sim: Sim, request: OpenSession) -> None:
+    def _handed_over(self, permission: Permission, request: OpenSession) -> tuple[Session, Session] | None:
+        """The session that goes on from its new peer, as it is and as it is to be (TS 29.274 §8.12)."""
+        peer = request.peer
+        for session in self._sessions_of(permission.sim.sim_id) if request.is_handover else ():
+            tunnel = session.tunnel
+            if tunnel is None or peer is None or not _same_connection(session, request, permission.pdn_type):
+                continue
+            wanted = replace(
+                session,
+                access=request.access,
+                tunnel=replace(_moved(tunnel, peer), nsapi=peer.nsapi),
+                location=request.location,
+                qos=_with_ambr(request.qos, session.qos),
+                dedicated=(),
+                is_suspended=False,
+            )
+            return session, wanted
+        return None
+
+    async def _close_replaced(
+        self, permission: Permission, request: OpenSession, going_on: tuple[Session, Session] | None
+    ) -> None:
         """A late beginning of an older session ends no newer one: raises ``Refused(UNKNOWN_SESSION)``."""
-        for session in self._sessions_of(sim.sim_id):
-            if session.imsi == request.imsi and _same_bearer(session, request):
+        for session in self._sessions_of(permission.sim.sim_id):
+            is_other = going_on is None or session is not going_on[0]
+            if is_other and session.imsi == request.imsi and _is_replaced(session, request, permission):
                 if request.grant is not None and request.grant.session_id < session.session_id:
                     raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
                 await self._close(session, CloseReason.REPLACED, tell_peer=False)
@@ -553,8 +598,41 @@ def _label(session: Session) -> SegmentLabel:
     return SegmentLabel(session.speed_class, session.location.plmn)
 
 
-def _same_bearer(session: Session, request: OpenSession) -> bool:
-    """The same IMSI and NSAPI: the device attached again without a detach (TS 29.060 §7.3.1)."""
+def _moved(tunnel: Tunnel, peer: PeerTunnel) -> Tunnel:
+    return replace(
+        tunnel,
+        peer_teid_control=peer.teid_control,
+        peer_teid_user=peer.teid_user,
+        peer_control_address=peer.control_address,
+        peer_user_address=peer.user_address,
+    )
+
+
+def _with_ambr(asked: Qos, before: Qos) -> Qos:
+    """What is asked for; with the AMBR that was, where none is."""
+    return replace(
+        asked,
+        ambr_up_kbps=asked.ambr_up_kbps or before.ambr_up_kbps,
+        ambr_down_kbps=asked.ambr_down_kbps or before.ambr_down_kbps,
+    )
+
+
+def _rearranged(session: Session, change: ModifySession) -> tuple[DedicatedBearer, ...]:
+    """Dedicated bearers do not outlive a handover to the other version: it names none (TS 23.401 §D.3)."""
+    if change.access not in (None, session.access):
+        return ()
+    return change.dedicated(session.dedicated) if change.dedicated else session.dedicated
+
+
+def _is_replaced(session: Session, request: OpenSession, permission: Permission) -> bool:
+    """The device attached again without a detach: by the same bearer (TS 29.060 §7.3.1, TS 29.274 §7.2.1), or
+    for the same connection by another.
+    """
     if session.tunnel is None or request.peer is None:
         return session.access is request.access
-    return session.tunnel.nsapi == request.peer.nsapi
+    is_bearer = session.tunnel.nsapi == request.peer.nsapi
+    return is_bearer or _same_connection(session, request, permission.pdn_type)
+
+
+def _same_connection(session: Session, request: OpenSession, pdn_type: PdnType) -> bool:
+    return session.apn.lower() == request.apn.lower() and session.pdn_type is pdn_type

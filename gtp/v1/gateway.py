@@ -17,6 +17,7 @@ from gtp.events import (
     SessionWish,
     UpdateRequested,
 )
+from gtp.initiated import Reply, Verdict
 from gtp.pco import answer_options
 from gtp.transaction import Peer, RequestKey
 from gtp.v1 import message
@@ -31,6 +32,15 @@ RESPONSES: Mapping[int, MessageType] = {
     MessageType.DELETE_PDP_CONTEXT_REQUEST: MessageType.DELETE_PDP_CONTEXT_RESPONSE,
 }
 """The requests that are decided, and what answers them."""
+
+ANSWERS = frozenset(
+    {
+        MessageType.ECHO_RESPONSE,
+        MessageType.UPDATE_PDP_CONTEXT_RESPONSE,
+        MessageType.DELETE_PDP_CONTEXT_RESPONSE,
+    }
+)
+"""What answers our own requests."""
 
 
 class GtpV1Gateway(GtpEndpoint):
@@ -51,8 +61,8 @@ class GtpV1Gateway(GtpEndpoint):
             self._hear(addr, message.decode_recovery(header.payload), now)
         elif header.message_type in RESPONSES:
             self._receive_request(header, header.sequence, addr, now)
-        elif header.message_type in (MessageType.ECHO_RESPONSE, MessageType.DELETE_PDP_CONTEXT_RESPONSE):
-            self._receive_response(header, header.sequence, addr)
+        elif header.message_type in ANSWERS:
+            self._receive_response(header, header.sequence, addr, now)
         else:
             self.dropped["message_not_supported"] += 1
 
@@ -192,14 +202,22 @@ class GtpV1Gateway(GtpEndpoint):
             peer_teid=context.peer_teid, sequence=sequence, nsapi=context.nsapi
         )
 
+    def _encode_change(self, context: Context, session: Session, sequence: int) -> bytes:
+        """Update PDP Context Request of a GGSN (§7.3.3)."""
+        return message.encode_update_request(
+            peer_teid=context.peer_teid, sequence=sequence, nsapi=context.nsapi, qos=session.qos
+        )
+
     def _encode_echo_request(self, sequence: int) -> bytes:
         return message.encode_echo_request(sequence)
 
-    def _receive_response(self, header: Header, sequence: int, addr: Peer) -> None:
+    def _receive_response(self, header: Header, sequence: int, addr: Peer, now: float) -> None:
         try:
             response = message.decode_response(MessageType(header.message_type), header.payload)
         except RemoteProtocolError:
             self.dropped["malformed_response"] += 1
             return
-        is_echo = header.message_type == MessageType.ECHO_RESPONSE
-        self._take_response(sequence, addr, is_echo=is_echo, recovery=response.recovery)
+        verdict = Verdict.DONE if response.cause < Cause.NON_EXISTENT else Verdict.REFUSED
+        if response.cause in (Cause.NON_EXISTENT, Cause.CONTEXT_NOT_FOUND):
+            verdict = Verdict.UNKNOWN
+        self._take_response(header.message_type, sequence, addr, now, Reply(verdict, response.recovery))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
 
-from core.domain.session import NOWHERE, Location
+from core.domain.session import NOWHERE, Location, Qos
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.v1 import ie
@@ -58,6 +58,10 @@ MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
 present in every first activation; a secondary activation is told by its Linked NSAPI and refused apart."""
 
 _RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE"}
+
+
+BEST_EFFORT = bytes.fromhex("0223921f")
+"""A QoS profile (TS 24.008 §10.5.6.5) with ARP: delay class 4, precedence low, any throughput."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +282,19 @@ def encode_update_response(
         ]
     )
     return encode_header(MessageType.UPDATE_PDP_CONTEXT_RESPONSE, peer_teid, sequence, body)
+
+
+def encode_update_request(*, peer_teid: int, sequence: int, nsapi: int, qos: Qos) -> bytes:
+    """An Update PDP Context Request of a GGSN (§7.3.3): the QoS profile that was asked for, the APN-AMBR."""
+    elements = [
+        (ie.NSAPI, bytes((nsapi,))),
+        (ie.QUALITY_OF_SERVICE, bytes.fromhex(qos.profile) or BEST_EFFORT),
+    ]
+    if qos.ambr_up_kbps or qos.ambr_down_kbps:
+        ambr = qos.ambr_up_kbps.to_bytes(4, "big") + qos.ambr_down_kbps.to_bytes(4, "big")
+        elements.append((ie.AGGREGATE_MAXIMUM_BIT_RATE, ambr))
+    body = ie.encode_elements(elements)
+    return encode_header(MessageType.UPDATE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
 
 
 def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int) -> bytes:

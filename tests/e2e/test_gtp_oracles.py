@@ -3,6 +3,7 @@
 import struct
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pycrate_mobile.TS29060_GTP import parse_GTP_SGSN
 from scapy.contrib.gtp import GTPHeader
 
 from core.domain.reasons import AttachRefusal
+from core.domain.session import Qos
 from core.domain.usage import SegmentLabel
 from core.ports.network import Address, DatagramSocket, Receiver
 from core.ports.user_plane import Bearer
@@ -20,6 +22,9 @@ from gtp.userplane.udp import UdpUserPlane
 from gtp.v1.gateway import GtpV1Gateway
 from loadtest.virtual import VirtualClock, run_virtual
 from tests.support.gtp import APN, SGSN, create_request, delete_request, message, session, update_request
+
+LONG_PROFILE = "0223921f7396d2fe7487ff00"
+"""pycrate loses what follows a shorter one."""
 
 
 def control_messages() -> dict[str, bytes]:
@@ -56,6 +61,9 @@ def control_messages() -> dict[str, bytes]:
     keep("update accepted")
     machine.receive_datagram(message(1, 0, 5, b"\x0e\x09"), SGSN, 0)
     sent["echo request"] = machine.datagrams_to_send()[1][0]
+    qos = Qos(ambr_up_kbps=512, ambr_down_kbps=1_024, profile=LONG_PROFILE)
+    machine.changed(replace(session(), qos=qos), 0)
+    keep("update request")
     machine.release(session().session_id, 0)
     keep("delete request")
     ask(create_request(6), Accepted(session(2)))
@@ -186,5 +194,5 @@ def test_tshark_finds_nothing_malformed(tmp_path: Path) -> None:
 
 
 def test_all_kinds_are_here() -> None:
-    assert {data[1] for data in CONTROL.values()} == {1, 2, 3, 17, 19, 20, 21}
+    assert {data[1] for data in CONTROL.values()} == {1, 2, 3, 17, 18, 19, 20, 21}
     assert {data[1] for data in USER.values()} == {2, 26, 255}

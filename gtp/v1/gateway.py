@@ -85,7 +85,7 @@ class GtpV1Gateway(GtpEndpoint):
         except RemoteProtocolError as error:
             self.dropped["refused_by_protocol"] += 1
             cause = error.cause or Cause.INVALID_MESSAGE_FORMAT
-            teid = self._peer_teid(header)
+            teid = self._peer_teid(header, addr)
             response_type = RESPONSES[header.message_type]
             self._respond(key, addr, message.encode_cause_response(response_type, teid, sequence, cause))
 
@@ -139,9 +139,10 @@ class GtpV1Gateway(GtpEndpoint):
             raise RemoteProtocolError("no such context", cause=Cause.NON_EXISTENT)
         return context
 
-    def _peer_teid(self, header: Header) -> int:
+    def _peer_teid(self, header: Header, addr: Peer) -> int:
         """The peer's control TEID for a refusal, where it can be known, so that it can be matched."""
-        if context := self._contexts.by_teid(header.teid):
+        context = self._contexts.by_teid(header.teid)
+        if context and self._speaks_for(addr[0], context):
             return context.peer_teid
         if header.message_type != MessageType.CREATE_PDP_CONTEXT_REQUEST:
             return 0

@@ -127,7 +127,7 @@ class GtpV2Gateway(GtpEndpoint):
             cause = error.cause or Cause.INVALID_MESSAGE_FORMAT
             response = message.encode_cause_response(
                 RESPONSES[header.message_type],
-                self._peer_teid(header, teid),
+                self._peer_teid(header, teid, addr),
                 header.sequence,
                 cause,
                 fault=error,
@@ -235,12 +235,12 @@ class GtpV2Gateway(GtpEndpoint):
             raise RemoteProtocolError("no such context", cause=Cause.CONTEXT_NOT_FOUND)
         return context
 
-    def _peer_teid(self, header: Header, teid: int) -> int:
-        """For a refusal: the peer's control TEID where it can be known, else 0 (§5.5.2)."""
+    def _peer_teid(self, header: Header, teid: int, addr: Peer) -> int:
+        """For a refusal: the peer's control TEID where it can be known, else 0 (§5.5.2), as to a stranger."""
         if header.message_type == MessageType.CREATE_SESSION_REQUEST:
             return message.peek_control_teid(header.payload)
         context = self._contexts.by_teid(teid)
-        return context.peer_teid if context else 0
+        return context.peer_teid if context and self._speaks_for(addr[0], context) else 0
 
     # -- answers --------------------------------------------------------------------------------------
 

@@ -347,6 +347,7 @@ class GtpEndpoint(ABC):
         """Send a request to a context's peer; false when there is no room for one more."""
         sequence = self._requests.next_sequence()
         data, peer = encode(sequence), (context.control_address, GTP_C_PORT)
+        initiated = replace(initiated, address=context.control_address, teid=context.peer_teid)
         if not self._requests.begin(sequence, data, peer, initiated, now):
             return False
         self._outgoing.append((data, peer))
@@ -398,7 +399,7 @@ class GtpEndpoint(ABC):
                 return
         is_unknown = reply is not None and reply.verdict is Verdict.UNKNOWN
         if is_unknown and self._standing(session_id) is not None:
-            self._events.append(SessionUnknown(session_id))
+            self._events.append(SessionUnknown(session_id, initiated.address, initiated.teid))
 
     # -- peers ----------------------------------------------------------------------------------------
 

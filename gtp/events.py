@@ -117,9 +117,13 @@ class PeerRestarted:
 
 @dataclass(frozen=True, slots=True)
 class SessionUnknown:
-    """A peer that we asked for something knows nothing of this session: it is over."""
+    """The peer at this control end, which we asked for something, knows nothing of this session: it is over,
+    unless it has another peer meanwhile.
+    """
 
     session_id: str
+    address: str
+    teid: int
 
 
 @dataclass(frozen=True, slots=True)

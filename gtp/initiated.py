@@ -31,12 +31,16 @@ class Procedure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Initiated:
-    """A request of ours. ``about``: a session's id, of an Echo Request the peer's address."""
+    """A request of ours. ``about``: a session's id, of an Echo Request the peer's address. ``address`` and
+    ``teid``: the control end of the session's peer that is asked.
+    """
 
     procedure: Procedure
     about: str
     token: int = 0
     bearer: DedicatedBearer | None = None
+    address: str = ""
+    teid: int = 0
 
 
 class Verdict(Enum):

@@ -210,7 +210,8 @@ class GtpDoor:
                 for session_id in event.session_ids:
                     await self._end_unasked(session_id, CloseReason.PEER_LOST)
             case SessionUnknown():
-                await self._end_unasked(event.session_id, CloseReason.PEER_LOST)
+                with suppress(Unavailable, Refused):
+                    await self._sessions.close_lost(event.session_id, event.address, event.teid)
             case BearerAnswered():
                 self._on_bearer(machine, event)
             case OutcomeTooLate():

@@ -87,6 +87,8 @@ class DedicatedBearers:
     async def _keep(self, session: Session, made: DedicatedBearer) -> None:
         def joined(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
             """One that the peer named as it named another replaces it: there the other is over."""
+            if _peer_of(self._session(session.session_id)) != _peer_of(session):
+                raise Refused(AttachRefusal.NOT_SUPPORTED, "the session moved while the bearer was asked for")
             others = tuple(each for each in bearers if each.ebi != made.ebi)
             _demand_possible(others, made.qci, made.filters)
             return (*others, made)
@@ -105,6 +107,11 @@ class DedicatedBearers:
         if session is None:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id)
         return session
+
+
+def _peer_of(session: Session) -> tuple[str, int] | None:
+    tunnel = session.tunnel
+    return (tunnel.peer_control_address, tunnel.peer_teid_control) if tunnel else None
 
 
 def _demand_possible(bearers: Sequence[DedicatedBearer], qci: int, filters: Sequence[PacketFilter]) -> None:

@@ -327,6 +327,18 @@ class Sessions:
         async with self._locks.hold(session.sim_id):
             await self._close(self._session(session_id), reason, tell_peer=tell_peer)
 
+    async def close_lost(self, session_id: str, address: str, teid: int) -> None:
+        """End a session that its peer at this control end does not know; one that moved meanwhile stays.
+
+        Raises as ``close`` does.
+        """
+        session = self._session(session_id)
+        async with self._locks.hold(session.sim_id):
+            session = self._session(session_id)
+            tunnel = session.tunnel
+            if tunnel is None or (tunnel.peer_control_address, tunnel.peer_teid_control) == (address, teid):
+                await self._close(session, CloseReason.PEER_LOST, tell_peer=False)
+
     async def finish(self, session_id: str) -> None:
         """Make the end durable of a session that was closed, if it is not yet; raises ``Unavailable``."""
         if (unfinished := self._unfinished.get(session_id)) is not None:

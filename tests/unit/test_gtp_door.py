@@ -24,7 +24,7 @@ from gtp.v2.cause import Cause
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.virtual import SeededEntropy, run_virtual
+from loadtest.virtual import NetworkFaults, SeededEntropy, run_virtual
 from loadtest.world import APN, GATEWAY, Plan, World
 from tests.support.gtp2 import create_elements, create_session, element, f_teid, message2
 
@@ -220,6 +220,22 @@ async def test_a_session_that_its_peer_lost_is_closed_when_a_change_finds_it_out
 
 
 @played
+async def test_a_peer_that_knows_a_session_no_more_ends_it_not_when_it_has_moved(stage: Stage) -> None:
+    sgw, other = await stage.peer(Sgw, "127.0.2.1"), await stage.peer(Sgw, "127.0.2.2")
+    context = await sgw.attach(imsi=stage.imsi, apn=APN)
+    stage.network.faults = NetworkFaults(delay_s_max=0.5)
+    moving = asyncio.create_task(other.take_over(context))
+    await asyncio.sleep(0)
+    telling = asyncio.create_task(changed(stage, Qos(ambr_up_kbps=128, ambr_down_kbps=256)))
+    sgw.lose(context)
+    await asyncio.gather(moving, telling)
+    await asyncio.sleep(30)
+    tunnel = stage.only.tunnel
+    assert tunnel is not None
+    assert tunnel.peer_control_address == "127.0.2.2"
+
+
+@played
 async def test_a_changed_subscription_is_durable_and_comes_back_as_an_update(stage: Stage) -> None:
     assert (await stage.ask(create_session()))[16] == 16
     tunnel = stage.only.tunnel
@@ -319,6 +335,21 @@ async def test_a_session_that_ends_while_its_bearer_is_asked_for_leaves_nothing(
     with pytest.raises(Refused):
         await adding
     assert stage.node.held["vg-1"].gateway.leases["teids"] == 0
+
+
+@played
+async def test_a_bearer_of_a_peer_from_which_the_session_moved_is_none(stage: Stage) -> None:
+    sgw, other = await stage.peer(Sgw, "127.0.2.1"), await stage.peer(Sgw, "127.0.2.2")
+    context = await sgw.attach(imsi=stage.imsi, apn=APN)
+    answer, loop = sgw._answer_gateway, asyncio.get_running_loop()
+    sgw._answer_gateway = lambda *of: loop.call_later(3, answer, *of)  # type: ignore[assignment]  # a slow one
+    adding = asyncio.create_task(added(stage))
+    await asyncio.sleep(1)
+    await other.take_over(context)
+    with pytest.raises(Refused):
+        await adding
+    assert not stage.only.dedicated
+    assert stage.node.held["vg-1"].gateway.leases["teids"] == 2
 
 
 @played

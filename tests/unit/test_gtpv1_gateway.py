@@ -421,7 +421,7 @@ def test_a_context_that_its_sgsn_does_not_know_is_over(cause: Cause) -> None:
     attached(machine)
     machine.changed(session(), 0)
     machine.receive_datagram(message(19, 0xA0000001, 101, bytes((1, cause))), SGSN, 0)
-    assert machine.next_event() == SessionUnknown(session().session_id)
+    assert machine.next_event() == SessionUnknown(session().session_id, SGSN[0], 0x2001)
 
 
 def test_an_answer_of_another_kind_or_from_a_stranger_is_an_orphan() -> None:

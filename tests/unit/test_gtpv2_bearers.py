@@ -162,7 +162,7 @@ def test_a_session_that_its_peer_does_not_know_is_over() -> None:
     machine = standing()
     machine.changed(told(), 0)
     machine.receive_datagram(reply(98, 101, Cause.CONTEXT_NOT_FOUND), SGW, 0)
-    assert machine.next_event() == SessionUnknown(session().session_id)
+    assert machine.next_event() == SessionUnknown(session().session_id, SGW[0], 0x2001)
 
 
 def test_a_delete_while_a_change_is_open_is_carried_out_and_the_change_forgotten() -> None:

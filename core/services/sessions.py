@@ -637,13 +637,15 @@ def _rearranged(session: Session, change: ModifySession) -> tuple[DedicatedBeare
 
 
 def _is_replaced(session: Session, request: OpenSession, permission: Permission) -> bool:
-    """The device attached again without a detach: by the same bearer (TS 29.060 §7.3.1, TS 29.274 §7.2.1), or
-    for the same connection by another.
+    """The device attached again without a detach: by the same bearer (TS 29.060 §7.3.1), in version 2 also
+    for the same connection by another (TS 29.274 §7.2.1).
     """
     if session.tunnel is None or request.peer is None:
         return session.access is request.access
     is_bearer = session.tunnel.nsapi == request.peer.nsapi
-    return is_bearer or _same_connection(session, request, permission.pdn_type)
+    return is_bearer or (
+        request.access is Access.GTPV2 and _same_connection(session, request, permission.pdn_type)
+    )
 
 
 def _same_connection(session: Session, request: OpenSession, pdn_type: PdnType) -> bool:

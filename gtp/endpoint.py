@@ -11,12 +11,13 @@ Rules:
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
 from core.domain.apn import Apn
+from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, Session
 from core.errors import RemoteProtocolError
@@ -24,6 +25,7 @@ from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
 from gtp.events import (
     Accepted,
+    BearerAnswered,
     Event,
     Outcome,
     OutcomeTooLate,
@@ -32,9 +34,11 @@ from gtp.events import (
     PeerRestarted,
     Rejected,
     SessionRequested,
+    SessionUnknown,
     SessionWish,
     UpdateRequested,
 )
+from gtp.initiated import Changes, Initiated, Procedure, Reply, Verdict
 from gtp.partners import OTHER, Partner, Partners
 from gtp.path import PeerPath, Peers
 from gtp.transaction import (
@@ -107,6 +111,8 @@ class GtpEndpoint(ABC):
     SEQUENCE_BITS: ClassVar[int]
     CAUSE: ClassVar[tuple[int, int]]
     """The type of that element, and where its value is when it is the first of a response."""
+    HAS_BEARERS: ClassVar[bool] = False
+    """Whether it can be asked for dedicated bearers."""
 
     def __init__(
         self,
@@ -127,7 +133,10 @@ class GtpEndpoint(ABC):
         self._partners = Partners(partners, allowed_peers)
         self._contexts = Contexts() if contexts is None else contexts
         self._responses = ResponseCache(kept_s=timers.kept_s)
-        self._requests = RequestSender(first_sequence=first_sequence, bits=self.SEQUENCE_BITS, timers=timers)
+        self._requests: RequestSender[Initiated] = RequestSender(
+            first_sequence=first_sequence, bits=self.SEQUENCE_BITS, timers=timers
+        )
+        self._changes = Changes()
         self._peers = Peers(timers=timers, asks=self._is_asked)
         self._admission = Admission()
         self._pending: dict[int, Pending] = {}
@@ -216,9 +225,12 @@ class GtpEndpoint(ABC):
             return
         if isinstance(outcome, Accepted):
             self._hold(pending, outcome.session, now)
-        self._tell(pending, outcome)
+        self._tell(pending, outcome, now)
+        if isinstance(outcome, Accepted) and (put_off := self._changes.again(outcome.session.session_id)):
+            self._tell_change(put_off, now)
 
-    def _tell(self, pending: Pending, outcome: Outcome) -> None:
+    def _tell(self, pending: Pending, outcome: Outcome, now: float) -> None:
+        """Send the answer; a version may have more to do with it."""
         response = self._encode_answer(pending, outcome)
         self._respond(pending.key, pending.peer, response)
 
@@ -231,19 +243,21 @@ class GtpEndpoint(ABC):
         """When ``handle_timer`` wants to be called."""
         oldest = self._oldest_undecided()
         shed_at = None if oldest is None else oldest.received + self._timers.shed_after_s
-        times = (self._requests.timer(), self._peers.timer(), shed_at)
+        times = (self._requests.timer(), self._peers.timer(), self._changes.timer(), shed_at)
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Repeat what was not answered, give up what never will be, refuse what takes too long to decide."""
         again, given_up = self._requests.expire(now)
         self._outgoing += again
-        for subject in given_up:
-            self._end_request(subject, now)
+        for initiated in given_up:
+            self._end_request(initiated, None, now)
+        for session in self._changes.due(now):
+            self._tell_change(session, now)
         shed_after_s = self._timers.shed_after_s
         while (oldest := self._oldest_undecided()) is not None and oldest.received + shed_after_s <= now:
             self._shed.add(self._undecided.popleft())
-            self._tell(oldest, Rejected(AttachRefusal.NO_RESOURCES))
+            self._tell(oldest, Rejected(AttachRefusal.NO_RESOURCES), now)
         due = self._peers.due(now, self._has_sessions)
         for peer in due.lost:
             self._events.append(PathLost(peer, tuple(each.session_id for each in self._contexts_of(peer))))
@@ -274,13 +288,35 @@ class GtpEndpoint(ABC):
             return
         if context.state is not ContextState.RELEASING:
             return
-        sequence = self._requests.next_sequence()
-        data = self._encode_release(context, sequence)
-        peer = (context.control_address, GTP_C_PORT)
-        if self._requests.begin(sequence, data, peer, session_id, now):
-            self._outgoing.append((data, peer))
-        else:
+        released = Initiated(Procedure.RELEASE, session_id)
+        if not self._start(context, released, lambda sequence: self._encode_release(context, sequence), now):
             self._step(context, ContextEvent.RELEASE_ENDED)
+
+    def changed(self, session: Session, now: float) -> None:
+        """Tell the peer what the session is now, if it has not ended."""
+        if self._standing(session.session_id) is not None and self._changes.begin(session):
+            self._tell_change(session, now)
+
+    def add_bearer(self, session_id: str, bearer: DedicatedBearer, now: float) -> int | None:
+        """Ask for a dedicated bearer; its ``BearerAnswered`` has this token. ``None``: it cannot be asked
+        for.
+        """
+        context = self._standing(session_id)
+        if context is None or not self.HAS_BEARERS:
+            return None
+        added = Initiated(Procedure.ADD_BEARER, session_id, self._token(), bearer)
+
+        def encode(sequence: int) -> bytes:
+            return self._encode_bearer_added(context, bearer, sequence)
+
+        return added.token if self._start(context, added, encode, now) else None
+
+    def remove_bearer(self, session_id: str, ebi: int, now: float) -> None:
+        """Tell the peer that a dedicated bearer is over."""
+        context = self._standing(session_id)
+        if context is not None and self.HAS_BEARERS:
+            removed = Initiated(Procedure.REMOVE_BEARER, session_id)
+            self._start(context, removed, lambda seq: self._encode_bearer_removed(context, ebi, seq), now)
 
     def forget(self, session_id: str) -> None:
         """Drop a context without a word to its peer."""
@@ -300,6 +336,18 @@ class GtpEndpoint(ABC):
     @abstractmethod
     def _encode_release(self, context: Context, sequence: int) -> bytes:
         """The request by which the network ends a context."""
+
+    @abstractmethod
+    def _encode_change(self, context: Context, session: Session, sequence: int) -> bytes:
+        """The request that tells what a session is granted now."""
+
+    def _encode_bearer_added(self, context: Context, bearer: DedicatedBearer, sequence: int) -> bytes:
+        """The request for a dedicated bearer, of a version that has them."""
+        raise NotImplementedError
+
+    def _encode_bearer_removed(self, context: Context, ebi: int, sequence: int) -> bytes:
+        """The request that ends a dedicated bearer, of a version that has them."""
+        raise NotImplementedError
 
     @abstractmethod
     def _encode_echo_request(self, sequence: int) -> bytes:
@@ -334,7 +382,7 @@ class GtpEndpoint(ABC):
             refusal = AttachRefusal.NOT_SUPPORTED
         if refusal is not None:
             self.dropped[f"refused_{refusal.value}"] += 1
-            self._tell(pending, Rejected(refusal))
+            self._tell(pending, Rejected(refusal), now)
             return
         self._pending[token] = pending
         self._events.append(event)
@@ -394,29 +442,78 @@ class GtpEndpoint(ABC):
         """The access point of a session; one that is served no longer tells its devices nothing."""
         return self._apns.get(session.apn.lower()) or Apn(session.apn)
 
-    # -- responses ------------------------------------------------------------------------------------
+    # -- what we ask ----------------------------------------------------------------------------------
 
-    def _take_response(
-        self, sequence: int, addr: Peer, now: float, *, is_echo: bool, recovery: int | None
-    ) -> None:
-        subject = self._requests.answered(addr[0], sequence)
-        if subject is None:
+    def _standing(self, session_id: str) -> Context | None:
+        """The session's context, if this version speaks of it and it is not ending."""
+        context = self._contexts.by_session(session_id)
+        if context is None or context.access is not self.ACCESS or context.state is not ContextState.ACTIVE:
+            return None
+        return context
+
+    def _start(
+        self, context: Context, initiated: Initiated, encode: Callable[[int], bytes], now: float
+    ) -> bool:
+        """Send a request to a context's peer; false when there is no room for one more."""
+        sequence = self._requests.next_sequence()
+        data, peer = encode(sequence), (context.control_address, GTP_C_PORT)
+        initiated = replace(initiated, address=context.control_address, teid=context.peer_teid)
+        if not self._requests.begin(sequence, data, peer, initiated, now):
+            return False
+        self._outgoing.append((data, peer))
+        return True
+
+    def _tell_change(self, session: Session, now: float) -> None:
+        context = self._standing(session.session_id)
+        told = Initiated(Procedure.CHANGE, session.session_id)
+        if context is None or not self._start(
+            context, told, lambda sequence: self._encode_change(context, session, sequence), now
+        ):
+            self._changes.forget(session.session_id)
+
+    def _take_response(self, message_type: int, sequence: int, addr: Peer, now: float, reply: Reply) -> None:
+        initiated = self._requests.answered(addr[0], sequence, message_type, self._partners.are_one)
+        if initiated is None:
             self.dropped["orphan_response"] += 1
             return
-        counter = self._peers.hear_answer(addr[0], recovery, now) if is_echo else None
+        is_echo = initiated.procedure is Procedure.ECHO
+        counter = self._peers.hear_answer(initiated.about, reply.recovery, now) if is_echo else None
         if counter is not None:
-            self._clear_older(addr[0], counter)
+            self._clear_older(initiated.about, counter)
         else:
-            self._hear(addr, recovery, now)
+            self._hear(addr, reply.recovery, now)
         if not is_echo:
-            self._end_request(subject, now)
+            self._end_request(initiated, reply, now)
 
-    def _end_request(self, subject: str, now: float) -> None:
-        """A request of ours was answered or given up; ``subject`` is a session id or ``echo:address``."""
-        if subject.startswith("echo:"):
-            self._peers.unanswered(subject.removeprefix("echo:"), now)
-        elif context := self._contexts.by_session(subject):
-            self._step(context, ContextEvent.RELEASE_ENDED)
+    def _end_request(self, initiated: Initiated, reply: Reply | None, now: float) -> None:
+        """A request of ours was answered, or given up."""
+        session_id = initiated.about
+        match initiated.procedure:
+            case Procedure.ECHO:
+                self._peers.unanswered(initiated.about, now)
+            case Procedure.RELEASE:
+                if context := self._contexts.by_session(session_id):
+                    self._step(context, ContextEvent.RELEASE_ENDED)
+            case Procedure.CHANGE:
+                is_later = reply is not None and reply.verdict is Verdict.LATER
+                if (following := self._changes.end(session_id, is_later=is_later, now=now)) is not None:
+                    self._tell_change(following, now)
+            case Procedure.ADD_BEARER:
+                ends, bearer = reply.ends if reply else None, initiated.bearer
+                if ends is not None and bearer is not None:
+                    bearer = replace(
+                        bearer,
+                        ebi=ends.ebi,
+                        peer_teid_user=ends.teid_user,
+                        peer_user_address=str(ends.user_address),
+                    )
+                made = bearer if ends is not None else None
+                self._events.append(BearerAnswered(initiated.token, session_id, made))
+            case Procedure.REMOVE_BEARER | Procedure.COMMANDED:
+                return
+        is_unknown = reply is not None and reply.verdict is Verdict.UNKNOWN
+        if is_unknown and self._standing(session_id) is not None:
+            self._events.append(SessionUnknown(session_id, initiated.address, initiated.teid))
 
     # -- peers ----------------------------------------------------------------------------------------
 
@@ -442,7 +539,8 @@ class GtpEndpoint(ABC):
         """Send an Echo Request."""
         sequence = self._requests.next_sequence()
         data = self._encode_echo_request(sequence)
-        if self._requests.begin(sequence, data, (peer, GTP_C_PORT), f"echo:{peer}", now):
+        about = Initiated(Procedure.ECHO, peer)
+        if self._requests.begin(sequence, data, (peer, GTP_C_PORT), about, now):
             self._peers.asked(peer, now)
             self._outgoing.append((data, (peer, GTP_C_PORT)))
         else:
@@ -461,6 +559,8 @@ class GtpEndpoint(ABC):
     def _step(self, context: Context, event: ContextEvent) -> bool:
         state = context.state
         if self._contexts.step(context, event):
+            if context.state is not ContextState.ACTIVE:
+                self._changes.forget(context.session_id)
             return True
         self.dropped[f"{event.value}_while_{state.value}"] += 1
         return False

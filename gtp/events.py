@@ -6,6 +6,7 @@ Rule: nothing here is a wire format; NSAPI and EPS bearer identity are one numbe
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Network
 
+from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Location, PdnType, Qos, Session
 from gtp.pco import Credentials
@@ -20,6 +21,24 @@ class PeerEnds:
     teid_user: int | None = None
     user_address: IPv4Address | None = None
     restart_counter: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BearerEnds:
+    """A dedicated bearer, and where the peer wants to be sent what goes by it."""
+
+    ebi: int
+    teid_user: int
+    user_address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class QosChange:
+    """What a peer changes of a session's QoS; what is ``None`` stays."""
+
+    qci: int | None = None
+    arp: int | None = None
+    ambr_kbps: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +63,7 @@ class SessionWish:
     credentials: Credentials | None = None
     prefix: IPv6Network | None = None
     is_low_priority: bool = False
+    is_handover: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +77,30 @@ class SessionRequested:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRequested:
-    """A peer moves or changes a session; answer with ``Accepted`` or ``Rejected``."""
+    """A peer moves or changes a session; answer with ``Accepted`` or ``Rejected``.
+
+    ``qos`` is the whole of it, ``qos_change`` a part. Of the dedicated bearers ``bearers`` have moved and
+    ``removed`` (their EBIs) are over; ``is_suspended`` is ``None`` when nothing was said of it.
+    """
 
     token: int
     session_id: str
-    ends: PeerEnds
+    ends: PeerEnds = PeerEnds()
     location: Location = NOWHERE
     qos: Qos | None = None
+    qos_change: QosChange | None = None
+    bearers: tuple[BearerEnds, ...] = ()
+    removed: tuple[int, ...] = ()
+    is_suspended: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BearersUnwanted:
+    """A peer wants dedicated bearers away; answer with ``Accepted`` or ``Rejected``."""
+
+    token: int
+    session_id: str
+    ebis: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +128,43 @@ class PathLost:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionUnknown:
+    """The peer at this control end, which we asked for something, knows nothing of this session: it is over,
+    unless it has another peer meanwhile.
+    """
+
+    session_id: str
+    address: str
+    teid: int
+
+
+@dataclass(frozen=True, slots=True)
+class BearerAnswered:
+    """The peer made the bearer that we asked it for, or ``None``: it did not."""
+
+    token: int
+    session_id: str
+    bearer: DedicatedBearer | None
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeTooLate:
     """A session was opened after its peer had given up waiting: close it again."""
 
     session_id: str
 
 
-Event = SessionRequested | UpdateRequested | DeleteRequested | PeerRestarted | PathLost | OutcomeTooLate
+Event = (
+    SessionRequested
+    | UpdateRequested
+    | BearersUnwanted
+    | DeleteRequested
+    | PeerRestarted
+    | PathLost
+    | SessionUnknown
+    | BearerAnswered
+    | OutcomeTooLate
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ session belongs to the version that spoke of it last.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.apn import Apn
+from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
-from core.domain.session import NOWHERE, Access, CloseReason, Session
+from core.domain.session import NOWHERE, Access, CloseReason, Qos, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
@@ -23,6 +25,9 @@ from gtp.contexts import Contexts
 from gtp.endpoint import GtpEndpoint
 from gtp.events import (
     Accepted,
+    BearerAnswered,
+    BearerEnds,
+    BearersUnwanted,
     DeleteRequested,
     Done,
     Event,
@@ -33,6 +38,7 @@ from gtp.events import (
     PeerRestarted,
     Rejected,
     SessionRequested,
+    SessionUnknown,
     UpdateRequested,
 )
 from gtp.partners import Partner
@@ -96,6 +102,7 @@ class GtpDoor:
         self._t3_response_s = timers.t3_response_s
         self._is_timer_off = True
         self._taps: list[Tap] = []
+        self._asked: dict[tuple[Access, int], asyncio.Future[DedicatedBearer | None]] = {}
 
     @property
     def machines(self) -> Mapping[Access, GtpEndpoint]:
@@ -141,6 +148,9 @@ class GtpDoor:
                 await self._keep_timers()
             finally:
                 self._tasks = None
+                for answer in self._asked.values():
+                    if not answer.done():
+                        answer.set_exception(Unavailable("the door is closed"))
 
     def close(self) -> None:
         """Take nothing in and answer nothing any more. Idempotent."""
@@ -160,7 +170,40 @@ class GtpDoor:
         self._pump()
 
     def changed(self, session: Session) -> None:
-        """Nothing is told to the peer yet."""
+        """Tell the peer what is granted now; goes on in the background."""
+        self._machines[session.access].changed(session, self._clock.monotonic())
+        self._pump()
+
+    async def add_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
+        """Ask the peer for a dedicated bearer; raises ``Refused(NOT_SUPPORTED)``, ``Unavailable``."""
+        machine = self._machines[session.access]
+        token = machine.add_bearer(session.session_id, bearer, self._clock.monotonic())
+        if token is None:
+            raise Refused(AttachRefusal.NOT_SUPPORTED, f"{session.access.value} has no dedicated bearers")
+        answer: asyncio.Future[DedicatedBearer | None] = asyncio.get_running_loop().create_future()
+        self._asked[machine.ACCESS, token] = answer
+        self._pump()
+        try:
+            made = await answer
+        finally:
+            del self._asked[machine.ACCESS, token]
+        if made is None:
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "the peer does not make the bearer")
+        return made
+
+    def remove_bearer(self, session: Session, ebi: int) -> None:
+        """Tell the peer that a dedicated bearer is over; goes on in the background."""
+        self._machines[session.access].remove_bearer(session.session_id, ebi, self._clock.monotonic())
+        self._pump()
+
+    def _on_bearer(self, machine: GtpEndpoint, event: BearerAnswered) -> None:
+        """Nobody waits for it any more: the peer made it for nothing."""
+        waiting = self._asked.get((machine.ACCESS, event.token))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(event.bearer)
+        elif event.bearer is not None:
+            machine.remove_bearer(event.session_id, event.bearer.ebi, self._clock.monotonic())
+            self._pump()
 
     def forget(self, session: Session) -> None:
         """Drop the context without a word."""
@@ -171,7 +214,7 @@ class GtpDoor:
     def _receive(self, data: bytes, addr: Address) -> None:
         for tap in self._taps:
             tap(data, addr, True)
-        is_v2 = bool(data) and data[0] >> 5 == VERSION_2
+        is_v2 = bool(data) and data[0] >> 5 >= VERSION_2
         machine = self._v2 if is_v2 else self._v1
         machine.receive_datagram(data, addr, self._clock.monotonic())
         self._pump()
@@ -213,10 +256,17 @@ class GtpDoor:
                 await self._answer(machine, event.token, self._open(machine.ACCESS, event))
             case UpdateRequested():
                 await self._answer(machine, event.token, self._modify(machine.ACCESS, event))
+            case BearersUnwanted():
+                await self._answer(machine, event.token, self._drop_bearers(event))
             case DeleteRequested():
                 await self._answer(machine, event.token, self._close(event))
             case PeerRestarted() | PathLost():
                 await self.end_all(event.session_ids, CloseReason.PEER_LOST)
+            case SessionUnknown():
+                with suppress(Unavailable, Refused):
+                    await self._sessions.close_lost(event.session_id, event.address, event.teid)
+            case BearerAnswered():
+                self._on_bearer(machine, event)
             case OutcomeTooLate():
                 await self._end_unasked(event.session_id, CloseReason.LATE)
 
@@ -252,6 +302,7 @@ class GtpDoor:
                 ),
                 requested_address=wish.address,
                 requested_prefix=wish.prefix,
+                is_handover=wish.is_handover,
                 proof=wish.credentials.prove if wish.credentials else None,
                 pdn_type=wish.pdn_type,
                 qos=wish.qos,
@@ -260,16 +311,48 @@ class GtpDoor:
         return Accepted(session)
 
     async def _modify(self, access: Access, event: UpdateRequested) -> Outcome:
+        is_peer_named = event.ends != PeerEnds()
+        ends = {bearer.ebi: bearer for bearer in event.bearers}
+
+        def rearrange(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
+            left = (bearer for bearer in bearers if bearer.ebi not in event.removed)
+            return tuple(_moved(bearer, ends.get(bearer.ebi)) for bearer in left)
+
         session = await self._sessions.modify(
             ModifySession(
                 session_id=event.session_id,
                 access=access,
-                peer=self._peer_of(event.session_id, event.ends),
+                peer=self._peer_of(event.session_id, event.ends) if is_peer_named else None,
                 location=None if event.location == NOWHERE else event.location,
-                qos=event.qos,
+                qos=self._qos_of(event),
+                dedicated=rearrange if event.bearers or event.removed else None,
+                is_suspended=False if is_peer_named else event.is_suspended,
             )
         )
         return Accepted(session)
+
+    def _qos_of(self, event: UpdateRequested) -> Qos | None:
+        """The whole of the QoS that is asked for; an AMBR of 0 is the one that it is."""
+        change, session = event.qos_change, self._sessions.open_sessions.get(event.session_id)
+        if change is None or session is None:
+            return event.qos
+        up_kbps, down_kbps = change.ambr_kbps or (0, 0)
+        return replace(
+            session.qos,
+            qci=change.qci or session.qos.qci,
+            arp=session.qos.arp if change.arp is None else change.arp,
+            ambr_up_kbps=up_kbps,
+            ambr_down_kbps=down_kbps,
+            profile="",
+        )
+
+    async def _drop_bearers(self, event: BearersUnwanted) -> Outcome:
+        session = self._sessions.open_sessions.get(event.session_id)
+        if session is None or not {bearer.ebi for bearer in session.dedicated}.issuperset(event.ebis):
+            raise Refused(AttachRefusal.UNKNOWN_SESSION, event.session_id)
+        return await self._modify(
+            session.access, UpdateRequested(event.token, event.session_id, removed=event.ebis)
+        )
 
     def _peer_of(self, session_id: str, ends: PeerEnds) -> PeerTunnel:
         session = self._sessions.open_sessions.get(session_id)
@@ -315,3 +398,9 @@ class GtpDoor:
     async def _end_unasked(self, session_id: str, reason: CloseReason, *, tell_peer: bool = False) -> None:
         with suppress(Unavailable):  # the session service goes on trying until the end is durable
             await self._end(session_id, reason, tell_peer=tell_peer)
+
+
+def _moved(bearer: DedicatedBearer, ends: BearerEnds | None) -> DedicatedBearer:
+    if ends is None:
+        return bearer
+    return replace(bearer, peer_teid_user=ends.teid_user, peer_user_address=str(ends.user_address))

@@ -2,13 +2,16 @@
 
 Rules: a request that was answered is answered again with the same bytes, never carried out twice; one
 that is still being carried out is dropped when it comes again; what we ask is repeated with the same
-bytes and sequence number, N3 times, T3 apart. All tables are bounded: of answers the oldest is forgotten for
-the newest, what is being carried out is never forgotten for something else.
+bytes and sequence number, N3 times, T3 apart, and answered by whom was asked, or by who speaks for it. All
+tables are bounded: of answers the oldest is forgotten for the newest, what is being carried out is never
+forgotten for something else.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Generic, TypeVar
 
 T3_RESPONSE_S = 5.0
 N3_REQUESTS = 4
@@ -115,17 +118,23 @@ class ResponseCache:
             del self._answered[key]
 
 
+Subject = TypeVar("Subject")
+
+
 @dataclass(slots=True)
-class _Request:
+class _Request(Generic[Subject]):
     data: bytes
     peer: Peer
-    subject: str
+    subject: Subject
     due: float
     sent: int
 
 
-class RequestSender:
-    """Our own requests: numbered, repeated, matched with their answers."""
+class RequestSender(Generic[Subject]):
+    """Our own requests: numbered, repeated, matched with their answers.
+
+    A request that a peer's command set off has the command's number, which is that peer's and above ours.
+    """
 
     def __init__(
         self,
@@ -139,7 +148,7 @@ class RequestSender:
         self._mask = (1 << bits) - 1
         self._next = first_sequence & self._mask
         self._capacity = capacity
-        self._open: OrderedDict[tuple[str, int], _Request] = OrderedDict()
+        self._open: OrderedDict[tuple[str, int], _Request[Subject]] = OrderedDict()
         """Whoever is due first stands first, for all wait equally long."""
 
     def next_sequence(self) -> int:
@@ -147,28 +156,40 @@ class RequestSender:
         self._next = (self._next + 1) & self._mask
         return self._next
 
-    def begin(self, sequence: int, data: bytes, peer: Peer, subject: str, now: float) -> bool:
+    def begin(self, sequence: int, data: bytes, peer: Peer, subject: Subject, now: float) -> bool:
         """Remember a request that is being sent; false when there is no room for it."""
         if len(self._open) >= self._capacity:
             return False
-        key = (peer[0], sequence)
+        key = self._key(peer[0], sequence)
         self._open[key] = _Request(data, peer, subject, now + self._timers.t3_response_s, 1)
         self._open.move_to_end(key)
         return True
 
-    def answered(self, peer_address: str, sequence: int) -> str | None:
-        """The subject of the request that this answers; ``None`` for an orphan (§7.6: drop it)."""
-        request = self._open.pop((peer_address, sequence), None)
-        return request.subject if request else None
+    def answered(
+        self, peer: str, sequence: int, message_type: int, speaks_for: Callable[[str, str], bool]
+    ) -> Subject | None:
+        """The subject of the request that this answers; ``None`` for an orphan (§7.6: drop it).
+
+        ``speaks_for(peer, asked)``: whether this peer may answer what that one was asked.
+        """
+        key = self._key(peer, sequence)
+        request = self._open.get(key)
+        if request is None or message_type != request.data[1] + 1 or not speaks_for(peer, request.peer[0]):
+            return None
+        del self._open[key]
+        return request.subject
+
+    def _key(self, peer: str, sequence: int) -> tuple[str, int]:
+        return ("" if sequence <= self._mask else peer, sequence)
 
     def timer(self) -> float | None:
         """When ``expire`` has something to do."""
         return next(iter(self._open.values())).due if self._open else None
 
-    def expire(self, now: float) -> tuple[list[tuple[bytes, Peer]], list[str]]:
+    def expire(self, now: float) -> tuple[list[tuple[bytes, Peer]], list[Subject]]:
         """What to send again, and the subjects that were given up."""
         again: list[tuple[bytes, Peer]] = []
-        given_up: list[str] = []
+        given_up: list[Subject] = []
         while self._open:
             key, request = next(iter(self._open.items()))
             if request.due > now:

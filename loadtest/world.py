@@ -25,11 +25,13 @@ from core.app.adapters import Adapters
 from core.app.held import HeldGateway, settle_left
 from core.app.node import Node
 from core.config import Config, EdgeConfig, GatewayConfig, NodeConfig, RadiusConfig, UsageConfig
-from core.domain.session import CloseReason, Session
+from core.domain.flow import PacketFilter
+from core.domain.session import CloseReason, Qos, Session
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
 from core.domain.usage import Folding, day_of
-from core.errors import StaleVersion, Unavailable
+from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
+from core.services.session_requests import ModifySession
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.faults import (
     FaultRates,
@@ -100,6 +102,8 @@ class Plan:
     quarantine_s: float = 60.0
     path_keep_s: float = 14_400.0
     quiet_s: float = QUIET_S
+    policies: int = 0
+    """How often a session's grant is changed, and a dedicated bearer of it made or ended."""
     clock_jumps: int = 0
     """How often the nodes' wall clock is set wrong, by an hour at most."""
 
@@ -179,6 +183,8 @@ class World:
         self.handovers = 0
         self.restarts = 0
         self.jumps = 0
+        self.bearers_made = 0
+        self.policy_rng = random.Random(seed)
         self._node_type = node_type
         self._engine = engine
         self._life = Incarnation()
@@ -297,6 +303,7 @@ class World:
                     actors.create_task(self._live(state))
                 actors.create_task(self._own())
                 actors.create_task(self._break_things())
+                actors.create_task(self._police())
             self.network.faults = PERFECT
             self._set_faults(FaultRates(), FaultRates())
             self.retold_rates.late = 0.0
@@ -497,6 +504,30 @@ class World:
             await store.sims.put(replace(sim, status=status))
         if status in CUTS_SESSION:
             await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
+
+    async def _police(self) -> None:
+        """Policies of the operator, from dice of their own: what they do not do changes no other run."""
+        for number in range(self.plan.policies):
+            await asyncio.sleep(self.policy_rng.random() * 2 * self.plan.active_s / self.plan.policies)
+            await self._gate.wait()
+            held = await self.holding()
+            if sessions := list(held.sessions.open_sessions.values()):
+                with suppress(Refused, Unavailable, TimeoutError):
+                    async with asyncio.timeout(4 * REQUEST_S):  # a killed node never answers
+                        await self._apply_policy(held, self.policy_rng.choice(sessions), number)
+
+    async def _apply_policy(self, held: HeldGateway, session: Session, number: int) -> None:
+        session_id, kbps = session.session_id, 100 + number
+        qos = Qos(ambr_up_kbps=kbps, ambr_down_kbps=kbps)
+        told = await held.sessions.modify(ModifySession(session_id=session_id, qos=qos))
+        if (door := held.sessions.door_of(told)) is not None:
+            door.changed(told)
+        if session.dedicated and self.policy_rng.random() < 0.5:
+            await held.dedicated.remove(session_id, self.policy_rng.choice(session.dedicated).ebi)
+        else:
+            each = PacketFilter(1, number, remote="10.1.0.0/16", protocol=17)
+            await held.dedicated.add(session_id, qci=7, arp=0x34, filters=[each])
+            self.bearers_made += 1
 
     async def _break_things(self) -> None:
         moments = [("crash", self.rng.random()) for _ in range(self.plan.crashes)]

@@ -21,6 +21,7 @@ from datetime import timedelta
 from functools import partial
 from ipaddress import IPv4Address
 
+from core.domain.flow import DedicatedBearer
 from core.domain.ids import time_of_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Access, CloseReason, Nas, Session
@@ -173,6 +174,13 @@ class RadiusDoor:
 
     def changed(self, session: Session) -> None:
         """A NAS is not told: CoA is not offered."""
+
+    async def add_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
+        """A NAS has none: raises ``Refused(NOT_SUPPORTED)``."""
+        raise Refused(AttachRefusal.NOT_SUPPORTED, "a session behind a NAS has no bearers")
+
+    def remove_bearer(self, session: Session, ebi: int) -> None:
+        """A NAS has none."""
 
     def forget(self, session: Session) -> None:
         """The session is over; reports of it may still be on their way."""

@@ -14,6 +14,7 @@ from core.ports.user_plane import PacketSink
 from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
 from core.services.blocks import UeBlocks
+from core.services.dedicated import DedicatedBearers
 from core.services.gateway import Tenure, VirtualGateway
 from core.services.reconciler import Reconciler
 from core.services.relay import EventRelay
@@ -101,6 +102,7 @@ class HeldGateway:
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
         self.reconciler = Reconciler(sessions=self.sessions)
+        self.dedicated = DedicatedBearers(sessions=self.sessions, gateway=self.gateway)
         self.door = self.make_door()
         self.relay = self.make_relay()
         self.sessions.on_event(self.relay.wake)

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from core.domain.flow import DedicatedBearer
 from core.domain.session import CloseReason, Session
 
 
@@ -20,6 +21,17 @@ class AccessDoor(Protocol):
         """Tell the peer what the session is granted now (Update PDP Context, Update Bearer). Does not
         wait.
         """
+        ...
+
+    async def add_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
+        """Ask the peer for a dedicated bearer (Create Bearer); it comes back with the peer's ends.
+
+        Raises ``Refused(NOT_SUPPORTED)`` when the peer does not make it, or cannot be asked for one.
+        """
+        ...
+
+    def remove_bearer(self, session: Session, ebi: int) -> None:
+        """Tell the peer that a dedicated bearer is over (Delete Bearer). Does not wait."""
         ...
 
     def forget(self, session: Session) -> None:

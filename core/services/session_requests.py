@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Network
 
+from core.domain.flow import DedicatedBearer
 from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos
 
 
@@ -37,7 +38,8 @@ Proof = Callable[[str, bytes], bool]
 @dataclass(frozen=True, slots=True)
 class OpenSession:
     """A peer asks for a session. ``requested_address`` and ``requested_prefix`` are static ones that the
-    device asked for; ``proof`` is asked when the SIM's group demands a password.
+    device asked for; ``proof`` is asked when the SIM's group demands a password. With ``is_handover`` a
+    session of the SIM under this APN goes on, from its new peer.
     """
 
     access: Access
@@ -54,6 +56,11 @@ class OpenSession:
     pdn_type: PdnType = PdnType.IPV4
     qos: Qos = Qos()  # noqa: RUF009 - frozen
     requested_prefix: IPv6Network | None = None
+    is_handover: bool = False
+
+
+Rearrange = Callable[[tuple[DedicatedBearer, ...]], tuple[DedicatedBearer, ...]]
+"""What becomes of a session's dedicated bearers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +76,5 @@ class ModifySession:
     nas: Nas | None = None
     qos: Qos | None = None
     imei: str = ""
+    dedicated: Rearrange | None = None
+    is_suspended: bool | None = None

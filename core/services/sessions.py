@@ -17,7 +17,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network
 from sys import intern
-from typing import Any, TypeVar
 
 from core.domain.apn import Apn
 from core.domain.ids import time_ordered_id
@@ -26,7 +25,6 @@ from core.domain.session import (
     Access,
     CloseReason,
     PdnType,
-    Qos,
     Resting,
     Session,
     SessionEvent,
@@ -34,7 +32,6 @@ from core.domain.session import (
     Tunnel,
 )
 from core.domain.sim import Sim
-from core.domain.speed import granted
 from core.domain.terms import Terms
 from core.domain.usage import SegmentLabel
 from core.errors import AirloomError, Refused, StaleVersion, Unavailable
@@ -43,22 +40,20 @@ from core.ports.sessions import AccessDoor
 from core.ports.store import Store
 from core.ports.user_plane import Bearer, UserPlane
 from core.services.authoriser import Authoriser, Permission
+from core.services.changes import handed_over, is_replaced, modified
 from core.services.gateway import VirtualGateway
 from core.services.history import SessionHistory
 from core.services.locks import KeyedLocks
 from core.services.session_requests import Grant, ModifySession, OpenSession
+from core.services.sharing import Sharing
 from core.services.statics import StaticAddresses
 from core.services.usage import UsageMeter
-
-T = TypeVar("T")
 
 AT_ONCE = 1_000
 """So many sessions are read back before the lease may be renewed and others have their turn: some 30 ms."""
 CLOSE_RETRY_S = 1.0
 LATE_S = 60.0
 """A write of the holder before, under way when this tenure began, has arrived by then or never does."""
-COMMON_MAX = 4_096
-"""Places, qualities and name servers that sessions have in common; beyond it they are learned afresh."""
 UNFINISHED_MAX = 100_000
 """Sessions whose end is not yet durable; beyond it new sessions are refused until the store is back."""
 
@@ -103,7 +98,7 @@ class Sessions:
         self._heed_event: Callable[[], None] = lambda: None
         self._doors: dict[Access, AccessDoor] = {}
         self._locks = KeyedLocks()
-        self._same = _Sameness()
+        self._sharing = Sharing()
         self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
         self._without_address: set[str] = set()
         self.open_by_access: Counter[str] = Counter({access.value: 0 for access in Access})
@@ -136,6 +131,10 @@ class Sessions:
         """Serve these access points from now on; sessions that are open stay."""
         self._authoriser.serve(apns)
 
+    def door_of(self, session: Session) -> AccessDoor | None:
+        """The door that holds a session."""
+        return self._doors.get(session.access)
+
     def attach_door(self, access: Access, door: AccessDoor) -> None:
         """Name the door that holds sessions of this access."""
         self._doors[access] = door
@@ -155,7 +154,7 @@ class Sessions:
         if not is_resumed:
             await self._usage.settle_orphans(())
         found = [
-            self._sharing(each) if isinstance(each, Session) else each
+            self._sharing.session(each) if isinstance(each, Session) else each
             async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)
         ]
         lost = set(await settle([each.ue_address for each in found if isinstance(each, Session)]))
@@ -272,7 +271,10 @@ class Sessions:
                 try:
                     self._demand_room()
                     permission = await self._authoriser.authorise(sim_id, request)
-                    await self._close_replaced(permission.sim, request)
+                    going_on = self._handed_over(permission, request)
+                    await self._close_replaced(permission, request, going_on)
+                    if going_on is not None:
+                        return await self._change(*going_on)
                     return await self._open_authorised(permission, request, undo)
                 except Refused as refusal:
                     with suppress(Unavailable):  # the refusal stands, with or without its line in the history
@@ -288,26 +290,7 @@ class Sessions:
         async with self._locks.hold(session.sim_id):
             self._gateway.demand_held()
             session = self._session(change.session_id)
-            tunnel = session.tunnel
-            if change.peer is not None and tunnel is not None:
-                tunnel = replace(
-                    tunnel,
-                    peer_teid_control=change.peer.teid_control,
-                    peer_teid_user=change.peer.teid_user,
-                    peer_control_address=change.peer.control_address,
-                    peer_user_address=change.peer.user_address,
-                    peer_restart_counter=change.peer.restart_counter,
-                )
-            wanted = replace(
-                session,
-                access=change.access or session.access,
-                tunnel=tunnel,
-                location=session.location.moved(change.location) if change.location else session.location,
-                nas=change.nas or session.nas,
-                imei=change.imei or session.imei,
-            )
-            if change.qos is not None:
-                wanted = _asking(wanted, change.qos)
+            wanted = modified(session, change)
             if wanted.imei != session.imei:
                 await self._demand_unlocked(wanted)
             return await self._change(session, wanted)
@@ -315,7 +298,12 @@ class Sessions:
     async def _change(self, session: Session, wanted: Session) -> Session:
         """Make it durable, then let it take effect."""
         event = self._history.event(SessionEventKind.MODIFIED, wanted)
-        stored = await self._put_again(wanted, event)
+        try:
+            stored = await self._put_again(wanted, event)
+        except Unavailable as error:
+            if error.ambiguous:
+                self._keep_bearers(session, wanted)
+            raise
         self._heed_event()
         self._open[stored.session_id] = stored
         self.open_by_access[session.access.value] -= 1
@@ -323,7 +311,16 @@ class Sessions:
         if stored.tunnel is not None:
             self._user_plane.update(self._bearer(stored))
         self._usage.relabel(stored.session_id, _label(stored))
+        for teid in set(session.teids) - set(stored.teids):
+            self._gateway.release_teid(teid)
         return stored
+
+    def _keep_bearers(self, session: Session, wanted: Session) -> None:
+        """A bearer that may be stored stands, so that its TEID is given back with the session's others."""
+        more = tuple(bearer for bearer in wanted.dedicated if bearer.local_teid_user not in session.teids)
+        if more:
+            kept = self._open[session.session_id] = replace(session, dedicated=(*session.dedicated, *more))
+            self._user_plane.update(self._bearer(kept))
 
     async def _demand_unlocked(self, session: Session) -> None:
         """Its SIM is in another device now; raises ``Refused(IMEI_MISMATCH)`` when it is locked to one."""
@@ -351,6 +348,18 @@ class Sessions:
         session = self._session(session_id)
         async with self._locks.hold(session.sim_id):
             await self._close(self._session(session_id), reason, tell_peer=tell_peer)
+
+    async def close_lost(self, session_id: str, address: str, teid: int) -> None:
+        """End a session that its peer at this control end does not know; one that moved meanwhile stays.
+
+        Raises as ``close`` does.
+        """
+        session = self._session(session_id)
+        async with self._locks.hold(session.sim_id):
+            session = self._session(session_id)
+            tunnel = session.tunnel
+            if tunnel is None or (tunnel.peer_control_address, tunnel.peer_teid_control) == (address, teid):
+                await self._close(session, CloseReason.PEER_LOST, tell_peer=False)
 
     async def finish(self, session_id: str) -> None:
         """Make the end durable of a session that was closed, if it is not yet; raises ``Unavailable``."""
@@ -396,14 +405,28 @@ class Sessions:
 
     # -- opening, step by step ------------------------------------------------------------------------
 
-    async def _close_replaced(self, sim: Sim, request: OpenSession) -> None:
+    def _handed_over(self, permission: Permission, request: OpenSession) -> tuple[Session, Session] | None:
+        """The session that goes on from its new peer, as it is and as it is to be."""
+        for session in self._sessions_of(permission.sim.sim_id) if request.is_handover else ():
+            if (wanted := handed_over(session, request, permission.pdn_type)) is not None:
+                return session, wanted
+        return None
+
+    async def _close_replaced(
+        self, permission: Permission, request: OpenSession, going_on: tuple[Session, Session] | None
+    ) -> None:
         """A late beginning of an older session ends no newer one: raises ``Refused(UNKNOWN_SESSION)``."""
-        for session in self._sessions_of(sim.sim_id):
-            if session.imsi == request.imsi and _same_bearer(session, request):
+        for session in self._sessions_of(permission.sim.sim_id):
+            is_other = going_on is None or session is not going_on[0]
+            if (
+                is_other
+                and session.imsi == request.imsi
+                and is_replaced(session, request, permission.pdn_type)
+            ):
                 if request.grant is not None and request.grant.session_id < session.session_id:
                     raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
                 await self._close(session, CloseReason.REPLACED, tell_peer=False)
-        if len(self._of_sim.get(sim.sim_id, ())) >= self._sessions_per_sim_max:
+        if going_on is None and len(self._sessions_of(permission.sim.sim_id)) >= self._sessions_per_sim_max:
             raise Refused(AttachRefusal.TOO_MANY_SESSIONS, f"{self._sessions_per_sim_max} are open")
 
     def _demand_room(self) -> None:
@@ -475,38 +498,17 @@ class Sessions:
             speed_class=intern(sim.speed_class),
             imei=request.imei,
             msisdn=request.msisdn,
-            location=self._same(request.location),
-            dns=self._same(permission.dns),
+            location=self._sharing.same(request.location),
+            dns=self._sharing.same(permission.dns),
             tunnel=self._lease_tunnel(request, undo),
             nas=request.nas,
             pdn_type=permission.pdn_type,
             ue_prefix=self._prefix_for(permission.pdn_type, grant.address),
-            qos=self._same(request.qos),
+            qos=self._sharing.same(request.qos),
             asked_up_kbps=request.qos.ambr_up_kbps,
             asked_down_kbps=request.qos.ambr_down_kbps,
         )
         return permission.terms.applied_to(session)
-
-    def _sharing(self, session: Session) -> Session:
-        """The same session; what it has in common with others is one object for all."""
-        tunnel = session.tunnel
-        if tunnel is not None:
-            tunnel = replace(
-                tunnel,
-                peer_control_address=intern(tunnel.peer_control_address),
-                peer_user_address=intern(tunnel.peer_user_address),
-            )
-        return replace(
-            session,
-            operator_id=intern(session.operator_id),
-            apn=intern(session.apn),
-            gateway_id=self._gateway.gateway_id,
-            speed_class=intern(session.speed_class),
-            location=self._same(session.location),
-            dns=self._same(session.dns),
-            qos=self._same(session.qos),
-            tunnel=tunnel,
-        )
 
     def _prefix_for(self, pdn_type: PdnType, address: IPv4Address) -> IPv6Network | None:
         return None if pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(address)
@@ -619,32 +621,5 @@ class Sessions:
         )
 
 
-class _Sameness:
-    """Of equal values the first, so that a million sessions keep one; as many as are common."""
-
-    def __init__(self) -> None:
-        self._values: dict[object, Any] = {}
-
-    def __call__(self, value: T) -> T:
-        if len(self._values) >= COMMON_MAX:
-            self._values.clear()
-        same: T = self._values.setdefault(value, value)
-        return same
-
-
 def _label(session: Session) -> SegmentLabel:
     return SegmentLabel(session.speed_class, session.location.plmn)
-
-
-def _asking(session: Session, asked: Qos) -> Session:
-    """The session when its peer asks for this."""
-    up, down = asked.ambr_up_kbps or session.asked_up_kbps, asked.ambr_down_kbps or session.asked_down_kbps
-    qos = granted(replace(asked, ambr_up_kbps=up, ambr_down_kbps=down), session.speed_class)
-    return replace(session, qos=qos, asked_up_kbps=up, asked_down_kbps=down)
-
-
-def _same_bearer(session: Session, request: OpenSession) -> bool:
-    """The same IMSI and NSAPI: the device attached again without a detach (TS 29.060 §7.3.1)."""
-    if session.tunnel is None or request.peer is None:
-        return session.access is request.access
-    return session.tunnel.nsapi == request.peer.nsapi

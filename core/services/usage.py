@@ -130,7 +130,9 @@ class UsageMeter:
         label = self._labels.get(session_id, current.label)
         is_due = day_of(current.begun) != day_of(now) or label != current.label
         if is_due and counters.is_open and not self._is_current_durable(counters):
-            self._to_cut[session_id] = None
+            self._to_cut[session_id] = self._due[session_id] = (
+                None  # reported first, though nothing came since
+            )
             return
         if is_due and counters.is_open:
             self._user_plane.begin_segment(session_id, label, now)

@@ -19,6 +19,7 @@ from gtp.events import (
     SessionWish,
     UpdateRequested,
 )
+from gtp.initiated import Reply, Verdict
 from gtp.pco import answer_options, credentials
 from gtp.transaction import Peer, RequestKey
 from gtp.v1 import ie, message
@@ -46,6 +47,16 @@ class _Wire:
 
     request: message.CreateRequest | message.UpdateRequest | message.NotificationRequest
     header: Header
+
+
+ANSWERS = frozenset(
+    {
+        MessageType.ECHO_RESPONSE,
+        MessageType.UPDATE_PDP_CONTEXT_RESPONSE,
+        MessageType.DELETE_PDP_CONTEXT_RESPONSE,
+    }
+)
+"""What answers our own requests."""
 
 
 class GtpV1Gateway(GtpEndpoint):
@@ -76,7 +87,7 @@ class GtpV1Gateway(GtpEndpoint):
         elif header.message_type == MessageType.ECHO_REQUEST:
             self._outgoing.append((message.encode_echo_response(header.sequence, self._recovery), addr))
             self._hear(addr, message.decode_recovery(header.payload), now)
-        elif header.message_type in (MessageType.ECHO_RESPONSE, MessageType.DELETE_PDP_CONTEXT_RESPONSE):
+        elif header.message_type in ANSWERS:
             self._receive_response(header, header.sequence, addr, now)
         else:
             self.dropped["message_not_supported"] += 1
@@ -272,6 +283,12 @@ class GtpV1Gateway(GtpEndpoint):
             peer_teid=context.peer_teid, sequence=sequence, nsapi=context.nsapi
         )
 
+    def _encode_change(self, context: Context, session: Session, sequence: int) -> bytes:
+        """Update PDP Context Request of a GGSN (§7.3.3)."""
+        return message.encode_update_request(
+            peer_teid=context.peer_teid, sequence=sequence, nsapi=context.nsapi, granted=session.qos
+        )
+
     def _encode_echo_request(self, sequence: int) -> bytes:
         return message.encode_echo_request(sequence)
 
@@ -281,8 +298,10 @@ class GtpV1Gateway(GtpEndpoint):
         except RemoteProtocolError:
             self.dropped["malformed_response"] += 1
             return
-        is_echo = header.message_type == MessageType.ECHO_RESPONSE
-        self._take_response(sequence, addr, now, is_echo=is_echo, recovery=response.recovery)
+        verdict = Verdict.DONE if response.cause < Cause.NON_EXISTENT else Verdict.REFUSED
+        if response.cause in (Cause.NON_EXISTENT, Cause.CONTEXT_NOT_FOUND):
+            verdict = Verdict.UNKNOWN
+        self._take_response(header.message_type, sequence, addr, now, Reply(verdict, response.recovery))
 
 
 def _is_understood(header: Header) -> bool:

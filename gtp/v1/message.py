@@ -347,6 +347,17 @@ def encode_update_response(peer_teid: int, sequence: int, granted: Granted) -> b
     return encode_header(MessageType.UPDATE_PDP_CONTEXT_RESPONSE, peer_teid, sequence, body)
 
 
+def encode_update_request(*, peer_teid: int, sequence: int, nsapi: int, granted: Qos) -> bytes:
+    """An Update PDP Context Request of a GGSN (§7.3.3): QoS profile and APN-AMBR as the session has them."""
+    elements = [
+        (ie.NSAPI, bytes((nsapi,))),
+        (ie.QUALITY_OF_SERVICE, qos.encode_profile(granted)),
+        (ie.AGGREGATE_MAXIMUM_BIT_RATE, qos.encode_ambr(granted)),
+    ]
+    body = ie.encode_elements(elements)
+    return encode_header(MessageType.UPDATE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
+
+
 def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int) -> bytes:
     """A Delete PDP Context Request with Teardown Ind (§7.3.5)."""
     body = ie.encode_elements([(ie.TEARDOWN_IND, b"\xff"), (ie.NSAPI, bytes((nsapi,)))])

@@ -20,6 +20,7 @@ VERSION = 2
 FLAG_P, FLAG_T = 0x10, 0x08
 FIRST_BYTES = 4
 """Octets that the length does not count."""
+SHORTEST_BYTES = FIRST_BYTES + 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,21 @@ class Header:
 
 def decode_header(data: bytes) -> Header:
     """Decode the header of a version 2 message; raises ``RemoteProtocolError``."""
-    if len(data) < FIRST_BYTES + 4 or data[0] >> 5 != VERSION:
+    if len(data) < SHORTEST_BYTES or data[0] >> 5 != VERSION:
         raise RemoteProtocolError("no GTPv2 header")
     flags, end = data[0], FIRST_BYTES + int.from_bytes(data[2:4], "big")
-    at = FIRST_BYTES + (4 if flags & FLAG_T else 0)
+    at = sequence_at(data)
     if end > len(data) or at + 4 > end:
         raise RemoteProtocolError(f"length {end - FIRST_BYTES} does not fit {len(data)} octets")
     teid = int.from_bytes(data[4:8], "big") if flags & FLAG_T else None
     sequence = int.from_bytes(data[at : at + 3], "big")
     following = data[end:] if flags & FLAG_P else b""
     return Header(data[1], teid, sequence, data[at + 4 : end], following)
+
+
+def sequence_at(data: bytes) -> int:
+    """Where the sequence number begins."""
+    return FIRST_BYTES + (4 if data[0] & FLAG_T else 0)
 
 
 def encode_header(message_type: int, teid: int | None, sequence: int, payload: bytes) -> bytes:

@@ -30,6 +30,7 @@ BEARER_QOS = 80
 RAT_TYPE = 82
 SERVING_NETWORK = 83
 BEARER_TFT = 84
+TRAFFIC_AGGREGATE = 85
 ULI = 86
 F_TEID = 87
 BEARER_CONTEXT = 93
@@ -61,7 +62,7 @@ NO_LENGTH = -1
 LENGTHS_MIN = {
     IMSI: 3, CAUSE: 2, RECOVERY: 1, APN: 1, AMBR: 8, EBI: 1, PAA: 1, BEARER_QOS: 22, RAT_TYPE: 1,
     SERVING_NETWORK: 3, F_TEID: 5, CHARGING_ID: 4, PDN_TYPE: 1, PTI: 1, APN_RESTRICTION: 1,
-    SELECTION_MODE: 1,
+    SELECTION_MODE: 1, TRAFFIC_AGGREGATE: 1,
 }  # fmt: skip
 """Octets that a value has at least; less is an invalid length (§7.7.5)."""
 
@@ -94,6 +95,18 @@ def decode_elements(payload: bytes) -> Elements:
         elements.setdefault(key, payload[at : at + length])
         at += length
     return elements
+
+
+def every(payload: bytes, type_: int, instance: int = 0) -> list[bytes]:
+    """All values of a type and instance, of a message that ``decode_elements`` has split."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(payload):
+        end = at + 4 + int.from_bytes(payload[at + 1 : at + 3], "big")
+        if (payload[at], payload[at + 3] & 15) == (type_, instance):
+            found.append(payload[at + 4 : end])
+        at = end
+    return found
 
 
 def encode_element(type_: int, value: bytes, instance: int = 0) -> bytes:

@@ -4,6 +4,7 @@ Rules: what a request must carry is checked in the order of its table; optional 
 left out, they never refuse a session.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -27,11 +28,34 @@ class MessageType(IntEnum):
     MODIFY_BEARER_RESPONSE = 35
     DELETE_SESSION_REQUEST = 36
     DELETE_SESSION_RESPONSE = 37
+    CHANGE_NOTIFICATION_REQUEST = 38
+    CHANGE_NOTIFICATION_RESPONSE = 39
+    MODIFY_BEARER_COMMAND = 64
+    MODIFY_BEARER_FAILURE_INDICATION = 65
+    DELETE_BEARER_COMMAND = 66
+    DELETE_BEARER_FAILURE_INDICATION = 67
+    BEARER_RESOURCE_COMMAND = 68
+    BEARER_RESOURCE_FAILURE_INDICATION = 69
+    CREATE_BEARER_REQUEST = 95
+    CREATE_BEARER_RESPONSE = 96
+    UPDATE_BEARER_REQUEST = 97
+    UPDATE_BEARER_RESPONSE = 98
     DELETE_BEARER_REQUEST = 99
     DELETE_BEARER_RESPONSE = 100
+    DELETE_PDN_CONNECTION_SET_REQUEST = 101
+    DELETE_PDN_CONNECTION_SET_RESPONSE = 102
+    SUSPEND_NOTIFICATION = 162
+    SUSPEND_ACKNOWLEDGE = 163
+    RESUME_NOTIFICATION = 164
+    RESUME_ACKNOWLEDGE = 165
+    PGW_RESTART_NOTIFICATION = 179
+    PGW_RESTART_NOTIFICATION_ACKNOWLEDGE = 180
+    UPDATE_PDN_CONNECTION_SET_REQUEST = 200
+    UPDATE_PDN_CONNECTION_SET_RESPONSE = 201
 
 
 _EBI_MIN = 5
+IMSI_BYTES_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +82,32 @@ class CreateSessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModifyBearerRequest:
-    """Modify Bearer Request (§7.2.7); what is ``None`` does not change."""
+    """Modify Bearer Request (§7.2.7); what is ``None`` does not change.
 
-    ebi: int | None
+    ``bearers``: of each bearer context its EBI and its end; ``removed``: the EBIs that are to be removed.
+    """
+
     control: ie.FTeid | None
-    user: ie.FTeid | None
+    bearers: tuple[tuple[int, ie.FTeid | None], ...]
+    removed: tuple[int, ...] = ()
+    ambr_kbps: tuple[int, int] | None = None
     recovery: int | None = None
     location: Location = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeNotification:
+    """Change Notification Request (§7.3.14); ``imsi`` is the element, to be told again."""
+
+    location: Location
+    imsi: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """Suspend or Resume Notification (§7.4.1, §7.4.3)."""
+
+    is_suspended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +142,7 @@ def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
     apn = ie.decode_apn(ie.conditional(elements, ie.APN))
     paa = _paa(elements)
     bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
-    ebi = _ebi(ie.required(bearer, ie.EBI))
+    ebi = decode_ebi(ie.required(bearer, ie.EBI))
     ie.conditional(bearer, ie.F_TEID, 2)
     return CreateSessionRequest(
         imsi=imsi,
@@ -124,21 +167,54 @@ def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
 def decode_modify_bearer_request(payload: bytes) -> ModifyBearerRequest:
     """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
     elements = ie.decode_elements(payload)
-    bearer = ie.decode_elements(elements.get((ie.BEARER_CONTEXT, 0), b""))
-    has_control, has_user = (ie.F_TEID, 0) in elements, (ie.F_TEID, 1) in bearer
+    bearers: list[tuple[int, ie.FTeid | None]] = []
+    for value in ie.every(payload, ie.BEARER_CONTEXT):
+        bearer = ie.decode_elements(value)
+        user = ie.decode_f_teid(bearer, 1) if (ie.F_TEID, 1) in bearer else None
+        bearers.append((decode_ebi(ie.required(bearer, ie.EBI)), user))
+    removed = [ie.decode_elements(value) for value in ie.every(payload, ie.BEARER_CONTEXT, 1)]
+    ambr = ie.optional(elements, ie.AMBR)
     return ModifyBearerRequest(
-        ebi=_ebi(ie.required(bearer, ie.EBI)) if bearer else None,
-        control=ie.decode_f_teid(elements, 0) if has_control else None,
-        user=ie.decode_f_teid(bearer, 1) if has_user else None,
+        control=ie.decode_f_teid(elements, 0) if (ie.F_TEID, 0) in elements else None,
+        bearers=tuple(bearers),
+        removed=tuple(decode_ebi(ie.required(bearer, ie.EBI)) for bearer in removed),
+        ambr_kbps=ie.decode_ambr(ambr) if ambr else None,
         recovery=_recovery(elements),
         location=_location(elements),
     )
 
 
+def decode_change_notification(payload: bytes) -> ChangeNotification:
+    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
+    elements = ie.decode_elements(payload)
+    ie.required(elements, ie.RAT_TYPE)
+    return ChangeNotification(_location(elements), _imsi_element(elements))
+
+
+def peek_imsi_element(payload: bytes) -> bytes:
+    """The IMSI of a Change Notification that could not be decoded, to be told again (§7.3.15); or nothing."""
+    try:
+        return _imsi_element(ie.decode_elements(payload))
+    except RemoteProtocolError:
+        return b""
+
+
+def _imsi_element(elements: ie.Elements) -> bytes:
+    value = ie.optional(elements, ie.IMSI)
+    return ie.encode_element(ie.IMSI, value) if 0 < len(value) <= IMSI_BYTES_MAX else b""
+
+
 def decode_delete_session_request(payload: bytes) -> DeleteSessionRequest:
     """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
     linked = ie.optional(ie.decode_elements(payload), ie.EBI)
-    return DeleteSessionRequest(_ebi(linked) if linked else None)
+    return DeleteSessionRequest(decode_ebi(linked) if linked else None)
+
+
+def decode_ebi(value: bytes) -> int:
+    """5–15 (§8.8); raises ``ElementError`` (69)."""
+    if value[0] & 15 < _EBI_MIN:
+        raise ie.ElementError("EBI below 5", Cause.MANDATORY_IE_INCORRECT, (ie.EBI, 0))
+    return value[0] & 15
 
 
 def decode_recovery(payload: bytes) -> int | None:
@@ -169,11 +245,24 @@ def encode_echo_response(sequence: int, recovery: int) -> bytes:
     return encode_header(MessageType.ECHO_RESPONSE, None, sequence, body)
 
 
+def encode_version_not_supported(sequence: int) -> bytes:
+    """§7.1.3: tells the latest version that is spoken here by its own header."""
+    return encode_header(MessageType.VERSION_NOT_SUPPORTED, None, sequence, b"")
+
+
 def encode_cause_response(
-    message_type: MessageType, teid: int, sequence: int, cause: int, fault: RemoteProtocolError | None = None
+    message_type: MessageType,
+    teid: int,
+    sequence: int,
+    cause: int,
+    *,
+    fault: RemoteProtocolError | None = None,
+    repeated: bytes = b"",
 ) -> bytes:
-    """A response that carries a cause alone; it names the element at fault where it must (§8.4)."""
-    return encode_header(message_type, teid, sequence, ie.encode_cause(cause, fault))
+    """A response that carries a cause, and elements that it repeats; it names the element at fault where it
+    must (§8.4).
+    """
+    return encode_header(message_type, teid, sequence, ie.encode_cause(cause, fault) + repeated)
 
 
 def encode_create_session_response(
@@ -206,20 +295,25 @@ def encode_create_session_response(
 
 
 def encode_modify_bearer_response(
-    peer_teid: int, sequence: int, *, recovery: int, ebi: int | None, charging_id: int, msisdn: str
+    peer_teid: int, sequence: int, *, recovery: int, bearers: Mapping[int, int | None], msisdn: str
 ) -> bytes:
-    """An accepting Modify Bearer Response (§7.2.8)."""
-    elements = [ie.encode_cause(Cause.REQUEST_ACCEPTED)]
+    """An accepting Modify Bearer Response (§7.2.8). ``bearers``: of each EBI that was spoken of the charging
+    id; ``None``: there is no such bearer.
+    """
+    is_whole = None not in bearers.values()
+    cause = Cause.REQUEST_ACCEPTED if is_whole else Cause.REQUEST_ACCEPTED_PARTIALLY
+    elements = [ie.encode_cause(cause)]
     if msisdn:
         digits = values.encode_tbcd(msisdn, (len(msisdn) + 1) // 2)
         elements.append(ie.encode_element(ie.MSISDN, digits))
     elements.append(ie.encode_element(ie.RECOVERY, bytes((recovery,))))
-    if ebi is not None:
-        bearer = [
-            ie.encode_element(ie.EBI, bytes((ebi,))),
-            ie.encode_cause(Cause.REQUEST_ACCEPTED),
-            ie.encode_element(ie.CHARGING_ID, charging_id.to_bytes(4, "big")),
-        ]
+    for ebi, charging_id in bearers.items():
+        bearer = [ie.encode_element(ie.EBI, bytes((ebi,)))]
+        if charging_id is None:
+            bearer.append(ie.encode_cause(Cause.CONTEXT_NOT_FOUND))
+        else:
+            bearer.append(ie.encode_cause(Cause.REQUEST_ACCEPTED))
+            bearer.append(ie.encode_element(ie.CHARGING_ID, charging_id.to_bytes(4, "big")))
         elements.append(ie.encode_group(ie.BEARER_CONTEXT, bearer))
     return encode_header(MessageType.MODIFY_BEARER_RESPONSE, peer_teid, sequence, b"".join(elements))
 
@@ -228,19 +322,6 @@ def encode_delete_session_response(peer_teid: int, sequence: int, recovery: int)
     """An accepting Delete Session Response (§7.2.10.1)."""
     body = ie.encode_cause(Cause.REQUEST_ACCEPTED) + ie.encode_element(ie.RECOVERY, bytes((recovery,)))
     return encode_header(MessageType.DELETE_SESSION_RESPONSE, peer_teid, sequence, body)
-
-
-def encode_delete_bearer_request(peer_teid: int, sequence: int, linked_ebi: int) -> bytes:
-    """A Delete Bearer Request for a whole PDN connection (§7.2.9.2)."""
-    body = ie.encode_element(ie.EBI, bytes((linked_ebi,)))
-    return encode_header(MessageType.DELETE_BEARER_REQUEST, peer_teid, sequence, body)
-
-
-def _ebi(value: bytes) -> int:
-    """5–15 (§8.8)."""
-    if value[0] & 15 < _EBI_MIN:
-        raise ie.ElementError("EBI below 5", Cause.MANDATORY_IE_INCORRECT, (ie.EBI, 0))
-    return value[0] & 15
 
 
 def _paa(elements: ie.Elements) -> ie.Paa:

@@ -52,6 +52,8 @@ class PdpContext:
     ue_address: IPv4Address = UNKNOWN
     charging_id: int = 0
     dns: tuple[str, ...] = ()
+    bearers: dict[int, int] = field(default_factory=dict)
+    """Dedicated ones: their identities, and where to send what goes by them."""
     is_active: bool = False
     ended_by_gateway: bool = False
     on_down: Callable[[bytes], None] = field(default=lambda _: None)

@@ -100,6 +100,12 @@ class Sgsn(GtpPeer[Response]):
             teid = context.peer_teid_control if context else 0
             response_type = MessageType.DELETE_PDP_CONTEXT_RESPONSE
             self._send(encode_cause_response(response_type, teid, sequence, cause), source)
+        elif header.message_type == MessageType.UPDATE_PDP_CONTEXT_REQUEST:
+            held = self.contexts.get(header.teid)
+            cause = Cause.REQUEST_ACCEPTED if held else Cause.NON_EXISTENT
+            teid = held.peer_teid_control if held else 0
+            answer_type = MessageType.UPDATE_PDP_CONTEXT_RESPONSE
+            self._send(encode_cause_response(answer_type, teid, sequence, cause), source)
         elif (header.message_type, sequence) in self._waiting:
             answer = decode_response(MessageType(header.message_type), header.payload)
             self._answered(header.message_type, sequence, answer, answer.recovery)

@@ -9,7 +9,7 @@ from gtp import values
 from gtp.pco import dns_request, dns_servers
 from gtp.v2 import ie
 from gtp.v2.cause import Cause
-from gtp.v2.header import decode_header, encode_header
+from gtp.v2.header import Header, decode_header, encode_header
 from gtp.v2.message import (
     MessageType,
     decode_recovery,
@@ -19,6 +19,13 @@ from gtp.v2.message import (
 )
 from loadtest.peers.gtp import GtpPeer, PdpContext, Refusal
 
+ASKED_OF_US = frozenset(
+    {
+        MessageType.CREATE_BEARER_REQUEST,
+        MessageType.UPDATE_BEARER_REQUEST,
+        MessageType.DELETE_BEARER_REQUEST,
+    }
+)
 BEARER_QOS = bytes.fromhex("7409") + bytes(20)
 """ARP priority 13, QCI 9, no guaranteed rates."""
 AMBR = (1_000).to_bytes(4, "big") * 2
@@ -38,6 +45,9 @@ class Sgw(GtpPeer[Answer]):
     """One SGW on one address. ``serving_network``: the PLMN that it reports, as MCC and MNC octets."""
 
     serving_network = bytes.fromhex("44f001")
+    verdict = Cause.REQUEST_ACCEPTED
+    """What it says to bearers that the gateway asks for, and to changes that it tells of."""
+    told_ambr = (0, 0)
 
     async def echo(self) -> int:
         """Echo Request; the gateway's restart counter."""
@@ -109,18 +119,58 @@ class Sgw(GtpPeer[Answer]):
         header = decode_header(data)
         if header.message_type == MessageType.ECHO_REQUEST:
             self._send(encode_echo_response(header.sequence, self.restart_counter), source)
-        elif header.message_type == MessageType.DELETE_BEARER_REQUEST:
-            context = self._ended(header.teid or 0)
-            cause = Cause.REQUEST_ACCEPTED if context else Cause.CONTEXT_NOT_FOUND
-            teid = context.peer_teid_control if context else 0
-            response_type = MessageType.DELETE_BEARER_RESPONSE
-            self._send(encode_cause_response(response_type, teid, header.sequence, cause), source)
+        elif header.message_type in ASKED_OF_US:
+            self._answer_gateway(header, source)
         elif (header.message_type, header.sequence) in self._waiting:
             elements = ie.decode_elements(header.payload)
             cause_value = elements.get((ie.CAUSE, 0), bytes((Cause.REQUEST_ACCEPTED,)))
             recovery = decode_recovery(header.payload)
             answer = Answer(cause_value[0], recovery, elements)
             self._answered(header.message_type, header.sequence, answer, recovery)
+
+    def _answer_gateway(self, header: Header, source: Address) -> None:
+        """Carry out what the gateway asks of a context."""
+        context, elements = self.contexts.get(header.teid or 0), ie.decode_elements(header.payload)
+        cause, answer = (Cause.REQUEST_ACCEPTED, b"") if context else (Cause.CONTEXT_NOT_FOUND, b"")
+        if context is None:
+            pass
+        elif header.message_type == MessageType.CREATE_BEARER_REQUEST:
+            cause, answer = self.verdict, self._make_bearer(context, header)
+        elif header.message_type == MessageType.UPDATE_BEARER_REQUEST:
+            cause = self.verdict
+            bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
+            told = [ie.encode_element(ie.EBI, ie.required(bearer, ie.EBI)), ie.encode_cause(cause)]
+            answer = ie.encode_group(ie.BEARER_CONTEXT, told)
+            self.told_ambr = ie.decode_ambr(ie.required(elements, ie.AMBR))
+        elif (ie.EBI, 0) in elements:
+            self._ended(header.teid or 0)
+        else:
+            for ebi in ie.every(header.payload, ie.EBI, 1):
+                context.bearers.pop(ebi[0], None)
+        teid = context.peer_teid_control if context else 0
+        answer_type = MessageType(header.message_type + 1)
+        data = encode_cause_response(answer_type, teid, header.sequence, cause, repeated=answer)
+        self._send(data, source)
+
+    def _make_bearer(self, context: PdpContext, header: Header) -> bytes:
+        """A bearer with the lowest identity that is free; one that was asked for again is the same."""
+        asked = ie.decode_elements(ie.required(ie.decode_elements(header.payload), ie.BEARER_CONTEXT))
+        gateway = ie.decode_f_teid(asked, 1)
+        of_teid = {teid: ebi for ebi, teid in context.bearers.items()}
+        ebi = of_teid.get(gateway.teid) or next(
+            number for number in range(6, 16) if number not in context.bearers
+        )
+        if self.verdict is Cause.REQUEST_ACCEPTED:
+            context.bearers[ebi] = gateway.teid
+        return ie.encode_group(
+            ie.BEARER_CONTEXT,
+            [
+                ie.encode_element(ie.EBI, bytes((ebi,))),
+                ie.encode_cause(self.verdict),
+                self._f_teid(ie.S5_S8_SGW_GTP_U, context.local_teid_user).encode(2),
+                gateway.encode(3),
+            ],
+        )
 
     def _f_teid(self, interface: int, teid: int) -> ie.FTeid:
         return ie.FTeid(interface, teid, IPv4Address(self.address))

@@ -38,6 +38,9 @@ from tests.unit.test_gtpv1_messages import NOTIFICATION, with_extensions
 
 IPV6 = (IPv6Address("2001:db8::35"),)
 
+LONG_PROFILE = "0223921f7396d2fe7487ff00"
+"""pycrate loses what follows a shorter one."""
+
 
 def control_messages() -> dict[str, bytes]:
     """Every kind of GTPv1-C message that the machine sends, by name."""
@@ -73,6 +76,9 @@ def control_messages() -> dict[str, bytes]:
     keep("update accepted")
     machine.receive_datagram(message(1, 0, 5, b"\x0e\x09"), SGSN, 0)
     sent["echo request"] = machine.datagrams_to_send()[1][0]
+    qos = Qos(ambr_up_kbps=512, ambr_down_kbps=1_024, profile=LONG_PROFILE)
+    machine.changed(replace(session(), qos=qos), 0)
+    keep("update request")
     machine.release(session().session_id, 0)
     keep("delete request")
     ask(create_request(6), Accepted(session(2)))
@@ -245,5 +251,5 @@ def test_tshark_finds_nothing_malformed(tmp_path: Path) -> None:
 
 
 def test_all_kinds_are_here() -> None:
-    assert {data[1] for data in CONTROL.values()} == {1, 2, 3, 17, 19, 20, 21, 31, 129}
+    assert {data[1] for data in CONTROL.values()} == {1, 2, 3, 17, 18, 19, 20, 21, 31, 129}
     assert {data[1] for data in USER.values()} == {2, 26, 31, 254, 255}

@@ -6,19 +6,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import RemoteProtocolError
-from gtp.v2 import ie, message
+from gtp.v2 import bearers, ie, message
 from gtp.v2.gateway import GtpV2Gateway
 from gtp.v2.header import decode_header, encode_header
 from tests.support.gtp import APN
-from tests.support.gtp2 import SGW, create_session, delete_session, modify_bearer
+from tests.support.gtp2 import SGW, create_session, delete_session, element, message2, modify_bearer
+from tests.unit.test_gtpv2_bearers import (
+    IMSI,
+    TFT,
+    ULI,
+    WANTED,
+    created,
+    delete_command,
+    modify_command,
+    reply,
+)
+from tests.unit.test_gtpv2_gateway import PGW_TEID, session
 
-MESSAGES = (create_session(), modify_bearer(0xA0000001, 2), delete_session(0xA0000001, 3))
+MESSAGES = (
+    create_session(),
+    create_session(pdn_type=3),
+    modify_bearer(PGW_TEID, 2),
+    delete_session(PGW_TEID, 3),
+    modify_command(4),
+    delete_command(6, 7),
+    message2(68, PGW_TEID, 5, element(73, b"\x05") + element(100, b"\x01") + element(85, TFT)),
+    message2(38, PGW_TEID, 6, IMSI + element(82, b"\x06") + ULI),
+    message2(162, PGW_TEID, 7, IMSI),
+    message2(101, 0, 8, element(132, bytes(7))),
+    created(1),
+    reply(98, 2, 16),
+    reply(100, 3, 16),
+)
+OWN_REQUESTS = 3
 
 
 def machine() -> GtpV2Gateway:
-    return GtpV2Gateway(
+    """With a context, and a request of each kind open, whose numbers are 1 to 3."""
+    target = GtpV2Gateway(
         address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), first_sequence=0
     )
+    target.adopt(session())
+    target.add_bearer(session().session_id, WANTED, 0)
+    target.changed(session(), 0)
+    target.remove_bearer(session().session_id, 6, 0)
+    assert len(target.datagrams_to_send()) == OWN_REQUESTS
+    return target
 
 
 @given(st.binary(max_size=200).map(lambda tail: b"\x48" + tail))
@@ -82,6 +115,11 @@ def test_any_payload_is_decoded_or_refused(payload: bytes) -> None:
         message.decode_create_session_request,
         message.decode_modify_bearer_request,
         message.decode_delete_session_request,
+        message.decode_change_notification,
+        bearers.decode_modify_bearer_command,
+        bearers.decode_delete_bearer_command,
+        bearers.refuse_bearer_resource_command,
+        lambda value: bearers.decode_reply(96, value),
     ):
         try:
             decode(payload)
@@ -89,3 +127,6 @@ def test_any_payload_is_decoded_or_refused(payload: bytes) -> None:
             assert error.cause is not None
     message.decode_recovery(payload)
     message.peek_control_teid(payload)
+    message.peek_imsi_element(payload)
+    for kind in (66, 68):
+        bearers.told_again(kind, payload, 64)

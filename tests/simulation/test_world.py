@@ -31,7 +31,7 @@ from core.services.session_requests import OpenSession
 from core.services.sessions import Sessions
 from core.services.usage import UsageMeter
 from loadtest.checks import simulate
-from loadtest.world import OPERATOR
+from loadtest.world import OPERATOR, Plan
 from mqtt_bridge import inner
 from mqtt_bridge.service import DeviceEdge
 
@@ -45,6 +45,17 @@ def test_everything_holds(seed: int) -> None:
     assert world.findings == []
     assert set(world.attaches) <= {"Sgsn", "Sgw", "Nas"}
     assert sum(world.up_bytes.values()) > 0
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 4))
+def test_dedicated_bearers_and_changes_leave_nothing(seed: int) -> None:
+    world = simulate(seed, Plan(policies=40))
+    assert world.findings == []
+
+
+def test_bearers_are_made_amid_faults() -> None:
+    plan = Plan(policies=40)
+    assert sum(simulate(seed, plan).bearers_made for seed in range(3)) > 3
 
 
 def test_every_kind_of_attach_takes_part() -> None:

@@ -297,14 +297,14 @@ def test_requests_are_repeated_as_often_and_as_far_apart_as_configured() -> None
 
 
 def test_of_many_open_requests_the_next_due_is_known_without_looking_at_all() -> None:
-    sender = RequestSender(timers=Timers(t3_response_s=2.0, n3_requests=2))
+    sender: RequestSender[str] = RequestSender(timers=Timers(t3_response_s=2.0, n3_requests=2))
     for number in range(1, 1_001):
-        assert sender.begin(number, b"", SGSN, str(number), number / 1_000)
+        assert sender.begin(number, b"\x32\x01", SGSN, str(number), number / 1_000)
     assert sender.timer() == 2.001
     again, given_up = sender.expire(2.5)
     assert (len(again), given_up) == (500, [])
     assert sender.timer() == 2.501
-    assert sender.answered(SGSN[0], 501) == "501"
+    assert sender.answered(SGSN[0], 501, 2, lambda peer, asked: peer == asked) == "501"
     assert sender.timer() == 2.502
     assert len(sender.expire(3.0)[0]) == 499
     assert sender.timer() == 4.5, "those that were repeated first are due first"

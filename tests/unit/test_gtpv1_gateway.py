@@ -5,7 +5,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
+from core.domain.session import Qos
 from gtp.contexts import TRANSITIONS, ContextEvent, ContextState
 from gtp.events import (
     Accepted,
@@ -15,6 +17,7 @@ from gtp.events import (
     PeerRestarted,
     Rejected,
     SessionRequested,
+    SessionUnknown,
     UpdateRequested,
 )
 from gtp.transaction import N3_REQUESTS, PATIENCE_S, RESPONSES_MAX, T3_RESPONSE_S, Arrival, ResponseCache
@@ -25,6 +28,7 @@ from gtp.v1.ie import decode_elements
 from gtp.v1.message import MessageType
 from tests.support.gtp import (
     APN,
+    QOS,
     SGSN,
     create_elements,
     create_request,
@@ -395,3 +399,45 @@ def test_sessions_that_disagree_about_their_peer_make_it_be_asked() -> None:
     machine.adopt(session(2, restart_counter=8))
     machine.receive_datagram(create_request(recovery=8), SGSN, 0.0)
     assert [data[1] for data, _ in machine.datagrams_to_send()] == [MessageType.ECHO_REQUEST]
+
+
+def test_a_change_on_our_side_is_told_by_update_pdp_context() -> None:
+    machine = gateway()
+    attached(machine)
+    changed = replace(session(), qos=Qos(ambr_up_kbps=512, ambr_down_kbps=1_024, profile=QOS.hex()))
+    machine.changed(changed, 0)
+    ambr = tlv(198, (512).to_bytes(4, "big") + (1_024).to_bytes(4, "big"))
+    request = message(18, 0x2001, 101, b"\x14\x05" + tlv(0x87, QOS) + ambr)
+    assert only_answer(machine) == request
+    machine.handle_timer(T3_RESPONSE_S)
+    assert only_answer(machine) == request
+    machine.receive_datagram(message(19, 0xA0000001, 101, b"\x01\x80"), SGSN, T3_RESPONSE_S)
+    assert (machine.get_timer(), machine.contexts) == (None, 1)
+
+
+@pytest.mark.parametrize("cause", [Cause.NON_EXISTENT, Cause.CONTEXT_NOT_FOUND])
+def test_a_context_that_its_sgsn_does_not_know_is_over(cause: Cause) -> None:
+    machine = gateway()
+    attached(machine)
+    machine.changed(session(), 0)
+    machine.receive_datagram(message(19, 0xA0000001, 101, bytes((1, cause))), SGSN, 0)
+    assert machine.next_event() == SessionUnknown(session().session_id, SGSN[0], 0x2001)
+
+
+def test_an_answer_of_another_kind_or_from_a_stranger_is_an_orphan() -> None:
+    machine = gateway("127.0.1.0/24", "10.0.0.0/8")
+    attached(machine)
+    machine.changed(session(), 0)
+    machine.receive_datagram(message(21, 0xA0000001, 101, b"\x01\x80"), SGSN, 0)
+    machine.receive_datagram(message(19, 0xA0000001, 101, b"\x01\x80"), ("10.0.0.1", 2123), 0)
+    assert machine.dropped["orphan_response"] == 2
+    assert machine.get_timer() == T3_RESPONSE_S
+
+
+def test_a_version_1_peer_is_asked_for_no_dedicated_bearer() -> None:
+    machine = gateway()
+    attached(machine)
+    bearer = DedicatedBearer(0, 7, 0x34, (), 1, 0, "", 1)
+    assert machine.add_bearer(session().session_id, bearer, 0) is None
+    machine.remove_bearer(session().session_id, 6, 0)
+    assert machine.datagrams_to_send() == []

@@ -403,7 +403,7 @@ def test_a_piggybacked_message_is_read_too() -> None:
 
 def test_what_is_not_served_is_counted_and_dropped() -> None:
     machine = gateway()
-    machine.receive_datagram(message2(64, 1, 1, b""), SGW, 0)
+    machine.receive_datagram(message2(40, 1, 1, b""), SGW, 0)
     machine.receive_datagram(message2(32, None, 1, b""), SGW, 0)
     machine.receive_datagram(b"\x48\x20\0\x08", SGW, 0)
     machine.receive_datagram(message2(100, 1, 55, element(2, b"\x10\0")), SGW, 0)

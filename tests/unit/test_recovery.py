@@ -7,7 +7,7 @@ import pytest
 
 import core.services.sessions
 from core.adapters.store.rows import body_of, entity_of
-from core.domain.session import CloseReason, Session
+from core.domain.session import Access, CloseReason, Session
 from core.services.sessions import Sessions
 from tests.contract.stores import session_of, sim_of
 from tests.unit.test_radius_door import Stage, played
@@ -25,7 +25,7 @@ def test_the_lease_may_be_renewed_while_many_sessions_are_read_back(monkeypatch:
 
     @played
     async def script(stage: Stage) -> None:
-        opened = [await attach(stage, nsapi=nsapi) for nsapi in range(5, 15)]
+        opened = [await attach(stage, nsapi=nsapi, access=Access.GTPV1) for nsapi in range(5, 15)]
 
         async def others() -> None:
             while True:

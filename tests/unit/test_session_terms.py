@@ -70,9 +70,10 @@ async def attach(
     imei: str = "",
     proof: Proof | None = None,
     nsapi: int = 5,
+    access: Access = Access.GTPV2,
 ) -> Session:
     request = OpenSession(
-        Access.GTPV2,
+        access,
         imsi or stage.imsi,
         APN,
         imei=imei,
@@ -338,13 +339,13 @@ async def test_a_store_that_is_away_delays_a_change_and_loses_none(stage: Stage)
 
 @played
 async def test_a_sim_has_so_many_sessions_and_no_more(stage: Stage) -> None:
-    opened = [await attach(stage, nsapi=nsapi) for nsapi in range(5, 16)]
+    opened = [await attach(stage, nsapi=nsapi, access=Access.GTPV1) for nsapi in range(5, 16)]
     with pytest.raises(Refused) as caught:
-        await attach(stage, nsapi=16)
+        await attach(stage, nsapi=16, access=Access.GTPV1)
     assert caught.value.reason is AttachRefusal.TOO_MANY_SESSIONS
     assert stage.open_sessions() == opened
     assert (await events(stage))[0].cause == "too_many_sessions"
-    again = await attach(stage, nsapi=15)
+    again = await attach(stage, nsapi=15, access=Access.GTPV1)
     assert stage.open_sessions() == [*opened[:-1], again], "one that takes another's place is none more"
 
 

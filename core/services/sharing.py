@@ -1,0 +1,50 @@
+"""What many sessions have in common, kept once: a million of them differ in little.
+
+Rule: values are immutable and equal to what they stand for.
+"""
+
+from dataclasses import replace
+from sys import intern
+from typing import Any, TypeVar
+
+from core.domain.session import Session
+
+T = TypeVar("T")
+
+COMMON_MAX = 4_096
+"""Places, qualities and name servers that sessions have in common; beyond it they are learned afresh."""
+
+
+class Sharing:
+    """Of equal values the first that was seen."""
+
+    def __init__(self) -> None:
+        self._values: dict[object, Any] = {}
+
+    def same(self, value: T) -> T:
+        """The value, or one that equals it."""
+        if len(self._values) >= COMMON_MAX:
+            self._values.clear()
+        same: T = self._values.setdefault(value, value)
+        return same
+
+    def session(self, session: Session) -> Session:
+        """The same session of shared parts."""
+        tunnel = session.tunnel
+        if tunnel is not None:
+            tunnel = replace(
+                tunnel,
+                peer_control_address=intern(tunnel.peer_control_address),
+                peer_user_address=intern(tunnel.peer_user_address),
+            )
+        return replace(
+            session,
+            operator_id=intern(session.operator_id),
+            apn=intern(session.apn),
+            gateway_id=intern(session.gateway_id),
+            speed_class=intern(session.speed_class),
+            location=self.same(session.location),
+            dns=self.same(session.dns),
+            qos=self.same(session.qos),
+            tunnel=tunnel,
+        )

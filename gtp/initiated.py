@@ -1,0 +1,136 @@
+"""What the network starts by itself: its requests, and what becomes of them when they are answered.
+
+Rules: of a session one change is told at a time, the newest last, so that none overtakes another; a change
+that its peer puts off (a handover is going on) is told again when the session has moved or after a while, a
+few times. Pure.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from core.domain.flow import DedicatedBearer
+from core.domain.session import Session
+from gtp.events import BearerEnds
+
+CHANGE_AGAIN_S = 10.0
+"""After this a change that was put off is told again (TS 29.274 §7.2.16 leaves the time to us)."""
+CHANGE_TRIES_MAX = 4
+
+
+class Procedure(Enum):
+    """What a request of ours is for."""
+
+    ECHO = "echo"
+    RELEASE = "release"
+    CHANGE = "change"
+    ADD_BEARER = "add_bearer"
+    REMOVE_BEARER = "remove_bearer"
+    COMMANDED = "commanded"  # the peer's own command set it off
+
+
+@dataclass(frozen=True, slots=True)
+class Initiated:
+    """A request of ours. ``about``: a session's id, of an Echo Request the peer's address. ``address`` and
+    ``teid``: the control end of the session's peer that is asked.
+    """
+
+    procedure: Procedure
+    about: str
+    token: int = 0
+    bearer: DedicatedBearer | None = None
+    address: str = ""
+    teid: int = 0
+
+
+class Verdict(Enum):
+    """What an answer says, in whichever version."""
+
+    DONE = "done"
+    LATER = "later"  # a handover is going on
+    UNKNOWN = "unknown"  # the peer knows no such context
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A peer's answer to a request of ours; ``ends``: of the bearer that it made."""
+
+    verdict: Verdict
+    recovery: int | None = None
+    ends: BearerEnds | None = None
+
+
+@dataclass(slots=True)
+class _Change:
+    session: Session
+    following: Session | None = None
+    tries: int = 1
+    again_at: float | None = None
+
+
+class Changes:
+    """The changes that peers are being told of, by session: no more than there are contexts."""
+
+    def __init__(self) -> None:
+        self._by_session: dict[str, _Change] = {}
+        self._put_off: deque[tuple[float, str]] = deque()
+
+    def __len__(self) -> int:
+        """How many sessions' changes are under way."""
+        return len(self._by_session)
+
+    def begin(self, session: Session) -> bool:
+        """Whether to tell it now; else it is told when the one under way has ended."""
+        change = self._by_session.get(session.session_id)
+        if change is None:
+            self._by_session[session.session_id] = _Change(session)
+            return True
+        change.following = session
+        return False
+
+    def end(self, session_id: str, *, is_later: bool, now: float) -> Session | None:
+        """The telling ended; what to tell now, if anything."""
+        change = self._by_session.get(session_id)
+        if change is None:
+            return None
+        if is_later and change.tries < CHANGE_TRIES_MAX:
+            change.again_at = now + CHANGE_AGAIN_S
+            self._put_off.append((change.again_at, session_id))
+            return None
+        del self._by_session[session_id]
+        if change.following is not None:
+            self._by_session[session_id] = _Change(change.following)
+        return change.following
+
+    def again(self, session_id: str) -> Session | None:
+        """The session has moved: what of it was put off is to be told now."""
+        change = self._by_session.get(session_id)
+        if change is None or change.again_at is None:
+            return None
+        change.again_at = None
+        change.tries += 1
+        change.session, change.following = change.following or change.session, None
+        return change.session
+
+    def forget(self, session_id: str) -> None:
+        """The session is over, or another version's."""
+        self._by_session.pop(session_id, None)
+
+    def timer(self) -> float | None:
+        """When ``due`` has something to tell."""
+        while self._put_off:
+            again_at, session_id = self._put_off[0]
+            change = self._by_session.get(session_id)
+            if change is not None and change.again_at == again_at:
+                return again_at
+            self._put_off.popleft()
+        return None
+
+    def due(self, now: float) -> list[Session]:
+        """What was put off until now."""
+        found: list[Session] = []
+        while (again_at := self.timer()) is not None and again_at <= now:
+            if (session := self.again(self._put_off.popleft()[1])) is not None:
+                found.append(session)
+        return found

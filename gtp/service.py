@@ -18,7 +18,6 @@ from core.domain.session import NOWHERE, Access, CloseReason, Qos, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
-from core.services.eager import begin
 from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
 from core.services.sessions import Sessions
 from gtp.contexts import Contexts
@@ -229,7 +228,7 @@ class GtpDoor:
                         tap(data, peer, False)
             if self._tasks is not None:
                 while (event := machine.next_event()) is not None:
-                    begin(self._tasks, self._decide(machine, event))
+                    self._tasks.create_task(self._decide(machine, event))
         if self._is_timer_off:
             self._timer_changed.set()
 

@@ -71,7 +71,7 @@ class UsageMeter:
     def relabel(self, session_id: str, label: SegmentLabel) -> None:
         """Count what follows under another label, from the next sweep on."""
         self._labels[session_id] = label
-        self._to_cut[session_id] = None
+        self._to_cut[session_id] = self._due[session_id] = None
 
     def discard(self, session_id: str) -> None:
         """The session is over and durable (or never was): give its slot back."""
@@ -130,9 +130,7 @@ class UsageMeter:
         label = self._labels.get(session_id, current.label)
         is_due = day_of(current.begun) != day_of(now) or label != current.label
         if is_due and counters.is_open and not self._is_current_durable(counters):
-            self._to_cut[session_id] = self._due[session_id] = (
-                None  # reported first, though nothing came since
-            )
+            self._to_cut[session_id] = self._due[session_id] = None  # told first, though nothing came since
             return
         if is_due and counters.is_open:
             self._user_plane.begin_segment(session_id, label, now)

@@ -304,7 +304,7 @@ def test_a_changed_subscription_becomes_an_update_bearer_with_the_commands_numbe
     machine = standing()
     event = decided(machine, modify_command(7))
     assert event.qos_change == QosChange(8, 0x38, (512, 1_024))
-    assert event.ends == PeerEnds(restart_counter=7)
+    assert event.ends == PeerEnds()
     machine.answer(event.token, Accepted(told()), 0)
     assert answers(machine) == [update_request(7 | COMMANDED)]
     machine.receive_datagram(modify_command(7), SGW, 1)
@@ -432,7 +432,7 @@ def test_a_change_notification_tells_where_the_device_is() -> None:
     assert event.location == Location(
         "44010", "LTE-M", "1844f001000144f00100000002", Cell(440, 10, tac=1, eci=2)
     )
-    assert event.ends == PeerEnds()
+    assert event.ends == PeerEnds(restart_counter=7)
     assert event.is_suspended is None
     machine.answer(event.token, Accepted(session()), 0)
     assert answers(machine) == [message2(39, 0x2001, 2, ACCEPTED + IMSI)]

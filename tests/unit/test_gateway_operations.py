@@ -101,7 +101,7 @@ async def test_status_tells_what_is_held_what_waits_and_what_was_dropped(
     assert gateway["sessions"] == {"gtpv1": 1, "gtpv2": 1, "radius": 0}
     assert gateway["attaches"]["gtpv2"] == {"accepted": 1}
     assert gateway["paths"] == {"up": 2}
-    watched.stage.node.held["vg-1"].door._receive(b"\xff", (SGSN, 2123))
+    watched.stage.node.held["vg-1"].door._receive(b"\x32", (SGSN, 2123))
     shown = await airloom("gateway", "status", "--over", "0")
     assert shown.code == 0
     assert "sessions: gtpv1 1, gtpv2 1, radius 0" in shown.out
@@ -113,7 +113,7 @@ async def test_status_tells_rates(watched: Watched, airloom: Airloom) -> None:
 
     async def send() -> None:
         while True:
-            door._receive(b"\xff", (SGSN, 2123))
+            door._receive(b"\x32", (SGSN, 2123))
             await asyncio.sleep(0.01)
 
     sending = asyncio.create_task(send())

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 
 GTP_U_PORT = 2152
@@ -33,12 +34,20 @@ class Ledger:
         return self.up_bytes.total() + self.down_bytes.total()
 
     def observe(self, payload: bytes, *, from_gateway: bool) -> None:
-        """Account for one UDP payload; what is not a G-PDU with IPv4 inside is not traffic."""
+        """Account for one UDP payload; what is not a G-PDU with IP inside is not traffic, nor is what a
+        device and its gateway say to each other on their link (RFC 4861).
+        """
         inner = inner_packet(payload)
         if inner is None:
             return
-        length = struct.unpack_from("!H", inner, 2)[0]
-        device = ".".join(map(str, inner[16:20] if from_gateway else inner[12:16]))
+        if inner[0] >> 4 == 6:
+            if b"\xfe\x80" in (inner[8:10], inner[24:26]):
+                return
+            length = 40 + struct.unpack_from("!H", inner, 4)[0]
+            device = str(IPv6Address(inner[24:40] if from_gateway else inner[8:24]))
+        else:
+            length = struct.unpack_from("!H", inner, 2)[0]
+            device = ".".join(map(str, inner[16:20] if from_gateway else inner[12:16]))
         bytes_, packets = (
             (self.down_bytes, self.down_packets) if from_gateway else (self.up_bytes, self.up_packets)
         )
@@ -98,7 +107,7 @@ def open_sessions(database: Path) -> dict[str, str]:
 
 
 def inner_packet(payload: bytes) -> bytes | None:
-    """The IPv4 packet inside a G-PDU, or nothing."""
+    """The IP packet inside a G-PDU, or nothing."""
     if len(payload) < 8 or payload[0] >> 5 != 1 or payload[1] != G_PDU:
         return None
     at = 8
@@ -111,7 +120,8 @@ def inner_packet(payload: bytes) -> bytes | None:
             at += payload[at] * 4
             following = payload[at - 1] if at <= len(payload) else 0
     inner = payload[at:]
-    return inner if len(inner) >= 20 and inner[0] >> 4 == 4 else None
+    least = {4: 20, 6: 40}.get(inner[0] >> 4, len(inner) + 1) if inner else 1
+    return inner if len(inner) >= least else None
 
 
 def ledger_of_capture(path: Path, gateway: str) -> Ledger:

@@ -73,10 +73,12 @@ async def many(lab: Lab, folder: Path, *, listen: str, imsi: str, contexts: int,
 
 
 @contextlib.asynccontextmanager
-async def attached(lab: Lab, folder: Path, *, imsi: str, apn: str) -> AsyncIterator[str]:
+async def attached(
+    lab: Lab, folder: Path, *, imsi: str, apn: str, pdp_type: str = "v4"
+) -> AsyncIterator[str]:
     """Inside, the device is up: an interface with its address, and every route leads into the tunnel.
 
-    What is yielded is the device's address.
+    What is yielded is the device's address. ``pdp_type``: ``v4`` or ``v6``.
     """
     state = folder / f"sgsnemu-{imsi}"
     state.mkdir()
@@ -84,13 +86,13 @@ async def attached(lab: Lab, folder: Path, *, imsi: str, apn: str) -> AsyncItera
         *lab.command(lab.ran, "sgsnemu"),
         *("--listen", SGSN, "--remote", GATEWAY, "--apn", apn, "--imsi", imsi, "--msisdn", "819012345678"),
         *("--statedir", str(state), "--pidfile", str(state / "pid")),
-        *("--createif", "--defaultroute"),
+        *("--pdp-type", pdp_type, "--createif", "--defaultroute"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
         async with asyncio.timeout(RUN_TIMEOUT_S):
-            address = await _address_of(lab, process)
+            address = await _address_of(lab, process, pdp_type)
         yield address
     finally:
         if process.returncode is None:
@@ -102,17 +104,18 @@ async def attached(lab: Lab, folder: Path, *, imsi: str, apn: str) -> AsyncItera
             await process.wait()
 
 
-async def _address_of(lab: Lab, process: asyncio.subprocess.Process) -> str:
+async def _address_of(lab: Lab, process: asyncio.subprocess.Process, pdp_type: str) -> str:
     """Its interface's, once it is up: what it prints is buffered for as long as it runs."""
+    found = r"inet (\d+\.\d+\.\d+\.\d+)" if pdp_type == "v4" else r"inet6 ([0-9a-f:]+)/\d+ scope global"
     while process.returncode is None:
         await asyncio.sleep(0.1)
         shown = await asyncio.create_subprocess_exec(
-            *lab.command(lab.ran, "ip", "-o", "-4", "address", "show", "dev", INTERFACE),
+            *lab.command(lab.ran, "ip", "-o", f"-{pdp_type[1]}", "address", "show", "dev", INTERFACE),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
         printed, _ = await shown.communicate()
-        if match := re.search(r"inet (\d+\.\d+\.\d+\.\d+)", printed.decode()):
+        if match := re.search(found, printed.decode()):
             return match[1]
     assert process.stdout is not None
     raise RuntimeError(f"sgsnemu ended: {(await process.stdout.read()).decode(errors='replace')}")

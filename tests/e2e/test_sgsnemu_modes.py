@@ -8,8 +8,9 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,15 @@ PLMN = "90170"
 """sgsnemu loses the leading zeros of an IMSI."""
 FILE_BYTES = 300_000
 REPORT_S, HOLD_S = 0.5, 30
+PREFIXES = IPv6Network("2001:db8::/32")
+FAR_IPV6, NEAR_IPV6 = "2600:98::2", "2600:98::1"
+NOTHING_MORE: Mapping[str, str] = {}
 
 
 @asynccontextmanager
-async def gateway(lab: Lab, folder: Path, sims: int) -> AsyncIterator[Path]:
+async def gateway(
+    lab: Lab, folder: Path, sims: int, more: Mapping[str, str] = NOTHING_MORE
+) -> AsyncIterator[Path]:
     """A gateway with so many SIMs; its store's file."""
     data = folder / "var"
     engine = await SqliteEngine.open(path=data / "airloom.db", clock=SystemClock())
@@ -45,6 +51,7 @@ async def gateway(lab: Lab, folder: Path, sims: int) -> AsyncIterator[Path]:
             "AIRLOOM_GATEWAY__TUN": "airloom0",
             "AIRLOOM_GATEWAY__SESSIONS_MAX": str(2 * sims),
             "AIRLOOM_USAGE__REPORT_INTERVAL_S": str(REPORT_S),
+            **more,
         },
     )
     await served.start()
@@ -119,6 +126,29 @@ async def use_an_interface(lab: Lab, folder: Path) -> None:
     assert metered == (ledger.up_bytes[address], ledger.down_bytes[address])
 
 
+async def ping_by_ipv6(lab: Lab, folder: Path) -> None:
+    capture = folder / "ran.pcap"
+    for namespace, device, address in ((lab.inet, "i0", FAR_IPV6), (lab.gw, "g1", NEAR_IPV6)):
+        await output_of("ip", "-n", namespace, "address", "add", f"{address}/64", "dev", device, "nodad")
+    await output_of(*lab.command(lab.gw, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"))
+    await output_of("ip", "-n", lab.inet, "route", "add", str(PREFIXES), "via", NEAR_IPV6)
+    more = {"AIRLOOM_GATEWAY__UE_PREFIXES": str(PREFIXES)}
+    async with (
+        gateway(lab, folder, 10, more) as store,
+        sgsnemu.captured(lab, capture),
+        sgsnemu.attached(lab, folder, imsi=imsi_of(3, PLMN), apn="internet", pdp_type="v6") as address,
+    ):
+        assert IPv6Address(address) in PREFIXES
+        own = lab.command(lab.ran)
+        pinged = await output_of(*own, "ping", "-6", "-c", "5", "-i", "0.2", "-I", address, FAR_IPV6)
+        assert "5 received, 0% packet loss" in pinged, pinged
+        await asyncio.sleep(4 * REPORT_S)
+        (metered,) = all_metered(store).values()
+    ledger = ledger_of_capture(capture, GATEWAY)
+    assert metered == (ledger.up_bytes[address], ledger.down_bytes[address])
+    assert ledger.down_packets[address] >= 5
+
+
 async def ping_from_fifty(lab: Lab, folder: Path) -> None:
     capture = folder / "ran.pcap"
     async with gateway(lab, folder, 500) as store, sgsnemu.captured(lab, capture):
@@ -182,6 +212,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root]
 @pytest.mark.program("sgsnemu", "tcpdump", "ip", "ping", "curl", "iperf3")
 def test_a_phone_with_an_interface_pings_fetches_and_measures_through_the_tunnel(tmp_path: Path) -> None:
     run_inside("use_an_interface", tmp_path)
+
+
+@pytest.mark.program("sgsnemu", "tcpdump", "ip", "ping")
+def test_a_phone_of_ipv6_pings_through_the_tunnel_and_every_octet_is_metered(tmp_path: Path) -> None:
+    run_inside("ping_by_ipv6", tmp_path)
 
 
 @pytest.mark.program("sgsnemu", "tcpdump", "ip")

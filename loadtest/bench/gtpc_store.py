@@ -38,7 +38,13 @@ def imsi_of(number: int, plmn: str = "00101") -> str:
 async def seed(engine: Engine, *, sims: int, sessions: int, peer: str, plmn: str = "00101") -> None:
     """Write the SIMs 0 to ``sims``, and sessions behind ``peer`` of the first ``sessions`` of them."""
     now = datetime.now(UTC)
-    no_sim = Sim("", (), "00" * 32, now, now, operator_id=OPERATOR_ID, status=SimStatus.ACTIVE, version=1)
+    no_sim = Sim(
+        *("", (), "00" * 32, now, now),
+        operator_id=OPERATOR_ID,
+        status=SimStatus.ACTIVE,
+        speed_class="s1.8xfast",
+        version=1,
+    )
     chunks = iter(range(0, sims, CHUNK))
 
     async def write_chunks() -> None:

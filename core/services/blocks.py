@@ -71,7 +71,9 @@ class UeBlocks:
         self._is_unsure = False
         self._may_take_at = self._give_back_at = 0.0
         self._lent = asyncio.Event()
+        self._come = asyncio.Event()
         gateway.on_lease(self._heed_lease)
+        gateway.on_need(self._more)
 
     @property
     def lent_from(self) -> frozenset[IPv4Network]:
@@ -126,6 +128,7 @@ class UeBlocks:
             fresh = self._free_in(seen) if is_low else None
             if is_low and fresh is None:
                 self._may_take_at = now + EXHAUSTED_S
+                self._tell_come()
             if not (fresh or spare or self._is_unsure):
                 return
             if await self._change(seen, [fresh] if fresh else [], given_back=spare):
@@ -157,12 +160,22 @@ class UeBlocks:
             if (network := block.network) not in pooled:
                 self._pool.add(network, now + self._held_back_s if block in held else now)
                 self._route(network)
+        self._tell_come()
         for block in given_back:
             self._unroute(block.network)
         self._is_unsure = False
         return True
 
     # -- small parts ----------------------------------------------------------------------------------
+
+    def _more(self) -> asyncio.Event | None:
+        """Set when another block is there; ``None``: there was none to be had lately."""
+        return self._come if self._clock.monotonic() >= self._may_take_at else None
+
+    def _tell_come(self) -> None:
+        """Blocks came, or will not: whoever waits looks again."""
+        self._come.set()
+        self._come = asyncio.Event()
 
     def _heed_lease(self) -> None:
         if self._is_low(self._clock.monotonic()):

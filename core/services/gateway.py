@@ -24,6 +24,8 @@ from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Leases
 
+MORE_S = 2.0
+"""How long an attach waits for addresses that are on their way."""
 CLOCKS_APART_S = 5.0
 """What is at rest is found so much longer by a node whose clock is ahead."""
 LEASE_S, RENEW_S = 12.0, 1.0
@@ -151,6 +153,7 @@ class VirtualGateway:
         self._rest = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
         self._clock = clock
         self._heed_lease: Callable[[], None] = lambda: None
+        self._more: Callable[[], asyncio.Event | None] = lambda: None
 
     def fence(self) -> None:
         """The tenure is over, or ending: nobody may begin anything here any more."""
@@ -175,6 +178,29 @@ class VirtualGateway:
     def on_lease(self, heed: Callable[[], None]) -> None:
         """Call ``heed()`` after each attempt to lend an address; it must not raise."""
         self._heed_lease = heed
+
+    def on_need(self, more: Callable[[], asyncio.Event | None]) -> None:
+        """Ask ``more()`` when all addresses are lent: it is set when others come; ``None``: none will."""
+        self._more = more
+
+    async def lease_address_soon(self) -> IPv4Address:
+        """A device address; of many that are asked for at once, some wait for the next block to come.
+
+        Raises ``Refused(ADDRESSES_OCCUPIED)`` when there is none, or none in time; ``Unavailable``.
+        """
+        until = self._clock.monotonic() + MORE_S
+        while True:
+            try:
+                return self.lease_address()
+            except Refused:
+                left_s = until - self._clock.monotonic()
+                if left_s <= 0 or (more := self._more()) is None:
+                    raise
+            timer = asyncio.get_running_loop().call_later(left_s, more.set)
+            try:
+                await more.wait()
+            finally:
+                timer.cancel()
 
     def lease_address(self) -> IPv4Address:
         """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""

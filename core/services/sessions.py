@@ -438,7 +438,9 @@ class Sessions:
     ) -> Session:
         self._gateway.demand_held()
         sim = permission.sim
-        session = self._new_session(permission, request, self._granted(sim, request, undo), undo)
+        grant = await self._granted(sim, request, undo)
+        self._gateway.demand_held()
+        session = self._new_session(permission, request, grant, undo)
         if sim.static_address is not None:
             await self._claim_static(session, undo)
         self._install(session)
@@ -471,13 +473,13 @@ class Sessions:
         await self._statics.claim(session)
         self._gateway.demand_held()
 
-    def _granted(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Grant:
+    async def _granted(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Grant:
         if request.grant is not None:
             return request.grant
         session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
         if sim.static_address is not None:
             return Grant(session_id, sim.static_address)
-        grant = Grant(session_id, self._gateway.lease_address())
+        grant = Grant(session_id, await self._gateway.lease_address_soon())
         undo.callback(self._gateway.release_address, grant.address, request.imsi)
         return grant
 

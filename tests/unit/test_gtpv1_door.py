@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -237,14 +238,33 @@ def test_what_is_used_up_is_refused_and_nothing_of_it_leaks() -> None:
     run_virtual(main)
 
 
+def used_up(stage: Stage) -> list[IPv4Address]:
+    """Every address of the blocks that are there."""
+    pool, lent = stage.node.held["vg-1"].gateway._addresses, []
+    with pytest.raises(PoolExhausted):
+        while True:
+            lent.append(pool.lease(stage.clock.monotonic()))
+    return lent
+
+
 @played
-async def test_addresses_that_are_used_up_are_cause_211(stage: Stage) -> None:
+async def test_who_comes_before_the_next_block_waits_for_it(stage: Stage) -> None:
     pool = stage.node.held["vg-1"].gateway._addresses
     async with peer(stage) as sgsn:
-        lent = []
-        with pytest.raises(PoolExhausted):
-            while True:
-                lent.append(pool.lease(stage.clock.monotonic()))
+        lent, blocks = used_up(stage), len(pool.blocks)
+        assert cause_of(await sgsn.ask(create(1))) == 128
+        assert len(pool.blocks) > blocks
+        for address in lent:
+            pool.release(address, stage.clock.monotonic())
+
+
+@played
+async def test_addresses_that_are_used_up_are_cause_211(stage: Stage) -> None:
+    held = stage.node.held["vg-1"]
+    pool = held.gateway._addresses
+    held.blocks._may_take_at = math.inf  # the network has no block left
+    async with peer(stage) as sgsn:
+        lent = used_up(stage)
         assert cause_of(await sgsn.ask(create(1))) == 211
         assert stage.open_sessions() == []
         for address in lent:

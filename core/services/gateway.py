@@ -11,7 +11,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
@@ -196,11 +196,8 @@ class VirtualGateway:
                 left_s = until - self._clock.monotonic()
                 if left_s <= 0 or (more := self._more()) is None:
                     raise
-            timer = asyncio.get_running_loop().call_later(left_s, more.set)
-            try:
-                await more.wait()
-            finally:
-                timer.cancel()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(more.wait(), left_s)
 
     def lease_address(self) -> IPv4Address:
         """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""

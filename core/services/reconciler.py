@@ -52,6 +52,7 @@ class Reconciler:
             while self._due:
                 sim_id = next(iter(self._due))
                 del self._due[sim_id]
+                await asyncio.sleep(0)  # what is read may be at hand, and nothing else would wait
                 try:
                     await self._sessions.refresh_sessions_of(sim_id)
                 except Unavailable:

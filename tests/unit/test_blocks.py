@@ -19,7 +19,7 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.reasons import AttachRefusal
 from core.errors import Refused, Unavailable
 from core.services.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
-from core.services.gateway import Tenure, VirtualGateway
+from core.services.gateway import MORE_S, Tenure, VirtualGateway
 from loadtest.faults import FaultRates, FaultyEngine, Incarnation
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 
@@ -144,6 +144,22 @@ def test_the_next_block_is_there_before_it_is_needed_and_goes_when_it_is_not() -
         await asyncio.sleep(2 * GIVE_BACK_S)
         assert len(await stage.owned("vg-1")) == 1
         assert stage.routes == {each.network for each in await stage.owned("vg-1")}
+
+    play(script)
+
+
+def test_who_waits_in_vain_is_refused_in_time_and_keeps_nobody_from_running() -> None:
+    async def script(stage: Stage) -> None:
+        gateway, _ = await stage.gateway("vg-1", runs=False)  # nobody takes another block
+        with pytest.raises(Refused):
+            while True:
+                gateway.lease_address()
+        for _ in range(2):
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(Refused) as refused:
+                await gateway.lease_address_soon()
+            assert refused.value.reason is AttachRefusal.ADDRESSES_OCCUPIED
+            assert asyncio.get_running_loop().time() - began == pytest.approx(MORE_S)
 
     play(script)
 

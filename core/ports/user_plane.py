@@ -110,6 +110,10 @@ class UserPlane(Protocol):
         """The session's counters now, with a fresh ``timestamp_us``."""
         ...
 
+    def label(self, session_id: str) -> SegmentLabel | None:
+        """What the session's packets are counted under now; ``None``: it has no slot."""
+        ...
+
     def all_counters(self, *, apart_from: Container[str] = ()) -> Iterable[Counters]:
         """Every slot in use, closed ones included; after a restart also those found in the file. Sessions
         ``apart_from`` are passed over.

@@ -56,8 +56,7 @@ class UsageMeter:
         due = list(self._due)
         for start in range(0, len(due), REPORTS_PER_WRITE_MAX):
             part = due[start : start + REPORTS_PER_WRITE_MAX]
-            found = [self._user_plane.counters(session_id) for session_id in part]
-            await self._report([each for each in found if each is not None and self._changed(each)])
+            await self._report(await self._changed_of(part))
             for session_id in part:
                 self._due.pop(session_id, None)
         await self._cut_due_segments()
@@ -69,7 +68,10 @@ class UsageMeter:
             await self._report([counters])
 
     def relabel(self, session_id: str, label: SegmentLabel) -> None:
-        """Count what follows under another label, from the next sweep on."""
+        """Count what follows under this label, from the next sweep on."""
+        if label == self._user_plane.label(session_id):
+            self._labels.pop(session_id, None)
+            return
         self._labels[session_id] = label
         self._to_cut[session_id] = self._due[session_id] = None
 
@@ -89,8 +91,15 @@ class UsageMeter:
         for counters in orphans:
             self.discard(counters.session_id)
 
-    def _changed(self, counters: Counters) -> bool:
-        return self._durable.get(counters.session_id) != _state(counters)
+    async def _changed_of(self, session_ids: list[str]) -> list[Counters]:
+        changed = []
+        for number, session_id in enumerate(session_ids, 1):
+            counters = self._user_plane.counters(session_id)
+            if counters is not None and self._durable.get(session_id) != _state(counters):
+                changed.append(counters)
+            if number % SEGMENTS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return changed
 
     async def _report(self, batch: list[Counters]) -> None:
         reports: list[UsageReport] = []
@@ -103,7 +112,7 @@ class UsageMeter:
             await self._usage.record(reports)
             self.reports_durable += len(reports)
         for counters in batch:
-            if self._user_plane.counters(counters.session_id) is not None:
+            if self._user_plane.label(counters.session_id) is not None:
                 self._durable[counters.session_id] = _state(counters)
 
     def _is_previous_durable(self, counters: Counters) -> bool:

@@ -183,6 +183,10 @@ class Slots:
         is_open = words[slot + _STATE] == _OPEN
         return Counters(session_id, imsi, operator_id, epoch, current, previous, stamp, is_open)
 
+    def label(self, slot: int) -> SegmentLabel:
+        """The current segment's."""
+        return self._label(self._block(slot, self.words[slot + _SELECTOR]))
+
     def moved(self) -> Iterator[list[str]]:
         """Sessions that were counted for since this was last asked, ``LOOK_SLOTS`` slots at a time."""
         for first in range(0, self._unused_from, LOOK_SLOTS):
@@ -232,6 +236,10 @@ class Slots:
     def _block(slot: int, selector: int) -> int:
         return slot + _BLOCK_AT + selector * _BLOCK_WORDS
 
+    def _label(self, block: int) -> SegmentLabel:
+        speed_class, plmn = _LABEL.unpack_from(self._bytes, (block + _LABEL_AT) * 8)
+        return SegmentLabel(_plain(speed_class), _plain(plmn))
+
     def _volume(self, at: int) -> Volume:
         up_bytes, up_packets, down_bytes, down_packets = self.words[at : at + 4]
         return Volume(up_bytes, down_bytes, up_packets, down_packets)
@@ -250,11 +258,9 @@ class Slots:
     def _segment(self, slot: int, selector: int, end: Volume) -> tuple[Segment, Volume]:
         """A segment that ends at this reading, and the reading at which it began."""
         at = self._block(slot, selector)
-        speed_class, plmn = _LABEL.unpack_from(self._bytes, (at + _LABEL_AT) * 8)
         start = self._volume(at + _START)
-        label = SegmentLabel(_plain(speed_class), _plain(plmn))
         begun = _EPOCH + self.words[at + _BEGUN] * _MICROSECOND
-        return Segment(self.words[at + _NUMBER], label, begun, end - start), start
+        return Segment(self.words[at + _NUMBER], self._label(at), begun, end - start), start
 
 
 def over_buffer(buffer: bytearray, *, boot_id: str = "") -> Slots:

@@ -177,6 +177,11 @@ class UdpUserPlane:
         slot = self._slots.find(session_id)
         return None if slot is None else self._slots.read(slot, self._clock.now())
 
+    def label(self, session_id: str) -> SegmentLabel | None:
+        """What the session is counted under; nothing when it has no slot."""
+        slot = self._slots.find(session_id)
+        return None if slot is None else self._slots.label(slot)
+
     def all_counters(self, *, apart_from: Container[str] = ()) -> Iterator[Counters]:
         """Every slot in use; sessions may be opened and freed while this is gone through."""
         for session_id in self._slots.session_ids():

@@ -149,6 +149,11 @@ def cpu_seconds(pid: int) -> float:
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
+def _answers(data: bytes, request: bytes) -> bool:
+    """Whether it is the type of an answer to that; the gateway may ask something itself meanwhile."""
+    return data[1] == request[1] + 1
+
+
 class Load:
     """One peer on one address, towards one gateway at a time."""
 
@@ -223,7 +228,7 @@ class Load:
                     self._socket.sendto(creates[sent], (gateway, PORT))
                 sent += 1
             for data in self._received(0.2):
-                at = due.pop(sequence_of(data), None)
+                at = due.pop(sequence_of(data), None) if _answers(data, creates[0]) else None
                 if at is not None:
                     answers.append(data)
                     latencies.append(time.perf_counter() - began - at)
@@ -279,7 +284,11 @@ class Load:
                     raise RuntimeError(f"{gateway}: no answer to {len(asked)} requests")
                 for request in asked.values():
                     send(request, to)
-            known = [data for data in found if asked.pop(sequence_of(data), None) is not None]
+            known = [
+                data
+                for data in found
+                if _answers(data, requests[0]) and asked.pop(sequence_of(data), None) is not None
+            ]
             answers += known
             ask(len(known))
         return answers, repeats

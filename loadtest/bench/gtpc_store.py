@@ -18,10 +18,12 @@ from core.adapters.store.sims import SIM_ROW
 from core.adapters.store.tables import SESSION_BY_GATEWAY, SIM, SIM_BY_IMSI
 from core.domain.session import Access, Location, Qos, Session, Tunnel
 from core.domain.sim import Sim, SimStatus, Subscriber
+from core.domain.speed import granted
 
 GATEWAY_ID = "vg-1"
 APN = "internet"
 OPERATOR_ID = "OP0000000001"
+SPEED_CLASS = "s1.8xfast"
 FIRST_ADDRESS = int(IPv4Address("10.128.0.0"))
 BLOCK, NEVER_LENT = 1_024, 3
 CHUNK = 500
@@ -42,7 +44,7 @@ async def seed(engine: Engine, *, sims: int, sessions: int, peer: str, plmn: str
         *("", (), "00" * 32, now, now),
         operator_id=OPERATOR_ID,
         status=SimStatus.ACTIVE,
-        speed_class="s1.8xfast",
+        speed_class=SPEED_CLASS,
         version=1,
     )
     chunks = iter(range(0, sims, CHUNK))
@@ -90,12 +92,12 @@ def session_of(number: int, now: datetime, peer: str) -> Session:
         ue_address=IPv4Address(FIRST_ADDRESS + block * BLOCK + 2 + place),
         gateway_id=GATEWAY_ID,
         opened=now,
-        speed_class="s1.standard",
+        speed_class=SPEED_CLASS,
         msisdn=f"8190{number:08d}",
         location=Location("44010", "LTE", "0144f00112345678"),
         dns=("100.127.0.53", "100.127.1.53"),
         tunnel=Tunnel(control, user, number + 1, number + 1, peer, peer, 5, user),
-        qos=Qos(),
+        qos=granted(Qos(), SPEED_CLASS),
         version=1,
     )
 

@@ -130,10 +130,10 @@ class Rig(Protocol):
 class UdpRig:
     """The ``udp`` plane over a buffer that stands for its slot file."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = CAPACITY) -> None:
         self.clock = ManualClock()
         self.wire = Wire()
-        self.table = bytearray(table_bytes(CAPACITY))
+        self.table = bytearray(table_bytes(capacity))
         self.delivered: list[tuple[str, bytes]] = []
         self.plane: UdpUserPlane = self._build()
 

@@ -12,7 +12,7 @@ Rules:
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, Session
+from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState

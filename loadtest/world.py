@@ -11,7 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import Any
@@ -29,6 +29,7 @@ from core.domain.flow import PacketFilter
 from core.domain.session import CloseReason, Qos, Session
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
 from core.domain.usage import Folding, day_of
+from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
 from core.services.session_requests import ModifySession

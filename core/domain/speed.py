@@ -4,9 +4,9 @@ Rule: one table, for both directions alike. A class of which no speed is publish
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from core.domain.session import Qos
+from core.domain.values import replace
 
 SPEEDS_KBPS: Mapping[str, int] = {
     "s1.minimum": 32,

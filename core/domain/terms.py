@@ -5,12 +5,13 @@ nothing where they say the same. Keys of a group are the contract's: a group's S
 ``SoracomAir.gatePrivacySeparatorEnabled`` is false.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from core.domain.account import Group
 from core.domain.session import Session
 from core.domain.sim import TRANSITIONS, Sim, SimEvent
 from core.domain.speed import granted
+from core.domain.values import replace
 
 DEVICE_DIGITS = 14
 """Of an IMEI those that name the device: a check digit or a software version follows (TS 23.003 §6.2)."""

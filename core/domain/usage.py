@@ -12,8 +12,10 @@ Rules:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+
+from core.domain.values import replace
 
 SLOT_S = 300
 """Usage is kept in slots of five minutes."""

@@ -4,7 +4,7 @@ Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written h
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from core.domain.apn import Apn
 from core.domain.pools import UePrefixes
@@ -12,6 +12,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
 from core.domain.terms import Terms
+from core.domain.values import replace
 from core.errors import Refused, StaleVersion
 from core.ports.clock import Clock
 from core.ports.store import Store

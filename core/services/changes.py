@@ -3,11 +3,10 @@
 Rule: values in, values out; whoever asks makes it durable.
 """
 
-from dataclasses import replace
-
 from core.domain.flow import DedicatedBearer
 from core.domain.session import Access, PdnType, Qos, Session, Tunnel
 from core.domain.speed import granted
+from core.domain.values import replace
 from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
 
 

@@ -12,7 +12,6 @@ Rules:
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 
@@ -20,6 +19,7 @@ from core.domain.gateway import GatewayLease
 from core.domain.pools import NO_PREFIXES, AddressPool, PoolExhausted, TeidPool, UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Resting, Session
+from core.domain.values import replace
 from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Leases

@@ -7,7 +7,6 @@ number.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
@@ -19,6 +18,7 @@ from core.adapters.store.tables import SESSION_BY_GATEWAY, SIM, SIM_BY_IMSI
 from core.domain.session import Access, Location, Qos, Session, Tunnel
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.speed import granted
+from core.domain.values import replace
 
 GATEWAY_ID = "vg-1"
 APN = "internet"

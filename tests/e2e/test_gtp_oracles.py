@@ -4,7 +4,6 @@ import re
 import struct
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from scapy.layers.inet6 import ICMPv6ND_RS, IPv6
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType, Qos, Session
 from core.domain.usage import SegmentLabel
+from core.domain.values import replace
 from core.ports.network import Address, DatagramSocket, Receiver
 from core.ports.user_plane import Bearer
 from gtp.events import Accepted, DeleteRequested, Done, Rejected, SessionRequested, UpdateRequested

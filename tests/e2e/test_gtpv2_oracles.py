@@ -3,7 +3,6 @@
 import struct
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from scapy.contrib.gtp_v2 import GTPHeader
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType, Qos
+from core.domain.values import replace
 from gtp.events import (
     Accepted,
     BearersUnwanted,

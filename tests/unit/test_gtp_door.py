@@ -5,7 +5,6 @@ handovers and attaches without a detach. SGWs whose octets matter speak by posit
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ import pytest
 from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Qos, Session
+from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.network import Address
 from core.services.dedicated import BEARERS_MAX, DedicatedBearers

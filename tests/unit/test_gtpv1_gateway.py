@@ -1,6 +1,5 @@
 """The GTPv1-C machine: repeats, refusals, foreign peers, restarts, and every step of a context's life."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Qos
+from core.domain.values import replace
 from gtp.contexts import TRANSITIONS, ContextEvent, ContextState
 from gtp.events import (
     Accepted,

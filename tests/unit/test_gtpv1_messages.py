@@ -1,11 +1,11 @@
 """What else an SGSN may send: moves, notifications, secondary contexts, extension headers, old versions."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from core.domain.session import Access, Location, Qos
+from core.domain.values import replace
 from gtp.events import Accepted, DeleteRequested, PeerEnds, SessionRequested, UpdateRequested
 from gtp.path import REPROOF_INTERVAL_S
 from gtp.v1.gateway import GtpV1Gateway

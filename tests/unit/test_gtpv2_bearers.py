@@ -1,12 +1,11 @@
 """GTPv2: what the network starts and what a peer commands, octet by octet, and what it may be answered."""
 
-from dataclasses import replace
-
 import pytest
 
 from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Cell, Location, Qos, Session
+from core.domain.values import replace
 from gtp.events import (
     Accepted,
     BearerAnswered,

@@ -1,6 +1,5 @@
 """The GTPv2-C machine: answers by position, refusals that name the element, versions that share a context."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, PdnType, Qos, Session
+from core.domain.values import replace
 from gtp.contexts import Contexts
 from gtp.events import (
     Accepted,

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from core.domain.session import (
 from core.domain.sim import Sim, SimStatus
 from core.domain.speed import SPEEDS_KBPS, granted
 from core.domain.terms import Terms
+from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.user_plane import Bearer
 from core.services.groups import Groups

@@ -61,7 +61,7 @@ def _is_same_connection(session: Session, request: OpenSession, pdn_type: PdnTyp
 def _asking(session: Session, asked: Qos) -> Session:
     """An AMBR that is not named stays."""
     up, down = asked.ambr_up_kbps or session.asked_up_kbps, asked.ambr_down_kbps or session.asked_down_kbps
-    qos = granted(replace(asked, ambr_up_kbps=up, ambr_down_kbps=down), session.speed_class)
+    qos = granted(asked, session.speed_class, up_kbps=up, down_kbps=down)
     return replace(session, qos=qos, asked_up_kbps=up, asked_down_kbps=down)
 
 

@@ -97,7 +97,7 @@ def session_of(number: int, now: datetime, peer: str) -> Session:
         location=Location("44010", "LTE", "0144f00112345678"),
         dns=("100.127.0.53", "100.127.1.53"),
         tunnel=Tunnel(control, user, number + 1, number + 1, peer, peer, 5, user),
-        qos=granted(Qos(), SPEED_CLASS),
+        qos=granted(Qos(), SPEED_CLASS, up_kbps=0, down_kbps=0),
         version=1,
     )
 

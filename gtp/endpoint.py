@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
+from msgspec import Struct
+
 from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
@@ -63,8 +65,7 @@ SHED_AFTER_S = TIMERS.shed_after_s
 its peer still waits; should it succeed later, the session is ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """A request as its version's machine decoded it: what to hand out, and what its answer needs.
 
     ``wire`` is the version's own message; ``context`` the one it speaks of, if any.
@@ -76,8 +77,7 @@ class Asked:
     wire: object
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """A request that is being decided."""
 
     key: RequestKey

@@ -5,7 +5,7 @@ nothing where they say the same. Keys of a group are the contract's: a group's S
 ``SoracomAir.gatePrivacySeparatorEnabled`` is false.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from core.domain.account import Group
 from core.domain.session import Session
@@ -17,8 +17,7 @@ DEVICE_DIGITS = 14
 """Of an IMEI those that name the device: a check digit or a software version follows (TS 23.003 §6.2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """A SIM, and the group that it is in; ``None``: in none."""
 
     sim: Sim

@@ -4,7 +4,8 @@ Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written h
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from core.domain.apn import Apn
 from core.domain.pools import UePrefixes
@@ -20,8 +21,7 @@ from core.services.session_requests import OpenSession
 from core.services.statics import StaticAddresses
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+class Permission(Struct, frozen=True):
     """Which session this SIM may have."""
 
     terms: Terms

@@ -1,8 +1,9 @@
 """The GTPv1-C endpoint of a GGSN, without I/O (TS 29.060)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
+
+from msgspec import Struct
 
 from core.domain.session import Access, PdnType, Session
 from core.errors import RemoteProtocolError
@@ -41,8 +42,7 @@ COMPREHENSION_REQUIRED = 0x80
 """Set in the type of an extension header that its receiver must understand (§6.1.1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wire:
+class _Wire(Struct, frozen=True):
     """A request that its session answers, and the header that it came with."""
 
     request: message.CreateRequest | message.UpdateRequest | message.NotificationRequest

@@ -8,8 +8,9 @@ element is at fault.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct
 
 from core.domain.session import PdnType
 from core.errors import LocalProtocolError, RemoteProtocolError
@@ -126,8 +127,7 @@ def decode_gsn_address(values_: Sequence[bytes]) -> IPv4Address:
     return IPv4Address(values_[lengths.index(4)])
 
 
-@dataclass(frozen=True, slots=True)
-class EndUserAddress:
+class EndUserAddress(Struct, frozen=True):
     """§7.7.27: the PDP type, ``None`` when it is none of the IETF's, and the addresses in it, if any."""
 
     pdn_type: PdnType | None

@@ -5,9 +5,10 @@ elements that are broken are left out, they never refuse a session (facts of the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
+
+from msgspec import Struct
 
 from core.domain.session import NOWHERE, Location, Qos
 from core.errors import RemoteProtocolError
@@ -67,8 +68,7 @@ _START_REPORTING_CGI_SAI = b"\1"
 """MS Info Change Reporting Action (§7.7.80)."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskedQos:
+class AskedQos(Struct, frozen=True):
     """The quality of service of a request: its profile as it stood, which newer elements it had, whether
     it may be answered by less, and what all of it means.
     """
@@ -90,8 +90,7 @@ class AskedQos:
         return elements
 
 
-@dataclass(frozen=True, slots=True)
-class CreateRequest:
+class CreateRequest(Struct, frozen=True):
     """Create PDP Context Request (§7.3.1)."""
 
     imsi: str
@@ -112,8 +111,7 @@ class CreateRequest:
     is_low_priority: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateRequest:
+class UpdateRequest(Struct, frozen=True):
     """Update PDP Context Request (§7.3.3). ``teid_control`` is ``None`` when it does not change."""
 
     nsapi: int
@@ -127,16 +125,14 @@ class UpdateRequest:
     pco: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRequest:
+class DeleteRequest(Struct, frozen=True):
     """Delete PDP Context Request (§7.3.5)."""
 
     nsapi: int
     teardown: bool
 
 
-@dataclass(frozen=True, slots=True)
-class NotificationRequest:
+class NotificationRequest(Struct, frozen=True):
     """MS Info Change Notification Request (§7.5B.1). ``imsi`` as it stood, to be told again."""
 
     nsapi: int | None
@@ -148,8 +144,7 @@ class SecondaryActivation(RemoteProtocolError):
     """A Create PDP Context Request for a secondary context."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """Any response: its cause, and for the simulated peer what a session answer carries."""
 
     cause: int
@@ -292,8 +287,7 @@ def encode_cause_response(
     return encode_header(message_type, teid, sequence, ie.encode_elements(elements))
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """What an accepting response to a Create or an Update tells (§7.3.2, §7.3.4). ``reports_changes``: the
     SGSN shall tell changes of the cell.
     """

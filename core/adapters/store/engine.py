@@ -10,9 +10,10 @@ Rules:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from core.adapters.store.tables import Column, Table
 from core.errors import LocalProtocolError
@@ -36,8 +37,7 @@ class RowKey(NamedTuple):
     clustering: Key = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """A row as read."""
 
     clustering: Key
@@ -73,8 +73,7 @@ class Condition(NamedTuple):
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Writes to one partition that happen all or not at all, if the condition holds."""
 
     table: Table

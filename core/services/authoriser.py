@@ -25,20 +25,14 @@ class Permission(Struct, frozen=True):
     """Which session this SIM may have."""
 
     terms: Terms
-    apn: Apn
     pdn_type: PdnType
+    dns: tuple[str, ...] = ()
+    """The name servers that its device is told."""
 
     @property
     def sim(self) -> Sim:
         """Whose it is."""
         return self.terms.sim
-
-    @property
-    def dns(self) -> tuple[str, ...]:
-        """The name servers that its device is told, of the families that it has."""
-        ipv4 = () if self.pdn_type is PdnType.IPV6 else self.apn.dns
-        ipv6 = () if self.pdn_type is PdnType.IPV4 else self.apn.dns_ipv6
-        return tuple(str(address) for address in (*ipv4, *ipv6))
 
 
 class Authoriser:
@@ -116,7 +110,7 @@ class Authoriser:
             raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
         self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
         _check_password(terms, request)
-        return Permission(terms, apn, pdn_type)
+        return Permission(terms, pdn_type, apn.dns_of[pdn_type])
 
 
 def _check_password(terms: Terms, request: OpenSession) -> None:

@@ -10,8 +10,8 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 
@@ -203,8 +203,9 @@ class VirtualGateway:
         """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""
         self.demand_held()
         try:
-            with _exhausted_is(AttachRefusal.ADDRESSES_OCCUPIED):
-                return self._addresses.lease(self._clock.monotonic())
+            return self._addresses.lease(self._clock.monotonic())
+        except PoolExhausted as error:
+            raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, str(error)) from error
         finally:
             self._heed_lease()
 
@@ -222,8 +223,10 @@ class VirtualGateway:
 
     def lease_teid(self) -> int:
         """A TEID; raises ``Refused(NO_RESOURCES)``."""
-        with _exhausted_is(AttachRefusal.NO_RESOURCES):
+        try:
             return self._teids.lease(self._clock.monotonic())
+        except PoolExhausted as error:
+            raise Refused(AttachRefusal.NO_RESOURCES, str(error)) from error
 
     def release_address(self, address: IPv4Address, imsi: str) -> None:
         """Into quarantine, in which the same IMSI alone may claim it."""
@@ -249,11 +252,3 @@ class VirtualGateway:
     def rests_until(self) -> datetime:
         """How long whoever takes the gateway over must find at rest what is released now."""
         return self._clock.now() + self._rest
-
-
-@contextmanager
-def _exhausted_is(refusal: AttachRefusal) -> Iterator[None]:
-    try:
-        yield
-    except PoolExhausted as error:
-        raise Refused(refusal, str(error)) from error

@@ -255,7 +255,7 @@ class Sessions:
         if sim is None or not sim.operator_id:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
         async with AsyncExitStack() as undo:
-            permission = Permission(Terms(sim), Apn(request.apn), PdnType.IPV4)
+            permission = Permission(Terms(sim), PdnType.IPV4)
             session = self._new_session(permission, request, request.grant, undo)
         event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
         await self._store.sessions.close(session, event)

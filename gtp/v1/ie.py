@@ -124,7 +124,7 @@ def decode_gsn_address(values_: Sequence[bytes]) -> IPv4Address:
     lengths = [len(value) for value in values_]
     if 4 not in lengths or not {4, 16}.issuperset(lengths):
         raise _incorrect(GSN_ADDRESS)
-    return IPv4Address(values_[lengths.index(4)])
+    return values.decode_ipv4(values_[lengths.index(4)])
 
 
 class EndUserAddress(Struct, frozen=True):

@@ -174,7 +174,7 @@ def decode_f_teid(elements: Elements, instance: int) -> FTeid:
     try:
         if not value[0] & 0x80 or teid == 0:
             raise ValueError
-        return FTeid(value[0] & 0x3F, teid, IPv4Address(value[5:9]))
+        return FTeid(value[0] & 0x3F, teid, values.decode_ipv4(value[5:9]))
     except (AddressValueError, ValueError):
         raise ElementError("no IPv4 F-TEID", Cause.MANDATORY_IE_INCORRECT, (F_TEID, instance)) from None
 

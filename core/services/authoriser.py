@@ -64,6 +64,10 @@ class Authoriser:
         """Serve these access points from now on; sessions that are open stay."""
         self._apns = {apn.name: apn for apn in apns}
 
+    def apn(self, name: str) -> Apn | None:
+        """An access point that is served."""
+        return self._apns.get(name.lower())
+
     async def sim_id_of(self, imsi: str) -> str:
         """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
         sim_id = await self._store.sims.sim_id_of_imsi(imsi)
@@ -103,7 +107,7 @@ class Authoriser:
             raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
         if terms.is_locked_out(request.imei):
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
-        apn = self._apns.get(request.apn.lower())
+        apn = self.apn(request.apn)
         if apn is None:
             raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
         pdn_type = apn.grant(request.pdn_type)

@@ -28,18 +28,18 @@ def inner_addresses(
     ue_pool: IPv4Network, prefixes: UePrefixes
 ) -> tuple[IPv4Address] | tuple[IPv4Address, IPv6Address]:
     """By which the gateway is seen from inside: an address of the pool that no device is lent, and the first
-    of the /64 that goes with it.
+    of the /64 that goes with it, or with that of another pool where this one has none.
     """
-    prefix = prefixes.of(ue_pool[1])
+    prefix = prefixes.of(ue_pool[1]) or next((prefixes.of(pool[1]) for pool, _ in prefixes.pools), None)
     return (ue_pool[1],) if prefix is None else (ue_pool[1], prefix[1])
 
 
 class UdpUserPlane:
     """Implements ``UserPlane``; begin with ``start``, end with ``aclose``.
 
-    ``address`` is the gateway's GTP-U address, ``forbidden`` are networks that no device may reach,
-    ``mtu_bytes`` is what every tunnel takes. ``slots`` stays the plane's from here on and is released by
-    ``aclose``, and so is ``tun``.
+    ``address`` is the gateway's GTP-U address, ``devices`` are the networks of devices' addresses beside
+    ``ue_pool``, ``forbidden`` those that no device may reach, ``mtu_bytes`` is what every tunnel takes.
+    ``slots`` stays the plane's from here on and is released by ``aclose``, and so is ``tun``.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class UdpUserPlane:
         ue_pool: IPv4Network,
         platform_network: IPv4Network,
         port: int = GTP_U_PORT,
-        static_pool: IPv4Network | None = None,
+        devices: tuple[IPv4Network, ...] = (),
         prefixes: UePrefixes = NO_PREFIXES,
         forbidden: tuple[DeviceNetwork, ...] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
@@ -70,7 +70,7 @@ class UdpUserPlane:
             monotonic=clock.monotonic,
             address=address,
             inner_addresses=inner_addresses(ue_pool, prefixes),
-            devices=(*filter(None, (ue_pool, static_pool)), *(ipv6 for _, ipv6 in prefixes.pools)),
+            devices=(ue_pool, *devices, *(ipv6 for _, ipv6 in prefixes.pools)),
             platform=platform_network,
             forbidden=forbidden,
             mtu_bytes=mtu_bytes,

@@ -7,6 +7,7 @@ key is an error that names it; nothing else in Airloom reads the environment or 
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -155,22 +156,29 @@ class PeerConfig(_Section):
 class VirtualGatewayConfig(_Section):
     """One virtual gateway: the address of its doors, and its devices' addresses.
 
-    ``doors``: ``gtp`` (GTP-C and GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A
-    node holds a virtual gateway only if it has the roles of all its doors. With ``ue_pool`` its devices'
-    addresses are of that part of ``gateway.ue_pool``, and nobody else's are; an access point's own pool is
-    every gateway's.
+    GTP-U ends at ``user_address``, or without one at ``address`` too. ``doors``: ``gtp`` (GTP-C and GTP-U)
+    and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a virtual gateway only if
+    it has the roles of all its doors. With ``ue_pool`` its devices' addresses are of that part of
+    ``gateway.ue_pool``, and nobody else's are; an access point's own pool is every gateway's.
     """
 
     id: Name
     address: IPv4Address
+    user_address: IPv4Address | None = None
     ue_pool: IPv4Network | None = None
     doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
+
+    @property
+    def addresses(self) -> tuple[IPv4Address, ...]:
+        """Its own, the one of GTP-U last."""
+        return (self.address,) if self.user_address is None else (self.address, self.user_address)
 
 
 class GatewayConfig(_Section):
     """The virtual gateways, the same list on every node.
 
-    One is written as ``id``, ``address`` and ``doors``, several as ``virtual``, a table each. Devices'
+    One is written as ``id``, ``address``, ``user_address`` and ``doors``, several as ``virtual``, a table
+    each. Devices'
     addresses are of ``ue_pool``, or of the pool of their access point, of which each takes blocks of
     2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of ``static_pool``.
     The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without which there is no
@@ -193,6 +201,7 @@ class GatewayConfig(_Section):
 
     id: Name = "vg-1"
     address: IPv4Address = IPv4Address("127.0.0.1")
+    user_address: IPv4Address | None = None
     doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
     control_port: Port = 2123
     user_port: Port = 2152
@@ -304,12 +313,16 @@ class GatewayConfig(_Section):
     @property
     def forbidden(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """Where no device's packets go: any of the gateways, and the operator's own networks."""
-        return (*(IPv4Network(each.address) for each in self.held), *self.core_networks)
+        own = (IPv4Network(address) for each in self.held for address in each.addresses)
+        return (*own, *self.core_networks)
 
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:
         """All of them."""
-        return self.virtual or (VirtualGatewayConfig(id=self.id, address=self.address, doors=self.doors),)
+        one = VirtualGatewayConfig(
+            id=self.id, address=self.address, user_address=self.user_address, doors=self.doors
+        )
+        return self.virtual or (one,)
 
     @model_validator(mode="after")
     def _check_mover(self) -> "GatewayConfig":
@@ -342,12 +355,18 @@ class GatewayConfig(_Section):
 
     @model_validator(mode="after")
     def _check_virtual(self) -> "GatewayConfig":
+        used = Counter(address for each in self.held for address in each.addresses)
+        for one in self.held:
+            if any(used[address] > 1 for address in one.addresses):
+                raise ValueError(f"virtual {one.id}: address and user_address must be its own, and differ")
+            if one.user_address is not None and "gtp" not in one.doors:
+                raise ValueError(f"virtual {one.id}: user_address is for the door gtp; leave it out")
         for place, one in enumerate(self.virtual):
             if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
                 raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
             for other in self.virtual[:place]:
-                if one.id == other.id or one.address == other.address:
-                    raise ValueError(f"virtual {one.id}: id and address must be its own")
+                if one.id == other.id:
+                    raise ValueError(f"virtual {one.id}: the id must be its own")
                 if one.ue_pool and other.ue_pool and one.ue_pool.overlaps(other.ue_pool):
                     raise ValueError(f"virtual {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}")
         return self
@@ -372,7 +391,7 @@ class GatewayConfig(_Section):
         return [
             (key, network)
             for key, network in (
-                *((f"address of {each.id}", IPv4Network(each.address)) for each in self.held),
+                *((f"address of {own.id}", IPv4Network(each)) for own in self.held for each in own.addresses),
                 ("ue_pool", self.ue_pool),
                 ("ue_prefixes", self.ue_prefixes),
                 ("static_pool", self.static_pool),

@@ -63,7 +63,7 @@ class HeldGateway:
         self._before = before
         self._doors = config.doors_of(own)
         self._tenure = tenure
-        self._address = own.address
+        self._own = own
         self._moving = asyncio.Lock()
         self._end_at = end_at
         self._audit = AuditTrail(
@@ -92,7 +92,7 @@ class HeldGateway:
             slots=self._slots,
             clock=world.clock,
             network=world.network,
-            address=own.address,
+            address=own.addresses[-1],
             ue_pool=config.gateway.ue_pool,
             platform_network=config.edge.platform_network,
             port=config.gateway.user_port,
@@ -265,6 +265,7 @@ class HeldGateway:
         return GtpDoor(
             network=self._world.network,
             address=(self.gateway.address, config.control_port),
+            user_address=self._own.user_address,
             sessions=self.sessions,
             clock=self._world.clock,
             entropy=self._world.entropy,
@@ -332,8 +333,9 @@ class HeldGateway:
     async def _bring_address(self) -> None:
         """One after the other with letting go, which comes last: after ``fence`` nothing is brought."""
         async with self._moving:
-            self.gateway.demand_held()
-            await self._world.mover.bring(self._address, lasting_s=self._tenure.remaining_s)
+            for address in self._own.addresses:
+                self.gateway.demand_held()
+                await self._world.mover.bring(address, lasting_s=self._tenure.remaining_s)
 
     async def _keep_address(self) -> None:
         while True:
@@ -343,7 +345,8 @@ class HeldGateway:
 
     async def _let_address_go(self) -> None:
         async with self._moving:
-            await self._world.mover.let_go(self._address)
+            for address in self._own.addresses:
+                await self._world.mover.let_go(address)
 
     async def _end_lost(self) -> None:
         while True:

@@ -316,7 +316,7 @@ class Node:
 
 def _sought(config: Config, mover: AddressMover) -> list[str]:
     """The virtual gateways that this node could hold; raises ``ConfigurationError`` for other homes."""
-    sought = [each.id for each in config.holdable if mover.may_bring(each.address)]
+    sought = [each.id for each in config.holdable if all(map(mover.may_bring, each.addresses))]
     beyond = {each.id for each in config.holdable if each.id in config.node.home}.difference(sought)
     if beyond or (config.holdable and not sought):
         raise ConfigurationError(

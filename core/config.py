@@ -32,6 +32,9 @@ from core.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Contact = Annotated[str, StringConstraints(pattern=r"^http://[a-zA-Z0-9.-]{1,253}:[0-9]{1,5}$")]
+TunName = Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")]
+DEVICE_CHARACTERS_MAX = 15
+"""Of a network device's name (IFNAMSIZ)."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
@@ -42,7 +45,7 @@ ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
 """What a node must be to hold a virtual gateway that has this door."""
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
-OWN_KEYS = "ue_pool and ue_prefixes"
+OWN_KEYS = "ue_pool, ue_prefixes and tun"
 """Of an access point: what it has apart."""
 TAKE_ANOTHER = "take another, that nothing else is of"
 APN_POOLS_MAX = 64
@@ -119,7 +122,8 @@ class ApnConfig(_Section):
 
     With ``ue_pool`` their addresses are of that network and of no other, and their /64s of ``ue_prefixes``,
     without which they have no IPv6; without it they are of the gateway's. Access points that name the same
-    ``ue_pool`` share it.
+    ``ue_pool`` share it. Its packets to and from the internet go through the device ``tun``, or without one
+    through the gateway's.
     """
 
     name: Name
@@ -130,11 +134,12 @@ class ApnConfig(_Section):
     mtu_bytes: Annotated[int, Field(ge=1_280, le=MTU_BYTES_MAX)] = MTU_BYTES_MAX
     ue_pool: IPv4Network | None = None
     ue_prefixes: IPv6Network | None = None
+    tun: TunName = ""
 
     @property
     def own(self) -> tuple[object, ...]:
         """What it has apart from others; access points that share a pool share all of it."""
-        return self.ue_pool, self.ue_prefixes
+        return self.ue_pool, self.ue_prefixes, self.tun
 
 
 class PeerConfig(_Section):
@@ -220,7 +225,7 @@ class GatewayConfig(_Section):
     echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
     core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
-    tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
+    tun: TunName = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     sessions_per_sim_max: Annotated[int, Field(ge=1, le=100)] = 11
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
@@ -382,6 +387,14 @@ class GatewayConfig(_Section):
                     f"apns {each.name}: shares ue_pool {each.ue_pool} with {other.name}, so {OWN_KEYS}"
                     " must be the same; or give it an ue_pool of its own"
                 )
+            if each.tun and (each.ue_pool is None or each.tun == self.tun):
+                need = "must not be gateway.tun" if each.tun == self.tun else "must have an ue_pool beside it"
+                raise ValueError(f"apns {each.name}: tun {each.tun} {need}; or leave it out")
+        more = f"-{len(self.held) - 1}" if len(self.held) > 1 else ""
+        for tun in (self.tun, *(each.tun for each in self.apns)):
+            if len(tun + more) > DEVICE_CHARACTERS_MAX:
+                most = DEVICE_CHARACTERS_MAX - len(more)
+                raise ValueError(f"tun {tun}: gateways add a number to it; at most {most} characters")
         _demand_apart(self.networks)
         return self
 

@@ -100,7 +100,7 @@ class HeldGateway:
             prefixes=config.gateway.prefixes,
             forbidden=config.gateway.forbidden,
             mtu_bytes=config.gateway.mtu_bytes,
-            tun=world.open_tun(own.id),
+            tuns=world.open_tuns(own.id),
         )
         self.blocks = self.make_blocks(own, addresses)
         self.apn_blocks = [self.make_blocks(own, pool, network) for network, pool in apn_pools.items()]
@@ -209,6 +209,7 @@ class HeldGateway:
         An Access-Accept may promise one until its time is over.
         """
         config, world = self._config, self._world
+        apn = config.gateway.apn_pools[network].name if network else ""
         promised_s = config.radius.provisional_s if config.radius.clients else 0.0
         return UeBlocks(
             blocks=world.store.blocks,
@@ -221,8 +222,8 @@ class HeldGateway:
             apn_pools=tuple(config.gateway.apn_pools),
             prefix=config.gateway.block_prefix,
             held_back_s=max(LATE_S, promised_s) + config.gateway.quarantine_s,
-            route=self.user_plane.route,
-            unroute=self.user_plane.unroute,
+            route=partial(self.user_plane.route, apn=apn),
+            unroute=partial(self.user_plane.unroute, apn=apn),
         )
 
     def make_statics(self) -> StaticAddresses:

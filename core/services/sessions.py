@@ -620,6 +620,7 @@ class Sessions:
             up_kbps=session.qos.ambr_up_kbps,
             down_kbps=session.qos.ambr_down_kbps,
             closed_group=session.closed_group,
+            apn=session.apn,
             local_teid=session.tunnel.local_teid_user,
             peer_teid=session.tunnel.peer_teid_user,
             peer_address=session.tunnel.peer_user_address,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -13,6 +14,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import ConfigurationError, Refused
 from core.services.session_requests import OpenSession, PeerTunnel
+from gtp.userplane.tun import Tun
 from loadtest.peers.nas import AccessDenied
 from loadtest.world import APN, Plan
 from tests.unit.test_radius_door import Script, Stage, played
@@ -154,6 +156,75 @@ def test_nobody_has_an_address_of_another_access_points_pool(play: Callable[[Scr
     play(script)
 
 
+def overlap(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    return one.version == other.version and one.overlaps(other)
+
+
+class RecordedTun(Tun):
+    """Keeps what is led to it; no device is behind it."""
+
+    def __init__(self) -> None:
+        self.routes: set[IPv4Network | IPv6Network] = set()
+        self.is_open = True
+        self.write = len
+
+    def read_into(self, on_packet: Callable[[bytes], object]) -> None:
+        return None
+
+    def route(self, network: IPv4Network | IPv6Network) -> None:
+        self.routes.add(network)
+
+    def unroute(self, network: IPv4Network | IPv6Network) -> None:
+        self.routes.remove(network)
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+def test_what_an_access_point_lends_is_led_to_its_own_device(
+    play: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, lives = Stage._adapters, list[dict[str, RecordedTun]]()
+
+    def opened(_gateway_id: str) -> dict[str, RecordedTun]:
+        lives.append({"": RecordedTun(), "meters": RecordedTun()})
+        return lives[-1] | {"more-meters": lives[-1]["meters"]}
+
+    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), open_tuns=opened))
+    static: set[IPv4Network | IPv6Network] = {IPv4Network(STATIC), IPv6Network("2001:db8:ff00:9::/64")}
+
+    def led(tun: RecordedTun) -> set[str]:
+        pools: dict[str, IPv4Network | IPv6Network] = {
+            "common": COMMON,
+            "common6": COMMON_IPV6,
+            "own": METERS,
+            "own6": METERS_IPV6,
+            "other": IPv4Network("10.65.0.0/24"),
+        }
+        return {name for name, pool in pools.items() for network in tun.routes if overlap(network, pool)}
+
+    async def script(stage: Stage) -> None:
+        await attach(stage, "meters")
+        await stage.restart_node()
+        common, meters = lives[-1].values()
+        assert (led(common), led(meters)) == ({"common", "common6", "other"}, {"own", "own6"})
+        await bind(stage, STATIC)
+        for apn, tun, other in (
+            ("meters", meters, common),
+            (APN, common, meters),
+            ("meters", meters, common),
+        ):
+            await attach(stage, apn)
+            assert tun.routes >= static
+            assert not static & other.routes, "a static address goes where its session's access point does"
+        await stage.node.drain()
+        assert not (common.is_open or meters.is_open)
+        await stage.restart_node()
+        assert lives[-1]["meters"].routes >= static, "and so after a kill"
+
+    play(script)
+
+
 def test_a_running_node_keeps_its_pools(play: Callable[[Script], None]) -> None:
     async def script(stage: Stage) -> None:
         config = stage.node._config
@@ -226,11 +297,26 @@ def test_a_running_node_keeps_its_pools(play: Callable[[Script], None]) -> None:
                     {"name": "b", "ue_pool": "10.1.0.0/16", "ue_prefixes": "2001:db8::/48"},
                 ]
             },
-            "apns b: shares ue_pool 10.1.0.0/16 with a, so ue_pool and ue_prefixes must be the same",
+            "apns b: shares ue_pool 10.1.0.0/16 with a, so ue_pool, ue_prefixes and tun must be the same",
         ),
         (
             {"apns": [{"name": f"a{n}", "ue_pool": f"10.1.{n}.0/24"} for n in range(65)]},
             "apns: at most 64 ue_pool",
+        ),
+        (
+            {"apns": [{"name": "a", "tun": "meters"}]},
+            "apns a: tun meters must have an ue_pool beside it; or leave it out",
+        ),
+        (
+            {"tun": "meters", "apns": [{"name": "a", "tun": "meters", "ue_pool": "10.1.0.0/16"}]},
+            "apns a: tun meters must not be gateway.tun; or leave it out",
+        ),
+        (
+            {
+                "apns": [{"name": "a", "tun": "a12345678901234", "ue_pool": "10.1.0.0/16"}],
+                "virtual": [{"id": "a", "address": "127.0.0.1"}, {"id": "b", "address": "127.0.0.2"}],
+            },
+            "tun a12345678901234: gateways add a number to it; at most 13 characters",
         ),
     ],
 )

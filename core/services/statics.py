@@ -55,7 +55,7 @@ class StaticAddresses:
         self._route = route
         self._unroute = unroute
         self._claimed: set[str] = set()
-        self._routed: dict[IPv4Address, Session] = {}
+        self._routed: dict[IPv4Address, str] = {}
 
     def demand_own(self, bound: IPv4Address | None, granted: IPv4Address | None) -> None:
         """Raises ``Refused`` unless the SIM's address is one that is given out here, and the one it was
@@ -95,8 +95,7 @@ class StaticAddresses:
     def resume(self, session: Session) -> None:
         """The session, if it has a static address, is this gateway's now."""
         if self._gateway.is_static(session.ue_address):
-            self._lead_nowhere(session.ue_address)
-            self._routed[session.ue_address] = session
+            self._routed[session.ue_address] = session.session_id
             self._route(IPv4Network(session.ue_address), session.apn)
 
     async def release(self, session: Session) -> None:
@@ -121,13 +120,9 @@ class StaticAddresses:
 
     def _forget(self, session: Session) -> None:
         self._claimed.discard(session.session_id)
-        routed = self._routed.get(session.ue_address)
-        if routed is not None and routed.session_id == session.session_id:
-            self._lead_nowhere(session.ue_address)
-
-    def _lead_nowhere(self, address: IPv4Address) -> None:
-        if (before := self._routed.pop(address, None)) is not None:
-            self._unroute(IPv4Network(address), before.apn)
+        if self._routed.get(session.ue_address) == session.session_id:
+            del self._routed[session.ue_address]
+            self._unroute(IPv4Network(session.ue_address), session.apn)
 
     async def _is_free(self, held: AddressHolder, session: Session) -> bool:
         """Whether the row may be taken over as it is; false when it is to be read again."""

@@ -103,7 +103,8 @@ class PeerView:
 
 
 class GtpEndpoint(ABC):
-    """One version's machine. ``address`` is ours on both planes; ``recovery`` our restart counter.
+    """One version's machine. ``address`` is ours, ``user_address`` where our tunnels end, if it is another;
+    ``recovery`` is our restart counter.
 
     ``partners`` may speak to it, and so may whoever is in ``allowed_peers``.
     """
@@ -126,8 +127,10 @@ class GtpEndpoint(ABC):
         contexts: Contexts | None = None,
         partners: Sequence[Partner] = (),
         timers: Timers = TIMERS,
+        user_address: IPv4Address | None = None,
     ) -> None:
         self._address = address
+        self._user_address = user_address or address
         self._recovery = recovery & 0xFF
         self._apns = {apn.name: apn for apn in apns}
         self._timers = timers

@@ -15,7 +15,7 @@ References: TS 29.281 (GTPv1-U) clauses 4.3, 5.1, 5.2, 7.2, 7.3; RFC 791; RFC 82
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
@@ -67,12 +67,14 @@ class Tunnels:
 
     ``words`` holds the counters (four words per tunnel from the index given to ``install``: up bytes, up
     packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` those
-    from which it tells of packets that are too big; ``devices`` are the devices' networks, ``platform`` is
-    the edge's, and no device reaches what is ``forbidden``. Inner packets down have ``mtu_bytes`` at most.
+    from which it tells of packets that are too big, of each family the last; ``devices`` are the devices'
+    networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets down have
+    ``mtu_bytes`` at most.
     The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.
-    - ``write_internet(packet)``: raises ``OSError`` when it was not taken.
+    - ``write_internet(packet)``: raises ``OSError`` when it was not taken; ``write_internet_of`` has those of
+      access points that have their own.
     - ``on_edge_packet(session_id, packet)``, ``on_error_indication(session_id)``: must not raise.
     """
 
@@ -82,7 +84,7 @@ class Tunnels:
         words: memoryview,
         monotonic: Callable[[], float],
         address: IPv4Address,
-        inner_addresses: tuple[IPv4Address | IPv6Address, ...],
+        inner_addresses: Collection[IPv4Address | IPv6Address],
         devices: tuple[Network, ...],
         platform: IPv4Network,
         forbidden: tuple[Network, ...] = (),
@@ -90,6 +92,7 @@ class Tunnels:
     ) -> None:
         self.send: Callable[[bytes, Address], bool] = send_nowhere
         self.write_internet: Callable[[bytes], object] | None = None
+        self.write_internet_of: Mapping[str, Callable[[bytes], object]] = {}
         self.on_edge_packet: PacketSink | None = None
         self.on_error_indication: Callable[[str], None] | None = None
         self.drops: dict[Drop, int] = dict.fromkeys(Drop, 0)
@@ -183,11 +186,14 @@ class Tunnels:
         if protocol == TCP and total >= header + _TCP_HEADER_BYTES and packet[header + _TCP_FLAGS_AT] & _SYN:
             packet = clamp_mss(packet, header, self._mtu_bytes)
         if verdict is INTERNET:
-            if self.write_internet is None:
+            write, own = self.write_internet, self.write_internet_of
+            if own:
+                write = own.get(tunnel.bearer.apn, write)
+            if write is None:
                 self.drops[Drop.NO_INTERNET] += 1
                 return
             try:
-                self.write_internet(packet)
+                write(packet)
             except OSError:
                 self.drops[Drop.INTERNET_FULL] += 1
                 return
@@ -298,9 +304,11 @@ class Tunnels:
         verdict = self._verdicts.get(sender) or self._judge(sender)
         if verdict is EDGE and self.on_edge_packet is not None:
             self.on_edge_packet(tunnel.session_id, told)
-        elif verdict is INTERNET and self.write_internet is not None:
-            with suppress(OSError):
-                self.write_internet(told)
+        elif verdict is INTERNET:
+            write = self.write_internet_of.get(tunnel.bearer.apn, self.write_internet)
+            if write is not None:
+                with suppress(OSError):
+                    write(told)
         elif verdict is DEVICE:
             other = self._by_ue.get(sender[:8])
             if other is not None and tunnel.closed_group and other.closed_group == tunnel.closed_group:

@@ -448,3 +448,17 @@ def test_what_another_session_took_over_stays_its_own(path: Path) -> None:
     path.tunnels.remove(ONE.session_id)
     path.up(GOOD)
     assert path.drops == {Drop.UNKNOWN_TEID: 1}
+
+
+def test_an_access_point_with_a_way_of_its_own_leaves_by_it_and_by_no_other(path: Path) -> None:
+    own: list[bytes] = []
+    path.tunnels.write_internet_of = {"meters": own.append}
+    path.tunnels.install(replace(ONE, apn="meters"), 0)
+    for each in (ONE, TWO):
+        path.up(g_pdu(each.local_teid, packet(each.ue_address, SERVER)))
+    assert (own, path.internet) == ([packet(ONE.ue_address, SERVER)], [packet(TWO.ue_address, SERVER)])
+    path.tunnels.write_internet = None
+    for each in (ONE, TWO):
+        path.up(g_pdu(each.local_teid, packet(each.ue_address, SERVER)))
+    assert (len(own), path.counted(0).up_packets, path.counted(4).up_packets) == (2, 2, 1)
+    assert path.drops == {Drop.NO_INTERNET: 1}

@@ -158,7 +158,8 @@ class GatewayConfig(_Section):
 
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
-    never); the sessions of one that does not answer are kept for ``path_keep_s``.
+    never); the sessions of one that does not answer are kept for ``path_keep_s``. A session through which
+    nothing goes for ``idle_s`` (0: it does not matter) ends.
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
     ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
@@ -184,6 +185,7 @@ class GatewayConfig(_Section):
     n3_requests: Annotated[int, Field(ge=2, le=10)] = 4
     echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
+    idle_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
     core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536

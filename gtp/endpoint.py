@@ -21,7 +21,7 @@ from msgspec import Struct
 from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, Session
+from core.domain.session import Access, CloseReason, Session
 from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp.admission import Admission
@@ -282,15 +282,21 @@ class GtpEndpoint(ABC):
             self._peers.learn(context.control_address, context.peer_restart_counter)
         self._peers.watch(context.control_address, now)
 
-    def release(self, session_id: str, now: float) -> None:
-        """End a context from our side, by a request that is repeated until the peer answers it."""
+    def release(self, session_id: str, now: float, reason: CloseReason = CloseReason.CUSTOMER) -> None:
+        """End a context from our side, by a request that is repeated until the peer answers it; it tells why
+        where the device should know.
+        """
         context = self._contexts.by_session(session_id)
         if context is None or not self._step(context, ContextEvent.RELEASE):
             return
         if context.state is not ContextState.RELEASING:
             return
         released = Initiated(Procedure.RELEASE, session_id)
-        if not self._start(context, released, lambda sequence: self._encode_release(context, sequence), now):
+
+        def encode(sequence: int) -> bytes:
+            return self._encode_release(context, sequence, reason)
+
+        if not self._start(context, released, encode, now):
             self._step(context, ContextEvent.RELEASE_ENDED)
 
     def changed(self, session: Session, now: float) -> None:
@@ -335,7 +341,7 @@ class GtpEndpoint(ABC):
         """The response to a request."""
 
     @abstractmethod
-    def _encode_release(self, context: Context, sequence: int) -> bytes:
+    def _encode_release(self, context: Context, sequence: int, reason: CloseReason) -> bytes:
         """The request by which the network ends a context."""
 
     @abstractmethod

@@ -165,7 +165,7 @@ class GtpDoor:
 
     def release(self, session: Session, reason: CloseReason) -> None:
         """Ask the peer to delete the context; goes on in the background."""
-        self._machines[session.access].release(session.session_id, self._clock.monotonic())
+        self._machines[session.access].release(session.session_id, self._clock.monotonic(), reason)
         self._pump()
 
     def changed(self, session: Session) -> None:

@@ -16,6 +16,7 @@ from core.services.audit import AuditTrail
 from core.services.blocks import UeBlocks
 from core.services.dedicated import DedicatedBearers
 from core.services.gateway import Tenure, VirtualGateway
+from core.services.idle import IdleSessions
 from core.services.reconciler import Reconciler
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
@@ -143,6 +144,7 @@ class HeldGateway:
             tasks.create_task(self.sessions.end_late())
             tasks.create_task(self.blocks.run())
             tasks.create_task(self.usage.run())
+            tasks.create_task(self.make_idle().run())
             tasks.create_task(self.relay.run())
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
@@ -266,6 +268,17 @@ class HeldGateway:
                 path_keep_s=config.path_keep_s,
             ),
         )
+
+    def make_idle(self) -> IdleSessions:
+        """What ends sessions through which nothing goes."""
+        idle = IdleSessions(
+            sessions=self.sessions,
+            clock=self._world.clock,
+            idle_s=self._config.gateway.idle_s,
+            end_all=lambda ended: self.door.end_all(ended, CloseReason.IDLE, tell_peer=True),
+        )
+        self.usage.on_moved(idle.heed_moved)
+        return idle
 
     def make_radius_door(self) -> RadiusDoor:
         """The RADIUS door."""

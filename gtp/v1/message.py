@@ -352,9 +352,12 @@ def encode_update_request(*, peer_teid: int, sequence: int, nsapi: int, granted:
     return encode_header(MessageType.UPDATE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
 
 
-def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int) -> bytes:
-    """A Delete PDP Context Request with Teardown Ind (§7.3.5)."""
-    body = ie.encode_elements([(ie.TEARDOWN_IND, b"\xff"), (ie.NSAPI, bytes((nsapi,)))])
+def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int, cause: Cause | None = None) -> bytes:
+    """A Delete PDP Context Request with Teardown Ind (§7.3.5), and why, if the device should know."""
+    elements = [(ie.TEARDOWN_IND, b"\xff"), (ie.NSAPI, bytes((nsapi,)))]
+    if cause is not None:
+        elements.insert(0, (ie.CAUSE, bytes((cause,))))
+    body = ie.encode_elements(elements)
     return encode_header(MessageType.DELETE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
 
 

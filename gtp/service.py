@@ -326,6 +326,7 @@ class GtpDoor:
                 qos=self._qos_of(event),
                 dedicated=rearrange if event.bearers or event.removed else None,
                 is_suspended=False if is_peer_named else event.is_suspended,
+                imei=event.imei,
             )
         )
         return Accepted(session)

@@ -1,7 +1,7 @@
 """Ending sessions through which nothing went for long, so that addresses come free.
 
-Rules: a session ends after ``idle_s`` without a packet, at the latest a quarter of that later; after a restart
-the time begins anew. What is suspended is not idle: its device cannot send.
+Rules: a session ends after ``idle_s`` without a packet, at the latest a quarter of that later; after a
+restart the time begins anew. What is suspended is not idle: its device cannot send.
 """
 
 import asyncio

@@ -197,7 +197,9 @@ class GtpV1Gateway(GtpEndpoint):
             update.user_address,
             self._counter_of(addr, update.recovery),
         )
-        event = UpdateRequested(token, context.session_id, ends, update.location, update.asked.meaning)
+        event = UpdateRequested(
+            token, context.session_id, ends, update.location, update.asked.meaning, imei=update.imei
+        )
         return Asked(event, update.teid_control or context.peer_teid, update.recovery, _Wire(update, header))
 
     def _asked_notification(self, token: int, addr: Peer, header: Header) -> Asked:
@@ -206,7 +208,9 @@ class GtpV1Gateway(GtpEndpoint):
         if known is not None and known.access is not self.ACCESS:
             raise RemoteProtocolError("it is an SGW's now", cause=Cause.NON_EXISTENT)
         context = self._named(header, addr, ContextEvent.UPDATE_REQUESTED, notification.nsapi)
-        event = UpdateRequested(token, context.session_id, PeerEnds(), notification.location)
+        event = UpdateRequested(
+            token, context.session_id, location=notification.location, imei=notification.imei
+        )
         return Asked(event, context.peer_teid, None, _Wire(notification, header))
 
     def _asked_delete(self, token: int, addr: Peer, header: Header) -> Asked:

@@ -123,6 +123,7 @@ class UpdateRequest(Struct, frozen=True):
     recovery: int | None = None
     location: Location = NOWHERE
     pco: bytes = b""
+    imei: str = ""
 
 
 class DeleteRequest(Struct, frozen=True):
@@ -138,6 +139,7 @@ class NotificationRequest(Struct, frozen=True):
     nsapi: int | None
     imsi: bytes | None
     location: Location
+    imei: str = ""
 
 
 class SecondaryActivation(RemoteProtocolError):
@@ -196,6 +198,7 @@ def decode_update_request(payload: bytes) -> UpdateRequest:
         recovery=_recovery(elements),
         location=_location(elements),
         pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
+        imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
     )
 
 
@@ -212,7 +215,8 @@ def decode_notification_request(payload: bytes) -> NotificationRequest:
     elements = ie.decode_elements(payload)
     _check_mandatory(MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST, elements)
     nsapi = _nsapi(elements) if ie.NSAPI in elements else None
-    return NotificationRequest(nsapi, ie.first(elements, ie.IMSI), _location(elements))
+    imei = values.decode_imei(ie.first(elements, ie.IMEI) or b"")
+    return NotificationRequest(nsapi, ie.first(elements, ie.IMSI), _location(elements), imei)
 
 
 def decode_response(message_type: MessageType, payload: bytes) -> Response:

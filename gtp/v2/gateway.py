@@ -158,7 +158,8 @@ class GtpV2Gateway(GtpEndpoint):
             case MessageType.CHANGE_NOTIFICATION_REQUEST:
                 notification = message.decode_change_notification(header.payload)
                 context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
-                update = UpdateRequested(token, context.session_id, location=notification.location)
+                place, imei = notification.location, notification.imei
+                update = UpdateRequested(token, context.session_id, location=place, imei=imei)
                 asked = Asked(update, context.peer_teid, None, notification)
             case MessageType.SUSPEND_NOTIFICATION | MessageType.RESUME_NOTIFICATION:
                 context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
@@ -232,6 +233,7 @@ class GtpV2Gateway(GtpEndpoint):
             ),
             removed=modify.removed,
             is_suspended=False,  # whoever moves is back (TS 23.272 §6.5)
+            imei=modify.imei,
         )
         peer_teid = modify.control.teid if modify.control else context.peer_teid
         return Asked(event, peer_teid, modify.recovery, modify)

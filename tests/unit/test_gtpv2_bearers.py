@@ -437,6 +437,24 @@ def test_a_change_notification_tells_where_the_device_is() -> None:
     assert answers(machine) == [message2(39, 0x2001, 2, ACCEPTED + IMSI)]
 
 
+@pytest.mark.parametrize(
+    ("mei", "imei"),
+    [
+        (b"", ""),
+        (element(75, bytes.fromhex("5320000000000010")), "3502000000000001"),
+        (element(75, b"\x53\x20"), ""),
+        (element(75, b"\xee" * 8), ""),
+    ],
+)
+def test_modify_bearer_and_change_notification_name_the_device_that_the_sim_is_in(
+    mei: bytes, imei: str
+) -> None:
+    for kind in (34, 38):
+        assert (
+            decided(standing(), message2(kind, PGW_TEID, 2, IMSI + element(82, b"\x06") + mei)).imei == imei
+        )
+
+
 def test_a_change_notification_of_no_session_is_answered_with_its_imsi() -> None:
     machine = standing()
     for teid in (0, 0xDEAD):

@@ -115,12 +115,14 @@ class PeerConfig(_Section):
     """A roaming partner: the networks that its SGSNs, MMEs and SGWs speak GTP-C from.
 
     With ``requests_per_s`` (0: no limit) so many datagrams are read, ``burst`` at once; the rest is dropped.
+    Their tunnels end there too, or in ``user_networks``, whence nobody may speak.
     ``echo``: whether its peers are sent Echo Requests. ``priority``: whose new sessions are refused first
     when there are too many at once.
     """
 
     name: Name
     networks: Annotated[tuple[IPv4Network, ...], Field(min_length=1, max_length=1_000)]
+    user_networks: Annotated[tuple[IPv4Network, ...], Field(max_length=1_000)] = ()
     requests_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     echo: bool = True

@@ -29,6 +29,7 @@ from gtp.contexts import Context, ContextEvent, Contexts, ContextState
 from gtp.events import (
     Accepted,
     BearerAnswered,
+    BearerEnds,
     Event,
     Outcome,
     OutcomeTooLate,
@@ -385,8 +386,8 @@ class GtpEndpoint(ABC):
         refusal = None
         if isinstance(event, SessionRequested):
             refusal = self._admit(token, addr[0], event.wish)
-        elif isinstance(event, UpdateRequested) and not self._may_name(addr[0], event.ends):
-            refusal = AttachRefusal.NOT_SUPPORTED
+        elif isinstance(event, UpdateRequested) and not self._may_name(addr[0], event.ends, event.bearers):
+            refusal = AttachRefusal.FOREIGN_ADDRESS
         if refusal is not None:
             self.dropped[f"refused_{refusal.value}"] += 1
             self._tell(pending, Rejected(refusal), now)
@@ -400,7 +401,7 @@ class GtpEndpoint(ABC):
         if partner is None or self._partners.is_reserved(partner):
             return AttachRefusal.CONGESTED
         if not self._may_name(address, wish.ends):
-            return AttachRefusal.NOT_SUPPORTED
+            return AttachRefusal.FOREIGN_ADDRESS
         payer = address if partner.name == OTHER else partner.name
         refusal = self._admission.refusal(
             wish,
@@ -415,9 +416,13 @@ class GtpEndpoint(ABC):
             self._undecided.append(token)
         return refusal
 
-    def _may_name(self, address: str, ends: PeerEnds) -> bool:
-        control = ends.control_address
-        return control is None or self._partners.may_name(address, str(control))
+    def _may_name(self, address: str, ends: PeerEnds, bearers: Sequence[BearerEnds] = ()) -> bool:
+        """Whether it may have us send there: else others get what they never asked for."""
+        control, partners = ends.control_address, self._partners
+        if control is not None and not partners.may_name(address, str(control)):
+            return False
+        user_addresses = [ends.user_address, *(bearer.user_address for bearer in bearers)]
+        return all(each is None or partners.may_receive(address, each) for each in user_addresses)
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""
@@ -507,6 +512,10 @@ class GtpEndpoint(ABC):
                     self._tell_change(following, now)
             case Procedure.ADD_BEARER:
                 ends, bearer = reply.ends if reply else None, initiated.bearer
+                if ends is not None and not self._partners.may_receive(initiated.address, ends.user_address):
+                    self.dropped[f"refused_{AttachRefusal.FOREIGN_ADDRESS.value}"] += 1
+                    self.remove_bearer(session_id, ends.ebi, now)
+                    ends = None
                 if ends is not None and bearer is not None:
                     bearer = replace(
                         bearer,

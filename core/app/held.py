@@ -361,6 +361,7 @@ def _partners(config: GatewayConfig) -> list[Partner]:
             burst=each.burst,
             echo=each.echo,
             priority=Priority(each.priority),
+            user_networks=each.user_networks,
         )
         for each in config.peers
     ]

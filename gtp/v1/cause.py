@@ -54,6 +54,7 @@ CAUSE_OF_REFUSAL: Mapping[AttachRefusal, Cause] = {
     AttachRefusal.APN_CONGESTED: Cause.APN_CONGESTION,
     AttachRefusal.TOO_MANY_SESSIONS: Cause.NO_RESOURCES_AVAILABLE,
     AttachRefusal.UNKNOWN_SESSION: Cause.NON_EXISTENT,
+    AttachRefusal.FOREIGN_ADDRESS: Cause.SERVICE_NOT_SUPPORTED,
     AttachRefusal.NOT_SUPPORTED: Cause.SERVICE_NOT_SUPPORTED,
 }
 """What each refusal looks like on this wire. Temporary ones let the device try again, the others most

@@ -72,6 +72,7 @@ CAUSE_OF_REFUSAL: Mapping[AttachRefusal, Cause] = {
     AttachRefusal.APN_CONGESTED: Cause.APN_CONGESTION,
     AttachRefusal.TOO_MANY_SESSIONS: Cause.MULTIPLE_PDN_CONNECTIONS_NOT_ALLOWED,
     AttachRefusal.UNKNOWN_SESSION: Cause.CONTEXT_NOT_FOUND,
+    AttachRefusal.FOREIGN_ADDRESS: Cause.SERVICE_NOT_SUPPORTED,
     AttachRefusal.NOT_SUPPORTED: Cause.SERVICE_NOT_SUPPORTED,
 }
 """What each refusal looks like on this wire."""

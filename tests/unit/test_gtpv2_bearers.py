@@ -262,6 +262,24 @@ def test_a_bearer_that_nobody_answers_for_is_none_and_so_is_one_of_a_session_tha
     assert machine.next_event() == BearerAnswered(token, session().session_id, None)
 
 
+def test_a_dedicated_bearer_that_would_end_at_somebody_elses_address_is_taken_back() -> None:
+    machine = gateway("127.0.2.0/24")
+    attached(machine)
+    assert machine.add_bearer(session().session_id, WANTED, 0) is not None
+    answers(machine)
+    for address, is_fine in ((bytes((10, 0, 0, 1)), False), (SGW_ADDRESS, True)):
+        if is_fine:
+            assert machine.add_bearer(session().session_id, WANTED, 0) is not None
+            answers(machine)
+        bearer = element(73, b"\x06") + element(2, b"\x10\0") + f_teid(4, 0x1009, 2, address)
+        machine.receive_datagram(reply(96, 103 if is_fine else 101, 16, element(93, bearer)), SGW, 0)
+        event = machine.next_event()
+        assert isinstance(event, BearerAnswered)
+        assert (event.bearer is not None) is is_fine
+        assert [data[1] for data in answers(machine)] == ([] if is_fine else [99])
+    assert machine.dropped["refused_foreign_address"] == 1
+
+
 def test_a_dedicated_bearer_ends_alone() -> None:
     machine = standing()
     machine.remove_bearer(session().session_id, 6, 0)

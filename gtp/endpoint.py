@@ -281,7 +281,7 @@ class GtpEndpoint(ABC):
         context = self._contexts.hold(session)
         if context.peer_restart_counter is not None:
             self._peers.learn(context.control_address, context.peer_restart_counter)
-        self._peers.watch(context.control_address, now)
+        self._peers.watch(context.control_address, now, is_recalled=True)
 
     def release(self, session_id: str, now: float, reason: CloseReason = CloseReason.CUSTOMER) -> None:
         """End a context from our side, by a request that is repeated until the peer answers it; it tells why

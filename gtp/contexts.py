@@ -9,8 +9,9 @@ Rules:
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from core.domain.session import Access, Session
 
@@ -56,8 +57,7 @@ TRANSITIONS: Mapping[ContextState, Mapping[ContextEvent, ContextState]] = {
 """``{state: {event: next state}}``."""
 
 
-@dataclass(slots=True)
-class Context:
+class Context(Struct, gc=False):
     """A PDP context or PDN connection. ``peer_restart_counter``: what its peer told when it asked."""
 
     session_id: str

@@ -24,7 +24,7 @@ PacketSink = Callable[[str, bytes], None]
 """``deliver(session_id, packet)``: an inner IP packet for the device edge."""
 
 
-class Bearer(Struct, frozen=True):
+class Bearer(Struct, frozen=True, gc=False):
     """How one session's packets go: what comes with ``local_teid`` from ``peer_address`` and is sent by
     ``ue_address`` goes up; what is sent to ``ue_address`` goes down to ``peer_address`` with ``peer_teid``.
 

@@ -37,7 +37,7 @@ class RowKey(NamedTuple):
     clustering: Key = ()
 
 
-class Row(Struct, frozen=True):
+class Row(Struct, frozen=True, gc=False):
     """A row as read."""
 
     clustering: Key

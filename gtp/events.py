@@ -75,7 +75,8 @@ class UpdateRequested(Struct, frozen=True):
     """A peer moves or changes a session; answer with ``Accepted`` or ``Rejected``.
 
     ``qos`` is the whole of it, ``qos_change`` a part. Of the dedicated bearers ``bearers`` have moved and
-    ``removed`` (their EBIs) are over; ``is_suspended`` is ``None`` when nothing was said of it.
+    ``removed`` (their EBIs) are over; ``is_suspended`` is ``None`` when nothing was said of it. ``imei``: of
+    the device that the SIM is in now, if it was told.
     """
 
     token: int
@@ -87,6 +88,7 @@ class UpdateRequested(Struct, frozen=True):
     bearers: tuple[BearerEnds, ...] = ()
     removed: tuple[int, ...] = ()
     is_suspended: bool | None = None
+    imei: str = ""
 
 
 class BearersUnwanted(Struct, frozen=True):

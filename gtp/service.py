@@ -167,7 +167,7 @@ class GtpDoor:
 
     def release(self, session: Session, reason: CloseReason) -> None:
         """Ask the peer to delete the context; goes on in the background."""
-        self._machines[session.access].release(session.session_id, self._clock.monotonic())
+        self._machines[session.access].release(session.session_id, self._clock.monotonic(), reason)
         self._pump()
 
     def changed(self, session: Session) -> None:
@@ -328,6 +328,7 @@ class GtpDoor:
                 qos=self._qos_of(event),
                 dedicated=rearrange if event.bearers or event.removed else None,
                 is_suspended=False if is_peer_named else event.is_suspended,
+                imei=event.imei,
             )
         )
         return Accepted(session)

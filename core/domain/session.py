@@ -208,11 +208,13 @@ class CloseReason(Enum):
     """Why a session ended."""
 
     DEVICE = "device"  # the peer's delete request
-    CUSTOMER = "customer"  # delete_session, or a status that may not be connected
+    CUSTOMER = "customer"  # a status that may not be connected, or another device than the SIM is locked to
+    REACTIVATE = "reactivate"  # the device may come back at once: delete_session, a peer that is dropped
     REPLACED = "replaced"  # the SIM attached again without a detach
     PEER_LOST = "peer_lost"  # restart or path failure, Error Indication
     LATE = "late"  # the outcome came after the peer had given up waiting
     LOST = "lost"  # state was lost on our side
+    IDLE = "idle"  # nothing went through it for longer than sessions are kept
     SILENT = "silent"  # its NAS reported nothing for several intervals
 
 

@@ -296,7 +296,7 @@ class Sims:
     async def delete_session(self, operator_id: str, sim_id: str) -> Sim:
         """End the SIM's sessions; the device may come back at once."""
         sim = await self.get(operator_id, sim_id)
-        if not await self._control.end_sessions_of(sim_id, CloseReason.CUSTOMER):
+        if not await self._control.end_sessions_of(sim_id, CloseReason.REACTIVATE):
             raise Refused(RequestRefusal.SIM_OFFLINE, "The specified subscriber is offline")
         return sim
 

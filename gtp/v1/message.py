@@ -123,6 +123,7 @@ class UpdateRequest(Struct, frozen=True):
     recovery: int | None = None
     location: Location = NOWHERE
     pco: bytes = b""
+    imei: str = ""
 
 
 class DeleteRequest(Struct, frozen=True):
@@ -138,6 +139,7 @@ class NotificationRequest(Struct, frozen=True):
     nsapi: int | None
     imsi: bytes | None
     location: Location
+    imei: str = ""
 
 
 class SecondaryActivation(RemoteProtocolError):
@@ -196,6 +198,7 @@ def decode_update_request(payload: bytes) -> UpdateRequest:
         recovery=_recovery(elements),
         location=_location(elements),
         pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
+        imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
     )
 
 
@@ -212,7 +215,8 @@ def decode_notification_request(payload: bytes) -> NotificationRequest:
     elements = ie.decode_elements(payload)
     _check_mandatory(MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST, elements)
     nsapi = _nsapi(elements) if ie.NSAPI in elements else None
-    return NotificationRequest(nsapi, ie.first(elements, ie.IMSI), _location(elements))
+    imei = values.decode_imei(ie.first(elements, ie.IMEI) or b"")
+    return NotificationRequest(nsapi, ie.first(elements, ie.IMSI), _location(elements), imei)
 
 
 def decode_response(message_type: MessageType, payload: bytes) -> Response:
@@ -352,9 +356,12 @@ def encode_update_request(*, peer_teid: int, sequence: int, nsapi: int, granted:
     return encode_header(MessageType.UPDATE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
 
 
-def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int) -> bytes:
-    """A Delete PDP Context Request with Teardown Ind (§7.3.5)."""
-    body = ie.encode_elements([(ie.TEARDOWN_IND, b"\xff"), (ie.NSAPI, bytes((nsapi,)))])
+def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int, cause: Cause | None = None) -> bytes:
+    """A Delete PDP Context Request with Teardown Ind (§7.3.5), and why, if the device should know."""
+    elements = [(ie.TEARDOWN_IND, b"\xff"), (ie.NSAPI, bytes((nsapi,)))]
+    if cause is not None:
+        elements.insert(0, (ie.CAUSE, bytes((cause,))))
+    body = ie.encode_elements(elements)
     return encode_header(MessageType.DELETE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
 
 

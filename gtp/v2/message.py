@@ -92,6 +92,7 @@ class ModifyBearerRequest(Struct, frozen=True):
     ambr_kbps: tuple[int, int] | None = None
     recovery: int | None = None
     location: Location = NOWHERE
+    imei: str = ""
 
 
 class ChangeNotification(Struct, frozen=True):
@@ -99,6 +100,7 @@ class ChangeNotification(Struct, frozen=True):
 
     location: Location
     imsi: bytes
+    imei: str = ""
 
 
 class Notification(Struct, frozen=True):
@@ -176,6 +178,7 @@ def decode_modify_bearer_request(payload: bytes) -> ModifyBearerRequest:
         ambr_kbps=ie.decode_ambr(ambr) if ambr else None,
         recovery=_recovery(elements),
         location=_location(elements),
+        imei=values.decode_imei(ie.optional(elements, ie.MEI)),
     )
 
 
@@ -183,7 +186,8 @@ def decode_change_notification(payload: bytes) -> ChangeNotification:
     """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
     elements = ie.decode_elements(payload)
     ie.required(elements, ie.RAT_TYPE)
-    return ChangeNotification(_location(elements), _imsi_element(elements))
+    imei = values.decode_imei(ie.optional(elements, ie.MEI))
+    return ChangeNotification(_location(elements), _imsi_element(elements), imei)
 
 
 def peek_imsi_element(payload: bytes) -> bytes:

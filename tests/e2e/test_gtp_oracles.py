@@ -13,7 +13,7 @@ from scapy.contrib.gtp import GTPHeader
 from scapy.layers.inet6 import ICMPv6ND_RS, IPv6
 
 from core.domain.reasons import AttachRefusal
-from core.domain.session import PdnType, Qos, Session
+from core.domain.session import CloseReason, PdnType, Qos, Session
 from core.domain.usage import SegmentLabel
 from core.domain.values import replace
 from core.ports.network import Address, DatagramSocket, Receiver
@@ -79,7 +79,7 @@ def control_messages() -> dict[str, bytes]:
     qos = Qos(ambr_up_kbps=512, ambr_down_kbps=1_024, profile=LONG_PROFILE)
     machine.changed(replace(session(), qos=qos), 0)
     keep("update request")
-    machine.release(session().session_id, 0)
+    machine.release(session().session_id, 0, CloseReason.REACTIVATE)
     keep("delete request")
     ask(create_request(6), Accepted(session(2)))
     machine.datagrams_to_send()

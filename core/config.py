@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from core.domain.apn import MTU_BYTES_MAX, Apn
+from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES, Apn
 from core.domain.blocks import PREFIX_MAX
 from core.domain.pools import UePrefixes
 from core.domain.session import PdnType
@@ -192,7 +192,8 @@ class GatewayConfig(_Section):
     IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A virtual gateway holds ``sessions_max``
     sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With ``tun`` named, packets to the
     internet go through that TUN device (needs NET_ADMIN), without it only the device edge is reachable; never
-    are the gateways and the operator's ``core_networks``.
+    are the gateways and the operator's ``core_networks``. With ``user_sequence_numbers`` each packet down has
+    one (TS 29.281 §5.1), and links an MTU of 1,460 at most.
 
     Who may speak GTP-C is told by ``peers``, the table of roaming partners (``PeerConfig``), and by
     ``allowed_peers``, networks of partners without a name; both empty: everybody.
@@ -213,6 +214,7 @@ class GatewayConfig(_Section):
     doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
     control_port: Port = 2123
     user_port: Port = 2152
+    user_sequence_numbers: bool = False
     ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
     static_pool: IPv4Network | None = None
     block_prefix: Annotated[int, Field(ge=16, le=PREFIX_MAX)] = 22
@@ -298,7 +300,7 @@ class GatewayConfig(_Section):
                 dns=each.dns or self.dns,
                 dns_ipv6=each.dns_ipv6 or self.dns_ipv6,
                 p_cscf=each.p_cscf,
-                mtu_bytes=each.mtu_bytes,
+                mtu_bytes=min(each.mtu_bytes, self._mtu_bytes_max),
                 ue_pool=each.ue_pool,
             )
             for each in self.apns
@@ -311,7 +313,11 @@ class GatewayConfig(_Section):
     @property
     def mtu_bytes(self) -> int:
         """What every device was told that its link takes, whatever its access point."""
-        return min((apn.mtu_bytes for apn in self.apns), default=MTU_BYTES_MAX)
+        return min((apn.mtu_bytes for apn in self.access_points), default=self._mtu_bytes_max)
+
+    @property
+    def _mtu_bytes_max(self) -> int:
+        return MTU_BYTES_MAX - (NUMBER_BYTES if self.user_sequence_numbers else 0)
 
     @property
     def devices(self) -> tuple[IPv4Network, ...]:

@@ -101,6 +101,7 @@ class HeldGateway:
             prefixes=config.gateway.prefixes,
             forbidden=config.gateway.forbidden,
             mtu_bytes=config.gateway.mtu_bytes,
+            is_numbered=config.gateway.user_sequence_numbers,
             tuns=world.open_tuns(own.id),
         )
         self.blocks = self.make_blocks(own, addresses)

@@ -12,6 +12,8 @@ from core.domain.session import PdnType
 
 MTU_BYTES_MAX = 1_464
 """1,500 without the outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3)."""
+NUMBER_BYTES = 4
+"""By which a GTP-U header with a sequence number is longer (TS 29.281 §5.1)."""
 
 
 @dataclass(frozen=True, slots=True)

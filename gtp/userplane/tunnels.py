@@ -19,14 +19,14 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from core.domain.apn import MTU_BYTES_MAX
+from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES
 from core.ports.network import Address
 from core.ports.user_plane import Bearer, PacketSink
 from gtp.userplane import messages
 from gtp.userplane.destinations import DEVICE, EDGE, FORBIDDEN, INTERNET, Destinations, Network
 from gtp.userplane.filters import choose
 from gtp.userplane.inner import HEADER_IPV6_BYTES, TCP, clamp_mss, fragments, too_big
-from gtp.userplane.messages import G_PDU, GTP_U_PORT, PLAIN
+from gtp.userplane.messages import G_PDU, GTP_U_PORT, NUMBERED, PLAIN
 from gtp.userplane.neighbours import (
     ADVERTISE_AGAIN_S,
     ROUTER_SOLICITATION,
@@ -53,6 +53,8 @@ _UPLINK_INNER = struct.Struct(
 _DOWNLINK_INNER = struct.Struct("!BxH5xB6x4s")  # the same without source
 _G_PDU_HEADER = struct.Struct("!HHI")
 _PLAIN_G_PDU = PLAIN << 8 | G_PDU
+_NUMBERED_HEADER = struct.Struct("!HHIH2x")  # no N-PDU number, no extension header
+_NUMBERED_G_PDU = NUMBERED << 8 | G_PDU
 _NO_TEID = bytes(4)
 
 _IPV4_HEADER_BYTES = {0x40 | words: 4 * words for words in range(5, 16)}
@@ -69,7 +71,7 @@ class Tunnels:
     packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` those
     from which it tells of packets that are too big, of each family the last; ``devices`` are the devices'
     networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets down have
-    ``mtu_bytes`` at most.
+    ``mtu_bytes`` at most, and are numbered by tunnel if ``is_numbered`` (§5.1).
     The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.
@@ -89,6 +91,7 @@ class Tunnels:
         platform: IPv4Network,
         forbidden: tuple[Network, ...] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
+        is_numbered: bool = False,
     ) -> None:
         self.send: Callable[[bytes, Address], bool] = send_nowhere
         self.write_internet: Callable[[bytes], object] | None = None
@@ -102,6 +105,7 @@ class Tunnels:
         self._address = address.packed
         self._inner_addresses: dict[int, bytes] = {each.version: each.packed for each in inner_addresses}
         self._mtu_bytes = mtu_bytes
+        self._is_numbered = is_numbered
         self._tables = Tables()
         self._by_session = self._tables.by_session
         self._by_teid = self._tables.by_teid
@@ -254,7 +258,11 @@ class Tunnels:
         teid, to = tunnel.peer_teid, tunnel.to
         if tunnel.ways and (way := choose(tunnel.ways, packet)) is not None:
             teid, to = way.peer_teid, way.to
-        if not self.send(_G_PDU_HEADER.pack(_PLAIN_G_PDU, total, teid) + packet, to):
+        if self._is_numbered:
+            header = _numbered(tunnel, total, teid, to)
+        else:
+            header = _G_PDU_HEADER.pack(_PLAIN_G_PDU, total, teid)
+        if not self.send(header + packet, to):
             self.drops[Drop.PEER_FULL] += 1
             return False
         words, at = self._words, tunnel.counters_at + 2
@@ -317,7 +325,10 @@ class Tunnels:
     def _say(self, tunnel: Tunnel, packet: bytes) -> None:
         """A packet of the gateway's own to a device: not the customer's traffic, so not counted."""
         if not tunnel.is_suspended:
-            self.send(_G_PDU_HEADER.pack(_PLAIN_G_PDU, len(packet), tunnel.peer_teid) + packet, tunnel.to)
+            teid, to = tunnel.peer_teid, tunnel.to
+            plain = _G_PDU_HEADER.pack(_PLAIN_G_PDU, len(packet), teid)
+            header = _numbered(tunnel, len(packet), teid, to) if self._is_numbered else plain
+            self.send(header + packet, to)
 
     def _total_ipv6(self, version: int, packet: bytes) -> int:
         """Length of the IPv6 packet that this begins with (RFC 8200 §3); 0, counted, when there is none."""
@@ -429,6 +440,16 @@ class Tunnels:
 
     def _may_complain(self, source: Address) -> bool:
         return self._complaints.take(source[0], self._monotonic())
+
+
+def _numbered(tunnel: Tunnel, total: int, teid: int, to: Address) -> bytes:
+    """The header of the next G-PDU by this tunnel; numbers begin at 0 and wrap (§5.1)."""
+    if tunnel.sequences is None:
+        tunnel.sequences = {}
+    end = (to[0], teid)
+    sequence = tunnel.sequences.get(end, 0)
+    tunnel.sequences[end] = (sequence + 1) & 0xFFFF
+    return _NUMBERED_HEADER.pack(_NUMBERED_G_PDU, total + NUMBER_BYTES, teid, sequence)
 
 
 def send_nowhere(_data: bytes, _to: Address) -> bool:

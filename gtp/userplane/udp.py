@@ -39,9 +39,10 @@ class UdpUserPlane:
     """Implements ``UserPlane``; begin with ``start``, end with ``aclose``.
 
     ``address`` is the gateway's GTP-U address, ``devices`` are the networks of devices' addresses beside
-    ``ue_pool``, ``forbidden`` those that no device may reach, ``mtu_bytes`` is what every tunnel takes.
-    ``slots`` stays the plane's from here on and is released by ``aclose``, and so are ``tuns``, the ways to
-    the internet by access point; those that have none there go the way of "", if there is one.
+    ``ue_pool``, ``forbidden`` those that no device may reach, ``mtu_bytes`` is what every tunnel takes,
+    ``is_numbered`` whether packets get sequence numbers. ``slots`` stays the plane's from here on and is
+    released by ``aclose``, and so are ``tuns``, the ways to the internet by access point; those that have
+    none there go the way of "", if there is one.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class UdpUserPlane:
         prefixes: UePrefixes = NO_PREFIXES,
         forbidden: tuple[DeviceNetwork, ...] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
+        is_numbered: bool = False,
         tuns: Mapping[str, Tun] = MappingProxyType({}),
     ) -> None:
         self._slots = slots
@@ -80,6 +82,7 @@ class UdpUserPlane:
             platform=platform_network,
             forbidden=forbidden,
             mtu_bytes=mtu_bytes,
+            is_numbered=is_numbered,
         )
 
     @property

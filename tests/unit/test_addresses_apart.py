@@ -1,4 +1,4 @@
-"""GTP-C on one address and GTP-U on another, before a whole node in virtual time."""
+"""GTP-C on one address and GTP-U, with numbers, on another, before a whole node in virtual time."""
 
 import asyncio
 import re
@@ -32,7 +32,11 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
     plain = loadtest.world._config
 
     def config(name: str, plan: Plan) -> Config:
-        given = plain(name, plan).gateway.model_dump() | {"user_address": USER, "virtual": ()}
+        given = plain(name, plan).gateway.model_dump() | {
+            "user_address": USER,
+            "user_sequence_numbers": True,
+            "virtual": (),
+        }
         gateway = GatewayConfig.model_validate(given)
         return plain(name, plan).model_copy(update={"gateway": gateway})
 
@@ -68,6 +72,27 @@ def test_peers_are_told_where_tunnels_end_and_packets_go_there(
         assert await asks_the_name_server(peer, context), "and so after a kill"
         moved = await (await stage.peer(kind, "127.0.2.9")).take_over(context)
         assert moved.gateway_user == USER
+
+    play(script)
+
+
+def test_what_a_gateway_sends_is_numbered_where_it_is_configured(play: Callable[[Script], None]) -> None:
+    async def script(stage: Stage) -> None:
+        sent = list[bytes]()
+
+        def tap(data: bytes, source: Address, to: Address) -> None:
+            stage._tap(data, source, to)
+            if source == (USER, 2152):
+                sent.append(data)
+
+        stage.network.tap = tap
+        sgsn = await stage.peer(Sgsn, "127.0.2.8")
+        context = await sgsn.attach(imsi=stage.imsi, apn=APN)
+        stage.owner_of[context.ue_address] = stage.imsi
+        assert await asks_the_name_server(sgsn, context)
+        assert [int.from_bytes(data[8:10], "big") for data in sent] == list(range(len(sent)))
+        assert {data[:2] for data in sent} == {b"\x32\xff"}
+        assert stage.of_session[stage.only.session_id, "down"] == sum(len(data) - 12 for data in sent)
 
     play(script)
 

@@ -35,7 +35,7 @@ TWO = bearer(2)
 class Path:
     """Two tunnels and everything that came out of them, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_numbered: bool = False) -> None:
         self.words = memoryview(bytearray(8 * 8)).cast("Q")
         self.now = 100.0
         self.internet: list[bytes] = []
@@ -50,6 +50,7 @@ class Path:
             devices=(POOL, *(ipv6 for _, ipv6 in PREFIXES.pools)),
             platform=PLATFORM,
             forbidden=(IPv4Network("192.0.2.0/24"), IPv6Network("fd00:c0de::/32")),
+            is_numbered=is_numbered,
         )
         self.tunnels.write_internet = self.internet.append
         self.tunnels.on_edge_packet = lambda session_id, inner: self.edge.append((session_id, inner))

@@ -146,12 +146,14 @@ class PeerConfig(_Section):
     """A roaming partner: the networks that its SGSNs, MMEs and SGWs speak GTP-C from.
 
     With ``requests_per_s`` (0: no limit) so many datagrams are read, ``burst`` at once; the rest is dropped.
+    Their tunnels end there too, or in ``user_networks``, whence nobody may speak.
     ``echo``: whether its peers are sent Echo Requests. ``priority``: whose new sessions are refused first
     when there are too many at once.
     """
 
     name: Name
     networks: Annotated[tuple[IPv4Network, ...], Field(min_length=1, max_length=1_000)]
+    user_networks: Annotated[tuple[IPv4Network, ...], Field(max_length=1_000)] = ()
     requests_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     echo: bool = True
@@ -198,7 +200,8 @@ class GatewayConfig(_Section):
 
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
-    never); the sessions of one that does not answer are kept for ``path_keep_s``.
+    never); the sessions of one that does not answer are kept for ``path_keep_s``. A session through which
+    nothing goes for ``idle_s`` (0: it does not matter) ends.
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
     ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
@@ -226,6 +229,7 @@ class GatewayConfig(_Section):
     n3_requests: Annotated[int, Field(ge=2, le=10)] = 4
     echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
+    idle_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
     core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     tun: TunName = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536

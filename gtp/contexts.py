@@ -3,13 +3,15 @@
 Rules:
 
 - One table serves both versions, so that a device may come by one and go on by the other (TS 23.401 annex D).
+- A peer's contexts are found without looking at the others: their TEIDs are kept by peer, as many as there
+  are contexts.
 - Whatever a context may go through stands in ``TRANSITIONS``; what is not there is refused.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from core.domain.session import Access, Session
 
@@ -55,8 +57,7 @@ TRANSITIONS: Mapping[ContextState, Mapping[ContextEvent, ContextState]] = {
 """``{state: {event: next state}}``."""
 
 
-@dataclass(slots=True)
-class Context:
+class Context(Struct, gc=False):
     """A PDP context or PDN connection. ``peer_restart_counter``: what its peer told when it asked."""
 
     session_id: str
@@ -75,7 +76,7 @@ class Contexts:
     def __init__(self) -> None:
         self._by_teid: dict[int, Context] = {}
         self._by_session: dict[str, Context] = {}
-        self._of_peer: Counter[tuple[Access, str]] = Counter()
+        self._of_peer: dict[tuple[Access, str], set[int]] = {}
 
     def __len__(self) -> int:
         """How many are held."""
@@ -91,11 +92,11 @@ class Contexts:
 
     def of_peer(self, access: Access, address: str) -> Iterator[Context]:
         """The contexts that this peer controls by this protocol."""
-        return (c for c in self._by_session.values() if c.access is access and c.control_address == address)
+        return (self._by_teid[teid] for teid in self._of_peer.get((access, address), ()))
 
     def count_of_peer(self, access: Access, address: str) -> int:
         """How many this peer controls by this protocol."""
-        return self._of_peer.get((access, address), 0)
+        return len(self._of_peer.get((access, address), ()))
 
     def hold(self, session: Session) -> Context:
         """Hold the session's context, as it is now."""
@@ -114,7 +115,7 @@ class Contexts:
             self._drop(before)
         self._by_teid[context.local_teid] = context
         self._by_session[context.session_id] = context
-        self._of_peer[context.access, context.control_address] += 1
+        self._index(context)
         return context
 
     def move(self, session: Session) -> None:
@@ -122,12 +123,12 @@ class Contexts:
         tunnel, context = session.tunnel, self._by_session.get(session.session_id)
         if tunnel is None or context is None:
             return
-        self._uncount(context)
+        self._unindex(context)
         context.access = session.access
         context.peer_teid = tunnel.peer_teid_control
         context.control_address = tunnel.peer_control_address
         context.peer_restart_counter = tunnel.peer_restart_counter
-        self._of_peer[context.access, context.control_address] += 1
+        self._index(context)
 
     def step(self, context: Context, event: ContextEvent) -> bool:
         """Take a context through an event; false when its state does not allow it."""
@@ -142,11 +143,13 @@ class Contexts:
     def _drop(self, context: Context) -> None:
         self._by_teid.pop(context.local_teid, None)
         if self._by_session.pop(context.session_id, None) is not None:
-            self._uncount(context)
+            self._unindex(context)
 
-    def _uncount(self, context: Context) -> None:
+    def _index(self, context: Context) -> None:
+        self._of_peer.setdefault((context.access, context.control_address), set()).add(context.local_teid)
+
+    def _unindex(self, context: Context) -> None:
         key = (context.access, context.control_address)
-        if (left := self._of_peer[key] - 1) > 0:
-            self._of_peer[key] = left
-        else:
+        self._of_peer[key].remove(context.local_teid)
+        if not self._of_peer[key]:
             del self._of_peer[key]

@@ -12,20 +12,24 @@ Rules:
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
+
+from msgspec import Struct
 
 from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, Session
+from core.domain.session import Access, CloseReason, Session
+from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
 from gtp.events import (
     Accepted,
     BearerAnswered,
+    BearerEnds,
     Event,
     Outcome,
     OutcomeTooLate,
@@ -62,8 +66,7 @@ SHED_AFTER_S = TIMERS.shed_after_s
 its peer still waits; should it succeed later, the session is ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """A request as its version's machine decoded it: what to hand out, and what its answer needs.
 
     ``wire`` is the version's own message; ``context`` the one it speaks of, if any.
@@ -75,8 +78,7 @@ class Asked:
     wire: object
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """A request that is being decided."""
 
     key: RequestKey
@@ -282,17 +284,23 @@ class GtpEndpoint(ABC):
         context = self._contexts.hold(session)
         if context.peer_restart_counter is not None:
             self._peers.learn(context.control_address, context.peer_restart_counter)
-        self._peers.watch(context.control_address, now)
+        self._peers.watch(context.control_address, now, is_recalled=True)
 
-    def release(self, session_id: str, now: float) -> None:
-        """End a context from our side, by a request that is repeated until the peer answers it."""
+    def release(self, session_id: str, now: float, reason: CloseReason = CloseReason.CUSTOMER) -> None:
+        """End a context from our side, by a request that is repeated until the peer answers it; it tells why
+        where the device should know.
+        """
         context = self._contexts.by_session(session_id)
         if context is None or not self._step(context, ContextEvent.RELEASE):
             return
         if context.state is not ContextState.RELEASING:
             return
         released = Initiated(Procedure.RELEASE, session_id)
-        if not self._start(context, released, lambda sequence: self._encode_release(context, sequence), now):
+
+        def encode(sequence: int) -> bytes:
+            return self._encode_release(context, sequence, reason)
+
+        if not self._start(context, released, encode, now):
             self._step(context, ContextEvent.RELEASE_ENDED)
 
     def changed(self, session: Session, now: float) -> None:
@@ -337,7 +345,7 @@ class GtpEndpoint(ABC):
         """The response to a request."""
 
     @abstractmethod
-    def _encode_release(self, context: Context, sequence: int) -> bytes:
+    def _encode_release(self, context: Context, sequence: int, reason: CloseReason) -> bytes:
         """The request by which the network ends a context."""
 
     @abstractmethod
@@ -381,8 +389,8 @@ class GtpEndpoint(ABC):
         refusal = None
         if isinstance(event, SessionRequested):
             refusal = self._admit(token, addr[0], event.wish)
-        elif isinstance(event, UpdateRequested) and not self._may_name(addr[0], event.ends):
-            refusal = AttachRefusal.NOT_SUPPORTED
+        elif isinstance(event, UpdateRequested) and not self._may_name(addr[0], event.ends, event.bearers):
+            refusal = AttachRefusal.FOREIGN_ADDRESS
         if refusal is not None:
             self.dropped[f"refused_{refusal.value}"] += 1
             self._tell(pending, Rejected(refusal), now)
@@ -396,7 +404,7 @@ class GtpEndpoint(ABC):
         if partner is None or self._partners.is_reserved(partner):
             return AttachRefusal.CONGESTED
         if not self._may_name(address, wish.ends):
-            return AttachRefusal.NOT_SUPPORTED
+            return AttachRefusal.FOREIGN_ADDRESS
         payer = address if partner.name == OTHER else partner.name
         refusal = self._admission.refusal(
             wish,
@@ -411,9 +419,13 @@ class GtpEndpoint(ABC):
             self._undecided.append(token)
         return refusal
 
-    def _may_name(self, address: str, ends: PeerEnds) -> bool:
-        control = ends.control_address
-        return control is None or self._partners.may_name(address, str(control))
+    def _may_name(self, address: str, ends: PeerEnds, bearers: Sequence[BearerEnds] = ()) -> bool:
+        """Whether it may have us send there: else others get what they never asked for."""
+        control, partners = ends.control_address, self._partners
+        if control is not None and not partners.may_name(address, str(control)):
+            return False
+        user_addresses = [ends.user_address, *(bearer.user_address for bearer in bearers)]
+        return all(each is None or partners.may_receive(address, each) for each in user_addresses)
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""
@@ -503,6 +515,10 @@ class GtpEndpoint(ABC):
                     self._tell_change(following, now)
             case Procedure.ADD_BEARER:
                 ends, bearer = reply.ends if reply else None, initiated.bearer
+                if ends is not None and not self._partners.may_receive(initiated.address, ends.user_address):
+                    self.dropped[f"refused_{AttachRefusal.FOREIGN_ADDRESS.value}"] += 1
+                    self.remove_bearer(session_id, ends.ebi, now)
+                    ends = None
                 if ends is not None and bearer is not None:
                     bearer = replace(
                         bearer,

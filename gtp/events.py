@@ -3,8 +3,9 @@
 Rule: nothing here is a wire format; NSAPI and EPS bearer identity are one number space (TS 23.401 §5.2.1).
 """
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Network
+
+from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
@@ -12,8 +13,7 @@ from core.domain.session import NOWHERE, Location, PdnType, Qos, Session
 from gtp.pco import Credentials
 
 
-@dataclass(frozen=True, slots=True)
-class PeerEnds:
+class PeerEnds(Struct, frozen=True):
     """Where the peer wants to be sent to, ``None`` leaves that end as it is; and its restart counter now."""
 
     teid_control: int | None = None
@@ -23,8 +23,7 @@ class PeerEnds:
     restart_counter: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BearerEnds:
+class BearerEnds(Struct, frozen=True):
     """A dedicated bearer, and where the peer wants to be sent what goes by it."""
 
     ebi: int
@@ -32,8 +31,7 @@ class BearerEnds:
     user_address: IPv4Address
 
 
-@dataclass(frozen=True, slots=True)
-class QosChange:
+class QosChange(Struct, frozen=True):
     """What a peer changes of a session's QoS; what is ``None`` stays."""
 
     qci: int | None = None
@@ -41,8 +39,7 @@ class QosChange:
     ambr_kbps: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SessionWish:
+class SessionWish(Struct, frozen=True):
     """A session as a peer asks for it, all of ``ends`` given; ``address`` and ``prefix``: what the device
     wants.
 
@@ -59,15 +56,14 @@ class SessionWish:
     location: Location = NOWHERE
     address: IPv4Address | None = None
     pdn_type: PdnType = PdnType.IPV4
-    qos: Qos = Qos()  # noqa: RUF009 - frozen
+    qos: Qos = Qos()
     credentials: Credentials | None = None
     prefix: IPv6Network | None = None
     is_low_priority: bool = False
     is_handover: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRequested:
+class SessionRequested(Struct, frozen=True):
     """A peer asks for a session; answer with ``Accepted`` or ``Rejected``."""
 
     token: int
@@ -75,12 +71,12 @@ class SessionRequested:
     wish: SessionWish
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateRequested:
+class UpdateRequested(Struct, frozen=True):
     """A peer moves or changes a session; answer with ``Accepted`` or ``Rejected``.
 
     ``qos`` is the whole of it, ``qos_change`` a part. Of the dedicated bearers ``bearers`` have moved and
-    ``removed`` (their EBIs) are over; ``is_suspended`` is ``None`` when nothing was said of it.
+    ``removed`` (their EBIs) are over; ``is_suspended`` is ``None`` when nothing was said of it. ``imei``: of
+    the device that the SIM is in now, if it was told.
     """
 
     token: int
@@ -92,10 +88,10 @@ class UpdateRequested:
     bearers: tuple[BearerEnds, ...] = ()
     removed: tuple[int, ...] = ()
     is_suspended: bool | None = None
+    imei: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BearersUnwanted:
+class BearersUnwanted(Struct, frozen=True):
     """A peer wants dedicated bearers away; answer with ``Accepted`` or ``Rejected``."""
 
     token: int
@@ -103,32 +99,28 @@ class BearersUnwanted:
     ebis: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRequested:
+class DeleteRequested(Struct, frozen=True):
     """A peer ends a session; answer with ``Done`` or ``Rejected``."""
 
     token: int
     session_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class PeerRestarted:
+class PeerRestarted(Struct, frozen=True):
     """A peer lost its state; these sessions of it are over."""
 
     peer: str
     session_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PathLost:
+class PathLost(Struct, frozen=True):
     """A peer was silent for longer than its sessions are kept; these of it are over (TS 23.007 §20)."""
 
     peer: str
     session_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionUnknown:
+class SessionUnknown(Struct, frozen=True):
     """The peer at this control end, which we asked for something, knows nothing of this session: it is over,
     unless it has another peer meanwhile.
     """
@@ -138,8 +130,7 @@ class SessionUnknown:
     teid: int
 
 
-@dataclass(frozen=True, slots=True)
-class BearerAnswered:
+class BearerAnswered(Struct, frozen=True):
     """The peer made the bearer that we asked it for, or ``None``: it did not."""
 
     token: int
@@ -147,8 +138,7 @@ class BearerAnswered:
     bearer: DedicatedBearer | None
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeTooLate:
+class OutcomeTooLate(Struct, frozen=True):
     """A session was opened after its peer had given up waiting: close it again."""
 
     session_id: str
@@ -167,20 +157,17 @@ Event = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """The session is open, or changed, as it stands here."""
 
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """The session is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """The answer is no; each version has its own word for the reason."""
 
     reason: AttachRefusal

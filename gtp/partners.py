@@ -4,6 +4,7 @@ Rules:
 
 - Whoever is in no partner's networks is dropped before anything of the datagram is read. With no table at all
   everybody may speak, each for itself.
+- A peer has tunnels end at addresses of its own partner alone, or where that one's user plane is.
 - What a peer begins another address of the same partner may go on with, nobody else.
 - A partner's datagrams are paid for from one bucket of tokens, whichever of its addresses they name as their
   source. The last quarter of a bucket is for what changes or ends sessions.
@@ -33,7 +34,8 @@ class Priority(StrEnum):
 class Partner:
     """A roaming partner. ``requests_per_s`` 0: no limit; ``burst`` is what may come at once.
 
-    ``echo``: whether its peers are sent Echo Requests.
+    ``echo``: whether its peers are sent Echo Requests. ``user_networks``: where its user plane is beside
+    ``networks``; nobody there may speak.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Partner:
     burst: int = 1
     echo: bool = True
     priority: Priority = Priority.NORMAL
+    user_networks: tuple[IPv4Network, ...] = ()
 
 
 EVERYBODY = Partner(OTHER, (IPv4Network("0.0.0.0/0"),))
@@ -80,6 +83,13 @@ class Partners:
     def may_name(self, address: str, other: str) -> bool:
         """Whether it may have us answer to this other address: else we would send what nobody asked for."""
         return self._is_everybody or self.are_one(address, other)
+
+    def may_receive(self, address: str, user: IPv4Address) -> bool:
+        """Whether it may have us send its sessions' packets to this address."""
+        if self.may_name(address, str(user)):
+            return True
+        partner = self.of(address)
+        return partner is not None and any(user in network for network in partner.user_networks)
 
     def take(self, partner: Partner, now: float) -> bool:
         """Take a token; false when there is none, and the datagram is too much."""

@@ -8,6 +8,8 @@ Rules:
   not believed to have done so again within ``FLAP_S``.
 - One Echo Request to a peer is under way at a time. A peer that left one unanswered, and of which nothing
   was heard meanwhile, is suspect: nothing is cleared until it was so for ``path_keep_s``.
+- A peer of sessions that were read back is asked once, also where no Echo Requests are sent else: it may have
+  restarted while we were away, or we amid ending its sessions, and it need not say so again.
 - The table is bounded: peers without sessions are forgotten first, those heard longest ago before others.
 """
 
@@ -26,6 +28,8 @@ REPROOF_INTERVAL_S = 1.0
 """At most one Version Not Supported to a peer in this time (TS 29.060 §11.1.1 sets no limit; floods do)."""
 FLAP_S = 60.0
 COUNTERS = 256
+RECALLED_WITHIN_S = 10.0
+"""So soon after a start each peer of sessions that were read back is asked whether it restarted meanwhile."""
 SPREAD = 0.618
 """By this part of the echo interval the first Echo Requests of peers lie apart: not all fall together."""
 
@@ -193,22 +197,28 @@ class Peers:
         asked_at, state.asked_at, state.suspected = state.asked_at, None, None
         if state.heard_at is not None and asked_at is not None and state.heard_at >= asked_at:
             return
+        if not self._interval_s(peer):
+            return  # it may be one that never answers
         if state.path is PathState.UP:
             state.suspect_since = now
             self.counts["path_suspect"] += 1
             self._queue_keep(peer, state)
         state.path = PATHS[state.path][PathEvent.UNANSWERED]
 
-    def watch(self, peer: str, now: float) -> None:
-        """It has sessions: ask it every interval from now on."""
-        interval_s = self._timers.echo_interval_s
-        if not interval_s or not self._asks(peer):
+    def watch(self, peer: str, now: float, *, is_recalled: bool = False) -> None:
+        """It has sessions: ask it every interval from now on; first of all if they were read back."""
+        within_s = RECALLED_WITHIN_S if is_recalled else self._interval_s(peer)
+        if not within_s:
             return
         state = self._state(peer)
         if state is not None and state.echo_due is None:
             self._watched += 1
-            state.echo_due = now + interval_s * (self._watched * SPREAD % 1)
+            state.echo_due = now + within_s * (self._watched * SPREAD % 1)
             heappush(self._due, (state.echo_due, peer, False))
+
+    def _interval_s(self, peer: str) -> float:
+        """Between two Echo Requests to it; 0: it is not asked."""
+        return self._timers.echo_interval_s if self._asks(peer) else 0.0
 
     def timer(self) -> float | None:
         """When ``due`` has something to tell."""
@@ -226,13 +236,15 @@ class Peers:
                 state.is_keep_queued = False
                 if has_sessions(peer) and self._is_lost(peer, state, now):
                     found.lost.append(peer)
-            elif not has_sessions(peer):
-                state.echo_due = None
-            else:
-                state.echo_due = now + self._timers.echo_interval_s
+                continue
+            state.echo_due = None
+            if not has_sessions(peer):
+                continue
+            if interval_s := self._interval_s(peer):
+                state.echo_due = now + interval_s
                 heappush(self._due, (state.echo_due, peer, False))
-                if state.asked_at is None:
-                    found.ask.append(peer)
+            if state.asked_at is None:
+                found.ask.append(peer)
         return found
 
     def _queue_keep(self, peer: str, state: PeerPath) -> None:

@@ -8,13 +8,13 @@ session belongs to the version that spoke of it last.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Access, CloseReason, Qos, Session
+from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
@@ -167,7 +167,7 @@ class GtpDoor:
 
     def release(self, session: Session, reason: CloseReason) -> None:
         """Ask the peer to delete the context; goes on in the background."""
-        self._machines[session.access].release(session.session_id, self._clock.monotonic())
+        self._machines[session.access].release(session.session_id, self._clock.monotonic(), reason)
         self._pump()
 
     def changed(self, session: Session) -> None:
@@ -328,6 +328,7 @@ class GtpDoor:
                 qos=self._qos_of(event),
                 dedicated=rearrange if event.bearers or event.removed else None,
                 is_suspended=False if is_peer_named else event.is_suspended,
+                imei=event.imei,
             )
         )
         return Accepted(session)

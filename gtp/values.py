@@ -5,14 +5,14 @@ the version that asked knows which element it was.
 """
 
 from functools import lru_cache
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from core.domain.session import Cell, Location
 from core.errors import LocalProtocolError, RemoteProtocolError
 
 APN_OCTETS_MAX = 100
 REMEMBERED_MAX = 1_024
-"""What so many names and networks mean is remembered: they are few."""
+"""What so many names, networks and peers' addresses mean is remembered: they are few."""
 _SWAPPED = bytes((octet & 15) << 4 | octet >> 4 for octet in range(256))
 """Each octet with its nibbles swapped."""
 IMSI_DIGITS_MIN, IMSI_DIGITS_MAX = 6, 15
@@ -49,6 +49,12 @@ def decode_imei(value: bytes) -> str:
     except RemoteProtocolError:
         return ""
     return imei if len(imei) in (15, 16) else ""
+
+
+@lru_cache(REMEMBERED_MAX)
+def decode_ipv4(value: bytes) -> IPv4Address:
+    """The address of a peer; raises ``AddressValueError``."""
+    return IPv4Address(value)
 
 
 @lru_cache(REMEMBERED_MAX)

@@ -13,12 +13,13 @@ import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
+from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.services.gateway import Tenure
 from core.services.holding import Holdings

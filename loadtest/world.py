@@ -11,7 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import Any
@@ -29,6 +29,7 @@ from core.domain.flow import PacketFilter
 from core.domain.session import CloseReason, Qos, Session
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
 from core.domain.usage import Folding, day_of
+from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
 from core.services.session_requests import ModifySession
@@ -101,6 +102,8 @@ class Plan:
     retold: RetoldRates | None = None
     quarantine_s: float = 60.0
     path_keep_s: float = 14_400.0
+    idle_s: float = 0.0
+    echo_interval_s: float = 60.0
     quiet_s: float = QUIET_S
     policies: int = 0
     """How often a session's grant is changed, and a dedicated bearer of it made or ended."""
@@ -625,6 +628,8 @@ def _config(name: str, plan: Plan) -> Config:
                 "sessions_max": SLOTS,
                 "quarantine_s": plan.quarantine_s,
                 "path_keep_s": plan.path_keep_s,
+                "idle_s": plan.idle_s,
+                "echo_interval_s": plan.echo_interval_s,
                 "static_pool": "10.127.0.0/24",
                 "ue_prefixes": "2001:db8::/41",
                 "static_prefixes": "2001:db8:ff00::/56",

@@ -137,6 +137,7 @@ REPLY_MESSAGES: Mapping[AttachRefusal, str] = {
     AttachRefusal.APN_CONGESTED: "too many requests for this APN",
     AttachRefusal.TOO_MANY_SESSIONS: "too many sessions of this SIM",
     AttachRefusal.UNKNOWN_SESSION: "unknown session",
+    AttachRefusal.FOREIGN_ADDRESS: "not supported",
     AttachRefusal.NOT_SUPPORTED: "not supported",
 }
 """What each refusal looks like on this wire: an Access-Reject with these words."""

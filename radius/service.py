@@ -16,7 +16,7 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from ipaddress import IPv4Address
@@ -25,6 +25,7 @@ from core.domain.flow import DedicatedBearer
 from core.domain.ids import time_of_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Access, CloseReason, Nas, Session
+from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Network

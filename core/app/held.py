@@ -18,6 +18,7 @@ from core.services.audit import AuditTrail
 from core.services.blocks import UeBlocks, start_all
 from core.services.dedicated import DedicatedBearers
 from core.services.gateway import Tenure, VirtualGateway
+from core.services.idle import IdleSessions
 from core.services.reconciler import Reconciler
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
@@ -137,6 +138,7 @@ class HeldGateway:
             for blocks in (self.blocks, *self.apn_blocks):
                 tasks.create_task(blocks.run())
             tasks.create_task(self.usage.run())
+            tasks.create_task(self.make_idle().run())
             tasks.create_task(self.relay.run())
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
@@ -288,6 +290,17 @@ class HeldGateway:
             ),
         )
 
+    def make_idle(self) -> IdleSessions:
+        """What ends sessions through which nothing goes."""
+        idle = IdleSessions(
+            sessions=self.sessions,
+            clock=self._world.clock,
+            idle_s=self._config.gateway.idle_s,
+            end_all=lambda ended: self.door.end_all(ended, CloseReason.IDLE, tell_peer=True),
+        )
+        self.usage.on_moved(idle.heed_moved)
+        return idle
+
     def make_radius_door(self) -> RadiusDoor:
         """The RADIUS door."""
         config, world = self._config.radius, self._world
@@ -371,6 +384,7 @@ def _partners(config: GatewayConfig) -> list[Partner]:
             burst=each.burst,
             echo=each.echo,
             priority=Priority(each.priority),
+            user_networks=each.user_networks,
         )
         for each in config.peers
     ]

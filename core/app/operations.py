@@ -134,7 +134,7 @@ class Operations:
 
     async def drop_peer(self, peer: str, *, tell_peer: bool) -> int:
         """See ``GatewayOperations``."""
-        reason, ended = CloseReason.CUSTOMER if tell_peer else CloseReason.PEER_LOST, 0
+        reason, ended = CloseReason.REACTIVATE if tell_peer else CloseReason.PEER_LOST, 0
         for held in list(self._node.held.values()):
             theirs = [each.session_id async for each in _each_session(held) if _is_of(held, each, peer)]
             await held.door.end_all(theirs, reason, tell_peer=tell_peer)

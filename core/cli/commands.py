@@ -7,7 +7,7 @@ failing happen here.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ import typer
 
 from core.cli.client import EX_USAGE, Client, CliError, Profile, load_profile, profile_path
 from core.cli.output import Format, show
+from core.domain.values import replace
 
 SIM_COLUMNS = (
     "simId",

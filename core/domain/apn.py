@@ -4,7 +4,8 @@ Rule: an access point that does not offer what was asked offers the nearest it h
 family than one of those asked for (TS 23.401 §5.3.1.1).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from core.domain.session import PdnType
@@ -29,6 +30,13 @@ class Apn:
     p_cscf: tuple[IPv4Address | IPv6Address, ...] = ()
     mtu_bytes: int = MTU_BYTES_MAX
     ue_pool: IPv4Network | None = None
+    dns_of: Mapping[PdnType, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+    """The name servers that a device is told, of the families that it has."""
+
+    def __post_init__(self) -> None:
+        ipv4, ipv6 = tuple(map(str, self.dns)), tuple(map(str, self.dns_ipv6))
+        of_type = {PdnType.IPV4: ipv4, PdnType.IPV6: ipv6, PdnType.IPV4V6: ipv4 + ipv6}
+        object.__setattr__(self, "dns_of", of_type)
 
     def grant(self, asked: PdnType) -> PdnType | None:
         """What a device gets that asks for this; ``None``: nothing."""

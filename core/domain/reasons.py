@@ -27,6 +27,7 @@ class AttachRefusal(Enum):
     APN_CONGESTED = "apn_congested"
     TOO_MANY_SESSIONS = "too_many_sessions"
     UNKNOWN_SESSION = "unknown_session"
+    FOREIGN_ADDRESS = "foreign_address"
     NOT_SUPPORTED = "not_supported"
 
 

@@ -9,6 +9,8 @@ from datetime import datetime
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Network
 
+from msgspec import Struct
+
 from core.domain.flow import DedicatedBearer
 from core.domain.usage import Volume
 
@@ -29,8 +31,7 @@ class PdnType(Enum):
     IPV4V6 = "ipv4v6"
 
 
-@dataclass(frozen=True, slots=True)
-class Qos:
+class Qos(Struct, frozen=True, gc=False):
     """What a session was granted, whichever version spoke of it.
 
     ``qci`` as in TS 23.203 table 6.1.7; ``arp`` is the octet of TS 29.274 §8.15 (priority level in bits 6 to
@@ -45,8 +46,7 @@ class Qos:
     profile: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tunnel:
+class Tunnel(Struct, frozen=True, gc=False):
     """The GTP ends of a session (TS 29.060 §7.7.13, §7.7.14, §7.7.32).
 
     ``local_teid_control`` and ``local_teid_user`` are ours, the peer's are what we send to. Addresses are
@@ -65,8 +65,7 @@ class Tunnel:
     peer_restart_counter: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Nas:
+class Nas(Struct, frozen=True, gc=False):
     """The RADIUS client that holds a session and counts it (RFC 2866 §4.1).
 
     ``network`` is the subnet as which it is known here, ``identifier`` what it calls itself, ``address``
@@ -79,11 +78,10 @@ class Nas:
     address: str
     acct_session_id: str
     day: int = 0
-    before: Volume = Volume()  # noqa: RUF009 - frozen
+    before: Volume = Volume()
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True, gc=False):
     """The place that user location information names, by the identities of TS 23.003 §4 and §19.4."""
 
     mcc: int
@@ -96,8 +94,7 @@ class Cell:
     eci: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(Struct, frozen=True, gc=False):
     """Where the network says that the device is; each field empty when it did not say.
 
     ``plmn``, of the serving network, is MCC and MNC as digits; ``user_location`` the raw IE in hex (TS 29.060
@@ -126,8 +123,7 @@ NOWHERE = Location()
 """The network said nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True, gc=False):
     """One open session.
 
     ``ue_address`` is its number in the gateway's blocks, and its IPv4 address unless ``pdn_type`` has none;
@@ -212,16 +208,17 @@ class CloseReason(Enum):
     """Why a session ended."""
 
     DEVICE = "device"  # the peer's delete request
-    CUSTOMER = "customer"  # delete_session, or a status that may not be connected
+    CUSTOMER = "customer"  # a status that may not be connected, or another device than the SIM is locked to
+    REACTIVATE = "reactivate"  # the device may come back at once: delete_session, a peer that is dropped
     REPLACED = "replaced"  # the SIM attached again without a detach
     PEER_LOST = "peer_lost"  # restart or path failure, Error Indication
     LATE = "late"  # the outcome came after the peer had given up waiting
     LOST = "lost"  # state was lost on our side
+    IDLE = "idle"  # nothing went through it for longer than sessions are kept
     SILENT = "silent"  # its NAS reported nothing for several intervals
 
 
-@dataclass(frozen=True, slots=True)
-class SessionEvent:
+class SessionEvent(Struct, frozen=True, gc=False):
     """One line of a SIM's session history, kept 32 days; ``cause`` says why it ended or was refused.
 
     ``speed_class`` and ``nas`` are what the last counters of an ended session are charged by.

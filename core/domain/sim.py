@@ -8,10 +8,11 @@ Rules:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from ipaddress import IPv4Address
+
+from msgspec import Struct, field
 
 from core.domain.reasons import AttachRefusal
 
@@ -73,8 +74,7 @@ CUTS_SESSION = frozenset({_S.INACTIVE, _S.SUSPENDED, _S.TERMINATED, _S.STANDBY})
 """Entering one of these ends the SIM's sessions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subscriber:
+class Subscriber(Struct, frozen=True, gc=False):
     """One network identity of a SIM."""
 
     imsi: str
@@ -83,8 +83,7 @@ class Subscriber:
     bundles: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sim:
+class Sim(Struct, frozen=True, gc=False):
     """A SIM as the registry keeps it; ``version`` rises by one with each stored change.
 
     ``operator_id`` is empty while the SIM is in stock. ``registration_secret_sha256`` is the hex digest of

@@ -4,9 +4,9 @@ Rule: one table, for both directions alike. A class of which no speed is publish
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from core.domain.session import Qos
+from core.domain.values import replace
 
 SPEEDS_KBPS: Mapping[str, int] = {
     "s1.minimum": 32,
@@ -23,14 +23,12 @@ SPEEDS_KBPS: Mapping[str, int] = {
 """Every speed class; 0: as much as there is."""
 
 
-def granted(asked: Qos, speed_class: str) -> Qos:
-    """What a session of this class gets that asks for this: the same, and no AMBR above the class."""
+def granted(asked: Qos, speed_class: str, *, up_kbps: int, down_kbps: int) -> Qos:
+    """What a session of this class gets that asks for this QoS with this AMBR: the same, and no AMBR above
+    the class.
+    """
     most = SPEEDS_KBPS.get(speed_class, 0)
-    return replace(
-        asked,
-        ambr_up_kbps=_lower(asked.ambr_up_kbps, most),
-        ambr_down_kbps=_lower(asked.ambr_down_kbps, most),
-    )
+    return replace(asked, ambr_up_kbps=_lower(up_kbps, most), ambr_down_kbps=_lower(down_kbps, most))
 
 
 def _lower(one: int, other: int) -> int:

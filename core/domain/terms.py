@@ -5,19 +5,19 @@ nothing where they say the same. Keys of a group are the contract's: a group's S
 ``SoracomAir.gatePrivacySeparatorEnabled`` is false.
 """
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
 
 from core.domain.account import Group
 from core.domain.session import Session
 from core.domain.sim import TRANSITIONS, Sim, SimEvent
 from core.domain.speed import granted
+from core.domain.values import replace
 
 DEVICE_DIGITS = 14
 """Of an IMEI those that name the device: a check digit or a software version follows (TS 23.003 §6.2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """A SIM, and the group that it is in; ``None``: in none."""
 
     sim: Sim
@@ -52,14 +52,13 @@ class Terms:
         The speed class of a session that a NAS counts stays: it carries the traffic, and its counters go on.
         """
         group_id = self.group.group_id if self.group else ""
-        changed = replace(session, group_id=group_id, reaches_group=self.reaches_group)
-        if session.tunnel is None:
-            return changed
-        asked = replace(
-            session.qos, ambr_up_kbps=session.asked_up_kbps, ambr_down_kbps=session.asked_down_kbps
+        speed_class, qos = session.speed_class, session.qos
+        if session.tunnel is not None:
+            speed_class = self.sim.speed_class
+            qos = granted(qos, speed_class, up_kbps=session.asked_up_kbps, down_kbps=session.asked_down_kbps)
+        return replace(
+            session, group_id=group_id, reaches_group=self.reaches_group, speed_class=speed_class, qos=qos
         )
-        speed_class = self.sim.speed_class
-        return replace(changed, speed_class=speed_class, qos=granted(asked, speed_class))
 
     def _air(self, key: str) -> object:
         return self.group.configuration.get("SoracomAir", {}).get(key) if self.group else None

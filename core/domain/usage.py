@@ -12,15 +12,18 @@ Rules:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+
+from msgspec import Struct
+
+from core.domain.values import replace
 
 SLOT_S = 300
 """Usage is kept in slots of five minutes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(Struct, frozen=True):
     """Bytes and packets in both directions; up is what the device sent."""
 
     up_bytes: int = 0
@@ -66,16 +69,14 @@ class Volume:
         return not (self.up_bytes or self.down_bytes or self.up_packets or self.down_packets)
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentLabel:
+class SegmentLabel(Struct, frozen=True):
     """What a segment's bytes are charged as."""
 
     speed_class: str
     plmn: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReport:
+class UsageReport(Struct, frozen=True):
     """The state of one segment as its gateway last saw it: a value, not an increment.
 
     ``timestamp_us`` orders reports of one session (gateway time, strictly rising, kept over kill -9);

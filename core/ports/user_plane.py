@@ -11,10 +11,11 @@ Rules:
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Network
 from typing import Protocol
+
+from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
 from core.domain.usage import SegmentLabel, Volume
@@ -23,8 +24,7 @@ PacketSink = Callable[[str, bytes], None]
 """``deliver(session_id, packet)``: an inner IP packet for the device edge."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bearer:
+class Bearer(Struct, frozen=True, gc=False):
     """How one session's packets go: what comes with ``local_teid`` from ``peer_address`` and is sent by
     ``ue_address`` goes up; what is sent to ``ue_address`` goes down to ``peer_address`` with ``peer_teid``.
 
@@ -55,8 +55,7 @@ class Bearer:
     apn: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """One segment of a session: cumulative from its own zero; ``number`` rises by one."""
 
     number: int
@@ -65,8 +64,7 @@ class Segment:
     volume: Volume
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(Struct, frozen=True):
     """Everything counted for a session that is not yet known to be durable.
 
     ``previous`` is the segment before the current one, whose end is fixed; it is reported once more

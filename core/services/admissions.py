@@ -9,11 +9,12 @@ Rules:
   nobody else until the promise would have ended and rested (``core.services.blocks``).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
+from core.domain.values import replace
 from core.errors import Refused
 from core.ports.clock import Clock, Entropy
 from core.services.gateway import VirtualGateway

@@ -4,7 +4,8 @@ Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written h
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from core.domain.apn import Apn
 from core.domain.pools import UePrefixes
@@ -12,6 +13,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
 from core.domain.terms import Terms
+from core.domain.values import replace
 from core.errors import Refused, StaleVersion
 from core.ports.clock import Clock
 from core.ports.store import Store
@@ -19,8 +21,7 @@ from core.services.session_requests import OpenSession
 from core.services.statics import StaticAddresses
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+class Permission(Struct, frozen=True):
     """Which session this SIM may have."""
 
     terms: Terms
@@ -35,9 +36,7 @@ class Permission:
     @property
     def dns(self) -> tuple[str, ...]:
         """The name servers that its device is told, of the families that it has."""
-        ipv4 = () if self.pdn_type is PdnType.IPV6 else self.apn.dns
-        ipv6 = () if self.pdn_type is PdnType.IPV4 else self.apn.dns_ipv6
-        return tuple(str(address) for address in (*ipv4, *ipv6))
+        return self.apn.dns_of[self.pdn_type]
 
 
 class Authoriser:

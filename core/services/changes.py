@@ -3,11 +3,10 @@
 Rule: values in, values out; whoever asks makes it durable.
 """
 
-from dataclasses import replace
-
 from core.domain.flow import DedicatedBearer
 from core.domain.session import Access, PdnType, Qos, Session, Tunnel
 from core.domain.speed import granted
+from core.domain.values import replace
 from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
 
 
@@ -62,7 +61,7 @@ def _is_same_connection(session: Session, request: OpenSession, pdn_type: PdnTyp
 def _asking(session: Session, asked: Qos) -> Session:
     """An AMBR that is not named stays."""
     up, down = asked.ambr_up_kbps or session.asked_up_kbps, asked.ambr_down_kbps or session.asked_down_kbps
-    qos = granted(replace(asked, ambr_up_kbps=up, ambr_down_kbps=down), session.speed_class)
+    qos = granted(asked, session.speed_class, up_kbps=up, down_kbps=down)
     return replace(session, qos=qos, asked_up_kbps=up, asked_down_kbps=down)
 
 

@@ -15,10 +15,10 @@ Rules:
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from core.domain.consumer import SHARD_END, ShardLease
+from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import ShardLeases

@@ -10,10 +10,10 @@ Rules:
 """
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 from core.domain.usage import Folding, day_after, day_of
+from core.domain.values import replace
 from core.ports.clock import Clock
 from core.ports.store import FOLDING_FRESH_S, PAGE_MAX, Usage
 

@@ -10,9 +10,9 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 
@@ -20,6 +20,7 @@ from core.domain.gateway import GatewayLease
 from core.domain.pools import NO_PREFIXES, AddressPool, PoolExhausted, TeidPool, UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Resting, Session
+from core.domain.values import replace
 from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Leases
@@ -218,8 +219,9 @@ class VirtualGateway:
         self.demand_held()
         pool = self._pools[of]
         try:
-            with _exhausted_is(AttachRefusal.ADDRESSES_OCCUPIED):
-                return pool.addresses.lease(self._clock.monotonic())
+            return pool.addresses.lease(self._clock.monotonic())
+        except PoolExhausted as error:
+            raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, str(error)) from error
         finally:
             pool.heed_lease()
 
@@ -237,8 +239,10 @@ class VirtualGateway:
 
     def lease_teid(self) -> int:
         """A TEID; raises ``Refused(NO_RESOURCES)``."""
-        with _exhausted_is(AttachRefusal.NO_RESOURCES):
+        try:
             return self._teids.lease(self._clock.monotonic())
+        except PoolExhausted as error:
+            raise Refused(AttachRefusal.NO_RESOURCES, str(error)) from error
 
     def release_address(self, address: IPv4Address, imsi: str) -> None:
         """Into quarantine, in which the same IMSI alone may claim it."""
@@ -267,11 +271,3 @@ class VirtualGateway:
     def rests_until(self) -> datetime:
         """How long whoever takes the gateway over must find at rest what is released now."""
         return self._clock.now() + self._rest
-
-
-@contextmanager
-def _exhausted_is(refusal: AttachRefusal) -> Iterator[None]:
-    try:
-        yield
-    except PoolExhausted as error:
-        raise Refused(refusal, str(error)) from error

@@ -6,7 +6,6 @@ go by is durable first, then gateways are told; repeating the call tells them ag
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,6 +13,7 @@ import msgspec
 from core.domain.account import Group
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import RequestRefusal
+from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import SessionControl

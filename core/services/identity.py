@@ -13,12 +13,13 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 from core.domain.account import AuthKey, Operator
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import RequestRefusal
+from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.secrets import Passwords, TokenClaims, Tokens

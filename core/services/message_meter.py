@@ -9,13 +9,13 @@ record that is not ours) is passed over, and counted as that.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
 
 from core.domain.message import MessageCount
 from core.domain.usage import day_of
+from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.store import MessageCounts
 from core.ports.stream import StoredRecord

@@ -11,11 +11,12 @@ Rules (RFC 2866 §5.3, RFC 2869 §5.1):
 """
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
+from core.domain.values import replace
 from core.ports.clock import Clock
 from core.ports.store import Usage
 from core.services.session_requests import ModifySession

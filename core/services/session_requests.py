@@ -4,15 +4,15 @@ Rule: values only; the words are the domain's, no protocol's.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Network
+
+from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
 from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos
 
 
-@dataclass(frozen=True, slots=True)
-class PeerTunnel:
+class PeerTunnel(Struct, frozen=True):
     """The peer's end of a GTP session, as its request named it."""
 
     teid_control: int
@@ -23,8 +23,7 @@ class PeerTunnel:
     restart_counter: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """What was promised before the session begins (``Admissions``): its id, and an address already lent."""
 
     session_id: str
@@ -35,8 +34,7 @@ Proof = Callable[[str, bytes], bool]
 """Whether the device showed this user name and this password."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSession:
+class OpenSession(Struct, frozen=True):
     """A peer asks for a session. ``requested_address`` and ``requested_prefix`` are static ones that the
     device asked for; ``proof`` is asked when the SIM's group demands a password. With ``is_handover`` a
     session of the SIM under this APN goes on, from its new peer.
@@ -54,7 +52,7 @@ class OpenSession:
     grant: Grant | None = None
     proof: Proof | None = None
     pdn_type: PdnType = PdnType.IPV4
-    qos: Qos = Qos()  # noqa: RUF009 - frozen
+    qos: Qos = Qos()
     requested_prefix: IPv6Network | None = None
     is_handover: bool = False
 
@@ -63,8 +61,7 @@ Rearrange = Callable[[tuple[DedicatedBearer, ...]], tuple[DedicatedBearer, ...]]
 """What becomes of a session's dedicated bearers."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModifySession:
+class ModifySession(Struct, frozen=True):
     """A peer changes a session; ``None`` or empty leaves as it is, and so does an AMBR of 0 in ``qos``.
     ``access``: the protocol by which it speaks now.
     """

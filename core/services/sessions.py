@@ -14,7 +14,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from sys import intern
 
@@ -34,6 +33,7 @@ from core.domain.session import (
 from core.domain.sim import Sim
 from core.domain.terms import Terms
 from core.domain.usage import SegmentLabel
+from core.domain.values import replace
 from core.errors import AirloomError, Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import AccessDoor

@@ -3,11 +3,11 @@
 Rule: values are immutable and equal to what they stand for.
 """
 
-from dataclasses import replace
 from sys import intern
 from typing import Any, TypeVar
 
 from core.domain.session import Session
+from core.domain.values import replace
 
 T = TypeVar("T")
 

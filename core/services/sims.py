@@ -11,7 +11,7 @@ Rules:
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 
@@ -19,6 +19,7 @@ from core.domain.reasons import RequestRefusal
 from core.domain.session import CloseReason, Session, SessionEvent
 from core.domain.sim import CUTS_SESSION, TRANSITIONS, Sim, SimEvent, SimStatus, Subscriber
 from core.domain.speed import SPEEDS_KBPS
+from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import SessionControl
@@ -295,7 +296,7 @@ class Sims:
     async def delete_session(self, operator_id: str, sim_id: str) -> Sim:
         """End the SIM's sessions; the device may come back at once."""
         sim = await self.get(operator_id, sim_id)
-        if not await self._control.end_sessions_of(sim_id, CloseReason.CUSTOMER):
+        if not await self._control.end_sessions_of(sim_id, CloseReason.REACTIVATE):
             raise Refused(RequestRefusal.SIM_OFFLINE, "The specified subscriber is offline")
         return sim
 

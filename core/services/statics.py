@@ -12,13 +12,13 @@ Rules:
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.gateway import AddressHolder
 from core.domain.reasons import AttachRefusal
 from core.domain.session import CloseReason, Session
+from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import SETTLE_S, Store

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from core.domain.reasons import AttachRefusal
+from core.domain.session import CloseReason
 
 
 class Cause(IntEnum):
-    """The values that this gateway sends or must tell apart; below 128 is not an acceptance."""
+    """The values that this gateway sends or must tell apart; below 128 are of requests."""
 
+    REACTIVATION_REQUESTED = 6
+    PDP_ADDRESS_INACTIVITY_TIMER_EXPIRES = 7
     REQUEST_ACCEPTED = 128
     NEW_PDP_TYPE_DUE_TO_NETWORK_PREFERENCE = 129
     NEW_PDP_TYPE_DUE_TO_SINGLE_ADDRESS_BEARER_ONLY = 130
@@ -51,7 +54,15 @@ CAUSE_OF_REFUSAL: Mapping[AttachRefusal, Cause] = {
     AttachRefusal.APN_CONGESTED: Cause.APN_CONGESTION,
     AttachRefusal.TOO_MANY_SESSIONS: Cause.NO_RESOURCES_AVAILABLE,
     AttachRefusal.UNKNOWN_SESSION: Cause.NON_EXISTENT,
+    AttachRefusal.FOREIGN_ADDRESS: Cause.SERVICE_NOT_SUPPORTED,
     AttachRefusal.NOT_SUPPORTED: Cause.SERVICE_NOT_SUPPORTED,
 }
 """What each refusal looks like on this wire. Temporary ones let the device try again, the others most
 devices take as final for the APN."""
+
+CAUSE_OF_RELEASE: Mapping[CloseReason, Cause] = {
+    CloseReason.REACTIVATE: Cause.REACTIVATION_REQUESTED,
+    CloseReason.IDLE: Cause.PDP_ADDRESS_INACTIVITY_TIMER_EXPIRES,
+}
+"""Why a session is ended from here, where the device should know: it may come back at once, or once it has
+something to say."""

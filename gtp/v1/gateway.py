@@ -1,10 +1,11 @@
 """The GTPv1-C endpoint of a GGSN, without I/O (TS 29.060)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
-from core.domain.session import Access, PdnType, Session
+from msgspec import Struct
+
+from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.contexts import Context, ContextEvent
@@ -23,7 +24,7 @@ from gtp.initiated import Reply, Verdict
 from gtp.pco import answer_options, credentials
 from gtp.transaction import Peer, RequestKey
 from gtp.v1 import ie, message
-from gtp.v1.cause import CAUSE_OF_REFUSAL, Cause
+from gtp.v1.cause import CAUSE_OF_REFUSAL, CAUSE_OF_RELEASE, Cause
 from gtp.v1.header import FLAG_PT, Header, decode_header, version_of
 from gtp.v1.ie import TEID_CONTROL, EndUserAddress
 from gtp.v1.message import MessageType
@@ -41,8 +42,7 @@ COMPREHENSION_REQUIRED = 0x80
 """Set in the type of an extension header that its receiver must understand (§6.1.1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wire:
+class _Wire(Struct, frozen=True):
     """A request that its session answers, and the header that it came with."""
 
     request: message.CreateRequest | message.UpdateRequest | message.NotificationRequest
@@ -197,7 +197,9 @@ class GtpV1Gateway(GtpEndpoint):
             update.user_address,
             self._counter_of(addr, update.recovery),
         )
-        event = UpdateRequested(token, context.session_id, ends, update.location, update.asked.meaning)
+        event = UpdateRequested(
+            token, context.session_id, ends, update.location, update.asked.meaning, imei=update.imei
+        )
         return Asked(event, update.teid_control or context.peer_teid, update.recovery, _Wire(update, header))
 
     def _asked_notification(self, token: int, addr: Peer, header: Header) -> Asked:
@@ -206,7 +208,9 @@ class GtpV1Gateway(GtpEndpoint):
         if known is not None and known.access is not self.ACCESS:
             raise RemoteProtocolError("it is an SGW's now", cause=Cause.NON_EXISTENT)
         context = self._named(header, addr, ContextEvent.UPDATE_REQUESTED, notification.nsapi)
-        event = UpdateRequested(token, context.session_id, PeerEnds(), notification.location)
+        event = UpdateRequested(
+            token, context.session_id, location=notification.location, imei=notification.imei
+        )
         return Asked(event, context.peer_teid, None, _Wire(notification, header))
 
     def _asked_delete(self, token: int, addr: Peer, header: Header) -> Asked:
@@ -277,10 +281,13 @@ class GtpV1Gateway(GtpEndpoint):
             return Cause.NEW_PDP_TYPE_DUE_TO_SINGLE_ADDRESS_BEARER_ONLY
         return Cause.NEW_PDP_TYPE_DUE_TO_NETWORK_PREFERENCE
 
-    def _encode_release(self, context: Context, sequence: int) -> bytes:
+    def _encode_release(self, context: Context, sequence: int, reason: CloseReason) -> bytes:
         """Delete PDP Context Request (§7.3.5)."""
         return message.encode_delete_request(
-            peer_teid=context.peer_teid, sequence=sequence, nsapi=context.nsapi
+            peer_teid=context.peer_teid,
+            sequence=sequence,
+            nsapi=context.nsapi,
+            cause=CAUSE_OF_RELEASE.get(reason),
         )
 
     def _encode_change(self, context: Context, session: Session, sequence: int) -> bytes:

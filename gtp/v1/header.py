@@ -14,7 +14,8 @@ there were is told.
 """
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from core.errors import RemoteProtocolError
 from gtp.v1.cause import Cause
@@ -29,8 +30,7 @@ EXTENSION_HEADERS_MAX = 8
 _HEADER = struct.Struct("!BBHI")
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """A decoded header; ``sequence`` is ``None`` when S is not set, ``payload`` what follows it all.
 
     ``extensions`` are the types of its extension headers.

@@ -8,8 +8,9 @@ element is at fault.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct
 
 from core.domain.session import PdnType
 from core.errors import LocalProtocolError, RemoteProtocolError
@@ -123,11 +124,10 @@ def decode_gsn_address(values_: Sequence[bytes]) -> IPv4Address:
     lengths = [len(value) for value in values_]
     if 4 not in lengths or not {4, 16}.issuperset(lengths):
         raise _incorrect(GSN_ADDRESS)
-    return IPv4Address(values_[lengths.index(4)])
+    return values.decode_ipv4(values_[lengths.index(4)])
 
 
-@dataclass(frozen=True, slots=True)
-class EndUserAddress:
+class EndUserAddress(Struct, frozen=True):
     """§7.7.27: the PDP type, ``None`` when it is none of the IETF's, and the addresses in it, if any."""
 
     pdn_type: PdnType | None

@@ -5,9 +5,10 @@ elements that are broken are left out, they never refuse a session (facts of the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
+
+from msgspec import Struct
 
 from core.domain.session import NOWHERE, Location, Qos
 from core.errors import RemoteProtocolError
@@ -67,8 +68,7 @@ _START_REPORTING_CGI_SAI = b"\1"
 """MS Info Change Reporting Action (§7.7.80)."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskedQos:
+class AskedQos(Struct, frozen=True):
     """The quality of service of a request: its profile as it stood, which newer elements it had, whether
     it may be answered by less, and what all of it means.
     """
@@ -90,8 +90,7 @@ class AskedQos:
         return elements
 
 
-@dataclass(frozen=True, slots=True)
-class CreateRequest:
+class CreateRequest(Struct, frozen=True):
     """Create PDP Context Request (§7.3.1)."""
 
     imsi: str
@@ -112,8 +111,7 @@ class CreateRequest:
     is_low_priority: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateRequest:
+class UpdateRequest(Struct, frozen=True):
     """Update PDP Context Request (§7.3.3). ``teid_control`` is ``None`` when it does not change."""
 
     nsapi: int
@@ -125,31 +123,30 @@ class UpdateRequest:
     recovery: int | None = None
     location: Location = NOWHERE
     pco: bytes = b""
+    imei: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRequest:
+class DeleteRequest(Struct, frozen=True):
     """Delete PDP Context Request (§7.3.5)."""
 
     nsapi: int
     teardown: bool
 
 
-@dataclass(frozen=True, slots=True)
-class NotificationRequest:
+class NotificationRequest(Struct, frozen=True):
     """MS Info Change Notification Request (§7.5B.1). ``imsi`` as it stood, to be told again."""
 
     nsapi: int | None
     imsi: bytes | None
     location: Location
+    imei: str = ""
 
 
 class SecondaryActivation(RemoteProtocolError):
     """A Create PDP Context Request for a secondary context."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """Any response: its cause, and for the simulated peer what a session answer carries."""
 
     cause: int
@@ -201,6 +198,7 @@ def decode_update_request(payload: bytes) -> UpdateRequest:
         recovery=_recovery(elements),
         location=_location(elements),
         pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
+        imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
     )
 
 
@@ -217,7 +215,8 @@ def decode_notification_request(payload: bytes) -> NotificationRequest:
     elements = ie.decode_elements(payload)
     _check_mandatory(MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST, elements)
     nsapi = _nsapi(elements) if ie.NSAPI in elements else None
-    return NotificationRequest(nsapi, ie.first(elements, ie.IMSI), _location(elements))
+    imei = values.decode_imei(ie.first(elements, ie.IMEI) or b"")
+    return NotificationRequest(nsapi, ie.first(elements, ie.IMSI), _location(elements), imei)
 
 
 def decode_response(message_type: MessageType, payload: bytes) -> Response:
@@ -292,8 +291,7 @@ def encode_cause_response(
     return encode_header(message_type, teid, sequence, ie.encode_elements(elements))
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """What an accepting response to a Create or an Update tells (§7.3.2, §7.3.4). ``reports_changes``: the
     SGSN shall tell changes of the cell.
     """
@@ -358,9 +356,12 @@ def encode_update_request(*, peer_teid: int, sequence: int, nsapi: int, granted:
     return encode_header(MessageType.UPDATE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
 
 
-def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int) -> bytes:
-    """A Delete PDP Context Request with Teardown Ind (§7.3.5)."""
-    body = ie.encode_elements([(ie.TEARDOWN_IND, b"\xff"), (ie.NSAPI, bytes((nsapi,)))])
+def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int, cause: Cause | None = None) -> bytes:
+    """A Delete PDP Context Request with Teardown Ind (§7.3.5), and why, if the device should know."""
+    elements = [(ie.TEARDOWN_IND, b"\xff"), (ie.NSAPI, bytes((nsapi,)))]
+    if cause is not None:
+        elements.insert(0, (ie.CAUSE, bytes((cause,))))
+    body = ie.encode_elements(elements)
     return encode_header(MessageType.DELETE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
 
 

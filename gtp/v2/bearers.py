@@ -113,9 +113,13 @@ def encode_update_bearer_request(peer_teid: int, sequence: int, ebi: int, qos: Q
     return encode_header(MessageType.UPDATE_BEARER_REQUEST, peer_teid, sequence, body)
 
 
-def encode_delete_bearer_request(peer_teid: int, sequence: int, linked_ebi: int) -> bytes:
-    """Delete Bearer Request (§7.2.9.2) for a whole PDN connection."""
+def encode_delete_bearer_request(
+    peer_teid: int, sequence: int, linked_ebi: int, cause: Cause | None = None
+) -> bytes:
+    """Delete Bearer Request (§7.2.9.2) for a whole PDN connection, and why, if the device should know."""
     body = ie.encode_element(ie.EBI, bytes((linked_ebi,)))
+    if cause is not None:
+        body += ie.encode_cause(cause)
     return encode_header(MessageType.DELETE_BEARER_REQUEST, peer_teid, sequence, body)
 
 

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from core.domain.reasons import AttachRefusal
+from core.domain.session import CloseReason
 
 
 class Cause(IntEnum):
     """The values that this gateway sends or must tell apart; 16–63 accept."""
 
     REACTIVATION_REQUESTED = 8
+    PDN_CONNECTION_INACTIVITY_TIMER_EXPIRES = 11
     REQUEST_ACCEPTED = 16
     REQUEST_ACCEPTED_PARTIALLY = 17
     NEW_PDN_TYPE_DUE_TO_NETWORK_PREFERENCE = 18
@@ -70,6 +72,14 @@ CAUSE_OF_REFUSAL: Mapping[AttachRefusal, Cause] = {
     AttachRefusal.APN_CONGESTED: Cause.APN_CONGESTION,
     AttachRefusal.TOO_MANY_SESSIONS: Cause.MULTIPLE_PDN_CONNECTIONS_NOT_ALLOWED,
     AttachRefusal.UNKNOWN_SESSION: Cause.CONTEXT_NOT_FOUND,
+    AttachRefusal.FOREIGN_ADDRESS: Cause.SERVICE_NOT_SUPPORTED,
     AttachRefusal.NOT_SUPPORTED: Cause.SERVICE_NOT_SUPPORTED,
 }
 """What each refusal looks like on this wire."""
+
+CAUSE_OF_RELEASE: Mapping[CloseReason, Cause] = {
+    CloseReason.REACTIVATE: Cause.REACTIVATION_REQUESTED,
+    CloseReason.IDLE: Cause.PDN_CONNECTION_INACTIVITY_TIMER_EXPIRES,
+}
+"""Why a session is ended from here, where the device should know: it may come back at once, or once it has
+something to say."""

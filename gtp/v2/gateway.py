@@ -5,7 +5,7 @@ from ipaddress import IPv6Network
 from typing import ClassVar
 
 from core.domain.flow import DedicatedBearer
-from core.domain.session import Access, PdnType, Session
+from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import RemoteProtocolError
 from gtp.contexts import Context, ContextEvent
 from gtp.endpoint import Asked, GtpEndpoint, Pending
@@ -26,7 +26,7 @@ from gtp.initiated import Initiated, Procedure, Reply, Verdict
 from gtp.pco import answer_options, credentials
 from gtp.transaction import Peer, RequestKey
 from gtp.v2 import bearers, ie, message
-from gtp.v2.cause import CAUSE_OF_REFUSAL, Cause
+from gtp.v2.cause import CAUSE_OF_REFUSAL, CAUSE_OF_RELEASE, Cause
 from gtp.v2.header import SHORTEST_BYTES, VERSION, Header, decode_header, sequence_at
 from gtp.v2.message import MessageType
 
@@ -158,7 +158,8 @@ class GtpV2Gateway(GtpEndpoint):
             case MessageType.CHANGE_NOTIFICATION_REQUEST:
                 notification = message.decode_change_notification(header.payload)
                 context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
-                update = UpdateRequested(token, context.session_id, location=notification.location)
+                place, imei = notification.location, notification.imei
+                update = UpdateRequested(token, context.session_id, location=place, imei=imei)
                 asked = Asked(update, context.peer_teid, None, notification)
             case MessageType.SUSPEND_NOTIFICATION | MessageType.RESUME_NOTIFICATION:
                 context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
@@ -232,6 +233,7 @@ class GtpV2Gateway(GtpEndpoint):
             ),
             removed=modify.removed,
             is_suspended=False,  # whoever moves is back (TS 23.272 §6.5)
+            imei=modify.imei,
         )
         peer_teid = modify.control.teid if modify.control else context.peer_teid
         return Asked(event, peer_teid, modify.recovery, modify)
@@ -332,9 +334,10 @@ class GtpV2Gateway(GtpEndpoint):
 
     # -- what we ask ----------------------------------------------------------------------------------
 
-    def _encode_release(self, context: Context, sequence: int) -> bytes:
+    def _encode_release(self, context: Context, sequence: int, reason: CloseReason) -> bytes:
         """Delete Bearer Request for the whole PDN connection (§7.2.9.2)."""
-        return bearers.encode_delete_bearer_request(context.peer_teid, sequence, context.nsapi)
+        cause = CAUSE_OF_RELEASE.get(reason)
+        return bearers.encode_delete_bearer_request(context.peer_teid, sequence, context.nsapi, cause)
 
     def _encode_change(self, context: Context, session: Session, sequence: int) -> bytes:
         """Update Bearer Request (§7.2.15)."""

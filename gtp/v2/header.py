@@ -12,7 +12,7 @@ Rules: a datagram shorter than its length says is refused. With P another messag
 (§5.5.1); whoever decodes asks for it.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from core.errors import RemoteProtocolError
 
@@ -23,8 +23,7 @@ FIRST_BYTES = 4
 SHORTEST_BYTES = FIRST_BYTES + 4
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """A decoded header. ``teid`` is ``None`` without T; ``following`` is a piggybacked message, or empty."""
 
     message_type: int

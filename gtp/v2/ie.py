@@ -6,9 +6,10 @@ used and say which element, of which instance, is at fault.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Self
+
+from msgspec import Struct
 
 from core.domain.session import PdnType, Qos
 from core.errors import RemoteProtocolError
@@ -153,8 +154,7 @@ def encode_cause(cause: int, fault: RemoteProtocolError | None = None) -> bytes:
     return encode_element(CAUSE, value)
 
 
-@dataclass(frozen=True, slots=True)
-class FTeid:
+class FTeid(Struct, frozen=True):
     """A fully qualified TEID (§8.22): interface type, TEID, IPv4 address."""
 
     interface: int
@@ -174,7 +174,7 @@ def decode_f_teid(elements: Elements, instance: int) -> FTeid:
     try:
         if not value[0] & 0x80 or teid == 0:
             raise ValueError
-        return FTeid(value[0] & 0x3F, teid, IPv4Address(value[5:9]))
+        return FTeid(value[0] & 0x3F, teid, values.decode_ipv4(value[5:9]))
     except (AddressValueError, ValueError):
         raise ElementError("no IPv4 F-TEID", Cause.MANDATORY_IE_INCORRECT, (F_TEID, instance)) from None
 
@@ -214,8 +214,7 @@ def decode_pdn_type(value: bytes, type_: int = PDN_TYPE) -> PdnType:
         raise ElementError("no PDN type", Cause.MANDATORY_IE_INCORRECT, (type_, 0)) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Paa:
+class Paa(Struct, frozen=True):
     """PDN address allocation (§8.14). ``ipv6`` is prefix and interface identifier; what is ``None`` is the
     network's to give.
     """
@@ -263,8 +262,7 @@ def decode_ambr(value: bytes) -> tuple[int, int]:
     return int.from_bytes(value[:4], "big"), int.from_bytes(value[4:8], "big")
 
 
-@dataclass(frozen=True, slots=True)
-class Indication:
+class Indication(Struct, frozen=True):
     """The flags of §8.12 that matter here."""
 
     takes_both: bool = False

@@ -5,8 +5,9 @@ left out, they never refuse a session.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from core.domain.session import NOWHERE, Location, Qos
 from core.errors import RemoteProtocolError
@@ -58,8 +59,7 @@ _EBI_MIN = 5
 IMSI_BYTES_MAX = 8
 
 
-@dataclass(frozen=True, slots=True)
-class CreateSessionRequest:
+class CreateSessionRequest(Struct, frozen=True):
     """Create Session Request (§7.2.1) with its default bearer."""
 
     imsi: str
@@ -80,8 +80,7 @@ class CreateSessionRequest:
     is_low_priority: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ModifyBearerRequest:
+class ModifyBearerRequest(Struct, frozen=True):
     """Modify Bearer Request (§7.2.7); what is ``None`` does not change.
 
     ``bearers``: of each bearer context its EBI and its end; ``removed``: the EBIs that are to be removed.
@@ -93,32 +92,30 @@ class ModifyBearerRequest:
     ambr_kbps: tuple[int, int] | None = None
     recovery: int | None = None
     location: Location = NOWHERE
+    imei: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeNotification:
+class ChangeNotification(Struct, frozen=True):
     """Change Notification Request (§7.3.14); ``imsi`` is the element, to be told again."""
 
     location: Location
     imsi: bytes
+    imei: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(Struct, frozen=True):
     """Suspend or Resume Notification (§7.4.1, §7.4.3)."""
 
     is_suspended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteSessionRequest:
+class DeleteSessionRequest(Struct, frozen=True):
     """Delete Session Request (§7.2.9.1)."""
 
     ebi: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(Struct, frozen=True):
     """What an accepting Create Session Response tells (§7.2.2)."""
 
     cause: Cause
@@ -181,6 +178,7 @@ def decode_modify_bearer_request(payload: bytes) -> ModifyBearerRequest:
         ambr_kbps=ie.decode_ambr(ambr) if ambr else None,
         recovery=_recovery(elements),
         location=_location(elements),
+        imei=values.decode_imei(ie.optional(elements, ie.MEI)),
     )
 
 
@@ -188,7 +186,8 @@ def decode_change_notification(payload: bytes) -> ChangeNotification:
     """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
     elements = ie.decode_elements(payload)
     ie.required(elements, ie.RAT_TYPE)
-    return ChangeNotification(_location(elements), _imsi_element(elements))
+    imei = values.decode_imei(ie.optional(elements, ie.MEI))
+    return ChangeNotification(_location(elements), _imsi_element(elements), imei)
 
 
 def peek_imsi_element(payload: bytes) -> bytes:

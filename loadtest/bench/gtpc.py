@@ -22,12 +22,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.adapters.clock import SystemClock
 from core.adapters.store.sqlite import SqliteEngine
+from core.domain.values import replace
 from loadtest.bench.gtpc_store import seed
 from loadtest.bench.userplane_lab import OSMO, OURS, OURS_VOLATILE, PEER, Child, Lab
 from loadtest.serving import Served

@@ -7,7 +7,6 @@ number.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
@@ -19,6 +18,7 @@ from core.adapters.store.tables import SESSION_BY_GATEWAY, SIM, SIM_BY_IMSI
 from core.domain.session import Access, Location, Qos, Session, Tunnel
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.speed import granted
+from core.domain.values import replace
 
 GATEWAY_ID = "vg-1"
 APN = "internet"
@@ -97,7 +97,7 @@ def session_of(number: int, now: datetime, peer: str) -> Session:
         location=Location("44010", "LTE", "0144f00112345678"),
         dns=("100.127.0.53", "100.127.1.53"),
         tunnel=Tunnel(control, user, number + 1, number + 1, peer, peer, 5, user),
-        qos=granted(Qos(), SPEED_CLASS),
+        qos=granted(Qos(), SPEED_CLASS, up_kbps=0, down_kbps=0),
         version=1,
     )
 

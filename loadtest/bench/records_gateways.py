@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
 from core.adapters.store.wide import WideStore
 from core.domain.sim import Sim, SimStatus, Subscriber
+from core.domain.values import replace
 from loadtest.parts import cassandra
 from loadtest.peers.sgsn import Sgsn
 from loadtest.serving import Served, free_gateway_address, free_tcp_port

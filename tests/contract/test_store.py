@@ -1,7 +1,6 @@
 """What every store must do. Another adapter is one more line in ``stores.OPENERS``."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv6Network
 
@@ -25,6 +24,7 @@ from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.gateway import GatewayLease
 from core.domain.session import PdnType, Resting, SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
+from core.domain.values import replace
 from core.errors import StaleVersion
 from core.ports.store import PAGE_MAX, Quarantined, Store
 from tests.contract.stores import (

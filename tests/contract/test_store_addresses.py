@@ -1,6 +1,5 @@
 """What every store must do for addresses: who lends which, who has which, and what rests."""
 
-from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 
@@ -12,6 +11,7 @@ from core.adapters.store.tables import SIM, STATIC_ADDRESS
 from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.gateway import AddressHolder
 from core.domain.session import Resting, SessionEventKind
+from core.domain.values import replace
 from core.errors import StaleVersion
 from core.ports.store import BLOCKS_CHANGED_MAX
 from tests.contract.stores import LATER, NOW, World, event_of, outcomes, session_of, sim_of

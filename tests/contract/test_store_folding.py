@@ -1,7 +1,6 @@
 """What every store must do with folded days."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from core.adapters.store.engine import SCAN_ROWS_MAX
 from core.adapters.store.tables import SLOT_LIFE_S
 from core.domain.usage import Folding
+from core.domain.values import replace
 from core.errors import StaleVersion
 from core.ports.store import Usage
 from tests.contract.stores import World, report_of

@@ -6,7 +6,6 @@ the internet send, and what came out at the far sides.
 
 import struct
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
@@ -16,6 +15,7 @@ import pytest
 from core.domain.pools import UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.usage import SegmentLabel, Volume
+from core.domain.values import replace
 from core.errors import Refused
 from core.ports.network import Address, DatagramSocket, Receiver
 from core.ports.user_plane import Bearer, UserPlane

@@ -7,7 +7,6 @@ of its own, made before. Whoever calls tries again, as the services do; what met
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from threading import Timer
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
 from core.adapters.store.engine import Batch, Engine, Key, Put, Row, RowKey
 from core.adapters.store.tables import Table
+from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from loadtest.parts import cassandra
 from tests.contract.stores import SetClock, empty_tables

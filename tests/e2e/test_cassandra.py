@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +20,7 @@ from core.adapters.store.cassandra import TIMEOUT_S, CassandraAddress, Cassandra
 from core.adapters.store.engine import RowKey
 from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY, USAGE
 from core.adapters.store.wide import WideStore
+from core.domain.values import replace
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from loadtest.customer import Customer
 from loadtest.parts import cassandra

@@ -4,7 +4,6 @@ import re
 import struct
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from scapy.contrib.gtp import GTPHeader
 from scapy.layers.inet6 import ICMPv6ND_RS, IPv6
 
 from core.domain.reasons import AttachRefusal
-from core.domain.session import PdnType, Qos, Session
+from core.domain.session import CloseReason, PdnType, Qos, Session
 from core.domain.usage import SegmentLabel
+from core.domain.values import replace
 from core.ports.network import Address, DatagramSocket, Receiver
 from core.ports.user_plane import Bearer
 from gtp.events import Accepted, DeleteRequested, Done, Rejected, SessionRequested, UpdateRequested
@@ -79,7 +79,7 @@ def control_messages() -> dict[str, bytes]:
     qos = Qos(ambr_up_kbps=512, ambr_down_kbps=1_024, profile=LONG_PROFILE)
     machine.changed(replace(session(), qos=qos), 0)
     keep("update request")
-    machine.release(session().session_id, 0)
+    machine.release(session().session_id, 0, CloseReason.REACTIVATE)
     keep("delete request")
     ask(create_request(6), Accepted(session(2)))
     machine.datagrams_to_send()

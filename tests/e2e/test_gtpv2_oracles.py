@@ -3,7 +3,6 @@
 import struct
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from pycrate_mobile.TS29274_GTPC import parse_GTPC
 from scapy.contrib.gtp_v2 import GTPHeader
 
 from core.domain.reasons import AttachRefusal
-from core.domain.session import PdnType, Qos
+from core.domain.session import CloseReason, PdnType, Qos
+from core.domain.values import replace
 from gtp.events import (
     Accepted,
     BearersUnwanted,
@@ -107,7 +107,7 @@ def messages() -> dict[str, bytes]:
     machine.forget(session().session_id)
     ask("delete unknown", delete_session(PGW_TEID, 8))
     ask("create again", create_session(9), Accepted(session()))
-    begin("delete bearer request", lambda: machine.release(session().session_id, 0))
+    begin("delete bearer request", lambda: machine.release(session().session_id, 0, CloseReason.REACTIVATE))
     return sent
 
 

@@ -14,13 +14,13 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from core.adapters.network import UdpNetwork
+from core.domain.values import replace
 from core.ports.network import Address
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.slots import open_file

@@ -8,7 +8,6 @@ import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -25,6 +24,7 @@ from core.adapters.store.tables import USAGE_DAY
 from core.adapters.store.usage import WideUsage
 from core.adapters.store.usage_days import UsageDays, _put
 from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
+from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.services.folding import UsageFolder

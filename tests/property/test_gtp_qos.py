@@ -1,12 +1,11 @@
 """Quality of service between the versions: what comes back, and that nobody is told more than it has."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.domain.session import Qos
+from core.domain.values import replace
 from gtp.qos import decode_qos, decode_rate, encode_ambr, encode_profile, encode_rate, granted_profile
 
 KBPS = st.integers(1, 10_000_000)

@@ -1,12 +1,12 @@
 """Whatever arrives: a result, the protocol's own error, or silence; and what is encoded comes back."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.domain.session import PdnType, Qos
+from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.events import Accepted, SessionRequested, UpdateRequested

@@ -1,7 +1,6 @@
 """Whatever comes in: no exception, and every counted byte was forwarded, in one segment or another."""
 
 import struct
-from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv6Address
 
@@ -12,6 +11,7 @@ from scapy.packet import Raw
 
 from core.domain.apn import MTU_BYTES_MAX
 from core.domain.usage import SegmentLabel, Volume
+from core.domain.values import replace
 from gtp.userplane.neighbours import GATEWAY_LINK_LOCAL
 from gtp.userplane.slots import Origin, over_buffer, table_bytes
 from gtp.userplane.udp import inner_addresses

@@ -8,7 +8,6 @@ after; nodes are killed, come back, are taken over; wall clocks jump by an hour 
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,6 +20,7 @@ from billing.statement import Statement, make_statement
 from billing.tariff import NANO, Tariff
 from core.app.held import HeldGateway
 from core.domain.usage import UsageReport, Volume
+from core.domain.values import replace
 from core.ports.store import Usage
 from core.ports.user_plane import Counters, Segment
 from core.services.usage import UsageMeter

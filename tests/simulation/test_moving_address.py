@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 import pytest
@@ -11,6 +11,7 @@ from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.app.adapters import Adapters
 from core.app.held import KEEP_ADDRESS_S
+from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from core.services.gateway import LEASE_S
 from loadtest.faults import Incarnation

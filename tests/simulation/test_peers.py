@@ -50,9 +50,17 @@ def play(
     sims: int = 3,
     seed: int = 0,
     network: NetworkFaults = PERFECT,
+    echo_interval_s: float = 60.0,
 ) -> None:
     async def main() -> None:
-        stage = Stage(seed, Plan(sims=sims, network=network, quarantine_s=0.0, path_keep_s=KEEP_S))
+        plan = Plan(
+            sims=sims,
+            network=network,
+            quarantine_s=0.0,
+            path_keep_s=KEEP_S,
+            echo_interval_s=echo_interval_s,
+        )
+        stage = Stage(seed, plan)
         await stage.start_node()
         await stage._make_sims()
         stage.network.faults = network
@@ -98,6 +106,30 @@ def test_a_peer_that_comes_back_in_time_has_its_sessions(address: str) -> None:
         await peer.detach(context)
 
     play(script, address)
+
+
+@each_version
+@pytest.mark.parametrize("echo_interval_s", [0.0, 60.0])
+def test_a_kill_amid_clearing_a_restarted_peer_leaves_nothing_of_it(
+    address: str, echo_interval_s: float
+) -> None:
+    """The peer told its new counter before the kill, and tells it no more by itself."""
+
+    async def script(stage: Stage, peer: Either) -> None:
+        for number in range(3):
+            await peer.attach(imsi=stage.imsi(number), apn=APN)
+        peer.restart()
+        stage.store_rates.before = 1.0
+        await peer.echo()
+        await asyncio.sleep(5)
+        await stage.crash()
+        stage.store_rates.before = 0.0
+        await stage.start_node()
+        assert len(stage.open_imsis()) == 3, "no end is durable yet"
+        await asyncio.sleep(20)
+        assert stage.open_imsis() == []
+
+    play(script, address, echo_interval_s=echo_interval_s)
 
 
 @each_version

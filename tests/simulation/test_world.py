@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
 from core.domain.session import Session, Tunnel
 from core.domain.usage import UsageReport, Volume, fold
+from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.stream import StoredRecord
 from core.ports.user_plane import Counters, Segment

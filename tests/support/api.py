@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network
 from typing import Any
@@ -26,6 +26,7 @@ from core.api.app import make_application
 from core.api.calls import ApiServices
 from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim
+from core.domain.values import replace
 from core.errors import Unavailable
 from core.services.exports import Exports
 from core.services.groups import Groups

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 import loadtest.world
 from core.config import Config, GatewayConfig
+from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.network import Address
 from loadtest.killing import udp_packet

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -12,6 +11,7 @@ import loadtest.world
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
+from core.domain.values import replace
 from core.errors import ConfigurationError, Refused
 from core.services.session_requests import OpenSession, PeerTunnel
 from gtp.userplane.tun import Tun

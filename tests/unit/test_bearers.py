@@ -1,7 +1,6 @@
 """What a session is besides its default tunnel: dedicated bearers, suspension, moves from peer to peer."""
 
 import struct
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from scapy.packet import Packet, Raw
 
 from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.usage import Volume
+from core.domain.values import replace
 from core.ports.user_plane import Bearer
 from gtp.userplane.filters import choose, ways
 from gtp.userplane.reasons import Drop, Signal

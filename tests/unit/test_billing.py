@@ -5,7 +5,6 @@ import csv
 import hashlib
 import io
 import random
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +23,7 @@ from core.adapters.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.domain.usage import SegmentLabel, UsageReport, Volume, fold
+from core.domain.values import replace
 
 OPERATOR = "OP0000000001"
 

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.domain.consumer import SHARD_END
 from core.domain.message import StreamRecord
+from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.stream import IteratorType, PutResult, ReadResult, Shard, StoredRecord
 from core.services.consumer import LEASE_S, Consumer

@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from core.adapters.stream.memory import MemoryDisk
 from core.domain.session import Access, Session
+from core.domain.values import replace
 from core.services.delivery import ContentType, Delivery, Receipt
 from loadtest.peers.device import SimulatedDevice
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual

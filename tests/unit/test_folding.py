@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 
@@ -14,6 +13,7 @@ from core.adapters.store.tables import SLOT_LIFE_S, USAGE, USAGE_DAY, USAGE_LIFE
 from core.adapters.store.usage import WideUsage
 from core.adapters.store.wide import WideStore
 from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, day_after, fold
+from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.store import FOLDING_FRESH_S
 from core.services import folding as folding_module

@@ -270,9 +270,11 @@ async def test_a_dropped_peer_is_told_unless_silently_and_the_others_stay(
     sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
     kept = await sgw.attach(imsi=watched.imsi(0), apn=APN)
     told = await sgsn.attach(imsi=watched.imsi(1), apn=APN)
-    assert (await airloom("gateway", "drop-peer", SGSN, "--yes")).out == "ended: 1 sessions\n"
-    await asyncio.sleep(0.1)
+    with watched.operations.trace(watched.imsi(1)) as messages:
+        assert (await airloom("gateway", "drop-peer", SGSN, "--yes")).out == "ended: 1 sessions\n"
+        await asyncio.sleep(0.1)
     assert told.ended_by_gateway
+    assert messages.get_nowait()["cause"] == "6 reactivation requested", "its device may come back"
     silent = await sgsn.attach(imsi=watched.imsi(1), apn=APN)
     assert (await airloom("gateway", "drop-peer", SGSN, "--silently", "--yes")).out == "ended: 1 sessions\n"
     await asyncio.sleep(0.1)

@@ -7,10 +7,11 @@ import pytest
 
 from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
+from core.domain.values import replace
 from gtp import endpoint
 from gtp.admission import OF_ONE_SIM_MAX
 from gtp.endpoint import GtpEndpoint
-from gtp.events import Accepted, DeleteRequested, Rejected, SessionRequested
+from gtp.events import Accepted, DeleteRequested, Rejected, SessionRequested, UpdateRequested
 from gtp.partners import Partner, Priority
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.gateway import GtpV2Gateway
@@ -35,23 +36,41 @@ class Version:
     not_supported: int
 
     def create(
-        self, number: int, *, apn: str = "soracom", address: str = "127.0.1.1", is_low: bool = False
+        self,
+        number: int,
+        *,
+        apn: str = "soracom",
+        address: str = "127.0.1.1",
+        user: str = "",
+        is_low: bool = False,
     ) -> bytes:
         """The n-th device attaches."""
         name = bytes((len(apn),)) + apn.encode() + b"\x02io"
-        octets = IPv4Address(address).packed
+        octets, user_octets = IPv4Address(address).packed, IPv4Address(user or address).packed
         if self.kind is GtpV1Gateway:
             elements = v1.create_elements(device=number)
             elements[7] = tlv(0x83, name)
-            elements[9] = elements[10] = tlv(0x85, octets)
+            elements[9], elements[10] = tlv(0x85, octets), tlv(0x85, user_octets)
             if is_low:
                 elements.append(tlv(203, b"\x01"))
             return message(16, 0, number, b"".join(elements))
+        bearer = b"".join(v2.bearer_context()).replace(v2.SGW_ADDRESS, user_octets)
         named = v2.create_elements(device=number) | {
+            "bearer context": element(93, bearer),
             "apn": element(71, name),
             "f-teid": f_teid(6, 0x2001, 0, octets),
         }
         return message2(32, 0, number, b"".join(named.values()) + (element(157, b"\x01") if is_low else b""))
+
+    def update(self, address: str, user: str) -> bytes:
+        """The first device moves."""
+        octets, user_octets = IPv4Address(address).packed, IPv4Address(user).packed
+        if self.kind is GtpV1Gateway:
+            ends = tlv(0x85, octets) + tlv(0x85, user_octets)
+            return v1.update_request(0xA0000001, 9_998).replace(tlv(0x85, bytes((127, 0, 1, 1))) * 2, ends)
+        bearer = element(73, b"\x05") + f_teid(4, 0x1002, 1, user_octets)
+        body = f_teid(6, 0x2002, 0, octets) + element(93, bearer)
+        return message2(34, 0xA0000001, 9_998, body)
 
     def delete(self) -> bytes:
         """The first device leaves."""
@@ -232,6 +251,37 @@ def test_a_peer_may_not_have_us_answer_to_somebody_elses_address(version: Versio
     machine.receive_datagram(version.create(1, address="127.0.2.1"), v1.SGSN, 0)
     assert machine.next_event() is None
     assert causes(machine, version) == {version.not_supported}
+
+
+ELSEWHERE = Partner("one", (IPv4Network("127.0.1.0/24"),), user_networks=(IPv4Network("127.0.8.0/24"),))
+
+
+@each_version
+@pytest.mark.parametrize(
+    ("user", "is_fine"), [("127.0.1.9", True), ("127.0.8.1", True), ("127.0.2.1", False), ("10.0.0.1", False)]
+)
+def test_tunnels_end_at_the_partners_own_addresses_or_where_its_user_plane_is(
+    version: Version, user: str, is_fine: bool
+) -> None:
+    machine = gateway(version, ELSEWHERE, partner("two", "127.0.2.0/24"))
+    machine.receive_datagram(version.create(1, user=user), v1.SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested) is is_fine
+    assert causes(machine, version) == (set() if is_fine else {version.not_supported})
+    assert machine.dropped["refused_foreign_address"] == (not is_fine)
+    machine.adopt(replace(session(), access=version.kind.ACCESS))
+    machine.receive_datagram(version.update("127.0.1.1", user), v1.SGSN, 0)
+    assert isinstance(machine.next_event(), UpdateRequested) is is_fine
+    assert causes(machine, version) == (set() if is_fine else {version.not_supported})
+    machine.receive_datagram(version.create(3), ("127.0.8.1", 2123), 0)
+    assert machine.dropped["peer_not_allowed"] == 1, "nobody speaks from there"
+
+
+@each_version
+def test_without_a_table_tunnels_end_wherever_a_peer_says(version: Version) -> None:
+    machine = gateway(version)
+    machine.receive_datagram(version.create(1, user="10.0.0.1"), v1.SGSN, 0)
+    assert isinstance(machine.next_event(), SessionRequested)
 
 
 @each_version

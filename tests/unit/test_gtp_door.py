@@ -5,7 +5,6 @@ handovers and attaches without a detach. SGWs whose octets matter speak by posit
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network
 from typing import TypeVar
 
@@ -14,18 +13,20 @@ import pytest
 from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Qos, Session
+from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.network import Address
 from core.services.dedicated import BEARERS_MAX, DedicatedBearers
 from core.services.session_requests import ModifySession
 from core.services.sessions import Sessions
+from core.services.sims import Sims
 from gtp.transaction import PATIENCE_S
 from gtp.v2.cause import Cause
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.virtual import NetworkFaults, SeededEntropy, run_virtual
-from loadtest.world import APN, GATEWAY, Plan, World
+from loadtest.world import APN, GATEWAY, OPERATOR, Plan, World
 from tests.support.gtp2 import create_elements, create_session, element, f_teid, message2
 
 HERE = "127.0.2.8"
@@ -280,6 +281,32 @@ async def test_a_change_notification_is_durable(stage: Stage) -> None:
     assert (answer[1], answer[16]) == (39, 16)
     location = (await stage.stored()).location
     assert (location.plmn, location.rat) == ("44015", "NB-IoT")
+
+
+@played
+async def test_a_sim_that_goes_into_another_device_is_told_and_ends_when_it_is_locked(stage: Stage) -> None:
+    assert (await stage.ask(create_session()))[16] == 16
+    tunnel, was = stage.only.tunnel, stage.only.imei
+    assert tunnel is not None
+    world, sim = stage.node._world, stage.sims[1].sim
+
+    async def notify(sequence: int, mei: str) -> bytes:
+        body = element(82, b"\x06") + element(75, bytes.fromhex(mei))
+        return await stage.ask(message2(38, tunnel.local_teid_control, sequence, body))
+
+    assert (await notify(2, "5320000000000010"))[16] == 16
+    assert stage.only.imei == was == "3502000000000001"
+    assert (await notify(3, "9410450223731510"))[16] == 16
+    assert (await stage.stored()).imei == "4901542032375101"
+    page = await world.store.sessions.events(sim.sim_id, since=sim.created, until=stage.clock.now())
+    assert (page.items[0].kind.value, page.items[0].imei) == ("Modified", "4901542032375101")
+    sims = Sims(
+        store=world.store, control=stage.node.control, clock=stage.clock, entropy=SeededEntropy(stage.rng)
+    )
+    await sims.set_imei_lock(OPERATOR, sim.sim_id, "490154203237518")
+    assert len(stage.sessions.open_sessions) == 1
+    assert (await notify(4, "5320000000000010"))[16] == Cause.USER_AUTHENTICATION_FAILED
+    assert not stage.sessions.open_sessions
 
 
 # -- dedicated bearers ----------------------------------------------------------------------------------

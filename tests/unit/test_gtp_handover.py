@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from core.domain.session import Access, Session
+from core.domain.values import replace
 from gtp.contexts import Contexts
 from gtp.endpoint import GtpEndpoint
 from gtp.events import Accepted, DeleteRequested, PeerEnds, SessionRequested, UpdateRequested

@@ -5,11 +5,14 @@ from itertools import pairwise
 
 import pytest
 
+from core.domain.session import Access
+from core.domain.values import replace
+from gtp.contexts import ContextEvent, Contexts
 from gtp.endpoint import GtpEndpoint
 from gtp.events import Accepted, PathLost, PeerRestarted, SessionRequested, UpdateRequested
 from gtp.partners import Partner, Partners
-from gtp.path import FLAP_S, LOOKED_AT_MAX, PATHS, PathEvent, PathState, Peers
-from gtp.transaction import Arrival, RequestSender, ResponseCache, Timers
+from gtp.path import FLAP_S, LOOKED_AT_MAX, PATHS, RECALLED_WITHIN_S, PathEvent, PathState, Peers
+from gtp.transaction import N3_REQUESTS, Arrival, RequestSender, ResponseCache, Timers
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support import gtp as v1
@@ -203,6 +206,57 @@ def test_a_flapping_counter_clears_once_a_minute_at_most() -> None:
     assert not restarted(machine, 100, 10 + FLAP_S - 1)
     machine.adopt(session(2))
     assert restarted(machine, 200, 11 + FLAP_S)
+
+
+def test_who_has_sessions_that_were_read_back_is_asked_once_and_what_is_older_ends() -> None:
+    """Half of what it had before its restart was cleared when we were killed; none is asked else."""
+    machine = gateway(timers=Timers())
+    for number, counter in ((1, 7), (2, 8), (3, None)):
+        machine.adopt(session(number, restart_counter=counter), 0.0)
+    now = machine.get_timer()
+    assert now is not None
+    assert now <= RECALLED_WITHIN_S
+    machine.handle_timer(now)
+    for _ in range(2):
+        (echo,) = echoes(machine)
+        assert machine.next_event() is None
+        answer_echo(machine, echo, 8, now)
+    assert machine.next_event() == PeerRestarted(SGSN[0], (session(1).session_id, session(3).session_id))
+    assert machine.get_timer() is None
+
+
+@pytest.mark.parametrize("is_off_for_all", [True, False])
+def test_who_is_not_asked_is_never_suspect(is_off_for_all: bool) -> None:
+    timers = Timers(path_keep_s=600.0) if is_off_for_all else TIMERS
+    machine = gateway(Partner("quiet", (IPv4Network("127.0.1.0/24"),), echo=False), timers=timers)
+    machine.adopt(session(restart_counter=7), 0.0)
+    assert len(run_until(machine, 10_000.0)) == N3_REQUESTS + 1
+    assert path_of(machine) is PathState.UP
+    assert machine.next_event() is None
+
+
+def test_a_peers_contexts_are_known_by_it_through_every_change() -> None:
+    contexts = Contexts()
+    held = [replace(session(number), access=Access.GTPV1) for number in (1, 2, 3)]
+    for each in held:
+        contexts.hold(each)
+    contexts.hold(held[0])
+    assert contexts.count_of_peer(Access.GTPV1, SGSN[0]) == 3
+    tunnel = held[1].tunnel
+    assert tunnel is not None
+    contexts.move(
+        replace(held[1], access=Access.GTPV2, tunnel=replace(tunnel, peer_control_address="10.0.0.1"))
+    )
+    found = {(a, p): [c.session_id for c in contexts.of_peer(a, p)] for a, p in contexts._of_peer}
+    assert found == {
+        (Access.GTPV1, SGSN[0]): [held[0].session_id, held[2].session_id],
+        (Access.GTPV2, "10.0.0.1"): [held[1].session_id],
+    }
+    for each in held:
+        context = contexts.by_session(each.session_id)
+        assert context is not None
+        contexts.step(context, ContextEvent.FORGET)
+    assert (len(contexts), contexts._of_peer) == (0, {})
 
 
 def test_forged_counters_bring_one_echo_request_at_a_time() -> None:

@@ -1,12 +1,11 @@
 """Where a device is, as each version says it: whole, broken, and too long."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.domain.session import NOWHERE, Cell, Location
+from core.domain.values import replace
 from gtp import values
 
 PLMN = "44f001"

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from core.domain.account import Group
 from core.domain.pools import PoolExhausted
 from core.domain.session import Access, Cell, PdnType, SessionEventKind
+from core.domain.values import replace
 from core.ports.network import Address, DatagramSocket
 from gtp.admission import OF_ONE_SIM_MAX
 from gtp.v1.header import decode_header

@@ -1,13 +1,13 @@
 """The GTPv1-C machine: repeats, refusals, foreign peers, restarts, and every step of a context's life."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Qos
+from core.domain.session import CloseReason, Qos
+from core.domain.values import replace
 from gtp.contexts import TRANSITIONS, ContextEvent, ContextState
 from gtp.events import (
     Accepted,
@@ -297,6 +297,16 @@ def test_release_asks_the_peer_until_it_answers() -> None:
     machine.receive_datagram(message(21, 0xA0000001, sequence, b"\x01\x80"), SGSN, 16)
     assert machine.contexts == 0
     assert machine.get_timer() is None
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_a_release_says_why_where_the_device_should_know(reason: CloseReason) -> None:
+    machine = gateway()
+    attached(machine)
+    machine.release(session().session_id, 10, reason)
+    ((asked, _),) = machine.datagrams_to_send()
+    why = {CloseReason.REACTIVATE: b"\x01\x06", CloseReason.IDLE: b"\x01\x07"}
+    assert decode_header(asked).payload == why.get(reason, b"") + b"\x13\xff\x14\x05"
 
 
 def test_release_is_given_up_after_n3_repeats() -> None:

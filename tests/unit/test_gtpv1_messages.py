@@ -1,11 +1,11 @@
 """What else an SGSN may send: moves, notifications, secondary contexts, extension headers, old versions."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from core.domain.session import Access, Location, Qos
+from core.domain.values import replace
 from gtp.events import Accepted, DeleteRequested, PeerEnds, SessionRequested, UpdateRequested
 from gtp.path import REPROOF_INTERVAL_S
 from gtp.v1.gateway import GtpV1Gateway
@@ -27,6 +27,8 @@ from tests.support.gtp import (
 
 TEID = 0xA0000001
 STRANGER = ("127.0.9.9", 2123)
+NOTIFICATION = b"\x14\x05" + tlv(0x97, b"\x02") + tlv(0x98, bytes.fromhex("0144f00100010007"))
+IMEISV = bytes.fromhex("5320000000000010")
 
 
 def gateway(*allowed: str) -> GtpV1Gateway:
@@ -139,6 +141,22 @@ def test_an_update_carries_location_and_qos() -> None:
     assert event.qos.profile == QOS.hex()
 
 
+@pytest.mark.parametrize(
+    ("element", "imei"),
+    [
+        (b"", ""),
+        (tlv(0x9A, IMEISV), "3502000000000001"),
+        (tlv(0x9A, IMEISV[:5]), ""),
+        (tlv(0x9A, b"\xee" * 8), ""),
+    ],
+)
+def test_an_update_and_an_ms_info_change_name_the_device_that_the_sim_is_in(
+    element: bytes, imei: str
+) -> None:
+    assert asked(attached(), update(element)).imei == imei
+    assert asked(attached(), message(128, TEID, 7, NOTIFICATION + element)).imei == imei
+
+
 def test_a_broken_location_leaves_what_was_known() -> None:
     known = Location("44010", "LTE", "0044f00100010002")
     broken = asked(attached(), update(tlv(0x98, b""), tlv(0x97, b"\xee"))).location
@@ -147,8 +165,6 @@ def test_a_broken_location_leaves_what_was_known() -> None:
 
 
 # -- MS Info Change Notification ------------------------------------------------------------------------
-
-NOTIFICATION = b"\x14\x05" + tlv(0x97, b"\x02") + tlv(0x98, bytes.fromhex("0144f00100010007"))
 
 
 def test_an_ms_info_change_is_a_new_location_and_nothing_else() -> None:

@@ -1,6 +1,5 @@
 """PDP types in GTPv1: what is asked for, what is granted, how the answer says it."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType, Session
+from core.domain.values import replace
 from gtp.events import Accepted, Rejected, SessionRequested, SessionWish
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header

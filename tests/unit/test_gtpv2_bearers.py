@@ -1,12 +1,11 @@
 """GTPv2: what the network starts and what a peer commands, octet by octet, and what it may be answered."""
 
-from dataclasses import replace
-
 import pytest
 
 from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Cell, Location, Qos, Session
+from core.domain.values import replace
 from gtp.events import (
     Accepted,
     BearerAnswered,
@@ -263,6 +262,24 @@ def test_a_bearer_that_nobody_answers_for_is_none_and_so_is_one_of_a_session_tha
     assert machine.next_event() == BearerAnswered(token, session().session_id, None)
 
 
+def test_a_dedicated_bearer_that_would_end_at_somebody_elses_address_is_taken_back() -> None:
+    machine = gateway("127.0.2.0/24")
+    attached(machine)
+    assert machine.add_bearer(session().session_id, WANTED, 0) is not None
+    answers(machine)
+    for address, is_fine in ((bytes((10, 0, 0, 1)), False), (SGW_ADDRESS, True)):
+        if is_fine:
+            assert machine.add_bearer(session().session_id, WANTED, 0) is not None
+            answers(machine)
+        bearer = element(73, b"\x06") + element(2, b"\x10\0") + f_teid(4, 0x1009, 2, address)
+        machine.receive_datagram(reply(96, 103 if is_fine else 101, 16, element(93, bearer)), SGW, 0)
+        event = machine.next_event()
+        assert isinstance(event, BearerAnswered)
+        assert (event.bearer is not None) is is_fine
+        assert [data[1] for data in answers(machine)] == ([] if is_fine else [99])
+    assert machine.dropped["refused_foreign_address"] == 1
+
+
 def test_a_dedicated_bearer_ends_alone() -> None:
     machine = standing()
     machine.remove_bearer(session().session_id, 6, 0)
@@ -436,6 +453,24 @@ def test_a_change_notification_tells_where_the_device_is() -> None:
     assert event.is_suspended is None
     machine.answer(event.token, Accepted(session()), 0)
     assert answers(machine) == [message2(39, 0x2001, 2, ACCEPTED + IMSI)]
+
+
+@pytest.mark.parametrize(
+    ("mei", "imei"),
+    [
+        (b"", ""),
+        (element(75, bytes.fromhex("5320000000000010")), "3502000000000001"),
+        (element(75, b"\x53\x20"), ""),
+        (element(75, b"\xee" * 8), ""),
+    ],
+)
+def test_modify_bearer_and_change_notification_name_the_device_that_the_sim_is_in(
+    mei: bytes, imei: str
+) -> None:
+    for kind in (34, 38):
+        assert (
+            decided(standing(), message2(kind, PGW_TEID, 2, IMSI + element(82, b"\x06") + mei)).imei == imei
+        )
 
 
 def test_a_change_notification_of_no_session_is_answered_with_its_imsi() -> None:

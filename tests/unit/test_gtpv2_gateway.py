@@ -1,13 +1,13 @@
 """The GTPv2-C machine: answers by position, refusals that name the element, versions that share a context."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 
 from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, PdnType, Qos, Session
+from core.domain.session import Access, CloseReason, PdnType, Qos, Session
+from core.domain.values import replace
 from gtp.contexts import Contexts
 from gtp.events import (
     Accepted,
@@ -364,6 +364,16 @@ def test_a_release_is_repeated_until_it_is_answered_or_given_up() -> None:
     again.receive_datagram(message2(100, PGW_TEID, 101, element(2, b"\x10\0")), SGW, 0)
     assert again.contexts == 0
     assert again.get_timer() is None
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_a_release_says_why_where_the_device_should_know(reason: CloseReason) -> None:
+    machine = gateway()
+    attached(machine)
+    machine.release(session().session_id, 0, reason)
+    why = {CloseReason.REACTIVATE: element(2, b"\x08\0"), CloseReason.IDLE: element(2, b"\x0b\0")}
+    body = element(73, b"\x05") + why.get(reason, b"")
+    assert answers(machine) == [message2(99, 0x2001, 101, body)]
 
 
 def test_an_outcome_after_the_peers_patience_is_undone() -> None:

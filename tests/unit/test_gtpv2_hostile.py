@@ -1,11 +1,10 @@
 """GTPv2: hostile input, row by row of what gateways of the field fell over, and what must come back."""
 
-from dataclasses import replace
-
 import pytest
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType, Qos
+from core.domain.values import replace
 from gtp.events import Accepted, Rejected, SessionRequested
 from gtp.pco import OPTIONS_MAX
 from gtp.v2.cause import Cause

@@ -1,6 +1,5 @@
 """IPv6 inside a tunnel: whose it is, where it may go, and what is said on the device's link (by scapy)."""
 
-from dataclasses import replace
 from ipaddress import IPv6Address
 
 import pytest
@@ -20,6 +19,7 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet, Raw
 
 from core.domain.usage import Volume
+from core.domain.values import replace
 from gtp.userplane.neighbours import ADVERTISE_AGAIN_S, GATEWAY_LINK_LOCAL
 from gtp.userplane.reasons import Drop, Signal
 from tests.contract.test_user_plane import PREFIXES, SERVER_IPV6, bearer, device6, g_pdu, ipv6_bearer, packet6

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
 
 from core.domain.apn import Apn
 from core.domain.session import PdnType
+from core.domain.values import replace
 from gtp.pco import ANSWER_OCTETS_MAX, OPTIONS_MAX, answer_options, credentials
 from tests.support.gtp import session
 

@@ -1,12 +1,11 @@
 """Speeds: what is faster is dropped, counted apart and not metered; TCP's bursts pass."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.domain.usage import Volume
+from core.domain.values import replace
 from gtp.userplane.policing import BURST_BYTES_MIN, BURST_S, PerSecond, rate
 from gtp.userplane.reasons import Drop
 from tests.contract.test_user_plane import (

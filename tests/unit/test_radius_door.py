@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import pytest
 
@@ -12,6 +11,7 @@ from core.config import RadiusConfig
 from core.domain.account import Group
 from core.domain.session import Access, CloseReason, Session, SessionEventKind
 from core.domain.sim import SimStatus
+from core.domain.values import replace
 from loadtest.checks import metered_volume
 from loadtest.peers.gtp import NotAnswered
 from loadtest.peers.nas import INTERIM, START, STOP, AccessDenied, Nas, NasSession

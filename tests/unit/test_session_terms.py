@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from core.domain.session import (
 from core.domain.sim import Sim, SimStatus
 from core.domain.speed import SPEEDS_KBPS, granted
 from core.domain.terms import Terms
+from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.user_plane import Bearer
 from core.services.groups import Groups
@@ -125,7 +125,7 @@ def limits(bearer: Bearer) -> tuple[int, int]:
 def test_a_session_gets_what_it_asks_for_and_no_more_than_its_class(
     asked: int, speed_class: str, got: int
 ) -> None:
-    qos = granted(Qos(qci=5, ambr_up_kbps=asked, ambr_down_kbps=2 * asked), speed_class)
+    qos = granted(Qos(qci=5), speed_class, up_kbps=asked, down_kbps=2 * asked)
     assert (qos.qci, qos.ambr_up_kbps) == (5, got)
     most = SPEEDS_KBPS.get(speed_class, 0)
     assert qos.ambr_down_kbps == (min(2 * asked, most) if asked and most else most or 2 * asked)

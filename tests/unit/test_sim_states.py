@@ -1,11 +1,10 @@
 """A SIM's life by its one table: every pair, through the service and through HTTP."""
 
-from dataclasses import replace
-
 import pytest
 
 from core.domain.reasons import RequestRefusal
 from core.domain.sim import ATTACH_REFUSALS, CUTS_SESSION, TRANSITIONS, Sim, SimEvent, SimStatus
+from core.domain.values import replace
 from core.errors import Refused
 from tests.support.api import ApiWorld, Tenant, make_world, tenants
 

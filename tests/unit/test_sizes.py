@@ -1,6 +1,5 @@
 """Packets that are larger than a tunnel takes: told, cut, or made smaller before (scapy reads it)."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -21,6 +20,7 @@ from scapy.packet import Packet, Raw
 
 from core.domain.apn import MTU_BYTES_MAX
 from core.domain.usage import Volume
+from core.domain.values import replace
 from gtp.userplane.inner import checksum, clamp_mss, fragments
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.tunnels import TOO_BIG_PER_S_MAX, TOO_BIG_SESSIONS_MAX

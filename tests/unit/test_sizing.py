@@ -1,7 +1,6 @@
 """The arithmetic of a layout: its writes are those that the code makes, and its sums are right."""
 
 from collections import Counter
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +9,7 @@ from core.adapters.store.engine import Batch
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.rows import body_of
 from core.adapters.store.wide import WideStore
+from core.domain.values import replace
 from loadtest import sizing
 from loadtest.report import plot, table_of
 from loadtest.scale import fleet_of

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from core.adapters.store.tables import (
     SIM_GROUP,
 )
 from core.adapters.store.wide import WideStore
+from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from tests.contract.stores import SetClock, mount, report_of, sim_of, unmount
 

@@ -1,7 +1,6 @@
 """Static addresses before a whole node in virtual time: the SIM's own, or none."""
 
 import asyncio
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network
 
 import pytest
@@ -11,6 +10,7 @@ from core.config import Config, GatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
+from core.domain.values import replace
 from core.errors import Refused
 from core.ports.store import SETTLE_S
 from core.services.session_requests import OpenSession, PeerTunnel

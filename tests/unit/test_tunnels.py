@@ -2,12 +2,12 @@
 
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
 from core.domain.usage import Volume
+from core.domain.values import replace
 from core.ports.network import Address
 from gtp.userplane.destinations import VERDICTS_MAX
 from gtp.userplane.messages import EXTENSION_HEADERS_MAX

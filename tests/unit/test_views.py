@@ -1,7 +1,6 @@
 """What the API says of a session: where it is, and by which address it is reached."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from ipaddress import IPv6Network
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from core.adapters.store.rows import body_of, entity_of
 from core.api.views import cell_view, session_event_view, session_status_view
 from core.domain.session import Cell, Location, PdnType, Session
+from core.domain.values import replace
 from tests.contract.stores import event_of, session_of, sim_of
 
 NOTHING = dict.fromkeys(("lac", "ci", "sac", "rac", "tac", "eci", "radioType"))

@@ -5,7 +5,6 @@ after it, and a key that disagrees with its index row is not listed.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from core.adapters.store.engine import (
@@ -27,6 +26,7 @@ from core.adapters.store.tables import (
     REVOKED_TOKEN,
 )
 from core.domain.account import AuthKey, Operator
+from core.domain.values import replace
 from core.ports.clock import Clock
 
 

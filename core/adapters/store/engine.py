@@ -10,9 +10,10 @@ Rules:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from core.adapters.store.tables import Column, Table
 from core.errors import LocalProtocolError
@@ -36,8 +37,7 @@ class RowKey(NamedTuple):
     clustering: Key = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True, gc=False):
     """A row as read."""
 
     clustering: Key
@@ -73,8 +73,7 @@ class Condition(NamedTuple):
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Writes to one partition that happen all or not at all, if the condition holds."""
 
     table: Table
@@ -83,20 +82,20 @@ class Batch:
     condition: Condition | None = None
 
     def __post_init__(self) -> None:
-        table = self.table
-        _check_key(table, table.partition, self.partition)
-        if not 0 < len(self.writes) <= BATCH_WRITES_MAX:
-            raise LocalProtocolError(f"{table.name}: a batch of {len(self.writes)} writes")
-        for write in self.writes:
-            _check_key(table, table.clustering, write.clustering)
-            if isinstance(write, Put):
-                _check(table, table.values, write.values)
-                if self.condition is not None and write.timestamp_us is not None:
+        table, writes, condition = self.table, self.writes, self.condition
+        partition, clustering, values = table.types
+        _check_key(table, table.partition, partition, self.partition)
+        if not 0 < len(writes) <= BATCH_WRITES_MAX:
+            raise LocalProtocolError(f"{table.name}: a batch of {len(writes)} writes")
+        for write in writes:
+            _check_key(table, table.clustering, clustering, write.clustering)
+            if type(write) is Put:
+                _check(table, table.values, values, write.values)
+                if condition is not None and write.timestamp_us is not None:
                     raise LocalProtocolError(f"{table.name}: a condition excludes a timestamp")
-        if self.condition is not None:
-            _check_key(table, table.clustering, self.condition.clustering)
-            is_written = any(write.clustering == self.condition.clustering for write in self.writes)
-            if self.condition.version and not is_written:
+        if condition is not None:
+            _check_key(table, table.clustering, clustering, condition.clustering)
+            if condition.version and all(write.clustering != condition.clustering for write in writes):
                 raise LocalProtocolError(f"{table.name}: a version is demanded of a row that is not written")
 
 
@@ -173,17 +172,16 @@ def expiry_us(table: Table, put: Put, now_us: int) -> int:
     return now_us + table.ttl_s * 1_000_000
 
 
-def _check_key(table: Table, columns: tuple[Column, ...], key: Key) -> None:
-    _check(table, columns, key)
+def _check_key(table: Table, columns: tuple[Column, ...], types: tuple[type, ...], key: Key) -> None:
+    _check(table, columns, types, key)
     if "" in key:
         raise LocalProtocolError(f"{table.name}: an empty key {key!r}")
 
 
-def _check(table: Table, columns: tuple[Column, ...], values: Key) -> None:
-    if len(values) != len(columns):
-        raise LocalProtocolError(f"{table.name}: {len(values)} values for {len(columns)} columns")
-    for column, value in zip(columns, values, strict=True):
-        if type(value) is not column.type.python:
-            raise LocalProtocolError(f"{table.name}.{column.name}: {value!r} is not {column.type.cql}")
+def _check(table: Table, columns: tuple[Column, ...], types: tuple[type, ...], values: Key) -> None:
+    if tuple(map(type, values)) != types:
+        wanted = ", ".join(f"{column.name} {column.type.cql}" for column in columns)
+        raise LocalProtocolError(f"{table.name}: {values!r} for ({wanted})")
+    for value in values if int in types else ():
         if type(value) is int and not -_BIGINT_MAX <= value <= _BIGINT_MAX:
-            raise LocalProtocolError(f"{table.name}.{column.name}: {value} exceeds 64 bits")
+            raise LocalProtocolError(f"{table.name}: {value} exceeds 64 bits")

@@ -1,12 +1,12 @@
 """Groups, an operator's in one partition."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from core.adapters.store.engine import Batch, Condition, Engine, Put, Row
 from core.adapters.store.rows import BodyReader, body_of, collect_page, delete_current, get_row
 from core.adapters.store.tables import SIM_GROUP
 from core.domain.account import Group
+from core.domain.values import replace
 from core.ports.store import Page
 
 

@@ -1,7 +1,6 @@
 """Leases of virtual gateways, of static addresses and of shards: written under conditions, never removed."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 from core.adapters.store.engine import Batch, Condition, Engine, Put
@@ -9,6 +8,7 @@ from core.adapters.store.rows import BodyReader, body_of, get_row
 from core.adapters.store.tables import ADDRESS_HOLDER, GATEWAY_LEASE, SHARD_LEASE
 from core.domain.consumer import ShardLease
 from core.domain.gateway import AddressHolder, GatewayLease
+from core.domain.values import replace
 
 
 class WideLeases:

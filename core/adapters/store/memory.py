@@ -9,6 +9,8 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from core.adapters.store.engine import (
     SCAN_ROWS_MAX,
     Batch,
@@ -27,8 +29,7 @@ from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(Struct, frozen=True, gc=False):
     row: Row
     written_us: int
     expires_us: int

@@ -1,11 +1,10 @@
 """Counts of messages: one row for each SIM and day, written under a condition only."""
 
-from dataclasses import replace
-
 from core.adapters.store.engine import Batch, Condition, Engine, Put
 from core.adapters.store.rows import BodyReader, body_of, get_row
 from core.adapters.store.tables import MESSAGE_COUNT
 from core.domain.message import MessageCount
+from core.domain.values import replace
 
 
 class WideMessageCounts:

@@ -13,7 +13,6 @@ Rules:
 
 import asyncio
 from collections.abc import AsyncIterator, Container, Sequence
-from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Address
 from zlib import crc32
@@ -41,6 +40,7 @@ from core.adapters.store.rows import (
 )
 from core.adapters.store.tables import EVENT_LIFE_US, OUTBOX, SESSION_BY_GATEWAY, SIM
 from core.domain.session import Resting, Session, SessionEvent
+from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Page

@@ -6,13 +6,13 @@ An IMSI that was bound stays bound; a static address is freed when its SIM no lo
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Put, Row, RowKey, microseconds
 from core.adapters.store.rows import BodyReader, Names, body_of, collect_page, get_row
 from core.adapters.store.tables import SIM, SIM_BY_IMSI, SIM_BY_OPERATOR, STATIC_ADDRESS, STATIC_BY_OPERATOR
 from core.domain.sim import Sim
+from core.domain.values import replace
 from core.ports.clock import Clock
 from core.ports.store import Page
 

@@ -13,7 +13,7 @@ Rules:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 SCHEMA_VERSION = 3
@@ -70,6 +70,12 @@ class Table:
     values: tuple[Column, ...]
     ttl_s: int = 0
     hot: tuple[str, ...] | None = None
+    types: tuple[tuple[type, ...], tuple[type, ...], tuple[type, ...]] = field(init=False, repr=False)
+    """Python's, of the partition key, the clustering key and the values: what every write is checked for."""
+
+    def __post_init__(self) -> None:
+        parts = (self.partition, self.clustering, self.values)
+        object.__setattr__(self, "types", tuple(tuple(c.type.python for c in part) for part in parts))
 
 
 def _texts(*names: str) -> tuple[Column, ...]:

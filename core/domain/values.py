@@ -1,0 +1,23 @@
+"""Values: frozen dataclasses, and frozen ``msgspec`` structs where there are as many as sessions.
+
+Rule: a value is changed by making another one, with ``replace``, whichever of the two it is. A struct is made
+six times and changed fifty times as fast as a dataclass, takes less memory, and ``gc=False`` keeps a million
+of them out of the collector's way; it must then refer to immutable things alone.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dataclasses import replace
+else:
+    from dataclasses import replace as _replace_dataclass
+
+    from msgspec import Struct
+    from msgspec.structs import replace as _replace_struct
+
+    def replace(value, /, **changes):
+        """The value with these fields changed; raises ``TypeError`` for a field that it does not have."""
+        return (_replace_struct if isinstance(value, Struct) else _replace_dataclass)(value, **changes)
+
+
+__all__ = ["replace"]

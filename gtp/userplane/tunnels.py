@@ -23,7 +23,7 @@ from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES
 from core.ports.network import Address
 from core.ports.user_plane import Bearer, PacketSink
 from gtp.userplane import messages
-from gtp.userplane.destinations import DEVICE, EDGE, FORBIDDEN, INTERNET, Destinations, Network
+from gtp.userplane.destinations import DEVICE, EDGE, INTERNET, Destinations, Network
 from gtp.userplane.filters import choose
 from gtp.userplane.inner import HEADER_IPV6_BYTES, TCP, clamp_mss, fragments, too_big
 from gtp.userplane.messages import G_PDU, GTP_U_PORT, NUMBERED, PLAIN

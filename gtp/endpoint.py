@@ -319,6 +319,18 @@ class GtpEndpoint(ABC):
 
         return added.token if self._start(context, added, encode, now) else None
 
+    def change_bearer(self, session: Session, bearer: DedicatedBearer, now: float) -> int | None:
+        """Ask that a dedicated bearer be this from now on; as ``add_bearer``."""
+        context = self._standing(session.session_id)
+        if context is None or not self.HAS_BEARERS:
+            return None
+        changed = Initiated(Procedure.CHANGE_BEARER, session.session_id, self._token(), bearer)
+
+        def encode(sequence: int) -> bytes:
+            return self._encode_bearer_changed(context, session, bearer, sequence)
+
+        return changed.token if self._start(context, changed, encode, now) else None
+
     def remove_bearer(self, session_id: str, ebi: int, now: float) -> None:
         """Tell the peer that a dedicated bearer is over."""
         context = self._standing(session_id)
@@ -351,6 +363,12 @@ class GtpEndpoint(ABC):
 
     def _encode_bearer_added(self, context: Context, bearer: DedicatedBearer, sequence: int) -> bytes:
         """The request for a dedicated bearer, of a version that has them."""
+        raise NotImplementedError
+
+    def _encode_bearer_changed(
+        self, context: Context, session: Session, bearer: DedicatedBearer, sequence: int
+    ) -> bytes:
+        """The request that changes a dedicated bearer, of a version that has them."""
         raise NotImplementedError
 
     def _encode_bearer_removed(self, context: Context, ebi: int, sequence: int) -> bytes:
@@ -525,6 +543,11 @@ class GtpEndpoint(ABC):
                     )
                 made = bearer if ends is not None else None
                 self._events.append(BearerAnswered(initiated.token, session_id, made))
+            case Procedure.CHANGE_BEARER:
+                is_done = reply is not None and reply.verdict is Verdict.DONE
+                made = initiated.bearer if is_done else None
+                self._events.append(BearerAnswered(initiated.token, session_id, made, is_new=False))
+                return  # 64 is of the bearer, and says nothing of the session
             case Procedure.REMOVE_BEARER | Procedure.COMMANDED:
                 return
         is_unknown = reply is not None and reply.verdict is Verdict.UNKNOWN

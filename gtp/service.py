@@ -177,6 +177,16 @@ class GtpDoor:
         """Ask the peer for a dedicated bearer; raises ``Refused(NOT_SUPPORTED)``, ``Unavailable``."""
         machine = self._machines[session.access]
         token = machine.add_bearer(session.session_id, bearer, self._clock.monotonic())
+        return await self._answered(machine, session, token)
+
+    async def change_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
+        """Ask the peer to change a dedicated bearer into this; raises as ``add_bearer``."""
+        machine = self._machines[session.access]
+        token = machine.change_bearer(session, bearer, self._clock.monotonic())
+        return await self._answered(machine, session, token)
+
+    async def _answered(self, machine: GtpEndpoint, session: Session, token: int | None) -> DedicatedBearer:
+        """The bearer as the peer answers it."""
         if token is None:
             raise Refused(AttachRefusal.NOT_SUPPORTED, f"{session.access.value} has no dedicated bearers")
         answer: asyncio.Future[DedicatedBearer | None] = asyncio.get_running_loop().create_future()
@@ -187,7 +197,7 @@ class GtpDoor:
         finally:
             del self._asked[machine.ACCESS, token]
         if made is None:
-            raise Refused(AttachRefusal.NOT_SUPPORTED, "the peer does not make the bearer")
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "the peer does not have the bearer so")
         return made
 
     def remove_bearer(self, session: Session, ebi: int) -> None:
@@ -200,7 +210,7 @@ class GtpDoor:
         waiting = self._asked.get((machine.ACCESS, event.token))
         if waiting is not None and not waiting.done():
             waiting.set_result(event.bearer)
-        elif event.bearer is not None:
+        elif event.bearer is not None and event.is_new:
             machine.remove_bearer(event.session_id, event.bearer.ebi, self._clock.monotonic())
             self._pump()
 

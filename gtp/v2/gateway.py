@@ -348,6 +348,12 @@ class GtpV2Gateway(GtpEndpoint):
         user = ie.FTeid(ie.S5_S8_PGW_GTP_U, bearer.local_teid_user, self._address)
         return bearers.encode_create_bearer_request(context.peer_teid, sequence, context.nsapi, bearer, user)
 
+    def _encode_bearer_changed(
+        self, context: Context, session: Session, bearer: DedicatedBearer, sequence: int
+    ) -> bytes:
+        """Update Bearer Request (§7.2.15) for it alone."""
+        return bearers.encode_update_dedicated_request(context.peer_teid, sequence, bearer, session.qos)
+
     def _encode_bearer_removed(self, context: Context, ebi: int, sequence: int) -> bytes:
         """Delete Bearer Request for it alone (§7.2.9.2)."""
         return bearers.encode_delete_dedicated_request(context.peer_teid, sequence, (ebi,))

@@ -101,6 +101,7 @@ def messages() -> dict[str, bytes]:
     ask("version not supported", bytes((0x60, 32, 0, 4)) + bytes(4))
     ask("echo request", message2(1, None, 6, element(3, b"\x09")))
     begin("create bearer request", lambda: machine.add_bearer(session().session_id, WANTED, 0))
+    begin("dedicated bearer changed", lambda: machine.change_bearer(told(), replace(WANTED, ebi=6), 0))
     begin("update bearer request", lambda: machine.changed(told(), 0))
     begin("delete dedicated bearer", lambda: machine.remove_bearer(session().session_id, 6, 0))
     ask("delete accepted", delete_session(PGW_TEID, 7), Done())

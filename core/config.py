@@ -26,6 +26,7 @@ from pydantic import (
 from core.domain.apn import MTU_BYTES_MAX, Apn
 from core.domain.blocks import PREFIX_MAX
 from core.domain.pools import UePrefixes
+from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType
 from core.errors import ConfigurationError
 
@@ -44,7 +45,7 @@ SECRET_CHARACTERS_MIN = 16
 ECHO_INTERVAL_S_MIN = 60
 """Echo Requests are not sent more often (TS 29.060 §7.2.1, TS 23.007 §20)."""
 PARTNERS_MAX = 200
-RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers"})
+RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers", "gateway.refusals"})
 """What a running node takes over when it reads its configuration again."""
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
@@ -129,6 +130,13 @@ class PeerConfig(_Section):
     priority: Literal["low", "normal", "high"] = "normal"
 
 
+class RefusalConfig(_Section):
+    """The causes that a refusal is answered with: of GTPv1 (TS 29.060 §7.7.1) and GTPv2 (TS 29.274 §8.4)."""
+
+    gtpv1: Annotated[int, Field(ge=192, le=255)] | None = None
+    gtpv2: Annotated[int, Field(ge=64, le=239)] | None = None
+
+
 class VirtualGatewayConfig(_Section):
     """One virtual gateway: the address of its doors, and its devices' addresses.
 
@@ -161,7 +169,11 @@ class GatewayConfig(_Section):
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
     never); the sessions of one that does not answer are kept for ``path_keep_s``. A session through which
-    nothing goes for ``idle_s`` (0: it does not matter) ends.
+    nothing goes for ``idle_s`` (0: it does not matter) ends. A peer whose attaches for one APN are too many
+    is told to stay away from it for ``back_off_s`` (0: it is not told how long).
+
+    ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
+    the usual ones (docs/gateway-operations.md).
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
     ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
@@ -187,6 +199,8 @@ class GatewayConfig(_Section):
     n3_requests: Annotated[int, Field(ge=2, le=10)] = 4
     echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
+    back_off_s: Annotated[float, Field(ge=0, le=1_116_000)] = 10.0
+    refusals: Mapping[AttachRefusal, RefusalConfig] = {}
     idle_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
     core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
@@ -203,6 +217,17 @@ class GatewayConfig(_Section):
         if 0 < interval_s < ECHO_INTERVAL_S_MIN:
             raise ValueError(f"must be 0 (none are sent) or at least {ECHO_INTERVAL_S_MIN}")
         return interval_s
+
+    @field_validator("refusals", mode="before")
+    @classmethod
+    def _check_refusals(cls, refusals: object) -> object:
+        known = [each.value for each in AttachRefusal if each is not AttachRefusal.UNKNOWN_SESSION]
+        for name in refusals if isinstance(refusals, Mapping) else ():
+            if name not in known:
+                raise ValueError(
+                    f"{name}: no refusal with a cause of its own; known here: {', '.join(known)}"
+                )
+        return refusals
 
     @field_validator("peers")
     @classmethod

@@ -24,6 +24,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, Session
 from core.domain.values import replace
 from core.errors import RemoteProtocolError
+from gtp import values
 from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
 from gtp.events import (
@@ -55,6 +56,9 @@ from gtp.transaction import (
     Timers,
 )
 
+Causes = Mapping[Access, Mapping[AttachRefusal, int]]
+"""What refusals are answered with in the place of a version's own table."""
+NO_CAUSES: Causes = {}
 GTP_C_PORT = 2123
 HEADER_BYTES = 12
 """Of a response, in both versions."""
@@ -106,13 +110,16 @@ class PeerView:
 class GtpEndpoint(ABC):
     """One version's machine. ``address`` is ours on both planes; ``recovery`` our restart counter.
 
-    ``partners`` may speak to it, and so may whoever is in ``allowed_peers``.
+    ``partners`` may speak to it, and so may whoever is in ``allowed_peers``; ``causes`` is what an operator
+    answers otherwise than we do.
     """
 
     ACCESS: ClassVar[Access]
     SEQUENCE_BITS: ClassVar[int]
     CAUSE: ClassVar[tuple[int, int]]
     """The type of that element, and where its value is when it is the first of a response."""
+    CAUSES: ClassVar[Mapping[AttachRefusal, int]]
+    """What each refusal is answered with, where nothing else is configured."""
     HAS_BEARERS: ClassVar[bool] = False
     """Whether it can be asked for dedicated bearers."""
 
@@ -127,7 +134,9 @@ class GtpEndpoint(ABC):
         contexts: Contexts | None = None,
         partners: Sequence[Partner] = (),
         timers: Timers = TIMERS,
+        causes: Causes = NO_CAUSES,
     ) -> None:
+        self._causes = {**self.CAUSES, **causes.get(self.ACCESS, {})}
         self._address = address
         self._recovery = recovery & 0xFF
         self._apns = {apn.name: apn for apn in apns}
@@ -188,9 +197,15 @@ class GtpEndpoint(ABC):
         self._recovery = counter & 0xFF
 
     def serve(
-        self, *, apns: Sequence[Apn], allowed_peers: Sequence[IPv4Network], partners: Sequence[Partner]
+        self,
+        *,
+        apns: Sequence[Apn],
+        allowed_peers: Sequence[IPv4Network],
+        partners: Sequence[Partner],
+        causes: Causes = NO_CAUSES,
     ) -> None:
         """Serve these access points to these peers from now on; contexts that are held stay."""
+        self._causes = {**self.CAUSES, **causes.get(self.ACCESS, {})}
         self._apns = {apn.name: apn for apn in apns}
         self._partners = Partners(partners, allowed_peers)
 
@@ -441,6 +456,14 @@ class GtpEndpoint(ABC):
             return False
         user_addresses = [ends.user_address, *(bearer.user_address for bearer in bearers)]
         return all(each is None or partners.may_receive(address, each) for each in user_addresses)
+
+    def _back_off(self, pending: Pending, refusal: AttachRefusal) -> bytes:
+        """For how long the peer should stay away from an APN, as both versions tell it; or nothing. Of
+        what is refused for the SIM's sake it is not told: the others' attaches would wait with it.
+        """
+        is_shed = refusal is AttachRefusal.APN_CONGESTED and isinstance(pending.asked.event, SessionRequested)
+        back_off_s = self._timers.back_off_s if is_shed else 0
+        return values.encode_back_off(back_off_s) if back_off_s else b""
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""

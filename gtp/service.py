@@ -21,7 +21,7 @@ from core.ports.network import Address, DatagramSocket, Network
 from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
 from core.services.sessions import Sessions
 from gtp.contexts import Contexts
-from gtp.endpoint import GtpEndpoint
+from gtp.endpoint import NO_CAUSES, Causes, GtpEndpoint
 from gtp.events import (
     Accepted,
     BearerAnswered,
@@ -74,6 +74,7 @@ class GtpDoor:
         allowed_peers: Sequence[IPv4Network],
         partners: Sequence[Partner] = (),
         timers: Timers = TIMERS,
+        causes: Causes = NO_CAUSES,
     ) -> None:
         self._network = network
         self._address = address
@@ -91,6 +92,7 @@ class GtpDoor:
                 contexts=contexts,
                 partners=partners,
                 timers=timers,
+                causes=causes,
             )
 
         self._v1, self._v2 = machine(GtpV1Gateway), machine(GtpV2Gateway)
@@ -123,11 +125,16 @@ class GtpDoor:
             self._taps.remove(tap)
 
     def serve(
-        self, *, apns: Sequence[Apn], allowed_peers: Sequence[IPv4Network], partners: Sequence[Partner]
+        self,
+        *,
+        apns: Sequence[Apn],
+        allowed_peers: Sequence[IPv4Network],
+        partners: Sequence[Partner],
+        causes: Causes = NO_CAUSES,
     ) -> None:
         """Serve these access points to these peers from now on; sessions that are open stay."""
         for machine in self._machines.values():
-            machine.serve(apns=apns, allowed_peers=allowed_peers, partners=partners)
+            machine.serve(apns=apns, allowed_peers=allowed_peers, partners=partners, causes=causes)
 
     def tell_restart(self, counter: int) -> None:
         """Our own sessions were lost (TS 23.007 §18)."""

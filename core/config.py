@@ -7,6 +7,7 @@ key is an error that names it; nothing else in Airloom reads the environment or 
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -23,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from core.domain.apn import MTU_BYTES_MAX, Apn
+from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES, Apn
 from core.domain.blocks import PREFIX_MAX
 from core.domain.pools import UePrefixes
 from core.domain.reasons import AttachRefusal
@@ -32,6 +33,9 @@ from core.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Contact = Annotated[str, StringConstraints(pattern=r"^http://[a-zA-Z0-9.-]{1,253}:[0-9]{1,5}$")]
+TunName = Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")]
+DEVICE_CHARACTERS_MAX = 15
+"""Of a network device's name (IFNAMSIZ)."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
@@ -42,6 +46,11 @@ ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
 """What a node must be to hold a virtual gateway that has this door."""
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
+OWN_KEYS = "ue_pool, ue_prefixes and tun"
+"""Of an access point: what it has apart."""
+TAKE_ANOTHER = "take another, that nothing else is of"
+APN_POOLS_MAX = 64
+"""Networks of access points' own: each gateway holds a block of each."""
 ECHO_INTERVAL_S_MIN = 60
 """Echo Requests are not sent more often (TS 29.060 §7.2.1, TS 23.007 §20)."""
 PARTNERS_MAX = 200
@@ -49,6 +58,15 @@ RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers"
 """What a running node takes over when it reads its configuration again."""
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
+
+
+def _demand_apart(named: Sequence[tuple[str, IPv4Network | IPv6Network]]) -> None:
+    """Raises ``ValueError`` when of these networks, each with its key, two overlap."""
+    before: tuple[str, IPv4Network | IPv6Network] | None = None
+    for key, network in sorted(named, key=lambda each: (each[1].version, each[1], each[0])):
+        if before is not None and before[1].version == network.version and before[1].overlaps(network):
+            raise ValueError(f"{key} {network} overlaps {before[0]} {before[1]}; {TAKE_ANOTHER}")
+        before = key, network
 
 
 class _Section(BaseModel):
@@ -100,8 +118,13 @@ class ControlConfig(_Section):
 
 
 class ApnConfig(_Section):
-    """An access point name, and what its devices get: addresses of ``pdn_types`` (empty: of all that the
-    gateway has pools for), name servers (empty: the gateway's), P-CSCFs, and the MTU of their link.
+    """An access point name, and what its devices get: addresses of ``pdn_types`` (empty: of all that there
+    are pools for), name servers (empty: the gateway's), P-CSCFs, and the MTU of their link.
+
+    With ``ue_pool`` their addresses are of that network and of no other, and their /64s of ``ue_prefixes``,
+    without which they have no IPv6; without it they are of the gateway's. Access points that name the same
+    ``ue_pool`` share it. Its packets to and from the internet go through the device ``tun``, or without one
+    through the gateway's.
     """
 
     name: Name
@@ -110,6 +133,14 @@ class ApnConfig(_Section):
     dns_ipv6: tuple[IPv6Address, ...] = ()
     p_cscf: tuple[IPv4Address | IPv6Address, ...] = ()
     mtu_bytes: Annotated[int, Field(ge=1_280, le=MTU_BYTES_MAX)] = MTU_BYTES_MAX
+    ue_pool: IPv4Network | None = None
+    ue_prefixes: IPv6Network | None = None
+    tun: TunName = ""
+
+    @property
+    def own(self) -> tuple[object, ...]:
+        """What it has apart from others; access points that share a pool share all of it."""
+        return self.ue_pool, self.ue_prefixes, self.tun
 
 
 class PeerConfig(_Section):
@@ -140,28 +171,37 @@ class RefusalConfig(_Section):
 class VirtualGatewayConfig(_Section):
     """One virtual gateway: the address of its doors, and its devices' addresses.
 
-    ``doors``: ``gtp`` (GTP-C and GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A
-    node holds a virtual gateway only if it has the roles of all its doors. With ``ue_pool`` its devices'
-    addresses are of that part of ``gateway.ue_pool``, and nobody else's are.
+    GTP-U ends at ``user_address``, or without one at ``address`` too. ``doors``: ``gtp`` (GTP-C and GTP-U)
+    and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a virtual gateway only if
+    it has the roles of all its doors. With ``ue_pool`` its devices' addresses are of that part of
+    ``gateway.ue_pool``, and nobody else's are; an access point's own pool is every gateway's.
     """
 
     id: Name
     address: IPv4Address
+    user_address: IPv4Address | None = None
     ue_pool: IPv4Network | None = None
     doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
+
+    @property
+    def addresses(self) -> tuple[IPv4Address, ...]:
+        """Its own, the one of GTP-U last."""
+        return (self.address,) if self.user_address is None else (self.address, self.user_address)
 
 
 class GatewayConfig(_Section):
     """The virtual gateways, the same list on every node.
 
-    One is written as ``id``, ``address`` and ``doors``, several as ``virtual``, a table each. Devices'
-    addresses are of ``ue_pool``, of which each takes blocks of 2 ** (32 - ``block_prefix``) addresses as it
-    needs them; SIMs' static addresses are of ``static_pool``. The n-th address has the n-th /64 of
-    ``ue_prefixes`` (``static_prefixes``), without which there is no IPv6. An entry of ``apns`` is a name or a
-    table (``ApnConfig``). A virtual gateway holds ``sessions_max`` sessions, of one SIM
-    ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With ``tun`` named, packets to the internet go through
-    that TUN device (needs NET_ADMIN), without it only the device edge is reachable; never are the gateways
-    and the operator's ``core_networks``.
+    One is written as ``id``, ``address``, ``user_address`` and ``doors``, several as ``virtual``, a table
+    each. Devices'
+    addresses are of ``ue_pool``, or of the pool of their access point, of which each takes blocks of
+    2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of ``static_pool``.
+    The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without which there is no
+    IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A virtual gateway holds ``sessions_max``
+    sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With ``tun`` named, packets to the
+    internet go through that TUN device (needs NET_ADMIN), without it only the device edge is reachable; never
+    are the gateways and the operator's ``core_networks``. With ``user_sequence_numbers`` each packet down has
+    one (TS 29.281 §5.1), and links an MTU of 1,460 at most.
 
     Who may speak GTP-C is told by ``peers``, the table of roaming partners (``PeerConfig``), and by
     ``allowed_peers``, networks of partners without a name; both empty: everybody.
@@ -182,9 +222,11 @@ class GatewayConfig(_Section):
 
     id: Name = "vg-1"
     address: IPv4Address = IPv4Address("127.0.0.1")
+    user_address: IPv4Address | None = None
     doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
     control_port: Port = 2123
     user_port: Port = 2152
+    user_sequence_numbers: bool = False
     ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
     static_pool: IPv4Network | None = None
     block_prefix: Annotated[int, Field(ge=16, le=PREFIX_MAX)] = 22
@@ -203,7 +245,7 @@ class GatewayConfig(_Section):
     refusals: Mapping[AttachRefusal, RefusalConfig] = {}
     idle_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
     core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
-    tun: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9]{0,14})?$")] = ""
+    tun: TunName = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     sessions_per_sim_max: Annotated[int, Field(ge=1, le=100)] = 11
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
@@ -254,46 +296,73 @@ class GatewayConfig(_Section):
     @property
     def prefixes(self) -> UePrefixes:
         """Which /64 goes with which device address."""
-        pairs = ((self.ue_pool, self.ue_prefixes), (self.static_pool, self.static_prefixes))
+        pairs = (
+            (self.ue_pool, self.ue_prefixes),
+            (self.static_pool, self.static_prefixes),
+            *((pool, apn.ue_prefixes) for pool, apn in self.apn_pools.items()),
+        )
         return UePrefixes(
             tuple((pool, ipv6) for pool, ipv6 in pairs if pool is not None and ipv6 is not None)
         )
 
     @property
+    def apn_pools(self) -> Mapping[IPv4Network, ApnConfig]:
+        """The networks of access points' own, each with one of the access points whose it is."""
+        return {each.ue_pool: each for each in reversed(self.apns) if each.ue_pool is not None}
+
+    @property
+    def fixed(self) -> Mapping[str, tuple[object, ...]]:
+        """What access points have apart, by name: not to be changed while sessions are open."""
+        return {each.name: each.own for each in self.apns if any(each.own)}
+
+    @property
     def access_points(self) -> tuple[Apn, ...]:
         """What is served under each access point name."""
-        offered = frozenset(PdnType if self.ue_prefixes is not None else {PdnType.IPV4})
         return tuple(
             Apn(
                 name=each.name,
-                pdn_types=frozenset(each.pdn_types) or offered,
+                pdn_types=frozenset(each.pdn_types) or self._offered(each),
                 dns=each.dns or self.dns,
                 dns_ipv6=each.dns_ipv6 or self.dns_ipv6,
                 p_cscf=each.p_cscf,
-                mtu_bytes=each.mtu_bytes,
+                mtu_bytes=min(each.mtu_bytes, self._mtu_bytes_max),
+                ue_pool=each.ue_pool,
             )
             for each in self.apns
         )
 
+    def _offered(self, apn: ApnConfig) -> frozenset[PdnType]:
+        prefixes = apn.ue_prefixes if apn.ue_pool is not None else self.ue_prefixes
+        return frozenset({PdnType.IPV4} if prefixes is None else PdnType)
+
     @property
     def mtu_bytes(self) -> int:
         """What every device was told that its link takes, whatever its access point."""
-        return min((apn.mtu_bytes for apn in self.apns), default=MTU_BYTES_MAX)
+        return min((apn.mtu_bytes for apn in self.access_points), default=self._mtu_bytes_max)
+
+    @property
+    def _mtu_bytes_max(self) -> int:
+        return MTU_BYTES_MAX - (NUMBER_BYTES if self.user_sequence_numbers else 0)
 
     @property
     def devices(self) -> tuple[IPv4Network, ...]:
         """Where devices' addresses are of."""
-        return (self.ue_pool,) if self.static_pool is None else (self.ue_pool, self.static_pool)
+        common = (self.ue_pool,) if self.static_pool is None else (self.ue_pool, self.static_pool)
+        return (*common, *self.apn_pools)
 
     @property
     def forbidden(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """Where no device's packets go: any of the gateways, and the operator's own networks."""
-        return (*(IPv4Network(each.address) for each in self.held), *self.core_networks)
+        own = (IPv4Network(address) for each in self.held for address in each.addresses)
+        return (*own, *self.core_networks)
 
     @property
     def held(self) -> tuple[VirtualGatewayConfig, ...]:
         """All of them."""
-        return self.virtual or (VirtualGatewayConfig(id=self.id, address=self.address, doors=self.doors),)
+        one = VirtualGatewayConfig(
+            id=self.id, address=self.address, user_address=self.user_address, doors=self.doors
+        )
+        return self.virtual or (one,)
 
     @model_validator(mode="after")
     def _check_mover(self) -> "GatewayConfig":
@@ -303,34 +372,83 @@ class GatewayConfig(_Section):
 
     @model_validator(mode="after")
     def _check_prefixes(self) -> "GatewayConfig":
-        for key, prefixes, pool in (
-            ("ue_prefixes", self.ue_prefixes, self.ue_pool),
-            ("static_prefixes", self.static_prefixes, self.static_pool),
+        for key, prefixes, pool, pool_key in (
+            ("ue_prefixes", self.ue_prefixes, self.ue_pool, "ue_pool"),
+            ("static_prefixes", self.static_prefixes, self.static_pool, "static_pool"),
+            *(
+                (f"apns {each.name}: ue_prefixes", each.ue_prefixes, each.ue_pool, "ue_pool")
+                for each in self.apns
+            ),
         ):
             if prefixes is not None and (pool is None or prefixes.prefixlen > pool.prefixlen + 32):
-                need = f"/{pool.prefixlen + 32} or wider for {pool}" if pool else "static_pool beside it"
+                need = f"/{pool.prefixlen + 32} or wider for {pool}" if pool else f"{pool_key} beside it"
                 raise ValueError(f"{key} {prefixes}: must be {need}")
-        if self.static_pool is not None and (self.static_prefixes is None) != (self.ue_prefixes is None):
+        is_ipv6 = any(PdnType.IPV6 in self._offered(each) for each in self.apns)
+        if self.static_pool is not None and (self.static_prefixes is None) == (
+            is_ipv6 or bool(self.ue_prefixes)
+        ):
             raise ValueError("ue_prefixes and static_prefixes: with a static_pool both, or neither")
-        if self.ue_prefixes is None:
-            for each in self.apns:
-                if set(each.pdn_types) - {PdnType.IPV4}:
-                    raise ValueError(f"apns {each.name}: pdn_types with IPv6 need ue_prefixes")
+        for each in self.apns:
+            if set(each.pdn_types) - self._offered(each):
+                raise ValueError(f"apns {each.name}: pdn_types with IPv6 need ue_prefixes")
         return self
 
     @model_validator(mode="after")
     def _check_virtual(self) -> "GatewayConfig":
-        if self.static_pool is not None and self.static_pool.overlaps(self.ue_pool):
-            raise ValueError(f"static_pool {self.static_pool} overlaps ue_pool {self.ue_pool}")
+        used = Counter(address for each in self.held for address in each.addresses)
+        for one in self.held:
+            if any(used[address] > 1 for address in one.addresses):
+                raise ValueError(f"virtual {one.id}: address and user_address must be its own, and differ")
+            if one.user_address is not None and "gtp" not in one.doors:
+                raise ValueError(f"virtual {one.id}: user_address is for the door gtp; leave it out")
         for place, one in enumerate(self.virtual):
             if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
                 raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
             for other in self.virtual[:place]:
-                if one.id == other.id or one.address == other.address:
-                    raise ValueError(f"virtual {one.id}: id and address must be its own")
+                if one.id == other.id:
+                    raise ValueError(f"virtual {one.id}: the id must be its own")
                 if one.ue_pool and other.ue_pool and one.ue_pool.overlaps(other.ue_pool):
                     raise ValueError(f"virtual {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}")
         return self
+
+    @model_validator(mode="after")
+    def _check_apn_pools(self) -> "GatewayConfig":
+        if len(self.apn_pools) > APN_POOLS_MAX:
+            raise ValueError(f"apns: at most {APN_POOLS_MAX} ue_pool; let access points share some")
+        for each in self.apns:
+            other = self.apn_pools[each.ue_pool] if each.ue_pool is not None else each
+            if each.own != other.own:
+                raise ValueError(
+                    f"apns {each.name}: shares ue_pool {each.ue_pool} with {other.name}, so {OWN_KEYS}"
+                    " must be the same; or give it an ue_pool of its own"
+                )
+            if each.tun and (each.ue_pool is None or each.tun == self.tun):
+                need = "must not be gateway.tun" if each.tun == self.tun else "must have an ue_pool beside it"
+                raise ValueError(f"apns {each.name}: tun {each.tun} {need}; or leave it out")
+        more = f"-{len(self.held) - 1}" if len(self.held) > 1 else ""
+        for tun in (self.tun, *(each.tun for each in self.apns)):
+            if len(tun + more) > DEVICE_CHARACTERS_MAX:
+                most = DEVICE_CHARACTERS_MAX - len(more)
+                raise ValueError(f"tun {tun}: gateways add a number to it; at most {most} characters")
+        _demand_apart(self.networks)
+        return self
+
+    @property
+    def networks(self) -> list[tuple[str, IPv4Network | IPv6Network]]:
+        """The networks that devices' addresses are of, and the gateways' addresses, by the key that tells."""
+        return [
+            (key, network)
+            for key, network in (
+                *((f"address of {own.id}", IPv4Network(each)) for own in self.held for each in own.addresses),
+                ("ue_pool", self.ue_pool),
+                ("ue_prefixes", self.ue_prefixes),
+                ("static_pool", self.static_pool),
+                ("static_prefixes", self.static_prefixes),
+                *((f"apns {apn.name}: ue_pool", pool) for pool, apn in self.apn_pools.items()),
+                *((f"apns {apn.name}: ue_prefixes", apn.ue_prefixes) for apn in self.apn_pools.values()),
+            )
+            if network is not None
+        ]
 
 
 class RadiusClient(_Section):
@@ -510,6 +628,8 @@ class Config(_Section):
                 )
         if {"gateway", "aaa"} & set(self.node.roles):
             self._check_holdable()
+        named = [(f"gateway.{key}", network) for key, network in self.gateway.networks]
+        _demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
         if self.edge.nodes and not self.control.contact:
             raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
         return self

@@ -108,7 +108,8 @@ class PeerView:
 
 
 class GtpEndpoint(ABC):
-    """One version's machine. ``address`` is ours on both planes; ``recovery`` our restart counter.
+    """One version's machine. ``address`` is ours, ``user_address`` where our tunnels end, if it is another;
+    ``recovery`` is our restart counter.
 
     ``partners`` may speak to it, and so may whoever is in ``allowed_peers``; ``causes`` is what an operator
     answers otherwise than we do.
@@ -135,9 +136,11 @@ class GtpEndpoint(ABC):
         partners: Sequence[Partner] = (),
         timers: Timers = TIMERS,
         causes: Causes = NO_CAUSES,
+        user_address: IPv4Address | None = None,
     ) -> None:
         self._causes = {**self.CAUSES, **causes.get(self.ACCESS, {})}
         self._address = address
+        self._user_address = user_address or address
         self._recovery = recovery & 0xFF
         self._apns = {apn.name: apn for apn in apns}
         self._timers = timers

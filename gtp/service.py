@@ -57,8 +57,8 @@ Tap = Callable[[bytes, Address, bool], None]
 class GtpDoor:
     """Serves GTPv1-C and GTPv2-C on ``address``; implements ``AccessDoor``.
 
-    ``recovery`` is the virtual gateway's restart counter; ``partners`` and ``allowed_peers``
-    both empty allow every peer.
+    ``user_address`` is where peers are told that tunnels end, without one there too. ``recovery`` is the
+    virtual gateway's restart counter; ``partners`` and ``allowed_peers`` both empty allow every peer.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class GtpDoor:
         partners: Sequence[Partner] = (),
         timers: Timers = TIMERS,
         causes: Causes = NO_CAUSES,
+        user_address: IPv4Address | None = None,
     ) -> None:
         self._network = network
         self._address = address
@@ -93,6 +94,7 @@ class GtpDoor:
                 partners=partners,
                 timers=timers,
                 causes=causes,
+                user_address=user_address,
             )
 
         self._v1, self._v2 = machine(GtpV1Gateway), machine(GtpV2Gateway)

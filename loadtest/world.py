@@ -180,6 +180,7 @@ class World:
         """Octets by session and direction."""
         self.usage_told: list[Batch] = []
         self.owner_of: dict[IPv4Address, str] = {}
+        self._own_addresses = {GATEWAY}
         self.findings: list[str] = []
         self.attaches: Counter[str] = Counter()
         self.nas_sessions: list[NasSession] = []
@@ -201,6 +202,7 @@ class World:
         """Begin a life on what the last one left, trying waiting while the store is away."""
         self._life = Incarnation()
         config = _config(self.node_name, self.plan)
+        self._own_addresses = {str(each) for own in config.gateway.held for each in own.addresses}
         self.node = self._node_type(config=config, adapters=self._adapters(self._life, self.node_name))
         self.node.deliver = self._watch_edge
         await self.node.start()
@@ -227,7 +229,8 @@ class World:
         self._gate.clear()
         self._life.is_alive = False
         self.slots[self.node_name] = bytearray(self.slots[self.node_name])
-        self.network.unplug(GATEWAY)
+        for address in self._own_addresses:
+            self.network.unplug(address)
         assert self._running is not None
         self._running.cancel()
         with suppress(asyncio.CancelledError, BaseExceptionGroup):
@@ -271,7 +274,7 @@ class World:
 
     def _tap(self, data: bytes, source: Address, to: Address) -> None:
         """What leaves the gateway towards the devices."""
-        if source != (GATEWAY, GTP_U_PORT):
+        if source[1] != GTP_U_PORT or source[0] not in self._own_addresses:
             return
         ledger = Ledger()
         ledger.observe(data, from_gateway=True)

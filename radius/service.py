@@ -257,7 +257,8 @@ class RadiusDoor:
         )
         try:
             sim = await self._sessions.permit(request)
-            grant = self._admissions.promise(asked.imsi, sim.static_address)
+            pool = self._sessions.pool_of(asked.apn)
+            grant = self._admissions.promise(asked.imsi, sim.static_address, pool)
         except Refused as refusal:
             reason = refusal.reason
             return Denied(reason if isinstance(reason, AttachRefusal) else AttachRefusal.NO_RESOURCES)
@@ -336,7 +337,8 @@ class RadiusDoor:
         try:
             if report.status is AcctStatus.STOP:
                 raise Refused(AttachRefusal.UNKNOWN_SESSION, "it ended before it began here")
-            grant = self._admissions.redeem(report.imsi, session_id, report.framed_address)
+            pool = self._sessions.pool_of(report.apn)
+            grant = self._admissions.redeem(report.imsi, session_id, report.framed_address, pool)
             session = await self._sessions.open(replace(request, grant=grant))
         except Refused as refusal:
             if report.status is AcctStatus.START or not session_id:

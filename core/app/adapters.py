@@ -1,8 +1,8 @@
 """The world of a node: which adapters, the embedded or the production ones, is chosen here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -49,10 +49,10 @@ class Adapters:
     """The world that a node runs in.
 
     ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``left_slots`` one that is there from an
-    earlier tenure; ``open_tun(gateway_id)`` its way to the
-    internet side, where there is one; ``inside`` is the network that devices' connections end in, where
-    there is one; ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual
-    gateway's address here; ``folder_id`` tells this node's data folder from any other.
+    earlier tenure; ``open_tuns(gateway_id)`` its ways to the internet side, by access point that has its own,
+    the common one under ""; ``inside`` is the network that devices' connections end in, where there is one;
+    ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual gateway's addresses
+    here; ``folder_id`` tells this node's data folder from any other.
     """
 
     clock: Clock
@@ -69,7 +69,7 @@ class Adapters:
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
     mover: AddressMover = NO_MOVER
-    open_tun: Callable[[str], Tun | None] = lambda _: None
+    open_tuns: Callable[[str], Mapping[str, Tun]] = lambda _: {}
 
 
 @asynccontextmanager
@@ -104,7 +104,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             left_slots=partial(_left_slots, config),
             token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
             folder_id=own_folder.folder_id,
-            open_tun=partial(_open_tun, config.gateway),
+            open_tuns=partial(_open_tuns, config.gateway),
             inside=await making_inside,
             peers=peers,
             links=links,
@@ -122,14 +122,21 @@ def _left_slots(config: Config, gateway_id: str) -> Slots | None:
     return _open_slots(config, gateway_id) if path.exists() else None
 
 
-def _open_tun(config: GatewayConfig, gateway_id: str) -> Tun | None:
-    """Each virtual gateway has a device of its own: the first named as configured, the others on from it."""
-    if not config.tun:
-        return None
+def _open_tuns(config: GatewayConfig, gateway_id: str) -> Mapping[str, Tun]:
+    """Each virtual gateway has devices of its own: the first named as configured, the others on from it."""
     number = [each.id for each in config.held].index(gateway_id)
-    name = config.tun if not number else f"{config.tun}-{number}"
-    addresses = inner_addresses(config.ue_pool, config.prefixes)
-    return Tun(name, addresses=addresses, mtu_bytes=config.mtu_bytes)
+    wanted = {"": (config.tun, config.ue_pool)} if config.tun else {}
+    wanted |= {each.name: (each.tun, each.ue_pool) for each in config.apns if each.tun and each.ue_pool}
+    opened: dict[str, Tun] = {}
+    with ExitStack() as undo:
+        for name, pool in wanted.values():
+            if name not in opened:
+                device = f"{name}-{number}" if number else name
+                addresses = inner_addresses(pool, config.prefixes)
+                opened[name] = Tun(device, addresses=addresses, mtu_bytes=config.mtu_bytes)
+                undo.callback(opened[name].close)
+        undo.pop_all()
+    return {apn: opened[name] for apn, (name, _) in wanted.items()}
 
 
 async def open_store(config: Config, clock: Clock) -> Store:

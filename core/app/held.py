@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from ipaddress import IPv4Network
 
 from core.app.adapters import Adapters
 from core.config import Config, GatewayConfig, VirtualGatewayConfig
@@ -13,7 +15,7 @@ from core.errors import Refused, Unavailable
 from core.ports.user_plane import PacketSink
 from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
-from core.services.blocks import UeBlocks
+from core.services.blocks import UeBlocks, start_all
 from core.services.dedicated import DedicatedBearers
 from core.services.gateway import Tenure, VirtualGateway
 from core.services.idle import IdleSessions
@@ -63,7 +65,7 @@ class HeldGateway:
         self._before = before
         self._doors = config.doors_of(own)
         self._tenure = tenure
-        self._address = own.address
+        self._own = own
         self._moving = asyncio.Lock()
         self._end_at = end_at
         self._audit = AuditTrail(
@@ -75,6 +77,7 @@ class HeldGateway:
         self._peer_lost: asyncio.Queue[str] = asyncio.Queue(ERROR_INDICATIONS_MAX)
         world, quarantine_s = adapters, config.gateway.quarantine_s
         addresses = AddressPool(quarantine_s=quarantine_s)
+        apn_pools = {each: AddressPool(quarantine_s=quarantine_s) for each in config.gateway.apn_pools}
         self.gateway = VirtualGateway(
             tenure=tenure,
             address=str(own.address),
@@ -84,23 +87,26 @@ class HeldGateway:
             clock=world.clock,
             static_pool=config.gateway.static_pool,
             prefixes=config.gateway.prefixes,
+            apn_pools=apn_pools,
         )
         self._slots = world.open_slots(own.id)
         self.user_plane = UdpUserPlane(
             slots=self._slots,
             clock=world.clock,
             network=world.network,
-            address=own.address,
+            address=own.addresses[-1],
             ue_pool=config.gateway.ue_pool,
             platform_network=config.edge.platform_network,
             port=config.gateway.user_port,
-            static_pool=config.gateway.static_pool,
+            devices=config.gateway.devices,
             prefixes=config.gateway.prefixes,
             forbidden=config.gateway.forbidden,
             mtu_bytes=config.gateway.mtu_bytes,
-            tun=world.open_tun(own.id),
+            is_numbered=config.gateway.user_sequence_numbers,
+            tuns=world.open_tuns(own.id),
         )
         self.blocks = self.make_blocks(own, addresses)
+        self.apn_blocks = [self.make_blocks(own, pool, network) for network, pool in apn_pools.items()]
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
         self.reconciler = Reconciler(sessions=self.sessions)
@@ -123,7 +129,8 @@ class HeldGateway:
         """
         before, name = self._before, self._config.node.name
         is_own = before is None or before.is_of(name, self._world.folder_id)
-        recovered = await self.sessions.recover(self.blocks.start, is_resumed=is_own)
+        settle = partial(start_all, (self.blocks, *self.apn_blocks))
+        recovered = await self.sessions.recover(settle, is_resumed=is_own)
         if self.lost_counts:
             await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
         if before is not None and not is_own and not before.is_released:
@@ -143,7 +150,8 @@ class HeldGateway:
             tasks.create_task(self.reconciler.run())
             tasks.create_task(self.sessions.finish_unfinished())
             tasks.create_task(self.sessions.end_late())
-            tasks.create_task(self.blocks.run())
+            for blocks in (self.blocks, *self.apn_blocks):
+                tasks.create_task(blocks.run())
             tasks.create_task(self.usage.run())
             tasks.create_task(self.make_idle().run())
             tasks.create_task(self.relay.run())
@@ -200,9 +208,15 @@ class HeldGateway:
             f" durable report, what came after it is not billed; the file is kept as {opening.kept_as}"
         )
 
-    def make_blocks(self, own: VirtualGatewayConfig, pool: AddressPool) -> UeBlocks:
-        """What finds the addresses that are lent. An Access-Accept may promise one until its time is over."""
+    def make_blocks(
+        self, own: VirtualGatewayConfig, pool: AddressPool, network: IPv4Network | None = None
+    ) -> UeBlocks:
+        """What finds the addresses that are lent, of an access point's ``network`` or of the common one.
+
+        An Access-Accept may promise one until its time is over.
+        """
         config, world = self._config, self._world
+        apn = config.gateway.apn_pools[network].name if network else ""
         promised_s = config.radius.provisional_s if config.radius.clients else 0.0
         return UeBlocks(
             blocks=world.store.blocks,
@@ -210,12 +224,13 @@ class HeldGateway:
             gateway=self.gateway,
             clock=world.clock,
             entropy=world.entropy,
-            network=own.ue_pool or config.gateway.ue_pool,
+            network=network or own.ue_pool or config.gateway.ue_pool,
             apart=[each.ue_pool for each in config.gateway.held if each.ue_pool not in (None, own.ue_pool)],
+            apn_pools=tuple(config.gateway.apn_pools),
             prefix=config.gateway.block_prefix,
             held_back_s=max(LATE_S, promised_s) + config.gateway.quarantine_s,
-            route=self.user_plane.route,
-            unroute=self.user_plane.unroute,
+            route=partial(self.user_plane.route, apn=apn),
+            unroute=partial(self.user_plane.unroute, apn=apn),
         )
 
     def make_statics(self) -> StaticAddresses:
@@ -258,6 +273,7 @@ class HeldGateway:
         return GtpDoor(
             network=self._world.network,
             address=(self.gateway.address, config.control_port),
+            user_address=self._own.user_address,
             sessions=self.sessions,
             clock=self._world.clock,
             entropy=self._world.entropy,
@@ -338,8 +354,9 @@ class HeldGateway:
     async def _bring_address(self) -> None:
         """One after the other with letting go, which comes last: after ``fence`` nothing is brought."""
         async with self._moving:
-            self.gateway.demand_held()
-            await self._world.mover.bring(self._address, lasting_s=self._tenure.remaining_s)
+            for address in self._own.addresses:
+                self.gateway.demand_held()
+                await self._world.mover.bring(address, lasting_s=self._tenure.remaining_s)
 
     async def _keep_address(self) -> None:
         while True:
@@ -349,7 +366,8 @@ class HeldGateway:
 
     async def _let_address_go(self) -> None:
         async with self._moving:
-            await self._world.mover.let_go(self._address)
+            for address in self._own.addresses:
+                await self._world.mover.let_go(address)
 
     async def _end_lost(self) -> None:
         while True:

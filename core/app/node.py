@@ -13,7 +13,7 @@ from core.adapters.store.rows import body_of, entity_of
 from core.api.views import subscriber_view
 from core.app.adapters import METADATA_PORT, Adapters
 from core.app.held import HeldGateway, settle_left
-from core.config import RELOADABLE, Config, changed
+from core.config import OWN_KEYS, RELOADABLE, Config, changed
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable
@@ -139,6 +139,11 @@ class Node:
         changed in a running node, and then changes nothing.
         """
         keys = changed(self._config, config)
+        if self._config.gateway.fixed != config.gateway.fixed:
+            raise ConfigurationError(
+                f"gateway.apns: {OWN_KEYS} of an access point cannot be changed in a running node, nor one"
+                " with them be added; restart it"
+            )
         if fixed := keys - RELOADABLE:
             raise ConfigurationError(
                 f"{', '.join(sorted(fixed))}: cannot be changed in a running node; restart it, or change only"
@@ -311,7 +316,7 @@ class Node:
 
 def _sought(config: Config, mover: AddressMover) -> list[str]:
     """The virtual gateways that this node could hold; raises ``ConfigurationError`` for other homes."""
-    sought = [each.id for each in config.holdable if mover.may_bring(each.address)]
+    sought = [each.id for each in config.holdable if all(map(mover.may_bring, each.addresses))]
     beyond = {each.id for each in config.holdable if each.id in config.node.home}.difference(sought)
     if beyond or (config.holdable and not sought):
         raise ConfigurationError(

@@ -184,9 +184,9 @@ def _served(config: Config, entries: str) -> dict[str, str]:
     if "api" in roles:
         facts["api"] = f"http://{config.api.host}:{config.api.port}"
     if "gateway" in roles:
-        addresses = [str(each.address) for each in config.holdable]
-        facts["gtp_c"] = ", ".join(f"{address}:{gateway.control_port}" for address in addresses)
-        facts["gtp_u"] = ", ".join(f"{address}:{gateway.user_port}" for address in addresses)
+        addresses = [each.addresses for each in config.holdable]
+        facts["gtp_c"] = ", ".join(f"{each[0]}:{gateway.control_port}" for each in addresses)
+        facts["gtp_u"] = ", ".join(f"{each[-1]}:{gateway.user_port}" for each in addresses)
     facts["edge"] = entries if "edge" in roles else ", ".join(config.edge.nodes) or "none"
     return facts
 

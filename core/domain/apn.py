@@ -6,17 +6,22 @@ family than one of those asked for (TS 23.401 §5.3.1.1).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from core.domain.session import PdnType
 
 MTU_BYTES_MAX = 1_464
 """1,500 without the outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3)."""
+NUMBER_BYTES = 4
+"""By which a GTP-U header with a sequence number is longer (TS 29.281 §5.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Apn:
-    """One access point; ``name`` is the network identifier, lower case (TS 23.003 §9.1.1)."""
+    """One access point; ``name`` is the network identifier, lower case (TS 23.003 §9.1.1).
+
+    Its devices' addresses are of ``ue_pool``; ``None``: of the pool that is common to all that name none.
+    """
 
     name: str
     pdn_types: frozenset[PdnType] = frozenset({PdnType.IPV4})
@@ -24,6 +29,7 @@ class Apn:
     dns_ipv6: tuple[IPv6Address, ...] = ()
     p_cscf: tuple[IPv4Address | IPv6Address, ...] = ()
     mtu_bytes: int = MTU_BYTES_MAX
+    ue_pool: IPv4Network | None = None
     dns_of: Mapping[PdnType, tuple[str, ...]] = field(init=False, repr=False, compare=False)
     """The name servers that a device is told, of the families that it has."""
 

@@ -25,7 +25,7 @@ class PoolExhausted(Exception):
 @dataclass(slots=True)
 class _Block:
     """A block that is lent from. ``following`` to ``last`` were never lent, ``free`` are those that rested;
-    ``unused`` counts what is neither lent nor at rest.
+    ``unused`` counts what is neither lent nor at rest. One that is not ``lending`` keeps what was lent of it.
     """
 
     network: IPv4Network
@@ -33,8 +33,14 @@ class _Block:
     following: int
     last: int
     unused: int
+    lending: bool
     is_open: bool = False
     free: OrderedDict[IPv4Address, None] = field(default_factory=OrderedDict)
+
+    @property
+    def is_lent_from(self) -> bool:
+        """Whether its unused addresses may be lent now."""
+        return self.is_open and self.lending
 
     @property
     def is_empty(self) -> bool:
@@ -79,12 +85,16 @@ class AddressPool:
         self._wake(now)
         return [block.network for block in self._blocks.values() if block.is_open and block.is_empty]
 
-    def add(self, network: IPv4Network, opens: float) -> None:
-        """Lend from this block too, from the moment ``opens`` on; until then its addresses can be claimed."""
+    def add(self, network: IPv4Network, opens: float, *, lending: bool = True) -> None:
+        """Lend from this block too, from the moment ``opens`` on; until then its addresses can be claimed.
+
+        If it is not ``lending`` that is all that they ever can.
+        """
         first = int(network.network_address)
         if first not in self._blocks:
             count = network.num_addresses
-            self._blocks[first] = _Block(network, first, first + 2, first + count - 2, count - NEVER_LENT)
+            unused, last = count - NEVER_LENT, first + count - 2
+            self._blocks[first] = _Block(network, first, first + 2, last, unused, lending)
             self._masks[int(network.netmask)] += 1
             heappush(self._waiting, (opens, first))
 
@@ -94,7 +104,7 @@ class AddressPool:
         block = self._blocks.pop(first)
         self._masks -= Counter([int(network.netmask)])
         self._usable.pop(first, None)
-        self._unused -= block.unused if block.is_open else 0
+        self._unused -= block.unused if block.is_lent_from else 0
 
     def lease(self, now: float) -> IPv4Address:
         """An address that nobody holds; raises ``PoolExhausted``."""
@@ -139,7 +149,7 @@ class AddressPool:
 
     def _use(self, block: _Block) -> None:
         block.unused -= 1
-        if block.is_open:
+        if block.is_lent_from:
             self._unused -= 1
             if not block.unused:
                 del self._usable[block.first]
@@ -158,8 +168,8 @@ class AddressPool:
             first = heappop(self._waiting)[1]
             if (opened := self._blocks.get(first)) is not None and not opened.is_open:
                 opened.is_open = True
-                self._unused += opened.unused
-                if opened.unused:
+                if opened.lending and opened.unused:
+                    self._unused += opened.unused
                     self._usable[first] = opened
         while self._resting:
             address, (until, _) = next(iter(self._resting.items()))
@@ -170,7 +180,7 @@ class AddressPool:
             assert block is not None, "a block is given up only when nothing of it rests"
             block.unused += 1
             block.free[address] = None
-            if block.is_open:
+            if block.is_lent_from:
                 self._unused += 1
                 self._usable.setdefault(block.first, block)
 

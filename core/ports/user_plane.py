@@ -31,7 +31,8 @@ class Bearer(Struct, frozen=True, gc=False):
     ``ue_prefix`` is the device's /64, if it has IPv6; without ``has_ipv4`` nothing goes by ``ue_address``.
     A device may send ``up_kbps`` and is sent ``down_kbps`` (0: as much as there is). Sessions of the same
     ``closed_group``, if it is not empty, reach each other. What a filter of ``dedicated`` takes goes by that
-    bearer's tunnel; nothing is sent down while the session ``is_suspended``.
+    bearer's tunnel; nothing is sent down while the session ``is_suspended``. What is for the internet goes
+    the way of ``apn``, where that has its own.
     ``epoch`` and ``label`` are used only where the session has no slot yet; a slot that exists is resumed.
     """
 
@@ -51,6 +52,7 @@ class Bearer(Struct, frozen=True, gc=False):
     closed_group: str = ""
     dedicated: tuple[DedicatedBearer, ...] = ()
     is_suspended: bool = False
+    apn: str = ""
 
 
 class Segment(Struct, frozen=True):

@@ -10,7 +10,7 @@ Rules:
 """
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
@@ -25,10 +25,14 @@ from core.services.session_requests import Grant
 class _Promise:
     grant: Grant
     ends: float
+    pool: IPv4Network | None
 
 
 class Admissions:
-    """The promises of one virtual gateway; bounded by its address pool."""
+    """The promises of one virtual gateway; bounded by its address pools.
+
+    In every call ``pool`` is that of the access point, ``None`` the common one.
+    """
 
     def __init__(self, *, gateway: VirtualGateway, clock: Clock, entropy: Entropy, lifetime_s: float) -> None:
         self._gateway = gateway
@@ -41,37 +45,42 @@ class Admissions:
         """How many are open."""
         return len(self._promises)
 
-    def promise(self, imsi: str, static_address: IPv4Address | None = None) -> Grant:
+    def promise(
+        self, imsi: str, static_address: IPv4Address | None = None, pool: IPv4Network | None = None
+    ) -> Grant:
         """What the IMSI's next session will have, its SIM's own address if there is one.
 
         Raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``.
         """
         before = self._promises.pop(imsi, None)
         address = before.grant.address if before is not None else None
-        if address is not None and address != static_address:
-            if static_address is not None or self._gateway.is_static(address):
+        if before is not None and address is not None and address != static_address:
+            if static_address is not None or self._gateway.is_static(address) or before.pool != pool:
                 self._gateway.release_address(address, imsi)
                 address = None
         if address is None:
-            address = static_address or self._gateway.lease_address()
+            address = static_address or self._gateway.lease_address(pool)
         session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
-        promise = _Promise(Grant(session_id, address), self._clock.monotonic() + self._lifetime_s)
+        promise = _Promise(Grant(session_id, address), self._clock.monotonic() + self._lifetime_s, pool)
         self._promises[imsi] = promise
         return promise.grant
 
-    def redeem(self, imsi: str, session_id: str, address: IPv4Address | None) -> Grant:
+    def redeem(
+        self, imsi: str, session_id: str, address: IPv4Address | None, pool: IPv4Network | None = None
+    ) -> Grant:
         """The promise, now the caller's to open a session with or to give back.
 
         One that was forgotten is made again from what the peer says of it (``session_id`` may be empty).
-        Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, ``UNKNOWN_SESSION`` without.
+        Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, or of another pool;
+        ``UNKNOWN_SESSION`` without.
         """
         promise = self._promises.get(imsi)
-        if promise is not None and address in (None, promise.grant.address):
+        if promise is not None and promise.pool == pool and address in (None, promise.grant.address):
             del self._promises[imsi]
             return replace(promise.grant, session_id=session_id or promise.grant.session_id)
         if address is None:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, imsi)
-        self._gateway.claim_address(address, imsi)
+        self._gateway.claim_address(address, imsi, pool)
         fresh = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
         return Grant(session_id or fresh, address)
 

@@ -25,14 +25,18 @@ class Permission(Struct, frozen=True):
     """Which session this SIM may have."""
 
     terms: Terms
+    apn: Apn
     pdn_type: PdnType
-    dns: tuple[str, ...] = ()
-    """The name servers that its device is told."""
 
     @property
     def sim(self) -> Sim:
         """Whose it is."""
         return self.terms.sim
+
+    @property
+    def dns(self) -> tuple[str, ...]:
+        """The name servers that its device is told, of the families that it has."""
+        return self.apn.dns_of[self.pdn_type]
 
 
 class Authoriser:
@@ -58,6 +62,10 @@ class Authoriser:
     def serve(self, apns: Iterable[Apn]) -> None:
         """Serve these access points from now on; sessions that are open stay."""
         self._apns = {apn.name: apn for apn in apns}
+
+    def apn(self, name: str) -> Apn | None:
+        """An access point that is served."""
+        return self._apns.get(name.lower())
 
     async def sim_id_of(self, imsi: str) -> str:
         """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
@@ -98,7 +106,7 @@ class Authoriser:
             raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
         if terms.is_locked_out(request.imei):
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
-        apn = self._apns.get(request.apn.lower())
+        apn = self.apn(request.apn)
         if apn is None:
             raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
         pdn_type = apn.grant(request.pdn_type)
@@ -110,7 +118,7 @@ class Authoriser:
             raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
         self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
         _check_password(terms, request)
-        return Permission(terms, pdn_type, apn.dns_of[pdn_type])
+        return Permission(terms, apn, pdn_type)
 
 
 def _check_password(terms: Terms, request: OpenSession) -> None:

@@ -1,4 +1,4 @@
-"""The blocks of device addresses that one virtual gateway lends from.
+"""The blocks of device addresses that one virtual gateway lends from, pool by pool.
 
 Rules:
 
@@ -6,12 +6,14 @@ Rules:
   whatever a holder before, or this node itself, still had under way can then never take effect.
 - A tenure lends from blocks that it took itself. Of those that were there before, the open sessions keep
   their addresses; the rest is held back until no promise of the holder before and no write of its can come.
+- A block is of one pool: what is lent under an access point with a pool of its own is of no other. A block
+  that is in none any more, for the configuration changed, keeps its open sessions and is lent from no more.
 - The next block is taken before the last one is used up, so that an attach waits for no store; a block that
   is empty and not needed is given back, some time later.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
@@ -36,6 +38,9 @@ TURN_S = 0.05
 class UeBlocks:
     """Keeps ``pool`` in blocks of ``network``, none of them in ``apart``.
 
+    ``apn_pools`` are the networks that access points have of their own. If ``network`` is one, it is theirs
+    alone; else it is what all others lend from, and whatever else is found to be the gateway's is kept here.
+
     ``route`` and ``unroute`` are told of each block that comes and goes; ``held_back_s`` is how long what the
     holder before may have lent is not.
     """
@@ -50,6 +55,7 @@ class UeBlocks:
         entropy: Entropy,
         network: IPv4Network,
         apart: Collection[IPv4Network],
+        apn_pools: Collection[IPv4Network] = (),
         prefix: int,
         held_back_s: float,
         route: Callable[[IPv4Network], None],
@@ -61,7 +67,11 @@ class UeBlocks:
         self._clock = clock
         self._entropy = entropy
         self._network = network
+        self._whole = Block.of(network)
         self._apart = [Block.of(each) for each in apart]
+        self._others = {Block.of(each) for each in apn_pools} - {Block.of(network)}
+        of = network if network in apn_pools else None
+        self._is_common = of is None
         self._prefix = prefix_within(network, prefix)
         self._held_back_s = held_back_s
         self._route = route
@@ -72,8 +82,8 @@ class UeBlocks:
         self._may_take_at = self._give_back_at = 0.0
         self._lent = asyncio.Event()
         self._come = asyncio.Event()
-        gateway.on_lease(self._heed_lease)
-        gateway.on_need(self._more)
+        gateway.on_lease(self._heed_lease, of)
+        gateway.on_need(self._more, of)
 
     @property
     def lent_from(self) -> frozenset[IPv4Network]:
@@ -158,7 +168,8 @@ class UeBlocks:
         now, pooled = self._clock.monotonic(), self._pool.blocks
         for block in {*self._own_in(seen), *taken} - given_back:
             if (network := block.network) not in pooled:
-                self._pool.add(network, now + self._held_back_s if block in held else now)
+                opens, lending = now + self._held_back_s if block in held else now, self._is_within(block)
+                self._pool.add(network, opens, lending=lending)
                 self._route(network)
         self._tell_come()
         for block in given_back:
@@ -185,30 +196,50 @@ class UeBlocks:
         return now >= self._may_take_at and self._pool.unused(now) < self._ahead
 
     def _spare(self, now: float) -> list[Block]:
-        """Empty blocks without which enough is left, on a slow schedule."""
+        """Empty blocks without which enough is left, or that are not lent from, on a slow schedule."""
         if now < self._give_back_at:
             return []
         self._give_back_at = now + GIVE_BACK_S
         left, spare = self._pool.unused(now), []
         for network in self._pool.empty_blocks(now)[:BLOCKS_CHANGED_MAX]:
-            left -= network.num_addresses - NEVER_LENT
-            if left < 2 * self._ahead - 1:
-                break
-            spare.append(Block.of(network))
+            block = Block.of(network)
+            if self._is_within(block):
+                if left - (network.num_addresses - NEVER_LENT) < 2 * self._ahead - 1:
+                    continue
+                left -= network.num_addresses - NEVER_LENT
+            spare.append(block)
         return spare
 
     def _own_in(self, seen: BlockMap) -> set[Block]:
         own = self._owner.gateway_id
-        return {block for block, owner in seen.owners.items() if owner.gateway_id == own}
+        blocks = (block for block, owner in seen.owners.items() if owner.gateway_id == own)
+        return {block for block in blocks if self._is_within(block) or self._is_kept(block)}
+
+    def _is_within(self, block: Block) -> bool:
+        return _holds(self._whole, block)
+
+    def _is_kept(self, block: Block) -> bool:
+        """Whether it is of no pool at all: one of them must keep it."""
+        return self._is_common and not any(_holds(other, block) for other in self._others)
 
     def _free_in(self, seen: BlockMap, taken: Collection[Block] = ()) -> Block | None:
         return first_free(self._network, self._prefix, (*seen.owners, *self._apart, *taken))
+
+
+async def start_all(pools: Sequence[UeBlocks], in_use: Collection[IPv4Address]) -> Collection[IPv4Address]:
+    """``start`` each; those are returned that are in a block of none. Raises ``Unavailable``."""
+    lost = [address for each in pools for address in await each.start(in_use)]
+    return _outside({Block.of(network) for each in pools for network in each.lent_from}, lost)
 
 
 def _outside(blocks: Collection[Block], addresses: Collection[IPv4Address]) -> list[IPv4Address]:
     cuts = {32 - block.prefix for block in blocks}
     starts = {(block.first >> 32 - block.prefix, 32 - block.prefix) for block in blocks}
     return [address for address in addresses if not any((int(address) >> cut, cut) in starts for cut in cuts)]
+
+
+def _holds(whole: Block, part: Block) -> bool:
+    return whole.first <= part.first and part.last <= whole.last
 
 
 def _overlap(one: Block, other: Block) -> bool:

@@ -10,8 +10,9 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 
@@ -125,8 +126,21 @@ async def take_lease(
     return Tenure(leases=leases, clock=clock, lease=await leases.put(wanted), began=began)
 
 
+@dataclass(slots=True)
+class _Lent:
+    """A pool, and whoever sees to its blocks."""
+
+    addresses: AddressPool
+    heed_lease: Callable[[], None] = lambda: None
+    more: Callable[[], asyncio.Event | None] = lambda: None
+
+
 class VirtualGateway:
-    """The address, the pools and the epoch that sessions of this node live on."""
+    """The address, the pools and the epoch that sessions of this node live on.
+
+    ``addresses`` is the pool of access points that have none of their own, ``apn_pools`` are those of the
+    others, by network; in every call ``None`` is the common one.
+    """
 
     def __init__(
         self,
@@ -139,6 +153,7 @@ class VirtualGateway:
         clock: Clock,
         static_pool: IPv4Network | None = None,
         prefixes: UePrefixes = NO_PREFIXES,
+        apn_pools: Mapping[IPv4Network, AddressPool] | None = None,
     ) -> None:
         self._tenure = tenure
         self._is_fenced = False
@@ -147,13 +162,12 @@ class VirtualGateway:
         self.restart_counter = tenure.lease.restart_counter
         self.address = address
         self.prefixes = prefixes
-        self._addresses = addresses
+        self._pools: dict[IPv4Network | None, _Lent] = {None: _Lent(addresses)}
+        self._pools |= {network: _Lent(pool) for network, pool in (apn_pools or {}).items()}
         self._teids = teids
         self._static_pool = static_pool
         self._rest = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
         self._clock = clock
-        self._heed_lease: Callable[[], None] = lambda: None
-        self._more: Callable[[], asyncio.Event | None] = lambda: None
 
     def fence(self) -> None:
         """The tenure is over, or ending: nobody may begin anything here any more."""
@@ -173,17 +187,18 @@ class VirtualGateway:
     @property
     def leases(self) -> dict[str, int]:
         """How many addresses and TEIDs are lent out."""
-        return {"addresses": self._addresses.lent, "teids": self._teids.lent}
+        lent = sum(pool.addresses.lent for pool in self._pools.values())
+        return {"addresses": lent, "teids": self._teids.lent}
 
-    def on_lease(self, heed: Callable[[], None]) -> None:
-        """Call ``heed()`` after each attempt to lend an address; it must not raise."""
-        self._heed_lease = heed
+    def on_lease(self, heed: Callable[[], None], of: IPv4Network | None = None) -> None:
+        """Call ``heed()`` after each attempt to lend an address of this pool; it must not raise."""
+        self._pools[of].heed_lease = heed
 
-    def on_need(self, more: Callable[[], asyncio.Event | None]) -> None:
-        """Ask ``more()`` when all addresses are lent: it is set when others come; ``None``: none will."""
-        self._more = more
+    def on_need(self, more: Callable[[], asyncio.Event | None], of: IPv4Network | None = None) -> None:
+        """Ask ``more()`` when all of this pool are lent: it is set when others come; ``None``: none will."""
+        self._pools[of].more = more
 
-    async def lease_address_soon(self) -> IPv4Address:
+    async def lease_address_soon(self, of: IPv4Network | None = None) -> IPv4Address:
         """A device address; of many that are asked for at once, some wait for the next block to come.
 
         Raises ``Refused(ADDRESSES_OCCUPIED)`` when there is none, or none in time; ``Unavailable``.
@@ -191,34 +206,35 @@ class VirtualGateway:
         until = self._clock.monotonic() + MORE_S
         while True:
             try:
-                return self.lease_address()
+                return self.lease_address(of)
             except Refused:
                 left_s = until - self._clock.monotonic()
-                if left_s <= 0 or (more := self._more()) is None:
+                if left_s <= 0 or (more := self._pools[of].more()) is None:
                     raise
             with suppress(TimeoutError):
                 await asyncio.wait_for(more.wait(), left_s)
 
-    def lease_address(self) -> IPv4Address:
+    def lease_address(self, of: IPv4Network | None = None) -> IPv4Address:
         """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""
         self.demand_held()
+        pool = self._pools[of]
         try:
-            return self._addresses.lease(self._clock.monotonic())
+            return pool.addresses.lease(self._clock.monotonic())
         except PoolExhausted as error:
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, str(error)) from error
         finally:
-            self._heed_lease()
+            pool.heed_lease()
 
     def is_static(self, address: IPv4Address) -> bool:
         """Whether it is never lent, because it is some SIM's own (``core.services.statics``)."""
         return self._static_pool is not None and address in self._static_pool
 
-    def claim_address(self, address: IPv4Address, imsi: str) -> None:
-        """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)``,
-        ``Unavailable``.
+    def claim_address(self, address: IPv4Address, imsi: str, of: IPv4Network | None = None) -> None:
+        """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)`` when it is not
+        free, or of another pool; ``Unavailable``.
         """
         self.demand_held()
-        if not self.is_static(address) and not self._addresses.claim(address, holder=imsi):
+        if not self.is_static(address) and not self._pools[of].addresses.claim(address, holder=imsi):
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, f"{address} is not free")
 
     def lease_teid(self) -> int:
@@ -230,7 +246,9 @@ class VirtualGateway:
 
     def release_address(self, address: IPv4Address, imsi: str) -> None:
         """Into quarantine, in which the same IMSI alone may claim it."""
-        self._addresses.release(address, self._clock.monotonic(), holder=imsi)
+        now = self._clock.monotonic()
+        for pool in self._pools.values():  # nothing happens in those that it is not of
+            pool.addresses.release(address, now, holder=imsi)
 
     def release_teid(self, teid: int) -> None:
         """Into quarantine."""
@@ -240,12 +258,13 @@ class VirtualGateway:
         """Mark what a session that was read back already holds; false when another has its address."""
         for teid in session.teids:
             self._teids.reclaim(teid)
-        return self._addresses.reclaim(session.ue_address)
+        return any(pool.addresses.reclaim(session.ue_address) for pool in self._pools.values())
 
     def rest(self, resting: Resting) -> None:
         """Begin the whole quarantine of what was found at rest: no clock but our own measures it."""
         now = self._clock.monotonic()
-        self._addresses.rest(resting.ue_address, now)
+        for pool in self._pools.values():
+            pool.addresses.rest(resting.ue_address, now)
         for teid in resting.teids:
             self._teids.rest(teid, now)
 

@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from ipaddress import IPv4Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from sys import intern
 
 from core.domain.apn import Apn
@@ -130,6 +130,11 @@ class Sessions:
     def serve(self, apns: Sequence[Apn]) -> None:
         """Serve these access points from now on; sessions that are open stay."""
         self._authoriser.serve(apns)
+
+    def pool_of(self, apn: str) -> IPv4Network | None:
+        """What an access point lends from; ``None``: from what is common to all that name no pool."""
+        served = self._authoriser.apn(apn)
+        return None if served is None else served.ue_pool
 
     def door_of(self, session: Session) -> AccessDoor | None:
         """The door that holds a session."""
@@ -255,7 +260,7 @@ class Sessions:
         if sim is None or not sim.operator_id:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
         async with AsyncExitStack() as undo:
-            permission = Permission(Terms(sim), PdnType.IPV4)
+            permission = Permission(Terms(sim), Apn(request.apn), PdnType.IPV4)
             session = self._new_session(permission, request, request.grant, undo)
         event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
         await self._store.sessions.close(session, event)
@@ -438,7 +443,7 @@ class Sessions:
     ) -> Session:
         self._gateway.demand_held()
         sim = permission.sim
-        grant = await self._granted(sim, request, undo)
+        grant = await self._granted(permission, request, undo)
         self._gateway.demand_held()
         session = self._new_session(permission, request, grant, undo)
         if sim.static_address is not None:
@@ -473,13 +478,13 @@ class Sessions:
         await self._statics.claim(session)
         self._gateway.demand_held()
 
-    async def _granted(self, sim: Sim, request: OpenSession, undo: AsyncExitStack) -> Grant:
+    async def _granted(self, permission: Permission, request: OpenSession, undo: AsyncExitStack) -> Grant:
         if request.grant is not None:
             return request.grant
         session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
-        if sim.static_address is not None:
-            return Grant(session_id, sim.static_address)
-        grant = Grant(session_id, await self._gateway.lease_address_soon())
+        if (static := permission.sim.static_address) is not None:
+            return Grant(session_id, static)
+        grant = Grant(session_id, await self._gateway.lease_address_soon(permission.apn.ue_pool))
         undo.callback(self._gateway.release_address, grant.address, request.imsi)
         return grant
 
@@ -615,6 +620,7 @@ class Sessions:
             up_kbps=session.qos.ambr_up_kbps,
             down_kbps=session.qos.ambr_down_kbps,
             closed_group=session.closed_group,
+            apn=session.apn,
             local_teid=session.tunnel.local_teid_user,
             peer_teid=session.tunnel.peer_teid_user,
             peer_address=session.tunnel.peer_user_address,

@@ -35,7 +35,7 @@ EndAt = Callable[[str, str, CloseReason], Awaitable[int]]
 class StaticAddresses:
     """The static addresses of one virtual gateway's sessions; those of every gateway are of one network.
 
-    ``route`` and ``unroute`` are told of each address that comes and goes.
+    ``route`` and ``unroute`` are told of each address that comes and goes, with the access point.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class StaticAddresses:
         gateway: VirtualGateway,
         clock: Clock,
         end_at: EndAt,
-        route: Callable[[IPv4Network], None],
-        unroute: Callable[[IPv4Network], None],
+        route: Callable[[IPv4Network, str], None],
+        unroute: Callable[[IPv4Network, str], None],
     ) -> None:
         self._store = store
         self._gateway = gateway
@@ -96,7 +96,7 @@ class StaticAddresses:
         """The session, if it has a static address, is this gateway's now."""
         if self._gateway.is_static(session.ue_address):
             self._routed[session.ue_address] = session.session_id
-            self._route(IPv4Network(session.ue_address))
+            self._route(IPv4Network(session.ue_address), session.apn)
 
     async def release(self, session: Session) -> None:
         """The session is durably over, or was never written; nothing happens to one without such an address.
@@ -122,7 +122,7 @@ class StaticAddresses:
         self._claimed.discard(session.session_id)
         if self._routed.get(session.ue_address) == session.session_id:
             del self._routed[session.ue_address]
-            self._unroute(IPv4Network(session.ue_address))
+            self._unroute(IPv4Network(session.ue_address), session.apn)
 
     async def _is_free(self, held: AddressHolder, session: Session) -> bool:
         """Whether the row may be taken over as it is; false when it is to be read again."""

@@ -20,7 +20,8 @@ class Tunnel:
     ``address`` is the device's IPv4 address, ``prefix`` its /64 in 8 octets, each empty without that family;
     ``to`` is where downlink goes with ``peer_teid``, but for what one of ``ways`` takes. Its four counters
     begin at ``counters_at``. Speeds are those of ``policing.rate``; ``due`` is when the line is free again.
-    ``advertised_s`` is when the device was last told its prefix.
+    ``advertised_s`` is when the device was last told its prefix; ``sequences`` has the number of the next
+    packet by peer and its TEID, once there is one.
     """
 
     bearer: Bearer
@@ -41,6 +42,7 @@ class Tunnel:
     up_due_s: float = 0.0
     down_due_s: float = 0.0
     advertised_s: float = float("-inf")
+    sequences: dict[Address, int] | None = None
 
 
 class Tables:
@@ -63,6 +65,9 @@ class Tables:
         tunnel = _tunnel(bearer, counters_at)
         if before is not None:
             tunnel.advertised_s = before.advertised_s
+            if before.sequences is not None:
+                kept = ends(bearer).values()
+                tunnel.sequences = {end: n for end, n in before.sequences.items() if end in kept}
             if before.up_octet_s == tunnel.up_octet_s:
                 tunnel.up_due_s = before.up_due_s
             if before.down_octet_s == tunnel.down_octet_s:

@@ -15,18 +15,18 @@ References: TS 29.281 (GTPv1-U) clauses 4.3, 5.1, 5.2, 7.2, 7.3; RFC 791; RFC 82
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from core.domain.apn import MTU_BYTES_MAX
+from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES
 from core.ports.network import Address
 from core.ports.user_plane import Bearer, PacketSink
 from gtp.userplane import messages
 from gtp.userplane.destinations import DEVICE, EDGE, FORBIDDEN, INTERNET, Destinations, Network
 from gtp.userplane.filters import choose
 from gtp.userplane.inner import HEADER_IPV6_BYTES, TCP, clamp_mss, fragments, too_big
-from gtp.userplane.messages import G_PDU, GTP_U_PORT, PLAIN
+from gtp.userplane.messages import G_PDU, GTP_U_PORT, NUMBERED, PLAIN
 from gtp.userplane.neighbours import (
     ADVERTISE_AGAIN_S,
     ROUTER_SOLICITATION,
@@ -53,6 +53,8 @@ _UPLINK_INNER = struct.Struct(
 _DOWNLINK_INNER = struct.Struct("!BxH5xB6x4s")  # the same without source
 _G_PDU_HEADER = struct.Struct("!HHI")
 _PLAIN_G_PDU = PLAIN << 8 | G_PDU
+_NUMBERED_HEADER = struct.Struct("!HHIH2x")  # no N-PDU number, no extension header
+_NUMBERED_G_PDU = NUMBERED << 8 | G_PDU
 _NO_TEID = bytes(4)
 
 _IPV4_HEADER_BYTES = {0x40 | words: 4 * words for words in range(5, 16)}
@@ -67,12 +69,14 @@ class Tunnels:
 
     ``words`` holds the counters (four words per tunnel from the index given to ``install``: up bytes, up
     packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` those
-    from which it tells of packets that are too big; ``devices`` are the devices' networks, ``platform`` is
-    the edge's, and no device reaches what is ``forbidden``. Inner packets down have ``mtu_bytes`` at most.
+    from which it tells of packets that are too big, of each family the last; ``devices`` are the devices'
+    networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets down have
+    ``mtu_bytes`` at most, and are numbered by tunnel if ``is_numbered`` (§5.1).
     The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.
-    - ``write_internet(packet)``: raises ``OSError`` when it was not taken.
+    - ``write_internet(packet)``: raises ``OSError`` when it was not taken; ``write_internet_of`` has those of
+      access points that have their own.
     - ``on_edge_packet(session_id, packet)``, ``on_error_indication(session_id)``: must not raise.
     """
 
@@ -82,14 +86,16 @@ class Tunnels:
         words: memoryview,
         monotonic: Callable[[], float],
         address: IPv4Address,
-        inner_addresses: tuple[IPv4Address | IPv6Address, ...],
+        inner_addresses: Collection[IPv4Address | IPv6Address],
         devices: tuple[Network, ...],
         platform: IPv4Network,
         forbidden: tuple[Network, ...] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
+        is_numbered: bool = False,
     ) -> None:
         self.send: Callable[[bytes, Address], bool] = send_nowhere
         self.write_internet: Callable[[bytes], object] | None = None
+        self.write_internet_of: Mapping[str, Callable[[bytes], object]] = {}
         self.on_edge_packet: PacketSink | None = None
         self.on_error_indication: Callable[[str], None] | None = None
         self.drops: dict[Drop, int] = dict.fromkeys(Drop, 0)
@@ -99,6 +105,7 @@ class Tunnels:
         self._address = address.packed
         self._inner_addresses: dict[int, bytes] = {each.version: each.packed for each in inner_addresses}
         self._mtu_bytes = mtu_bytes
+        self._is_numbered = is_numbered
         self._tables = Tables()
         self._by_session = self._tables.by_session
         self._by_teid = self._tables.by_teid
@@ -183,11 +190,14 @@ class Tunnels:
         if protocol == TCP and total >= header + _TCP_HEADER_BYTES and packet[header + _TCP_FLAGS_AT] & _SYN:
             packet = clamp_mss(packet, header, self._mtu_bytes)
         if verdict is INTERNET:
-            if self.write_internet is None:
+            write, own = self.write_internet, self.write_internet_of
+            if own:
+                write = own.get(tunnel.bearer.apn, write)
+            if write is None:
                 self.drops[Drop.NO_INTERNET] += 1
                 return
             try:
-                self.write_internet(packet)
+                write(packet)
             except OSError:
                 self.drops[Drop.INTERNET_FULL] += 1
                 return
@@ -248,7 +258,11 @@ class Tunnels:
         teid, to = tunnel.peer_teid, tunnel.to
         if tunnel.ways and (way := choose(tunnel.ways, packet)) is not None:
             teid, to = way.peer_teid, way.to
-        if not self.send(_G_PDU_HEADER.pack(_PLAIN_G_PDU, total, teid) + packet, to):
+        if self._is_numbered:
+            header = _numbered(tunnel, total, teid, to)
+        else:
+            header = _G_PDU_HEADER.pack(_PLAIN_G_PDU, total, teid)
+        if not self.send(header + packet, to):
             self.drops[Drop.PEER_FULL] += 1
             return False
         words, at = self._words, tunnel.counters_at + 2
@@ -298,9 +312,11 @@ class Tunnels:
         verdict = self._verdicts.get(sender) or self._judge(sender)
         if verdict is EDGE and self.on_edge_packet is not None:
             self.on_edge_packet(tunnel.session_id, told)
-        elif verdict is INTERNET and self.write_internet is not None:
-            with suppress(OSError):
-                self.write_internet(told)
+        elif verdict is INTERNET:
+            write = self.write_internet_of.get(tunnel.bearer.apn, self.write_internet)
+            if write is not None:
+                with suppress(OSError):
+                    write(told)
         elif verdict is DEVICE:
             other = self._by_ue.get(sender[:8])
             if other is not None and tunnel.closed_group and other.closed_group == tunnel.closed_group:
@@ -309,7 +325,10 @@ class Tunnels:
     def _say(self, tunnel: Tunnel, packet: bytes) -> None:
         """A packet of the gateway's own to a device: not the customer's traffic, so not counted."""
         if not tunnel.is_suspended:
-            self.send(_G_PDU_HEADER.pack(_PLAIN_G_PDU, len(packet), tunnel.peer_teid) + packet, tunnel.to)
+            teid, to = tunnel.peer_teid, tunnel.to
+            plain = _G_PDU_HEADER.pack(_PLAIN_G_PDU, len(packet), teid)
+            header = _numbered(tunnel, len(packet), teid, to) if self._is_numbered else plain
+            self.send(header + packet, to)
 
     def _total_ipv6(self, version: int, packet: bytes) -> int:
         """Length of the IPv6 packet that this begins with (RFC 8200 §3); 0, counted, when there is none."""
@@ -421,6 +440,16 @@ class Tunnels:
 
     def _may_complain(self, source: Address) -> bool:
         return self._complaints.take(source[0], self._monotonic())
+
+
+def _numbered(tunnel: Tunnel, total: int, teid: int, to: Address) -> bytes:
+    """The header of the next G-PDU by this tunnel; numbers begin at 0 and wrap (§5.1)."""
+    if tunnel.sequences is None:
+        tunnel.sequences = {}
+    end = (to[0], teid)
+    sequence = tunnel.sequences.get(end, 0)
+    tunnel.sequences[end] = (sequence + 1) & 0xFFFF
+    return _NUMBERED_HEADER.pack(_NUMBERED_G_PDU, total + NUMBER_BYTES, teid, sequence)
 
 
 def send_nowhere(_data: bytes, _to: Address) -> bool:

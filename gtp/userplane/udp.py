@@ -1,12 +1,13 @@
 """The ``udp`` user plane: tunnels over an ordinary UDP socket, counters in a slot table.
 
 Rules: needs no privilege; every packet passes through this process; with a TUN device the kernel is the
-internet side, without it only the device edge is reached.
+internet side, without it only the device edge is reached. An access point may have a TUN device of its own.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from types import MappingProxyType
 
 from core.domain.apn import MTU_BYTES_MAX
 from core.domain.pools import NO_PREFIXES, UePrefixes
@@ -37,9 +38,11 @@ def inner_addresses(
 class UdpUserPlane:
     """Implements ``UserPlane``; begin with ``start``, end with ``aclose``.
 
-    ``address`` is the gateway's GTP-U address, ``forbidden`` are networks that no device may reach,
-    ``mtu_bytes`` is what every tunnel takes. ``slots`` stays the plane's from here on and is released by
-    ``aclose``, and so is ``tun``.
+    ``address`` is the gateway's GTP-U address, ``devices`` are the networks of devices' addresses beside
+    ``ue_pool``, ``forbidden`` those that no device may reach, ``mtu_bytes`` is what every tunnel takes,
+    ``is_numbered`` whether packets get sequence numbers. ``slots`` stays the plane's from here on and is
+    released by ``aclose``, and so are ``tuns``, the ways to the internet by access point; those that have
+    none there go the way of "", if there is one.
     """
 
     def __init__(
@@ -52,28 +55,34 @@ class UdpUserPlane:
         ue_pool: IPv4Network,
         platform_network: IPv4Network,
         port: int = GTP_U_PORT,
-        static_pool: IPv4Network | None = None,
+        devices: tuple[IPv4Network, ...] = (),
         prefixes: UePrefixes = NO_PREFIXES,
         forbidden: tuple[DeviceNetwork, ...] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
-        tun: Tun | None = None,
+        is_numbered: bool = False,
+        tuns: Mapping[str, Tun] = MappingProxyType({}),
     ) -> None:
         self._slots = slots
         self._clock = clock
         self._network = network
         self._address = (str(address), port)
-        self._tun = tun
+        self._tuns = tuns
         self._prefixes = prefixes
         self._socket: DatagramSocket | None = None
         self._tunnels = Tunnels(
             words=slots.words,
             monotonic=clock.monotonic,
             address=address,
-            inner_addresses=inner_addresses(ue_pool, prefixes),
-            devices=(*filter(None, (ue_pool, static_pool)), *(ipv6 for _, ipv6 in prefixes.pools)),
+            inner_addresses=[
+                each
+                for pool in (*(pool for pool, _ in prefixes.pools), ue_pool)
+                for each in inner_addresses(pool, prefixes)
+            ],
+            devices=(ue_pool, *devices, *(ipv6 for _, ipv6 in prefixes.pools)),
             platform=platform_network,
             forbidden=forbidden,
             mtu_bytes=mtu_bytes,
+            is_numbered=is_numbered,
         )
 
     @property
@@ -103,37 +112,41 @@ class UdpUserPlane:
         """Open the socket; raises ``ConfigurationError``. Sessions may be installed before."""
         self._socket = await self._network.open_datagram(self._address, self._tunnels.uplink)
         self._tunnels.send = self._socket.send
-        if self._tun is not None:
-            self._tunnels.write_internet = self._tun.write
-            self._tun.read_into(self._tunnels.downlink)
+        for tun in set(self._tuns.values()):
+            tun.read_into(self._tunnels.downlink)
+        self._tunnels.write_internet_of = {apn: tun.write for apn, tun in self._tuns.items() if apn}
+        self._tunnels.write_internet = self._tuns[""].write if "" in self._tuns else None
 
     def fence(self) -> None:
-        """Forward no longer, at once: socket and TUN are let go. Counters may still be read. Idempotent."""
+        """Forward no longer, at once: socket and TUNs are let go. Counters may still be read. Idempotent."""
         if self._socket is not None:
             self._socket.close()
             self._tunnels.send = send_nowhere
-        if self._tun is not None:
-            self._tunnels.write_internet = None
-            self._tun.close()
+        self._tunnels.write_internet, self._tunnels.write_internet_of = None, {}
+        for tun in self._tuns.values():
+            tun.close()
 
     async def aclose(self) -> None:
         """``fence``, and let go of the slot table; what was counted stays in it."""
         self.fence()
         self._slots.release()
 
-    def route(self, network: IPv4Network) -> None:
-        """Devices of this network are behind this gateway from now on."""
-        if self._tun is not None:
-            self._tun.route(network)
+    def route(self, network: IPv4Network, apn: str = "") -> None:
+        """Devices of this network, under this access point, are behind this gateway from now on."""
+        if (tun := self._tun_of(apn)) is not None:
+            tun.route(network)
             if (prefixes := self._prefixes.around(network)) is not None:
-                self._tun.route(prefixes)
+                tun.route(prefixes)
 
-    def unroute(self, network: IPv4Network) -> None:
+    def unroute(self, network: IPv4Network, apn: str = "") -> None:
         """None are any more."""
-        if self._tun is not None:
-            self._tun.unroute(network)
+        if (tun := self._tun_of(apn)) is not None:
+            tun.unroute(network)
             if (prefixes := self._prefixes.around(network)) is not None:
-                self._tun.unroute(prefixes)
+                tun.unroute(prefixes)
+
+    def _tun_of(self, apn: str) -> Tun | None:
+        return self._tuns.get(apn) or self._tuns.get("")
 
     # -- UserPlane ------------------------------------------------------------------------------------
 

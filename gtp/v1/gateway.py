@@ -269,7 +269,7 @@ class GtpV1Gateway(GtpEndpoint):
             teid_data=tunnel.local_teid_user,
             charging_id=tunnel.charging_id,
             control_address=self._address,
-            user_address=self._address,
+            user_address=self._user_address,
             qos=request.asked.granted(session.qos),
             pco=answer_options(request.pco, session, self._apn_of(session)),
             reports_changes=MS_INFO_CHANGE_REPORTING_SUPPORT in wire.header.extensions,

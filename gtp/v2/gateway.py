@@ -315,7 +315,7 @@ class GtpV2Gateway(GtpEndpoint):
         return message.Created(
             cause=self._cause_of(request, session),
             control=ie.FTeid(ie.S5_S8_PGW_GTP_C, tunnel.local_teid_control, self._address),
-            user=ie.FTeid(ie.S5_S8_PGW_GTP_U, tunnel.local_teid_user, self._address),
+            user=ie.FTeid(ie.S5_S8_PGW_GTP_U, tunnel.local_teid_user, self._user_address),
             paa=ie.Paa(
                 session.pdn_type,
                 session.ue_address,
@@ -350,7 +350,7 @@ class GtpV2Gateway(GtpEndpoint):
 
     def _encode_bearer_added(self, context: Context, bearer: DedicatedBearer, sequence: int) -> bytes:
         """Create Bearer Request (§7.2.3)."""
-        user = ie.FTeid(ie.S5_S8_PGW_GTP_U, bearer.local_teid_user, self._address)
+        user = ie.FTeid(ie.S5_S8_PGW_GTP_U, bearer.local_teid_user, self._user_address)
         return bearers.encode_create_bearer_request(context.peer_teid, sequence, context.nsapi, bearer, user)
 
     def _encode_bearer_changed(

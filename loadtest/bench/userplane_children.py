@@ -131,7 +131,7 @@ async def _serve(ask: dict[str, Any]) -> None:
             address=IPv4Address(ask["gateway"]),
             ue_pool=pool,
             platform_network=IPv4Network("100.127.0.0/16"),
-            tun=Tun(ask["tun"], addresses=(pool[1],)),
+            tuns={"": Tun(ask["tun"], addresses=(pool[1],))},
         )
         plane.route(pool)
         made = []

@@ -51,6 +51,8 @@ class PdpContext:
     peer_teid_user: int = 0
     ue_address: IPv4Address = UNKNOWN
     charging_id: int = 0
+    gateway_user: str = ""
+    """Where the gateway's end of the tunnel is; empty: where it is spoken to."""
     dns: tuple[str, ...] = ()
     bearers: dict[int, int] = field(default_factory=dict)
     """Dedicated ones: their identities, and where to send what goes by them."""
@@ -127,6 +129,7 @@ class GtpPeer(ABC, Generic[Answer]):
             context.peer_teid_user,
             context.ue_address,
             context.charging_id,
+            context.gateway_user,
             context.dns,
             on_down=context.on_down,
         )
@@ -168,7 +171,7 @@ class GtpPeer(ABC, Generic[Answer]):
         """Carry a device's packet to the gateway, if the context stands."""
         if context.is_active and self._user is not None:
             data = encode_header(G_PDU, context.peer_teid_user, None, packet)
-            self._user.send(data, (self._gateway, GTP_U_PORT))
+            self._user.send(data, (context.gateway_user or self._gateway, GTP_U_PORT))
 
     # -- what a version fills in ----------------------------------------------------------------------
 
@@ -234,7 +237,8 @@ class GtpPeer(ABC, Generic[Answer]):
         elif header.message_type != G_PDU:
             return
         elif context := self.contexts.get(header.teid):
-            context.on_down(header.payload)
+            if source[0] == (context.gateway_user or self._gateway):
+                context.on_down(header.payload)
         elif self._user is not None:  # TS 29.281 §7.3.1
             own = b"\x85\x00\x04" + IPv4Address(self.address).packed
             body = b"\x10" + header.teid.to_bytes(4, "big") + own

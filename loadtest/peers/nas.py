@@ -72,6 +72,7 @@ class NasSession:
     is_active: bool = False
     ended_by_network: bool = False
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    apn: str = "soracom.io"
 
     def carry(self, up_bytes: int, down_bytes: int) -> None:
         """The device's traffic."""
@@ -159,6 +160,7 @@ class Nas:
             IPv4Address(answer["Framed-IP-Address"][0]),
             self._first_octets,
             self._first_octets,
+            apn=apn,
         )
 
     async def begin(self, session: NasSession) -> None:
@@ -214,7 +216,7 @@ class Nas:
         request["3GPP-IMSI"] = session.imsi
         request["Acct-Session-Id"] = session.acct_session_id
         request["Framed-IP-Address"] = str(session.ue_address)
-        request["Called-Station-Id"] = "soracom.io"
+        request["Called-Station-Id"] = session.apn
         request["Class"] = session.class_
         if status != START:
             session.told_up, session.told_down = max(session.told_up, up), max(session.told_down, down)

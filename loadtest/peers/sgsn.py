@@ -50,6 +50,7 @@ class Sgsn(GtpPeer[Response]):
         context.charging_id = int.from_bytes(ie.required(answer.elements, ie.CHARGING_ID), "big")
         given = ie.decode_end_user_address(ie.required(answer.elements, ie.END_USER_ADDRESS))
         context.ue_address = given.ipv4 or UNKNOWN
+        context.gateway_user = str(IPv4Address(answer.elements[ie.GSN_ADDRESS][1]))
         options = ie.first(answer.elements, ie.PROTOCOL_CONFIGURATION_OPTIONS)
         context.dns = dns_servers(options or b"")
 

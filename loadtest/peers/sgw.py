@@ -82,7 +82,8 @@ class Sgw(GtpPeer[Answer]):
         answer = await self._request(MessageType.CREATE_SESSION_REQUEST, 0, elements)
         given = ie.decode_elements(ie.required(answer.elements, ie.BEARER_CONTEXT))
         context.peer_teid_control = ie.decode_f_teid(answer.elements, 1).teid
-        context.peer_teid_user = ie.decode_f_teid(given, 2).teid
+        user = ie.decode_f_teid(given, 2)
+        context.peer_teid_user, context.gateway_user = user.teid, str(user.address)
         context.charging_id = int.from_bytes(ie.required(given, ie.CHARGING_ID), "big")
         context.ue_address = ie.Paa.decode(ie.required(answer.elements, ie.PAA)).ipv4 or context.ue_address
         context.dns = dns_servers(ie.optional(answer.elements, ie.PCO))
@@ -156,6 +157,7 @@ class Sgw(GtpPeer[Answer]):
         """A bearer with the lowest identity that is free; one that was asked for again is the same."""
         asked = ie.decode_elements(ie.required(ie.decode_elements(header.payload), ie.BEARER_CONTEXT))
         gateway = ie.decode_f_teid(asked, 1)
+        assert str(gateway.address) == context.gateway_user, "where its other tunnel ends"
         of_teid = {teid: ebi for ebi, teid in context.bearers.items()}
         ebi = of_teid.get(gateway.teid) or next(
             number for number in range(6, 16) if number not in context.bearers

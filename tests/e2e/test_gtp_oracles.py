@@ -143,7 +143,7 @@ class Wire:
         self.receiver = None
 
 
-def user_messages() -> dict[str, bytes]:
+def user_messages(*, is_numbered: bool = False) -> dict[str, bytes]:
     """Every kind of GTP-U message that the user plane sends, by name."""
 
     async def main() -> list[bytes]:
@@ -155,6 +155,7 @@ def user_messages() -> dict[str, bytes]:
             address=IPv4Address("127.0.0.1"),
             ue_pool=IPv4Network("10.128.0.0/9"),
             platform_network=IPv4Network("100.127.0.0/16"),
+            is_numbered=is_numbered,
         )
         await plane.start()
         bearer = Bearer(
@@ -187,7 +188,8 @@ def user_messages() -> dict[str, bytes]:
 
 UNKNOWN_TO_SCAPY = {129}
 """Messages of which it reads the header alone."""
-CONTROL, USER = control_messages(), user_messages()
+CONTROL = control_messages()
+USER = user_messages() | {f"{name}, numbered": each for name, each in user_messages(is_numbered=True).items()}
 
 
 @pytest.mark.parametrize("name", CONTROL)

@@ -67,7 +67,7 @@ async def _there_and_back() -> None:
             address=IPv4Address(GATEWAY),
             ue_pool=POOL,
             platform_network=PLATFORM,
-            tun=Tun("airloom9", addresses=(POOL[1],)),
+            tuns={"": Tun("airloom9", addresses=(POOL[1],))},
         )
         await plane.start()
         for _ in range(2):

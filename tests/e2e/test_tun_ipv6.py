@@ -135,7 +135,7 @@ async def _device_of_ipv6() -> None:
             platform_network=PLATFORM,
             prefixes=PREFIXES,
             mtu_bytes=MTU_BYTES,
-            tun=Tun("airloom9", addresses=inner_addresses(POOL, PREFIXES)),
+            tuns={"": Tun("airloom9", addresses=inner_addresses(POOL, PREFIXES))},
         )
         await plane.start()
         for _ in range(2):

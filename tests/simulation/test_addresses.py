@@ -22,7 +22,7 @@ from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.app.adapters import Adapters
 from core.app.held import HeldGateway
 from core.app.node import Node
-from core.config import Config
+from core.config import Config, VirtualGatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool
 from core.domain.session import Access, CloseReason, Nas, Resting, Session
@@ -42,6 +42,8 @@ NODES = {"node-1": "vg-1", "node-2": "vg-2"}
 SIMS = 12
 SLOTS = 64
 STATIC_POOL, STATIC_SIMS = IPv4Network("10.127.0.0/28"), 4
+POOLS = {"soracom.io": IPv4Network("10.128.0.0/24"), "meters": IPv4Network("10.64.0.0/24")}
+"""Where devices' addresses are of, by access point; a SIM uses one of them."""
 
 
 class LateEngine(MemoryEngine):
@@ -238,7 +240,7 @@ class Stage:
     async def _attach(self, imsi: str, gateway: HeldGateway) -> None:
         self._forget(imsi, gateway.gateway.gateway_id)
         peer = PeerTunnel(1, 2, "127.0.1.1", "127.0.1.1", 5)
-        wanted = OpenSession(access=Access.GTPV1, imsi=imsi, apn="soracom.io", peer=peer)
+        wanted = OpenSession(access=Access.GTPV1, imsi=imsi, apn=_apn(imsi), peer=peer)
         self._tell(imsi, await gateway.sessions.open(wanted))
 
     async def _detach(self, imsi: str, gateway: HeldGateway) -> None:
@@ -249,7 +251,7 @@ class Stage:
 
     async def _promise(self, imsi: str, gateway: HeldGateway) -> None:
         (static,) = [sim.static_address for sim in self._sims if sim.imsi == imsi]
-        grant = gateway.radius._admissions.promise(imsi, static)
+        grant = gateway.radius._admissions.promise(imsi, static, gateway.sessions.pool_of(_apn(imsi)))
         self.ledger.tell(grant.address, imsi, until=self.clock.monotonic() + PROVISIONAL_S - QUARANTINE_S)
         self._promised[imsi] = (gateway.gateway.gateway_id, grant.address, grant.session_id)
 
@@ -257,15 +259,18 @@ class Stage:
         gateway_id, address, session_id = self._promised.pop(imsi, ("", None, ""))
         if address is None or gateway_id != gateway.gateway.gateway_id:
             return
-        grant = gateway.radius._admissions.redeem(imsi, session_id, address)
+        pool = gateway.sessions.pool_of(_apn(imsi))
+        grant = gateway.radius._admissions.redeem(imsi, session_id, address, pool)
         self._forget(imsi, gateway_id)
         nas = Nas("127.0.3.0/24", "nas", "127.0.3.1", session_id[:8])
-        wanted = OpenSession(access=Access.RADIUS, imsi=imsi, apn="soracom.io", nas=nas, grant=grant)
+        wanted = OpenSession(access=Access.RADIUS, imsi=imsi, apn=_apn(imsi), nas=nas, grant=grant)
         self._tell(imsi, await gateway.sessions.open(wanted))
 
     def _tell(self, imsi: str, session: Session) -> None:
         self._open[f"{imsi} {session.gateway_id}"] = (imsi, session)
         self.ledger.tell(session.ue_address, imsi)
+        if session.ue_address not in STATIC_POOL and session.ue_address not in POOLS[session.apn]:
+            self.ledger.found.append(f"{session.ue_address} is not {session.apn}'s")
         if session.ue_address in STATIC_POOL:
             self.static_told += 1  # another gateway may end it at any time, and nobody here is told
         else:
@@ -299,6 +304,10 @@ def _address(gateway_id: str) -> str:
     return f"127.0.0.{gateway_id[-1]}"
 
 
+def _apn(imsi: str) -> str:
+    return list(POOLS)[int(imsi) % len(POOLS)]
+
+
 def _contact(name: str) -> str:
     return f"http://127.0.0.1:{9_000 + int(name[-1])}"
 
@@ -310,7 +319,8 @@ def _config(name: str) -> Config:
             "control": {"secret": "the secret of all nodes", "port": 9_000 + int(name[-1])},
             "gateway": {
                 "static_pool": str(STATIC_POOL),
-                "ue_pool": "10.128.0.0/24",
+                "ue_pool": str(POOLS["soracom.io"]),
+                "apns": ["soracom.io", {"name": "meters", "ue_pool": str(POOLS["meters"])}],
                 "block_prefix": 29,
                 "quarantine_s": QUARANTINE_S,
                 "virtual": [{"id": each, "address": _address(each)} for each in NODES.values()],
@@ -363,8 +373,10 @@ class RestlessGateway(HeldGateway):
 class HastyGateway(HeldGateway):
     """Planted: what the holder before may have promised is lent at once."""
 
-    def make_blocks(self, own: object, pool: AddressPool) -> UeBlocks:
-        blocks = super().make_blocks(own, pool)  # type: ignore[arg-type]  # as held.py has it
+    def make_blocks(
+        self, own: VirtualGatewayConfig, pool: AddressPool, network: IPv4Network | None = None
+    ) -> UeBlocks:
+        blocks = super().make_blocks(own, pool, network)
         blocks._held_back_s = 0.0
         return blocks
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.layers.inet6 import ICMPv6ND_RS, IPv6, IPv6ExtHdrFragment
 from scapy.packet import Packet, Raw
 
 from core.domain.flow import DedicatedBearer, PacketFilter
@@ -240,3 +240,54 @@ def test_no_end_is_told_where_no_tunnel_moved(path: Path, changed: Bearer) -> No
     path.tunnels.remove(ONE.session_id)
     path.tunnels.install(replace(ONE, peer_teid=0x78), 0)
     assert path.sent == []
+
+
+def numbers(path: Path) -> list[tuple[int, int]]:
+    """By which tunnel, and under which number, what was sent goes; the rest of the header is as it must."""
+    found = []
+    for data, _ in path.sent:
+        flags, kind, length, teid, number, rest = struct.unpack_from("!BBHIHH", data)
+        assert (flags, kind, length, rest) == (0x32, 255, len(data) - 8, 0)
+        assert data[12] >> 4 in (4, 6), "the inner packet follows"
+        found.append((teid, number))
+    return found
+
+
+def test_packets_are_numbered_by_tunnel_where_it_is_configured() -> None:
+    path = Path(is_numbered=True)
+    path.tunnels.install(ONE, 0)
+    voice, other = down(UDP(sport=5_060, dport=9)), down(UDP(sport=53, dport=9))
+    for each in (other, voice, other, other, voice):
+        assert path.tunnels.downlink(each)
+    default, apart = ONE.peer_teid, VOICE.peer_teid_user
+    assert numbers(path) == [(default, 0), (apart, 0), (default, 1), (default, 2), (apart, 1)]
+    assert path.counted().down_bytes == 3 * len(other) + 2 * len(voice), "the number is nobody's traffic"
+    path.sent.clear()
+    asked = bytes(IPv6(src="fe80::1", dst="ff02::2", hlim=255) / ICMPv6ND_RS())
+    path.up(g_pdu(ONE.local_teid, asked))
+    assert numbers(path) == [(default, 3)], "also what the gateway itself says"
+    path.sent.clear()
+    path.tunnels.install(replace(ONE, down_kbps=64_000, dedicated=()), 0)
+    assert path.tunnels.downlink(other)
+    assert numbers(path) == [(default, 4)], "a change of the session is none of the tunnel"
+    path.tunnels.install(replace(ONE, peer_address=OTHER_PEER), 0)
+    path.sent.clear()
+    for each in (other, voice):
+        assert path.tunnels.downlink(each)
+    assert numbers(path) == [(default, 0), (apart, 0)], "new tunnels begin anew"
+
+
+def test_numbers_wrap() -> None:
+    path = Path(is_numbered=True)
+    path.tunnels.install(PLAIN, 0)
+    other = down(UDP(sport=53, dport=9))
+    for _ in range(0x10000):
+        path.tunnels.downlink(other)
+    path.sent.clear()
+    path.tunnels.downlink(other)
+    assert numbers(path) == [(PLAIN.peer_teid, 0)]
+
+
+def test_packets_have_no_number_unless_it_is_configured(path: Path) -> None:
+    assert path.tunnels.downlink(down(UDP(sport=53, dport=9)))
+    assert [data[0] for data, _ in path.sent] == [0x30]

@@ -71,7 +71,9 @@ class Stage:
         faulty = FaultyEngine(engine, rates=self.rates, life=Incarnation(), rng=Random(1))
         return WideStore(engine=faulty, clock=self.clock)
 
-    async def gateway(self, name: str, *in_use: str, runs: bool = True) -> tuple[VirtualGateway, UeBlocks]:
+    async def gateway(
+        self, name: str, *in_use: str, runs: bool = True, network: IPv4Network = POOL
+    ) -> tuple[VirtualGateway, UeBlocks]:
         self.fences[name] = self.fences.get(name, 0) + 1
         now = self.clock.now()
         tenure = Tenure(
@@ -96,7 +98,7 @@ class Stage:
             gateway=made,
             clock=self.clock,
             entropy=entropy,
-            network=POOL,
+            network=network,
             apart=[],
             prefix=29,
             held_back_s=HELD_BACK_S,
@@ -258,5 +260,25 @@ def test_who_holds_it_no_longer_takes_nothing() -> None:
             gateway.lease_address()
         await asyncio.sleep(5)
         assert len(await stage.owned("vg-1")) == 1
+
+    play(script)
+
+
+def test_a_block_of_a_pool_that_is_no_more_keeps_its_sessions_and_is_lent_from_no_more() -> None:
+    async def script(stage: Stage) -> None:
+        first, _ = await stage.gateway("vg-1", runs=False)
+        lent = first.lease_address()
+        other = IPv4Network("10.64.0.0/26")
+        second, blocks = await stage.gateway("vg-1", network=other)
+        second.claim_address(lent, "imsi")
+        await asyncio.sleep(HELD_BACK_S + 2 * GIVE_BACK_S)
+        assert block("10.128.0.0/29") in await stage.owned("vg-1"), "a session has an address of it"
+        for _ in range(20):
+            assert second.lease_address() in other
+            await asyncio.sleep(0.01)
+        second.release_address(lent, "imsi")
+        await asyncio.sleep(QUARANTINE_S + 2 * GIVE_BACK_S)
+        assert all(network.subnet_of(other) for network in blocks.lent_from)
+        assert stage.routes == blocks.lent_from == {each.network for each in await stage.owned("vg-1")}
 
     play(script)

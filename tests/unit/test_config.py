@@ -143,6 +143,11 @@ def test_the_user_plane_keeps_to_the_smallest_link(tmp_path: Path) -> None:
     assert load(None, {}).gateway.mtu_bytes == 1_464
 
 
+def test_sequence_numbers_take_their_octets_from_the_link() -> None:
+    gateway = load(None, {"AIRLOOM_GATEWAY__USER_SEQUENCE_NUMBERS": "true"}).gateway
+    assert {gateway.mtu_bytes, *(each.mtu_bytes for each in gateway.access_points)} == {1_460}
+
+
 def test_an_access_point_is_a_name_or_a_table(tmp_path: Path) -> None:
     file = tmp_path / "airloom.toml"
     file.write_text(

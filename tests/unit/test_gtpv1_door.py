@@ -240,7 +240,7 @@ def test_what_is_used_up_is_refused_and_nothing_of_it_leaks() -> None:
 
 def used_up(stage: Stage) -> list[IPv4Address]:
     """Every address of the blocks that are there."""
-    pool, lent = stage.node.held["vg-1"].gateway._addresses, []
+    pool, lent = stage.node.held["vg-1"].gateway._pools[None].addresses, []
     with pytest.raises(PoolExhausted):
         while True:
             lent.append(pool.lease(stage.clock.monotonic()))
@@ -249,7 +249,7 @@ def used_up(stage: Stage) -> list[IPv4Address]:
 
 @played
 async def test_who_comes_before_the_next_block_waits_for_it(stage: Stage) -> None:
-    pool = stage.node.held["vg-1"].gateway._addresses
+    pool = stage.node.held["vg-1"].gateway._pools[None].addresses
     async with peer(stage) as sgsn:
         lent, blocks = used_up(stage), len(pool.blocks)
         assert cause_of(await sgsn.ask(create(1))) == 128
@@ -261,7 +261,7 @@ async def test_who_comes_before_the_next_block_waits_for_it(stage: Stage) -> Non
 @played
 async def test_addresses_that_are_used_up_are_cause_211(stage: Stage) -> None:
     held = stage.node.held["vg-1"]
-    pool = held.gateway._addresses
+    pool = held.gateway._pools[None].addresses
     held.blocks._may_take_at = math.inf  # the network has no block left
     async with peer(stage) as sgsn:
         lent = used_up(stage)

@@ -35,7 +35,7 @@ TWO = bearer(2)
 class Path:
     """Two tunnels and everything that came out of them, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_numbered: bool = False) -> None:
         self.words = memoryview(bytearray(8 * 8)).cast("Q")
         self.now = 100.0
         self.internet: list[bytes] = []
@@ -50,6 +50,7 @@ class Path:
             devices=(POOL, *(ipv6 for _, ipv6 in PREFIXES.pools)),
             platform=PLATFORM,
             forbidden=(IPv4Network("192.0.2.0/24"), IPv6Network("fd00:c0de::/32")),
+            is_numbered=is_numbered,
         )
         self.tunnels.write_internet = self.internet.append
         self.tunnels.on_edge_packet = lambda session_id, inner: self.edge.append((session_id, inner))
@@ -448,3 +449,17 @@ def test_what_another_session_took_over_stays_its_own(path: Path) -> None:
     path.tunnels.remove(ONE.session_id)
     path.up(GOOD)
     assert path.drops == {Drop.UNKNOWN_TEID: 1}
+
+
+def test_an_access_point_with_a_way_of_its_own_leaves_by_it_and_by_no_other(path: Path) -> None:
+    own: list[bytes] = []
+    path.tunnels.write_internet_of = {"meters": own.append}
+    path.tunnels.install(replace(ONE, apn="meters"), 0)
+    for each in (ONE, TWO):
+        path.up(g_pdu(each.local_teid, packet(each.ue_address, SERVER)))
+    assert (own, path.internet) == ([packet(ONE.ue_address, SERVER)], [packet(TWO.ue_address, SERVER)])
+    path.tunnels.write_internet = None
+    for each in (ONE, TWO):
+        path.up(g_pdu(each.local_teid, packet(each.ue_address, SERVER)))
+    assert (len(own), path.counted(0).up_packets, path.counted(4).up_packets) == (2, 2, 1)
+    assert path.drops == {Drop.NO_INTERNET: 1}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import Config, RadiusConfig, load
+from core.config import Config, RadiusConfig
+from core.config_file import load
 from core.domain.session import PdnType
 from core.errors import ConfigurationError
 

@@ -1,17 +1,13 @@
 """What an operator may configure, read once into immutable objects.
 
-Rules: `airloom.toml` and then `AIRLOOM_*` variables (`AIRLOOM_API__PORT=8081`), the later wins; an unknown
-key is an error that names it; nothing else in Airloom reads the environment or that file.
+Rule: an unknown key is an error that names it (``core.config_file``).
 """
 
-import json
-import os
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,7 +15,6 @@ from pydantic import (
     Field,
     SecretStr,
     StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -28,8 +23,8 @@ from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES, Apn
 from core.domain.blocks import PREFIX_MAX
 from core.domain.networks import Network, demand_apart
 from core.domain.pools import UePrefixes
+from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType
-from core.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Contact = Annotated[str, StringConstraints(pattern=r"^http://[a-zA-Z0-9.-]{1,253}:[0-9]{1,5}$")]
@@ -53,7 +48,7 @@ APN_POOLS_MAX = 64
 ECHO_INTERVAL_S_MIN = 60
 """Echo Requests are not sent more often (TS 29.060 §7.2.1, TS 23.007 §20)."""
 PARTNERS_MAX = 200
-RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers"})
+RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers", "gateway.refusals"})
 """What a running node takes over when it reads its configuration again."""
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
@@ -151,6 +146,13 @@ class PeerConfig(_Section):
     priority: Literal["low", "normal", "high"] = "normal"
 
 
+class RefusalConfig(_Section):
+    """The causes that a refusal is answered with: of GTPv1 (TS 29.060 §7.7.1) and GTPv2 (TS 29.274 §8.4)."""
+
+    gtpv1: Annotated[int, Field(ge=192, le=255)] | None = None
+    gtpv2: Annotated[int, Field(ge=64, le=239)] | None = None
+
+
 class VirtualGatewayConfig(_Section):
     """One virtual gateway: the address of its doors, and its devices' addresses.
 
@@ -192,7 +194,11 @@ class GatewayConfig(_Section):
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
     never); the sessions of one that does not answer are kept for ``path_keep_s``. A session through which
-    nothing goes for ``idle_s`` (0: it does not matter) ends.
+    nothing goes for ``idle_s`` (0: it does not matter) ends. A peer whose attaches for one APN are too many
+    is told to stay away from it for ``back_off_s`` (0: it is not told how long).
+
+    ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
+    the usual ones (docs/gateway-operations.md).
 
     ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
     ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
@@ -220,6 +226,8 @@ class GatewayConfig(_Section):
     n3_requests: Annotated[int, Field(ge=2, le=10)] = 4
     echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
+    back_off_s: Annotated[float, Field(ge=0, le=1_116_000)] = 10.0
+    refusals: Mapping[AttachRefusal, RefusalConfig] = {}
     idle_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
     core_networks: tuple[Network, ...] = ()
     tun: TunName = ""
@@ -236,6 +244,17 @@ class GatewayConfig(_Section):
         if 0 < interval_s < ECHO_INTERVAL_S_MIN:
             raise ValueError(f"must be 0 (none are sent) or at least {ECHO_INTERVAL_S_MIN}")
         return interval_s
+
+    @field_validator("refusals", mode="before")
+    @classmethod
+    def _check_refusals(cls, refusals: object) -> object:
+        known = [each.value for each in AttachRefusal if each is not AttachRefusal.UNKNOWN_SESSION]
+        for name in refusals if isinstance(refusals, Mapping) else ():
+            if name not in known:
+                raise ValueError(
+                    f"{name}: no refusal with a cause of its own; known here: {', '.join(known)}"
+                )
+        return refusals
 
     @field_validator("peers")
     @classmethod
@@ -609,86 +628,3 @@ class Config(_Section):
                 f"node.roles: {each.id} has the doors {', '.join(sorted(self.doors_of(each)))}, so whoever"
                 f" holds it also needs the role {', '.join(roles)}"
             )
-
-
-def load(
-    path: Path | None, environment: Mapping[str, str] = os.environ, *, roles: Sequence[str] = ()
-) -> Config:
-    """Read the file (if any) and the ``AIRLOOM_*`` variables; ``roles``, if there are any, win over both.
-
-    Raises ``ConfigurationError`` with one line per mistake: key, what is wrong, what would be right.
-    """
-    values = _read_file(path) if path is not None else {}
-    _overlay(values, environment)
-    if roles:
-        _overlay(values, {"AIRLOOM_NODE__ROLES": ",".join(roles)})
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(_explain(item) for item in error.errors())) from None
-
-
-def changed(before: Config, after: Config) -> frozenset[str]:
-    """The keys whose values differ, as ``gateway.peers``."""
-    return frozenset(
-        f"{section}.{key}"
-        for section in Config.model_fields
-        for key in _known_keys(section)
-        if getattr(getattr(before, section), key) != getattr(getattr(after, section), key)
-    )
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}; name a readable file with --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not TOML: {error}") from error
-
-
-def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """``AIRLOOM_SECTION__KEY=value``; a comma separates the items of a list; tables are a JSON array."""
-    for variable, text in environment.items():
-        section, separator, key = variable.removeprefix("AIRLOOM_").lower().partition("__")
-        if not variable.startswith("AIRLOOM_") or not separator:
-            continue
-        of_section = values.setdefault(section, {})
-        if not isinstance(of_section, dict):
-            raise ConfigurationError(f"{section}: must be a table, as in [{section}]")
-        of_section[key] = _items(variable, text) if _is_list(section, key) else text
-
-
-def _items(variable: str, text: str) -> list[Any]:
-    if not text.startswith("["):
-        return text.split(",")
-    try:
-        return list(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{variable}: not a JSON array: {error}") from error
-
-
-def _is_list(section: str, key: str) -> bool:
-    fields = Config.model_fields
-    if section not in fields:
-        return False
-    annotation = fields[section].annotation
-    inner = getattr(annotation, "model_fields", {}).get(key)
-    return inner is not None and "tuple[" in str(inner.annotation)
-
-
-def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict that differs by version
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(str(item["loc"][0]) if len(item["loc"]) > 1 else "")
-        return f"{key}: unknown key; known here: {', '.join(known)}"
-    if item["type"] == "value_error":  # of a whole section, whose input may hold secrets
-        return ": ".join(part for part in (key, str(item["ctx"]["error"])) if part)
-    got = "not shown" if item["loc"][-1] in ("secret", "password") else repr(item["input"])
-    return f"{key}: {item['msg']} (got {got})"
-
-
-def _known_keys(section: str) -> list[str]:
-    if not section:
-        return list(Config.model_fields)
-    return list(getattr(Config.model_fields[section].annotation, "model_fields", {}))

@@ -92,7 +92,8 @@ class Contexts:
 
     def of_peer(self, access: Access, address: str) -> Iterator[Context]:
         """The contexts that this peer controls by this protocol."""
-        return (self._by_teid[teid] for teid in self._of_peer.get((access, address), ()))
+        teids = self._of_peer.get((access, address), ())
+        return (context for teid in teids if (context := self._by_teid.get(teid)) is not None)
 
     def count_of_peer(self, access: Access, address: str) -> int:
         """How many this peer controls by this protocol."""
@@ -150,6 +151,7 @@ class Contexts:
 
     def _unindex(self, context: Context) -> None:
         key = (context.access, context.control_address)
-        self._of_peer[key].remove(context.local_teid)
-        if not self._of_peer[key]:
-            del self._of_peer[key]
+        teids = self._of_peer.get(key, set())
+        teids.discard(context.local_teid)
+        if not teids:
+            self._of_peer.pop(key, None)

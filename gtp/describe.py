@@ -241,6 +241,7 @@ _ELEMENTS_V1: Mapping[int, tuple[str, Callable[[bytes], str]]] = {
     ie1.MS_TIME_ZONE: ("time zone", _hex),
     ie1.IMEI: ("imei", values.decode_tbcd),
     198: ("apn-ambr", _ambr),
+    ie1.BACK_OFF_TIME: ("back-off time", _hex),
     ie1.SIGNALLING_PRIORITY: ("signalling priority", _number),
 }
 _ELEMENTS_V2: Mapping[int, tuple[str, Callable[[bytes], str]]] = {
@@ -268,6 +269,7 @@ _ELEMENTS_V2: Mapping[int, tuple[str, Callable[[bytes], str]]] = {
     114: ("time zone", _hex),
     ie2.APN_RESTRICTION: ("apn restriction", _number),
     ie2.SELECTION_MODE: ("selection mode", _low_nibble),
+    ie2.EPC_TIMER: ("back-off time", _hex),
     ie2.SIGNALLING_PRIORITY: ("signalling priority", _number),
     163: ("apco", _options),
     ie2.EPCO: ("epco", _options),

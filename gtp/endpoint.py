@@ -24,6 +24,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, Session
 from core.domain.values import replace
 from core.errors import RemoteProtocolError
+from gtp import values
 from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
 from gtp.events import (
@@ -55,6 +56,9 @@ from gtp.transaction import (
     Timers,
 )
 
+Causes = Mapping[Access, Mapping[AttachRefusal, int]]
+"""What refusals are answered with in the place of a version's own table."""
+NO_CAUSES: Causes = {}
 GTP_C_PORT = 2123
 HEADER_BYTES = 12
 """Of a response, in both versions."""
@@ -107,13 +111,16 @@ class GtpEndpoint(ABC):
     """One version's machine. ``address`` is ours, ``user_address`` where our tunnels end, if it is another;
     ``recovery`` is our restart counter.
 
-    ``partners`` may speak to it, and so may whoever is in ``allowed_peers``.
+    ``partners`` may speak to it, and so may whoever is in ``allowed_peers``; ``causes`` is what an operator
+    answers otherwise than we do.
     """
 
     ACCESS: ClassVar[Access]
     SEQUENCE_BITS: ClassVar[int]
     CAUSE: ClassVar[tuple[int, int]]
     """The type of that element, and where its value is when it is the first of a response."""
+    CAUSES: ClassVar[Mapping[AttachRefusal, int]]
+    """What each refusal is answered with, where nothing else is configured."""
     HAS_BEARERS: ClassVar[bool] = False
     """Whether it can be asked for dedicated bearers."""
 
@@ -128,8 +135,10 @@ class GtpEndpoint(ABC):
         contexts: Contexts | None = None,
         partners: Sequence[Partner] = (),
         timers: Timers = TIMERS,
+        causes: Causes = NO_CAUSES,
         user_address: IPv4Address | None = None,
     ) -> None:
+        self._causes = {**self.CAUSES, **causes.get(self.ACCESS, {})}
         self._address = address
         self._user_address = user_address or address
         self._recovery = recovery & 0xFF
@@ -191,9 +200,15 @@ class GtpEndpoint(ABC):
         self._recovery = counter & 0xFF
 
     def serve(
-        self, *, apns: Sequence[Apn], allowed_peers: Sequence[IPv4Network], partners: Sequence[Partner]
+        self,
+        *,
+        apns: Sequence[Apn],
+        allowed_peers: Sequence[IPv4Network],
+        partners: Sequence[Partner],
+        causes: Causes = NO_CAUSES,
     ) -> None:
         """Serve these access points to these peers from now on; contexts that are held stay."""
+        self._causes = {**self.CAUSES, **causes.get(self.ACCESS, {})}
         self._apns = {apn.name: apn for apn in apns}
         self._partners = Partners(partners, allowed_peers)
 
@@ -322,6 +337,18 @@ class GtpEndpoint(ABC):
 
         return added.token if self._start(context, added, encode, now) else None
 
+    def change_bearer(self, session: Session, bearer: DedicatedBearer, now: float) -> int | None:
+        """Ask that a dedicated bearer be this from now on; as ``add_bearer``."""
+        context = self._standing(session.session_id)
+        if context is None or not self.HAS_BEARERS:
+            return None
+        changed = Initiated(Procedure.CHANGE_BEARER, session.session_id, self._token(), bearer)
+
+        def encode(sequence: int) -> bytes:
+            return self._encode_bearer_changed(context, session, bearer, sequence)
+
+        return changed.token if self._start(context, changed, encode, now) else None
+
     def remove_bearer(self, session_id: str, ebi: int, now: float) -> None:
         """Tell the peer that a dedicated bearer is over."""
         context = self._standing(session_id)
@@ -354,6 +381,12 @@ class GtpEndpoint(ABC):
 
     def _encode_bearer_added(self, context: Context, bearer: DedicatedBearer, sequence: int) -> bytes:
         """The request for a dedicated bearer, of a version that has them."""
+        raise NotImplementedError
+
+    def _encode_bearer_changed(
+        self, context: Context, session: Session, bearer: DedicatedBearer, sequence: int
+    ) -> bytes:
+        """The request that changes a dedicated bearer, of a version that has them."""
         raise NotImplementedError
 
     def _encode_bearer_removed(self, context: Context, ebi: int, sequence: int) -> bytes:
@@ -426,6 +459,14 @@ class GtpEndpoint(ABC):
             return False
         user_addresses = [ends.user_address, *(bearer.user_address for bearer in bearers)]
         return all(each is None or partners.may_receive(address, each) for each in user_addresses)
+
+    def _back_off(self, pending: Pending, refusal: AttachRefusal) -> bytes:
+        """For how long the peer should stay away from an APN, as both versions tell it; or nothing. Of
+        what is refused for the SIM's sake it is not told: the others' attaches would wait with it.
+        """
+        is_shed = refusal is AttachRefusal.APN_CONGESTED and isinstance(pending.asked.event, SessionRequested)
+        back_off_s = self._timers.back_off_s if is_shed else 0
+        return values.encode_back_off(back_off_s) if back_off_s else b""
 
     def _respond(self, key: RequestKey, addr: Peer, response: bytes) -> None:
         """Answer a request at once."""
@@ -528,6 +569,11 @@ class GtpEndpoint(ABC):
                     )
                 made = bearer if ends is not None else None
                 self._events.append(BearerAnswered(initiated.token, session_id, made))
+            case Procedure.CHANGE_BEARER:
+                is_done = reply is not None and reply.verdict is Verdict.DONE
+                made = initiated.bearer if is_done else None
+                self._events.append(BearerAnswered(initiated.token, session_id, made, is_new=False))
+                return  # 64 is of the bearer, and says nothing of the session
             case Procedure.REMOVE_BEARER | Procedure.COMMANDED:
                 return
         is_unknown = reply is not None and reply.verdict is Verdict.UNKNOWN

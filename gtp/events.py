@@ -131,11 +131,12 @@ class SessionUnknown(Struct, frozen=True):
 
 
 class BearerAnswered(Struct, frozen=True):
-    """The peer made the bearer that we asked it for, or ``None``: it did not."""
+    """The peer made or changed (then it is not new) the bearer as we asked it to, or ``None``: it did not."""
 
     token: int
     session_id: str
     bearer: DedicatedBearer | None
+    is_new: bool = True
 
 
 class OutcomeTooLate(Struct, frozen=True):

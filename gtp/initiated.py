@@ -25,6 +25,7 @@ class Procedure(Enum):
     RELEASE = "release"
     CHANGE = "change"
     ADD_BEARER = "add_bearer"
+    CHANGE_BEARER = "change_bearer"
     REMOVE_BEARER = "remove_bearer"
     COMMANDED = "commanded"  # the peer's own command set it off
 

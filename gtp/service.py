@@ -21,7 +21,7 @@ from core.ports.network import Address, DatagramSocket, Network
 from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
 from core.services.sessions import Sessions
 from gtp.contexts import Contexts
-from gtp.endpoint import GtpEndpoint
+from gtp.endpoint import NO_CAUSES, Causes, GtpEndpoint
 from gtp.events import (
     Accepted,
     BearerAnswered,
@@ -74,6 +74,7 @@ class GtpDoor:
         allowed_peers: Sequence[IPv4Network],
         partners: Sequence[Partner] = (),
         timers: Timers = TIMERS,
+        causes: Causes = NO_CAUSES,
         user_address: IPv4Address | None = None,
     ) -> None:
         self._network = network
@@ -92,6 +93,7 @@ class GtpDoor:
                 contexts=contexts,
                 partners=partners,
                 timers=timers,
+                causes=causes,
                 user_address=user_address,
             )
 
@@ -125,11 +127,16 @@ class GtpDoor:
             self._taps.remove(tap)
 
     def serve(
-        self, *, apns: Sequence[Apn], allowed_peers: Sequence[IPv4Network], partners: Sequence[Partner]
+        self,
+        *,
+        apns: Sequence[Apn],
+        allowed_peers: Sequence[IPv4Network],
+        partners: Sequence[Partner],
+        causes: Causes = NO_CAUSES,
     ) -> None:
         """Serve these access points to these peers from now on; sessions that are open stay."""
         for machine in self._machines.values():
-            machine.serve(apns=apns, allowed_peers=allowed_peers, partners=partners)
+            machine.serve(apns=apns, allowed_peers=allowed_peers, partners=partners, causes=causes)
 
     def tell_restart(self, counter: int) -> None:
         """Our own sessions were lost (TS 23.007 §18)."""
@@ -179,6 +186,16 @@ class GtpDoor:
         """Ask the peer for a dedicated bearer; raises ``Refused(NOT_SUPPORTED)``, ``Unavailable``."""
         machine = self._machines[session.access]
         token = machine.add_bearer(session.session_id, bearer, self._clock.monotonic())
+        return await self._answered(machine, session, token)
+
+    async def change_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
+        """Ask the peer to change a dedicated bearer into this; raises as ``add_bearer``."""
+        machine = self._machines[session.access]
+        token = machine.change_bearer(session, bearer, self._clock.monotonic())
+        return await self._answered(machine, session, token)
+
+    async def _answered(self, machine: GtpEndpoint, session: Session, token: int | None) -> DedicatedBearer:
+        """The bearer as the peer answers it."""
         if token is None:
             raise Refused(AttachRefusal.NOT_SUPPORTED, f"{session.access.value} has no dedicated bearers")
         answer: asyncio.Future[DedicatedBearer | None] = asyncio.get_running_loop().create_future()
@@ -189,7 +206,7 @@ class GtpDoor:
         finally:
             del self._asked[machine.ACCESS, token]
         if made is None:
-            raise Refused(AttachRefusal.NOT_SUPPORTED, "the peer does not make the bearer")
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "the peer does not have the bearer so")
         return made
 
     def remove_bearer(self, session: Session, ebi: int) -> None:
@@ -202,7 +219,7 @@ class GtpDoor:
         waiting = self._asked.get((machine.ACCESS, event.token))
         if waiting is not None and not waiting.done():
             waiting.set_result(event.bearer)
-        elif event.bearer is not None:
+        elif event.bearer is not None and event.is_new:
             machine.remove_bearer(event.session_id, event.bearer.ebi, self._clock.monotonic())
             self._pump()
 

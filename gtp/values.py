@@ -6,6 +6,7 @@ the version that asked knows which element it was.
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from math import ceil
 
 from core.domain.session import Cell, Location
 from core.errors import LocalProtocolError, RemoteProtocolError
@@ -165,6 +166,9 @@ USER_LOCATION_OCTETS_MAX = 64
 """Of the raw element so many are kept."""
 
 
+_TIMER_UNITS_S, _TIMER_VALUE_MAX = (2, 60, 600, 3_600, 36_000), 31
+
+
 def locate(
     *, serving_network: bytes, rat: bytes, user_location: bytes, cell: Cell | None, time_zone: bytes
 ) -> Location:
@@ -180,6 +184,14 @@ def locate(
 
 def _cell(plmn: str, **parts: int) -> Cell:
     return Cell(int(plmn[:3]), int(plmn[3:]), **parts)
+
+
+def encode_back_off(seconds: float) -> bytes:
+    """A timer's octet (TS 29.274 §8.87, TS 29.060 §7.7.102), no shorter than this; at most 310 hours."""
+    for unit, unit_s in enumerate(_TIMER_UNITS_S):
+        if (value := ceil(seconds / unit_s)) <= _TIMER_VALUE_MAX:
+            return bytes((unit << 5 | value,))
+    return bytes(((len(_TIMER_UNITS_S) - 1) << 5 | _TIMER_VALUE_MAX,))
 
 
 def asked_prefix(address: IPv6Address | None) -> IPv6Network | None:

@@ -180,6 +180,10 @@ class RadiusDoor:
         """A NAS has none: raises ``Refused(NOT_SUPPORTED)``."""
         raise Refused(AttachRefusal.NOT_SUPPORTED, "a session behind a NAS has no bearers")
 
+    async def change_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
+        """A NAS has none: raises ``Refused(NOT_SUPPORTED)``."""
+        raise Refused(AttachRefusal.NOT_SUPPORTED, "a session behind a NAS has no bearers")
+
     def remove_bearer(self, session: Session, ebi: int) -> None:
         """A NAS has none."""
 

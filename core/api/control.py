@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from core.adapters.links import EDGE_PATH, serve_link
+from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, read
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.links import Link
@@ -67,6 +68,22 @@ class GatewayOperations(Protocol):
         """End the sessions of a peer's address, or of a partner; how many there were."""
         ...
 
+    def bearers(self, session_id: str) -> list[Row]:
+        """The dedicated bearers of a session; raises ``Refused(UNKNOWN_SESSION)``."""
+        ...
+
+    async def add_bearer(self, wanted: AddBearer) -> Row:
+        """Make a dedicated bearer; raises ``ValueError``, ``Refused``, ``Unavailable``."""
+        ...
+
+    async def change_bearer(self, wanted: ChangeBearer) -> Row:
+        """Change a dedicated bearer; raises as ``add_bearer``."""
+        ...
+
+    async def remove_bearer(self, wanted: RemoveBearer) -> None:
+        """End a dedicated bearer; raises as ``add_bearer``."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlServices:
@@ -114,6 +131,10 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_get("/control/gateway/trace", channel.trusted(channel.trace))
     routes.add_post("/control/gateway/restart-counter", channel.trusted(channel.raise_restart_counter))
     routes.add_post("/control/gateway/drop-peer", channel.trusted(channel.drop_peer))
+    routes.add_get("/control/gateway/bearers", channel.trusted(channel.bearers))
+    routes.add_post("/control/gateway/add-bearer", channel.trusted(channel.add_bearer))
+    routes.add_post("/control/gateway/change-bearer", channel.trusted(channel.change_bearer))
+    routes.add_post("/control/gateway/remove-bearer", channel.trusted(channel.remove_bearer))
     return application
 
 
@@ -246,6 +267,22 @@ class _Channel:
         return web.json_response(
             {"ended": await self._services.operations.drop_peer(peer, tell_peer=tell_peer)}
         )
+
+    async def bearers(self, request: web.Request) -> web.StreamResponse:
+        session_id = _text(dict(request.query), "session_id")
+        return web.json_response({"bearers": self._services.operations.bearers(session_id)})
+
+    async def add_bearer(self, request: web.Request) -> web.StreamResponse:
+        wanted = read(AddBearer, await request.json())
+        return web.json_response(await self._services.operations.add_bearer(wanted))
+
+    async def change_bearer(self, request: web.Request) -> web.StreamResponse:
+        wanted = read(ChangeBearer, await request.json())
+        return web.json_response(await self._services.operations.change_bearer(wanted))
+
+    async def remove_bearer(self, request: web.Request) -> web.StreamResponse:
+        await self._services.operations.remove_bearer(read(RemoveBearer, await request.json()))
+        return web.json_response({})
 
     async def say_bye(self, _: web.Application) -> None:
         self._ending.set()

@@ -25,6 +25,7 @@ from core.services.reported import ReportedUsage
 from core.services.sessions import LATE_S, Sessions
 from core.services.statics import EndAt, StaticAddresses
 from core.services.usage import UsageMeter
+from gtp.endpoint import Causes
 from gtp.partners import Partner, Priority
 from gtp.service import GtpDoor
 from gtp.transaction import Timers
@@ -165,7 +166,10 @@ class HeldGateway:
         self._config, gateway = config, config.gateway
         self.sessions.serve(gateway.access_points)
         self.door.serve(
-            apns=gateway.access_points, allowed_peers=gateway.allowed_peers, partners=_partners(gateway)
+            apns=gateway.access_points,
+            allowed_peers=gateway.allowed_peers,
+            partners=_partners(gateway),
+            causes=_causes(gateway),
         )
 
     async def settle(self) -> None:
@@ -287,7 +291,9 @@ class HeldGateway:
                 n3_requests=config.n3_requests,
                 echo_interval_s=config.echo_interval_s,
                 path_keep_s=config.path_keep_s,
+                back_off_s=config.back_off_s,
             ),
+            causes=_causes(config),
         )
 
     def make_idle(self) -> IdleSessions:
@@ -388,6 +394,14 @@ def _partners(config: GatewayConfig) -> list[Partner]:
         )
         for each in config.peers
     ]
+
+
+def _causes(config: GatewayConfig) -> Causes:
+    refusals = config.refusals.items()
+    return {
+        Access.GTPV1: {reason: each.gtpv1 for reason, each in refusals if each.gtpv1 is not None},
+        Access.GTPV2: {reason: each.gtpv2 for reason, each in refusals if each.gtpv2 is not None},
+    }
 
 
 async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:

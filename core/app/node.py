@@ -13,7 +13,8 @@ from core.adapters.store.rows import body_of, entity_of
 from core.api.views import subscriber_view
 from core.app.adapters import METADATA_PORT, Adapters
 from core.app.held import HeldGateway, settle_left
-from core.config import OWN_KEYS, RELOADABLE, Config, changed
+from core.config import OWN_KEYS, RELOADABLE, Config
+from core.config_file import changed
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable

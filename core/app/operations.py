@@ -11,11 +11,13 @@ from contextlib import ExitStack, contextmanager
 from heapq import nsmallest
 from typing import Any
 
+from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, packet_filters, row
 from core.api.control import Row, SessionQuery
 from core.app.held import HeldGateway
 from core.app.node import Node
+from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, Session
-from core.errors import Unavailable
+from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address
 from gtp.service import Tap
@@ -140,6 +142,45 @@ class Operations:
             await held.door.end_all(theirs, reason, tell_peer=tell_peer)
             ended += len(theirs)
         return ended
+
+    def bearers(self, session_id: str) -> list[Row]:
+        """See ``GatewayOperations``."""
+        _, session = self._holding(session_id)
+        return [row(session_id, each) for each in session.dedicated]
+
+    async def add_bearer(self, wanted: AddBearer) -> Row:
+        """See ``GatewayOperations``."""
+        held, session = self._holding(wanted.session_id)
+        filters = packet_filters(wanted.filters, session.dedicated)
+        made = await held.dedicated.add(session.session_id, qci=wanted.qci, arp=wanted.arp, filters=filters)
+        return row(session.session_id, made)
+
+    async def change_bearer(self, wanted: ChangeBearer) -> Row:
+        """See ``GatewayOperations``."""
+        held, session = self._holding(wanted.session_id)
+        others = [each for each in session.dedicated if each.ebi != wanted.ebi]
+        changed = await held.dedicated.change(
+            session.session_id,
+            wanted.ebi,
+            qci=wanted.qci,
+            arp=next((wanted.arp_of(each.arp) for each in session.dedicated if each.ebi == wanted.ebi), None),
+            filters=None if wanted.filters is None else packet_filters(wanted.filters, others),
+        )
+        return row(session.session_id, changed)
+
+    async def remove_bearer(self, wanted: RemoveBearer) -> None:
+        """See ``GatewayOperations``."""
+        held, session = self._holding(wanted.session_id)
+        await held.dedicated.remove(session.session_id, wanted.ebi)
+
+    def _holding(self, session_id: str) -> tuple[HeldGateway, Session]:
+        for held in self._node.held.values():
+            if (session := held.sessions.open_sessions.get(session_id)) is not None:
+                return held, session
+        raise Refused(
+            AttachRefusal.UNKNOWN_SESSION,
+            f"session_id: {session_id[:64]} is not open on this node; see airloom gateway sessions",
+        )
 
 
 async def _each_session(held: HeldGateway) -> AsyncIterator[Session]:

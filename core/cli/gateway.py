@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
+from core.cli.bearers import bearer
 from core.cli.client import CliError
 from core.cli.node import EX_UNAVAILABLE, ContactOption, ask, where_of
 from core.cli.output import Format, show
@@ -35,6 +36,7 @@ gateway = typer.Typer(
     "Examples: airloom gateway status | airloom gateway peers --contact http://10.0.0.12:8090 |"
     " airloom gateway trace 440100000000001 --pcap sim.pcap",
 )
+gateway.add_typer(bearer, name="bearer")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, whatever stdout is.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")]
 
@@ -229,6 +231,7 @@ def raise_restart_counter(
     config: ConfigOption = None,
     contact: ContactOption = "",
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell every peer that this gateway's sessions are lost: all of them end, there and here.
 
@@ -241,18 +244,20 @@ def raise_restart_counter(
     body = {"gateway_id": gateway_id}
     url = f"{where}/control/gateway/restart-counter"
     told = asyncio.run(ask("POST", url, secret, body=body, within_s=END_S))
-    typer.echo(f"restart counter {told['restart_counter']}")
+    _tell(told, f"restart counter {told['restart_counter']}", as_json=as_json)
 
 
 @gateway.command("drop-peer")
 def drop_peer(
     peer: Annotated[str, typer.Argument(help="A peer's address, or a partner's name.")],
+    *,
     config: ConfigOption = None,
     contact: ContactOption = "",
     silently: Annotated[
         bool, typer.Option("--silently", help="Do not tell the peer, for one that is gone.")
     ] = False,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """End the sessions of a peer or of a partner; the peer is told by delete requests.
 
@@ -262,7 +267,14 @@ def drop_peer(
     _ask_whether(f"end every session of {peer}?", yes=yes)
     body = {"peer": peer, "tell_peer": not silently}
     told = asyncio.run(ask("POST", f"{where}/control/gateway/drop-peer", secret, body=body, within_s=END_S))
-    typer.echo(f"ended: {told['ended']} sessions")
+    _tell(told, f"ended: {told['ended']} sessions", as_json=as_json)
+
+
+def _tell(told: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    if as_json:
+        show(told, Format.JSON)
+    else:
+        typer.echo(text)
 
 
 def _ask_whether(question: str, *, yes: bool) -> None:

@@ -20,7 +20,8 @@ from core.adapters.clock import SystemClock
 from core.app.adapters import default_adapters
 from core.app.node import Node
 from core.app.serving import first_run, make_api, make_control_channel, make_identity, make_telemetry
-from core.config import Config, load
+from core.config import Config
+from core.config_file import load
 from core.errors import ConfigurationError, LeaseLost, Unavailable
 
 UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tells why)"

@@ -97,7 +97,7 @@ def audit(
 
 def settings_from(path: Path | None) -> "Config":
     """An operator's configuration; raises ``CliError``."""
-    from core.config import load  # noqa: PLC0415 - a customer's command reads no airloom.toml
+    from core.config_file import load  # noqa: PLC0415 - a customer's command reads no airloom.toml
     from core.errors import ConfigurationError  # noqa: PLC0415 - the same
 
     try:

@@ -30,6 +30,10 @@ class AccessDoor(Protocol):
         """
         ...
 
+    async def change_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
+        """Ask the peer to change a dedicated bearer into this (Update Bearer); raises as ``add_bearer``."""
+        ...
+
     def remove_bearer(self, session: Session, ebi: int) -> None:
         """Tell the peer that a dedicated bearer is over (Delete Bearer). Does not wait."""
         ...

@@ -6,12 +6,15 @@ precedence. Only bearers without guaranteed rates are made: rates are kept for s
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_network
 
 from core.domain.flow import DedicatedBearer, PacketFilter, Ports
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Session
+from core.domain.values import replace
 from core.errors import Refused, Unavailable
+from core.ports.sessions import AccessDoor
 from core.services.gateway import VirtualGateway
 from core.services.session_requests import ModifySession
 from core.services.sessions import Sessions
@@ -54,21 +57,61 @@ class DedicatedBearers:
             charging_id=teid,
         )
         try:
-            made = await self._ask(session, wanted)
+            made = await self._door_of(session).add_bearer(session, wanted)
         except BaseException:
             self._gateway.release_teid(teid)
             raise
         await self._keep(session, made)
         return made
 
+    async def change(
+        self,
+        session_id: str,
+        ebi: int,
+        *,
+        qci: int | None = None,
+        arp: int | None = None,
+        filters: Sequence[PacketFilter] | None = None,
+    ) -> DedicatedBearer:
+        """Another QoS or other filters for a bearer, what is ``None`` stays; returns when it is durable and
+        in force.
+
+        Raises as ``add``, and ``Refused(UNKNOWN_SESSION)`` when there is no such bearer; the peer is asked to
+        have it as it was when the change cannot be stored.
+        """
+        session = self._session(session_id)
+        before = _bearer_of(session, ebi)
+        wanted = replace(
+            before,
+            qci=before.qci if qci is None else qci,
+            arp=before.arp if arp is None else arp,
+            filters=before.filters if filters is None else tuple(filters),
+        )
+        others = [each for each in session.dedicated if each.ebi != ebi]
+        _demand_possible(others, wanted.qci, wanted.filters)
+        door = self._door_of(session)
+        await door.change_bearer(session, wanted)
+
+        def changed(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
+            now = _bearer_of(self._session(session_id), ebi)
+            _demand_possible([each for each in bearers if each.ebi != ebi], wanted.qci, wanted.filters)
+            there = replace(now, qci=wanted.qci, arp=wanted.arp, filters=wanted.filters)
+            return tuple(there if each.ebi == ebi else each for each in bearers)
+
+        try:
+            stored = await self._sessions.modify(ModifySession(session_id=session_id, dedicated=changed))
+        except (Refused, Unavailable):
+            with suppress(Refused, Unavailable):
+                await door.change_bearer(session, before)
+            raise
+        return _bearer_of(stored, ebi)
+
     async def remove(self, session_id: str, ebi: int) -> None:
         """End a bearer: it is durable that it is over before the peer is told.
 
         Raises ``Refused(UNKNOWN_SESSION)`` when there is no such bearer, ``Unavailable``.
         """
-        session = self._session(session_id)
-        if ebi not in {bearer.ebi for bearer in session.dedicated}:
-            raise Refused(AttachRefusal.UNKNOWN_SESSION, f"{session_id} has no bearer {ebi}")
+        _bearer_of(self._session(session_id), ebi)
         left = await self._sessions.modify(
             ModifySession(
                 session_id=session_id,
@@ -78,11 +121,11 @@ class DedicatedBearers:
         if (door := self._sessions.door_of(left)) is not None:
             door.remove_bearer(left, ebi)
 
-    async def _ask(self, session: Session, wanted: DedicatedBearer) -> DedicatedBearer:
+    def _door_of(self, session: Session) -> AccessDoor:
         door = self._sessions.door_of(session)
         if door is None:
             raise Refused(AttachRefusal.NOT_SUPPORTED, session.access.value)
-        return await door.add_bearer(session, wanted)
+        return door
 
     async def _keep(self, session: Session, made: DedicatedBearer) -> None:
         def joined(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
@@ -109,6 +152,13 @@ class DedicatedBearers:
         return session
 
 
+def _bearer_of(session: Session, ebi: int) -> DedicatedBearer:
+    for bearer in session.dedicated:
+        if bearer.ebi == ebi:
+            return bearer
+    raise Refused(AttachRefusal.UNKNOWN_SESSION, f"{session.session_id} has no bearer {ebi}")
+
+
 def _peer_of(session: Session) -> tuple[str, int] | None:
     tunnel = session.tunnel
     return (tunnel.peer_control_address, tunnel.peer_teid_control) if tunnel else None
@@ -119,10 +169,12 @@ def _demand_possible(bearers: Sequence[DedicatedBearer], qci: int, filters: Sequ
     if len(bearers) >= BEARERS_MAX:
         raise Refused(AttachRefusal.NO_RESOURCES, f"{BEARERS_MAX} dedicated bearers are the most")
     if not 1 <= qci <= 254 or qci in GUARANTEED_QCIS:
-        raise Refused(AttachRefusal.NOT_SUPPORTED, f"QCI {qci}")
+        raise Refused(AttachRefusal.NOT_SUPPORTED, f"QCI {qci} has guaranteed rates, which no bearer gets")
     taken = {each.precedence for bearer in bearers for each in bearer.filters}
     precedences, identifiers = {each.precedence for each in filters}, {each.identifier for each in filters}
-    are_apart = len(precedences) == len(identifiers) == len(filters) and not precedences & taken
+    if both := precedences & taken:
+        raise Refused(AttachRefusal.NOT_SUPPORTED, f"precedence {min(both)} is another bearer's")
+    are_apart = len(precedences) == len(identifiers) == len(filters)
     if not 0 < len(filters) <= FILTERS_MAX or not are_apart or not all(map(_is_possible, filters)):
         raise Refused(AttachRefusal.NOT_SUPPORTED, "filters that cannot be told, or stand in no order")
 

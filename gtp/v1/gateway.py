@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import RemoteProtocolError
 from gtp import values
@@ -65,6 +66,7 @@ class GtpV1Gateway(GtpEndpoint):
     ACCESS: ClassVar[Access] = Access.GTPV1
     SEQUENCE_BITS: ClassVar[int] = 16
     CAUSE: ClassVar[tuple[int, int]] = (ie.CAUSE, 13)
+    CAUSES: ClassVar[Mapping[AttachRefusal, int]] = CAUSE_OF_REFUSAL
 
     def procedure_of(self, response_type: int) -> str:
         """By its name in §7.1, table 1."""
@@ -245,11 +247,15 @@ class GtpV1Gateway(GtpEndpoint):
         wire = pending.asked.wire
         if isinstance(outcome, Accepted) and isinstance(wire, _Wire):
             return self._encode_accepted(pending, wire, outcome.session)
-        cause = Cause.REQUEST_ACCEPTED
+        cause, back_off = int(Cause.REQUEST_ACCEPTED), b""
         if isinstance(outcome, Rejected):
-            cause = CAUSE_OF_REFUSAL[outcome.reason]
+            cause, back_off = self._causes[outcome.reason], self._back_off(pending, outcome.reason)
         return message.encode_cause_response(
-            RESPONSES[pending.message_type], pending.asked.peer_teid, pending.sequence, cause
+            RESPONSES[pending.message_type],
+            pending.asked.peer_teid,
+            pending.sequence,
+            cause,
+            back_off=back_off if cause == Cause.APN_CONGESTION else b"",
         )
 
     def _encode_accepted(self, pending: Pending, wire: _Wire, session: Session) -> bytes:

@@ -282,12 +282,20 @@ def encode_notification_response(teid: int, sequence: int, request: Notification
 
 
 def encode_cause_response(
-    message_type: MessageType, teid: int, sequence: int, cause: int, recovery: int | None = None
+    message_type: MessageType,
+    teid: int,
+    sequence: int,
+    cause: int,
+    recovery: int | None = None,
+    *,
+    back_off: bytes = b"",
 ) -> bytes:
-    """A response that carries a cause alone (§7.3.2, §7.3.4, §7.3.6)."""
+    """A response that carries a cause alone (§7.3.2, §7.3.4, §7.3.6), and how long to stay away."""
     elements = [(ie.CAUSE, bytes((cause,)))]
     if recovery is not None:
         elements.append((ie.RECOVERY, bytes((recovery,))))
+    if back_off:
+        elements.append((ie.BACK_OFF_TIME, back_off))
     return encode_header(message_type, teid, sequence, ie.encode_elements(elements))
 
 

@@ -113,6 +113,20 @@ def encode_update_bearer_request(peer_teid: int, sequence: int, ebi: int, qos: Q
     return encode_header(MessageType.UPDATE_BEARER_REQUEST, peer_teid, sequence, body)
 
 
+def encode_update_dedicated_request(
+    peer_teid: int, sequence: int, bearer: DedicatedBearer, qos: Qos
+) -> bytes:
+    """Update Bearer Request (§7.2.15) for a dedicated bearer: its QoS, and a TFT in the place of the one that
+    it has (TS 24.301 §6.4.3.4). The session's APN-AMBR is told again, for it must be.
+    """
+    elements = [
+        ie.encode_element(ie.BEARER_TFT, encode_tft(bearer.filters)),
+        ie.encode_qos(bearer.qci, bearer.arp),
+    ]
+    body = _bearer(bearer.ebi, elements) + ie.encode_ambr(qos)
+    return encode_header(MessageType.UPDATE_BEARER_REQUEST, peer_teid, sequence, body)
+
+
 def encode_delete_bearer_request(
     peer_teid: int, sequence: int, linked_ebi: int, cause: Cause | None = None
 ) -> bytes:

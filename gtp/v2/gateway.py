@@ -5,6 +5,7 @@ from ipaddress import IPv6Network
 from typing import ClassVar
 
 from core.domain.flow import DedicatedBearer
+from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import RemoteProtocolError
 from gtp.contexts import Context, ContextEvent
@@ -72,6 +73,7 @@ class GtpV2Gateway(GtpEndpoint):
     SEQUENCE_BITS: ClassVar[int] = 23
     """The topmost bit marks what a command set off (§7.6); nothing else of ours has it."""
     CAUSE: ClassVar[tuple[int, int]] = (ie.CAUSE, 16)
+    CAUSES: ClassVar[Mapping[AttachRefusal, int]] = CAUSE_OF_REFUSAL
 
     def procedure_of(self, response_type: int) -> str:
         """By its name in §6.1, table 6.1-1."""
@@ -268,8 +270,11 @@ class GtpV2Gateway(GtpEndpoint):
             return self._encode_accepted(pending, outcome.session)
         if isinstance(outcome, Done):
             return message.encode_delete_session_response(teid, sequence, self._recovery)
-        cause, wire = CAUSE_OF_REFUSAL[outcome.reason], pending.asked.wire
+        cause, wire = self._causes[outcome.reason], pending.asked.wire
         repeated = wire.imsi if isinstance(wire, message.ChangeNotification) else b""
+        back_off = self._back_off(pending, outcome.reason)
+        if back_off and cause == Cause.APN_CONGESTION:
+            repeated = ie.encode_element(ie.EPC_TIMER, back_off)
         if isinstance(wire, bearers.DeleteBearerCommand):
             repeated = bearers.refused_bearers(wire.ebis, cause)
         response_type = RESPONSES[pending.message_type]
@@ -347,6 +352,12 @@ class GtpV2Gateway(GtpEndpoint):
         """Create Bearer Request (§7.2.3)."""
         user = ie.FTeid(ie.S5_S8_PGW_GTP_U, bearer.local_teid_user, self._user_address)
         return bearers.encode_create_bearer_request(context.peer_teid, sequence, context.nsapi, bearer, user)
+
+    def _encode_bearer_changed(
+        self, context: Context, session: Session, bearer: DedicatedBearer, sequence: int
+    ) -> bytes:
+        """Update Bearer Request (§7.2.15) for it alone."""
+        return bearers.encode_update_dedicated_request(context.peer_teid, sequence, bearer, session.qos)
 
     def _encode_bearer_removed(self, context: Context, ebi: int, sequence: int) -> bytes:
         """Delete Bearer Request for it alone (§7.2.9.2)."""

@@ -19,6 +19,7 @@ from core.domain.values import replace
 from core.ports.network import Address, DatagramSocket, Receiver
 from core.ports.user_plane import Bearer
 from gtp.events import Accepted, DeleteRequested, Done, Rejected, SessionRequested, UpdateRequested
+from gtp.transaction import Timers
 from gtp.userplane.slots import over_buffer, table_bytes
 from gtp.userplane.udp import UdpUserPlane
 from gtp.v1.gateway import GtpV1Gateway
@@ -50,6 +51,7 @@ def control_messages() -> dict[str, bytes]:
         apns=[replace(APN, dns_ipv6=IPV6, p_cscf=(*APN.dns, *IPV6))],
         allowed_peers=(),
         first_sequence=100,
+        timers=Timers(back_off_s=100.0),
     )
     sent: dict[str, bytes] = {}
 
@@ -70,6 +72,8 @@ def control_messages() -> dict[str, bytes]:
     keep("version not supported")
     ask(create_request(2), Rejected(AttachRefusal.ADDRESSES_OCCUPIED))
     keep("create refused")
+    ask(create_request(20), Rejected(AttachRefusal.APN_CONGESTED))
+    keep("create shed")
     ask(create_request(3), Accepted(session()))
     keep("create accepted")
     ask(update_request(0xA0000001, 4), Accepted(session()))

@@ -22,6 +22,7 @@ from gtp.events import (
     SessionRequested,
     UpdateRequested,
 )
+from gtp.transaction import Timers
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support.gtp import APN
 from tests.support.gtp2 import (
@@ -56,6 +57,7 @@ def messages() -> dict[str, bytes]:
         apns=[APN],
         allowed_peers=(),
         first_sequence=100,
+        timers=Timers(back_off_s=100.0),
     )
     sent: dict[str, bytes] = {}
 
@@ -74,6 +76,7 @@ def messages() -> dict[str, bytes]:
     without_apn = {name: value for name, value in create_elements().items() if name != "apn"}
     ask("echo response", message2(1, None, 1, element(3, b"\x07")))
     ask("create refused", create_session(2), Rejected(AttachRefusal.ADDRESSES_OCCUPIED))
+    ask("create shed", create_session(40), Rejected(AttachRefusal.APN_CONGESTED))
     ask("create without APN", message2(32, 0, 3, b"".join(without_apn.values())))
     ask("create accepted", create_session(4), Accepted(session()))
     for number, pdn_type in ((2, PdnType.IPV6), (3, PdnType.IPV4V6)):
@@ -101,6 +104,7 @@ def messages() -> dict[str, bytes]:
     ask("version not supported", bytes((0x60, 32, 0, 4)) + bytes(4))
     ask("echo request", message2(1, None, 6, element(3, b"\x09")))
     begin("create bearer request", lambda: machine.add_bearer(session().session_id, WANTED, 0))
+    begin("dedicated bearer changed", lambda: machine.change_bearer(told(), replace(WANTED, ebi=6), 0))
     begin("update bearer request", lambda: machine.changed(told(), 0))
     begin("delete dedicated bearer", lambda: machine.remove_bearer(session().session_id, 6, 0))
     ask("delete accepted", delete_session(PGW_TEID, 7), Done())
@@ -112,7 +116,7 @@ def messages() -> dict[str, bytes]:
 
 
 MESSAGES = messages()
-REFUSED = {"create refused", "create without APN"}
+REFUSED = {"create refused", "create shed", "create without APN"}
 MISSING_BEARER_CONTEXT = 4
 """pycrate wants a bearer context in every Create Session Response; a refusal may carry its cause alone."""
 

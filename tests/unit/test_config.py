@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import Config, RadiusConfig, load
+from core.config import Config, RadiusConfig
+from core.config_file import load
 from core.domain.session import PdnType
 from core.errors import ConfigurationError
 
@@ -36,6 +37,23 @@ def test_nothing_configured_is_the_default() -> None:
             "gateway.peers: b: 10.0.0.0/24 overlaps a's 10.0.0.0/8",
         ),
         ('[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\nspeed = 1\n', "gateway.peers.0.speed: "),
+        (
+            "[gateway.refusals.sim_inactve]\ngtpv1 = 199\n",
+            "gateway.refusals: sim_inactve: no refusal with a cause of its own; known here: unknown_",
+        ),
+        (
+            "[gateway.refusals.unknown_session]\ngtpv1 = 199\n",
+            "gateway.refusals: unknown_session: no refusal",
+        ),
+        ("[gateway.refusals.sim_inactive]\ngtpv3 = 1\n", "gateway.refusals.sim_inactive.gtpv3: unknown key"),
+        (
+            "[gateway.refusals.sim_inactive]\ngtpv1 = 128\n",
+            "gateway.refusals.sim_inactive.gtpv1: Input should be",
+        ),
+        (
+            "[gateway.refusals.sim_inactive]\ngtpv2 = 16\n",
+            "gateway.refusals.sim_inactive.gtpv2: Input should be",
+        ),
         ("[api\n", "not TOML"),
         ("api = 3\n", "api: "),
     ],

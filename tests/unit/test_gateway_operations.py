@@ -281,6 +281,135 @@ async def test_a_dropped_peer_is_told_unless_silently_and_the_others_stay(
     assert not silent.ended_by_gateway
     assert kept.is_active
     assert len(watched.stage.open_sessions()) == 1
+    dropped = await airloom("gateway", "drop-peer", SGW, "--yes", "--json")
+    assert dropped.json == {"ended": 1}
+    assert (await airloom("gateway", "raise-restart-counter", "vg-1", "--yes", "--json")).json == {
+        "restart_counter": 2
+    }
+
+
+async def test_a_dedicated_bearer_is_made_changed_and_ended_by_an_operator(
+    watched: Watched, airloom: Airloom
+) -> None:
+    sgw = await watched.peer(SGW)
+    await sgw.attach(imsi=watched.imsi(), apn=APN)
+    (session,) = watched.stage.open_sessions()
+    own = ("gateway", "bearer")
+    wanted = "remote=10.1.0.0/16,protocol=udp,remote_ports=5060-5070,direction=down"
+    added = await airloom(*own, "add", session.session_id, "--qci", "7", "--filter", wanted, "--json")
+    told = added.json
+    assert (told["qci"], told["priority"], told["may_preempt"], told["preemptable"]) == (7, 15, False, True)
+    (shown,) = told["filters"]
+    assert shown == {
+        "precedence": 0,
+        "direction": "down",
+        "remote": "10.1.0.0/16",
+        "protocol": "udp",
+        "remote_ports": "5060-5070",
+    }
+    ebi = str(told["ebi"])
+    second = ("--filter", "protocol=tcp,local_ports=80", "--priority", "3")
+    assert (await airloom(*own, "add", session.session_id, "--qci", "8", *second)).out.endswith(
+        ": QCI 8, priority 3\n"
+    )
+    with watched.operations.trace(watched.imsi()) as messages:
+        changed = await airloom(
+            *own,
+            "change",
+            session.session_id,
+            ebi,
+            "--qci",
+            "9",
+            "--priority",
+            "2",
+            "--may-preempt",
+            "--json",
+        )
+    assert [messages.get_nowait()["message"] for _ in range(2)] == [
+        "update bearer request",
+        "update bearer response",
+    ]
+    assert changed.json == told | {"qci": 9, "priority": 2, "may_preempt": True}
+    replaced = await airloom(
+        *own, "change", session.session_id, ebi, "--filter", "protocol=icmp,precedence=7", "--json"
+    )
+    assert replaced.json["filters"] == [{"precedence": 7, "direction": "both", "protocol": "icmp"}]
+    listed = (await airloom(*own, "list", session.session_id, "--json")).json
+    assert listed[0] == replaced.json
+    assert [each["filters"][0]["precedence"] for each in listed] == [7, 1]
+    (stored,) = await watched.stage.node._world.store.sessions.of_sim(session.sim_id)
+    assert [(each.qci, each.arp) for each in stored.dedicated] == [(9, 2 << 2), (8, 0x40 | 3 << 2)]
+    assert (await airloom(*own, "remove", session.session_id, ebi)).out == f"bearer {ebi}: removed\n"
+    assert len((await airloom(*own, "list", session.session_id, "--json")).json) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"qci": 7}, "filters: Field required"),
+        ({"qci": 7, "filters": []}, "filters: Tuple should have at least 1 item"),
+        ({"qci": 0, "filters": [{"protocol": 6}]}, "qci: Input should be greater than or equal to 1"),
+        ({"qci": 1, "filters": [{"protocol": 6}]}, "QCI 1 has guaranteed rates, which no bearer gets"),
+        ({"qci": 7, "filters": [{}]}, "filters.0: takes everything; name remote, protocol,"),
+        (
+            {"qci": 7, "filters": [{"remote": "10.0.0.1/8"}]},
+            "filters.0.remote: 10.0.0.1/8 has host bits set; write",
+        ),
+        (
+            {"qci": 7, "filters": [{"protocol": "ip"}]},
+            "filters.0.protocol: 'ip' is none; write icmp, tcp, udp,",
+        ),
+        ({"qci": 7, "filters": [{"protocol": 256}]}, "filters.0.protocol: 256 is none"),
+        (
+            {"qci": 7, "filters": [{"remote_ports": "9-5"}]},
+            "filters.0.remote_ports: '9-5' are none; write 5060 or",
+        ),
+        ({"qci": 7, "filters": [{"local_ports": "70000"}]}, "filters.0.local_ports: '70000' are none"),
+        ({"qci": 7, "filters": [{"speed": 1}]}, "filters.0.speed: unknown; known here: direction, remote,"),
+        (
+            {"qci": 7, "gbr_up_kbps": 64, "filters": [{"protocol": 6}]},
+            "gbr_up_kbps: unknown; known here: session_id,",
+        ),
+        (
+            {"qci": 7, "priority": 16, "filters": [{"protocol": 6}]},
+            "priority: Input should be less than or equal",
+        ),
+        ({"qci": 7, "filters": [{"protocol": 6, "precedence": 4}] * 2}, "filters that cannot be told"),
+        (
+            {"qci": 7, "session_id": "x", "filters": [{"protocol": 6}]},
+            "session_id: x is not open on this node; ",
+        ),
+    ],
+)
+async def test_a_bearer_that_cannot_be_is_refused_by_the_field_and_what_would_be_right(
+    watched: Watched, body: dict[str, object], told: str
+) -> None:
+    sgw = await watched.peer(SGW)
+    await sgw.attach(imsi=watched.imsi(), apn=APN)
+    (session,) = watched.stage.open_sessions()
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET}"}) as http,
+        http.post(
+            f"{watched.url}/control/gateway/add-bearer", json={"session_id": session.session_id} | body
+        ) as answer,
+    ):
+        assert answer.status in (400, 409)
+        assert told in (await answer.json())["error"]
+    assert watched.stage.open_sessions()[0].dedicated == ()
+
+
+async def test_a_bearer_over_gtpv1_or_of_another_number_is_refused(
+    watched: Watched, airloom: Airloom
+) -> None:
+    sgsn = await watched.peer(SGSN)
+    await sgsn.attach(imsi=watched.imsi(), apn=APN)
+    session_id = watched.stage.open_sessions()[0].session_id
+    refused = await airloom("gateway", "bearer", "add", session_id, "--qci", "7", "--filter", "protocol=udp")
+    assert "gtpv1 has no dedicated bearers" in refused.err
+    unknown = await airloom("gateway", "bearer", "remove", session_id, "6")
+    assert f"{session_id} has no bearer 6" in unknown.err
+    half = await airloom("gateway", "bearer", "add", session_id, "--qci", "7", "--filter", "udp")
+    assert (half.code, "udp has no value; write name=value" in half.err) == (2, True)
 
 
 async def test_the_channel_refuses_strangers_and_what_it_does_not_know(

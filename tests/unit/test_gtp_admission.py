@@ -7,12 +7,14 @@ import pytest
 
 from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
+from core.domain.session import Access
 from core.domain.values import replace
 from gtp import endpoint
 from gtp.admission import OF_ONE_SIM_MAX
-from gtp.endpoint import GtpEndpoint
+from gtp.endpoint import NO_CAUSES, Causes, GtpEndpoint
 from gtp.events import Accepted, DeleteRequested, Rejected, SessionRequested, UpdateRequested
 from gtp.partners import Partner, Priority
+from gtp.transaction import TIMERS, Timers
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support import gtp as v1
@@ -23,6 +25,7 @@ from tests.support.gtp2 import element, f_teid, message2
 ROOM = 64
 LOW, NORMAL, HIGH = ROOM // 2, ROOM * 3 // 4, ROOM * 7 // 8
 ONE = ROOM * 5 // 8
+INACTIVE = AttachRefusal.SIM_INACTIVE
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,13 @@ def _little_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "EVENTS_MAX", ROOM)
 
 
-def gateway(version: Version, *partners: Partner, apns: int = 1) -> GtpEndpoint:
+def gateway(
+    version: Version,
+    *partners: Partner,
+    apns: int = 1,
+    timers: Timers = TIMERS,
+    causes: Causes = NO_CAUSES,
+) -> GtpEndpoint:
     return version.kind(
         address=IPv4Address("127.0.0.1"),
         recovery=3,
@@ -99,6 +108,8 @@ def gateway(version: Version, *partners: Partner, apns: int = 1) -> GtpEndpoint:
         allowed_peers=(),
         first_sequence=100,
         partners=partners,
+        timers=timers,
+        causes=causes,
     )
 
 
@@ -282,6 +293,40 @@ def test_without_a_table_tunnels_end_wherever_a_peer_says(version: Version) -> N
     machine = gateway(version)
     machine.receive_datagram(version.create(1, user="10.0.0.1"), v1.SGSN, 0)
     assert isinstance(machine.next_event(), SessionRequested)
+
+
+@each_version
+@pytest.mark.parametrize("back_off_s", [0.0, 10.0])
+def test_whoever_is_refused_for_a_congested_apn_is_told_how_long_to_stay_away(
+    version: Version, back_off_s: float
+) -> None:
+    machine = gateway(version, apns=2, timers=Timers(back_off_s=back_off_s))
+    storm(machine, version)
+    (answer,) = {data[12:] for data, _ in machine.datagrams_to_send()}
+    back_off = b"\xca\0\x01\x05" if version.kind is GtpV1Gateway else element(156, b"\x05")
+    cause = b"\x01\xe5" if version.kind is GtpV1Gateway else element(2, b"\x71\0")
+    assert answer == cause + (back_off if back_off_s else b"")
+
+
+def refused(machine: GtpEndpoint, version: Version, reason: AttachRefusal, number: int = 1) -> bytes:
+    machine.receive_datagram(version.create(number), v1.SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Rejected(reason), 0)
+    ((answer, _),) = machine.datagrams_to_send()
+    return answer
+
+
+@each_version
+def test_an_operator_says_what_a_refusal_is_answered_with(version: Version) -> None:
+    causes = {Access.GTPV1: {INACTIVE: 229}, Access.GTPV2: {INACTIVE: 113}}
+    machine = gateway(version, causes=causes, timers=Timers(back_off_s=10.0))
+    answer = refused(machine, version, INACTIVE)
+    assert version.cause_of(answer) == version.apn_congested
+    assert len(answer) == (14 if version.kind is GtpV1Gateway else 18), "nobody else has to stay away for it"
+    assert version.cause_of(refused(machine, version, AttachRefusal.SIM_SUSPENDED, 2)) in (209, 92)
+    machine.serve(apns=[Apn("soracom.io")], allowed_peers=(), partners=())
+    assert version.cause_of(refused(machine, version, INACTIVE, 3)) in (199, 73)
 
 
 @each_version

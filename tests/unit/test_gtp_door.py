@@ -413,6 +413,34 @@ async def test_a_bearer_that_cannot_be_stored_is_taken_back_but_one_that_may_be_
 
 
 @played
+async def test_a_change_of_a_bearer_that_cannot_be_stored_is_taken_back_from_the_peer(stage: Stage) -> None:
+    sgw = await stage.peer(Sgw, "127.0.2.1")
+    await sgw.attach(imsi=stage.imsi, apn=APN)
+    made = await added(stage)
+    asked: list[bytes] = []
+
+    def tap(data: bytes, _: Address, is_incoming: bool) -> None:
+        if data[1] == 97 and not is_incoming:
+            asked.append(data[12:])
+
+    stage.stack.enter_context(stage.node.held["vg-1"].door.tapped(tap))
+    stage.store_rates.before = 1.0
+    with pytest.raises(Unavailable):
+        await stage.dedicated.change(stage.only.session_id, made.ebi, qci=8)
+    stage.store_rates.before = 0.0
+    assert [data[data.index(b"\x50\0\x16") + 5] for data in asked] == [8, 7]
+    assert stage.only.dedicated == (await stage.stored()).dedicated == (made,)
+    sgw.verdict = Cause.NO_RESOURCES_AVAILABLE
+    with pytest.raises(Refused):
+        await stage.dedicated.change(stage.only.session_id, made.ebi, qci=8)
+    assert stage.only.dedicated == (made,)
+    sgw.verdict = Cause.REQUEST_ACCEPTED
+    changed = await stage.dedicated.change(stage.only.session_id, made.ebi, qci=8, arp=0x10)
+    assert stage.only.dedicated == (await stage.stored()).dedicated == (changed,)
+    assert changed == replace(made, qci=8, arp=0x10)
+
+
+@played
 async def test_filters_have_one_order_and_bearers_a_number(stage: Stage) -> None:
     sgw = await stage.peer(Sgw, "127.0.2.1")
     await sgw.attach(imsi=stage.imsi, apn=APN)

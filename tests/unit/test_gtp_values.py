@@ -109,3 +109,12 @@ def test_any_octets_are_a_place_or_none(octets: bytes, short: bytes) -> None:
     assert len(locate(short, octets).user_location) <= 2 * values.USER_LOCATION_OCTETS_MAX
     assert len(values.decode_time_zone(short)) in (0, 6)
     values.decode_rat(short)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "octet"),
+    [(0.5, 0x01), (10, 0x05), (62, 0x1F), (63, 0x22), (1_860, 0x3F), (1_861, 0x44), (20_000, 0x66),
+     (111_601, 0x84), (1_116_000, 0x9F), (1e9, 0x9F)],
+)  # fmt: skip
+def test_a_back_off_is_told_in_the_smallest_unit_that_it_fits_in(seconds: float, octet: int) -> None:
+    assert values.encode_back_off(seconds) == bytes((octet,))

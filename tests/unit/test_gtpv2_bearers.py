@@ -228,6 +228,20 @@ def test_a_dedicated_bearer_is_asked_for_with_its_filters_and_its_own_tunnel() -
     assert machine.next_event() == BearerAnswered(token, session().session_id, made)
 
 
+@pytest.mark.parametrize(("cause", "is_done"), [(16, True), (73, False), (64, False), (110, False)])
+def test_a_dedicated_bearer_is_changed_with_its_whole_template(cause: int, is_done: bool) -> None:
+    machine, there = standing(), replace(WANTED, ebi=6, qci=8)
+    token = machine.change_bearer(told(), there, 0)
+    bearer = element(73, b"\x06") + element(84, TFT) + qos(0x34, 8)
+    asked = message2(97, 0x2001, 101, element(93, bearer) + ambr(512, 1_024))
+    assert answers(machine) == [asked]
+    machine.receive_datagram(reply(98, 101, cause), SGW, 0)
+    assert token is not None
+    made = there if is_done else None
+    assert machine.next_event() == BearerAnswered(token, session().session_id, made, is_new=False)
+    assert (machine.next_event(), machine.contexts) == (None, 1), "its session stays"
+
+
 @pytest.mark.parametrize(
     "answer",
     [

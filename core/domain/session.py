@@ -183,7 +183,7 @@ class Session(Struct, frozen=True, gc=False):
         if self.tunnel is None:
             return ()
         own = (self.tunnel.local_teid_control, self.tunnel.local_teid_user)
-        return own + tuple(bearer.local_teid_user for bearer in self.dedicated)
+        return own + tuple(bearer.local_teid_user for bearer in self.dedicated) if self.dedicated else own
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,9 +233,14 @@ async def start_all(pools: Sequence[UeBlocks], in_use: Collection[IPv4Address]) 
 
 
 def _outside(blocks: Collection[Block], addresses: Collection[IPv4Address]) -> list[IPv4Address]:
-    cuts = {32 - block.prefix for block in blocks}
-    starts = {(block.first >> 32 - block.prefix, 32 - block.prefix) for block in blocks}
-    return [address for address in addresses if not any((int(address) >> cut, cut) in starts for cut in cuts)]
+    starts: dict[int, set[int]] = {}
+    for block in blocks:
+        cut = 32 - block.prefix
+        starts.setdefault(cut, set()).add(block.first >> cut)
+    outside = list(addresses)
+    for cut, within in starts.items():
+        outside = [address for address in outside if int(address) >> cut not in within]
+    return outside
 
 
 def _holds(whole: Block, part: Block) -> bool:

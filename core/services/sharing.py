@@ -32,10 +32,12 @@ class Sharing:
         """The same session of shared parts."""
         tunnel = session.tunnel
         if tunnel is not None:
+            user = tunnel.local_teid_user  # what was made here charges by it: one number, not two
             tunnel = replace(
                 tunnel,
                 peer_control_address=intern(tunnel.peer_control_address),
                 peer_user_address=intern(tunnel.peer_user_address),
+                charging_id=user if tunnel.charging_id == user else tunnel.charging_id,
             )
         return replace(
             session,

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
-from operator import add
+from operator import add, le
 from pathlib import Path
 
 from core.domain.reasons import AttachRefusal
@@ -108,7 +108,7 @@ class Slots:
         self._unused_from = 0
         for index in _used(self.words, self.capacity):
             at = _word_of(index)
-            self._by_session[self._identity(at)[0]] = at
+            self._by_session[self._session_id(at)] = at
             self._freed.extend(_word_of(i) for i in range(self._unused_from, index))
             self._unused_from = index + 1
 
@@ -201,7 +201,7 @@ class Slots:
             slots = [
                 _word_of(first + i) for i, (a, b) in enumerate(zip(packets, seen, strict=True)) if a != b
             ]
-            yield [self._identity(slot)[0] for slot in slots if self.words[slot + _STATE] != _FREE]
+            yield [self._session_id(slot) for slot in slots if self.words[slot + _STATE] != _FREE]
 
     def begin_segment(self, slot: int, label: SegmentLabel, begun: datetime) -> None:
         """End the current segment here; the one before it is gone, so call this when that is durable."""
@@ -233,6 +233,10 @@ class Slots:
     def _identity(self, slot: int) -> tuple[str, str, str, int]:
         session_id, imsi, operator_id, epoch = _IDENTITY.unpack_from(self._bytes, (slot + _IDENTITY_AT) * 8)
         return _plain(session_id), _plain(imsi), _plain(operator_id), epoch
+
+    def _session_id(self, slot: int) -> str:
+        start = (slot + _IDENTITY_AT) * 8
+        return _plain(bytes(self._bytes[start : start + 32]))
 
     @staticmethod
     def _block(slot: int, selector: int) -> int:
@@ -401,14 +405,16 @@ def _used(words: memoryview, capacity: int) -> list[int]:
 
 
 def _is_sound(view: memoryview, words: memoryview, at: int) -> bool:
-    if words[at + _STATE] not in (_OPEN, _CLOSED) or words[at + _SELECTOR] not in (0, 1):
+    slot = words[at : at + SLOT_WORDS].tolist()
+    if slot[_STATE] not in (_OPEN, _CLOSED) or slot[_SELECTOR] not in (0, 1):
         return False
-    start = (at + _IDENTITY_AT) * 8
-    if words[at + _CRC] != zlib.crc32(view[start : start + _IDENTITY.size]):
+    identity_at = (at + _IDENTITY_AT) * 8
+    if slot[_CRC] != zlib.crc32(view[identity_at : identity_at + _IDENTITY.size]):
         return False
-    block = at + _BLOCK_AT + words[at + _SELECTOR] * _BLOCK_WORDS
-    risen = all(words[block + _START + word] <= words[at + _UP + word] for word in range(4))
-    return bool(words[block + _NUMBER]) and risen
+    block = _BLOCK_AT + slot[_SELECTOR] * _BLOCK_WORDS
+    start = block + _START
+    has_risen = all(map(le, slot[start : start + 4], slot[_UP : _UP + 4]))
+    return bool(slot[block + _NUMBER]) and has_risen
 
 
 def _word_of(index: int) -> int:

@@ -80,12 +80,15 @@ class Tables:
             if before.down_octet_s == tunnel.down_octet_s:
                 tunnel.down_due_s = before.down_due_s
         self.by_session[tunnel.session_id] = tunnel
-        for teid in _local_teids(tunnel):
-            self.by_teid[teid] = tunnel
-        for key in filter(None, (tunnel.address, tunnel.prefix)):
-            self.by_ue[key] = tunnel
-        for end in ends(tunnel).values():
-            self.by_peer[end] = tunnel
+        self.by_teid[tunnel.local_teid.to_bytes(4, "big")] = tunnel
+        self.by_peer[tunnel.peer, tunnel.peer_teid] = tunnel
+        for each in tunnel.dedicated:
+            self.by_teid[each.local_teid_user.to_bytes(4, "big")] = tunnel
+            self.by_peer[each.peer_user_address, each.peer_teid_user] = tunnel
+        if tunnel.address:
+            self.by_ue[tunnel.address] = tunnel
+        if tunnel.prefix:
+            self.by_ue[tunnel.prefix] = tunnel
         return before
 
     def take(self, session_id: str) -> Tunnel | None:

@@ -15,8 +15,8 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -213,9 +213,10 @@ class SqliteEngine:
 
         def work(connection: sqlite3.Connection) -> list[Row | None]:
             found: list[Row | None] = []
-            for partition, clustering in keys:
-                rows = _rows(table, connection.execute(sql, (*partition, *clustering, now_us)))
-                found.append(rows[0] if rows else None)
+            with _reading(connection) if len(keys) > 1 else nullcontext():
+                for partition, clustering in keys:
+                    rows = _rows(table, connection.execute(sql, (*partition, *clustering, now_us)))
+                    found.append(rows[0] if rows else None)
             return found
 
         return await self._reads.submit(work, len(keys))
@@ -328,6 +329,17 @@ def _read_group(connection: sqlite3.Connection, requests: list[_Request[Any]]) -
             yield request, None, Unavailable(f"the store cannot be read: {error}")
         except Exception as error:
             yield request, None, error
+
+
+@contextmanager
+def _reading(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that is read within is of one moment; the file is locked once, not for each row."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _rows(table: Table, cursor: sqlite3.Cursor) -> list[Row]:

@@ -236,6 +236,18 @@ def test_what_was_lent_before_there_were_blocks_is_taken_with_its_block_or_given
     play(script)
 
 
+def test_what_is_lent_from_blocks_of_different_sizes_is_kept() -> None:
+    async def script(stage: Stage) -> None:
+        larger = block("10.128.0.0/28")
+        await stage.store.blocks.change(
+            await stage.store.blocks.read(), BlockOwner("vg-1", 1), taken=[larger], given_back=[]
+        )
+        await stage.gateway("vg-1", "10.128.0.3", "10.128.0.34", runs=False)
+        assert {larger, block("10.128.0.32/29")} <= set(await stage.owned("vg-1"))
+
+    play(script)
+
+
 def test_a_change_whose_answer_is_lost_is_read_again() -> None:
     async def script(stage: Stage) -> None:
         gateway, blocks = await stage.gateway("vg-1")

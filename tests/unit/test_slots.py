@@ -219,7 +219,8 @@ def test_a_table_of_another_boot_is_set_aside_and_told(tmp_path: Path) -> None:
     lost.release()
 
 
-@pytest.mark.parametrize("at", [0, 9, 30, 4_096 + 8 * 8, 4_096 + 8 * 7, 4_096, 4_096 + 8])
+# the header; identity, CRC, state and selector of a slot; a counter's start, above the counter then
+@pytest.mark.parametrize("at", [0, 9, 30, *(4_096 + 8 * word for word in (8, 7, 0, 1, 20))])
 def test_a_damaged_table_is_never_gone_on_with(tmp_path: Path, at: int) -> None:
     path = tmp_path / "usage.slots"
     table = open_file(path, capacity=4)

@@ -4,7 +4,7 @@ Rule: an unknown key is an error that names it (``core.config_file``).
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -21,6 +21,7 @@ from pydantic import (
 
 from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES, Apn
 from core.domain.blocks import PREFIX_MAX
+from core.domain.networks import Network, demand_apart
 from core.domain.pools import UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType
@@ -42,7 +43,6 @@ SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
 OWN_KEYS = "ue_pool, ue_prefixes and tun"
 """Of an access point: what it has apart."""
-TAKE_ANOTHER = "take another, that nothing else is of"
 APN_POOLS_MAX = 64
 """Networks of access points' own: each gateway holds a block of each."""
 ECHO_INTERVAL_S_MIN = 60
@@ -52,15 +52,6 @@ RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers"
 """What a running node takes over when it reads its configuration again."""
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
-
-
-def _demand_apart(named: Sequence[tuple[str, IPv4Network | IPv6Network]]) -> None:
-    """Raises ``ValueError`` when of these networks, each with its key, two overlap."""
-    before: tuple[str, IPv4Network | IPv6Network] | None = None
-    for key, network in sorted(named, key=lambda each: (each[1].version, each[1], each[0])):
-        if before is not None and before[1].version == network.version and before[1].overlaps(network):
-            raise ValueError(f"{key} {network} overlaps {before[0]} {before[1]}; {TAKE_ANOTHER}")
-        before = key, network
 
 
 class _Section(BaseModel):
@@ -240,7 +231,7 @@ class GatewayConfig(_Section):
     back_off_s: Annotated[float, Field(ge=0, le=1_116_000)] = 10.0
     refusals: Mapping[AttachRefusal, RefusalConfig] = {}
     idle_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
-    core_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    core_networks: tuple[Network, ...] = ()
     tun: TunName = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     sessions_per_sim_max: Annotated[int, Field(ge=1, le=100)] = 11
@@ -347,7 +338,7 @@ class GatewayConfig(_Section):
         return (*common, *self.apn_pools)
 
     @property
-    def forbidden(self) -> tuple[IPv4Network | IPv6Network, ...]:
+    def forbidden(self) -> tuple[Network, ...]:
         """Where no device's packets go: any of the gateways, and the operator's own networks."""
         own = (IPv4Network(address) for each in self.held for address in each.addresses)
         return (*own, *self.core_networks)
@@ -426,11 +417,11 @@ class GatewayConfig(_Section):
             if len(tun + more) > DEVICE_CHARACTERS_MAX:
                 most = DEVICE_CHARACTERS_MAX - len(more)
                 raise ValueError(f"tun {tun}: gateways add a number to it; at most {most} characters")
-        _demand_apart(self.networks)
+        demand_apart(self.networks)
         return self
 
     @property
-    def networks(self) -> list[tuple[str, IPv4Network | IPv6Network]]:
+    def networks(self) -> list[tuple[str, Network]]:
         """The networks that devices' addresses are of, and the gateways' addresses, by the key that tells."""
         return [
             (key, network)
@@ -625,7 +616,7 @@ class Config(_Section):
         if {"gateway", "aaa"} & set(self.node.roles):
             self._check_holdable()
         named = [(f"gateway.{key}", network) for key, network in self.gateway.networks]
-        _demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
+        demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
         if self.edge.nodes and not self.control.contact:
             raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
         return self

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.folder import NodeFolder
-from core.adapters.inside.namespace import NamespaceNetwork
 from core.adapters.links import NoLinks, WebSocketLinks
-from core.adapters.mover.interface import InterfaceMover, NoMover
+from core.adapters.mover.none import NoMover
 from core.adapters.network import UdpNetwork
 from core.adapters.peers import HttpPeers, NoPeers
-from core.adapters.s3 import S3ObjectStore
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
-from core.adapters.stream.kinesis import KinesisStream
 from core.adapters.stream.log import LogStream
 from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
@@ -170,6 +167,8 @@ def cassandra_address(config: Config) -> "CassandraAddress":
 async def _open_stream(config: Config, clock: Clock) -> Stream:
     stream = config.stream
     if stream.kinesis:
+        from core.adapters.stream.kinesis import KinesisStream  # noqa: PLC0415 - else no AWS SDK is loaded
+
         return await KinesisStream.open(name=stream.kinesis, region=stream.region, endpoint=stream.endpoint)
     folder = config.node.data_dir / "stream"
     return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
@@ -179,6 +178,8 @@ async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectSto
     objects = config.objects
     if not objects.s3:
         return await FolderObjectStore.open(root=config.node.data_dir / "objects")
+    from core.adapters.s3 import S3ObjectStore  # noqa: PLC0415 - else no AWS SDK is loaded
+
     bucket = await S3ObjectStore.open(
         bucket=objects.s3, prefix=objects.prefix, region=objects.region, endpoint=objects.endpoint
     )
@@ -190,6 +191,8 @@ async def _open_mover(config: Config) -> AddressMover:
     gateway = config.gateway
     if gateway.address_mover == "none" or not config.holdable:
         return NO_MOVER
+    from core.adapters.mover.interface import InterfaceMover  # noqa: PLC0415 - else no netlink is loaded
+
     interface = await InterfaceMover.open(gateway.address_interface)
     if gateway.address_mover == "interface":
         return interface
@@ -208,6 +211,8 @@ async def _inside_network(config: Config) -> InsideNetwork | None:
     edge = config.edge
     if edge.inside == "off" or "edge" not in config.node.roles:
         return None
+    from core.adapters.inside.namespace import NamespaceNetwork  # noqa: PLC0415 - else no netlink is loaded
+
     try:
         return await NamespaceNetwork.open(
             local=edge.platform_network,

@@ -90,21 +90,7 @@ class HeldGateway:
             apn_pools=apn_pools,
         )
         self._slots = world.open_slots(own.id)
-        self.user_plane = UdpUserPlane(
-            slots=self._slots,
-            clock=world.clock,
-            network=world.network,
-            address=own.addresses[-1],
-            ue_pool=config.gateway.ue_pool,
-            platform_network=config.edge.platform_network,
-            port=config.gateway.user_port,
-            devices=config.gateway.devices,
-            prefixes=config.gateway.prefixes,
-            forbidden=config.gateway.forbidden,
-            mtu_bytes=config.gateway.mtu_bytes,
-            is_numbered=config.gateway.user_sequence_numbers,
-            tuns=world.open_tuns(own.id),
-        )
+        self.user_plane = self.make_user_plane()
         self.blocks = self.make_blocks(own, addresses)
         self.apn_blocks = [self.make_blocks(own, pool, network) for network, pool in apn_pools.items()]
         self.usage = self.make_usage_meter()
@@ -207,6 +193,25 @@ class HeldGateway:
         return (
             f"the meter's file could not be trusted ({opening.why}); sessions are counted on from their last"
             f" durable report, what came after it is not billed; the file is kept as {opening.kept_as}"
+        )
+
+    def make_user_plane(self) -> UdpUserPlane:
+        """What forwards packets."""
+        config, world, own = self._config.gateway, self._world, self._own
+        return UdpUserPlane(
+            slots=self._slots,
+            clock=world.clock,
+            network=world.network,
+            address=own.addresses[-1],
+            ue_pool=config.ue_pool,
+            platform_network=self._config.edge.platform_network,
+            port=config.user_port,
+            devices=config.devices,
+            prefixes=config.prefixes,
+            forbidden=config.forbidden,
+            mtu_bytes=config.mtu_bytes,
+            is_numbered=config.user_sequence_numbers,
+            tuns=world.open_tuns(own.id),
         )
 
     def make_blocks(

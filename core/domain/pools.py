@@ -35,7 +35,7 @@ class _Block:
     unused: int
     lending: bool
     is_open: bool = False
-    free: OrderedDict[IPv4Address, None] = field(default_factory=OrderedDict)
+    free: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     @property
     def is_lent_from(self) -> bool:
@@ -62,8 +62,8 @@ class AddressPool:
         self._waiting: list[tuple[float, int]] = []
         self._usable: dict[int, _Block] = {}
         self._unused = 0
-        self._lent: set[IPv4Address] = set()
-        self._resting: OrderedDict[IPv4Address, tuple[float, str]] = OrderedDict()
+        self._lent: set[int] = set()
+        self._resting: OrderedDict[int, tuple[float, str]] = OrderedDict()
 
     @property
     def lent(self) -> int:
@@ -112,35 +112,36 @@ class AddressPool:
         if not self._usable:
             raise PoolExhausted("all addresses are lent")
         block = next(iter(self._usable.values()))
-        address = self._next_of(block)
+        number = self._next_of(block)
         self._use(block)
-        self._lent.add(address)
-        return address
+        self._lent.add(number)
+        return IPv4Address(number)
 
     def claim(self, address: IPv4Address, *, holder: str) -> bool:
         """Lend the address that somebody says to have; false when it is not free.
 
         One that rests is lent to nobody but whom it rests for.
         """
-        resting = self._resting.get(address)
+        resting = self._resting.get(int(address))
         return (resting is None or resting[1] == holder) and self.reclaim(address)
 
     def reclaim(self, address: IPv4Address) -> bool:
         """Mark what an open session has, though it were at rest; false when another has it, or no block."""
-        block = self._block_of(address)
-        if block is None or address in self._lent or not block.first + 2 <= int(address) <= block.last:
+        number = int(address)
+        block = self._block_of(number)
+        if block is None or number in self._lent or not block.first + 2 <= number <= block.last:
             return False
-        if self._resting.pop(address, None) is None:
-            block.free.pop(address, None)
+        if self._resting.pop(number, None) is None:
+            block.free.pop(number, None)
             self._use(block)
-        self._lent.add(address)
+        self._lent.add(number)
         return True
 
     def release(self, address: IPv4Address, now: float, *, holder: str = "") -> None:
         """Give it back, into quarantine; meanwhile only ``holder`` may claim it. Idempotent."""
-        if address in self._lent:
-            self._lent.remove(address)
-            self._resting[address] = (now + self._quarantine_s, holder)
+        if (number := int(address)) in self._lent:
+            self._lent.remove(number)
+            self._resting[number] = (now + self._quarantine_s, holder)
 
     def rest(self, address: IPv4Address, now: float) -> None:
         """Put what nobody has into quarantine, whole; what is lent stays lent."""
@@ -154,12 +155,12 @@ class AddressPool:
             if not block.unused:
                 del self._usable[block.first]
 
-    def _next_of(self, block: _Block) -> IPv4Address:
+    def _next_of(self, block: _Block) -> int:
         while block.following <= block.last:
-            address = IPv4Address(block.following)
+            number = block.following
             block.following += 1
-            if not (address in self._lent or address in self._resting or address in block.free):
-                return address
+            if not (number in self._lent or number in self._resting or number in block.free):
+                return number
         return block.free.popitem(last=False)[0]
 
     def _wake(self, now: float) -> None:
@@ -172,20 +173,19 @@ class AddressPool:
                     self._unused += opened.unused
                     self._usable[first] = opened
         while self._resting:
-            address, (until, _) = next(iter(self._resting.items()))
+            number, (until, _) = next(iter(self._resting.items()))
             if until > now:
                 return
-            del self._resting[address]
-            block = self._block_of(address)
+            del self._resting[number]
+            block = self._block_of(number)
             assert block is not None, "a block is given up only when nothing of it rests"
             block.unused += 1
-            block.free[address] = None
+            block.free[number] = None
             if block.is_lent_from:
                 self._unused += 1
                 self._usable.setdefault(block.first, block)
 
-    def _block_of(self, address: IPv4Address) -> _Block | None:
-        number = int(address)
+    def _block_of(self, number: int) -> _Block | None:
         for mask in self._masks:
             block = self._blocks.get(number & mask)
             if block is not None and number <= block.last + 1:

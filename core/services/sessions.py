@@ -93,7 +93,7 @@ class Sessions:
         )
         self._open: dict[str, Session] = {}
         self._of_sim: dict[str, tuple[str, ...]] = {}
-        self._at: dict[IPv4Address, str] = {}
+        self._at: dict[int, str] = {}
         self._heed_end: Callable[[str], None] = lambda _: None
         self._heed_event: Callable[[], None] = lambda: None
         self._doors: dict[Access, AccessDoor] = {}
@@ -117,7 +117,7 @@ class Sessions:
 
     def session_at(self, address: IPv4Address) -> Session | None:
         """Who holds a device address now."""
-        return self._open.get(self._at.get(address, ""))
+        return self._open.get(self._at.get(int(address), ""))
 
     def on_end(self, heed: Callable[[str], None]) -> None:
         """Call ``heed(session_id)`` as soon as a session's bearer is cut; it must not raise."""
@@ -168,7 +168,7 @@ class Sessions:
                 await asyncio.sleep(0)
             if isinstance(each, Resting):
                 self._gateway.rest(each)
-            elif each.ue_address in lost or each.ue_address in self._at:
+            elif each.ue_address in lost or int(each.ue_address) in self._at:
                 self._end_without_address(each)
             else:
                 await self._take_back(each)
@@ -589,13 +589,13 @@ class Sessions:
     def _add(self, session: Session) -> None:
         self._open[session.session_id] = session
         self._of_sim[session.sim_id] = (*self._of_sim.get(session.sim_id, ()), session.session_id)
-        self._at[session.ue_address] = session.session_id
+        self._at[int(session.ue_address)] = session.session_id
         self.open_by_access[session.access.value] += 1
 
     def _remove(self, session: Session) -> None:
         del self._open[session.session_id]
-        if self._at.get(session.ue_address) == session.session_id:
-            del self._at[session.ue_address]
+        if self._at.get(number := int(session.ue_address)) == session.session_id:
+            del self._at[number]
         self._heed_end(session.session_id)
         self.open_by_access[session.access.value] -= 1
         of_sim = tuple(each for each in self._of_sim.pop(session.sim_id) if each != session.session_id)

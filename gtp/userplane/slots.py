@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from operator import add
 from pathlib import Path
 
@@ -40,6 +41,8 @@ CAPACITY_DEFAULT = 65_536
 LOST_FILES_MAX = 8
 """Set-aside tables that are kept; beyond it the oldest gives way."""
 
+LABELS_MAX = 1_024
+"""So many labels are remembered: they are few."""
 LOOK_SLOTS = 8_192
 """Looked at in one go for what was counted: a millisecond."""
 SLOT_WORDS = 40
@@ -103,12 +106,11 @@ class Slots:
         """Packets of each slot, both directions, when ``moved`` last looked."""
         self._freed: list[int] = []
         self._unused_from = 0
-        for index in range(self.capacity):
+        for index in _used(self.words, self.capacity):
             at = _word_of(index)
-            if self.words[at + _STATE] != _FREE:
-                self._by_session[self._identity(at)[0]] = at
-                self._freed.extend(_word_of(i) for i in range(self._unused_from, index))
-                self._unused_from = index + 1
+            self._by_session[self._identity(at)[0]] = at
+            self._freed.extend(_word_of(i) for i in range(self._unused_from, index))
+            self._unused_from = index + 1
 
     @property
     def in_use(self) -> int:
@@ -237,8 +239,8 @@ class Slots:
         return slot + _BLOCK_AT + selector * _BLOCK_WORDS
 
     def _label(self, block: int) -> SegmentLabel:
-        speed_class, plmn = _LABEL.unpack_from(self._bytes, (block + _LABEL_AT) * 8)
-        return SegmentLabel(_plain(speed_class), _plain(plmn))
+        start = (block + _LABEL_AT) * 8
+        return _unpacked_label(bytes(self._bytes[start : start + _LABEL.size]))
 
     def _volume(self, at: int) -> Volume:
         up_bytes, up_packets, down_bytes, down_packets = self.words[at : at + 4]
@@ -388,13 +390,17 @@ def _mistrust(view: memoryview, boot_id: str) -> str:
     if _plain(boot) != boot_id:
         return "the host was restarted"
     with view.cast("Q") as words:
-        damaged = sum(not _is_sound(view, words, _word_of(index)) for index in range(capacity))
+        damaged = sum(not _is_sound(view, words, _word_of(index)) for index in _used(words, capacity))
     return f"{damaged} of its slots are damaged" if damaged else ""
 
 
+def _used(words: memoryview, capacity: int) -> list[int]:
+    """The slots that are not free, by index."""
+    states = words[_word_of(0) + _STATE : _word_of(capacity) : SLOT_WORDS].tolist()
+    return [index for index, state in enumerate(states) if state != _FREE]
+
+
 def _is_sound(view: memoryview, words: memoryview, at: int) -> bool:
-    if words[at + _STATE] == _FREE:
-        return True
     if words[at + _STATE] not in (_OPEN, _CLOSED) or words[at + _SELECTOR] not in (0, 1):
         return False
     start = (at + _IDENTITY_AT) * 8
@@ -411,6 +417,12 @@ def _word_of(index: int) -> int:
 
 def _packed_label(label: SegmentLabel) -> bytes:
     return _LABEL.pack(_text(label.speed_class, 32), _text(label.plmn, 8))
+
+
+@lru_cache(LABELS_MAX)
+def _unpacked_label(packed: bytes) -> SegmentLabel:
+    speed_class, plmn = _LABEL.unpack(packed)
+    return SegmentLabel(_plain(speed_class), _plain(plmn))
 
 
 def _text(value: str, size: int) -> bytes:

@@ -4,7 +4,9 @@ Rule: an entry is its session's alone: what another session has taken over meanw
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
+
+from msgspec import Struct
 
 from core.ports.network import Address
 from core.ports.user_plane import Bearer
@@ -12,9 +14,11 @@ from gtp.userplane.filters import Way, ways
 from gtp.userplane.messages import GTP_U_PORT
 from gtp.userplane.policing import rate
 
+PEERS_MAX = 4_096
+"""Of so many peers the address is one object for all their tunnels."""
 
-@dataclass(slots=True, eq=False)
-class Tunnel:
+
+class Tunnel(Struct, eq=False, gc=False):
     """One installed session as its packets need it.
 
     ``address`` is the device's IPv4 address, ``prefix`` its /64 in 8 octets, each empty without that family;
@@ -110,6 +114,12 @@ def is_dedicated_peer(bearer: Bearer, teid: bytes, peer: str) -> bool:
     return any(each.local_teid_user == number and each.peer_user_address == peer for each in bearer.dedicated)
 
 
+@lru_cache(PEERS_MAX)
+def _port_of(peer: str) -> Address:
+    """One for all the tunnels that lead there."""
+    return peer, GTP_U_PORT
+
+
 def _tunnel(bearer: Bearer, counters_at: int) -> Tunnel:
     up_octet_s, up_slack_s = rate(bearer.up_kbps)
     down_octet_s, down_slack_s = rate(bearer.down_kbps)
@@ -120,7 +130,7 @@ def _tunnel(bearer: Bearer, counters_at: int) -> Tunnel:
         prefix=bearer.ue_prefix.network_address.packed[:8] if bearer.ue_prefix else b"",
         peer=bearer.peer_address,
         peer_teid=bearer.peer_teid,
-        to=(bearer.peer_address, GTP_U_PORT),
+        to=_port_of(bearer.peer_address),
         ways=ways(bearer.dedicated),
         counters_at=counters_at,
         is_suspended=bearer.is_suspended,

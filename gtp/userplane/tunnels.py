@@ -23,7 +23,7 @@ from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES
 from core.ports.network import Address
 from core.ports.user_plane import Bearer, PacketSink
 from gtp.userplane import messages
-from gtp.userplane.destinations import DEVICE, EDGE, FORBIDDEN, INTERNET, Destinations, Network
+from gtp.userplane.destinations import DEVICE, EDGE, INTERNET, Destinations, Network
 from gtp.userplane.filters import choose
 from gtp.userplane.inner import HEADER_IPV6_BYTES, TCP, clamp_mss, fragments, too_big
 from gtp.userplane.messages import G_PDU, GTP_U_PORT, NUMBERED, PLAIN
@@ -202,8 +202,7 @@ class Tunnels:
             packet = clamp_mss(packet, header, self._mtu_bytes)
         if verdict is INTERNET:
             write, own = self.write_internet, self.write_internet_of
-            if own:
-                write = own.get(tunnel.bearer.apn, write)
+            write = own.get(tunnel.bearer.apn, write) if own else write
             if write is None:
                 self.drops[Drop.NO_INTERNET] += 1
                 return
@@ -217,10 +216,7 @@ class Tunnels:
                 self.drops[Drop.NO_EDGE] += 1
                 return
             self.on_edge_packet(tunnel.session_id, packet)
-        elif verdict is FORBIDDEN:
-            self.drops[Drop.FORBIDDEN_DESTINATION] += 1
-            return
-        elif not self._across(tunnel, destination, packet):
+        elif not self._across(tunnel, verdict, destination, packet):
             return
         words, at = self._words, tunnel.counters_at
         words[at] += total
@@ -294,9 +290,9 @@ class Tunnels:
 
     # -- everything else ------------------------------------------------------------------------------
 
-    def _across(self, tunnel: Tunnel, destination: bytes, packet: bytes) -> bool:
+    def _across(self, tunnel: Tunnel, verdict: str, destination: bytes, packet: bytes) -> bool:
         """From device to device, within a closed group; whether it was sent."""
-        other = self._by_ue.get(destination[:8])
+        other = self._by_ue.get(destination[:8]) if verdict is DEVICE else None
         if other is None or not tunnel.closed_group or other.closed_group != tunnel.closed_group:
             self.drops[Drop.FORBIDDEN_DESTINATION] += 1
             return False

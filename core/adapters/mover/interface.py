@@ -32,23 +32,6 @@ _FIXES = {
 }
 
 
-class NoMover:
-    """Implements ``AddressMover`` where every address is this host's own already, as on the loopback."""
-
-    def may_bring(self, address: IPv4Address) -> bool:
-        """Always."""
-        return True
-
-    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
-        """It is here."""
-
-    async def let_go(self, address: IPv4Address) -> None:
-        """It stays."""
-
-    async def aclose(self) -> None:
-        """Nothing is held."""
-
-
 class InterfaceMover:
     """Implements ``AddressMover`` on the interface ``name``, whose link address is ``station``, of a plain
     network, where whoever announces an address has it.

@@ -140,6 +140,7 @@ class HeldGateway:
                 tasks.create_task(blocks.run())
             tasks.create_task(self.usage.run())
             tasks.create_task(self.make_idle().run())
+            tasks.create_task(self._watch_user_paths())
             tasks.create_task(self.relay.run())
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
@@ -286,13 +287,7 @@ class HeldGateway:
             apns=config.access_points,
             allowed_peers=config.allowed_peers,
             partners=_partners(config),
-            timers=Timers(
-                t3_response_s=config.t3_response_s,
-                n3_requests=config.n3_requests,
-                echo_interval_s=config.echo_interval_s,
-                path_keep_s=config.path_keep_s,
-                back_off_s=config.back_off_s,
-            ),
+            timers=_timers(config),
             causes=_causes(config),
         )
 
@@ -374,6 +369,10 @@ class HeldGateway:
             for address in self.own.addresses:
                 await self._world.mover.let_go(address)
 
+    async def _watch_user_paths(self) -> None:
+        config = self._config.gateway
+        await self.user_plane.watch_paths(_timers(config), interval_s=config.user_echo_interval_s)
+
     async def _end_lost(self) -> None:
         while True:
             session_id = await self._peer_lost.get()
@@ -394,6 +393,16 @@ def _partners(config: GatewayConfig) -> list[Partner]:
         )
         for each in config.peers
     ]
+
+
+def _timers(config: GatewayConfig) -> Timers:
+    return Timers(
+        t3_response_s=config.t3_response_s,
+        n3_requests=config.n3_requests,
+        echo_interval_s=config.echo_interval_s,
+        path_keep_s=config.path_keep_s,
+        back_off_s=config.back_off_s,
+    )
 
 
 def _causes(config: GatewayConfig) -> Causes:

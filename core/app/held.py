@@ -65,7 +65,7 @@ class HeldGateway:
         self._before = before
         self._doors = config.doors_of(own)
         self._tenure = tenure
-        self._own = own
+        self.own = own
         self._moving = asyncio.Lock()
         self._end_at = end_at
         self._audit = AuditTrail(
@@ -197,7 +197,7 @@ class HeldGateway:
 
     def make_user_plane(self) -> UdpUserPlane:
         """What forwards packets."""
-        config, world, own = self._config.gateway, self._world, self._own
+        config, world, own = self._config.gateway, self._world, self.own
         return UdpUserPlane(
             slots=self._slots,
             clock=world.clock,
@@ -279,7 +279,7 @@ class HeldGateway:
         return GtpDoor(
             network=self._world.network,
             address=(self.gateway.address, config.control_port),
-            user_address=self._own.user_address,
+            user_address=self.own.user_address,
             sessions=self.sessions,
             clock=self._world.clock,
             entropy=self._world.entropy,
@@ -354,7 +354,7 @@ class HeldGateway:
     async def _bring_address(self) -> None:
         """One after the other with letting go, which comes last: after ``fence`` nothing is brought."""
         async with self._moving:
-            for address in self._own.addresses:
+            for address in self.own.addresses:
                 self.gateway.demand_held()
                 await self._world.mover.bring(address, lasting_s=self._tenure.remaining_s)
 
@@ -366,7 +366,7 @@ class HeldGateway:
 
     async def _let_address_go(self) -> None:
         async with self._moving:
-            for address in self._own.addresses:
+            for address in self.own.addresses:
                 await self._world.mover.let_go(address)
 
     async def _watch_user_paths(self) -> None:

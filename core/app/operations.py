@@ -243,8 +243,10 @@ def _status(held: HeldGateway) -> Row:
     return {
         "id": held.gateway.gateway_id,
         "address": held.gateway.address,
+        "user_address": str(held.own.addresses[-1]),
         "restart_counter": held.gateway.restart_counter,
         "sessions": dict(held.sessions.open_by_access),
+        "addresses": held.gateway.lent_of,
         "waiting": {access.value: machine.waiting for access, machine in held.door.machines.items()},
         "paths": dict(paths),
         "attaches": {access.value: dict(counts) for access, counts in held.sessions.attaches.items()},

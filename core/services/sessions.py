@@ -179,7 +179,7 @@ class Sessions:
         self._gateway.reclaim(session)
         self._statics.resume(session)
         self._install(session)
-        self._usage.relabel(session.session_id, _label(session))
+        self._usage.relabel(session.session_id, self._label(session))
         self._add(session)
         if door := self._doors.get(session.access):
             await door.adopt(session)
@@ -315,7 +315,7 @@ class Sessions:
         self.open_by_access[stored.access.value] += 1
         if stored.tunnel is not None:
             self._user_plane.update(self._bearer(stored))
-        self._usage.relabel(stored.session_id, _label(stored))
+        self._usage.relabel(stored.session_id, self._label(stored))
         for teid in set(session.teids) - set(stored.teids):
             self._gateway.release_teid(teid)
         return stored
@@ -625,9 +625,8 @@ class Sessions:
             peer_teid=session.tunnel.peer_teid_user,
             peer_address=session.tunnel.peer_user_address,
             epoch=self._gateway.epoch,
-            label=_label(session),
+            label=self._label(session),
         )
 
-
-def _label(session: Session) -> SegmentLabel:
-    return SegmentLabel(session.speed_class, session.location.plmn)
+    def _label(self, session: Session) -> SegmentLabel:
+        return self._sharing.same(SegmentLabel(session.speed_class, session.location.plmn))

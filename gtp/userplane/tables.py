@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
+from core.domain.flow import DedicatedBearer
 from core.ports.network import Address
 from core.ports.user_plane import Bearer
 from gtp.userplane.filters import Way, ways
@@ -28,13 +29,15 @@ class Tunnel(Struct, eq=False, gc=False):
     packet by peer and its TEID, once there is one.
     """
 
-    bearer: Bearer
     session_id: str
+    apn: str
+    local_teid: int
     address: bytes
     prefix: bytes
     peer: str
     peer_teid: int
     to: Address
+    dedicated: tuple[DedicatedBearer, ...]
     ways: tuple[Way, ...]
     counters_at: int
     is_suspended: bool
@@ -70,18 +73,18 @@ class Tables:
         if before is not None:
             tunnel.advertised_s = before.advertised_s
             if before.sequences is not None:
-                kept = ends(bearer).values()
+                kept = ends(tunnel).values()
                 tunnel.sequences = {end: n for end, n in before.sequences.items() if end in kept}
             if before.up_octet_s == tunnel.up_octet_s:
                 tunnel.up_due_s = before.up_due_s
             if before.down_octet_s == tunnel.down_octet_s:
                 tunnel.down_due_s = before.down_due_s
         self.by_session[tunnel.session_id] = tunnel
-        for teid in _local_teids(bearer):
+        for teid in _local_teids(tunnel):
             self.by_teid[teid] = tunnel
         for key in filter(None, (tunnel.address, tunnel.prefix)):
             self.by_ue[key] = tunnel
-        for end in ends(bearer).values():
+        for end in ends(tunnel).values():
             self.by_peer[end] = tunnel
         return before
 
@@ -90,28 +93,28 @@ class Tables:
         tunnel = self.by_session.pop(session_id, None)
         if tunnel is None:
             return None
-        for teid in _local_teids(tunnel.bearer):
+        for teid in _local_teids(tunnel):
             if self.by_teid.get(teid) is tunnel:
                 del self.by_teid[teid]
         for key in (tunnel.address, tunnel.prefix):
             if self.by_ue.get(key) is tunnel:
                 del self.by_ue[key]
-        for end in ends(tunnel.bearer).values():
+        for end in ends(tunnel).values():
             if self.by_peer.get(end) is tunnel:
                 del self.by_peer[end]
         return tunnel
 
 
-def ends(bearer: Bearer) -> dict[int, Address]:
+def ends(tunnel: Tunnel) -> dict[int, Address]:
     """Peer and its TEID of each of a session's tunnels: of dedicated ones by EBI, of the default by 0."""
-    found = {each.ebi: (each.peer_user_address, each.peer_teid_user) for each in bearer.dedicated}
-    return {0: (bearer.peer_address, bearer.peer_teid), **found}
+    found = {each.ebi: (each.peer_user_address, each.peer_teid_user) for each in tunnel.dedicated}
+    return {0: (tunnel.peer, tunnel.peer_teid), **found}
 
 
-def is_dedicated_peer(bearer: Bearer, teid: bytes, peer: str) -> bool:
+def is_dedicated_peer(tunnel: Tunnel, teid: bytes, peer: str) -> bool:
     """Whether packets with our TEID of a dedicated bearer come from this peer."""
     number = int.from_bytes(teid, "big")
-    return any(each.local_teid_user == number and each.peer_user_address == peer for each in bearer.dedicated)
+    return any(each.local_teid_user == number and each.peer_user_address == peer for each in tunnel.dedicated)
 
 
 @lru_cache(PEERS_MAX)
@@ -124,13 +127,15 @@ def _tunnel(bearer: Bearer, counters_at: int) -> Tunnel:
     up_octet_s, up_slack_s = rate(bearer.up_kbps)
     down_octet_s, down_slack_s = rate(bearer.down_kbps)
     return Tunnel(
-        bearer=bearer,
         session_id=bearer.session_id,
+        apn=bearer.apn,
+        local_teid=bearer.local_teid,
         address=bearer.ue_address.packed if bearer.has_ipv4 else b"",
         prefix=bearer.ue_prefix.network_address.packed[:8] if bearer.ue_prefix else b"",
         peer=bearer.peer_address,
         peer_teid=bearer.peer_teid,
         to=_port_of(bearer.peer_address),
+        dedicated=bearer.dedicated,
         ways=ways(bearer.dedicated),
         counters_at=counters_at,
         is_suspended=bearer.is_suspended,
@@ -142,7 +147,7 @@ def _tunnel(bearer: Bearer, counters_at: int) -> Tunnel:
     )
 
 
-def _local_teids(bearer: Bearer) -> Iterator[bytes]:
-    yield bearer.local_teid.to_bytes(4, "big")
-    for each in bearer.dedicated:
+def _local_teids(tunnel: Tunnel) -> Iterator[bytes]:
+    yield tunnel.local_teid.to_bytes(4, "big")
+    for each in tunnel.dedicated:
         yield each.local_teid_user.to_bytes(4, "big")

@@ -133,8 +133,8 @@ class Tunnels:
         before = self._tables.put(bearer, counters_at)
         if before is None:
             return
-        after = ends(bearer)
-        for ebi, (peer, teid) in ends(before.bearer).items():
+        after = ends(self._by_session[bearer.session_id])
+        for ebi, (peer, teid) in ends(before).items():
             if after.get(ebi, (peer, teid)) != (peer, teid):
                 self.send(messages.end_marker(teid), (peer, GTP_U_PORT))
                 self.signals[Signal.END_MARKER_SENT] += 1
@@ -169,7 +169,7 @@ class Tunnels:
         if tunnel is None:
             self._indicate_error(teid, source)
             return
-        if source[0] != tunnel.peer and not is_dedicated_peer(tunnel.bearer, teid, source[0]):
+        if source[0] != tunnel.peer and not is_dedicated_peer(tunnel, teid, source[0]):
             self.drops[Drop.WRONG_PEER] += 1
             return
         if end - offset < 20:
@@ -202,7 +202,7 @@ class Tunnels:
             packet = clamp_mss(packet, header, self._mtu_bytes)
         if verdict is INTERNET:
             write, own = self.write_internet, self.write_internet_of
-            write = own.get(tunnel.bearer.apn, write) if own else write
+            write = own.get(tunnel.apn, write) if own else write
             if write is None:
                 self.drops[Drop.NO_INTERNET] += 1
                 return
@@ -320,7 +320,7 @@ class Tunnels:
         if verdict is EDGE and self.on_edge_packet is not None:
             self.on_edge_packet(tunnel.session_id, told)
         elif verdict is INTERNET:
-            write = self.write_internet_of.get(tunnel.bearer.apn, self.write_internet)
+            write = self.write_internet_of.get(tunnel.apn, self.write_internet)
             if write is not None:
                 with suppress(OSError):
                     write(told)

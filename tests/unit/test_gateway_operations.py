@@ -105,6 +105,7 @@ async def test_status_tells_what_is_held_what_waits_and_what_was_dropped(
     shown = await airloom("gateway", "status", "--over", "0")
     assert shown.code == 0
     assert "sessions: gtpv1 1, gtpv2 1, radius 0" in shown.out
+    assert "addresses: common 2\n" in shown.out
     assert "dropped gtpv1 malformed_header: 1" in shown.out
 
 

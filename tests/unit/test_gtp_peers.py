@@ -238,7 +238,7 @@ def test_who_is_not_asked_is_never_suspect(is_off_for_all: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_peers_contexts_are_known_by_it_through_every_change(seed: int) -> None:
-    """Held, held anew, moved, ended, a TEID that is another session's now, beside a table that looks at all."""
+    """Held, held anew, moved, ended, a TEID of another session now, beside a table that looks at all."""
     rng, contexts, known = random.Random(seed), Contexts(), dict[str, Session]()
     for _ in range(300):
         number, teid = rng.randrange(12), rng.choice((0, 0, 0, 1))

@@ -144,7 +144,7 @@ class Tunnels:
         session_ids = list(self._by_session)
         for start in range(0, len(session_ids), PEERS_AT_ONCE):
             part = map(self._by_session.get, session_ids[start : start + PEERS_AT_ONCE])
-            yield [peer for tunnel in part if tunnel is not None for peer, _ in ends(tunnel.bearer).values()]
+            yield [peer for tunnel in part if tunnel is not None for peer, _ in ends(tunnel).values()]
 
     def remove(self, session_id: str) -> None:
         """Forward no longer; idempotent. What another session has taken over meanwhile stays its own."""

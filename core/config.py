@@ -193,9 +193,10 @@ class GatewayConfig(_Section):
 
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
-    never); the sessions of one that does not answer are kept for ``path_keep_s``. A session through which
-    nothing goes for ``idle_s`` (0: it does not matter) ends. A peer whose attaches for one APN are too many
-    is told to stay away from it for ``back_off_s`` (0: it is not told how long).
+    never), by GTP-U every ``user_echo_interval_s``; the sessions of one that does not answer by GTP-C are
+    kept for ``path_keep_s``. A session through which nothing goes for ``idle_s`` (0: it does not matter)
+    ends. A peer whose attaches for one APN are too many is told to stay away from it for ``back_off_s`` (0:
+    it is not told how long).
 
     ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
     the usual ones (docs/gateway-operations.md).
@@ -225,6 +226,7 @@ class GatewayConfig(_Section):
     t3_response_s: Annotated[float, Field(ge=0.5, le=60)] = 5.0
     n3_requests: Annotated[int, Field(ge=2, le=10)] = 4
     echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    user_echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
     back_off_s: Annotated[float, Field(ge=0, le=1_116_000)] = 10.0
     refusals: Mapping[AttachRefusal, RefusalConfig] = {}
@@ -238,7 +240,7 @@ class GatewayConfig(_Section):
     address_mover: Literal["none", "interface", "ec2"] = "none"
     address_interface: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z][a-zA-Z0-9_.-]{0,14})?$")] = ""
 
-    @field_validator("echo_interval_s")
+    @field_validator("echo_interval_s", "user_echo_interval_s")
     @classmethod
     def _check_echo(cls, interval_s: float) -> float:
         if 0 < interval_s < ECHO_INTERVAL_S_MIN:
@@ -615,6 +617,8 @@ class Config(_Section):
             self._check_holdable()
         named = [(f"gateway.{key}", network) for key, network in self.gateway.networks]
         demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
+        if 0 < self.gateway.idle_s < (least := max(60.0, 4 * self.usage.report_interval_s)):
+            raise ValueError(f"gateway.idle_s: must be 0 (it does not matter) or at least {least:g}")
         if self.edge.nodes and not self.control.contact:
             raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
         return self

@@ -3,8 +3,7 @@
 Rules:
 
 - One table serves both versions, so that a device may come by one and go on by the other (TS 23.401 annex D).
-- A peer's contexts are found without looking at the others: their TEIDs are kept by peer, as many as there
-  are contexts.
+- A peer's contexts are found without looking at the others: each names the next, by TEID.
 - Whatever a context may go through stands in ``TRANSITIONS``; what is not there is refused.
 """
 
@@ -58,7 +57,9 @@ TRANSITIONS: Mapping[ContextState, Mapping[ContextEvent, ContextState]] = {
 
 
 class Context(Struct, gc=False):
-    """A PDP context or PDN connection. ``peer_restart_counter``: what its peer told when it asked."""
+    """A PDP context or PDN connection. ``peer_restart_counter``: what its peer told when it asked; ``before``
+    and ``after``: the peer's contexts next to it, by our TEID.
+    """
 
     session_id: str
     access: Access
@@ -68,6 +69,15 @@ class Context(Struct, gc=False):
     nsapi: int
     peer_restart_counter: int | None
     state: ContextState = ContextState.ACTIVE
+    before: int | None = None
+    after: int | None = None
+
+
+class _OfPeer(Struct):
+    """A peer's contexts: the first one's TEID, and how many there are."""
+
+    first: int | None = None
+    count: int = 0
 
 
 class Contexts:
@@ -76,7 +86,7 @@ class Contexts:
     def __init__(self) -> None:
         self._by_teid: dict[int, Context] = {}
         self._by_session: dict[str, Context] = {}
-        self._of_peer: dict[tuple[Access, str], set[int]] = {}
+        self._of_peer: dict[tuple[Access, str], _OfPeer] = {}
 
     def __len__(self) -> int:
         """How many are held."""
@@ -91,13 +101,18 @@ class Contexts:
         return self._by_session.get(session_id)
 
     def of_peer(self, access: Access, address: str) -> Iterator[Context]:
-        """The contexts that this peer controls by this protocol."""
-        teids = self._of_peer.get((access, address), ())
-        return (context for teid in teids if (context := self._by_teid.get(teid)) is not None)
+        """The contexts that this peer controls by this protocol, which must not change meanwhile."""
+        peer = self._of_peer.get((access, address))
+        teid = peer.first if peer is not None else None
+        while teid is not None:
+            context = self._by_teid[teid]
+            yield context
+            teid = context.after
 
     def count_of_peer(self, access: Access, address: str) -> int:
         """How many this peer controls by this protocol."""
-        return len(self._of_peer.get((access, address), ()))
+        peer = self._of_peer.get((access, address))
+        return peer.count if peer is not None else 0
 
     def hold(self, session: Session) -> Context:
         """Hold the session's context, as it is now."""
@@ -112,8 +127,9 @@ class Contexts:
             nsapi=tunnel.nsapi,
             peer_restart_counter=tunnel.peer_restart_counter,
         )
-        if (before := self._by_session.get(context.session_id)) is not None:
-            self._drop(before)
+        for before in (self._by_session.get(context.session_id), self._by_teid.get(context.local_teid)):
+            if before is not None:
+                self._drop(before)
         self._by_teid[context.local_teid] = context
         self._by_session[context.session_id] = context
         self._index(context)
@@ -142,16 +158,28 @@ class Contexts:
         return True
 
     def _drop(self, context: Context) -> None:
-        self._by_teid.pop(context.local_teid, None)
-        if self._by_session.pop(context.session_id, None) is not None:
+        if self._by_session.get(context.session_id) is context:
+            del self._by_session[context.session_id]
             self._unindex(context)
+            del self._by_teid[context.local_teid]
 
     def _index(self, context: Context) -> None:
-        self._of_peer.setdefault((context.access, context.control_address), set()).add(context.local_teid)
+        peer = self._of_peer.setdefault((context.access, context.control_address), _OfPeer())
+        context.before, context.after = None, peer.first
+        if peer.first is not None:
+            self._by_teid[peer.first].before = context.local_teid
+        peer.first = context.local_teid
+        peer.count += 1
 
     def _unindex(self, context: Context) -> None:
         key = (context.access, context.control_address)
-        teids = self._of_peer.get(key, set())
-        teids.discard(context.local_teid)
-        if not teids:
-            self._of_peer.pop(key, None)
+        peer = self._of_peer[key]
+        if context.before is None:
+            peer.first = context.after
+        else:
+            self._by_teid[context.before].after = context.after
+        if context.after is not None:
+            self._by_teid[context.after].before = context.before
+        peer.count -= 1
+        if not peer.count:
+            del self._of_peer[key]

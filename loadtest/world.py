@@ -104,6 +104,7 @@ class Plan:
     path_keep_s: float = 14_400.0
     idle_s: float = 0.0
     echo_interval_s: float = 60.0
+    user_echo_interval_s: float = 0.0
     quiet_s: float = QUIET_S
     policies: int = 0
     """How often a session's grant is changed, and a dedicated bearer of it made or ended."""
@@ -630,6 +631,7 @@ def _config(name: str, plan: Plan) -> Config:
                 "path_keep_s": plan.path_keep_s,
                 "idle_s": plan.idle_s,
                 "echo_interval_s": plan.echo_interval_s,
+                "user_echo_interval_s": plan.user_echo_interval_s,
                 "static_pool": "10.127.0.0/24",
                 "ue_prefixes": "2001:db8::/41",
                 "static_prefixes": "2001:db8:ff00::/56",

@@ -65,7 +65,7 @@ class HeldGateway:
         self._before = before
         self._doors = config.doors_of(own)
         self._tenure = tenure
-        self._own = own
+        self.own = own
         self._moving = asyncio.Lock()
         self._end_at = end_at
         self._audit = AuditTrail(
@@ -140,6 +140,7 @@ class HeldGateway:
                 tasks.create_task(blocks.run())
             tasks.create_task(self.usage.run())
             tasks.create_task(self.make_idle().run())
+            tasks.create_task(self._watch_user_paths())
             tasks.create_task(self.relay.run())
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
@@ -196,7 +197,7 @@ class HeldGateway:
 
     def make_user_plane(self) -> UdpUserPlane:
         """What forwards packets."""
-        config, world, own = self._config.gateway, self._world, self._own
+        config, world, own = self._config.gateway, self._world, self.own
         return UdpUserPlane(
             slots=self._slots,
             clock=world.clock,
@@ -278,7 +279,7 @@ class HeldGateway:
         return GtpDoor(
             network=self._world.network,
             address=(self.gateway.address, config.control_port),
-            user_address=self._own.user_address,
+            user_address=self.own.user_address,
             sessions=self.sessions,
             clock=self._world.clock,
             entropy=self._world.entropy,
@@ -286,13 +287,7 @@ class HeldGateway:
             apns=config.access_points,
             allowed_peers=config.allowed_peers,
             partners=_partners(config),
-            timers=Timers(
-                t3_response_s=config.t3_response_s,
-                n3_requests=config.n3_requests,
-                echo_interval_s=config.echo_interval_s,
-                path_keep_s=config.path_keep_s,
-                back_off_s=config.back_off_s,
-            ),
+            timers=_timers(config),
             causes=_causes(config),
         )
 
@@ -359,7 +354,7 @@ class HeldGateway:
     async def _bring_address(self) -> None:
         """One after the other with letting go, which comes last: after ``fence`` nothing is brought."""
         async with self._moving:
-            for address in self._own.addresses:
+            for address in self.own.addresses:
                 self.gateway.demand_held()
                 await self._world.mover.bring(address, lasting_s=self._tenure.remaining_s)
 
@@ -371,8 +366,12 @@ class HeldGateway:
 
     async def _let_address_go(self) -> None:
         async with self._moving:
-            for address in self._own.addresses:
+            for address in self.own.addresses:
                 await self._world.mover.let_go(address)
+
+    async def _watch_user_paths(self) -> None:
+        config = self._config.gateway
+        await self.user_plane.watch_paths(_timers(config), interval_s=config.user_echo_interval_s)
 
     async def _end_lost(self) -> None:
         while True:
@@ -394,6 +393,16 @@ def _partners(config: GatewayConfig) -> list[Partner]:
         )
         for each in config.peers
     ]
+
+
+def _timers(config: GatewayConfig) -> Timers:
+    return Timers(
+        t3_response_s=config.t3_response_s,
+        n3_requests=config.n3_requests,
+        echo_interval_s=config.echo_interval_s,
+        path_keep_s=config.path_keep_s,
+        back_off_s=config.back_off_s,
+    )
 
 
 def _causes(config: GatewayConfig) -> Causes:

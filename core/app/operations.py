@@ -64,6 +64,20 @@ class Operations:
             for gateway_id, held in sorted(self._node.held.items())
             for access, machine in held.door.machines.items()
             for peer in sorted(machine.peers(), key=lambda peer: (peer.partner, peer.address))
+        ] + [
+            {
+                "gateway": gateway_id,
+                "access": "gtpu",
+                "partner": held.door.machines[Access.GTPV1].partner_of(address),
+                "address": address,
+                "path": path.path.value,
+                "restart_counter": None,
+                "sessions": path.sessions,
+                "heard_s_ago": _ago(path.heard_at, now),
+                "echo_rtt_ms": None if path.rtt_s is None else round(path.rtt_s * 1_000, 3),
+            }
+            for gateway_id, held in sorted(self._node.held.items())
+            for address, path in sorted(held.user_plane.paths.items())
         ]
 
     async def sessions(self, query: SessionQuery) -> Row:
@@ -229,8 +243,10 @@ def _status(held: HeldGateway) -> Row:
     return {
         "id": held.gateway.gateway_id,
         "address": held.gateway.address,
+        "user_address": str(held.own.addresses[-1]),
         "restart_counter": held.gateway.restart_counter,
         "sessions": dict(held.sessions.open_by_access),
+        "addresses": held.gateway.lent_of,
         "waiting": {access.value: machine.waiting for access, machine in held.door.machines.items()},
         "paths": dict(paths),
         "attaches": {access.value: dict(counts) for access, counts in held.sessions.attaches.items()},

@@ -61,6 +61,7 @@ def make_telemetry(node: Node) -> Telemetry:
     for access in (Access.GTPV1, Access.GTPV2):
         each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
         each(Metric.GTP_PATH_EVENTS, partial(_path_events, access), access=access.value)
+    each(Metric.GTP_PATH_EVENTS, lambda held: held.user_plane.paths.counts, access="gtpu")
     telemetry.watch_each(Metric.GTP_WAITING, lambda: _sum(_waiting(held) for held in node.held.values()))
     telemetry.watch_table(Metric.GTP_ANSWERS, lambda: _total(map(_answers, node.held.values())))
     telemetry.watch_table(Metric.GTP_PEERS, lambda: _total(map(_peers, node.held.values())))

@@ -86,8 +86,9 @@ def _rates(before: Mapping[str, Any], now: Mapping[str, Any], over_s: float) -> 
 
 
 def _tell_status(each: Mapping[str, Any]) -> None:
-    typer.echo(f"{each['id']} at {each['address']}, restart counter {each['restart_counter']}")
-    for label in ("sessions", "waiting", "paths"):
+    user = "" if each["user_address"] == each["address"] else f", GTP-U at {each['user_address']}"
+    typer.echo(f"{each['id']} at {each['address']}{user}, restart counter {each['restart_counter']}")
+    for label in ("sessions", "addresses", "waiting", "paths"):
         told = ", ".join(f"{name} {count}" for name, count in each[label].items())
         typer.echo(f"  {label}: {told or 'none'}")
     for table in ("attaches", "dropped"):

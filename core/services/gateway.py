@@ -187,8 +187,12 @@ class VirtualGateway:
     @property
     def leases(self) -> dict[str, int]:
         """How many addresses and TEIDs are lent out."""
-        lent = sum(pool.addresses.lent for pool in self._pools.values())
-        return {"addresses": lent, "teids": self._teids.lent}
+        return {"addresses": sum(self.lent_of.values()), "teids": self._teids.lent}
+
+    @property
+    def lent_of(self) -> dict[str, int]:
+        """How many addresses of each pool are lent out, by its network; those of the common one first."""
+        return {str(of or "common"): pool.addresses.lent for of, pool in self._pools.items()}
 
     def on_lease(self, heed: Callable[[], None], of: IPv4Network | None = None) -> None:
         """Call ``heed()`` after each attempt to lend an address of this pool; it must not raise."""

@@ -1,7 +1,7 @@
 """Ending sessions through which nothing went for long, so that addresses come free.
 
-Rules: a session ends after ``idle_s`` without a packet, at the latest a quarter of that later; after a
-restart the time begins anew. What is suspended is not idle: its device cannot send.
+Rules: a session ends after ``idle_s`` without a packet, never before and at the latest half of that later;
+after a restart the time begins anew. What is suspended is not idle: its device cannot send.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from core.ports.clock import Clock
 from core.services.sessions import Sessions
 
 PARTS = 4
-"""Of ``idle_s``: in each the sessions that moved are remembered by themselves."""
+"""Of ``idle_s``: in each the sessions that moved are remembered by themselves, in one more than these, for it
+is told late what moved (``usage.report_interval_s``, a part at most)."""
 LOOKED_AT = 5_000
 """Sessions that are looked at before others have their turn."""
 
@@ -36,7 +37,7 @@ class IdleSessions:
         self._clock = clock
         self._idle_s = idle_s
         self._end_all = end_all
-        self._moved: deque[set[str]] = deque([set()], maxlen=PARTS)
+        self._moved: deque[set[str]] = deque([set()], maxlen=PARTS + 1)
 
     def heed_moved(self, session_ids: Iterable[str]) -> None:
         """Packets went through these since the last call."""
@@ -47,7 +48,7 @@ class IdleSessions:
         """End what is idle, for ever."""
         while self._idle_s:
             await asyncio.sleep(self._idle_s / PARTS)
-            if len(self._moved) == PARTS:
+            if len(self._moved) == self._moved.maxlen:
                 await self._end_all(await self._idle())
             self._moved.append(set())
 

@@ -53,6 +53,16 @@ def payload_start(data: bytes, flags: int, end: int) -> int:
     return 0 if following else start
 
 
+def echo_request(sequence: int) -> bytes:
+    """Whether somebody is there (§7.2.1)."""
+    return b"\x32\x01\x00\x04\0\0\0\0" + sequence.to_bytes(2, "big") + b"\0\0"
+
+
+def echo_sequence(message: bytes) -> int | None:
+    """The sequence number of an Echo Response, which must have one (§4.3.1)."""
+    return int.from_bytes(message[8:10], "big") if message[0] & _SEQUENCE_FLAG else None
+
+
 def echo_response(request: bytes) -> bytes:
     """The answer to an Echo Request; Recovery is 0 in GTP-U (§7.2.2)."""
     sequence = request[8:10] if request[0] & _SEQUENCE_FLAG else bytes(2)

@@ -15,7 +15,7 @@ References: TS 29.281 (GTPv1-U) clauses 4.3, 5.1, 5.2, 7.2, 7.3; RFC 791; RFC 82
 """
 
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
@@ -62,6 +62,8 @@ _TCP_HEADER_BYTES, _TCP_FLAGS_AT, _SYN = 20, 13, 0x02
 _MULTICAST = 0xFF
 _LINK_LOCAL = IPv6Address("fe80::").packed[:8]
 _UNSPECIFIED = bytes(16)
+PEERS_AT_ONCE = 2_000
+"""Tunnels whose peers are told before others have their turn."""
 
 
 class Tunnels:
@@ -77,7 +79,8 @@ class Tunnels:
     - ``send(data, to)``: to a peer; false when it was not sent.
     - ``write_internet(packet)``: raises ``OSError`` when it was not taken; ``write_internet_of`` has those of
       access points that have their own.
-    - ``on_edge_packet(session_id, packet)``, ``on_error_indication(session_id)``: must not raise.
+    - ``on_edge_packet(session_id, packet)``, ``on_error_indication(session_id)``, ``on_echo_response(peer,
+      sequence)``: must not raise.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Tunnels:
         self.write_internet_of: Mapping[str, Callable[[bytes], object]] = {}
         self.on_edge_packet: PacketSink | None = None
         self.on_error_indication: Callable[[str], None] | None = None
+        self.on_echo_response: Callable[[str, int | None], None] = lambda _peer, _sequence: None
         self.drops: dict[Drop, int] = dict.fromkeys(Drop, 0)
         self.signals: dict[Signal, int] = dict.fromkeys(Signal, 0)
         self._words = words
@@ -134,6 +138,13 @@ class Tunnels:
             if after.get(ebi, (peer, teid)) != (peer, teid):
                 self.send(messages.end_marker(teid), (peer, GTP_U_PORT))
                 self.signals[Signal.END_MARKER_SENT] += 1
+
+    def peers(self) -> Iterator[list[str]]:
+        """Where the tunnels end, one for each, a part at a time, between which tunnels may come and go."""
+        session_ids = list(self._by_session)
+        for start in range(0, len(session_ids), PEERS_AT_ONCE):
+            part = map(self._by_session.get, session_ids[start : start + PEERS_AT_ONCE])
+            yield [peer for tunnel in part if tunnel is not None for peer, _ in ends(tunnel).values()]
 
     def remove(self, session_id: str) -> None:
         """Forward no longer; idempotent. What another session has taken over meanwhile stays its own."""
@@ -401,6 +412,7 @@ class Tunnels:
             self._heed_error_indication(messages.indicated_teid(message, start), source[0])
         elif kind == messages.ECHO_RESPONSE:
             self.signals[Signal.ECHO_RESPONSE] += 1
+            self.on_echo_response(source[0], messages.echo_sequence(message))
         elif kind == messages.END_MARKER:
             self.signals[Signal.END_MARKER] += 1
         elif kind == messages.SUPPORTED_EXTENSION_HEADERS:

@@ -4,7 +4,9 @@ Rules: needs no privilege; every packet passes through this process; with a TUN 
 internet side, without it only the device edge is reached. An access point may have a TUN device of its own.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from types import MappingProxyType
@@ -17,8 +19,10 @@ from core.errors import Refused
 from core.ports.clock import Clock
 from core.ports.network import DatagramSocket, Network
 from core.ports.user_plane import Bearer, Counters, PacketSink
+from gtp.transaction import Timers
 from gtp.userplane.destinations import Network as DeviceNetwork
 from gtp.userplane.messages import GTP_U_PORT
+from gtp.userplane.paths import Address, UserPaths
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.slots import Opening, Slots
 from gtp.userplane.tun import Tun
@@ -84,11 +88,41 @@ class UdpUserPlane:
             mtu_bytes=mtu_bytes,
             is_numbered=is_numbered,
         )
+        self._paths = UserPaths()
+        self._tunnels.on_echo_response = self._heed_echo
 
     @property
     def opening(self) -> Opening:
         """What the slot table was found as; a lost one belongs into the audit."""
         return self._slots.opening
+
+    @property
+    def paths(self) -> UserPaths:
+        """Who was asked whether it is there, and what it said."""
+        return self._paths
+
+    async def watch_paths(self, timers: Timers, *, interval_s: float) -> None:
+        """Ask each peer every ``interval_s`` whether it is there, for ever; 0: nobody is asked."""
+        while interval_s:
+            await asyncio.sleep(interval_s)
+            sessions: Counter[str] = Counter()
+            for part in self._tunnels.peers():
+                sessions.update(part)
+                await asyncio.sleep(0)
+            self._ask(self._paths.begin(sessions, self._clock.monotonic()))
+            for _ in range(timers.n3_requests):
+                await asyncio.sleep(timers.t3_response_s)
+                self._ask(self._paths.again())
+            await asyncio.sleep(timers.t3_response_s)
+            self._paths.end()
+
+    def _ask(self, requests: Iterable[tuple[bytes, Address]]) -> None:
+        for data, peer in requests:
+            self._tunnels.send(data, peer)
+
+    def _heed_echo(self, peer: str, sequence: int | None) -> None:
+        if sequence is not None:
+            self._paths.heed(peer, sequence, self._clock.monotonic())
 
     @property
     def drops(self) -> Mapping[Drop, int]:

@@ -19,7 +19,7 @@ from core.ports.network import Address, DatagramSocket, Network
 from gtp.v1.header import decode_header, encode_header
 
 GTP_C_PORT, GTP_U_PORT = 2123, 2152
-G_PDU, ERROR_INDICATION = 255, 26
+ECHO_REQUEST, ECHO_RESPONSE, ERROR_INDICATION, G_PDU = 1, 2, 26, 255
 T3_S, N3 = 1.0, 4
 UNKNOWN = IPv4Address(0)
 
@@ -234,6 +234,8 @@ class GtpPeer(ABC, Generic[Answer]):
             return
         if header.message_type == ERROR_INDICATION:
             self.error_indications += 1
+        elif header.message_type == ECHO_REQUEST and self._user is not None:
+            self._user.send(encode_header(ECHO_RESPONSE, 0, header.sequence or 0, b"\x0e\0"), source)
         elif header.message_type != G_PDU:
             return
         elif context := self.contexts.get(header.teid):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import loadtest.world
+from core.app.operations import Operations
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
@@ -76,6 +77,8 @@ def test_devices_of_an_access_point_have_addresses_and_prefixes_of_its_own_pool(
         session = await attach(stage, "ipv4-only", PdnType.IPV4V6, nsapi=9)
         assert (session.pdn_type, session.ue_prefix) == (PdnType.IPV4, None)
         assert len({each.ue_address for each in stage.open_sessions()}) == 4
+        (status,) = Operations(node=stage.node, clock=stage.clock).status()["gateways"]
+        assert status["addresses"] == {"common": 1, "10.65.0.0/24": 1, "10.64.0.0/24": 2}
 
     play(script)
 

@@ -54,6 +54,11 @@ def test_nothing_configured_is_the_default() -> None:
             "[gateway.refusals.sim_inactive]\ngtpv2 = 16\n",
             "gateway.refusals.sim_inactive.gtpv2: Input should be",
         ),
+        ("[gateway]\nidle_s = 59\n", "gateway.idle_s: must be 0 (it does not matter) or at least 60"),
+        (
+            "[gateway]\nidle_s = 100\n[usage]\nreport_interval_s = 30\n",
+            "gateway.idle_s: must be 0 (it does not",
+        ),
         ("[api\n", "not TOML"),
         ("api = 3\n", "api: "),
     ],

@@ -105,6 +105,7 @@ async def test_status_tells_what_is_held_what_waits_and_what_was_dropped(
     shown = await airloom("gateway", "status", "--over", "0")
     assert shown.code == 0
     assert "sessions: gtpv1 1, gtpv2 1, radius 0" in shown.out
+    assert "addresses: common 2\n" in shown.out
     assert "dropped gtpv1 malformed_header: 1" in shown.out
 
 
@@ -463,15 +464,18 @@ async def test_peers_and_apns_are_taken_over_and_sessions_stay(watched: Watched,
     watched.wanted = watched.wanted.model_copy(
         update={
             "gateway": GatewayConfig.model_validate(
-                gateway.model_dump() | {"peers": [partner], "allowed_peers": [], "apns": [apn, "new.io"]}
+                gateway.model_dump()
+                | {"peers": [partner], "allowed_peers": [], "apns": [apn, "new.io"]}
+                | {"refusals": {"unknown_apn": {"gtpv1": 200}}}
             )
         }
     )
     told = await airloom("node", "reload")
-    assert told.out == "changed: gateway.allowed_peers, gateway.apns, gateway.peers\n"
+    assert told.out == "changed: gateway.allowed_peers, gateway.apns, gateway.peers, gateway.refusals\n"
     assert (await sgsn.attach(imsi=watched.imsi(1), apn="new.io")).is_active
-    with pytest.raises(Refusal):
+    with pytest.raises(Refusal) as refused:
         await sgsn.attach(imsi=watched.imsi(2), apn="internet")
+    assert refused.value.cause == 200
     assert (await sgsn.attach(imsi=watched.imsi(2), apn=APN)).dns == ("9.9.9.9",)
     moved = await sgsn.take_over(kept)
     assert moved.is_active, "they are of one partner"

@@ -1,11 +1,12 @@
 """Peers of a GTP-C endpoint: restart counters, paths that fail and come back, who may speak and how much."""
 
+import random
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
 import pytest
 
-from core.domain.session import Access
+from core.domain.session import Access, Session
 from core.domain.values import replace
 from gtp.contexts import ContextEvent, Contexts
 from gtp.endpoint import GtpEndpoint
@@ -221,7 +222,7 @@ def test_who_has_sessions_that_were_read_back_is_asked_once_and_what_is_older_en
         (echo,) = echoes(machine)
         assert machine.next_event() is None
         answer_echo(machine, echo, 8, now)
-    assert machine.next_event() == PeerRestarted(SGSN[0], (session(1).session_id, session(3).session_id))
+    assert machine.next_event() == PeerRestarted(SGSN[0], (session(3).session_id, session(1).session_id))
     assert machine.get_timer() is None
 
 
@@ -235,28 +236,47 @@ def test_who_is_not_asked_is_never_suspect(is_off_for_all: bool) -> None:
     assert machine.next_event() is None
 
 
-def test_a_peers_contexts_are_known_by_it_through_every_change() -> None:
-    contexts = Contexts()
-    held = [replace(session(number), access=Access.GTPV1) for number in (1, 2, 3)]
-    for each in held:
-        contexts.hold(each)
-    contexts.hold(held[0])
-    assert contexts.count_of_peer(Access.GTPV1, SGSN[0]) == 3
-    tunnel = held[1].tunnel
-    assert tunnel is not None
-    contexts.move(
-        replace(held[1], access=Access.GTPV2, tunnel=replace(tunnel, peer_control_address="10.0.0.1"))
-    )
-    found = {(a, p): [c.session_id for c in contexts.of_peer(a, p)] for a, p in contexts._of_peer}
-    assert found == {
-        (Access.GTPV1, SGSN[0]): [held[0].session_id, held[2].session_id],
-        (Access.GTPV2, "10.0.0.1"): [held[1].session_id],
-    }
-    for each in held:
-        context = contexts.by_session(each.session_id)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_peers_contexts_are_known_by_it_through_every_change(seed: int) -> None:
+    """Held, held anew, moved, ended, a TEID of another session now, beside a table that looks at all."""
+    rng, contexts, known = random.Random(seed), Contexts(), dict[str, Session]()
+    for _ in range(300):
+        number, teid = rng.randrange(12), rng.choice((0, 0, 0, 1))
+        one = session(number)
+        assert one.tunnel is not None
+        address, access = rng.choice(("10.0.0.1", "10.0.0.2")), rng.choice((Access.GTPV1, Access.GTPV2))
+        tunnel = replace(one.tunnel, local_teid_control=teid or 100 + number, peer_control_address=address)
+        one = replace(one, access=access, tunnel=tunnel)
+        match rng.randrange(3):
+            case 0:
+                contexts.hold(one)
+                known = {key: each for key, each in known.items() if _teid_of(each) != _teid_of(one)}
+                known[one.session_id] = one
+            case 1 if (there := known.get(one.session_id)) is not None:
+                kept = replace(tunnel, local_teid_control=_teid_of(there))
+                known[one.session_id] = replace(one, tunnel=kept)
+                contexts.move(one)
+            case _ if (context := contexts.by_session(one.session_id)) is not None:
+                contexts.step(context, ContextEvent.FORGET)
+                known.pop(one.session_id)
+        for peer in [(a, p) for a in (Access.GTPV1, Access.GTPV2) for p in ("10.0.0.1", "10.0.0.2")]:
+            expected = {
+                each.session_id
+                for each in known.values()
+                if each.tunnel is not None and (each.access, each.tunnel.peer_control_address) == peer
+            }
+            found = [context.session_id for context in contexts.of_peer(*peer)]
+            assert (len(found), set(found)) == (len(expected), expected)
+            assert contexts.count_of_peer(*peer) == len(expected)
+    for session_id in list(known):
+        context = contexts.by_session(session_id)
         assert context is not None
         contexts.step(context, ContextEvent.FORGET)
     assert (len(contexts), contexts._of_peer) == (0, {})
+
+
+def _teid_of(session: Session) -> int:
+    return session.tunnel.local_teid_control if session.tunnel else 0
 
 
 def test_forged_counters_bring_one_echo_request_at_a_time() -> None:

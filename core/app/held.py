@@ -11,7 +11,7 @@ from core.config import Config, GatewayConfig, VirtualGatewayConfig
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
-from core.errors import Refused, Unavailable
+from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.user_plane import PacketSink
 from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
@@ -116,7 +116,13 @@ class HeldGateway:
         before, name = self._before, self._config.node.name
         is_own = before is None or before.is_of(name, self._world.folder_id)
         settle = partial(start_all, (self.blocks, *self.apn_blocks))
-        recovered = await self.sessions.recover(settle, is_resumed=is_own)
+        try:
+            recovered = await self.sessions.recover(settle, is_resumed=is_own)
+        except Refused as refusal:
+            raise ConfigurationError(
+                f"{self.gateway.gateway_id} has more sessions than it may hold ({refusal}); "
+                "raise gateway.sessions_max, and move its slot table away while it is stopped"
+            ) from None
         if self.lost_counts:
             await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
         if before is not None and not is_own and not before.is_released:

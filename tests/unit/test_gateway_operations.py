@@ -15,7 +15,8 @@ from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
 from core.app.serving import make_control_channel, make_telemetry
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
-from core.errors import Unavailable
+from core.errors import ConfigurationError, Unavailable
+from gtp.userplane.slots import table_bytes
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.virtual import PERFECT
 from loadtest.world import APN, PEERS, Plan
@@ -493,3 +494,16 @@ async def test_what_cannot_be_taken_over_is_named_and_nothing_is_changed(
     assert ended.code == 1
     assert "gateway.control_port: cannot be changed in a running node" in ended.err
     assert watched.stage.node._config.gateway == gateway
+
+
+async def test_a_gateway_with_more_sessions_than_room_says_what_to_raise(watched: Watched) -> None:
+    sgw, stage = await watched.peer(SGW), watched.stage
+    for number in range(2):
+        await sgw.attach(imsi=watched.imsi(number), apn=APN)
+    await stage.crash()
+    whole, stage.slots[stage.node_name] = stage.slots[stage.node_name], bytearray(table_bytes(1))
+    with pytest.raises(ConfigurationError, match=r"gateway\.sessions_max"):
+        await stage.start_node()
+    stage.slots[stage.node_name] = whole
+    await stage.start_node()
+    assert len(stage.open_sessions()) == 2

@@ -59,6 +59,12 @@ class Metric(Enum):
         "What happened on the paths to peers",
         ("access", "event"),
     )
+    GTPU_SIGNALS = (
+        "airloom_gtpu_signals",
+        "counter",
+        "Messages of tunnels' paths that were sent, answered, heeded or taken note of",
+        ("signal",),
+    )
     GTP_WAITING = ("airloom_gtp_waiting", "gauge", "Requests of peers that are being decided", ("access",))
     RESTART_COUNTER = ("airloom_restart_counter", "gauge", "What peers are told as Recovery", ("gateway",))
     ATTACHES = (

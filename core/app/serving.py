@@ -73,6 +73,10 @@ def make_telemetry(node: Node) -> Telemetry:
         lambda held: {drop.value: count for drop, count in held.user_plane.drops.items()},
         door="gtpu",
     )
+    each(
+        Metric.GTPU_SIGNALS,
+        lambda held: {signal.value: count for signal, count in held.user_plane.signals.items()},
+    )
     telemetry.watch_each(
         Metric.DATAGRAMS_DROPPED,
         lambda: {reason.value: count for reason, count in node.edge.counts.items()},

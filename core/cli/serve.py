@@ -28,7 +28,7 @@ UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tel
 LABELS = {"roles": "roles", "api": "API", "gtp_c": "GTP-C", "gtp_u": "GTP-U", "edge": "device edge"}
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 DRAIN_S = 20.0
-GC_THRESHOLDS = (5_000, 4, 1_000)
+GC_THRESHOLDS = (3_000, 4, 1_000)
 """A collection takes some 0.3 us for each object that came to stay since the last: young ones are looked at
 in small parts, and what was read back never (``gc.freeze``)."""
 
@@ -64,6 +64,7 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
                 config, adapters, node, telemetry, drain=stopped.set, reload=reload
             )
             await _listen(open_parts, channel, "control", config.control.host, config.control.port)
+        gc.collect()
         gc.disable()  # what is read back stays: to go through it again and again is half the time of a start
         recovered = await node.start()
         for lost in node.lost_counts:
@@ -74,7 +75,6 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
             owner = await first_run(adapters, identity)
             application = make_api(config, adapters, node, identity, telemetry)
             await _listen(open_parts, application, "api", config.api.host, config.api.port)
-        gc.collect()
         gc.freeze()
         gc.enable()
         gc.set_threshold(*GC_THRESHOLDS)

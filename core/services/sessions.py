@@ -178,8 +178,10 @@ class Sessions:
     async def _take_back(self, session: Session) -> None:
         self._gateway.reclaim(session)
         self._statics.resume(session)
-        self._install(session)
-        self._usage.relabel(session.session_id, self._label(session))
+        if session.tunnel is not None:
+            bearer = self._bearer(session)
+            self._user_plane.install(bearer)
+            self._usage.relabel(session.session_id, bearer.label)
         self._add(session)
         if door := self._doors.get(session.access):
             await door.adopt(session)

@@ -74,8 +74,8 @@ class UsageMeter:
             await self._report([counters])
 
     def relabel(self, session_id: str, label: SegmentLabel) -> None:
-        """Count what follows under this label, from the next sweep on."""
-        if label == self._user_plane.label(session_id):
+        """Count what follows under this label, from the next sweep on; nothing without a slot."""
+        if self._user_plane.label(session_id) in (None, label):
             self._labels.pop(session_id, None)
             return
         self._labels[session_id] = label

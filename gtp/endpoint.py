@@ -491,8 +491,11 @@ class GtpEndpoint(ABC):
             self._contexts.hold(session)
         else:
             self._contexts.move(session)
-        if session.tunnel is not None:
-            self._peers.watch(session.tunnel.peer_control_address, now)
+        if (tunnel := session.tunnel) is not None:
+            peer = tunnel.peer_control_address
+            self._peers.watch(peer, now)
+            if self._peers.is_older(peer, tunnel.peer_restart_counter):  # it asked, and restarted meanwhile
+                self._events.append(PeerRestarted(peer, (session.session_id,)))
 
     def _apn_of(self, session: Session) -> Apn:
         """The access point of a session; one that is served no longer tells its devices nothing."""

@@ -172,6 +172,13 @@ class Peers:
         state = self._states.get(peer)
         return None if state is None else state.told
 
+    def is_older(self, peer: str, counter: int | None) -> bool:
+        """Whether this was the peer's counter before a restart that is confirmed."""
+        state = self._states.get(peer)
+        if state is None or state.confirmed is None or counter is None:
+            return False
+        return _is_newer(state.confirmed, counter)
+
     def _is_credible(self, state: PeerPath, recovery: int, now: float) -> bool:
         assert state.confirmed is not None, "who is not known cannot restart"
         if not _is_newer(recovery, state.confirmed):

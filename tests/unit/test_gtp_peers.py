@@ -343,6 +343,23 @@ def test_a_create_without_recovery_during_the_confirmation_survives_it() -> None
     assert machine.next_event() == PeerRestarted(SGSN[0], (session(1).session_id,))
 
 
+def test_what_a_peer_asked_for_before_its_restart_and_got_after_it_is_over() -> None:
+    machine = gateway(timers=Timers())
+    attached(machine)
+    machine.receive_datagram(create_request(2, recovery=7, nsapi=6), SGSN, 1)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert restarted(machine, 8, 2)
+    late = session(2, restart_counter=event.wish.ends.restart_counter)
+    machine.answer(event.token, Accepted(late), 3)
+    assert machine.next_event() == PeerRestarted(SGSN[0], (late.session_id,))
+    machine.receive_datagram(create_request(3, recovery=8, nsapi=7), SGSN, 4)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session(3, restart_counter=8)), 4)
+    assert machine.next_event() is None, "what it asked for since then stays"
+
+
 def test_the_table_of_peers_is_bounded_and_forgets_strangers_first() -> None:
     peers = Peers(timers=TIMERS, capacity=3)
     peers.watch("has sessions", 0)

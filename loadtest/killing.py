@@ -26,7 +26,7 @@ from core.config import EdgeConfig
 from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.customer import Customer
 from loadtest.ledger import counters_of, metered_of
-from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, SGW, Lab
+from loadtest.parts.namespaces import FAR_HOST, SGSN, SGW, Lab
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext
 from loadtest.peers.nas import Nas, NasSession
@@ -329,13 +329,10 @@ def _served(folder: Path, lab: Lab | None) -> Served:
             api_port=free_tcp_port("127.0.0.1", 0),
             environment=environment,
         )
-    return Served(
+    return Served.in_lab(
+        lab,
         folder / "var",
-        gateway_address=GATEWAY,
-        api_port=8080,
-        api_host=GATEWAY,
-        prefix=tuple(lab.command(lab.gw)),
-        environment={**environment, "AIRLOOM_GATEWAY__TUN": "airloom0"},
+        {**environment, "AIRLOOM_GATEWAY__TUN": "airloom0"},
     )
 
 

@@ -230,17 +230,16 @@ def _message(teid: int, address: str) -> bytes:
 
 
 def _served(folder: Path, sessions: int, lab: Lab) -> Served:
-    return Served(
+    return Served.in_lab(
+        lab,
         folder,
-        gateway_address=GATEWAY,
-        api_port=0,
-        prefix=tuple(lab.command(lab.gw)),
-        environment={
+        {
             "AIRLOOM_NODE__ROLES": '["gateway"]',
             "AIRLOOM_GATEWAY__TUN": "airloom0",
             "AIRLOOM_GATEWAY__SESSIONS_MAX": str(2 * sessions),
             "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
         },
+        api_port=0,
     )
 
 

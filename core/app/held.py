@@ -119,9 +119,10 @@ class HeldGateway:
         try:
             recovered = await self.sessions.recover(settle, is_resumed=is_own)
         except Refused as refusal:
+            gateway_id = self.gateway.gateway_id
             raise ConfigurationError(
-                f"{self.gateway.gateway_id} has more sessions than it may hold ({refusal}); "
-                "raise gateway.sessions_max, and move its slot table away while it is stopped"
+                f"{gateway_id} has more sessions than it may hold ({refusal}); stop this node, raise "
+                f"gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
         if self.lost_counts:
             await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)

@@ -80,6 +80,7 @@ class Tables:
             if before.down_octet_s == tunnel.down_octet_s:
                 tunnel.down_due_s = before.down_due_s
         self.by_session[tunnel.session_id] = tunnel
+        # Not by ``ends``: a hundred thousand are put in when sessions are read back, one tunnel each.
         self.by_teid[tunnel.local_teid.to_bytes(4, "big")] = tunnel
         self.by_peer[tunnel.peer, tunnel.peer_teid] = tunnel
         for each in tunnel.dedicated:

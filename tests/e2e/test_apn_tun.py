@@ -80,13 +80,10 @@ async def told(sgsn: Sgsn, context: PdpContext) -> str:
 async def both_ways(lab: Lab, folder: Path) -> None:
     """Runs inside the radio network's namespace."""
     apns = [{"name": "internet"}, {"name": "meters", "ue_pool": METERS, "tun": "meters"}]
-    served = Served(
+    served = Served.in_lab(
+        lab,
         folder / "var",
-        gateway_address=GATEWAY,
-        api_port=8080,
-        api_host=GATEWAY,
-        prefix=tuple(lab.command(lab.gw)),
-        environment={
+        {
             "AIRLOOM_GATEWAY__TUN": "airloom0",
             "AIRLOOM_GATEWAY__USER_ADDRESS": USER,
             "AIRLOOM_GATEWAY__APNS": json.dumps(apns),

@@ -114,13 +114,10 @@ async def attach_and_talk(lab: Lab, folder: Path, server: str) -> None:
 
 async def attach_and_compare(lab: Lab, folder: Path, endpoint: str) -> None:
     stream = {"AIRLOOM_STREAM__KINESIS": STREAM, "AIRLOOM_STREAM__ENDPOINT": endpoint}
-    served = Served(
+    served = Served.in_lab(
+        lab,
         folder / "var",
-        gateway_address=GATEWAY,
-        api_port=8080,
-        api_host=GATEWAY,
-        prefix=tuple(lab.command(lab.gw)),
-        environment={
+        {
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             "AIRLOOM_API__SANDBOX_PLMN": "90170",  # sgsnemu loses the leading zeros of an IMSI
             "AIRLOOM_EDGE__INSIDE": "on",

@@ -23,13 +23,10 @@ INSIDE = "AIRLOOM_INSIDE_LAB"
 
 async def attach_and_ping(lab: Lab, folder: Path) -> None:
     """Runs inside the radio network's namespace, from which the API is reached too."""
-    served = Served(
+    served = Served.in_lab(
+        lab,
         folder / "var",
-        gateway_address=GATEWAY,
-        api_port=8080,
-        api_host=GATEWAY,
-        prefix=tuple(lab.command(lab.gw)),
-        environment={
+        {
             "AIRLOOM_GATEWAY__TUN": "airloom0",
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             "AIRLOOM_API__SANDBOX_PLMN": "90170",  # sgsnemu loses the leading zeros of an IMSI

@@ -41,18 +41,17 @@ async def gateway(
     engine = await SqliteEngine.open(path=data / "airloom.db", clock=SystemClock())
     await seed(engine, sims=sims, sessions=0, peer=SGSN, plmn=PLMN)
     await engine.aclose()
-    served = Served(
+    served = Served.in_lab(
+        lab,
         data,
-        gateway_address=GATEWAY,
-        api_port=0,
-        prefix=tuple(lab.command(lab.gw)),
-        environment={
+        {
             "AIRLOOM_NODE__ROLES": '["gateway"]',
             "AIRLOOM_GATEWAY__TUN": "airloom0",
             "AIRLOOM_GATEWAY__SESSIONS_MAX": str(2 * sims),
             "AIRLOOM_USAGE__REPORT_INTERVAL_S": str(REPORT_S),
             **more,
         },
+        api_port=0,
     )
     await served.start()
     try:

@@ -329,8 +329,7 @@ def _served(folder: Path, lab: Lab | None) -> Served:
             api_port=free_tcp_port("127.0.0.1", 0),
             environment=environment,
         )
-    return Served.in_lab(
-        lab,
+    return lab.served(
         folder / "var",
         {**environment, "AIRLOOM_GATEWAY__TUN": "airloom0"},
     )

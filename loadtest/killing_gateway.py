@@ -230,8 +230,7 @@ def _message(teid: int, address: str) -> bytes:
 
 
 def _served(folder: Path, sessions: int, lab: Lab) -> Served:
-    return Served.in_lab(
-        lab,
+    return lab.served(
         folder,
         {
             "AIRLOOM_NODE__ROLES": '["gateway"]',

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtest.parts.namespaces import GATEWAY, Lab
-
 ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_S = 60.0
 
@@ -86,14 +84,6 @@ class Served:
     ready_after_s: float = 0.0
     entries: str = ""
     """The entry points that devices find, as it says itself."""
-
-    @classmethod
-    def in_lab(
-        cls, lab: Lab, data_dir: Path, environment: Mapping[str, str], *, api_port: int = 8080
-    ) -> "Served":
-        """The gateway of a lab of network namespaces."""
-        prefix = tuple(lab.command(lab.gw))
-        return cls(data_dir, GATEWAY, api_port, GATEWAY, prefix, environment=environment)
 
     @property
     def endpoint(self) -> str:

@@ -10,8 +10,11 @@ name, so that runs side by side do not meet.
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
+
+from loadtest.serving import Served
 
 GATEWAY = "10.99.0.1"
 SGSN = "10.99.0.2"
@@ -58,6 +61,11 @@ class Lab:
     def entered(cls, mark: str) -> "Lab":
         """The lab that another process built, by its mark: for a program that runs inside it."""
         return cls(mark)
+
+    def served(self, data_dir: Path, environment: Mapping[str, str], *, api_port: int = 8080) -> Served:
+        """A ``serve`` of the gateway's host, not yet started."""
+        prefix = tuple(self.command(self.gw))
+        return Served(data_dir, GATEWAY, api_port, GATEWAY, prefix, environment=environment)
 
     @staticmethod
     def command(namespace: str, *argv: str) -> list[str]:

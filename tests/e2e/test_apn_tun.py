@@ -22,7 +22,7 @@ from loadtest.killing import udp_packet
 from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn
-from loadtest.serving import ROOT, Served
+from loadtest.serving import ROOT
 
 USER = "10.99.0.9"
 METERS = "10.64.0.0/16"
@@ -80,8 +80,7 @@ async def told(sgsn: Sgsn, context: PdpContext) -> str:
 async def both_ways(lab: Lab, folder: Path) -> None:
     """Runs inside the radio network's namespace."""
     apns = [{"name": "internet"}, {"name": "meters", "ue_pool": METERS, "tun": "meters"}]
-    served = Served.in_lab(
-        lab,
+    served = lab.served(
         folder / "var",
         {
             "AIRLOOM_GATEWAY__TUN": "airloom0",

@@ -114,8 +114,7 @@ async def attach_and_talk(lab: Lab, folder: Path, server: str) -> None:
 
 async def attach_and_compare(lab: Lab, folder: Path, endpoint: str) -> None:
     stream = {"AIRLOOM_STREAM__KINESIS": STREAM, "AIRLOOM_STREAM__ENDPOINT": endpoint}
-    served = Served.in_lab(
-        lab,
+    served = lab.served(
         folder / "var",
         {
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",

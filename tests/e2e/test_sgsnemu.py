@@ -15,7 +15,7 @@ from loadtest.customer import Customer
 from loadtest.ledger import ledger_of_capture
 from loadtest.parts import sgsnemu
 from loadtest.parts.namespaces import GATEWAY, Lab
-from loadtest.serving import ROOT, Served
+from loadtest.serving import ROOT
 
 PINGS = 10
 INSIDE = "AIRLOOM_INSIDE_LAB"
@@ -23,8 +23,7 @@ INSIDE = "AIRLOOM_INSIDE_LAB"
 
 async def attach_and_ping(lab: Lab, folder: Path) -> None:
     """Runs inside the radio network's namespace, from which the API is reached too."""
-    served = Served.in_lab(
-        lab,
+    served = lab.served(
         folder / "var",
         {
             "AIRLOOM_GATEWAY__TUN": "airloom0",

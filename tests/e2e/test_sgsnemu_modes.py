@@ -21,7 +21,7 @@ from loadtest.bench.gtpc_store import imsi_of, seed
 from loadtest.ledger import all_metered, ledger_of_capture, open_sessions
 from loadtest.parts import sgsnemu
 from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, SGW, Lab
-from loadtest.serving import ROOT, Served
+from loadtest.serving import ROOT
 
 PLMN = "90170"
 """sgsnemu loses the leading zeros of an IMSI."""
@@ -41,8 +41,7 @@ async def gateway(
     engine = await SqliteEngine.open(path=data / "airloom.db", clock=SystemClock())
     await seed(engine, sims=sims, sessions=0, peer=SGSN, plmn=PLMN)
     await engine.aclose()
-    served = Served.in_lab(
-        lab,
+    served = lab.served(
         data,
         {
             "AIRLOOM_NODE__ROLES": '["gateway"]',

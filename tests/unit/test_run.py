@@ -88,11 +88,13 @@ def test_a_stage_that_fails_stops_the_rest_and_is_in_the_summary(
     environment = run.Environment(run.environment_folder())
     environment.python.symlink_to(sys.executable)
     monkeypatch.setattr(run, "ensure_environment", lambda kind: environment)
-    code = run.run_stages({"one": ["this"], "two": ["no_such_module"], "three": ["this"]})
+    fails = run.Stage(["no_such_module"], "make it")
+    code = run.run_stages({"one": run.Stage(["this"], ""), "two": fails, "three": run.Stage(["this"], "")})
     summary = capfd.readouterr().out.partition("summary:")[2]
     assert code == 1
     assert ["passed" in line for line in summary.split("\n")[1:4]] == [True, False, False]
     assert "two      FAILED" in summary
+    assert "to mend it: make it\n" in summary
     assert "three    not run" in summary
 
 
@@ -101,3 +103,38 @@ def test_help_names_every_command(run: ModuleType, capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in run.COMMANDS)
     assert run.main(["nothing"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "name", "options"),
+    [
+        ([], None, ["-n", "2", "-m", "not e2e", "tests"]),
+        ([], "leases", ["-n", "2", "-m", "not e2e", "-k", "leases", "tests"]),
+        (["tests/unit"], None, ["-n", "2", "-m", "not e2e", "tests/unit"]),
+        (["tests/unit/test_a.py::test_b"], None, ["-m", "not e2e", "tests/unit/test_a.py::test_b"]),
+        (["tests/e2e/test_c.py"], None, ["tests/e2e/test_c.py"]),
+    ],
+)
+def test_the_tests_that_are_named_are_run(
+    run: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    paths: list[str],
+    name: str | None,
+    options: list[str],
+) -> None:
+    for file in ("tests/unit/test_a.py", "tests/e2e/test_c.py"):
+        (run.ROOT / file).parent.mkdir(parents=True)
+        (run.ROOT / file).touch()
+    monkeypatch.chdir(run.ROOT)
+    assert run.chosen_tests(paths, name)["tests"].command == ["pytest", "-q", *options]
+
+
+def test_a_path_that_is_not_there_is_named(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["check", "tests/unit/test_nothing.py"]) == run.EXIT_SETUP
+    assert "test_nothing.py does not exist" in capsys.readouterr().err
+
+
+def test_a_word_that_no_test_has_is_told_from_a_test_that_fails(run: ModuleType) -> None:
+    tests = run.chosen_tests([], "no such word")["tests"]
+    assert "no test has this path or name" in run.mend_of(tests, run.PYTEST_FOUND_NOTHING)
+    assert run.mend_of(tests, 1) == run.ONE_TEST

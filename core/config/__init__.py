@@ -1,0 +1,106 @@
+"""What an operator may configure, read once into immutable objects: a file for each kind of section.
+
+Rule: an unknown key is an error that names it (``core.config_file``).
+"""
+
+from pydantic import model_validator
+
+from core.config.apn import OWN_KEYS, ApnConfig
+from core.config.base import Section
+from core.config.customers import ApiConfig, BillingConfig, UsageConfig
+from core.config.edge import EdgeConfig
+from core.config.gateway import GatewayConfig, VirtualGatewayConfig
+from core.config.node import ROLE_OF_DOOR, ROLES, ControlConfig, Door, NodeConfig, Role
+from core.config.peers import PeerConfig, RefusalConfig
+from core.config.radius import RadiusClient, RadiusConfig
+from core.config.storage import ObjectsConfig, StoreConfig, StreamConfig
+from core.domain.networks import demand_apart
+
+__all__ = [
+    "OWN_KEYS",
+    "RELOADABLE",
+    "ROLES",
+    "ApiConfig",
+    "ApnConfig",
+    "BillingConfig",
+    "Config",
+    "ControlConfig",
+    "Door",
+    "EdgeConfig",
+    "GatewayConfig",
+    "NodeConfig",
+    "ObjectsConfig",
+    "PeerConfig",
+    "RadiusClient",
+    "RadiusConfig",
+    "RefusalConfig",
+    "Role",
+    "StoreConfig",
+    "StreamConfig",
+    "UsageConfig",
+    "VirtualGatewayConfig",
+]
+
+RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers", "gateway.refusals"})
+"""What a running node takes over when it reads its configuration again."""
+
+
+class Config(Section):
+    """Everything."""
+
+    node: NodeConfig = NodeConfig()
+    control: ControlConfig = ControlConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    radius: RadiusConfig = RadiusConfig()
+    edge: EdgeConfig = EdgeConfig()
+    store: StoreConfig = StoreConfig()
+    stream: StreamConfig = StreamConfig()
+    objects: ObjectsConfig = ObjectsConfig()
+    api: ApiConfig = ApiConfig()
+    usage: UsageConfig = UsageConfig()
+    billing: BillingConfig = BillingConfig()
+
+    def doors_of(self, gateway: VirtualGatewayConfig) -> frozenset[Door]:
+        """The doors that are open: RADIUS is closed as long as it has no clients."""
+        return frozenset(door for door in gateway.doors if door != "radius" or self.radius.clients)
+
+    @property
+    def holdable(self) -> tuple[VirtualGatewayConfig, ...]:
+        """The virtual gateways that a node of these roles may hold."""
+        return tuple(each for each in self.gateway.held if not self._lacking(each))
+
+    def _lacking(self, gateway: VirtualGatewayConfig) -> list[Role]:
+        needed = {ROLE_OF_DOOR[door] for door in self.doors_of(gateway)}
+        return sorted(needed.difference(self.node.roles))
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        known = [each.id for each in self.gateway.held]
+        if unknown := set(self.node.home) - set(known):
+            raise ValueError(f"node.home: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
+        if len(known) > 1 and self.radius.address is not None:
+            raise ValueError("radius.address: each virtual gateway has its own; leave it out")
+        for each in self.gateway.held:
+            if not self.doors_of(each):
+                raise ValueError(
+                    f"gateway.doors: {each.id} has none that is open; radius.clients are missing"
+                )
+        if {"gateway", "aaa"} & set(self.node.roles):
+            self._check_holdable()
+        named = [(f"gateway.{key}", network) for key, network in self.gateway.networks]
+        demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
+        if 0 < self.gateway.idle_s < (least := max(60.0, 4 * self.usage.report_interval_s)):
+            raise ValueError(f"gateway.idle_s: must be 0 (it does not matter) or at least {least:g}")
+        if self.edge.nodes and not self.control.contact:
+            raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
+        return self
+
+    def _check_holdable(self) -> None:
+        wanted = [each for each in self.gateway.held if each.id in self.node.home] or self.gateway.held
+        lacking = [(each, roles) for each in wanted if (roles := self._lacking(each))]
+        if len(lacking) == len(wanted) or (self.node.home and lacking):
+            each, roles = lacking[0]
+            raise ValueError(
+                f"node.roles: {each.id} has the doors {', '.join(sorted(self.doors_of(each)))}, so whoever"
+                f" holds it also needs the role {', '.join(roles)}"
+            )

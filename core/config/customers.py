@@ -1,0 +1,37 @@
+"""The customer API, metering and the tariff."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from core.config.base import Port, Section
+
+
+class ApiConfig(Section):
+    """The customer API.
+
+    ``sandbox`` adds SORACOM's sandbox operations (no payment, SIMs from nothing); the SIMs get IMSIs of
+    ``sandbox_plmn`` (MCC and MNC; 00101 is the test network).
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8_080
+    sandbox: bool = True
+    sandbox_plmn: Annotated[str, StringConstraints(pattern=r"^[0-9]{5,6}$")] = "00101"
+
+
+class UsageConfig(Section):
+    """Metering: a report each interval for each session with change; a UTC day is folded ``fold_after_s``
+    after its end, and what is reported of it later is folded as it comes.
+    """
+
+    report_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    fold_after_s: Annotated[float, Field(ge=0, le=864_000)] = 3_600.0
+
+
+class BillingConfig(Section):
+    """The tariff: integer nano-units of the currency for each byte."""
+
+    currency: Annotated[str, StringConstraints(pattern=r"^(USD|JPY|EUR)$")] = "USD"
+    nano_per_byte: Annotated[int, Field(ge=0)] = 200
+    unit_bytes: Annotated[int, Field(ge=1)] = 1

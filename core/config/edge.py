@@ -1,0 +1,35 @@
+"""The device edge: what devices reach inside their tunnels."""
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from core.config.base import Contact, Name, Port, Section
+
+
+class EdgeConfig(Section):
+    """The device edge: platform addresses that devices reach inside their tunnel.
+
+    ``message_address`` takes messages by UDP, TCP and HTTP, ``mqtt_address`` by MQTT; the ``…_names`` are
+    what ``gateway.dns`` answers with each. TCP, HTTP and MQTT need a network namespace: with ``inside`` at
+    ``auto`` they are served where one can be made, ``on`` insists, ``off`` serves UDP alone.
+
+    A gateway without the role ``edge`` hands what is for the platform to one of ``nodes``, the control
+    channels of nodes with that role (``http://10.0.0.21:8090``).
+    """
+
+    nodes: Annotated[tuple[Contact, ...], Field(max_length=256)] = ()
+
+    platform_network: IPv4Network = IPv4Network("100.127.0.0/16")
+    message_address: IPv4Address = IPv4Address("100.127.65.43")
+    message_names: tuple[Name, ...] = ("funnel.soracom.io", "unified.soracom.io", "uni.soracom.io")
+    udp_port: Port = 23_080
+    tcp_port: Port = 23_080
+    http_port: Port = 80
+    mqtt_address: IPv4Address = IPv4Address("100.127.127.100")
+    mqtt_port: Port = 1_883
+    mqtt_names: tuple[Name, ...] = ("beam.soracom.io",)
+    metadata_address: IPv4Address = IPv4Address("100.127.100.127")
+    metadata_names: tuple[Name, ...] = ("metadata.soracom.io",)
+    inside: Annotated[str, StringConstraints(pattern=r"^(auto|on|off)$")] = "auto"

@@ -1,0 +1,298 @@
+"""The virtual gateways: their addresses, pools, access points, partners and timers."""
+
+from collections import Counter
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from core.config.apn import APN_POOLS_MAX, OWN_KEYS, ApnConfig
+from core.config.base import DEVICE_CHARACTERS_MAX, Name, Port, Section, TunName
+from core.config.node import Door
+from core.config.peers import PARTNERS_MAX, PeerConfig, RefusalConfig, demand_own_networks
+from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES, Apn
+from core.domain.blocks import PREFIX_MAX
+from core.domain.networks import Network, demand_apart
+from core.domain.pools import UePrefixes
+from core.domain.reasons import AttachRefusal
+from core.domain.session import PdnType
+
+ECHO_INTERVAL_S_MIN = 60
+"""Echo Requests are not sent more often (TS 29.060 §7.2.1, TS 23.007 §20)."""
+
+
+class VirtualGatewayConfig(Section):
+    """One virtual gateway: the address of its doors, and its devices' addresses.
+
+    GTP-U ends at ``user_address``, or without one at ``address`` too. ``doors``: ``gtp`` (GTP-C and GTP-U)
+    and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a virtual gateway only if
+    it has the roles of all its doors. With ``ue_pool`` its devices' addresses are of that part of
+    ``gateway.ue_pool``, and nobody else's are; an access point's own pool is every gateway's.
+    """
+
+    id: Name
+    address: IPv4Address
+    user_address: IPv4Address | None = None
+    ue_pool: IPv4Network | None = None
+    doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
+
+    @property
+    def addresses(self) -> tuple[IPv4Address, ...]:
+        """Its own, the one of GTP-U last."""
+        return (self.address,) if self.user_address is None else (self.address, self.user_address)
+
+
+class GatewayConfig(Section):
+    """The virtual gateways, the same list on every node.
+
+    One is written as ``id``, ``address``, ``user_address`` and ``doors``, several as ``virtual``, a table
+    each. Devices'
+    addresses are of ``ue_pool``, or of the pool of their access point, of which each takes blocks of
+    2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of ``static_pool``.
+    The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without which there is no
+    IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A virtual gateway holds ``sessions_max``
+    sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With ``tun`` named, packets to the
+    internet go through that TUN device (needs NET_ADMIN), without it only the device edge is reachable; never
+    are the gateways and the operator's ``core_networks``. With ``user_sequence_numbers`` each packet down has
+    one (TS 29.281 §5.1), and links an MTU of 1,460 at most.
+
+    Who may speak GTP-C is told by ``peers``, the table of roaming partners (``PeerConfig``), and by
+    ``allowed_peers``, networks of partners without a name; both empty: everybody.
+
+    Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
+    ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
+    never), by GTP-U every ``user_echo_interval_s``; the sessions of one that does not answer by GTP-C are
+    kept for ``path_keep_s``. A session through which nothing goes for ``idle_s`` (0: it does not matter)
+    ends. A peer whose attaches for one APN are too many is told to stay away from it for ``back_off_s`` (0:
+    it is not told how long).
+
+    ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
+    the usual ones (docs/gateway-operations.md).
+
+    ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
+    ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
+    and before that assigned to this instance's network interface (docs/scale.md).
+    """
+
+    id: Name = "vg-1"
+    address: IPv4Address = IPv4Address("127.0.0.1")
+    user_address: IPv4Address | None = None
+    doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
+    control_port: Port = 2123
+    user_port: Port = 2152
+    user_sequence_numbers: bool = False
+    ue_pool: IPv4Network = IPv4Network("10.128.0.0/9")
+    static_pool: IPv4Network | None = None
+    block_prefix: Annotated[int, Field(ge=16, le=PREFIX_MAX)] = 22
+    ue_prefixes: IPv6Network | None = None
+    static_prefixes: IPv6Network | None = None
+    apns: tuple[ApnConfig, ...] = (ApnConfig(name="soracom.io"), ApnConfig(name="internet"))
+    dns: tuple[IPv4Address, ...] = (IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53"))
+    dns_ipv6: tuple[IPv6Address, ...] = ()
+    allowed_peers: tuple[IPv4Network, ...] = ()
+    peers: Annotated[tuple[PeerConfig, ...], Field(max_length=PARTNERS_MAX)] = ()
+    t3_response_s: Annotated[float, Field(ge=0.5, le=60)] = 5.0
+    n3_requests: Annotated[int, Field(ge=2, le=10)] = 4
+    echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    user_echo_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
+    back_off_s: Annotated[float, Field(ge=0, le=1_116_000)] = 10.0
+    refusals: Mapping[AttachRefusal, RefusalConfig] = {}
+    idle_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
+    core_networks: tuple[Network, ...] = ()
+    tun: TunName = ""
+    sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
+    sessions_per_sim_max: Annotated[int, Field(ge=1, le=100)] = 11
+    quarantine_s: Annotated[float, Field(ge=0)] = 60.0
+    virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
+    address_mover: Literal["none", "interface", "ec2"] = "none"
+    address_interface: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z][a-zA-Z0-9_.-]{0,14})?$")] = ""
+
+    @field_validator("echo_interval_s", "user_echo_interval_s")
+    @classmethod
+    def _check_echo(cls, interval_s: float) -> float:
+        if 0 < interval_s < ECHO_INTERVAL_S_MIN:
+            raise ValueError(f"must be 0 (none are sent) or at least {ECHO_INTERVAL_S_MIN}")
+        return interval_s
+
+    @field_validator("refusals", mode="before")
+    @classmethod
+    def _check_refusals(cls, refusals: object) -> object:
+        known = [each.value for each in AttachRefusal if each is not AttachRefusal.UNKNOWN_SESSION]
+        for name in refusals if isinstance(refusals, Mapping) else ():
+            if name not in known:
+                raise ValueError(
+                    f"{name}: no refusal with a cause of its own; known here: {', '.join(known)}"
+                )
+        return refusals
+
+    @field_validator("peers")
+    @classmethod
+    def _check_peers(cls, peers: tuple[PeerConfig, ...]) -> tuple[PeerConfig, ...]:
+        demand_own_networks(peers)
+        return peers
+
+    @field_validator("apns", mode="before")
+    @classmethod
+    def _named(cls, apns: object) -> object:
+        if not isinstance(apns, list | tuple):
+            return apns
+        return [{"name": apn} if isinstance(apn, str) else apn for apn in apns]
+
+    @property
+    def prefixes(self) -> UePrefixes:
+        """Which /64 goes with which device address."""
+        pairs = (
+            (self.ue_pool, self.ue_prefixes),
+            (self.static_pool, self.static_prefixes),
+            *((pool, apn.ue_prefixes) for pool, apn in self.apn_pools.items()),
+        )
+        return UePrefixes(
+            tuple((pool, ipv6) for pool, ipv6 in pairs if pool is not None and ipv6 is not None)
+        )
+
+    @property
+    def apn_pools(self) -> Mapping[IPv4Network, ApnConfig]:
+        """The networks of access points' own, each with one of the access points whose it is."""
+        return {each.ue_pool: each for each in reversed(self.apns) if each.ue_pool is not None}
+
+    @property
+    def fixed(self) -> Mapping[str, tuple[object, ...]]:
+        """What access points have apart, by name: not to be changed while sessions are open."""
+        return {each.name: each.own for each in self.apns if any(each.own)}
+
+    @property
+    def access_points(self) -> tuple[Apn, ...]:
+        """What is served under each access point name."""
+        return tuple(
+            Apn(
+                name=each.name,
+                pdn_types=frozenset(each.pdn_types) or self._offered(each),
+                dns=each.dns or self.dns,
+                dns_ipv6=each.dns_ipv6 or self.dns_ipv6,
+                p_cscf=each.p_cscf,
+                mtu_bytes=min(each.mtu_bytes, self._mtu_bytes_max),
+                ue_pool=each.ue_pool,
+            )
+            for each in self.apns
+        )
+
+    def _offered(self, apn: ApnConfig) -> frozenset[PdnType]:
+        prefixes = apn.ue_prefixes if apn.ue_pool is not None else self.ue_prefixes
+        return frozenset({PdnType.IPV4} if prefixes is None else PdnType)
+
+    @property
+    def mtu_bytes(self) -> int:
+        """What every device was told that its link takes, whatever its access point."""
+        return min((apn.mtu_bytes for apn in self.access_points), default=self._mtu_bytes_max)
+
+    @property
+    def _mtu_bytes_max(self) -> int:
+        return MTU_BYTES_MAX - (NUMBER_BYTES if self.user_sequence_numbers else 0)
+
+    @property
+    def devices(self) -> tuple[IPv4Network, ...]:
+        """Where devices' addresses are of."""
+        common = (self.ue_pool,) if self.static_pool is None else (self.ue_pool, self.static_pool)
+        return (*common, *self.apn_pools)
+
+    @property
+    def forbidden(self) -> tuple[Network, ...]:
+        """Where no device's packets go: any of the gateways, and the operator's own networks."""
+        own = (IPv4Network(address) for each in self.held for address in each.addresses)
+        return (*own, *self.core_networks)
+
+    @property
+    def held(self) -> tuple[VirtualGatewayConfig, ...]:
+        """All of them."""
+        one = VirtualGatewayConfig(
+            id=self.id, address=self.address, user_address=self.user_address, doors=self.doors
+        )
+        return self.virtual or (one,)
+
+    @model_validator(mode="after")
+    def _check_mover(self) -> "GatewayConfig":
+        if self.address_mover != "none" and not self.address_interface:
+            raise ValueError(f"address_mover {self.address_mover}: name the interface in address_interface")
+        return self
+
+    @model_validator(mode="after")
+    def _check_prefixes(self) -> "GatewayConfig":
+        for key, prefixes, pool, pool_key in (
+            ("ue_prefixes", self.ue_prefixes, self.ue_pool, "ue_pool"),
+            ("static_prefixes", self.static_prefixes, self.static_pool, "static_pool"),
+            *(
+                (f"apns {each.name}: ue_prefixes", each.ue_prefixes, each.ue_pool, "ue_pool")
+                for each in self.apns
+            ),
+        ):
+            if prefixes is not None and (pool is None or prefixes.prefixlen > pool.prefixlen + 32):
+                need = f"/{pool.prefixlen + 32} or wider for {pool}" if pool else f"{pool_key} beside it"
+                raise ValueError(f"{key} {prefixes}: must be {need}")
+        is_ipv6 = any(PdnType.IPV6 in self._offered(each) for each in self.apns)
+        if self.static_pool is not None and (self.static_prefixes is None) == (
+            is_ipv6 or bool(self.ue_prefixes)
+        ):
+            raise ValueError("ue_prefixes and static_prefixes: with a static_pool both, or neither")
+        for each in self.apns:
+            if set(each.pdn_types) - self._offered(each):
+                raise ValueError(f"apns {each.name}: pdn_types with IPv6 need ue_prefixes")
+        return self
+
+    @model_validator(mode="after")
+    def _check_virtual(self) -> "GatewayConfig":
+        used = Counter(address for each in self.held for address in each.addresses)
+        for one in self.held:
+            if any(used[address] > 1 for address in one.addresses):
+                raise ValueError(f"virtual {one.id}: address and user_address must be its own, and differ")
+            if one.user_address is not None and "gtp" not in one.doors:
+                raise ValueError(f"virtual {one.id}: user_address is for the door gtp; leave it out")
+        for place, one in enumerate(self.virtual):
+            if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
+                raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
+            for other in self.virtual[:place]:
+                if one.id == other.id:
+                    raise ValueError(f"virtual {one.id}: the id must be its own")
+                if one.ue_pool and other.ue_pool and one.ue_pool.overlaps(other.ue_pool):
+                    raise ValueError(f"virtual {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_apn_pools(self) -> "GatewayConfig":
+        if len(self.apn_pools) > APN_POOLS_MAX:
+            raise ValueError(f"apns: at most {APN_POOLS_MAX} ue_pool; let access points share some")
+        for each in self.apns:
+            other = self.apn_pools[each.ue_pool] if each.ue_pool is not None else each
+            if each.own != other.own:
+                raise ValueError(
+                    f"apns {each.name}: shares ue_pool {each.ue_pool} with {other.name}, so {OWN_KEYS}"
+                    " must be the same; or give it an ue_pool of its own"
+                )
+            if each.tun and (each.ue_pool is None or each.tun == self.tun):
+                need = "must not be gateway.tun" if each.tun == self.tun else "must have an ue_pool beside it"
+                raise ValueError(f"apns {each.name}: tun {each.tun} {need}; or leave it out")
+        more = f"-{len(self.held) - 1}" if len(self.held) > 1 else ""
+        for tun in (self.tun, *(each.tun for each in self.apns)):
+            if len(tun + more) > DEVICE_CHARACTERS_MAX:
+                most = DEVICE_CHARACTERS_MAX - len(more)
+                raise ValueError(f"tun {tun}: gateways add a number to it; at most {most} characters")
+        demand_apart(self.networks)
+        return self
+
+    @property
+    def networks(self) -> list[tuple[str, Network]]:
+        """The networks that devices' addresses are of, and the gateways' addresses, by the key that tells."""
+        return [
+            (key, network)
+            for key, network in (
+                *((f"address of {own.id}", IPv4Network(each)) for own in self.held for each in own.addresses),
+                ("ue_pool", self.ue_pool),
+                ("ue_prefixes", self.ue_prefixes),
+                ("static_pool", self.static_pool),
+                ("static_prefixes", self.static_prefixes),
+                *((f"apns {apn.name}: ue_pool", pool) for pool, apn in self.apn_pools.items()),
+                *((f"apns {apn.name}: ue_prefixes", apn.ue_prefixes) for apn in self.apn_pools.values()),
+            )
+            if network is not None
+        ]

@@ -1,0 +1,61 @@
+"""This process: its name, its roles, and the channel to the other nodes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, SecretStr, field_validator
+
+from core.config.base import Name, Port, Section
+
+Role = Literal["gateway", "aaa", "edge", "api", "meter"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Door = Literal["gtp", "radius"]
+ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
+"""What a node must be to hold a virtual gateway that has this door."""
+SECRET_CHARACTERS_MIN = 16
+"""Of the secret that nodes share."""
+
+
+class NodeConfig(Section):
+    """This process: its name (the owner of leases) and the folder for everything it keeps.
+
+    ``roles``: ``gateway`` and ``aaa`` hold virtual gateways, those with the door ``gtp`` and those with the
+    door ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer API;
+    ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them. ``home`` are
+    the virtual gateways that this node takes when it starts (empty: all); any other it takes when its holder
+    is gone.
+    """
+
+    name: Name = "node-1"
+    data_dir: Path = Path("var")
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = ROLES
+    home: tuple[Name, ...] = ()
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _all(cls, roles: object) -> object:
+        return ROLES if isinstance(roles, list | tuple) and "all" in roles else roles
+
+
+class ControlConfig(Section):
+    """The channel between nodes, and what load balancers ask (``/healthz``, ``/readyz``).
+
+    Open when ``secret``, which all nodes share, is set; ``host`` is where the other nodes reach this one.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8_090
+    secret: SecretStr = SecretStr("")
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr) -> SecretStr:
+        if 0 < len(secret.get_secret_value()) < SECRET_CHARACTERS_MIN:
+            raise ValueError(f"must have at least {SECRET_CHARACTERS_MIN} characters")
+        return secret
+
+    @property
+    def contact(self) -> str:
+        """Where this node is reached; empty when it is not."""
+        return f"http://{self.host}:{self.port}" if self.secret.get_secret_value() else ""

@@ -1,0 +1,50 @@
+"""Roaming partners, and the causes that they are refused with."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from core.config.base import Name, Section
+
+PARTNERS_MAX = 200
+
+
+class PeerConfig(Section):
+    """A roaming partner: the networks that its SGSNs, MMEs and SGWs speak GTP-C from.
+
+    With ``requests_per_s`` (0: no limit) so many datagrams are read, ``burst`` at once; the rest is dropped.
+    Their tunnels end there too, or in ``user_networks``, whence nobody may speak.
+    ``echo``: whether its peers are sent Echo Requests. ``priority``: whose new sessions are refused first
+    when there are too many at once.
+    """
+
+    name: Name
+    networks: Annotated[tuple[IPv4Network, ...], Field(min_length=1, max_length=1_000)]
+    user_networks: Annotated[tuple[IPv4Network, ...], Field(max_length=1_000)] = ()
+    requests_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    echo: bool = True
+    priority: Literal["low", "normal", "high"] = "normal"
+
+
+def demand_own_networks(peers: Sequence[PeerConfig]) -> None:
+    """Raises ``ValueError`` when two partners share a name or an address."""
+    names = [each.name for each in peers]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)}: a name must be its own")
+    widest: tuple[IPv4Network, str] | None = None
+    for network, name in sorted((network, each.name) for each in peers for network in each.networks):
+        if widest is not None and network.overlaps(widest[0]):
+            if name != widest[1]:
+                raise ValueError(f"{name}: {network} overlaps {widest[1]}'s {widest[0]}")
+        else:
+            widest = network, name
+
+
+class RefusalConfig(Section):
+    """The causes that a refusal is answered with: of GTPv1 (TS 29.060 §7.7.1) and GTPv2 (TS 29.274 §8.4)."""
+
+    gtpv1: Annotated[int, Field(ge=192, le=255)] | None = None
+    gtpv2: Annotated[int, Field(ge=64, le=239)] | None = None

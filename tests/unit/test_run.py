@@ -138,3 +138,25 @@ def test_a_word_that_no_test_has_is_told_from_a_test_that_fails(run: ModuleType)
     tests = run.chosen_tests([], "no such word")["tests"]
     assert "no test has this path or name" in run.mend_of(tests, run.PYTEST_FOUND_NOTHING)
     assert run.mend_of(tests, 1) == run.ONE_TEST
+
+
+def test_uv_is_given_the_mirror_and_the_certificates_of_pip(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = (
+        "global.cert='/etc/ca.pem'\nglobal.index-url='https://a/simple'\nuser.index-url='https://b/simple'\n"
+    )
+    sources = dict(run.sources_of(listing + "global.timeout='9'\n"))
+    assert sources == {"SSL_CERT_FILE": "/etc/ca.pem", "UV_DEFAULT_INDEX": "https://b/simple"}
+
+
+def test_certificates_of_the_system_are_trusted_unless_it_is_said_otherwise(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = [sys.executable, "-c", "import os; open('told', 'w').write(os.environ['UV_SYSTEM_CERTS'])"]
+    monkeypatch.delenv("UV_SYSTEM_CERTS", raising=False)
+    run.call(asked, "it could not be asked")
+    assert (run.ROOT / "told").read_text() == "true"
+    monkeypatch.setenv("UV_SYSTEM_CERTS", "false")
+    run.call(asked, "it could not be asked")
+    assert (run.ROOT / "told").read_text() == "false"

@@ -28,6 +28,10 @@ class Metric(Enum):
         "airloom_datagrams_dropped", "counter",
         "Datagrams dropped in silence, by door and reason", ("door", "reason"),
     )  # fmt: skip
+    EDGE_DATAGRAMS = (
+        "airloom_edge_datagrams", "counter",
+        "Datagrams of devices that the device edge served, by what became of them", ("result",),
+    )  # fmt: skip
     SESSIONS_OPEN = ("airloom_sessions_open", "gauge", "Sessions open on this node", ("access",))
     LEASES = (
         "airloom_leases",

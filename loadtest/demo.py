@@ -8,6 +8,7 @@ server is a child process on real sockets; the devices' own counts are kept apar
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import secrets
 import signal
@@ -20,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
+import aiomqtt
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -47,6 +50,8 @@ APN = "soracom.io"
 KINESIS_SHARDS = 4
 NAS_SECRET = secrets.token_hex(16)
 METER_TIMEOUT_S = 10.0
+KEPT_EVERY_S = 5.0
+"""Between two messages of a device that stays."""
 EX_INTERRUPTED = 130
 PROTOCOLS = ("mqtt", "http", "tcp", "udp")
 DEVICES_NEED = "mqtt, http and tcp: no network namespace could be made for the devices, so that all speak udp"
@@ -86,13 +91,14 @@ class Progress:
 
     def __init__(self, *, live: bool) -> None:
         self._console = Console(stderr=not live)
-        self._live = Live(console=self._console, refresh_per_second=8) if live else None
         self._stages: list[Stage] = []
+        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=8)
+        self._is_live = live
 
     @contextlib.contextmanager
     def shown(self) -> Any:
         """The live view is on the screen inside."""
-        with self._live if self._live is not None else contextlib.nullcontext():
+        with self._live if self._is_live else contextlib.nullcontext():
             yield self
 
     @contextlib.asynccontextmanager
@@ -100,29 +106,24 @@ class Progress:
         """Run one stage; its line stays."""
         stage = Stage(name, total, began=time.monotonic())
         self._stages.append(stage)
-        self.draw()
         yield stage
         stage.done, stage.seconds = stage.total, time.monotonic() - stage.began
-        self.draw()
-        if self._live is None:
+        if not self._is_live:
             self._console.print(f"{name}: {stage.total} in {stage.seconds:.1f} s", highlight=False)
 
     async def each(self, stage: Stage, step: Awaitable[T]) -> T:
         """Await one step of a stage and move its line on."""
         result = await step
         stage.done += 1
-        self.draw()
         return result
 
-    def draw(self) -> None:
-        """Show where it stands."""
-        if self._live is None:
-            return
+    def _table(self) -> Table:
+        """Where it stands; drawn anew all the time, so that the seconds of a long stage are seen to go by."""
         table = Table("stage", "done", "of", "seconds", title="Airloom demo")
         for stage in self._stages:
             seconds = stage.seconds or time.monotonic() - stage.began
             table.add_row(stage.name, str(stage.done), str(stage.total), f"{seconds:.1f}")
-        self._live.update(table)
+        return table
 
 
 async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -138,14 +139,13 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
             stack.push_async_callback(layout.stop)
             async with progress.stage("served, ready", len(layout.nodes)):
                 await layout.start()
-            async with Customer(layout.endpoint) as customer:
-                result = await _drive(options, progress, layout, customer, stream)
-                keys = (customer.auth_key_id, customer.auth_key)
+            customer = await stack.enter_async_context(Customer(layout.endpoint))
+            sims = await _registered(options, progress, customer)
+            result = await _drive(options, progress, layout, customer=customer, sims=sims, stream=stream)
         if not options.json:
             _print_proof(result)
         if options.keep:
-            _tell_how_to_go_on(layout, folder, *keys)
-            await layout.api.ended()
+            await _go_on(layout, folder, customer, sims)
         return result
 
 
@@ -192,18 +192,36 @@ async def _surroundings(
     return environment | (kinesis.ENVIRONMENT if endpoint else {}), stream
 
 
-async def _drive(
-    options: argparse.Namespace, progress: Progress, layout: Layout, customer: Customer, stream: DemoStream
-) -> dict[str, Any]:
+async def _registered(
+    options: argparse.Namespace, progress: Progress, customer: Customer
+) -> list[dict[str, Any]]:
     await customer.sign_up(f"demo-{secrets.token_hex(4)}@example.com", f"Aa1-{secrets.token_urlsafe(12)}")
     async with progress.stage("SIMs registered through the API", options.sims) as stage:
-        sims = [await progress.each(stage, customer.new_sim()) for _ in range(options.sims)]
+        return [await progress.each(stage, customer.new_sim()) for _ in range(options.sims)]
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The SIMs while they are attached; ``not_run`` says which programs their devices do without, and why."""
+
+    phones: list[Phone]
+    meters: list[Meter]
+    nas: Nas
+    programs: Phones
+    not_run: list[str]
+
+
+@contextlib.asynccontextmanager
+async def _attached(
+    progress: Progress, layout: Layout, sims: Sequence[dict[str, Any]]
+) -> AsyncIterator[Fleet]:
+    """A third of the SIMs by each kind of attach, their programs connected."""
     async with (
         _peer(Sgsn, layout.gtp[0], "127.0.1").running() as sgsn,
         _peer(Sgw, layout.gtp[-1], "127.0.2").running() as sgw,
         _nas(layout.radius).running() as nas,
     ):
-        shares: tuple[tuple[str, GtpPeer[Any], list[dict[str, Any]]], ...] = (
+        shares: tuple[tuple[str, GtpPeer[Any], Sequence[dict[str, Any]]], ...] = (
             ("GTPv1", sgsn, sims[::3]),
             ("GTPv2", sgw, sims[1::3]),
         )
@@ -213,26 +231,41 @@ async def _drive(
                 phones += [await progress.each(stage, _attach(peer, sim)) for sim in share]
         async with progress.stage("attached over RADIUS", len(sims[2::3])) as stage:
             meters = [await progress.each(stage, _attach_by_radius(nas, sim)) for sim in sims[2::3]]
+        programs = Phones(phones)
+        try:
+            async with progress.stage("devices connected", len(phones)):
+                not_run = await _start_programs(layout, programs)
+            yield Fleet(phones, meters, nas, programs, not_run)
+        finally:
+            await programs.aclose()
+
+
+async def _drive(
+    options: argparse.Namespace,
+    progress: Progress,
+    layout: Layout,
+    *,
+    customer: Customer,
+    sims: Sequence[dict[str, Any]],
+    stream: DemoStream,
+) -> dict[str, Any]:
+    async with _attached(progress, layout, sims) as fleet:
         attached = {
             access.value: await layout.gauge(f'airloom_sessions_open{{access="{access.value}"}}')
             for access in Access
         }
-        together = Phones(phones)
-        async with progress.stage("devices connected", len(phones)):
-            not_run = await _start_programs(layout, together)
-        async with progress.stage("messages acknowledged", len(phones) * options.messages) as stage:
-            await asyncio.gather(*(_talk(phone, options.messages, stage, progress) for phone in phones))
-            await together.stop_programs()
-        async with progress.stage("reported by the NAS", len(meters)) as stage:
-            for meter in meters:
-                await progress.each(stage, _carry(nas, meter))
+        async with progress.stage("messages acknowledged", len(fleet.phones) * options.messages) as stage:
+            await asyncio.gather(*(_talk(phone, options.messages, stage) for phone in fleet.phones))
+            await fleet.programs.stop_programs()
+        async with progress.stage("reported by the NAS", len(fleet.meters)) as stage:
+            for meter in fleet.meters:
+                await progress.each(stage, _carry(fleet.nas, meter))
         async with progress.stage("detached", options.sims) as stage:
-            for phone in phones:
+            for phone in fleet.phones:
                 await progress.each(stage, phone.peer.detach(phone.context))
-            for meter in meters:
-                await progress.each(stage, nas.detach(meter.session))
-        await together.aclose()
-    devices: list[Phone | Meter] = [*phones, *meters]
+            for meter in fleet.meters:
+                await progress.each(stage, fleet.nas.detach(meter.session))
+    devices: list[Phone | Meter] = [*fleet.phones, *fleet.meters]
     sent_bytes = sum(device.bytes_up + device.bytes_down for device in devices)
     async with progress.stage("metered, as the API tells"):
         metered = await _metered(customer, [device.sim_id for device in devices], sent_bytes)
@@ -240,7 +273,7 @@ async def _drive(
         billed = quantity_of_csv(await customer.month_csv(datetime.now(UTC).strftime("%Y%m")))
     async with progress.stage("read back from the stream"):
         records = await stream.records(layout)
-        messages = _compare(phones, payloads_by_imsi(records))
+        messages = _compare(fleet.phones, payloads_by_imsi(records))
     leaks = {
         "teids": await layout.gauge('airloom_leases{resource="teids"}'),
         "addresses": await layout.gauge('airloom_leases{resource="addresses"}'),
@@ -253,7 +286,7 @@ async def _drive(
         "bytes": {"sent": sent_bytes, "metered": metered, "billed": billed},
         "leaks": leaks,
         "ready_after_s": round(layout.ready_after_s, 2),
-        "not_run": not_run,
+        "not_run": fleet.not_run,
     }
     return {**result, "ok": _adds_up(result)}
 
@@ -321,12 +354,11 @@ async def _start_programs(layout: Layout, phones: Phones) -> list[str]:
     return [DEVICES_NEED]
 
 
-async def _talk(phone: Phone, count: int, stage: Stage, progress: Progress) -> None:
+async def _talk(phone: Phone, count: int, stage: Stage) -> None:
     """One message after the other, each answered before the next."""
     for number in range(count):
         if await phone.say(b'{"device":"%s","number":%d}' % (phone.imsi.encode(), number)):
             stage.done += 1
-            progress.draw()
 
 
 async def _metered(customer: Customer, sim_ids: Sequence[str], expected: int) -> int:
@@ -355,14 +387,41 @@ def _compare(phones: Sequence[Phone], stored: dict[str, list[bytes]]) -> dict[st
     }
 
 
-def _tell_how_to_go_on(layout: Layout, folder: Path, auth_key_id: str, auth_key: str) -> None:
+async def _go_on(layout: Layout, folder: Path, customer: Customer, sims: Sequence[dict[str, Any]]) -> None:
+    """Attach again and keep talking, so that there is something to look at, until the node ends."""
+    async with _attached(Progress(live=False), layout, sims) as fleet, asyncio.TaskGroup() as tasks:
+        talking = [tasks.create_task(_keep_talking(phone)) for phone in fleet.phones]
+        _print_how_to_go_on(layout, folder, customer)
+        await layout.api.ended()
+        for task in talking:
+            task.cancel()
+
+
+async def _keep_talking(phone: Phone) -> None:
+    for number in itertools.count():
+        reading = {"device": phone.imsi, "number": number, "temperature": 15 + secrets.randbelow(100) / 10}
+        with contextlib.suppress(OSError, TimeoutError, aiohttp.ClientError, aiomqtt.MqttError):
+            await phone.say(json.dumps(reading).encode())
+        await asyncio.sleep(KEPT_EVERY_S)
+
+
+def _print_how_to_go_on(layout: Layout, folder: Path, customer: Customer) -> None:
+    """What to type; the credentials lie in a file that only its owner reads."""
+    names = {
+        "AIRLOOM_ENDPOINT": layout.endpoint,
+        "AIRLOOM_AUTH_KEY_ID": customer.auth_key_id,
+        "AIRLOOM_AUTH_KEY": customer.auth_key,
+    }
+    file = folder / "customer.env"
+    file.touch(mode=0o600)
+    file.write_text("".join(f"export {name}={value}\n" for name, value in names.items()))
     print(
-        f"\nAirloom goes on serving at {layout.endpoint}; data in {folder}. In another terminal:\n\n"
-        f"  export AIRLOOM_ENDPOINT={layout.endpoint}\n"
-        f"  export AIRLOOM_AUTH_KEY_ID={auth_key_id} AIRLOOM_AUTH_KEY={auth_key}\n"
+        f"\nAirloom goes on serving at {layout.endpoint}. Its devices are attached again, and each sends a"
+        f" message every {KEPT_EVERY_S:g} s.\nIn another terminal, be the customer:\n\n"
+        f"  . {file}\n"
         "  ./run airloom sims list\n"
         "  ./run airloom bills get-latest\n\n"
-        "Ctrl-C ends it and removes its data.",
+        f"Ctrl-C ends it and removes its data ({folder}).",
         flush=True,
     )
 
@@ -396,7 +455,7 @@ def _print_proof(result: dict[str, Any]) -> None:
 def _six_or_more(text: str) -> int:
     if not text.isdigit() or int(text) < 6:
         raise argparse.ArgumentTypeError(
-            "must be 6 or more: three kinds of attach and four of messages get a share each"
+            f"{text!r} must be a number, 6 or more: each kind of attach and of message gets a share"
         )
     return int(text)
 
@@ -406,7 +465,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="./run demo", description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ")
     )
-    parser.add_argument("--sims", type=_six_or_more, default=20, help="how many SIMs, 3 or more (default 20)")
+    parser.add_argument("--sims", type=_six_or_more, default=20, help="how many SIMs, 6 or more (default 20)")
     parser.add_argument("--messages", type=int, default=50, help="messages from each SIM (default 50)")
     parser.add_argument(
         "--stream", choices=("log", "kinesis"), default="log", help="the embedded log (default), or Kinesis"
@@ -424,12 +483,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object last")
     parser.add_argument("--keep", action="store_true", help="go on serving, and say how to use it")
     options = parser.parse_args(argv)
+    if options.endpoint and options.stream != "kinesis" and options.layout != "spread":
+        parser.error("--endpoint is where the Kinesis is: add --stream kinesis, or leave it out")
     progress = Progress(live=not options.json and sys.stdout.isatty())
     try:
         result = asyncio.run(demo(options, progress))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 0 if options.keep else EX_INTERRUPTED
-    except (DidNotStart, ConfigurationError, NotAnswered, Refusal, AccessDenied, ApiError) as error:
+    except (DidNotStart, ConfigurationError, NotAnswered, Refusal, AccessDenied, ApiError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     if options.json:

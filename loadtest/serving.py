@@ -21,9 +21,31 @@ class DidNotStart(Exception):
     """The child ended or stayed silent; the message is what it said last."""
 
 
+_RESERVED: set[str] = set()
+"""What this process has reserved, until it ends."""
+
+
+def _is_reserved(name: str) -> bool:
+    """Reserve an address or port for this process; false where another process has it. Two load tests that
+    start together would otherwise both find it free before either binds it. An abstract socket (unix(7)) goes
+    with its process, and is seen in its own network namespace alone.
+    """
+    if name in _RESERVED:
+        return True
+    mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        mark.bind(f"\0airloom-loadtest-{name}")
+    except OSError:
+        mark.close()
+        return False
+    mark.detach()  # it stays open as long as the process lives
+    _RESERVED.add(name)
+    return True
+
+
 def free_tcp_port(host: str, wanted: int) -> int:
-    """``wanted``, or any free one where that is taken."""
-    for port in (wanted, 0):
+    """``wanted``, or any free one where that is taken or reserved by another load test."""
+    for port in (wanted, 0) if _is_reserved(f"{host}:{wanted}") else (0,):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -41,10 +63,10 @@ NAS_NETWORK = "127.0.3.0/24"
 
 
 def free_gateway_address(network: str = "127.0.0") -> str:
-    """The first address of a /24 on which the ports of GTP and RADIUS are free."""
+    """The first address of a /24 on which the ports of GTP and RADIUS are free; reserved for this process."""
     for last in range(1, 200):
         address = f"{network}.{last}"
-        if all(_is_udp_free(address, port) for port in UDP_PORTS):
+        if all(_is_udp_free(address, port) for port in UDP_PORTS) and _is_reserved(address):
             return address
     raise DidNotStart(f"UDP {', '.join(map(str, UDP_PORTS))} are taken on every {network}.x")
 

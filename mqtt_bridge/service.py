@@ -47,6 +47,11 @@ class EdgeCount(Enum):
     NOT_INJECTED = "not_injected"
 
 
+SERVED = frozenset(
+    {EdgeCount.ACCEPTED, EdgeCount.ANSWERED, EdgeCount.REFUSED, EdgeCount.ECHO, EdgeCount.QUESTION}
+)
+"""What healthy traffic is counted as; every other count is a datagram that was dropped."""
+
 Responder = Callable[[bytes], bytes | None]
 """What a datagram is answered with at once; ``None``: it is dropped."""
 

@@ -26,6 +26,7 @@ from core.services.identity import Identity
 from core.services.sims import Sims
 from core.services.stats import Stats
 from core.telemetry import Metric, Telemetry
+from mqtt_bridge.service import SERVED
 
 ROOT_EMAIL = "root@airloom.local"
 """The operator that a first run makes."""
@@ -78,8 +79,12 @@ def make_telemetry(node: Node) -> Telemetry:
         lambda held: {signal.value: count for signal, count in held.user_plane.signals.items()},
     )
     telemetry.watch_each(
+        Metric.EDGE_DATAGRAMS,
+        lambda: {what.value: count for what, count in node.edge.counts.items() if what in SERVED},
+    )
+    telemetry.watch_each(
         Metric.DATAGRAMS_DROPPED,
-        lambda: {reason.value: count for reason, count in node.edge.counts.items()},
+        lambda: {reason.value: count for reason, count in node.edge.counts.items() if reason not in SERVED},
         door="edge",
     )
     telemetry.watch(Metric.EDGE_LINKS, lambda: float(node.edge_links.up if node.edge_links else 0))

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import aioboto3
+from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
 from core.ports.stream import StoredRecord
-from loadtest.serving import free_tcp_port
+from loadtest.serving import DidNotStart, free_tcp_port
 
 MODULES = Path(sys.prefix) / "npm" / "node_modules"
 SERVERS = ("kinesis-local", "kinesalite")
@@ -95,10 +96,15 @@ async def client(endpoint: str) -> AsyncIterator[Any]:
 
 
 async def create_stream(endpoint: str, name: str, *, shards: int) -> None:
-    """A stream, ready to be used."""
-    async with client(endpoint) as sdk:
-        await sdk.create_stream(StreamName=name, ShardCount=shards)
-        await wait_until_active(sdk, name)
+    """A stream, ready to be used; raises ``DidNotStart`` with what Kinesis says."""
+    try:
+        async with client(endpoint) as sdk:
+            await sdk.create_stream(StreamName=name, ShardCount=shards)
+            await wait_until_active(sdk, name)
+    except NoRegionError:
+        raise DidNotStart("Kinesis: set AWS_DEFAULT_REGION, or name another server (--endpoint)") from None
+    except (BotoCoreError, ClientError) as error:
+        raise DidNotStart(f"Kinesis: {error}") from None
 
 
 async def wait_until_active(sdk: Any, name: str) -> None:

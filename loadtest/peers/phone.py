@@ -8,6 +8,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
@@ -116,8 +117,9 @@ class Phones:
     async def stop_programs(self) -> None:
         """End them in order, and wait until the last packet has come."""
         for phone in self._at.values():
-            if phone.program is not None:
-                await phone.program.aclose()
+            program, phone.program = phone.program, None
+            if program is not None:
+                await program.aclose()
         async with asyncio.timeout(QUIET_S_MAX):
             before = -1
             while before != (now := sum(p.bytes_up + p.bytes_down for p in self._at.values())):
@@ -125,7 +127,13 @@ class Phones:
                 await asyncio.sleep(QUIET_S)
 
     async def aclose(self) -> None:
-        """Let the devices' network go."""
+        """Let the devices' network go, and what programs still run, which are not waited for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_S_MAX):
+                await asyncio.gather(
+                    *(phone.program.aclose() for phone in self._at.values() if phone.program is not None),
+                    return_exceptions=True,
+                )
         for own in self._sockets.values():
             for each in own:
                 each.close()

@@ -143,8 +143,6 @@ async def _run(
                 tell(f"kill {number + 1} of {finding.kills}: {name}")
             await asyncio.sleep(1.0)
             stopped.set()
-        for phone in phones:
-            await _end(phone)
         await together.aclose()
     return phones
 
@@ -163,15 +161,7 @@ async def _talk(together: Phones, phone: Phone, stopped: asyncio.Event) -> None:
         number += is_acknowledged
 
 
-async def _end(phone: Phone) -> None:
-    with contextlib.suppress(*BROKEN):
-        async with asyncio.timeout(1.0):
-            if phone.program is not None:
-                await phone.program.aclose()
-
-
 async def _begin_again(together: Phones, phone: Phone, stopped: asyncio.Event) -> None:
-    await _end(phone)
     while not stopped.is_set():
         try:
             async with asyncio.timeout(PATIENCE_S):

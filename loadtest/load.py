@@ -10,6 +10,9 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
+import platform
+import re
 import secrets
 import sys
 import tempfile
@@ -17,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +35,7 @@ from loadtest.customer import ApiError, Customer
 from loadtest.measure import Step, Threshold
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
-from loadtest.peers.phone import Phone, Phones
+from loadtest.peers.phone import NoSocketLeft, Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.report import as_lines, as_page
@@ -42,6 +46,10 @@ ACCESSES = ("gtpv1", "gtpv2", "radius")
 PROTOCOLS = ("mqtt", "http", "tcp", "udp")
 INTERIM_S = 5.0
 PROGRESS_S = 5.0
+RECONNECT_S = 1.0
+"""Between two tries."""
+RECONNECTS_MAX = 8
+"""Of one device in a run: so many sockets are made for it beforehand."""
 EX_THRESHOLD, EX_USAGE = 99, 2
 SIMS_MAX, RATE_MAX = 100_000, 10_000.0
 FAILURES = (
@@ -73,7 +81,9 @@ class Run:
         self._phones: list[Phone] = []
         self._at_nas: list[tuple[Nas, NasSession]] = []
         names = [f"attach.{a}" for a in ACCESSES] + [f"message.{p}" for p in PROTOCOLS]
-        self.steps = {name: Step(name) for name in [*names, "report.radius", "detach"]}
+        self.steps = {name: Step(name) for name in [*names, "reconnect", "report.radius", "detach"]}
+        self._together = Phones(())
+        self._given_up = 0
 
     @property
     def elapsed_s(self) -> float:
@@ -91,12 +101,12 @@ class Run:
             peers = await self._start_peers(parts)
             self._began = time.monotonic()
             await self._attach_all(sims, peers)
-            together = Phones(self._phones)
-            parts.push_async_callback(together.aclose)
-            await self._start_programs(together)
+            self._together = Phones(self._phones)
+            parts.push_async_callback(self._together.aclose)
+            await self._start_programs()
             await self._talk_for(options.duration)
             with contextlib.suppress(*FAILURES):
-                await together.stop_programs()
+                await self._together.stop_programs()
             for phone in self._phones:
                 await self._timed("detach", self.elapsed_s, phone.peer.detach(phone.context))
             for nas, session in self._at_nas:
@@ -117,14 +127,15 @@ class Run:
             "gtpv1": (Sgsn, "127.0.1"),
             "gtpv2": (Sgw, "127.0.2"),
         }
+        local = list(self._options.local)
         for access, (kind, network) in gtp.items():
-            address = self._options.local or free_gateway_address(network)
             if access in self._options.access:
+                address = local.pop(0) if local else free_gateway_address(network)
                 peer = kind(address=address, gateway=target.gateway, **common)
                 peers[access] = await parts.enter_async_context(peer.running())
         if "radius" in self._options.access:
             nas = Nas(
-                address=self._options.local or free_gateway_address("127.0.3"),
+                address=(*self._options.local, "")[0] or free_gateway_address("127.0.3"),
                 authentication=(target.radius, 1812),
                 accounting=(target.radius, 1813),
                 secret=target.radius_secret.encode(),
@@ -155,13 +166,13 @@ class Run:
         if phone is not None:
             self._phones.append(phone)
 
-    async def _start_programs(self, together: Phones) -> None:
+    async def _start_programs(self) -> None:
         protocols = _in_shares(self._options.mix)
         try:
-            await together.start_programs(protocols)
+            await self._together.start_programs(protocols, sockets_each=1 + RECONNECTS_MAX)
         except ConfigurationError as error:
             tell(f"{error}; every device speaks udp")
-            await together.start_programs(("udp",))
+            await self._together.start_programs(("udp",))
 
     async def _talk_for(self, duration_s: float) -> None:
         began, apart = self.elapsed_s, 1 / self._options.message_rate / max(1, len(self._phones))
@@ -186,9 +197,26 @@ class Run:
             await asyncio.sleep(max(0.0, due - self.elapsed_s))
             payload = f"{number} ".encode().ljust(self._options.payload_bytes, b".")
             is_good = await self._timed(f"message.{phone.protocol}", due, phone.say(payload))
-            if is_good is None and phone.protocol != "udp":
-                return  # its connection is gone; what is not sent is not measured
+            if is_good is None and phone.protocol != "udp" and not await self._reconnect(phone, until):
+                return
             due, number = due + 1 / self._options.message_rate, number + 1
+
+    async def _reconnect(self, phone: Phone, until: float) -> bool:
+        """As a device does whose connection broke: again and again, from its next port."""
+        began = self.elapsed_s
+        while self.elapsed_s < until:
+            try:
+                await self._together.start_program(phone)
+            except NoSocketLeft:
+                self._given_up += 1
+                return False
+            except FAILURES:
+                self.steps["reconnect"].failed(self.elapsed_s)
+                await asyncio.sleep(RECONNECT_S)
+            else:
+                self.steps["reconnect"].done(self.elapsed_s, self.elapsed_s - began)
+                return True
+        return False
 
     async def _report(self, nas: Nas, session: NasSession, until: float) -> None:
         due = self.elapsed_s + INTERIM_S
@@ -215,7 +243,8 @@ class Run:
             await asyncio.sleep(PROGRESS_S)
             done = sum(s.latencies.count for name, s in self.steps.items() if name.startswith("message"))
             errors = sum(step.errors for step in self.steps.values())
-            tell(f"{self.elapsed_s:.0f} s: {done} messages, {errors} errors")
+            gone = f", {self._given_up} devices gave up" if self._given_up else ""
+            tell(f"{self.elapsed_s:.0f} s: {done} messages, {errors} errors{gone}")
 
 
 def _in_shares(shares: dict[str, int]) -> list[str]:
@@ -293,6 +322,19 @@ def _number(kind: type[Any], least: float, most: float) -> Any:
     return parse
 
 
+def _addresses(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(IPv4Address(each)) for each in text.split(",") if each)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}; write 10.0.0.5 or 10.0.0.5,10.0.0.6") from None
+
+
+def _endpoint(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^/]+", text.rstrip("/")):
+        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT")
+    return text.rstrip("/")
+
+
 def _threshold(text: str) -> Threshold:
     try:
         return Threshold.of(text)
@@ -306,7 +348,7 @@ def _parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " "),
         epilog="A threshold names a step (attach, attach.gtpv2, message.mqtt, report.radius, detach) and a"
         " figure (p50, p99, p99.9, avg, max, rate, count, errors): --threshold 'attach.p99<50ms'"
-        " --threshold 'message.errors<=0.1%%'. Exit code 99: one was missed.",
+        " --threshold 'message.errors<=0.1%'. Exit code 99: one was missed.",
     )
     everywhere = ",".join(f"{name}=1" for name in PROTOCOLS)
     add = parser.add_argument
@@ -324,11 +366,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--html", type=Path, help="write a page with plots there")
     add("--json", action="store_true", help="print the figures as one JSON object last")
     other = parser.add_argument_group("another Airloom than one of its own")
-    other.add_argument("--endpoint", default="", help="its API, http://HOST:PORT")
+    other.add_argument("--endpoint", type=_endpoint, default="", help="its API, http://HOST:PORT")
     other.add_argument("--gateway", default="127.0.0.1", help="its GTP address (default 127.0.0.1)")
     other.add_argument("--radius", default="", help="its RADIUS address (default: the GTP address)")
     other.add_argument("--radius-secret", default="", help="what it shares with this host")
-    other.add_argument("--local", default="", help="the address to be SGSN, SGW or NAS on")
+    other.add_argument("--local", type=_addresses, default=(), metavar="ADDRESS[,ADDRESS]",
+        help="the address to be SGSN, SGW or NAS on; two, where --access has gtpv1 and gtpv2")  # fmt: skip
     other.add_argument(
         "--auth-key-id", default="", help="an operator's key; without one, the sandbox makes one"
     )
@@ -336,9 +379,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _facts(options: argparse.Namespace, elapsed_s: float) -> list[tuple[str, str]]:
+    """What was measured, where and at which rates."""
+    where = options.endpoint or "one of its own, on this machine"
+    per_s = f"{options.message_rate:g}/s from each device, of {options.payload_bytes} octets"
+    return [
+        ("Airloom", where),
+        ("driven from", f"{platform.node()}: {os.cpu_count()} cores, {platform.platform(terse=True)}"),
+        ("SIMs", f"{options.sims}, {options.attach_rate:g} attaches a second, by {_shown(options.access)}"),
+        ("messages", f"{per_s}, by {_shown(options.mix)}, for {options.duration:g} s"),
+        ("ended", f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, after {elapsed_s:.1f} s"),
+    ]
+
+
+def _shown(shares: dict[str, int]) -> str:
+    return ", ".join(f"{name} {share}" for name, share in shares.items())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, report; exit code 99 when a threshold was missed."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    versions = [access for access in options.access if access.startswith("gtp")]
+    if options.local and len(options.local) < len(versions):
+        parser.error(
+            "--local: an SGSN and an SGW cannot share an address (both listen on port 2123); name two,"
+            f" --local {options.local[0]},ANOTHER, or one version alone, --access gtpv2=1"
+        )
     try:
         run = asyncio.run(load(options))
     except (DidNotStart, ConfigurationError, ApiError, aiohttp.ClientError) as error:
@@ -347,10 +414,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps, elapsed_s = list(run.steps.values()), run.elapsed_s
     print("\n".join(as_lines(steps, elapsed_s, options.threshold)))
     if options.html:
-        summary = (
-            f"{options.sims} SIMs, {elapsed_s:.1f} s, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
-        )
-        options.html.write_text(as_page(steps, elapsed_s, options.threshold, summary))
+        options.html.write_text(as_page(steps, elapsed_s, options.threshold, _facts(options, elapsed_s)))
         print(f"plots: {options.html}")
     kept = {threshold.text: threshold.holds(steps, elapsed_s) for threshold in options.threshold}
     if options.json:

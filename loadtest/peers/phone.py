@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
 
+import aiohttp
 import aiomqtt
 
 from core.adapters.inside.namespace import NamespaceNetwork
@@ -24,6 +25,7 @@ from loadtest.peers.programs import CONNECTED, HttpProgram, MqttProgram, Program
 PROTOCOL_TCP = 6
 QUIET_S = 0.2
 QUIET_S_MAX = 5.0
+ENDING_S = 1.0
 
 
 @dataclass(slots=True)
@@ -81,6 +83,17 @@ class Phone:
             self.device.receive(packet)
 
 
+class NoSocketLeft(Exception):
+    """A device has connected as often as sockets were made for it."""
+
+
+async def _end(program: Program) -> None:
+    """Whatever became of its connection; it is not waited for long."""
+    with suppress(TimeoutError, OSError, aiohttp.ClientError, aiomqtt.MqttError):
+        async with asyncio.timeout(ENDING_S):
+            await program.aclose()
+
+
 class Phones:
     """Several devices and the network that their TCP lives in."""
 
@@ -111,8 +124,11 @@ class Phones:
             await self.start_program(phone)
 
     async def start_program(self, phone: Phone) -> None:
-        """A program on a fresh socket, in the place of one that was there before."""
-        phone.program = await self._program_of(phone).open()
+        """A program on a fresh socket, in the place of one that was there before; raises ``NoSocketLeft``."""
+        before, phone.program = phone.program, self._program_of(phone)
+        if before is not None:
+            await _end(before)
+        await phone.program.open()
 
     async def stop_programs(self) -> None:
         """End them in order, and wait until the last packet has come."""
@@ -127,13 +143,10 @@ class Phones:
                 await asyncio.sleep(QUIET_S)
 
     async def aclose(self) -> None:
-        """Let the devices' network go, and what programs still run, which are not waited for long."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(QUIET_S_MAX):
-                await asyncio.gather(
-                    *(phone.program.aclose() for phone in self._at.values() if phone.program is not None),
-                    return_exceptions=True,
-                )
+        """Let the devices' network go, and what programs still run."""
+        await asyncio.gather(
+            *(_end(phone.program) for phone in self._at.values() if phone.program is not None)
+        )
         for own in self._sockets.values():
             for each in own:
                 each.close()
@@ -144,6 +157,8 @@ class Phones:
         edge = EdgeConfig()
         if phone.protocol == "udp" or self._stack is None:
             return UdpProgram(phone.device)
+        if not self._sockets[phone.imsi]:
+            raise NoSocketLeft(phone.imsi)
         own = self._sockets[phone.imsi].pop()
         if phone.protocol == "tcp":
             return TcpProgram(own, edge)

@@ -6,6 +6,7 @@ the message was acknowledged, and sends nothing twice.
 """
 
 import asyncio
+import logging
 import socket
 from typing import Any, Protocol, Self
 
@@ -18,6 +19,9 @@ from loadtest.peers.device import SimulatedDevice
 ANSWER_S = 10.0
 CONNECTED = "mqtt", "http", "tcp"
 """The protocols that need a TCP of the device's own."""
+SILENT = logging.getLogger("airloom.loadtest.mqtt")
+SILENT.setLevel(logging.CRITICAL)
+"""paho's log: what breaks is raised too, and counted by whoever sends."""
 
 
 class Program(Protocol):
@@ -60,26 +64,32 @@ class TcpProgram:
     def __init__(self, own: socket.socket, edge: EdgeConfig) -> None:
         self._socket = own
         self._to = (str(edge.message_address), edge.tcp_port)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def open(self) -> Self:
         """Connect."""
         await asyncio.get_running_loop().sock_connect(self._socket, self._to)
-        self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
+        self._streams = await asyncio.open_connection(sock=self._socket)
         return self
 
     async def send(self, payload: bytes) -> bool:
         """One line; the payload must have no line end in it."""
-        self._writer.write(payload + b"\n")
+        assert self._streams is not None, "it is open"
+        reader, writer = self._streams
+        writer.write(payload + b"\n")
         async with asyncio.timeout(ANSWER_S):
-            return await self._reader.readline() == b"200\r\n"
+            return await reader.readline() == b"200\r\n"
 
     async def aclose(self) -> None:
         """Close, and wait until the other side did."""
+        if self._streams is None:
+            return
+        reader, writer = self._streams
         try:
-            self._writer.write_eof()
-            await self._reader.read()
+            writer.write_eof()
+            await reader.read()
         finally:
-            self._writer.transport.abort()
+            writer.transport.abort()
 
 
 class HttpProgram:
@@ -111,7 +121,7 @@ class MqttProgram:
     def __init__(self, own: socket.socket, edge: EdgeConfig, *, version: aiomqtt.ProtocolVersion) -> None:
         self._to = (str(edge.mqtt_address), edge.mqtt_port)
         self._socket = own
-        self._client = aiomqtt.Client(*self._to, protocol=version, timeout=ANSWER_S)
+        self._client = aiomqtt.Client(*self._to, protocol=version, timeout=ANSWER_S, logger=SILENT)
         paho: Any = self._client._client  # the one way to give it a socket of ours
         paho._create_socket_connection = self._connect
 
@@ -127,7 +137,12 @@ class MqttProgram:
 
     async def aclose(self) -> None:
         """DISCONNECT."""
-        await self._client.__aexit__(None, None, None)
+        ended: asyncio.Future[None] = self._client._disconnected
+        try:
+            await self._client.__aexit__(None, None, None)
+        finally:
+            if ended.done() and not ended.cancelled():
+                ended.exception()  # looked at, so that asyncio does not report it as never retrieved
 
     def _connect(self) -> socket.socket:
         """Runs in paho's thread, which blocks."""

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from loadtest.load import main
+from loadtest.load import ACCESSES, PROTOCOLS, main
 from loadtest.measure import BUCKET_GROWTH, Histogram, Step, Threshold
-from loadtest.report import as_lines, as_page, shown
+from loadtest.report import COLOURS, as_lines, as_page, plot, shown
 
 
 def test_percentiles_are_right_within_a_bucket() -> None:
@@ -97,9 +97,26 @@ def test_the_report_tells_the_same_in_lines_and_on_a_page() -> None:
     assert len(lines) == 4, "what was not tried is not shown"
     assert lines[2].startswith("kept")
     assert lines[3].startswith("MISSED")
-    page = as_page(steps, 2.0, thresholds, "<2 SIMs>")
+    page = as_page(steps, 2.0, thresholds, [("SIMs", "<2>")])
     counter = Counter()
     counter.feed(page)
-    assert (counter.tags.count("svg"), counter.tags.count("polyline"), counter.tags.count("tr")) == (3, 3, 2)
-    assert "&lt;2 SIMs&gt;" in page
+    assert (counter.tags.count("svg"), counter.tags.count("tr")) == (3, 4)
+    assert "&lt;2&gt;" in page
+    assert page.count("attach.p99&lt;50ms</text>") == 1, "the bound is drawn where the percentiles are"
     assert "http" not in page, "it needs nothing else"
+
+
+def test_a_plot_has_a_gap_where_nothing_was_measured_and_a_dot_where_one_second_was() -> None:
+    drawn = plot("ms", {"one": [1.0, 2.0, None, 3.0, None, 4.0, 5.0]}, 6)
+    assert (drawn.count("<polyline"), drawn.count("<circle")) == (2, 1)
+
+
+def test_each_step_of_a_load_test_has_a_colour_of_its_own() -> None:
+    steps = len(ACCESSES) + len(PROTOCOLS) + len(("reconnect", "report.radius", "detach"))
+    assert len(set(COLOURS)) >= steps
+
+
+@pytest.mark.parametrize(("top", "apart"), [(1, 0.5), (4, 1), (4.1, 2), (20, 5), (7e4, 20_000), (0.03, 0.01)])
+def test_an_axis_is_divided_by_round_numbers(top: float, apart: float) -> None:
+    drawn = plot("n", {"one": [top]}, 1)
+    assert f">{apart:,.10g}</text>" in drawn

@@ -41,7 +41,8 @@ def test_help_shows_what_can_be_typed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "6 or more" in capsys.readouterr().out
 
 
-async def test_a_kinesis_that_is_not_there_is_told_in_one_line() -> None:
+async def test_a_kinesis_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(DidNotStart, match="Could not connect to the endpoint"):
         await create_stream("http://127.0.0.1:1", "none", shards=1)
 

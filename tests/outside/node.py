@@ -122,7 +122,12 @@ class Node:
 
 
 def fetch(
-    url: str, *, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None, wait_s: float = 30
+    url: str,
+    *,
+    method: str = "GET",
+    body: Any = None,
+    headers: dict[str, str] | None = None,
+    wait_s: float = 30,
 ) -> tuple[int, str]:
     """Status (0: no answer) and text."""
     data = None if body is None else json.dumps(body).encode()
@@ -157,7 +162,9 @@ class Customer:
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Status and decoded answer."""
-        status, text = fetch(f"{self._node.endpoint}/v1{path}", method=method, body=body, headers=self._headers)
+        status, text = fetch(
+            f"{self._node.endpoint}/v1{path}", method=method, body=body, headers=self._headers
+        )
         try:
             return status, json.loads(text)
         except ValueError:

@@ -49,7 +49,9 @@ class Place:
 
     def nases(self, **secrets: int) -> dict[str, str]:
         """Settings for RADIUS clients: secret and last octet."""
-        table = [{"network": f"{self.address(last)}/32", "secret": secret} for secret, last in secrets.items()]
+        table = [
+            {"network": f"{self.address(last)}/32", "secret": secret} for secret, last in secrets.items()
+        ]
         return {"RADIUS__CLIENTS": json.dumps(table)}
 
 

@@ -88,7 +88,9 @@ class Nas:
         ])  # fmt: skip
         return code, class_, address
 
-    def report(self, status: int, session: str, up: int, down: int, more: Attributes, *, giga: int = 0) -> int:
+    def report(
+        self, status: int, session: str, up: int, down: int, more: Attributes, *, giga: int = 0
+    ) -> int:
         """Interim or Stop with counters."""
         counters = [
             (INPUT, number(up)), (OUTPUT, number(down)), *([(IN_GIGA, number(giga)), (OUT_GIGA, number(giga))] * bool(giga))

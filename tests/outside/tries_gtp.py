@@ -3,12 +3,13 @@
 import struct
 import time
 
-from tests.outside.gtp import Peer, element1, element2
-from tests.outside.inner import is_alive
-from tests.outside.place import Outcome, Place, eventually
+from tests.outside.gtp import Context, Peer, element2
+from tests.outside.inner import DNS, checksum, is_alive, question, udp
+from tests.outside.node import Node
+from tests.outside.place import Outcome, Place
 
-IPCP_WITH_WINS = bytes.fromhex("80" "802122" "01030022" "030600000000" "810600000000" "820600000000") + bytes.fromhex(
-    "830600000000" "840600000000"
+IPCP_WITH_WINS = bytes.fromhex("8080212201030022030600000000810600000000820600000000") + bytes.fromhex(
+    "830600000000840600000000"
 )
 NAME_SERVER = bytes.fromhex("647f0035")
 
@@ -23,7 +24,9 @@ def restart_counter_back(place: Place) -> Outcome:
                 peer.recovery = recovery
                 context = create(customer.sim().imsi)
                 peer.listen(1.0)
-                alive[f"v{version} {recovery} {len(alive)}"] = is_alive(peer, context) and peer.delete(context)
+                alive[f"v{version} {recovery} {len(alive)}"] = is_alive(peer, context) and peer.delete(
+                    context
+                )
         good = (128, 16)
         return {"ok": all(each in good for each in alive.values()), "alive": list(alive.values())}
 
@@ -103,12 +106,19 @@ def killed_amid_a_storm(place: Place) -> Outcome:
                 is_alive(peer, context)
             peer.listen(3.0)
         ok = len(alive) == len(contexts) and now == len(contexts)
-        return {"ok": ok, "answered": len(contexts), "after the kill": held, "alive": len(alive), "at last": now}
+        return {
+            "ok": ok,
+            "answered": len(contexts),
+            "after the kill": held,
+            "alive": len(alive),
+            "at last": now,
+        }
 
 
-def _open(node: object) -> int:
-    metrics = node.metrics()  # type: ignore[attr-defined] # a Node
-    return int(sum(value for name, value in metrics.items() if name.startswith("airloom_sessions_open")))
+def _open(node: Node) -> int:
+    return int(
+        sum(value for name, value in node.metrics().items() if name.startswith("airloom_sessions_open"))
+    )
 
 
 def name_servers_beside_unknown(place: Place) -> Outcome:
@@ -116,7 +126,7 @@ def name_servers_beside_unknown(place: Place) -> Outcome:
     with place.node() as node, place.peer() as peer:
         customer = place.customer(node)
         plain = peer.create1(customer.sim().imsi, pco=IPCP_WITH_WINS)
-        twice = bytes.fromhex("80" "80210a" "0101000a" "810600000000" "80210a" "0102000a" "830600000000")
+        twice = bytes.fromhex("8080210a0101000a81060000000080210a0102000a830600000000")
         several = peer.create1(customer.sim().imsi, pco=twice)
         ok = NAME_SERVER in plain.pco and several.pco.count(b"\x80\x21") == 2
         return {"ok": ok, "answer": plain.pco.hex(), "of two containers": several.pco.hex()}
@@ -148,8 +158,6 @@ def router_advertisement(place: Place) -> Outcome:
 
 
 def _solicitation(source: bytes) -> bytes:
-    from tests.outside.inner import checksum  # noqa: PLC0415 - of this try alone
-
     everybody = bytes.fromhex("ff020000000000000000000000000002")
     body = b"\x85\0\0\0" + bytes(4)
     total = checksum(source + everybody + struct.pack("!IHBB", len(body), 0, 0, 58) + body)
@@ -160,7 +168,12 @@ def _solicitation(source: bytes) -> bytes:
 def second_source(place: Place) -> Outcome:
     """A tunnel hears more than one source of its partner."""
     settings = place.partners(alpha=[2, 3], beta=[4])
-    with place.node(**settings) as node, place.peer(2) as alpha, place.peer(3) as board, place.peer(4) as beta:
+    with (
+        place.node(**settings) as node,
+        place.peer(2) as alpha,
+        place.peer(3) as board,
+        place.peer(4) as beta,
+    ):
         context = alpha.create2(place.customer(node).sim().imsi)
         answered = {}
         for name, sender in (("own", alpha), ("board", board), ("beta", beta)):
@@ -168,11 +181,7 @@ def second_source(place: Place) -> Outcome:
         return {"ok": answered == {"own": True, "board": True, "beta": False}, **answered}
 
 
-def _asks_from(sender: Peer, heard: Peer, context: object) -> bool:
-    from tests.outside.gtp import Context  # noqa: PLC0415 - for the type
-    from tests.outside.inner import DNS, question, udp  # noqa: PLC0415 - of this try alone
-
-    assert isinstance(context, Context)
+def _asks_from(sender: Peer, heard: Peer, context: Context) -> bool:
     port = 43_000
     sender.up(context.teid_user, udp((context.ue_address, port), DNS, question("beam.soracom.io")))
     return heard.down_until(1.5, port) is not None
@@ -197,7 +206,6 @@ def reloaded_mtu(place: Place) -> Outcome:
     text = '[control]\nsecret = "a-secret-of-many-characters-0123456789"\n[gateway]\napns = [{{name="soracom.io", mtu_bytes={}}}]\n'
     file.write_text(text.format(1_380))
     node = place.node(CONFIG=str(file))
-    _ = element1
     with node, place.peer() as peer:
         customer = place.customer(node)
         first = _mtu_of(peer.create1(customer.sim().imsi, pco=bytes.fromhex("80001000")).pco)
@@ -224,5 +232,5 @@ TRIES = {
     "gtp-router-advertisement": router_advertisement,
     "gtp-second-source": second_source,
     "gtp-many-restarts": many_restarts,
+    "gtp-reloaded-mtu": reloaded_mtu,
 }
-_ = eventually, reloaded_mtu

@@ -1,13 +1,13 @@
-"""Tries over RADIUS: what cannot be proved, whose a session is, what is replayed, and what NASes really send."""
+"""Tries over RADIUS: what cannot be proved, whose a session is, what is replayed, what NASes really send."""
 
 import json
 import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.outside.node import Customer
-from tests.outside.place import NAS_SECRET, Outcome, Place, eventually
-from tests.outside.radius import (
+from loadtest.outside.node import Customer
+from loadtest.outside.place import NAS_SECRET, Outcome, Place, eventually
+from loadtest.outside.radius import (
     ACCEPT,
     ACCOUNTED,
     CALLED,
@@ -142,9 +142,11 @@ def unbookable_accounting(place: Place) -> Outcome:
             "no SIM": [(USER_NAME, b"somebody@corp.example")],
             "suspended": [(USER_NAME, suspended.imsi.encode()), imsi_vsa(suspended.imsi)],
             "no Access before": [
-                (USER_NAME, own_pool.imsi.encode()), imsi_vsa(own_pool.imsi), (FRAMED_ADDRESS, bytes((192, 0, 2, 7))),
+                (USER_NAME, own_pool.imsi.encode()),
+                imsi_vsa(own_pool.imsi),
+                (FRAMED_ADDRESS, bytes((192, 0, 2, 7))),
             ],
-        }  # fmt: skip
+        }
         codes = {}
         for name, who in cases.items():
             session = name.replace(" ", "")

@@ -3,10 +3,10 @@
 import struct
 import time
 
-from tests.outside.gtp import Context, Peer, element2
-from tests.outside.inner import DNS, checksum, is_alive, question, udp
-from tests.outside.node import Node
-from tests.outside.place import Outcome, Place
+from loadtest.outside.gtp import Context, Message, Peer, element2
+from loadtest.outside.inner import DNS, checksum, is_alive, question, udp
+from loadtest.outside.node import Node
+from loadtest.outside.place import Outcome, Place
 
 IPCP_WITH_WINS = bytes.fromhex("8080212201030022030600000000810600000000820600000000") + bytes.fromhex(
     "830600000000840600000000"
@@ -18,7 +18,7 @@ def restart_counter_back(place: Place) -> Outcome:
     """Recovery 100, then 50: each session works."""
     with place.node() as node, place.peer() as peer:
         customer = place.customer(node)
-        alive = {}
+        alive: dict[str, int] = {}
         for version, create in ((1, peer.create1), (2, peer.create2)):
             for recovery in (100, 50, 50, 100):
                 peer.recovery = recovery
@@ -90,7 +90,7 @@ def killed_amid_a_storm(place: Place) -> Outcome:
         imsis = [customer.sim().imsi for _ in range(120)]
         for number, imsi in enumerate(imsis):
             peer.send(peer.create1_bytes(imsi, number + 1))
-        answered: dict[int, object] = {}
+        answered: dict[int, Message] = {}
         until = time.monotonic() + 5
         while len(answered) < 30 and time.monotonic() < until:
             answered |= {each.sequence: each for each in peer.listen(0.005) if each.kind == 17}
@@ -203,9 +203,10 @@ def reloaded_mtu(place: Place) -> Outcome:
     """A reload of an MTU takes all of it: what PCO says is what a packet that is too big is told."""
     file = place.folder / "airloom.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = '[control]\nsecret = "a-secret-of-many-characters-0123456789"\n[gateway]\napns = [{{name="soracom.io", mtu_bytes={}}}]\n'
+    text = '[control]\nsecret = "a-secret-of-many-characters-0123456789"\n[gateway]\n'
+    text += 'apns = [{{name="soracom.io", mtu_bytes={}}}]\n'
     file.write_text(text.format(1_380))
-    node = place.node(CONFIG=str(file))
+    node = place.node_of(file)
     with node, place.peer() as peer:
         customer = place.customer(node)
         first = _mtu_of(peer.create1(customer.sim().imsi, pco=bytes.fromhex("80001000")).pco)

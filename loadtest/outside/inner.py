@@ -4,7 +4,7 @@ import socket
 import struct
 import time
 
-from tests.outside.gtp import Context, Peer, labels
+from loadtest.outside.gtp import Context, Peer, labels
 
 DNS = ("100.127.0.53", 53)
 MESSAGES = ("100.127.65.43", 23_080)
@@ -16,7 +16,7 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     padded = data + b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -73,10 +73,11 @@ class Nas:
         """An accounting packet as it is."""
         return self._exchange(packet, 1_813, wait_s)[0]
 
-    def attach(self, imsi: str, *, apn: str = "soracom.io", session: str = "s1", more: Attributes | None = None,
-               called: bool = True, user: str = "") -> tuple[int, bytes, bytes]:  # fmt: skip
+    def attach(
+        self, imsi: str, *, session: str, more: Attributes | None = None, user: str = ""
+    ) -> tuple[int, bytes, bytes]:
         """Access, then Start: code of the Access, Class, address."""
-        named = [*([(CALLED, apn.encode())] if called else []), *(more or [])]
+        named = [(CALLED, b"soracom.io"), *(more or [])]
         who = [(USER_NAME, (user or imsi).encode()), imsi_vsa(imsi)]
         code, found = self.access([*who, *named])
         if code != ACCEPT:
@@ -92,9 +93,9 @@ class Nas:
         self, status: int, session: str, up: int, down: int, more: Attributes, *, giga: int = 0
     ) -> int:
         """Interim or Stop with counters."""
-        counters = [
-            (INPUT, number(up)), (OUTPUT, number(down)), *([(IN_GIGA, number(giga)), (OUT_GIGA, number(giga))] * bool(giga))
-        ]  # fmt: skip
+        counters = [(INPUT, number(up)), (OUTPUT, number(down))]
+        if giga:
+            counters += [(IN_GIGA, number(giga)), (OUT_GIGA, number(giga))]
         return self.account([(STATUS, number(status)), (SESSION, session.encode()), *counters, *more])
 
     def disconnected(self, wait_s: float) -> dict[int, list[bytes]] | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.outside.gtp import Peer
-from tests.outside.node import Customer, Node
+from loadtest.outside.gtp import Peer
+from loadtest.outside.node import Customer, Node
 
 Outcome = dict[str, Any]
 NAS_SECRET = "a-secret-of-this-nas"  # noqa: S105 - of a lab
@@ -29,7 +29,13 @@ class Place:
 
     def node(self, **settings: str) -> Node:
         """A node at the first address."""
-        return Node(self.tree, self.folder, self.address(1), 18_100 + self.number, **settings)
+        return self.node_of(None, **settings)
+
+    def node_of(self, file: Path | None, **settings: str) -> Node:
+        """One that reads this configuration, too."""
+        node = Node(self.tree, self.folder, self.address(1), 18_100 + self.number, **settings)
+        node.file = file
+        return node
 
     def peer(self, last: int = 2, *, recovery: int = 1) -> Peer:
         """A roaming partner's node."""

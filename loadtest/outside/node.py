@@ -10,19 +10,21 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 READY_S = 60.0
-PASSWORD = "Aa1-outside-tries"
+PASSWORD = "Aa1-outside-tries"  # noqa: S105 - of a lab
 
 
 class Node:
-    """`airloom serve` of ``tree``, on ``address`` for GTP and RADIUS; ``settings`` are AIRLOOM_… variables."""
+    """`airloom serve` of ``tree``, with ``address`` for GTP and RADIUS; ``settings`` are variables."""
 
     def __init__(self, tree: Path, data: Path, address: str, port: int, **settings: str) -> None:
         self.tree, self.data, self.address, self.port = tree, data, address, port
+        self.file: Path | None = None
         self.settings = {"API__SANDBOX": "true", "USAGE__REPORT_INTERVAL_S": "0.5", **settings}
         self._process: subprocess.Popen[str] | None = None
         self.stdout: list[str] = []
@@ -67,9 +69,10 @@ class Node:
     def start(self, *, ready_s: float = READY_S) -> bool:
         """Start it; whether it said that it is ready."""
         self.data.mkdir(parents=True, exist_ok=True)
+        file = ["--config", str(self.file)] if self.file else []
         with (self.data / "stderr").open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "core.cli", "serve", "--json"],
+                [sys.executable, "-m", "core.cli", "serve", "--json", *file],
                 stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment, cwd=self.data,
             )  # fmt: skip
         said: queue.Queue[str] = queue.Queue()
@@ -87,7 +90,7 @@ class Node:
         said.put("")
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -130,17 +133,25 @@ def fetch(
     wait_s: float = 30,
 ) -> tuple[int, str]:
     """Status (0: no answer) and text."""
+    status, text, _ = fetch_whole(url, method=method, body=body, headers=headers, wait_s=wait_s)
+    return status, text
+
+
+def fetch_whole(
+    url: str, *, method: str, body: Any = None, headers: dict[str, str] | None = None, wait_s: float = 30
+) -> tuple[int, str, Mapping[str, str]]:
+    """Status (0: no answer), text and headers."""
     data = None if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(url, data=data, method=method, headers=headers or {})  # noqa: S310 - http
     if data is not None:
         asked.add_header("Content-Type", "application/json")
     try:
         with urllib.request.urlopen(asked, timeout=wait_s) as answer:  # noqa: S310 - our own node
-            return answer.status, answer.read().decode()
+            return answer.status, answer.read().decode(), dict(answer.headers)
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(errors="replace")
+        return error.code, error.read().decode(errors="replace"), dict(error.headers)
     except (OSError, TimeoutError):
-        return 0, ""
+        return 0, "", {}
 
 
 class Customer:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.outside.gtp import Context, Peer
-from tests.outside.inner import DNS, HTTP, MESSAGES, MQTT, Tcp, question, say, udp
-from tests.outside.place import Echoes, Outcome, Place, percentile
+from loadtest.outside.gtp import Context, Peer
+from loadtest.outside.inner import DNS, HTTP, MESSAGES, MQTT, Tcp, say, udp
+from loadtest.outside.place import Echoes, Outcome, Place, percentile
 
 CONNECT = bytes.fromhex("100e00044d5154540402003c00026530")
 
@@ -123,7 +123,7 @@ def expect_continue(place: Place) -> Outcome:
     """`Expect: 100-continue` is answered at once."""
     with place.node() as node, place.peer() as peer:
         context = peer.create1(place.customer(node).sim().imsi)
-        heard = {}
+        heard: dict[str, str | bool] = {}
         framings = {"length": "Content-Length: 5", "chunked": "Transfer-Encoding: chunked"}
         for number, (name, framing) in enumerate(framings.items()):
             line = Tcp(peer, context, HTTP, 45_400 + number)
@@ -135,7 +135,9 @@ def expect_continue(place: Place) -> Outcome:
             line.send(b"hello" if name == "length" else b"5\r\nhello\r\n0\r\n\r\n")
             line.listen(5.0, until=lambda line=line: b" 204 " in line.received)
             heard[f"{name} then"] = b" 204 " in line.received
-        ok = all(heard[f"{n} at once"].startswith("HTTP/1.1 100") and heard[f"{n} then"] for n in framings)
+        ok = all(
+            str(heard[f"{n} at once"]).startswith("HTTP/1.1 100") and heard[f"{n} then"] for n in framings
+        )
         return {"ok": ok, **heard}
 
 

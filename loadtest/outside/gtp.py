@@ -6,6 +6,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 CONTROL, USER = 2123, 2152
 ANSWER_S = 5.0
@@ -74,7 +75,7 @@ class Context:
     ue_address: str = ""
     pco: bytes = b""
     own_user: int = 0
-    raw: dict[object, list[bytes]] = field(default_factory=dict)
+    raw: dict[Any, list[bytes]] = field(default_factory=dict)
 
     @property
     def is_good(self) -> bool:
@@ -156,7 +157,7 @@ class Peer:
         return found
 
     def _take_in(self) -> list[Message]:
-        found = []
+        found: list[Message] = []
         while True:
             try:
                 data, source = self.control.recvfrom(65_535)
@@ -254,7 +255,7 @@ class Peer:
         return self.granted2(imsi, answer)
 
     def create2_bytes(self, imsi: str, number: int, **more: object) -> bytes:
-        """The request; ``handover``, ``apn``, ``ebi``, ``recovery``, ``pdn`` (1 to 3), ``paa``, ``indication``."""
+        """The request; ``handover``, ``apn``, ``ebi``, ``recovery``, ``pdn``, ``paa``, ``indication``."""
         own = socket.inet_aton(self.address)
         self._next += 2
         ebi, recovery, pdn = more.get("ebi", 5), more.get("recovery", self.recovery), more.get("pdn", 1)

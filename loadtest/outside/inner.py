@@ -70,6 +70,8 @@ class Tcp:
         self._acked = 0
         self.received = b""
         self.is_closed = False
+        self.mss_bytes = 0
+        """What the other side names as its own (RFC 9293 §3.7.1)."""
 
     def connect(self, wait_s: float = 3.0) -> bool:
         """Three-way handshake."""
@@ -118,6 +120,8 @@ class Tcp:
             self._acked = max(self._acked, acked)
         if flags & SYN:
             self._expected = sequence + 1
+            options = packet[40 : 20 + (offset >> 4) * 4]
+            self.mss_bytes = int.from_bytes(options[2:4], "big") if options[:2] == b"\x02\x04" else 0
             self._send(ACK)
             return
         size = struct.unpack_from("!H", packet, 2)[0]

@@ -4,7 +4,7 @@ import struct
 import time
 
 from loadtest.outside.gtp import Context, Message, Peer, element2
-from loadtest.outside.inner import DNS, checksum, is_alive, question, udp
+from loadtest.outside.inner import DNS, MESSAGES, Tcp, checksum, is_alive, question, udp
 from loadtest.outside.node import Node
 from loadtest.outside.place import Outcome, Place
 
@@ -209,12 +209,21 @@ def reloaded_mtu(place: Place) -> Outcome:
     node = place.node_of(file)
     with node, place.peer() as peer:
         customer = place.customer(node)
-        first = _mtu_of(peer.create1(customer.sim().imsi, pco=bytes.fromhex("80001000")).pco)
+        first = _links(peer, customer.sim().imsi)
         file.write_text(text.format(1_400))
         done = node.run("node", "reload", "--config", str(file))
-        second = _mtu_of(peer.create1(customer.sim().imsi, pco=bytes.fromhex("80001000")).pco)
+        second = _links(peer, customer.sim().imsi)
         told = (done.stdout + done.stderr).strip()
-        return {"ok": (first, second) == (1_380, 1_400), "before": first, "after": second, "reload": told}
+        ok = (first, second) == ((1_380, 1_340), (1_400, 1_360))
+        return {"ok": ok, "PCO and MSS before": first, "after": second, "reload": told}
+
+
+def _links(peer: Peer, imsi: str) -> tuple[int, int]:
+    """What a device is told by PCO (TS 24.008 §10.5.6.3) and by the MSS of a connection."""
+    context = peer.create1(imsi, pco=bytes.fromhex("80001000"))
+    line = Tcp(peer, context, MESSAGES, 47_000)
+    line.connect()
+    return _mtu_of(context.pco), line.mss_bytes
 
 
 def _mtu_of(pco: bytes) -> int:

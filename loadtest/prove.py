@@ -19,12 +19,15 @@ from loadtest import scale
 from loadtest.checks import simulate
 from loadtest.killing_gateway import SESSIONS
 from loadtest.killing_store import KINDS
+from loadtest.outside import tries as outside
+from loadtest.outside.tries import ROOT
 from loadtest.parts.namespaces import Lab, why_not
 from loadtest.sizing import Demand
 from loadtest.world import EXACTLY_ONCE, ROAMING, Plan
 
-PROOFS = ("seeds", "exact", "roaming", "kills", "gateway", "edge", "nodes", "store", "hostile", "scale")
-ROOT = Path(__file__).resolve().parent.parent
+PROOFS = (
+    "seeds", "exact", "roaming", "kills", "gateway", "edge", "nodes", "store", "hostile", "scale", "outside",
+)  # fmt: skip
 
 
 def findings_of(plan: Plan, seed: int) -> tuple[int, list[str], str]:
@@ -171,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["hostile"] = prove_hostile(options.messages, options.seed)
     if "scale" in options.what:
         results["scale"] = prove_scale(options.sims, options.faults, options.seed, options.html)
+    if "outside" in options.what:
+        results["outside"] = outside.run(ROOT, list(outside.TRIES))
     results["ok"] = all(result["ok"] for result in results.values())
     print(json.dumps(results))
     return 0 if results["ok"] else 1

@@ -44,8 +44,9 @@ from gtp.events import (
     UpdateRequested,
 )
 from gtp.initiated import Changes, Initiated, Procedure, Reply, Verdict
-from gtp.partners import OTHER, Partner, Partners
+from gtp.partners import EVERYBODY, OTHER, Partner, Partners
 from gtp.path import PeerPath, Peers
+from gtp.pco import answer_options
 from gtp.transaction import (
     TIMERS,
     Arrival,
@@ -496,6 +497,14 @@ class GtpEndpoint(ABC):
             self._peers.watch(peer, now)
             if self._peers.is_older(peer, tunnel.peer_restart_counter):  # it asked, and restarted meanwhile
                 self._events.append(PeerRestarted(peer, (session.session_id,)))
+
+    def _partner(self, peer: Peer) -> Partner:
+        """The partner that a request came from, which was there when it came."""
+        return self._partners.of(peer[0]) or EVERYBODY
+
+    def _options(self, asked: bytes, session: Session, peer: Peer) -> bytes:
+        """The protocol configuration options that answer a device's, as its partner wants them."""
+        return answer_options(asked, session, self._apn_of(session), ipcp_ack=self._partner(peer).ipcp_ack)
 
     def _apn_of(self, session: Session) -> Apn:
         """The access point of a session; one that is served no longer tells its devices nothing."""

@@ -397,6 +397,8 @@ def _partners(config: GatewayConfig) -> list[Partner]:
             echo=each.echo,
             priority=Priority(each.priority),
             user_networks=each.user_networks,
+            ipcp_ack=each.ipcp_ack,
+            assume_dual_address_bearers=each.assume_dual_address_bearers,
         )
         for each in config.peers
     ]

@@ -15,6 +15,7 @@ from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
 from gtp.v1.message import MessageType
+from gtp.v2 import ie
 from gtp.v2.gateway import GtpV2Gateway
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.peers.sgsn import Sgsn
@@ -83,6 +84,8 @@ def test_a_session_goes_to_lte_and_back_with_its_teids_charging_id_and_nsapi_as_
     assert before is not None
     answer = both.move(both.v2, modify_bearer(TEID, 5), SGW)
     assert answer[1] == 35
+    told = ie.decode_elements(answer[12:])
+    assert (told[73, 0], told[127, 0]) == (b"\x05", b"\0"), "the default bearer, and no APN restriction"
     assert before.charging_id.to_bytes(4, "big") in answer
     context = both.contexts.by_teid(TEID)
     assert context is not None

@@ -319,6 +319,7 @@ def test_dedicated_bearers_move_with_their_session_and_what_is_unknown_is_named(
         element(93, element(73, b"\x05") + ACCEPTED + element(94, bytes.fromhex("b0000001"))),
         element(93, element(73, b"\x06") + ACCEPTED + element(94, bytes.fromhex("c0000001"))),
         element(93, element(73, b"\x09") + element(2, bytes((Cause.CONTEXT_NOT_FOUND, 0)))),
+        element(93, element(73, b"\x07") + ACCEPTED, 1),  # marked for removal (table 7.2.8-1)
     ]
     assert answer.endswith(b"".join(told_of))
 

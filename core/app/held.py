@@ -170,8 +170,12 @@ class HeldGateway:
         return counter
 
     def reload(self, config: Config) -> None:
-        """Take over what may change while sessions are open (``RELOADABLE``)."""
-        self._config, gateway = config, config.gateway
+        """Take over what may change while sessions are open (``RELOADABLE``); raises ``ConfigurationError``
+        for what the host does not let change, and is as it was.
+        """
+        gateway = config.gateway
+        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes)
+        self._config = config
         self.sessions.serve(gateway.access_points)
         self.door.serve(
             apns=gateway.access_points,
@@ -216,6 +220,7 @@ class HeldGateway:
             devices=config.devices,
             prefixes=config.prefixes,
             forbidden=config.forbidden,
+            apns=config.access_points,
             mtu_bytes=config.mtu_bytes,
             is_numbered=config.user_sequence_numbers,
             tuns=world.open_tuns(own.id),

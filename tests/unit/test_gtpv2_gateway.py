@@ -125,7 +125,7 @@ def test_an_accepted_session_is_answered_octet_by_octet_with_the_qos_that_it_has
         + element(79, b"\x01" + bytes((10, 128, 0, 2)))
         + element(127, b"\0")
         + element(72, (512).to_bytes(4, "big") + (1_024).to_bytes(4, "big"))
-        + element(78, b"\x80" + dns + bytes.fromhex("00100205b8"))
+        + element(78, b"\x80" + dns + bytes.fromhex("001002054e"))
         + element(93, bearer)
     )
     assert machine.datagrams_to_send() == [(message2(33, 0x2001, 0x010203, body), SGW)]

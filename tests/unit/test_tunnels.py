@@ -1,11 +1,12 @@
 """The path of a packet: every reason to drop one, every message of the path itself."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
+from core.domain.apn import Apn
 from core.domain.usage import Volume
 from core.domain.values import replace
 from core.ports.network import Address
@@ -24,6 +25,7 @@ from tests.contract.test_user_plane import (
     SERVER,
     bearer,
     g_pdu,
+    own_link,
     packet,
     packet6,
 )
@@ -35,7 +37,7 @@ TWO = bearer(2)
 class Path:
     """Two tunnels and everything that came out of them, in order."""
 
-    def __init__(self, *, is_numbered: bool = False) -> None:
+    def __init__(self, *, is_numbered: bool = False, apns: Sequence[Apn] = ()) -> None:
         self.words = memoryview(bytearray(8 * 8)).cast("Q")
         self.now = 100.0
         self.internet: list[bytes] = []
@@ -50,6 +52,7 @@ class Path:
             devices=(POOL, *(ipv6 for _, ipv6 in PREFIXES.pools)),
             platform=PLATFORM,
             forbidden=(IPv4Network("192.0.2.0/24"), IPv6Network("fd00:c0de::/32")),
+            apns=apns,
             is_numbered=is_numbered,
         )
         self.tunnels.write_internet = self.internet.append
@@ -220,7 +223,7 @@ def _peer_full(path: Path) -> None:
 
 def _link_local(path: Path) -> None:
     path.tunnels.install(replace(ONE, ue_prefix=PREFIXES.of(ONE.ue_address)), 0)
-    path.up(g_pdu(ONE.local_teid, packet6(IPv6Address("fe80::1"), IPv6Address("ff02::fb"))))
+    path.up(g_pdu(ONE.local_teid, packet6(own_link(ONE), IPv6Address("ff02::fb"))))
 
 
 def _too_fast(path: Path, *, up: bool) -> None:

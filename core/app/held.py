@@ -30,6 +30,7 @@ from gtp.partners import Partner, Priority
 from gtp.service import GtpDoor
 from gtp.transaction import Timers
 from gtp.userplane.slots import Origin
+from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
 from radius.server import NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
@@ -174,7 +175,8 @@ class HeldGateway:
         for what the host does not let change, and is as it was.
         """
         gateway = config.gateway
-        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes)
+        sources = Sources(_partners(gateway), gateway.allowed_peers)
+        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes, sources)
         self._config = config
         self.sessions.serve(gateway.access_points)
         self.door.serve(
@@ -223,6 +225,7 @@ class HeldGateway:
             apns=config.access_points,
             mtu_bytes=config.mtu_bytes,
             is_numbered=config.user_sequence_numbers,
+            sources=Sources(_partners(config), config.allowed_peers),
             tuns=world.open_tuns(own.id),
         )
 

@@ -10,7 +10,7 @@ class Drop(StrEnum):
     EXTENSION_HEADER = "extension_header"  # an unknown one that must be understood
     UNKNOWN_MESSAGE = "unknown_message"
     UNKNOWN_TEID = "unknown_teid"
-    WRONG_PEER = "wrong_peer"  # a known TEID from another address than its session's peer
+    WRONG_PEER = "wrong_peer"  # a known TEID from who is neither its session's peer nor of the same partner
     INNER_NOT_IP = "inner_not_ip"
     INNER_MALFORMED = "inner_malformed"
     WRONG_SOURCE = "wrong_source"  # not the device's own address, prefix or link-local address

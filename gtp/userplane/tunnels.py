@@ -7,9 +7,10 @@ Rules:
 - What is counted is the inner packet's own length (IPv4 total length, IPv6 header and payload); what follows
   it in the datagram is neither forwarded nor counted. What the gateway itself says to a device
   (advertisements, ICMP errors) is not the customer's traffic and is not counted.
-- A device sends from its own address or /64, through its session's peer, to the internet, the platform or
-  another device of its closed group, and nowhere else: not to the gateway, not to any other device. On its
-  link it has one address, of the identifier that it was given (TS 23.401 §5.3.1.2.2).
+- A device sends from its own address or /64, through its session's peer or another of the same partner
+  (``sources``), to the internet, the platform or another device of its closed group, and nowhere else: not to
+  the gateway, not to any other device. On its link it has one address, of the identifier that it was given
+  (TS 23.401 §5.3.1.2.2).
 - Hostile bytes end as a counted drop, never as an exception.
 
 References: TS 29.281 (GTPv1-U) clauses 4.3, 5.1, 5.2, 7.2, 7.3; RFC 791; RFC 8200.
@@ -38,6 +39,7 @@ from gtp.userplane.neighbours import (
 )
 from gtp.userplane.policing import PerSecond
 from gtp.userplane.reasons import Drop, Signal
+from gtp.userplane.sources import NO_SOURCES, Sources
 from gtp.userplane.tables import Tables, Tunnel, ends, is_dedicated_peer
 
 COMPLAINTS_PER_S_MAX = 10
@@ -76,7 +78,7 @@ class Tunnels:
     from which it tells of packets that are too big, of each family the last; ``devices`` are the devices'
     networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets down have
     the MTU of the session's access point, one of ``apns`` (``mtu_bytes``: of any other), at most, and are
-    numbered by tunnel if ``is_numbered`` (§5.1).
+    numbered by tunnel if ``is_numbered`` (§5.1). ``sources`` tells who may send beside a tunnel's peer.
     The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.
@@ -99,6 +101,7 @@ class Tunnels:
         apns: Iterable[Apn] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
         is_numbered: bool = False,
+        sources: Sources = NO_SOURCES,
     ) -> None:
         self.send: Callable[[bytes, Address], bool] = send_nowhere
         self.write_internet: Callable[[bytes], object] | None = None
@@ -114,6 +117,7 @@ class Tunnels:
         self._inner_addresses: dict[int, bytes] = {each.version: each.packed for each in inner_addresses}
         self._is_numbered = is_numbered
         self._links = Links(apns, mtu_bytes)
+        self._sources = sources
         self._tables = Tables(self._links)
         self._by_session = self._tables.by_session
         self._by_teid = self._tables.by_teid
@@ -129,9 +133,12 @@ class Tunnels:
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._by_session
 
-    def serve(self, apns: Iterable[Apn], mtu_bytes: int) -> None:
-        """The links of these access points are so from now on, for tunnels that stand too."""
+    def serve(self, apns: Iterable[Apn], mtu_bytes: int, sources: Sources = NO_SOURCES) -> None:
+        """The links of these access points are so from now on, and these are who else may send, for tunnels
+        that stand too.
+        """
         self._links.serve(apns, mtu_bytes, self._monotonic())
+        self._sources = sources
 
     def install(self, bearer: Bearer, counters_at: int) -> None:
         """Forward for this session from now on, whatever was installed for it before.
@@ -177,7 +184,9 @@ class Tunnels:
         if tunnel is None:
             self._indicate_error(teid, source)
             return
-        if source[0] != tunnel.peer and not is_dedicated_peer(tunnel, teid, source[0]):
+        if source[0] != tunnel.peer and not (
+            self._sources.are_one(tunnel.peer, source[0]) or is_dedicated_peer(tunnel, teid, source[0])
+        ):
             self.drops[Drop.WRONG_PEER] += 1
             return
         if end - offset < 20:

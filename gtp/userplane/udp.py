@@ -26,6 +26,7 @@ from gtp.userplane.messages import GTP_U_PORT
 from gtp.userplane.paths import Address, UserPaths
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.slots import Opening, Slots
+from gtp.userplane.sources import NO_SOURCES, Sources
 from gtp.userplane.tun import Tun
 from gtp.userplane.tunnels import Tunnels, send_nowhere
 
@@ -45,7 +46,8 @@ class UdpUserPlane:
 
     ``address`` is the gateway's GTP-U address, ``devices`` are the networks of devices' addresses beside
     ``ue_pool``, ``forbidden`` those that no device may reach, ``apns`` the access points with their MTUs
-    (``mtu_bytes``: of any other), ``is_numbered`` whether packets get sequence numbers. ``slots`` stays the
+    (``mtu_bytes``: of any other), ``is_numbered`` whether packets get sequence numbers, ``sources`` who may
+    send beside a tunnel's peer. ``slots`` stays the
     plane's from here on and is released by ``aclose``, and so are ``tuns``, the ways to the internet by
     access point; those that have none there go the way of "", if there is one.
     """
@@ -66,6 +68,7 @@ class UdpUserPlane:
         apns: Sequence[Apn] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
         is_numbered: bool = False,
+        sources: Sources = NO_SOURCES,
         tuns: Mapping[str, Tun] = MappingProxyType({}),
     ) -> None:
         self._slots = slots
@@ -90,6 +93,7 @@ class UdpUserPlane:
             apns=apns,
             mtu_bytes=mtu_bytes,
             is_numbered=is_numbered,
+            sources=sources,
         )
         self._paths = UserPaths()
         self._tunnels.on_echo_response = self._heed_echo
@@ -154,13 +158,14 @@ class UdpUserPlane:
         self._tunnels.write_internet_of = {apn: tun.write for apn, tun in self._tuns.items() if apn}
         self._tunnels.write_internet = self._tuns[""].write if "" in self._tuns else None
 
-    def serve(self, apns: Sequence[Apn], mtu_bytes: int) -> None:
-        """Serve these access points from now on: options, packets and devices to the internet have their MTUs
-        at once. Raises ``ConfigurationError``, and changes nothing, when a device does not take its MTU.
+    def serve(self, apns: Sequence[Apn], mtu_bytes: int, sources: Sources = NO_SOURCES) -> None:
+        """Serve these access points from now on: advertisements, packets and devices to the internet have
+        their MTUs at once; and hear ``sources``. Raises ``ConfigurationError`` when a device does not take
+        its MTU; then the tunnels are as they were.
         """
         for tun, tun_bytes in device_mtus(apns, self._tuns).items():
             tun.resize(tun_bytes)
-        self._tunnels.serve(apns, mtu_bytes)
+        self._tunnels.serve(apns, mtu_bytes, sources)
 
     def fence(self) -> None:
         """Forward no longer, at once: socket and TUNs are let go. Counters may still be read. Idempotent."""

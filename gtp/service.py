@@ -28,6 +28,7 @@ from gtp.events import (
     BearerEnds,
     BearersUnwanted,
     DeleteRequested,
+    DeviceAsleep,
     Done,
     Event,
     Outcome,
@@ -106,6 +107,7 @@ class GtpDoor:
         self._is_timer_off = True
         self._taps: list[Tap] = []
         self._asked: dict[tuple[Access, int], asyncio.Future[DedicatedBearer | None]] = {}
+        self._on_asleep: Callable[[str], None] = lambda _session_id: None
 
     @property
     def machines(self) -> Mapping[Access, GtpEndpoint]:
@@ -137,6 +139,17 @@ class GtpDoor:
         """Serve these access points to these peers from now on; sessions that are open stay."""
         for machine in self._machines.values():
             machine.serve(apns=apns, allowed_peers=allowed_peers, partners=partners, causes=causes)
+
+    def on_asleep(self, heed: Callable[[str], None]) -> None:
+        """Call ``heed(session_id)`` when something is to be asked once the device sends a packet."""
+        self._on_asleep = heed
+
+    def heard(self, session_id: str) -> None:
+        """The device of a session sent a packet: what was put off meanwhile is asked of its peer now."""
+        session = self._sessions.open_sessions.get(session_id)
+        if session is not None and session.tunnel is not None:
+            self._machines[session.access].wake(session_id, self._clock.monotonic())
+            self._pump()
 
     def tell_restart(self, counter: int) -> None:
         """Our own sessions were lost (TS 23.007 §18)."""
@@ -285,6 +298,8 @@ class GtpDoor:
                     await self._sessions.close_lost(event.session_id, event.address, event.teid)
             case BearerAnswered():
                 self._on_bearer(machine, event)
+            case DeviceAsleep():
+                self._on_asleep(event.session_id)
             case OutcomeTooLate():
                 await self._end_unasked(event.session_id, CloseReason.LATE)
 
@@ -348,6 +363,9 @@ class GtpDoor:
                 imei=event.imei,
             )
         )
+        for machine in self._machines.values():
+            if machine.ACCESS is not session.access:
+                machine.abandon(event.session_id)
         return Accepted(session)
 
     def _qos_of(self, event: UpdateRequested) -> Qos | None:
@@ -398,7 +416,8 @@ class GtpDoor:
         try:
             await self._sessions.close(session_id, reason, tell_peer=tell_peer)
         except Refused:
-            self._v1.forget(session_id)  # the table of contexts is both versions'
+            for machine in self._machines.values():  # the table of contexts is both versions'
+                machine.forget(session_id)
 
     async def end_all(
         self, session_ids: Sequence[str], reason: CloseReason, *, tell_peer: bool = False

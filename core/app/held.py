@@ -109,6 +109,8 @@ class HeldGateway:
         self.sessions.attach_door(Access.RADIUS, self.radius)
         self.user_plane.on_edge_packet(on_edge_packet)
         self.user_plane.on_error_indication(self._heed_error_indication)
+        self.door.on_asleep(self.user_plane.watch)
+        self.user_plane.on_heard(self.door.heard)
 
     async def start(self) -> int:
         """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is

@@ -1,9 +1,10 @@
 """From where packets of a tunnel may come beside its peer: a tunnel's other end may send by several addresses
 (TS 29.281 §3.1, §4.3.0), as an SGW does that has several boards.
 
-Rules: they are the addresses of the partner that the peer is of, in its ``networks`` or ``user_networks``; with
-no table of partners there are none. What goes down still goes to the peer alone, and what ends a tunnel (Error
-Indications) is still heeded from it alone. What was looked up is remembered; nothing is made for a packet.
+Rules: they are the addresses of the partner that the peer is of, in its ``networks`` or ``user_networks``;
+with no table of partners there are none. What goes down still goes to the peer alone, and what ends a tunnel
+(Error Indications) is still heeded from it alone. What was looked up is remembered; nothing is made for a
+packet.
 """
 
 from collections.abc import Sequence

@@ -28,11 +28,12 @@ class Tunnel(Struct, eq=False, gc=False):
     """One installed session as its packets need it.
 
     ``link`` is its access point's. ``address`` is the device's IPv4 address, ``prefix`` its /64 in 8 octets
-    and ``interface`` the identifier of its link-local address, each empty without that family;
-    ``to`` is where downlink goes with ``peer_teid``, but for what one of ``ways`` takes. Its four counters
-    begin at ``counters_at``. Speeds are those of ``policing.rate``; ``due`` is when the line is free again.
-    ``advertised_s`` is when the device was last told its prefix; ``sequences`` has the number of the next
-    packet by peer and its TEID, once there is one.
+    and ``interface`` the identifier of its link-local address, each empty without that family. ``source`` is
+    who sends, its peer, or nobody while the next packet is waited for; ``to`` is where downlink goes with
+    ``peer_teid``, but for what one of ``ways`` takes. Its four counters begin at ``counters_at``. Speeds are
+    those of ``policing.rate``; ``due`` is when the line is free again. ``advertised_s`` is when the device
+    was last told its prefix; ``sequences`` has the number of the next packet by peer and its TEID, once there
+    is one.
     """
 
     session_id: str
@@ -42,6 +43,7 @@ class Tunnel(Struct, eq=False, gc=False):
     prefix: bytes
     interface: bytes
     peer: str
+    source: str
     peer_teid: int
     to: Address
     dedicated: tuple[DedicatedBearer, ...]
@@ -79,6 +81,7 @@ class Tables:
         before = self.take(bearer.session_id)
         tunnel = _tunnel(bearer, counters_at, self._links.of(bearer.apn))
         if before is not None:
+            tunnel.source = before.source and tunnel.peer
             tunnel.advertised_s = before.advertised_s
             if before.sequences is not None:
                 kept = ends(tunnel).values()
@@ -146,6 +149,7 @@ def _tunnel(bearer: Bearer, counters_at: int, link: Link) -> Tunnel:
         prefix=bearer.ue_prefix.network_address.packed[:8] if bearer.ue_prefix else b"",
         interface=_INTERFACE + bearer.ue_address.packed if bearer.ue_prefix else b"",
         peer=bearer.peer_address,
+        source=bearer.peer_address,
         peer_teid=bearer.peer_teid,
         to=_port_of(bearer.peer_address),
         dedicated=bearer.dedicated,

@@ -84,8 +84,8 @@ class Tunnels:
     - ``send(data, to)``: to a peer; false when it was not sent.
     - ``write_internet(packet)``: raises ``OSError`` when it was not taken; ``write_internet_of`` has those of
       access points that have their own.
-    - ``on_edge_packet(session_id, packet)``, ``on_error_indication(session_id)``, ``on_echo_response(peer,
-      sequence)``: must not raise.
+    - ``on_edge_packet(session_id, packet)``, ``on_error_indication(session_id)``, ``on_heard(session_id)``,
+      ``on_echo_response(peer, sequence)``: must not raise.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class Tunnels:
         self.write_internet_of: Mapping[str, Callable[[bytes], object]] = {}
         self.on_edge_packet: PacketSink | None = None
         self.on_error_indication: Callable[[str], None] | None = None
+        self.on_heard: Callable[[str], None] = lambda _session_id: None
         self.on_echo_response: Callable[[str, int | None], None] = lambda _peer, _sequence: None
         self.drops: dict[Drop, int] = dict.fromkeys(Drop, 0)
         self.signals: dict[Signal, int] = dict.fromkeys(Signal, 0)
@@ -184,9 +185,7 @@ class Tunnels:
         if tunnel is None:
             self._indicate_error(teid, source)
             return
-        if source[0] != tunnel.peer and not (
-            self._sources.are_one(tunnel.peer, source[0]) or is_dedicated_peer(tunnel, teid, source[0])
-        ):
+        if source[0] != tunnel.source and not self._may_send(tunnel, teid, source[0]):
             self.drops[Drop.WRONG_PEER] += 1
             return
         if end - offset < 20:
@@ -305,7 +304,23 @@ class Tunnels:
             return False
         return self.downlink(packet)
 
+    def watch(self, session_id: str) -> None:
+        """Call ``on_heard`` with the next packet that this session's device sends."""
+        if (tunnel := self._by_session.get(session_id)) is not None:
+            tunnel.source = ""
+
     # -- everything else ------------------------------------------------------------------------------
+
+    def _may_send(self, tunnel: Tunnel, teid: bytes, source: str) -> bool:
+        """Whether packets of this tunnel may come from here; one that was waited for is told of."""
+        if source != tunnel.peer and not (
+            self._sources.are_one(tunnel.peer, source) or is_dedicated_peer(tunnel, teid, source)
+        ):
+            return False
+        if not tunnel.source:
+            tunnel.source = tunnel.peer
+            self.on_heard(tunnel.session_id)
+        return True
 
     def _across(self, tunnel: Tunnel, verdict: str, destination: bytes, packet: bytes) -> bool:
         """From device to device, within a closed group; whether it was sent."""

@@ -149,6 +149,14 @@ class UdpUserPlane:
         """Call ``heed(session_id)`` when the session's peer no longer knows its end of the tunnel."""
         self._tunnels.on_error_indication = heed
 
+    def watch(self, session_id: str) -> None:
+        """Tell of the next packet that this session's device sends."""
+        self._tunnels.watch(session_id)
+
+    def on_heard(self, heed: Callable[[str], None]) -> None:
+        """Call ``heed(session_id)`` with the next packet of a session that is watched; it must not raise."""
+        self._tunnels.on_heard = heed
+
     async def start(self) -> None:
         """Open the socket; raises ``ConfigurationError``. Sessions may be installed before."""
         self._socket = await self._network.open_datagram(self._address, self._tunnels.uplink)

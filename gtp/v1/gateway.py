@@ -59,6 +59,11 @@ ANSWERS = frozenset(
     }
 )
 """What answers our own requests."""
+_VERDICTS: Mapping[int, Verdict] = {
+    Cause.NON_EXISTENT: Verdict.UNKNOWN,
+    Cause.CONTEXT_NOT_FOUND: Verdict.UNKNOWN,
+    Cause.UE_IS_TEMPORARILY_NOT_REACHABLE_DUE_TO_POWER_SAVING: Verdict.ASLEEP,
+}
 
 
 class GtpV1Gateway(GtpEndpoint):
@@ -314,9 +319,9 @@ class GtpV1Gateway(GtpEndpoint):
         except RemoteProtocolError:
             self.dropped["malformed_response"] += 1
             return
-        verdict = Verdict.DONE if response.cause < Cause.NON_EXISTENT else Verdict.REFUSED
-        if response.cause in (Cause.NON_EXISTENT, Cause.CONTEXT_NOT_FOUND):
-            verdict = Verdict.UNKNOWN
+        verdict = Verdict.DONE
+        if response.cause >= Cause.NON_EXISTENT:
+            verdict = _VERDICTS.get(response.cause, Verdict.REFUSED)
         self._take_response(header.message_type, sequence, addr, now, Reply(verdict, response.recovery))
 
 

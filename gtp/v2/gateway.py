@@ -264,7 +264,12 @@ class GtpV2Gateway(GtpEndpoint):
         command = isinstance(pending.asked.wire, bearers.ModifyBearerCommand | bearers.DeleteBearerCommand)
         if command and isinstance(outcome, Accepted):
             data, peer = self._outgoing[-1]
-            commanded = Initiated(Procedure.COMMANDED, outcome.session.session_id)
+            session = outcome.session
+
+            def encode(sequence: int) -> bytes:
+                return self._encode_accepted(replace(pending, sequence=sequence), session)
+
+            commanded = Initiated(Procedure.COMMANDED, session.session_id, encode=encode)
             self._requests.begin(pending.sequence, data, peer, commanded, now)
 
     def _encode_answer(self, pending: Pending, outcome: Outcome) -> bytes:

@@ -464,6 +464,20 @@ def test_a_network_without_a_name_is_one_partner_and_with_no_table_there_is_the_
     assert path.drops == {Drop.WRONG_PEER: 2}
 
 
+def test_the_next_packet_of_a_device_that_is_waited_for_is_told_of_once() -> None:
+    path, heard = Path(sources=Sources(PARTNERS)), list[str]()
+    path.tunnels.on_heard = heard.append
+    path.tunnels.watch(ONE.session_id)
+    path.tunnels.watch("a session that is over")
+    path.up(GOOD, source=STRANGER)
+    assert path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+    path.tunnels.install(replace(ONE, up_kbps=1_000), 0)
+    assert (heard, path.drops) == ([], {Drop.WRONG_PEER: 1})
+    for source in (BOARD, PEER, PEER):
+        path.up(GOOD, source=source)
+    assert (heard, path.internet) == ([ONE.session_id], [INNER] * 3)
+
+
 def test_only_the_peer_itself_ends_a_tunnel() -> None:
     path = Path(sources=Sources(PARTNERS))
     path.up(error_indication(ONE.peer_teid), source=BOARD)

@@ -53,6 +53,8 @@ ENDED_AT_ONCE_MAX = 64
 
 Tap = Callable[[bytes, Address, bool], None]
 """Is shown each datagram, its peer, and whether it came in; must not raise."""
+EndTap = Callable[[Session, CloseReason], None]
+"""Is shown each session that ends, and why; must not raise."""
 
 
 class GtpDoor:
@@ -106,6 +108,7 @@ class GtpDoor:
         self._t3_response_s = timers.t3_response_s
         self._is_timer_off = True
         self._taps: list[Tap] = []
+        self._end_taps: list[EndTap] = []
         self._asked: dict[tuple[Access, int], asyncio.Future[DedicatedBearer | None]] = {}
         self._on_asleep: Callable[[str], None] = lambda _session_id: None
 
@@ -120,13 +123,20 @@ class GtpDoor:
         return self._address
 
     @contextmanager
-    def tapped(self, tap: Tap) -> Iterator[None]:
-        """Show ``tap`` every datagram for as long as this lasts."""
+    def tapped(self, tap: Tap, end_tap: EndTap = lambda _session, _reason: None) -> Iterator[None]:
+        """Show ``tap`` every datagram and ``end_tap`` every session's end, for as long as this lasts."""
         self._taps.append(tap)
+        self._end_taps.append(end_tap)
         try:
             yield
         finally:
             self._taps.remove(tap)
+            self._end_taps.remove(end_tap)
+
+    def closed(self, session: Session, reason: CloseReason) -> None:
+        """A session has ended, of whatever access."""
+        for tap in self._end_taps:
+            tap(session, reason)
 
     def serve(
         self,

@@ -102,6 +102,7 @@ class HeldGateway:
         self.relay = self.make_relay()
         self.sessions.on_event(self.relay.wake)
         self.sessions.on_end(on_session_end)
+        self.sessions.on_close(self.door.closed)
         for access in self.door.machines:
             self.sessions.attach_door(access, self.door)
         self.reported = self.make_reported_usage()

@@ -14,7 +14,7 @@ MTU_BYTES_MAX = 1_464
 """1,500 without the outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3)."""
 MTU_BYTES_DEFAULT = 1_358
 """What goes through an IPsec tunnel of 1,500 octets between operators without being fragmented, over IPv6 too
-(TS 23.060 annex C): inner packet, GTP-U with a sequence number (12), UDP (8) and IPv6 (40) are 1,418 octets;
+(TS 23.501 annex J): inner packet, GTP-U with a sequence number (12), UDP (8) and IPv6 (40) are 1,418 octets;
 the trailer of ESP (2) and padding make 1,424; initialisation vector (16), header (8) and check value (12) of
 ESP 1,460; the outer IPv6 header (40) 1,500.
 """

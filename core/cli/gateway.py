@@ -132,8 +132,7 @@ def sessions(
 ) -> None:
     """Open sessions, a page at a time; the id to go on with is told on stderr.
 
-    Examples: airloom gateway sessions --peer some-partner --limit 100 | airloom gateway sessions --address
-    10.128.0.2
+    Example: airloom gateway sessions --address 10.128.0.2
     """
     where, secret = where_of(config, contact)
     asked = {"imsi": imsi, "msisdn": msisdn, "address": address, "teid": teid, "apn": apn, "access": access}
@@ -168,8 +167,7 @@ def trace(
     reason. Name a SIM, a partner or --refused; what is named is combined. Passwords that a device shows (PAP,
     CHAP) are not printed, but a pcap file has whatever was on the wire; it can be read by you alone.
 
-    Examples: airloom gateway trace 440100000000001 --pcap sim.pcap | airloom gateway trace --partner
-    some-partner --refused
+    Example: airloom gateway trace --partner some-partner --refused --pcap refused.pcap
     """
     where, secret = where_of(config, contact)
     if imsi and not (imsi.isascii() and imsi.isdigit()):

@@ -4,6 +4,7 @@ Rules: nothing here raises, whatever the bytes are; what has no name is shown in
 device showed as a password is not shown.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -23,6 +24,8 @@ from gtp.v2 import message as message2
 SHOWN_OCTETS_MAX = 32
 """Of a value that is shown in hex."""
 UNREADABLE = "unreadable"
+_REFUSALS_FROM = {1: 192, 2: 64}
+"""The least cause of a refusal, by version."""
 _INTERFACES = {4: "S5/S8 SGW GTP-U", 5: "S5/S8 PGW GTP-U", 6: "S5/S8 SGW GTP-C", 7: "S5/S8 PGW GTP-C"}
 _PDN_TYPES = {1: "IPv4", 2: "IPv6", 3: "IPv4v6", 0x21: "IPv4", 0x57: "IPv6", 0x8D: "IPv4v6"}
 
@@ -40,6 +43,12 @@ class Described:
     elements: Mapping[str, str] = field(default_factory=dict)
     imsi: str = ""
     control_teids: tuple[int, ...] = ()
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it is an answer that does not accept (TS 29.060 §7.7.1, TS 29.274 table 8.4-1)."""
+        number = self.cause.partition(" ")[0]
+        return number.isdecimal() and int(number) >= _REFUSALS_FROM.get(self.version, math.inf)
 
 
 def describe(data: bytes) -> Described:

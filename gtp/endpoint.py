@@ -31,6 +31,7 @@ from gtp.events import (
     Accepted,
     BearerAnswered,
     BearerEnds,
+    DeviceAsleep,
     Event,
     Outcome,
     OutcomeTooLate,
@@ -43,9 +44,10 @@ from gtp.events import (
     SessionWish,
     UpdateRequested,
 )
-from gtp.initiated import Changes, Initiated, Procedure, Reply, Verdict
-from gtp.partners import OTHER, Partner, Partners
+from gtp.initiated import Changes, Initiated, Procedure, PutOff, Reply, Verdict
+from gtp.partners import EVERYBODY, OTHER, Partner, Partners
 from gtp.path import PeerPath, Peers
+from gtp.pco import answer_options
 from gtp.transaction import (
     TIMERS,
     Arrival,
@@ -151,6 +153,9 @@ class GtpEndpoint(ABC):
             first_sequence=first_sequence, bits=self.SEQUENCE_BITS, timers=timers
         )
         self._changes = Changes()
+        self._put_off = PutOff()
+        self._spoken_of: list[str] = []
+        """Sessions that we released and that their peer speaks of."""
         self._peers = Peers(timers=timers, asks=self._is_asked)
         self._admission = Admission()
         self._pending: dict[int, Pending] = {}
@@ -226,6 +231,8 @@ class GtpEndpoint(ABC):
                 self.dropped["malformed_header"] += 1
             else:
                 self._peers.heard(addr[0], now)
+                while self._spoken_of:
+                    self.wake(self._spoken_of.pop(), now)
 
     def next_event(self) -> Event | None:
         """The next thing to decide, or nothing."""
@@ -246,8 +253,8 @@ class GtpEndpoint(ABC):
         if isinstance(outcome, Accepted):
             self._hold(pending, outcome.session, now)
         self._tell(pending, outcome, now)
-        if isinstance(outcome, Accepted) and (put_off := self._changes.again(outcome.session.session_id)):
-            self._tell_change(put_off, now)
+        if isinstance(outcome, Accepted):
+            self.wake(outcome.session.session_id, now)
 
     def _tell(self, pending: Pending, outcome: Outcome, now: float) -> None:
         """Send the answer; a version may have more to do with it."""
@@ -263,7 +270,8 @@ class GtpEndpoint(ABC):
         """When ``handle_timer`` wants to be called."""
         oldest = self._oldest_undecided()
         shed_at = None if oldest is None else oldest.received + self._timers.shed_after_s
-        times = (self._requests.timer(), self._peers.timer(), self._changes.timer(), shed_at)
+        ours = (self._requests.timer(), self._changes.timer(), self._put_off.timer())
+        times = (*ours, self._peers.timer(), shed_at)
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -274,6 +282,8 @@ class GtpEndpoint(ABC):
             self._end_request(initiated, None, now)
         for session in self._changes.due(now):
             self._tell_change(session, now)
+        for initiated in self._put_off.due(now):
+            self._ask_again(initiated, now)
         shed_after_s = self._timers.shed_after_s
         while (oldest := self._oldest_undecided()) is not None and oldest.received + shed_after_s <= now:
             self._shed.add(self._undecided.popleft())
@@ -359,7 +369,27 @@ class GtpEndpoint(ABC):
     def forget(self, session_id: str) -> None:
         """Drop a context without a word to its peer."""
         if context := self._contexts.by_session(session_id):
-            self._step(context, ContextEvent.FORGET)
+            is_put_off = context.state is ContextState.RELEASING and self._put_off.take(session_id)
+            self._step(context, ContextEvent.RELEASE_ENDED if is_put_off else ContextEvent.FORGET)
+
+    def wake(self, session_id: str, now: float) -> None:
+        """The device of a session was heard of: what its peer put off is asked now."""
+        for initiated in self._put_off.take(session_id):
+            self._ask_again(initiated, now)
+        if (change := self._changes.again(session_id)) is not None:
+            self._tell_change(change, now)
+
+    def abandon(self, session_id: str) -> None:
+        """The session is over, or another version's: what was put off is never asked."""
+        self._changes.forget(session_id)
+        for initiated in self._put_off.take(session_id):
+            if initiated.procedure in (Procedure.ADD_BEARER, Procedure.CHANGE_BEARER):
+                self._events.append(BearerAnswered(initiated.token, session_id, None))
+
+    @property
+    def put_off(self) -> int:
+        """Of how many sessions requests wait for their devices, changes apart."""
+        return len(self._put_off)
 
     # -- what a version fills in ----------------------------------------------------------------------
 
@@ -497,6 +527,14 @@ class GtpEndpoint(ABC):
             if self._peers.is_older(peer, tunnel.peer_restart_counter):  # it asked, and restarted meanwhile
                 self._events.append(PeerRestarted(peer, (session.session_id,)))
 
+    def _partner(self, peer: Peer) -> Partner:
+        """The partner that a request came from, which was there when it came."""
+        return self._partners.of(peer[0]) or EVERYBODY
+
+    def _options(self, asked: bytes, session: Session, peer: Peer) -> bytes:
+        """The protocol configuration options that answer a device's, as its partner wants them."""
+        return answer_options(asked, session, self._apn_of(session), ipcp_ack=self._partner(peer).ipcp_ack)
+
     def _apn_of(self, session: Session) -> Apn:
         """The access point of a session; one that is served no longer tells its devices nothing."""
         return self._apns.get(session.apn.lower()) or Apn(session.apn)
@@ -516,7 +554,7 @@ class GtpEndpoint(ABC):
         """Send a request to a context's peer; false when there is no room for one more."""
         sequence = self._requests.next_sequence()
         data, peer = encode(sequence), (context.control_address, GTP_C_PORT)
-        initiated = replace(initiated, address=context.control_address, teid=context.peer_teid)
+        initiated = replace(initiated, address=context.control_address, teid=context.peer_teid, encode=encode)
         if not self._requests.begin(sequence, data, peer, initiated, now):
             return False
         self._outgoing.append((data, peer))
@@ -529,6 +567,26 @@ class GtpEndpoint(ABC):
             context, told, lambda sequence: self._encode_change(context, session, sequence), now
         ):
             self._changes.forget(session.session_id)
+
+    def _ask_again(self, initiated: Initiated, now: float) -> None:
+        context, encode = self._contexts.by_session(initiated.about), initiated.encode
+        again = replace(initiated, tries=initiated.tries + 1)
+        if context is None or encode is None or not self._start(context, again, encode, now):
+            self._end_request(initiated, None, now)
+
+    def _is_put_off(self, initiated: Initiated, verdict: Verdict, now: float) -> bool:
+        """Whether it is asked again when the device is heard of, or after a while."""
+        session_id, is_release = initiated.about, initiated.procedure is Procedure.RELEASE
+        if verdict is Verdict.ASLEEP and self._standing(session_id) is not None:
+            self._events.append(DeviceAsleep(session_id))
+        if initiated.procedure is Procedure.CHANGE or not (
+            self._contexts.by_session(session_id) if is_release else self._standing(session_id)
+        ):
+            return False
+        is_put_off = self._put_off.keep(initiated, verdict, now)
+        for surplus in self._put_off.surplus():
+            self._end_request(surplus, None, now)
+        return is_put_off
 
     def _take_response(self, message_type: int, sequence: int, addr: Peer, now: float, reply: Reply) -> None:
         initiated = self._requests.answered(addr[0], sequence, message_type, self._partners.are_one)
@@ -546,7 +604,9 @@ class GtpEndpoint(ABC):
 
     def _end_request(self, initiated: Initiated, reply: Reply | None, now: float) -> None:
         """A request of ours was answered, or given up."""
-        session_id = initiated.about
+        session_id, verdict = initiated.about, reply.verdict if reply is not None else Verdict.REFUSED
+        if self._is_put_off(initiated, verdict, now):
+            return
         match initiated.procedure:
             case Procedure.ECHO:
                 self._peers.unanswered(initiated.about, now)
@@ -554,8 +614,7 @@ class GtpEndpoint(ABC):
                 if context := self._contexts.by_session(session_id):
                     self._step(context, ContextEvent.RELEASE_ENDED)
             case Procedure.CHANGE:
-                is_later = reply is not None and reply.verdict is Verdict.LATER
-                if (following := self._changes.end(session_id, is_later=is_later, now=now)) is not None:
+                if (following := self._changes.end(session_id, verdict, now)) is not None:
                     self._tell_change(following, now)
             case Procedure.ADD_BEARER:
                 ends, bearer = reply.ends if reply else None, initiated.bearer
@@ -573,14 +632,12 @@ class GtpEndpoint(ABC):
                 made = bearer if ends is not None else None
                 self._events.append(BearerAnswered(initiated.token, session_id, made))
             case Procedure.CHANGE_BEARER:
-                is_done = reply is not None and reply.verdict is Verdict.DONE
-                made = initiated.bearer if is_done else None
+                made = initiated.bearer if verdict is Verdict.DONE else None
                 self._events.append(BearerAnswered(initiated.token, session_id, made, is_new=False))
                 return  # 64 is of the bearer, and says nothing of the session
             case Procedure.REMOVE_BEARER | Procedure.COMMANDED:
                 return
-        is_unknown = reply is not None and reply.verdict is Verdict.UNKNOWN
-        if is_unknown and self._standing(session_id) is not None:
+        if verdict is Verdict.UNKNOWN and self._standing(session_id) is not None:
             self._events.append(SessionUnknown(session_id, initiated.address, initiated.teid))
 
     # -- peers ----------------------------------------------------------------------------------------
@@ -628,7 +685,9 @@ class GtpEndpoint(ABC):
         state = context.state
         if self._contexts.step(context, event):
             if context.state is not ContextState.ACTIVE:
-                self._changes.forget(context.session_id)
+                self.abandon(context.session_id)
             return True
+        if state is ContextState.RELEASING:
+            self._spoken_of.append(context.session_id)
         self.dropped[f"{event.value}_while_{state.value}"] += 1
         return False

@@ -139,6 +139,14 @@ class BearerAnswered(Struct, frozen=True):
     is_new: bool = True
 
 
+class DeviceAsleep(Struct, frozen=True):
+    """What we asked of this session is put off until its device is heard of: by a request of its peer, which
+    is seen here, or by a packet, which is not (``GtpEndpoint.wake``).
+    """
+
+    session_id: str
+
+
 class OutcomeTooLate(Struct, frozen=True):
     """A session was opened after its peer had given up waiting: close it again."""
 
@@ -154,6 +162,7 @@ Event = (
     | PathLost
     | SessionUnknown
     | BearerAnswered
+    | DeviceAsleep
     | OutcomeTooLate
 )
 

@@ -1,12 +1,15 @@
 """What the network starts by itself: its requests, and what becomes of them when they are answered.
 
-Rules: of a session one change is told at a time, the newest last, so that none overtakes another; a change
-that its peer puts off (a handover is going on) is told again when the session has moved or after a while, a
-few times. Pure.
+Rules: of a session one change is told at a time, the newest last, so that none overtakes another. What its
+peer puts off is not refused: because of a handover it is asked again when the session has moved or after a
+while, a few times; because the device sleeps (power saving, TS 23.682 §4.5.4) when it is heard of, however
+late, and as long as the session lasts. Pure.
 """
 
-from collections import deque
-from dataclasses import dataclass
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 
 from core.domain.flow import DedicatedBearer
@@ -16,6 +19,8 @@ from gtp.events import BearerEnds
 CHANGE_AGAIN_S = 10.0
 """After this a change that was put off is told again (TS 29.274 §7.2.16 leaves the time to us)."""
 CHANGE_TRIES_MAX = 4
+PUT_OFF_MAX = 4_096
+"""Sessions of which requests are put off; beyond it those of the oldest are given up."""
 
 
 class Procedure(Enum):
@@ -33,7 +38,8 @@ class Procedure(Enum):
 @dataclass(frozen=True, slots=True)
 class Initiated:
     """A request of ours. ``about``: a session's id, of an Echo Request the peer's address. ``address`` and
-    ``teid``: the control end of the session's peer that is asked.
+    ``teid``: the control end of the session's peer that is asked, for the ``tries``-th time. ``encode`` makes
+    it of a sequence number.
     """
 
     procedure: Procedure
@@ -42,6 +48,8 @@ class Initiated:
     bearer: DedicatedBearer | None = None
     address: str = ""
     teid: int = 0
+    tries: int = 1
+    encode: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
 
 
 class Verdict(Enum):
@@ -49,6 +57,7 @@ class Verdict(Enum):
 
     DONE = "done"
     LATER = "later"  # a handover is going on
+    ASLEEP = "asleep"  # the device saves power, and cannot be reached until it wakes
     UNKNOWN = "unknown"  # the peer knows no such context
     REFUSED = "refused"
 
@@ -90,12 +99,15 @@ class Changes:
         change.following = session
         return False
 
-    def end(self, session_id: str, *, is_later: bool, now: float) -> Session | None:
+    def end(self, session_id: str, verdict: Verdict, now: float) -> Session | None:
         """The telling ended; what to tell now, if anything."""
         change = self._by_session.get(session_id)
         if change is None:
             return None
-        if is_later and change.tries < CHANGE_TRIES_MAX:
+        if verdict is Verdict.ASLEEP:
+            change.again_at = math.inf
+            return None
+        if verdict is Verdict.LATER and change.tries < CHANGE_TRIES_MAX:
             change.again_at = now + CHANGE_AGAIN_S
             self._put_off.append((change.again_at, session_id))
             return None
@@ -105,7 +117,7 @@ class Changes:
         return change.following
 
     def again(self, session_id: str) -> Session | None:
-        """The session has moved: what of it was put off is to be told now."""
+        """The session has moved, or its device woke: what of it was put off is to be told now."""
         change = self._by_session.get(session_id)
         if change is None or change.again_at is None:
             return None
@@ -134,4 +146,54 @@ class Changes:
         while (again_at := self.timer()) is not None and again_at <= now:
             if (session := self.again(self._put_off.popleft()[1])) is not None:
                 found.append(session)
+        return found
+
+
+class PutOff:
+    """Requests but changes that their peers put off, by session."""
+
+    def __init__(self, capacity: int = PUT_OFF_MAX) -> None:
+        self._capacity = capacity
+        self._kept: OrderedDict[str, list[Initiated]] = OrderedDict()
+        self._due: deque[tuple[float, Initiated]] = deque()
+
+    def __len__(self) -> int:
+        """Of how many sessions."""
+        return len(self._kept)
+
+    def keep(self, initiated: Initiated, verdict: Verdict, now: float) -> bool:
+        """Whether it is asked again: at once when ``due``, or when its session is heard of."""
+        if verdict is Verdict.LATER and initiated.tries < CHANGE_TRIES_MAX:
+            self._due.append((now + CHANGE_AGAIN_S, initiated))
+        elif verdict is not Verdict.ASLEEP:
+            return False
+        self._kept.setdefault(initiated.about, []).append(initiated)
+        return True
+
+    def surplus(self) -> list[Initiated]:
+        """What is given up, for there is too much."""
+        return self._kept.popitem(last=False)[1] if len(self._kept) > self._capacity else []
+
+    def take(self, session_id: str) -> list[Initiated]:
+        """What was put off of this session is no more: it is asked now, or given up."""
+        return self._kept.pop(session_id, [])
+
+    def timer(self) -> float | None:
+        """When ``due`` has something to ask."""
+        while self._due:
+            again_at, initiated = self._due[0]
+            if any(each is initiated for each in self._kept.get(initiated.about, ())):
+                return again_at
+            self._due.popleft()
+        return None
+
+    def due(self, now: float) -> list[Initiated]:
+        """What was put off until now."""
+        found: list[Initiated] = []
+        while (again_at := self.timer()) is not None and again_at <= now:
+            initiated = self._due.popleft()[1]
+            left = [each for each in self._kept.pop(initiated.about) if each is not initiated]
+            if left:
+                self._kept[initiated.about] = left
+            found.append(initiated)
         return found

@@ -35,7 +35,8 @@ class Partner:
     """A roaming partner. ``requests_per_s`` 0: no limit; ``burst`` is what may come at once.
 
     ``echo``: whether its peers are sent Echo Requests. ``user_networks``: where its user plane is beside
-    ``networks``; nobody there may speak.
+    ``networks``; nobody there may speak. ``ipcp_ack``: IPCP is answered by a Configure-Ack with our values;
+    ``assume_dual_address_bearers``: its bearers carry both families, whether it sets the flag or not.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Partner:
     echo: bool = True
     priority: Priority = Priority.NORMAL
     user_networks: tuple[IPv4Network, ...] = ()
+    ipcp_ack: bool = False
+    assume_dual_address_bearers: bool = False
 
 
 EVERYBODY = Partner(OTHER, (IPv4Network("0.0.0.0/0"),))

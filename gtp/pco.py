@@ -1,8 +1,10 @@
 """Protocol configuration options (TS 24.008 §10.5.6.3): what a device asks for and what it is told.
 
 Rules: options are read up to a bound, and what overruns or is unknown is left unanswered: a device with a
-broken option still gets its session. A device is told of the families that its session has, each thing once.
-PAP and CHAP are acknowledged in the answer, for a session that is open has passed them (``credentials``).
+broken option still gets its session. A device is told of the families that its session has, each thing once;
+each PPP packet is answered by one of its own. PAP and CHAP are acknowledged in the answer, for a session that
+is open has passed them (``credentials``). There is one round, in PPP there are several: an answer tells at
+once all that was asked for and is known here, whatever else was asked for.
 The additional and the extended options (TS 29.274 §8.96, §8.128) are written alike; each is answered by its
 own kind.
 """
@@ -32,6 +34,7 @@ ANSWER_OCTETS_MAX = 251
 
 _FAMILIES = {P_CSCF_IPV6: 6, DNS_SERVER_IPV6: 6, P_CSCF_IPV4: 4, DNS_SERVER_IPV4: 4, LINK_MTU_IPV4: 4}
 _LACKING = {PdnType.IPV4: 6, PdnType.IPV6: 4}
+_PPP = frozenset({IPCP, PAP, CHAP})
 _PAP_OCTETS, _CHAP_OCTETS = PAP.to_bytes(2, "big"), CHAP.to_bytes(2, "big")
 _CONFIGURE_REQUEST, _ACK, _NAK, _REJECT = 1, 2, 3, 4
 _AUTHENTICATE_REQUEST, _AUTHENTICATE_ACK = 1, 2
@@ -80,14 +83,21 @@ def credentials(asked: bytes) -> Credentials | None:
     return None
 
 
-def answer_options(asked: bytes, session: Session, apn: Apn) -> bytes:
-    """The network's options for a device's; empty when there is nothing to tell."""
+def answer_options(asked: bytes, session: Session, apn: Apn, *, ipcp_ack: bool = False) -> bytes:
+    """The network's options for a device's; empty when there is nothing to tell. ``ipcp_ack``: IPCP is
+    acknowledged with our values, whatever it asked for.
+    """
     answer = b"\x80"
     answered: set[int] = set()
     for identifier, content in _options(asked):
         if identifier in answered:
             continue
-        for told in _told(identifier, content, session, apn):
+        if identifier in _PPP:
+            packet = _answer_packet(identifier, content, session, apn, ipcp_ack=ipcp_ack)
+            if packet and len(answer) + 3 + len(packet) <= ANSWER_OCTETS_MAX:
+                answer += _option(identifier, packet)
+            continue
+        for told in _told(identifier, session, apn):
             answered.add(identifier)
             if len(answer) + 3 + len(told) <= ANSWER_OCTETS_MAX:
                 answer += _option(identifier, told)
@@ -111,11 +121,8 @@ def dns_servers(answer: bytes) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _told(identifier: int, content: bytes, session: Session, apn: Apn) -> list[bytes]:
-    """The contents by which one option is answered."""
-    if identifier in (IPCP, PAP, CHAP):
-        answer = _answer_packet(identifier, content, session, apn)
-        return [answer] if answer else []
+def _told(identifier: int, session: Session, apn: Apn) -> list[bytes]:
+    """The contents by which an option that holds nothing is answered."""
     family = _FAMILIES.get(identifier)
     if family is None or family == _LACKING.get(session.pdn_type):
         return []
@@ -127,10 +134,10 @@ def _told(identifier: int, content: bytes, session: Session, apn: Apn) -> list[b
     return [server.packed for server in servers if server.version == family]
 
 
-def _answer_packet(protocol: int, content: bytes, session: Session, apn: Apn) -> bytes:
+def _answer_packet(protocol: int, content: bytes, session: Session, apn: Apn, *, ipcp_ack: bool) -> bytes:
     code, identifier, data = _packet(content)
     if protocol == IPCP and code == _CONFIGURE_REQUEST:
-        return _answer_ipcp(identifier, data, session, apn)
+        return _answer_ipcp(identifier, data, session, apn, ipcp_ack=ipcp_ack)
     if protocol == PAP and code == _AUTHENTICATE_REQUEST:
         return bytes((_AUTHENTICATE_ACK, identifier, 0, 5, 0))
     if protocol == CHAP and code == _RESPONSE:
@@ -138,24 +145,32 @@ def _answer_packet(protocol: int, content: bytes, session: Session, apn: Apn) ->
     return b""
 
 
-def _answer_ipcp(identifier: int, request: bytes, session: Session, apn: Apn) -> bytes:
+def _answer_ipcp(identifier: int, request: bytes, session: Session, apn: Apn, *, ipcp_ack: bool) -> bytes:
     """Acknowledge, correct or reject the options of a Configure-Request (RFC 1332 §3, RFC 1877 §1). A second
     server that is not there is the first.
+
+    Options that are not known are rejected only where there is nothing else to tell: a Reject tells of them
+    alone (RFC 1661 §5.4), and no second request would come. A Nak leaves them out.
     """
     known: dict[int, IPv4Address] = {}
     if session.pdn_type is not PdnType.IPV6:
         known[_IP_ADDRESS] = session.ue_address
         if apn.dns:
             known |= {_PRIMARY_DNS: apn.dns[0], _SECONDARY_DNS: apn.dns[:2][-1]}
-    rejected, corrected, accepted = b"", b"", b""
+    rejected, corrected, ours = b"", b"", b""
     for kind, option in _ipcp_options(request):
         if kind not in known:
             rejected += option
-        elif option[2:] != known[kind].packed:
-            corrected += bytes((kind, 6)) + known[kind].packed
-        else:
-            accepted += option
-    code, options = (_REJECT, rejected) if rejected else (_NAK, corrected) if corrected else (_ACK, accepted)
+            continue
+        told = bytes((kind, 6)) + known[kind].packed
+        ours += told
+        corrected += told if told != option else b""
+    if rejected and not ours:
+        code, options = _REJECT, rejected
+    elif ipcp_ack or not (rejected or corrected):
+        code, options = _ACK, ours
+    else:
+        code, options = _NAK, corrected or ours
     return bytes((code, identifier)) + (4 + len(options)).to_bytes(2, "big") + options
 
 

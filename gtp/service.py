@@ -28,6 +28,7 @@ from gtp.events import (
     BearerEnds,
     BearersUnwanted,
     DeleteRequested,
+    DeviceAsleep,
     Done,
     Event,
     Outcome,
@@ -52,6 +53,8 @@ ENDED_AT_ONCE_MAX = 64
 
 Tap = Callable[[bytes, Address, bool], None]
 """Is shown each datagram, its peer, and whether it came in; must not raise."""
+EndTap = Callable[[Session, CloseReason], None]
+"""Is shown each session that ends, and why; must not raise."""
 
 
 class GtpDoor:
@@ -105,7 +108,9 @@ class GtpDoor:
         self._t3_response_s = timers.t3_response_s
         self._is_timer_off = True
         self._taps: list[Tap] = []
+        self._end_taps: list[EndTap] = []
         self._asked: dict[tuple[Access, int], asyncio.Future[DedicatedBearer | None]] = {}
+        self._on_asleep: Callable[[str], None] = lambda _session_id: None
 
     @property
     def machines(self) -> Mapping[Access, GtpEndpoint]:
@@ -118,13 +123,20 @@ class GtpDoor:
         return self._address
 
     @contextmanager
-    def tapped(self, tap: Tap) -> Iterator[None]:
-        """Show ``tap`` every datagram for as long as this lasts."""
+    def tapped(self, tap: Tap, end_tap: EndTap = lambda _session, _reason: None) -> Iterator[None]:
+        """Show ``tap`` every datagram and ``end_tap`` every session's end, for as long as this lasts."""
         self._taps.append(tap)
+        self._end_taps.append(end_tap)
         try:
             yield
         finally:
             self._taps.remove(tap)
+            self._end_taps.remove(end_tap)
+
+    def closed(self, session: Session, reason: CloseReason) -> None:
+        """A session has ended, of whatever access."""
+        for tap in self._end_taps:
+            tap(session, reason)
 
     def serve(
         self,
@@ -137,6 +149,17 @@ class GtpDoor:
         """Serve these access points to these peers from now on; sessions that are open stay."""
         for machine in self._machines.values():
             machine.serve(apns=apns, allowed_peers=allowed_peers, partners=partners, causes=causes)
+
+    def on_asleep(self, heed: Callable[[str], None]) -> None:
+        """Call ``heed(session_id)`` when something is to be asked once the device sends a packet."""
+        self._on_asleep = heed
+
+    def heard(self, session_id: str) -> None:
+        """The device of a session sent a packet: what was put off meanwhile is asked of its peer now."""
+        session = self._sessions.open_sessions.get(session_id)
+        if session is not None and session.tunnel is not None:
+            self._machines[session.access].wake(session_id, self._clock.monotonic())
+            self._pump()
 
     def tell_restart(self, counter: int) -> None:
         """Our own sessions were lost (TS 23.007 §18)."""
@@ -285,6 +308,8 @@ class GtpDoor:
                     await self._sessions.close_lost(event.session_id, event.address, event.teid)
             case BearerAnswered():
                 self._on_bearer(machine, event)
+            case DeviceAsleep():
+                self._on_asleep(event.session_id)
             case OutcomeTooLate():
                 await self._end_unasked(event.session_id, CloseReason.LATE)
 
@@ -348,6 +373,9 @@ class GtpDoor:
                 imei=event.imei,
             )
         )
+        for machine in self._machines.values():
+            if machine.ACCESS is not session.access:
+                machine.abandon(event.session_id)
         return Accepted(session)
 
     def _qos_of(self, event: UpdateRequested) -> Qos | None:
@@ -398,7 +426,8 @@ class GtpDoor:
         try:
             await self._sessions.close(session_id, reason, tell_peer=tell_peer)
         except Refused:
-            self._v1.forget(session_id)  # the table of contexts is both versions'
+            for machine in self._machines.values():  # the table of contexts is both versions'
+                machine.forget(session_id)
 
     async def end_all(
         self, session_ids: Sequence[str], reason: CloseReason, *, tell_peer: bool = False

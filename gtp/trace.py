@@ -1,4 +1,4 @@
-"""Which of a gateway's control datagrams are of one SIM.
+"""Which of a gateway's control datagrams are of one SIM, and which exchanges were refused.
 
 Rules: a request is the SIM's when it names its IMSI, or is addressed by a TEID that one of its messages gave;
 an answer is when its request was. What is learned is bounded, the oldest is forgotten for the newest.
@@ -6,6 +6,7 @@ an answer is when its request was. What is learned is bounded, the oldest is for
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 from core.domain.session import Session
 from core.ports.network import Address
@@ -53,3 +54,31 @@ class SimTrace:
         if message.imsi:
             return message.imsi == self._imsi
         return bool(message.teid) and ("" if is_incoming else peer, message.teid or 0) in self._ends
+
+
+Shown = TypeVar("Shown")
+
+
+class Refusals(Generic[Shown]):
+    """Passes on exchanges that are refused, by either side: a request waits until its answer is known."""
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[_Exchange, Shown] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many requests wait."""
+        return len(self._asked)
+
+    def look(self, message: Described, peer: Address, shown: Shown, *, is_incoming: bool) -> list[Shown]:
+        """What is to be shown, now that ``shown`` of this message is known."""
+        if message.sequence is None:
+            return []
+        if not message.cause:
+            self._asked[message.version, peer[0], message.sequence, is_incoming] = shown
+            while len(self._asked) > LEARNED_MAX:
+                self._asked.popitem(last=False)
+            return []
+        request = self._asked.pop((message.version, peer[0], message.sequence, not is_incoming), None)
+        if not message.is_refusal:
+            return []
+        return [shown] if request is None else [request, shown]

@@ -11,6 +11,7 @@ from asyncio import Queue
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -25,20 +26,38 @@ BODY_BYTES_MAX = 4_096
 PAGE_DEFAULT, PAGE_MAX = 50, 1_000
 """Sessions in an answer."""
 Row = dict[str, Any]
+SESSION_ENDED = "session ended"
+"""In a trace, where a message would be named."""
 HEARTBEAT_S = 5.0
 """A watcher that went away without a word is noticed by then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionQuery:
-    """Which open sessions an operator asks for; empty: all. ``after``: the last id of the page before."""
+    """Which open sessions an operator asks for; empty: all. ``address``: of the device; ``teid``: ours or the
+    peer's; ``after``: the last id of the page before.
+    """
 
     imsi: str = ""
+    msisdn: str = ""
+    address: IPv4Address | IPv6Address | None = None
+    teid: int | None = None
     apn: str = ""
     access: str = ""
     peer: str = ""
     after: str = ""
     limit: int = PAGE_DEFAULT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceQuery:
+    """Which signalling an operator asks for: of the SIM, of the partner (a name, or a peer's address), and of
+    exchanges that were refused, as far as each is named.
+    """
+
+    imsi: str = ""
+    partner: str = ""
+    refused: bool = False
 
 
 class GatewayOperations(Protocol):
@@ -56,8 +75,10 @@ class GatewayOperations(Protocol):
         """A page of open sessions, ordered by id."""
         ...
 
-    def trace(self, imsi: str) -> AbstractContextManager["Queue[Row]"]:
-        """The signalling of one SIM as it comes and goes; raises ``Unavailable`` for one trace too many."""
+    def trace(self, query: TraceQuery) -> AbstractContextManager["Queue[Row]"]:
+        """Signalling as it comes and goes, and ends of sessions; raises ``Unavailable`` for one trace too
+        many.
+        """
         ...
 
     async def raise_restart_counter(self, gateway_id: str) -> int:
@@ -231,21 +252,15 @@ class _Channel:
         return web.json_response({"peers": self._services.operations.peers()})
 
     async def sessions(self, request: web.Request) -> web.StreamResponse:
-        asked = dict(request.query)
-        limit = int(asked.pop("limit", PAGE_DEFAULT))
-        if unknown := asked.keys() - {"imsi", "apn", "access", "peer", "after"}:
-            raise ValueError(f"{', '.join(sorted(unknown))}: unknown")
-        if not 1 <= limit <= PAGE_MAX:
-            raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")
-        return web.json_response(await self._services.operations.sessions(SessionQuery(**asked, limit=limit)))
+        return web.json_response(
+            await self._services.operations.sessions(_session_query(dict(request.query)))
+        )
 
     async def trace(self, request: web.Request) -> web.StreamResponse:
         """A line of JSON for each message, and an empty one while there are none."""
-        imsi = request.query.get("imsi", "")
-        if not (imsi.isascii() and imsi.isdigit()):
-            raise ValueError("imsi: must be digits")
+        query = _trace_query(dict(request.query))
         response = web.StreamResponse()
-        with self._services.operations.trace(imsi) as messages, suppress(ConnectionError):
+        with self._services.operations.trace(query) as messages, suppress(ConnectionError):
             await response.prepare(request)
             await response.write(b"\n")
             while not self._ending.is_set():
@@ -286,6 +301,41 @@ class _Channel:
 
     async def say_bye(self, _: web.Application) -> None:
         self._ending.set()
+
+
+def _session_query(asked: dict[str, str]) -> SessionQuery:
+    limit = int(asked.pop("limit", PAGE_DEFAULT))
+    if unknown := asked.keys() - {"imsi", "msisdn", "address", "teid", "apn", "access", "peer", "after"}:
+        raise ValueError(f"{', '.join(sorted(unknown))}: unknown")
+    if not 1 <= limit <= PAGE_MAX:
+        raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")
+    address, teid = asked.pop("address", ""), asked.pop("teid", "")
+    return SessionQuery(
+        **asked,
+        address=ip_address(address) if address else None,
+        teid=_teid(teid) if teid else None,
+        limit=limit,
+    )
+
+
+def _teid(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"teid: {text[:32]} must be a number, as 0x1a2b3c4d") from None
+
+
+def _trace_query(asked: dict[str, str]) -> TraceQuery:
+    if unknown := asked.keys() - {"imsi", "partner", "refused"}:
+        raise ValueError(f"{', '.join(sorted(unknown))}: unknown")
+    imsi, partner, refused = (asked.get(name, "") for name in ("imsi", "partner", "refused"))
+    if imsi and not (imsi.isascii() and imsi.isdigit()):
+        raise ValueError("imsi: must be digits")
+    if refused not in ("", "true", "false"):
+        raise ValueError("refused: must be true or false")
+    if not (imsi or partner or refused == "true"):
+        raise ValueError("imsi, partner or refused: at least one must be given")
+    return TraceQuery(imsi=imsi, partner=partner, refused=refused == "true")
 
 
 def _text(body: object, name: str) -> str:

@@ -30,6 +30,7 @@ from core.ports.object_store import ObjectStore
 from core.ports.peers import Peers
 from core.ports.store import Store
 from core.ports.stream import Stream
+from gtp.userplane.links import device_mtus
 from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import inner_addresses
@@ -126,11 +127,12 @@ def _open_tuns(config: GatewayConfig, gateway_id: str) -> Mapping[str, Tun]:
     wanted |= {each.name: (each.tun, each.ue_pool) for each in config.apns if each.tun and each.ue_pool}
     opened: dict[str, Tun] = {}
     with ExitStack() as undo:
+        mtus = device_mtus(config.access_points, {apn: name for apn, (name, _) in wanted.items()})
         for name, pool in wanted.values():
             if name not in opened:
                 device = f"{name}-{number}" if number else name
                 addresses = inner_addresses(pool, config.prefixes)
-                opened[name] = Tun(device, addresses=addresses, mtu_bytes=config.mtu_bytes)
+                opened[name] = Tun(device, addresses=addresses, mtu_bytes=mtus.get(name, config.mtu_bytes))
                 undo.callback(opened[name].close)
         undo.pop_all()
     return {apn: opened[name] for apn, (name, _) in wanted.items()}

@@ -30,6 +30,7 @@ from gtp.partners import Partner, Priority
 from gtp.service import GtpDoor
 from gtp.transaction import Timers
 from gtp.userplane.slots import Origin
+from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
 from radius.server import NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
@@ -101,6 +102,7 @@ class HeldGateway:
         self.relay = self.make_relay()
         self.sessions.on_event(self.relay.wake)
         self.sessions.on_end(on_session_end)
+        self.sessions.on_close(self.door.closed)
         for access in self.door.machines:
             self.sessions.attach_door(access, self.door)
         self.reported = self.make_reported_usage()
@@ -108,6 +110,8 @@ class HeldGateway:
         self.sessions.attach_door(Access.RADIUS, self.radius)
         self.user_plane.on_edge_packet(on_edge_packet)
         self.user_plane.on_error_indication(self._heed_error_indication)
+        self.door.on_asleep(self.user_plane.watch)
+        self.user_plane.on_heard(self.door.heard)
 
     async def start(self) -> int:
         """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
@@ -170,8 +174,13 @@ class HeldGateway:
         return counter
 
     def reload(self, config: Config) -> None:
-        """Take over what may change while sessions are open (``RELOADABLE``)."""
-        self._config, gateway = config, config.gateway
+        """Take over what may change while sessions are open (``RELOADABLE``); raises ``ConfigurationError``
+        for what the host does not let change, and is as it was.
+        """
+        gateway = config.gateway
+        sources = Sources(_partners(gateway), gateway.allowed_peers)
+        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes, sources)
+        self._config = config
         self.sessions.serve(gateway.access_points)
         self.door.serve(
             apns=gateway.access_points,
@@ -216,8 +225,10 @@ class HeldGateway:
             devices=config.devices,
             prefixes=config.prefixes,
             forbidden=config.forbidden,
+            apns=config.access_points,
             mtu_bytes=config.mtu_bytes,
             is_numbered=config.user_sequence_numbers,
+            sources=Sources(_partners(config), config.allowed_peers),
             tuns=world.open_tuns(own.id),
         )
 
@@ -397,6 +408,8 @@ def _partners(config: GatewayConfig) -> list[Partner]:
             echo=each.echo,
             priority=Priority(each.priority),
             user_networks=each.user_networks,
+            ipcp_ack=each.ipcp_ack,
+            assume_dual_address_bearers=each.assume_dual_address_bearers,
         )
         for each in config.peers
     ]

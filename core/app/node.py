@@ -6,6 +6,7 @@ session belongs to is asked of the gateways that are held at that moment.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
 
@@ -150,9 +151,15 @@ class Node:
                 f"{', '.join(sorted(fixed))}: cannot be changed in a running node; restart it, or change only"
                 f" {', '.join(sorted(RELOADABLE))}"
             )
+        try:
+            for held in self.held.values():
+                held.reload(config)
+        except ConfigurationError:
+            for held in self.held.values():
+                with suppress(ConfigurationError):
+                    held.reload(self._config)
+            raise
         self._config = config
-        for held in self.held.values():
-            held.reload(config)
         return sorted(keys)
 
     async def drain(self) -> None:

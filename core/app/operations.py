@@ -9,19 +9,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from heapq import nsmallest
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address
 
 from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, packet_filters, row
-from core.api.control import Row, SessionQuery
+from core.api.control import SESSION_ENDED, Row, SessionQuery, TraceQuery
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, CloseReason, Session
+from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address
-from gtp.service import Tap
-from gtp.trace import SimTrace
+from gtp.describe import Described, describe
+from gtp.service import EndTap, Tap
+from gtp.trace import Refusals, SimTrace
 
 LOOKED_AT = 5_000
 """Sessions that are looked at in one go."""
@@ -94,50 +95,78 @@ class Operations:
         return {"sessions": [_row(session) for session in page], "next": following}
 
     @contextmanager
-    def trace(self, imsi: str) -> Iterator["asyncio.Queue[Row]"]:
+    def trace(self, query: TraceQuery) -> Iterator["asyncio.Queue[Row]"]:
         """See ``GatewayOperations``."""
         if self._traces >= TRACES_MAX:
             raise Unavailable(f"{TRACES_MAX} traces are running already")
-        messages: asyncio.Queue[Row] = asyncio.Queue(TRACED_MAX)
+        messages = _Rows()
         self._traces += 1
         try:
             with ExitStack() as taps:
                 for held in self._node.held.values():
-                    taps.enter_context(held.door.tapped(self._tap(held, imsi, messages)))
-                yield messages
+                    tap, end_tap = self._tap(held, query, messages), self._end_tap(held, query, messages)
+                    taps.enter_context(held.door.tapped(tap, end_tap))
+                yield messages.queue
         finally:
             self._traces -= 1
 
-    def _tap(self, held: HeldGateway, imsi: str, messages: "asyncio.Queue[Row]") -> Tap:
+    def _tap(self, held: HeldGateway, query: TraceQuery, rows: "_Rows") -> Tap:
         sessions = held.sessions.open_sessions.values()
-        trace = SimTrace(imsi, [session for session in sessions if session.imsi == imsi])
-        left_out = 0
+        own = [session for session in sessions if session.imsi == query.imsi]
+        trace = SimTrace(query.imsi, own) if query.imsi else None
+        refusals: Refusals[Row] | None = Refusals() if query.refused else None
 
         def show(data: bytes, peer: Address, is_incoming: bool) -> None:
-            nonlocal left_out
-            message = trace.look(data, peer, is_incoming=is_incoming)
+            if query.partner and not _is_partner(held, peer[0], query.partner):
+                return
+            message = trace.look(data, peer, is_incoming=is_incoming) if trace else describe(data)
             if message is None:
                 return
-            if messages.full():
-                left_out += 1
+            row = self._row_of(held, message, peer, data, is_incoming=is_incoming)
+            found = [row] if refusals is None else refusals.look(message, peer, row, is_incoming=is_incoming)
+            for each in found:
+                rows.put(each)
+
+        return show
+
+    def _row_of(
+        self, held: HeldGateway, message: Described, peer: Address, data: bytes, *, is_incoming: bool
+    ) -> Row:
+        return {
+            "at": self._clock.now().isoformat(timespec="milliseconds"),
+            "gateway": held.gateway.gateway_id,
+            "direction": "in" if is_incoming else "out",
+            "own": held.door.address,
+            "peer": peer,
+            "version": message.version,
+            "message": message.message,
+            "sequence": message.sequence,
+            "teid": message.teid,
+            "cause": message.cause,
+            "elements": dict(message.elements),
+            "data": data.hex(),
+        }
+
+    def _end_tap(self, held: HeldGateway, query: TraceQuery, rows: "_Rows") -> EndTap:
+        def show(session: Session, reason: CloseReason) -> None:
+            is_sims = query.imsi in ("", session.imsi)
+            if query.refused or not is_sims or (query.partner and not _is_of(held, session, query.partner)):
                 return
-            row: dict[str, Any] = {
-                "at": self._clock.now().isoformat(timespec="milliseconds"),
-                "gateway": held.gateway.gateway_id,
-                "direction": "in" if is_incoming else "out",
-                "own": held.door.address,
-                "peer": peer,
-                "version": message.version,
-                "message": message.message,
-                "sequence": message.sequence,
-                "teid": message.teid,
-                "cause": message.cause,
-                "elements": dict(message.elements),
-                "left_out_before": left_out,
-                "data": data.hex(),
-            }
-            left_out = 0
-            messages.put_nowait(row)
+            rows.put(
+                {
+                    "at": self._clock.now().isoformat(timespec="milliseconds"),
+                    "gateway": held.gateway.gateway_id,
+                    "message": SESSION_ENDED,
+                    "cause": reason.value,
+                    "elements": {
+                        "imsi": session.imsi,
+                        "session": session.session_id,
+                        "apn": session.apn,
+                        "address": session.shown_address,
+                        "access": session.access.value,
+                    },
+                }
+            )
 
         return show
 
@@ -197,6 +226,22 @@ class Operations:
         )
 
 
+class _Rows:
+    """What a trace shows, as far as it is read; what is left out is told with the next."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Row] = asyncio.Queue(TRACED_MAX)
+        self._left_out = 0
+
+    def put(self, row: Row) -> None:
+        """Show it, if there is room."""
+        if self.queue.full():
+            self._left_out += 1
+            return
+        self.queue.put_nowait({**row, "left_out_before": self._left_out})
+        self._left_out = 0
+
+
 async def _each_session(held: HeldGateway) -> AsyncIterator[Session]:
     """The open sessions; meanwhile others may come and go."""
     for number, session_id in enumerate(list(held.sessions.open_sessions)):
@@ -215,18 +260,39 @@ def _is_of(held: HeldGateway, session: Session, peer: str) -> bool:
     """``peer`` is an address, or a partner's name."""
     if session.tunnel is None:
         return False
-    address = session.tunnel.peer_control_address
-    return peer in (address, held.door.machines[session.access].partner_of(address))
+    return _is_partner(held, session.tunnel.peer_control_address, peer)
+
+
+def _is_partner(held: HeldGateway, address: str, peer: str) -> bool:
+    """Both versions have one table of partners."""
+    return peer in (address, held.door.machines[Access.GTPV1].partner_of(address))
 
 
 def _is_wanted(held: HeldGateway, session: Session, query: SessionQuery) -> bool:
     return (
         query.imsi in ("", session.imsi)
+        and query.msisdn in ("", session.msisdn)
+        and (query.address is None or _has_address(session, query.address))
+        and (query.teid is None or query.teid in _teids(session))
         and query.apn in ("", session.apn)
         and query.access in ("", session.access.value)
         and session.session_id > query.after
         and (not query.peer or _is_of(held, session, query.peer))
     )
+
+
+def _has_address(session: Session, address: IPv4Address | IPv6Address) -> bool:
+    if isinstance(address, IPv6Address):
+        return session.ue_prefix is not None and address in session.ue_prefix
+    return session.pdn_type is not PdnType.IPV6 and session.ue_address == address
+
+
+def _teids(session: Session) -> tuple[int, ...]:
+    """Ours and its peer's."""
+    if (tunnel := session.tunnel) is None:
+        return ()
+    theirs = (tunnel.peer_teid_control, tunnel.peer_teid_user)
+    return (*session.teids, *theirs, *(bearer.peer_teid_user for bearer in session.dedicated))
 
 
 def _status(held: HeldGateway) -> Row:
@@ -248,6 +314,7 @@ def _status(held: HeldGateway) -> Row:
         "sessions": dict(held.sessions.open_by_access),
         "addresses": held.gateway.lent_of,
         "waiting": {access.value: machine.waiting for access, machine in held.door.machines.items()},
+        "put_off": {access.value: machine.put_off for access, machine in held.door.machines.items()},
         "paths": dict(paths),
         "attaches": {access.value: dict(counts) for access, counts in held.sessions.attaches.items()},
         "dropped": {door: dict(sorted(reasons.items())) for door, reasons in dropped.items()},
@@ -260,6 +327,7 @@ def _row(session: Session) -> Row:
         "session_id": session.session_id,
         "gateway": session.gateway_id,
         "imsi": session.imsi,
+        "msisdn": session.msisdn,
         "sim_id": session.sim_id,
         "access": session.access.value,
         "apn": session.apn,

@@ -1,4 +1,4 @@
-"""`airloom gateway`: look at the gateways that a node holds, follow one SIM's signalling, and act on peers.
+"""`airloom gateway`: look at the gateways that a node holds, follow signalling, and act on peers.
 
 Rules: a node is asked by the configuration that it runs with, ``--contact`` names another one; what ends
 sessions asks first, unless ``--yes`` says so.
@@ -31,8 +31,8 @@ END_S = 600.0
 
 gateway = typer.Typer(
     no_args_is_help=True,
-    help="The packet gateways that a node holds: status, peers, sessions, a live trace of one SIM, and what"
-    " an operator does to peers. `airloom node drain` hands them over to another node.\n\n"
+    help="The packet gateways that a node holds: status, peers, sessions, a live trace of signalling, and"
+    " what an operator does to peers. `airloom node drain` hands them over to another node.\n\n"
     "Examples: airloom gateway status | airloom gateway peers --contact http://10.0.0.12:8090 |"
     " airloom gateway trace 440100000000001 --pcap sim.pcap",
 )
@@ -88,9 +88,9 @@ def _rates(before: Mapping[str, Any], now: Mapping[str, Any], over_s: float) -> 
 def _tell_status(each: Mapping[str, Any]) -> None:
     user = "" if each["user_address"] == each["address"] else f", GTP-U at {each['user_address']}"
     typer.echo(f"{each['id']} at {each['address']}{user}, restart counter {each['restart_counter']}")
-    for label in ("sessions", "addresses", "waiting", "paths"):
+    for label in ("sessions", "addresses", "waiting", "put_off", "paths"):
         told = ", ".join(f"{name} {count}" for name, count in each[label].items())
-        typer.echo(f"  {label}: {told or 'none'}")
+        typer.echo(f"  {label.replace('_', ' ')}: {told or 'none'}")
     for table in ("attaches", "dropped"):
         for name, counts in each[table].items():
             for what, count in counts.items():
@@ -119,6 +119,11 @@ def sessions(
     contact: ContactOption = "",
     as_json: JsonOption = False,
     imsi: Annotated[str, typer.Option(help="Of this IMSI alone.")] = "",
+    msisdn: Annotated[str, typer.Option(help="Filter by MSISDN.")] = "",
+    address: Annotated[
+        str, typer.Option(help="Filter by the device's IPv4 address, or an IPv6 address of its prefix.")
+    ] = "",
+    teid: Annotated[str, typer.Option(help="Filter by a TEID, ours or the peer's, as 0x1a2b3c4d.")] = "",
     apn: Annotated[str, typer.Option(help="Of this APN alone.")] = "",
     access: Annotated[str, typer.Option(help="gtpv1, gtpv2 or radius.")] = "",
     peer: Annotated[str, typer.Option(help="Of this peer's address, or of this partner.")] = "",
@@ -127,10 +132,11 @@ def sessions(
 ) -> None:
     """Open sessions, a page at a time; the id to go on with is told on stderr.
 
-    Example: airloom gateway sessions --peer some-partner --limit 100
+    Example: airloom gateway sessions --address 10.128.0.2
     """
     where, secret = where_of(config, contact)
-    asked = {"imsi": imsi, "apn": apn, "access": access, "peer": peer, "after": after, "limit": str(limit)}
+    asked = {"imsi": imsi, "msisdn": msisdn, "address": address, "teid": teid, "apn": apn, "access": access}
+    asked |= {"peer": peer, "after": after, "limit": str(limit)}
     query = {name: value for name, value in asked.items() if value}
     told = asyncio.run(ask("GET", f"{where}/control/gateway/sessions", secret, query=query))
     if as_json:
@@ -143,30 +149,41 @@ def sessions(
 
 @gateway.command()
 def trace(
-    imsi: Annotated[str, typer.Argument(help="The SIM's IMSI.")],
+    imsi: Annotated[str, typer.Argument(help="The SIM's IMSI; without it every SIM's.")] = "",
     *,
+    partner: Annotated[str, typer.Option(help="Filter by partner, or by the address of one peer.")] = "",
+    refused: Annotated[
+        bool, typer.Option("--refused", help="Only what was refused: requests with their answers.")
+    ] = False,
     config: ConfigOption = None,
     contact: ContactOption = "",
     as_json: JsonOption = False,
     pcap: Annotated[Path | None, typer.Option(help="Write what is seen here too, for Wireshark.")] = None,
     count: Annotated[int, typer.Option(min=0, help="End after so many messages; 0: never.")] = 0,
 ) -> None:
-    """Follow the GTP-C signalling of one SIM, both versions, decoded, until Ctrl-C.
+    """Follow the GTP-C signalling of a SIM or a partner, both versions, decoded, until Ctrl-C.
 
-    Requests are shown with their main elements, answers with their cause. Passwords that a device shows (PAP,
+    Requests are shown with their main elements, answers with their cause, the end of a session with its
+    reason. Name a SIM, a partner or --refused; what is named is combined. Passwords that a device shows (PAP,
     CHAP) are not printed, but a pcap file has whatever was on the wire; it can be read by you alone.
 
-    Example: airloom gateway trace 440100000000001 --pcap sim.pcap
+    Example: airloom gateway trace --partner some-partner --refused --pcap refused.pcap
     """
     where, secret = where_of(config, contact)
-    if not (imsi.isascii() and imsi.isdigit()):
+    if imsi and not (imsi.isascii() and imsi.isdigit()):
         raise CliError(f"{imsi}: an IMSI has digits alone", 2)
+    if not (imsi or partner or refused):
+        raise CliError("name what to trace: an IMSI, --partner or --refused", 2)
+    query = {"imsi": imsi, "partner": partner, "refused": "true" if refused else ""}
+    query = {name: value for name, value in query.items() if value}
 
     async def follow(file: PcapFile | None) -> None:
         seen = 0
-        async for row in _traced(f"{where}/control/gateway/trace", secret, imsi):
-            data = bytes.fromhex(row.pop("data"))
-            _print_message(row, as_json=as_json)
+        async for row in _traced(f"{where}/control/gateway/trace", secret, query):
+            data = bytes.fromhex(row.pop("data", ""))
+            _print_row(row, as_json=as_json)
+            if not data:
+                continue  # the end of a session
             if file is not None:
                 own, peer = tuple(row["own"]), tuple(row["peer"])
                 source, to = (peer, own) if row["direction"] == "in" else (own, peer)
@@ -189,17 +206,17 @@ def trace(
             return
 
 
-async def _traced(url: str, secret: str, imsi: str) -> AsyncIterator[dict[str, Any]]:
+async def _traced(url: str, secret: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
     headers = {"Authorization": f"Bearer {secret}"}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENT_S)
     try:
         async with (
             aiohttp.ClientSession(headers=headers, timeout=timeout, read_bufsize=2**20) as http,
-            http.get(url, params={"imsi": imsi}) as answer,
+            http.get(url, params=query) as answer,
         ):
             if answer.status != 200:
                 raise CliError(f"{url}: {(await answer.json()).get('error', answer.status)}")
-            sys.stderr.write(f"tracing {imsi}; Ctrl-C ends it\n")
+            sys.stderr.write(f"tracing {', '.join(map(' '.join, query.items()))}; Ctrl-C ends it\n")
             async for line in answer.content:
                 if line.strip():
                     yield json.loads(line)
@@ -208,20 +225,23 @@ async def _traced(url: str, secret: str, imsi: str) -> AsyncIterator[dict[str, A
     raise CliError(f"{url}: the node has ended", EX_UNAVAILABLE)
 
 
-def _print_message(row: Mapping[str, Any], *, as_json: bool) -> None:
+def _print_row(row: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(row, ensure_ascii=False))
         return
     if row["left_out_before"]:
         typer.echo(f"  {row['left_out_before']} messages were left out: they came faster than they were read")
-    arrow = "<-" if row["direction"] == "in" else "->"
-    address, port = row["peer"]
-    teid = "" if row["teid"] is None else f" teid 0x{row['teid']:08x}"
-    cause = f" cause {row['cause']}" if row["cause"] else ""
-    typer.echo(
-        f"{row['at'][11:23]} {arrow} {address}:{port} v{row['version']} {row['message']}"
-        f" seq {row['sequence']}{teid}{cause}"
-    )
+    if "peer" in row:
+        arrow = "<-" if row["direction"] == "in" else "->"
+        address, port = row["peer"]
+        teid = "" if row["teid"] is None else f" teid 0x{row['teid']:08x}"
+        cause = f" cause {row['cause']}" if row["cause"] else ""
+        said = (
+            f"{arrow} {address}:{port} v{row['version']} {row['message']} seq {row['sequence']}{teid}{cause}"
+        )
+    else:
+        said = f"-- {row['message']}: {row['cause']}"
+    typer.echo(f"{row['at'][11:23]} {said}")
     for name, value in row["elements"].items():
         typer.echo(f"    {name}: {value}")
 

@@ -11,7 +11,7 @@ from core.config.apn import APN_POOLS_MAX, OWN_KEYS, ApnConfig
 from core.config.base import DEVICE_CHARACTERS_MAX, Name, Port, Section, TunName
 from core.config.node import Door
 from core.config.peers import PARTNERS_MAX, PeerConfig, RefusalConfig, demand_own_networks
-from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES, Apn
+from core.domain.apn import MTU_BYTES_DEFAULT, MTU_BYTES_MAX, NUMBER_BYTES, Apn
 from core.domain.blocks import PREFIX_MAX
 from core.domain.networks import Network, demand_apart
 from core.domain.pools import UePrefixes
@@ -185,7 +185,7 @@ class GatewayConfig(Section):
     @property
     def mtu_bytes(self) -> int:
         """What every device was told that its link takes, whatever its access point."""
-        return min((apn.mtu_bytes for apn in self.access_points), default=self._mtu_bytes_max)
+        return min((apn.mtu_bytes for apn in self.access_points), default=MTU_BYTES_DEFAULT)
 
     @property
     def _mtu_bytes_max(self) -> int:

@@ -18,6 +18,11 @@ class PeerConfig(Section):
     Their tunnels end there too, or in ``user_networks``, whence nobody may speak.
     ``echo``: whether its peers are sent Echo Requests. ``priority``: whose new sessions are refused first
     when there are too many at once.
+
+    For peers that are not as the specifications have them: with ``ipcp_ack`` IPCP in protocol configuration
+    options is answered by a Configure-Ack that has our values, not by a Configure-Nak (RFC 1877 §1.1); with
+    ``assume_dual_address_bearers`` a device that asks for IPv4 and IPv6 gets both where the peer does not set
+    the Dual Address Bearer Flag (TS 29.060 §7.7.48, TS 29.274 §8.12).
     """
 
     name: Name
@@ -27,6 +32,8 @@ class PeerConfig(Section):
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     echo: bool = True
     priority: Literal["low", "normal", "high"] = "normal"
+    ipcp_ack: bool = False
+    assume_dual_address_bearers: bool = False
 
 
 def demand_own_networks(peers: Sequence[PeerConfig]) -> None:

@@ -12,6 +12,12 @@ from core.domain.session import PdnType
 
 MTU_BYTES_MAX = 1_464
 """1,500 without the outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3)."""
+MTU_BYTES_DEFAULT = 1_358
+"""What goes through an IPsec tunnel of 1,500 octets between operators without being fragmented, over IPv6 too
+(TS 23.501 annex J): inner packet, GTP-U with a sequence number (12), UDP (8) and IPv6 (40) are 1,418 octets;
+the trailer of ESP (2) and padding make 1,424; initialisation vector (16), header (8) and check value (12) of
+ESP 1,460; the outer IPv6 header (40) 1,500.
+"""
 NUMBER_BYTES = 4
 """By which a GTP-U header with a sequence number is longer (TS 29.281 §5.1)."""
 
@@ -28,7 +34,7 @@ class Apn:
     dns: tuple[IPv4Address, ...] = ()
     dns_ipv6: tuple[IPv6Address, ...] = ()
     p_cscf: tuple[IPv4Address | IPv6Address, ...] = ()
-    mtu_bytes: int = MTU_BYTES_MAX
+    mtu_bytes: int = MTU_BYTES_DEFAULT
     ue_pool: IPv4Network | None = None
     dns_of: Mapping[PdnType, tuple[str, ...]] = field(init=False, repr=False, compare=False)
     """The name servers that a device is told, of the families that it has."""

@@ -96,6 +96,7 @@ class Sessions:
         self._at: dict[int, str] = {}
         self._heed_end: Callable[[str], None] = lambda _: None
         self._heed_event: Callable[[], None] = lambda: None
+        self._heed_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
         self._doors: dict[Access, AccessDoor] = {}
         self._locks = KeyedLocks()
         self._sharing = Sharing()
@@ -122,6 +123,10 @@ class Sessions:
     def on_end(self, heed: Callable[[str], None]) -> None:
         """Call ``heed(session_id)`` as soon as a session's bearer is cut; it must not raise."""
         self._heed_end = heed
+
+    def on_close(self, heed: Callable[[Session, CloseReason], None]) -> None:
+        """Call ``heed(session, reason)`` for each session that ends from now on; it must not raise."""
+        self._heed_close = heed
 
     def on_event(self, heed: Callable[[], None]) -> None:
         """Call ``heed()`` when an event became durable; it must not raise."""
@@ -557,6 +562,7 @@ class Sessions:
         """From here on its end is tried until it is durable; one event, however often it is written."""
         event = self._history.event(SessionEventKind.DELETED, session, cause=reason.value)
         self._unfinished[session.session_id] = (session, event)
+        self._heed_close(session, reason)
         return event
 
     async def _make_end_durable(self, session: Session, event: SessionEvent) -> None:

@@ -3,7 +3,8 @@
 Rules:
 
 - A Router Solicitation is answered with the session's /64, whose addresses the device makes by itself
-  (SLAAC): M=0, O=1, prefix with A=1 and L=0 (RFC 4861 §4.2, §4.6.2; RFC 4862; TS 29.061 §11.2.1.3).
+  (SLAAC): M=0 and O=0, for there is no DHCPv6, prefix with A=1 and L=0 (RFC 4861 §4.2, §4.6.2; RFC 4862;
+  TS 29.061 §11.2.1.3), the link's MTU and name servers (RFC 8106 §5.1).
 - A Neighbour Solicitation is answered when it asks for the gateway's own address. Any other is not: the /64
   and the link are the device's alone, so no duplicate of its addresses can exist.
 - The gateway's link-local address is the one that RFC 6543 keeps for access routers; no host makes it.
@@ -13,6 +14,7 @@ What is said here is not the customer's traffic: it is not metered.
 """
 
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv6Address
 
 from gtp.userplane.inner import HEADER_IPV6_BYTES, ICMPV6, icmpv6, is_sum_icmpv6
@@ -30,10 +32,12 @@ _SOLICITED_NODE = IPv6Address("ff02::1:ff00:0").packed[:13]
 _LINK_LAYER_SOURCE = 1
 _FIXED_BYTES = {ROUTER_SOLICITATION: 8, NEIGHBOUR_SOLICITATION: 24}
 _LIFETIME_S = 65_535
-"""Of the default route; repeated thrice in this time."""
+"""Of the default route and of name servers; repeated thrice in this time."""
 _FOREVER = 0xFFFFFFFF
 _ROUTER = struct.Struct("!BBHIIBBBBIII8s8xBBHI")
 """Hop limit, flags, lifetimes; the option of the prefix with its flags and lifetimes; that of the MTU."""
+_SERVERS = struct.Struct("!BB2xI")
+"""The head of the option of name servers, with their lifetime."""
 
 
 def solicitation(packet: bytes) -> int:
@@ -66,13 +70,17 @@ def _options(rest: bytes) -> set[int] | None:
     return found
 
 
-def router_advertisement(prefix: bytes, to: bytes, mtu_bytes: int) -> bytes:
-    """The packet that gives a device its /64 (8 octets of it); to all nodes if ``to`` is unspecified."""
+def router_advertisement(prefix: bytes, to: bytes, mtu_bytes: int, dns: Sequence[bytes] = ()) -> bytes:
+    """The packet that gives a device its /64 (8 octets of it), to all nodes if ``to`` is unspecified; ``dns``
+    are name servers, packed.
+    """
     content = _ROUTER.pack(
-        *(64, 0x40, _LIFETIME_S, 0, 0),
+        *(64, 0, _LIFETIME_S, 0, 0),
         *(3, 4, 64, 0x40, _FOREVER, _FOREVER, 0, prefix),
         *(5, 1, 0, mtu_bytes),
     )
+    if dns:
+        content += _SERVERS.pack(25, 1 + 2 * len(dns), _LIFETIME_S) + b"".join(dns)
     return _advertisement(ROUTER_ADVERTISEMENT, to, content)
 
 

@@ -10,10 +10,10 @@ class Drop(StrEnum):
     EXTENSION_HEADER = "extension_header"  # an unknown one that must be understood
     UNKNOWN_MESSAGE = "unknown_message"
     UNKNOWN_TEID = "unknown_teid"
-    WRONG_PEER = "wrong_peer"  # a known TEID from another address than its session's peer
+    WRONG_PEER = "wrong_peer"  # a known TEID from who is neither its session's peer nor of the same partner
     INNER_NOT_IP = "inner_not_ip"
     INNER_MALFORMED = "inner_malformed"
-    WRONG_SOURCE = "wrong_source"  # not the device's own address or prefix
+    WRONG_SOURCE = "wrong_source"  # not the device's own address, prefix or link-local address
     LINK_LOCAL = "link_local"  # on the device's link, and no solicitation that is answered
     FORBIDDEN_DESTINATION = "forbidden_destination"
     NO_INTERNET = "no_internet"  # no way to the internet is configured

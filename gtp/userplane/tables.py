@@ -12,6 +12,7 @@ from core.domain.flow import DedicatedBearer
 from core.ports.network import Address
 from core.ports.user_plane import Bearer
 from gtp.userplane.filters import Way, ways
+from gtp.userplane.links import Link, Links
 from gtp.userplane.messages import GTP_U_PORT
 from gtp.userplane.policing import rate
 
@@ -19,22 +20,30 @@ PEERS_MAX = 4_096
 """Of so many peers the address is one object for all their tunnels."""
 
 
+_INTERFACE = bytes(4)
+"""Before the number of the session's address: its interface identifier (``Session.interface_identifier``)."""
+
+
 class Tunnel(Struct, eq=False, gc=False):
     """One installed session as its packets need it.
 
-    ``address`` is the device's IPv4 address, ``prefix`` its /64 in 8 octets, each empty without that family;
-    ``to`` is where downlink goes with ``peer_teid``, but for what one of ``ways`` takes. Its four counters
-    begin at ``counters_at``. Speeds are those of ``policing.rate``; ``due`` is when the line is free again.
-    ``advertised_s`` is when the device was last told its prefix; ``sequences`` has the number of the next
-    packet by peer and its TEID, once there is one.
+    ``link`` is its access point's. ``address`` is the device's IPv4 address, ``prefix`` its /64 in 8 octets
+    and ``interface`` the identifier of its link-local address, each empty without that family. ``source`` is
+    who sends, its peer, or nobody while the next packet is waited for; ``to`` is where downlink goes with
+    ``peer_teid``, but for what one of ``ways`` takes. Its four counters begin at ``counters_at``. Speeds are
+    those of ``policing.rate``; ``due`` is when the line is free again. ``advertised_s`` is when the device
+    was last told its prefix; ``sequences`` has the number of the next packet by peer and its TEID, once there
+    is one.
     """
 
     session_id: str
-    apn: str
+    link: Link
     local_teid: int
     address: bytes
     prefix: bytes
+    interface: bytes
     peer: str
+    source: str
     peer_teid: int
     to: Address
     dedicated: tuple[DedicatedBearer, ...]
@@ -57,7 +66,8 @@ class Tables:
     by peer and its TEIDs. The dictionaries are read by whoever forwards packets, and changed here alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, links: Links) -> None:
+        self._links = links
         self.by_session: dict[str, Tunnel] = {}
         self.by_teid: dict[bytes, Tunnel] = {}
         self.by_ue: dict[bytes, Tunnel] = {}
@@ -69,8 +79,9 @@ class Tables:
         At the same speed a queue goes on: whoever moves from peer to peer gets no new burst.
         """
         before = self.take(bearer.session_id)
-        tunnel = _tunnel(bearer, counters_at)
+        tunnel = _tunnel(bearer, counters_at, self._links.of(bearer.apn))
         if before is not None:
+            tunnel.source = before.source and tunnel.peer
             tunnel.advertised_s = before.advertised_s
             if before.sequences is not None:
                 kept = ends(tunnel).values()
@@ -127,16 +138,18 @@ def _port_of(peer: str) -> Address:
     return peer, GTP_U_PORT
 
 
-def _tunnel(bearer: Bearer, counters_at: int) -> Tunnel:
+def _tunnel(bearer: Bearer, counters_at: int, link: Link) -> Tunnel:
     up_octet_s, up_slack_s = rate(bearer.up_kbps)
     down_octet_s, down_slack_s = rate(bearer.down_kbps)
     return Tunnel(
         session_id=bearer.session_id,
-        apn=bearer.apn,
+        link=link,
         local_teid=bearer.local_teid,
         address=bearer.ue_address.packed if bearer.has_ipv4 else b"",
         prefix=bearer.ue_prefix.network_address.packed[:8] if bearer.ue_prefix else b"",
+        interface=_INTERFACE + bearer.ue_address.packed if bearer.ue_prefix else b"",
         peer=bearer.peer_address,
+        source=bearer.peer_address,
         peer_teid=bearer.peer_teid,
         to=_port_of(bearer.peer_address),
         dedicated=bearer.dedicated,

@@ -87,6 +87,19 @@ class Tun:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._read_burst)
 
+    def resize(self, mtu_bytes: int) -> None:
+        """Take packets of so many octets from now on; raises ``ConfigurationError``, and is as it was."""
+        if self._fd < 0:
+            return
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+                fcntl.ioctl(control, _SIOCSIFMTU, _NAME_NUMBER.pack(self._name, mtu_bytes))
+        except OSError as error:
+            raise ConfigurationError(
+                f"gateway.apns: mtu_bytes: {self._name.decode()} cannot be given an MTU of {mtu_bytes}:"
+                f" {_FIXES.get(error.errno or 0, error.strerror)}; restart the node"
+            ) from None
+
     def route(self, network: IPv4Network | IPv6Network) -> None:
         """The kernel sends here what is for this network."""
         self._change_route(_SIOCADDRT, network)

@@ -7,25 +7,28 @@ Rules:
 - What is counted is the inner packet's own length (IPv4 total length, IPv6 header and payload); what follows
   it in the datagram is neither forwarded nor counted. What the gateway itself says to a device
   (advertisements, ICMP errors) is not the customer's traffic and is not counted.
-- A device sends from its own address or /64, through its session's peer, to the internet, the platform or
-  another device of its closed group, and nowhere else: not to the gateway, not to any other device.
+- A device sends from its own address or /64, through its session's peer or another of the same partner
+  (``sources``), to the internet, the platform or another device of its closed group, and nowhere else: not to
+  the gateway, not to any other device. On its link it has one address, of the identifier that it was given
+  (TS 23.401 §5.3.1.2.2).
 - Hostile bytes end as a counted drop, never as an exception.
 
 References: TS 29.281 (GTPv1-U) clauses 4.3, 5.1, 5.2, 7.2, 7.3; RFC 791; RFC 8200.
 """
 
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES
+from core.domain.apn import MTU_BYTES_MAX, NUMBER_BYTES, Apn
 from core.ports.network import Address
 from core.ports.user_plane import Bearer, PacketSink
 from gtp.userplane import messages
 from gtp.userplane.destinations import DEVICE, EDGE, INTERNET, Destinations, Network
 from gtp.userplane.filters import choose
 from gtp.userplane.inner import HEADER_IPV6_BYTES, TCP, clamp_mss, fragments, too_big
+from gtp.userplane.links import Links
 from gtp.userplane.messages import G_PDU, GTP_U_PORT, NUMBERED, PLAIN
 from gtp.userplane.neighbours import (
     ADVERTISE_AGAIN_S,
@@ -36,6 +39,7 @@ from gtp.userplane.neighbours import (
 )
 from gtp.userplane.policing import PerSecond
 from gtp.userplane.reasons import Drop, Signal
+from gtp.userplane.sources import NO_SOURCES, Sources
 from gtp.userplane.tables import Tables, Tunnel, ends, is_dedicated_peer
 
 COMPLAINTS_PER_S_MAX = 10
@@ -73,14 +77,15 @@ class Tunnels:
     packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` those
     from which it tells of packets that are too big, of each family the last; ``devices`` are the devices'
     networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets down have
-    ``mtu_bytes`` at most, and are numbered by tunnel if ``is_numbered`` (§5.1).
+    the MTU of the session's access point, one of ``apns`` (``mtu_bytes``: of any other), at most, and are
+    numbered by tunnel if ``is_numbered`` (§5.1). ``sources`` tells who may send beside a tunnel's peer.
     The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.
     - ``write_internet(packet)``: raises ``OSError`` when it was not taken; ``write_internet_of`` has those of
       access points that have their own.
-    - ``on_edge_packet(session_id, packet)``, ``on_error_indication(session_id)``, ``on_echo_response(peer,
-      sequence)``: must not raise.
+    - ``on_edge_packet(session_id, packet)``, ``on_error_indication(session_id)``, ``on_heard(session_id)``,
+      ``on_echo_response(peer, sequence)``: must not raise.
     """
 
     def __init__(
@@ -93,14 +98,17 @@ class Tunnels:
         devices: tuple[Network, ...],
         platform: IPv4Network,
         forbidden: tuple[Network, ...] = (),
+        apns: Iterable[Apn] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
         is_numbered: bool = False,
+        sources: Sources = NO_SOURCES,
     ) -> None:
         self.send: Callable[[bytes, Address], bool] = send_nowhere
         self.write_internet: Callable[[bytes], object] | None = None
         self.write_internet_of: Mapping[str, Callable[[bytes], object]] = {}
         self.on_edge_packet: PacketSink | None = None
         self.on_error_indication: Callable[[str], None] | None = None
+        self.on_heard: Callable[[str], None] = lambda _session_id: None
         self.on_echo_response: Callable[[str, int | None], None] = lambda _peer, _sequence: None
         self.drops: dict[Drop, int] = dict.fromkeys(Drop, 0)
         self.signals: dict[Signal, int] = dict.fromkeys(Signal, 0)
@@ -108,9 +116,10 @@ class Tunnels:
         self._monotonic = monotonic
         self._address = address.packed
         self._inner_addresses: dict[int, bytes] = {each.version: each.packed for each in inner_addresses}
-        self._mtu_bytes = mtu_bytes
         self._is_numbered = is_numbered
-        self._tables = Tables()
+        self._links = Links(apns, mtu_bytes)
+        self._sources = sources
+        self._tables = Tables(self._links)
         self._by_session = self._tables.by_session
         self._by_teid = self._tables.by_teid
         self._by_ue = self._tables.by_ue
@@ -124,6 +133,13 @@ class Tunnels:
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._by_session
+
+    def serve(self, apns: Iterable[Apn], mtu_bytes: int, sources: Sources = NO_SOURCES) -> None:
+        """The links of these access points are so from now on, and these are who else may send, for tunnels
+        that stand too.
+        """
+        self._links.serve(apns, mtu_bytes, self._monotonic())
+        self._sources = sources
 
     def install(self, bearer: Bearer, counters_at: int) -> None:
         """Forward for this session from now on, whatever was installed for it before.
@@ -169,7 +185,7 @@ class Tunnels:
         if tunnel is None:
             self._indicate_error(teid, source)
             return
-        if source[0] != tunnel.peer and not is_dedicated_peer(tunnel, teid, source[0]):
+        if source[0] != tunnel.source and not self._may_send(tunnel, teid, source[0]):
             self.drops[Drop.WRONG_PEER] += 1
             return
         if end - offset < 20:
@@ -199,10 +215,10 @@ class Tunnels:
             tunnel.up_due_s = (due if due > now else now) + total * tunnel.up_octet_s
         packet = data[offset : offset + total]
         if protocol == TCP and total >= header + _TCP_HEADER_BYTES and packet[header + _TCP_FLAGS_AT] & _SYN:
-            packet = clamp_mss(packet, header, self._mtu_bytes)
+            packet = clamp_mss(packet, header, tunnel.link.mtu_bytes)
         if verdict is INTERNET:
             write, own = self.write_internet, self.write_internet_of
-            write = own.get(tunnel.apn, write) if own else write
+            write = own.get(tunnel.link.apn, write) if own else write
             if write is None:
                 self.drops[Drop.NO_INTERNET] += 1
                 return
@@ -245,7 +261,7 @@ class Tunnels:
         if total != size:
             packet = packet[:total]
         if protocol == TCP and total >= header + _TCP_HEADER_BYTES and packet[header + _TCP_FLAGS_AT] & _SYN:
-            packet = clamp_mss(packet, header, self._mtu_bytes)
+            packet = clamp_mss(packet, header, tunnel.link.mtu_bytes)
         return self._down(tunnel, packet, total)
 
     def _down(self, tunnel: Tunnel, packet: bytes, total: int) -> bool:
@@ -253,7 +269,7 @@ class Tunnels:
         if tunnel.is_suspended:
             self.drops[Drop.SUSPENDED] += 1
             return False
-        if total > self._mtu_bytes:
+        if total > tunnel.link.mtu_bytes:
             return self._down_too_big(tunnel, packet)
         if tunnel.down_octet_s:
             now = self._monotonic()
@@ -288,7 +304,23 @@ class Tunnels:
             return False
         return self.downlink(packet)
 
+    def watch(self, session_id: str) -> None:
+        """Call ``on_heard`` with the next packet that this session's device sends."""
+        if (tunnel := self._by_session.get(session_id)) is not None:
+            tunnel.source = ""
+
     # -- everything else ------------------------------------------------------------------------------
+
+    def _may_send(self, tunnel: Tunnel, teid: bytes, source: str) -> bool:
+        """Whether packets of this tunnel may come from here; one that was waited for is told of."""
+        if source != tunnel.peer and not (
+            self._sources.are_one(tunnel.peer, source) or is_dedicated_peer(tunnel, teid, source)
+        ):
+            return False
+        if not tunnel.source:
+            tunnel.source = tunnel.peer
+            self.on_heard(tunnel.session_id)
+        return True
 
     def _across(self, tunnel: Tunnel, verdict: str, destination: bytes, packet: bytes) -> bool:
         """From device to device, within a closed group; whether it was sent."""
@@ -300,12 +332,12 @@ class Tunnels:
 
     def _down_too_big(self, tunnel: Tunnel, packet: bytes) -> bool:
         """In fragments, or its sender is told how large it may be (RFC 1191, 8201); whether it was sent."""
-        pieces = list(fragments(packet, self._mtu_bytes))
+        pieces = list(fragments(packet, tunnel.link.mtu_bytes))
         if pieces:
             return all([self._down(tunnel, piece, len(piece)) for piece in pieces])
         self.drops[Drop.TOO_BIG] += 1
         source = self._inner_addresses.get(packet[0] >> 4)
-        told = too_big(packet, self._mtu_bytes, source) if source else b""
+        told = too_big(packet, tunnel.link.mtu_bytes, source) if source else b""
         if told and self._too_big_told.take(tunnel.session_id, self._monotonic()):
             self._tell_sender(tunnel, told)
             self.signals[Signal.TOO_BIG_TOLD] += 1
@@ -320,7 +352,7 @@ class Tunnels:
         if verdict is EDGE and self.on_edge_packet is not None:
             self.on_edge_packet(tunnel.session_id, told)
         elif verdict is INTERNET:
-            write = self.write_internet_of.get(tunnel.apn, self.write_internet)
+            write = self.write_internet_of.get(tunnel.link.apn, self.write_internet)
             if write is not None:
                 with suppress(OSError):
                     write(told)
@@ -354,14 +386,16 @@ class Tunnels:
         if not total:
             return 0
         source = packet[8:24]
-        is_own, is_on_link = source[:8] == tunnel.prefix, source[:8] == _LINK_LOCAL or source == _UNSPECIFIED
+        is_own = source[:8] == tunnel.prefix
+        is_on_link = not is_own and source in (_LINK_LOCAL + tunnel.interface, _UNSPECIFIED)
         if not tunnel.prefix or not (is_own or is_on_link):
             self.drops[Drop.WRONG_SOURCE] += 1
             return 0
         if is_on_link or packet[24] == _MULTICAST or packet[24:32] == _LINK_LOCAL:
             self._answer_neighbour(tunnel, packet[:total])
             return 0
-        if self._monotonic() - tunnel.advertised_s > ADVERTISE_AGAIN_S:
+        told_s = tunnel.advertised_s
+        if told_s < tunnel.link.changed_s or self._monotonic() - told_s > ADVERTISE_AGAIN_S:
             self._advertise(tunnel, _UNSPECIFIED)
         return total
 
@@ -378,7 +412,8 @@ class Tunnels:
 
     def _advertise(self, tunnel: Tunnel, to: bytes) -> None:
         tunnel.advertised_s = self._monotonic()
-        self._say(tunnel, router_advertisement(tunnel.prefix, to, self._mtu_bytes))
+        link = tunnel.link
+        self._say(tunnel, router_advertisement(tunnel.prefix, to, link.mtu_bytes, link.dns))
         self.signals[Signal.ROUTER_ADVERTISED] += 1
 
     def _not_plain(self, data: bytes, source: Address, flags: int, kind: int, end: int) -> int:

@@ -6,12 +6,12 @@ internet side, without it only the device edge is reached. An access point may h
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from types import MappingProxyType
 
-from core.domain.apn import MTU_BYTES_MAX
+from core.domain.apn import MTU_BYTES_MAX, Apn
 from core.domain.pools import NO_PREFIXES, UePrefixes
 from core.domain.reasons import AttachRefusal
 from core.domain.usage import SegmentLabel
@@ -21,10 +21,12 @@ from core.ports.network import DatagramSocket, Network
 from core.ports.user_plane import Bearer, Counters, PacketSink
 from gtp.transaction import Timers
 from gtp.userplane.destinations import Network as DeviceNetwork
+from gtp.userplane.links import device_mtus
 from gtp.userplane.messages import GTP_U_PORT
 from gtp.userplane.paths import Address, UserPaths
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.slots import Opening, Slots
+from gtp.userplane.sources import NO_SOURCES, Sources
 from gtp.userplane.tun import Tun
 from gtp.userplane.tunnels import Tunnels, send_nowhere
 
@@ -43,10 +45,11 @@ class UdpUserPlane:
     """Implements ``UserPlane``; begin with ``start``, end with ``aclose``.
 
     ``address`` is the gateway's GTP-U address, ``devices`` are the networks of devices' addresses beside
-    ``ue_pool``, ``forbidden`` those that no device may reach, ``mtu_bytes`` is what every tunnel takes,
-    ``is_numbered`` whether packets get sequence numbers. ``slots`` stays the plane's from here on and is
-    released by ``aclose``, and so are ``tuns``, the ways to the internet by access point; those that have
-    none there go the way of "", if there is one.
+    ``ue_pool``, ``forbidden`` those that no device may reach, ``apns`` the access points with their MTUs
+    (``mtu_bytes``: of any other), ``is_numbered`` whether packets get sequence numbers, ``sources`` who may
+    send beside a tunnel's peer. ``slots`` stays the
+    plane's from here on and is released by ``aclose``, and so are ``tuns``, the ways to the internet by
+    access point; those that have none there go the way of "", if there is one.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class UdpUserPlane:
         devices: tuple[IPv4Network, ...] = (),
         prefixes: UePrefixes = NO_PREFIXES,
         forbidden: tuple[DeviceNetwork, ...] = (),
+        apns: Sequence[Apn] = (),
         mtu_bytes: int = MTU_BYTES_MAX,
         is_numbered: bool = False,
+        sources: Sources = NO_SOURCES,
         tuns: Mapping[str, Tun] = MappingProxyType({}),
     ) -> None:
         self._slots = slots
@@ -85,8 +90,10 @@ class UdpUserPlane:
             devices=(ue_pool, *devices, *(ipv6 for _, ipv6 in prefixes.pools)),
             platform=platform_network,
             forbidden=forbidden,
+            apns=apns,
             mtu_bytes=mtu_bytes,
             is_numbered=is_numbered,
+            sources=sources,
         )
         self._paths = UserPaths()
         self._tunnels.on_echo_response = self._heed_echo
@@ -142,6 +149,14 @@ class UdpUserPlane:
         """Call ``heed(session_id)`` when the session's peer no longer knows its end of the tunnel."""
         self._tunnels.on_error_indication = heed
 
+    def watch(self, session_id: str) -> None:
+        """Tell of the next packet that this session's device sends."""
+        self._tunnels.watch(session_id)
+
+    def on_heard(self, heed: Callable[[str], None]) -> None:
+        """Call ``heed(session_id)`` with the next packet of a session that is watched; it must not raise."""
+        self._tunnels.on_heard = heed
+
     async def start(self) -> None:
         """Open the socket; raises ``ConfigurationError``. Sessions may be installed before."""
         self._socket = await self._network.open_datagram(self._address, self._tunnels.uplink)
@@ -150,6 +165,15 @@ class UdpUserPlane:
             tun.read_into(self._tunnels.downlink)
         self._tunnels.write_internet_of = {apn: tun.write for apn, tun in self._tuns.items() if apn}
         self._tunnels.write_internet = self._tuns[""].write if "" in self._tuns else None
+
+    def serve(self, apns: Sequence[Apn], mtu_bytes: int, sources: Sources = NO_SOURCES) -> None:
+        """Serve these access points from now on: advertisements, packets and devices to the internet have
+        their MTUs at once; and hear ``sources``. Raises ``ConfigurationError`` when a device does not take
+        its MTU; then the tunnels are as they were.
+        """
+        for tun, tun_bytes in device_mtus(apns, self._tuns).items():
+            tun.resize(tun_bytes)
+        self._tunnels.serve(apns, mtu_bytes, sources)
 
     def fence(self) -> None:
         """Forward no longer, at once: socket and TUNs are let go. Counters may still be read. Idempotent."""

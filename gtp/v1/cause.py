@@ -30,6 +30,7 @@ class Cause(IntEnum):
     MISSING_OR_UNKNOWN_APN = 219
     UNKNOWN_PDP_ADDRESS_OR_PDP_TYPE = 220
     APN_CONGESTION = 229
+    UE_IS_TEMPORARILY_NOT_REACHABLE_DUE_TO_POWER_SAVING = 232
 
     @property
     def is_acceptance(self) -> bool:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
+from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.contexts import Context, ContextEvent
@@ -22,7 +23,7 @@ from gtp.events import (
     UpdateRequested,
 )
 from gtp.initiated import Reply, Verdict
-from gtp.pco import answer_options, credentials
+from gtp.pco import credentials
 from gtp.transaction import Peer, RequestKey
 from gtp.v1 import ie, message
 from gtp.v1.cause import CAUSE_OF_REFUSAL, CAUSE_OF_RELEASE, Cause
@@ -58,6 +59,11 @@ ANSWERS = frozenset(
     }
 )
 """What answers our own requests."""
+_VERDICTS: Mapping[int, Verdict] = {
+    Cause.NON_EXISTENT: Verdict.UNKNOWN,
+    Cause.CONTEXT_NOT_FOUND: Verdict.UNKNOWN,
+    Cause.UE_IS_TEMPORARILY_NOT_REACHABLE_DUE_TO_POWER_SAVING: Verdict.ASLEEP,
+}
 
 
 class GtpV1Gateway(GtpEndpoint):
@@ -150,6 +156,8 @@ class GtpV1Gateway(GtpEndpoint):
             if self._known(header, addr) is None:
                 raise RemoteProtocolError("no primary context", cause=Cause.CONTEXT_NOT_FOUND) from None
             raise
+        if self._partner(addr).assume_dual_address_bearers:
+            create = replace(create, has_dual_address_bearers=True)
         address = create.end_user_address
         if address.pdn_type is None:
             raise RemoteProtocolError("PDP type", cause=Cause.UNKNOWN_PDP_ADDRESS_OR_PDP_TYPE)
@@ -271,7 +279,7 @@ class GtpV1Gateway(GtpEndpoint):
             control_address=self._address,
             user_address=self._user_address,
             qos=request.asked.granted(session.qos),
-            pco=answer_options(request.pco, session, self._apn_of(session)),
+            pco=self._options(request.pco, session, pending.peer),
             reports_changes=MS_INFO_CHANGE_REPORTING_SUPPORT in wire.header.extensions,
         )
         if isinstance(request, message.UpdateRequest):
@@ -311,9 +319,9 @@ class GtpV1Gateway(GtpEndpoint):
         except RemoteProtocolError:
             self.dropped["malformed_response"] += 1
             return
-        verdict = Verdict.DONE if response.cause < Cause.NON_EXISTENT else Verdict.REFUSED
-        if response.cause in (Cause.NON_EXISTENT, Cause.CONTEXT_NOT_FOUND):
-            verdict = Verdict.UNKNOWN
+        verdict = Verdict.DONE
+        if response.cause >= Cause.NON_EXISTENT:
+            verdict = _VERDICTS.get(response.cause, Verdict.REFUSED)
         self._take_response(header.message_type, sequence, addr, now, Reply(verdict, response.recovery))
 
 

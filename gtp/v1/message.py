@@ -62,6 +62,8 @@ MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
 """§7.3.1, §7.3.3, §7.3.5, §7.5B.1, §7.2.2. IMSI, APN and control TEID are conditional in the tables there and
 present in every first activation; a secondary activation is told by its Linked NSAPI and refused apart."""
 
+_GSN_ADDRESSES_MIN = 2
+"""SGSN address for signalling and SGSN address for user traffic."""
 _DUAL_ADDRESS_BEARER, _NO_QOS_NEGOTIATION = 0x80, 0x08
 """Of the Common Flags (§7.7.48)."""
 _START_REPORTING_CGI_SAI = b"\1"
@@ -411,11 +413,15 @@ def _asked_qos(elements: ie.Elements) -> AskedQos:
 
 
 def _gsn_addresses(elements: ie.Elements) -> tuple[IPv4Address, IPv4Address]:
-    """For signalling and for user traffic, then, where those are of IPv6, the alternatives of both (§7.3.1);
-    one alone serves both.
+    """For signalling and for user traffic, both mandatory, then, where those are of IPv6, the alternatives of
+    both (§7.3.1, §7.3.3).
     """
     addresses = elements[ie.GSN_ADDRESS][:4]
-    return ie.decode_gsn_address(addresses[0::2]), ie.decode_gsn_address(addresses[1::2] or addresses)
+    if len(addresses) < _GSN_ADDRESSES_MIN:
+        raise RemoteProtocolError(
+            "one GSN address of two", cause=Cause.MANDATORY_IE_MISSING, offending=ie.GSN_ADDRESS
+        )
+    return ie.decode_gsn_address(addresses[0::2]), ie.decode_gsn_address(addresses[1::2])
 
 
 def _has_flag(elements: ie.Elements, flag: int) -> bool:

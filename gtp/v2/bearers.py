@@ -19,6 +19,7 @@ from gtp.v2.message import MessageType, decode_ebi, decode_recovery
 
 _VERDICTS: Mapping[int, Verdict] = {
     Cause.TEMPORARILY_REJECTED_DUE_TO_HANDOVER: Verdict.LATER,
+    Cause.UE_IS_TEMPORARILY_NOT_REACHABLE_DUE_TO_POWER_SAVING: Verdict.ASLEEP,
     Cause.CONTEXT_NOT_FOUND: Verdict.UNKNOWN,
 }
 
@@ -156,8 +157,19 @@ def decode_reply(message_type: int, payload: bytes) -> Reply:
     recovery = decode_recovery(payload)
     if cause not in (Cause.REQUEST_ACCEPTED, Cause.REQUEST_ACCEPTED_PARTIALLY):
         return Reply(_VERDICTS.get(cause, Verdict.REFUSED), recovery)
+    if (put_off := _VERDICTS.get(_cause_of_bearer(elements))) in (Verdict.LATER, Verdict.ASLEEP):
+        return Reply(put_off, recovery)
     ends = _made(elements) if message_type == MessageType.CREATE_BEARER_RESPONSE else None
     return Reply(Verdict.DONE, recovery, ends)
+
+
+def _cause_of_bearer(elements: ie.Elements) -> int:
+    """What an answer says of its bearer alone; 0: nothing."""
+    try:
+        bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
+        return ie.required(bearer, ie.CAUSE)[0]
+    except RemoteProtocolError:
+        return 0
 
 
 def _made(elements: ie.Elements) -> BearerEnds | None:

@@ -38,6 +38,7 @@ class Cause(IntEnum):
     MULTIPLE_PDN_CONNECTIONS_NOT_ALLOWED = 116
     GTP_C_ENTITY_CONGESTION = 120
     LATE_OVERLAPPING_REQUEST = 121
+    UE_IS_TEMPORARILY_NOT_REACHABLE_DUE_TO_POWER_SAVING = 123
 
     @property
     def is_acceptance(self) -> bool:

@@ -1,13 +1,14 @@
 """The GTPv2-C endpoint of a PGW on S5/S8, without I/O (TS 29.274)."""
 
 from collections.abc import Mapping
-from ipaddress import IPv6Network
 from typing import ClassVar
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
+from core.domain.values import replace
 from core.errors import RemoteProtocolError
+from gtp import values
 from gtp.contexts import Context, ContextEvent
 from gtp.endpoint import Asked, GtpEndpoint, Pending
 from gtp.events import (
@@ -24,7 +25,7 @@ from gtp.events import (
     UpdateRequested,
 )
 from gtp.initiated import Initiated, Procedure, Reply, Verdict
-from gtp.pco import answer_options, credentials
+from gtp.pco import credentials
 from gtp.transaction import Peer, RequestKey
 from gtp.v2 import bearers, ie, message
 from gtp.v2.cause import CAUSE_OF_REFUSAL, CAUSE_OF_RELEASE, Cause
@@ -191,7 +192,8 @@ class GtpV2Gateway(GtpEndpoint):
 
     def _asked_create(self, token: int, addr: Peer, header: Header) -> Asked:
         create = message.decode_create_session_request(header.payload)
-        prefix = IPv6Network((create.paa.ipv6, ie.PREFIX_BITS), strict=False) if create.paa.ipv6 else None
+        if self._partner(addr).assume_dual_address_bearers:
+            create = replace(create, indication=replace(create.indication, takes_both=True))
         wish = SessionWish(
             imsi=create.imsi,
             apn=create.apn,
@@ -201,7 +203,7 @@ class GtpV2Gateway(GtpEndpoint):
             msisdn=create.msisdn,
             location=create.location,
             address=create.paa.ipv4,
-            prefix=prefix,
+            prefix=values.asked_prefix(create.paa.ipv6),
             pdn_type=self._fitting(create),
             qos=create.qos,
             credentials=credentials(create.pco) or credentials(create.epco) or credentials(create.apco),
@@ -221,6 +223,7 @@ class GtpV2Gateway(GtpEndpoint):
     def _asked_modify(self, token: int, addr: Peer, header: Header, teid: int) -> Asked:
         modify = message.decode_modify_bearer_request(header.payload)
         context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
+        modify = replace(modify, is_from_sgsn=context.access is not self.ACCESS)
         user = next((user for ebi, user in modify.bearers if ebi == context.nsapi), None)
         event = UpdateRequested(
             token,
@@ -261,7 +264,12 @@ class GtpV2Gateway(GtpEndpoint):
         command = isinstance(pending.asked.wire, bearers.ModifyBearerCommand | bearers.DeleteBearerCommand)
         if command and isinstance(outcome, Accepted):
             data, peer = self._outgoing[-1]
-            commanded = Initiated(Procedure.COMMANDED, outcome.session.session_id)
+            session = outcome.session
+
+            def encode(sequence: int) -> bytes:
+                return self._encode_accepted(replace(pending, sequence=sequence), session)
+
+            commanded = Initiated(Procedure.COMMANDED, session.session_id, encode=encode)
             self._requests.begin(pending.sequence, data, peer, commanded, now)
 
     def _encode_answer(self, pending: Pending, outcome: Outcome) -> bytes:
@@ -286,7 +294,7 @@ class GtpV2Gateway(GtpEndpoint):
         assert tunnel is not None, "a GTP session has a tunnel"
         match wire:
             case message.CreateSessionRequest():
-                created = self._created(wire, session)
+                created = self._created(wire, session, pending.peer)
                 return message.encode_create_session_response(teid, sequence, wire, created)
             case message.ModifyBearerRequest():
                 charging = {tunnel.nsapi: tunnel.charging_id}
@@ -297,6 +305,8 @@ class GtpV2Gateway(GtpEndpoint):
                     recovery=self._recovery,
                     bearers={ebi: charging.get(ebi) for ebi, _ in wire.bearers},
                     msisdn=session.msisdn,
+                    removed=wire.removed,
+                    linked_ebi=tunnel.nsapi if wire.is_from_sgsn else None,
                 )
             case bearers.ModifyBearerCommand():
                 return bearers.encode_update_bearer_request(teid, sequence, wire.ebi, session.qos)
@@ -308,10 +318,12 @@ class GtpV2Gateway(GtpEndpoint):
             response_type, teid, sequence, Cause.REQUEST_ACCEPTED, repeated=repeated
         )
 
-    def _created(self, request: message.CreateSessionRequest, session: Session) -> message.Created:
+    def _created(
+        self, request: message.CreateSessionRequest, session: Session, peer: Peer
+    ) -> message.Created:
         tunnel = session.tunnel
         assert tunnel is not None, "a GTP session has a tunnel"
-        apn, prefix = self._apn_of(session), session.ue_prefix
+        prefix = session.ue_prefix
         return message.Created(
             cause=self._cause_of(request, session),
             control=ie.FTeid(ie.S5_S8_PGW_GTP_C, tunnel.local_teid_control, self._address),
@@ -324,9 +336,9 @@ class GtpV2Gateway(GtpEndpoint):
             qos=session.qos,
             charging_id=tunnel.charging_id,
             recovery=self._recovery,
-            pco=answer_options(request.pco, session, apn),
-            apco=answer_options(request.apco, session, apn),
-            epco=answer_options(request.epco, session, apn),
+            pco=self._options(request.pco, session, peer),
+            apco=self._options(request.apco, session, peer),
+            epco=self._options(request.epco, session, peer),
         )
 
     def _cause_of(self, request: message.CreateSessionRequest, session: Session) -> Cause:

@@ -4,7 +4,7 @@ Rules: what a request must carry is checked in the order of its table; optional 
 left out, they never refuse a session.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 from msgspec import Struct
@@ -57,6 +57,8 @@ class MessageType(IntEnum):
 
 _EBI_MIN = 5
 IMSI_BYTES_MAX = 8
+NO_APN_RESTRICTION = b"\0"
+"""§8.57."""
 
 
 class CreateSessionRequest(Struct, frozen=True):
@@ -84,6 +86,7 @@ class ModifyBearerRequest(Struct, frozen=True):
     """Modify Bearer Request (§7.2.7); what is ``None`` does not change.
 
     ``bearers``: of each bearer context its EBI and its end; ``removed``: the EBIs that are to be removed.
+    ``is_from_sgsn``: the device comes from an SGSN on Gn/Gp, so that its MME has no EPS bearers of it yet.
     """
 
     control: ie.FTeid | None
@@ -93,6 +96,7 @@ class ModifyBearerRequest(Struct, frozen=True):
     recovery: int | None = None
     location: Location = NOWHERE
     imei: str = ""
+    is_from_sgsn: bool = False
 
 
 class ChangeNotification(Struct, frozen=True):
@@ -136,7 +140,7 @@ def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
     imsi = ie.decode_imsi(ie.conditional(elements, ie.IMSI))
     ie.required(elements, ie.RAT_TYPE)
     control = ie.decode_f_teid(elements, 0)
-    apn = ie.decode_apn(ie.conditional(elements, ie.APN))
+    apn = ie.decode_apn(ie.required(elements, ie.APN))
     paa = _paa(elements)
     bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
     ebi = decode_ebi(ie.required(bearer, ie.EBI))
@@ -280,7 +284,7 @@ def encode_create_session_response(
         ie.encode_element(ie.RECOVERY, bytes((created.recovery,))),
         created.control.encode(1),
         created.paa.encode(),
-        ie.encode_element(ie.APN_RESTRICTION, b"\0"),
+        ie.encode_element(ie.APN_RESTRICTION, NO_APN_RESTRICTION),
     ]
     if created.qos.ambr_up_kbps or created.qos.ambr_down_kbps:
         elements.append(ie.encode_ambr(created.qos))
@@ -294,10 +298,18 @@ def encode_create_session_response(
 
 
 def encode_modify_bearer_response(
-    peer_teid: int, sequence: int, *, recovery: int, bearers: Mapping[int, int | None], msisdn: str
+    peer_teid: int,
+    sequence: int,
+    *,
+    recovery: int,
+    bearers: Mapping[int, int | None],
+    msisdn: str,
+    removed: Sequence[int] = (),
+    linked_ebi: int | None = None,
 ) -> bytes:
     """An accepting Modify Bearer Response (§7.2.8). ``bearers``: of each EBI that was spoken of the charging
-    id; ``None``: there is no such bearer.
+    id; ``None``: there is no such bearer. ``linked_ebi``: the default bearer, to be told with the APN
+    Restriction to whoever comes from an SGSN on Gn/Gp (table 7.2.8-1).
     """
     is_whole = None not in bearers.values()
     cause = Cause.REQUEST_ACCEPTED if is_whole else Cause.REQUEST_ACCEPTED_PARTIALLY
@@ -305,6 +317,9 @@ def encode_modify_bearer_response(
     if msisdn:
         digits = values.encode_tbcd(msisdn, (len(msisdn) + 1) // 2)
         elements.append(ie.encode_element(ie.MSISDN, digits))
+    if linked_ebi is not None:
+        elements.append(ie.encode_element(ie.EBI, bytes((linked_ebi,))))
+        elements.append(ie.encode_element(ie.APN_RESTRICTION, NO_APN_RESTRICTION))
     elements.append(ie.encode_element(ie.RECOVERY, bytes((recovery,))))
     for ebi, charging_id in bearers.items():
         bearer = [ie.encode_element(ie.EBI, bytes((ebi,)))]
@@ -314,6 +329,9 @@ def encode_modify_bearer_response(
             bearer.append(ie.encode_cause(Cause.REQUEST_ACCEPTED))
             bearer.append(ie.encode_element(ie.CHARGING_ID, charging_id.to_bytes(4, "big")))
         elements.append(ie.encode_group(ie.BEARER_CONTEXT, bearer))
+    for ebi in removed:
+        marked = [ie.encode_element(ie.EBI, bytes((ebi,))), ie.encode_cause(Cause.REQUEST_ACCEPTED)]
+        elements.append(ie.encode_group(ie.BEARER_CONTEXT, marked, 1))
     return encode_header(MessageType.MODIFY_BEARER_RESPONSE, peer_teid, sequence, b"".join(elements))
 
 

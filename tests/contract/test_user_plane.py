@@ -74,6 +74,11 @@ def device6(of: Bearer, interface: int = 1) -> IPv6Address:
     return of.ue_prefix[interface]
 
 
+def own_link(of: Bearer) -> IPv6Address:
+    """The link-local address of the identifier that the session was given."""
+    return IPv6Address("fe80::") + int(of.ue_address)
+
+
 class ManualClock:
     """Implements ``Clock``; stands still unless moved."""
 

@@ -12,6 +12,7 @@ from pycrate_mobile.TS29060_GTP import parse_GTP_SGSN
 from scapy.contrib.gtp import GTPHeader
 from scapy.layers.inet6 import ICMPv6ND_RS, IPv6
 
+from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import CloseReason, PdnType, Qos, Session
 from core.domain.usage import SegmentLabel
@@ -155,12 +156,14 @@ def user_messages(*, is_numbered: bool = False) -> dict[str, bytes]:
             address=IPv4Address("127.0.0.1"),
             ue_pool=IPv4Network("10.128.0.0/9"),
             platform_network=IPv4Network("100.127.0.0/16"),
+            apns=[Apn("meters", dns_ipv6=(IPv6Address("2001:db8::35"),))],
             is_numbered=is_numbered,
         )
         await plane.start()
         bearer = Bearer(
             "0" * 31 + "1", "440100000000001", "OP0000000001", IPv4Address("10.128.0.2"), 0xB0000001,
             0x1001, "127.0.1.1", 1, SegmentLabel("s1.standard"), ue_prefix=IPv6Network("2001:db8::/64"),
+            apn="meters",
         )  # fmt: skip
         plane.install(bearer)
         inner = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, bytes(4), bytes((10, 128, 0, 2)))
@@ -168,7 +171,7 @@ def user_messages(*, is_numbered: bool = False) -> dict[str, bytes]:
         assert wire.receiver is not None
         wire.receiver(bytes.fromhex("3201000400000000 00090000".replace(" ", "")), ("127.0.1.1", 2152))
         wire.receiver(struct.pack("!BBHI", 0x30, 255, 28, 0xDEAD) + inner + bytes(8), ("127.0.1.1", 2152))
-        asked = bytes(IPv6(src="fe80::1", dst="ff02::2", hlim=255) / ICMPv6ND_RS())
+        asked = bytes(IPv6(src="fe80::a80:2", dst="ff02::2", hlim=255) / ICMPv6ND_RS())
         wire.receiver(struct.pack("!BBHI", 0x30, 255, len(asked), 0xB0000001) + asked, ("127.0.1.1", 2152))
         plane.update(replace(bearer, peer_address="127.0.1.2"))
         unknown = struct.pack("!BBHI", 0x34, 255, 8, 0xB0000001) + b"\0\0\0\xc7\x01\0\0\0"

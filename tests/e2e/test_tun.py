@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from core.adapters.network import UdpNetwork
+from core.domain.apn import Apn
 from core.errors import ConfigurationError
 from core.ports.network import Address
 from gtp.userplane.slots import open_file
@@ -92,6 +93,9 @@ async def _there_and_back() -> None:
         assert {(data[4:8], len(data), socket.inet_ntoa(data[20:24])) for data in back} == {
             (one.peer_teid.to_bytes(4, "big"), 108, SERVER)
         }
+        plane.serve([Apn("a", mtu_bytes=1_300), Apn("b", mtu_bytes=1_310)], 1_300)
+        show = await asyncio.create_subprocess_exec("ip", "link", "show", "airloom9", stdout=subprocess.PIPE)
+        assert b" mtu 1310 " in (await show.communicate())[0], "the most that an access point has"
         counters = plane.counters(one.session_id)
         assert counters is not None
         volume = counters.current.volume

@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from ipaddress import IPv4Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.slots import open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane, inner_addresses
-from tests.contract.test_user_plane import PLATFORM, POOL, PREFIXES, ManualClock, g_pdu, ipv6_bearer
+from tests.contract.test_user_plane import PLATFORM, POOL, PREFIXES, ManualClock, g_pdu, ipv6_bearer, own_link
 from tests.e2e.test_tun import run_in_child
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
@@ -80,16 +80,18 @@ class Radio:
 
 
 @asynccontextmanager
-async def device_namespace() -> AsyncIterator[list[str]]:
-    """A namespace to which ``phone0`` has moved; the command that enters it."""
+async def device_namespace(link: IPv6Address) -> AsyncIterator[list[str]]:
+    """A namespace to which ``phone0`` has moved, with this link-local address; the command that enters it."""
     holder = await asyncio.create_subprocess_exec("unshare", "--net", "sleep", "120")
     try:
         while os.readlink(f"/proc/{holder.pid}/ns/net") == os.readlink("/proc/self/ns/net"):  # noqa: ASYNC110 - the kernel's
             await asyncio.sleep(0.01)
         await run("ip", "link", "set", "phone0", "netns", str(holder.pid))
         enter = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
+        await run(*enter, "ip", "link", "set", "phone0", "addrgenmode", "none")
         for device in ("lo", "phone0"):
             await run(*enter, "ip", "link", "set", device, "up")
+        await run(*enter, "ip", "address", "add", f"{link}/64", "dev", "phone0", "nodad")
         yield enter
     finally:
         holder.kill()
@@ -145,7 +147,7 @@ async def _device_of_ipv6() -> None:
         plane.install(one)
         await radio.start()
         server = await asyncio.start_server(serve, SERVER, 8_080)
-        async with asyncio.timeout(WAIT_S), device_namespace() as enter, server:
+        async with asyncio.timeout(WAIT_S), device_namespace(own_link(one)) as enter, server:
             while one.ue_prefix not in await prefixes_of(enter):  # noqa: ASYNC110 - the kernel's
                 await asyncio.sleep(0.05)
             pinged = await run(*enter, *PING, "-i", "0.01", "-c", str(PINGS), SERVER)

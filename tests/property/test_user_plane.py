@@ -2,7 +2,6 @@
 
 import struct
 from datetime import timedelta
-from ipaddress import IPv6Address
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from tests.contract.test_user_plane import (
     bearer,
     device6,
     g_pdu,
+    own_link,
     packet,
     packet6,
 )
@@ -79,7 +79,7 @@ BOTH = replace(
 )
 FRIEND = replace(TWO, ue_prefix=PREFIXES.of(TWO.ue_address), closed_group="g")
 OWN, FRIENDS = device6(BOTH), device6(FRIEND)
-LINK = IPv6Address("fe80::1")
+LINK = own_link(ONE)
 REAL = [
     INNER,
     packet(ONE.ue_address, EDGE),

@@ -170,6 +170,8 @@ class RecordedTun(Tun):
         self.routes: set[IPv4Network | IPv6Network] = set()
         self.is_open = True
         self.write = len
+        self.mtu_bytes = 0
+        self.mtu_bytes_max = 1_464
 
     def read_into(self, on_packet: Callable[[bytes], object]) -> None:
         return None
@@ -179,6 +181,11 @@ class RecordedTun(Tun):
 
     def unroute(self, network: IPv4Network | IPv6Network) -> None:
         self.routes.remove(network)
+
+    def resize(self, mtu_bytes: int) -> None:
+        if mtu_bytes > self.mtu_bytes_max:
+            raise ConfigurationError("gateway.apns: mtu_bytes: the device does not take it")
+        self.mtu_bytes = mtu_bytes
 
     def close(self) -> None:
         self.is_open = False
@@ -224,6 +231,39 @@ def test_what_an_access_point_lends_is_led_to_its_own_device(
         assert not (common.is_open or meters.is_open)
         await stage.restart_node()
         assert lives[-1]["meters"].routes >= static, "and so after a kill"
+
+    play(script)
+
+
+def test_a_running_node_takes_over_the_whole_of_an_mtu_or_nothing(
+    play: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, common, meters = Stage._adapters, RecordedTun(), RecordedTun()
+    tuns = {"": common, "meters": meters, "more-meters": meters}
+    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), open_tuns=lambda _: tuns))
+
+    async def script(stage: Stage) -> None:
+        await stage.restart_node()
+        config, held = stage.node._config, stage.node.held["vg-1"]
+        links = held.user_plane._tunnels._links
+        session = await attach(stage, APN)
+        tunnel = held.user_plane._tunnels._by_session[session.session_id]
+
+        def wanted(common: int, meters: int) -> Config:
+            of = {APN: common, "meters": meters, "more-meters": meters - 10}
+            apns = [{**apn, "mtu_bytes": of.get(apn["name"], 1_280)} for apn in APNS]
+            return config.model_copy(update={"gateway": with_apns(apns)})
+
+        assert stage.node.reload(wanted(1_400, 1_300)) == ["gateway.apns"]
+        served = held.door.machines[Access.GTPV1]._apns
+        assert (served[APN].mtu_bytes, tunnel.link.mtu_bytes, common.mtu_bytes) == (1_400, 1_400, 1_400)
+        assert (links.of("more-meters").mtu_bytes, meters.mtu_bytes) == (1_290, 1_300)
+        meters.mtu_bytes_max = 1_300
+        with pytest.raises(ConfigurationError, match="does not take it"):
+            stage.node.reload(wanted(1_410, 1_310))
+        assert (tunnel.link.mtu_bytes, common.mtu_bytes, meters.mtu_bytes) == (1_400, 1_400, 1_300)
+        assert held.door.machines[Access.GTPV1]._apns[APN].mtu_bytes == 1_400
+        assert stage.node._config.gateway.access_points[0].mtu_bytes == 1_400
 
     play(script)
 

@@ -23,6 +23,7 @@ from tests.contract.test_user_plane import (
     bearer,
     device6,
     g_pdu,
+    own_link,
     packet,
     packet6,
 )
@@ -263,7 +264,7 @@ def test_packets_are_numbered_by_tunnel_where_it_is_configured() -> None:
     assert numbers(path) == [(default, 0), (apart, 0), (default, 1), (default, 2), (apart, 1)]
     assert path.counted().down_bytes == 3 * len(other) + 2 * len(voice), "the number is nobody's traffic"
     path.sent.clear()
-    asked = bytes(IPv6(src="fe80::1", dst="ff02::2", hlim=255) / ICMPv6ND_RS())
+    asked = bytes(IPv6(src=str(own_link(ONE)), dst="ff02::2", hlim=255) / ICMPv6ND_RS())
     path.up(g_pdu(ONE.local_teid, asked))
     assert numbers(path) == [(default, 3)], "also what the gateway itself says"
     path.sent.clear()

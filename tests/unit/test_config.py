@@ -146,11 +146,13 @@ def test_the_user_plane_keeps_to_the_smallest_link(tmp_path: Path) -> None:
     file = tmp_path / "airloom.toml"
     file.write_text('[gateway]\napns = ["internet", {name = "meters", mtu_bytes = 1358}]\n')
     assert load(file, {}).gateway.mtu_bytes == 1_358
-    assert load(None, {}).gateway.mtu_bytes == 1_464
+    assert load(None, {}).gateway.mtu_bytes == 1_358
 
 
 def test_sequence_numbers_take_their_octets_from_the_link() -> None:
-    gateway = load(None, {"AIRLOOM_GATEWAY__USER_SEQUENCE_NUMBERS": "true"}).gateway
+    given = {"AIRLOOM_GATEWAY__APNS": '[{"name": "a", "mtu_bytes": 1464}]'}
+    assert load(None, given).gateway.mtu_bytes == 1_464
+    gateway = load(None, {**given, "AIRLOOM_GATEWAY__USER_SEQUENCE_NUMBERS": "true"}).gateway
     assert {gateway.mtu_bytes, *(each.mtu_bytes for each in gateway.access_points)} == {1_460}
 
 

@@ -6,18 +6,22 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from core.api.control import TraceQuery
 from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
 from core.app.serving import make_control_channel, make_telemetry
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
 from gtp.userplane.slots import table_bytes
+from gtp.v2.cause import Cause
 from loadtest.peers.gtp import GtpPeer, Refusal
+from loadtest.peers.sgw import Sgw
 from loadtest.virtual import PERFECT
 from loadtest.world import APN, PEERS, Plan
 from tests.support.cli import Airloom
@@ -163,7 +167,7 @@ async def test_sessions_are_found_by_what_they_are_a_page_at_a_time(
 async def test_a_trace_shows_one_sims_signalling_and_nothing_else(watched: Watched, airloom: Airloom) -> None:
     sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
     before = await sgsn.attach(imsi=watched.imsi(0), apn=APN)
-    with watched.operations.trace(watched.imsi(0)) as messages:
+    with watched.operations.trace(TraceQuery(imsi=watched.imsi(0))) as messages:
         await sgsn.echo()
         other = await sgw.attach(imsi=watched.imsi(1), apn=APN)
         await sgsn.detach(before)
@@ -176,6 +180,14 @@ async def test_a_trace_shows_one_sims_signalling_and_nothing_else(watched: Watch
         await asyncio.sleep(0.2)
         assert moved.ended_by_gateway
     rows = [messages.get_nowait() for _ in range(messages.qsize())]
+    ended = [row for row in rows if row["message"] == "session ended"]
+    assert [(row["cause"], row["elements"]["imsi"]) for row in ended] == [
+        ("device", watched.imsi(0)),
+        ("customer", watched.imsi(0)),
+    ]
+    assert ended[1]["elements"]["address"] == str(mine.ue_address)
+    assert rows[1] is ended[0], "when it is over, and then its peer is answered"
+    rows = [row for row in rows if row not in ended]
     assert [(row["version"], row["direction"], row["message"]) for row in rows] == [
         (1, "in", "delete pdp context request"),
         (1, "out", "delete pdp context response"),
@@ -195,11 +207,105 @@ async def test_a_trace_shows_one_sims_signalling_and_nothing_else(watched: Watch
     assert watched.stage.node.held["vg-1"].door._taps == [], "nothing is paid for when nobody looks"
 
 
+async def test_a_trace_of_a_partner_and_of_what_is_refused(watched: Watched, airloom: Airloom) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    trace = watched.operations.trace
+    with (
+        trace(TraceQuery(partner=SGSN)) as of_peer,
+        trace(TraceQuery(partner="other")) as of_partner,
+        trace(TraceQuery(refused=True)) as refused,
+        trace(TraceQuery(imsi=watched.imsi(1), refused=True)) as none_refused,
+    ):
+        context = await sgsn.attach(imsi=watched.imsi(0), apn=APN)
+        await sgw.attach(imsi=watched.imsi(1), apn=APN)
+        for peer in (sgsn, sgw):
+            with pytest.raises(Refusal):
+                await peer.attach(imsi=watched.imsi(2), apn="no.such")
+        await sgsn.detach(context)
+
+    def seen(rows: "asyncio.Queue[dict[str, Any]]") -> list[tuple[str, str]]:
+        found = [rows.get_nowait() for _ in range(rows.qsize())]
+        return [(row["message"], row["cause"].partition(" ")[0]) for row in found]
+
+    create, delete = "create pdp context", "delete pdp context"
+    refusal = [(f"{create} request", ""), (f"{create} response", "219")]
+    assert seen(of_peer) == [
+        (f"{create} request", ""),
+        (f"{create} response", "128"),
+        *refusal,
+        (f"{delete} request", ""),
+        ("session ended", "device"),
+        (f"{delete} response", "128"),
+    ]
+    assert len(seen(of_partner)) == 7 + 4
+    assert seen(refused) == [*refusal, ("create session request", ""), ("create session response", "78")]
+    assert seen(none_refused) == []
+    assert watched.stage.node.held["vg-1"].door._end_taps == []
+    unnamed = await airloom("gateway", "trace")
+    assert (unnamed.code, "name what to trace" in unnamed.err) == (2, True)
+
+
+async def test_sessions_are_found_by_address_msisdn_and_teid(watched: Watched, airloom: Airloom) -> None:
+    sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
+    for peer, number in ((sgsn, 0), (sgw, 1)):
+        await peer.attach(imsi=watched.imsi(number), apn=APN)
+    for session in watched.stage.open_sessions():
+        tunnel = session.tunnel
+        assert tunnel is not None
+        wanted = [("--address", str(session.ue_address))]
+        wanted += [
+            ("--teid", teid)
+            for teid in (
+                f"0x{tunnel.local_teid_control:08x}",
+                str(tunnel.local_teid_user),
+                hex(tunnel.peer_teid_user),
+            )
+        ]
+        wanted += [("--msisdn", session.msisdn)] if session.msisdn else []
+        for query in wanted:
+            told = (await airloom("gateway", "sessions", *query, "--json")).json
+            found = {row["session_id"] for row in told["sessions"]}
+            assert session.session_id in found, query
+            assert len(found) == 1 or query[0] == "--teid", "a peer's TEIDs are its own alone"
+    assert (await airloom("gateway", "sessions", "--address", "2001:db8::1", "--json")).json["sessions"] == []
+    assert (await airloom("gateway", "sessions", "--msisdn", "1", "--json")).json["sessions"] == []
+    for option, problem in (("--address", "no address"), ("--teid", "must be a number")):
+        ended = await airloom("gateway", "sessions", option, "no address")
+        assert (ended.code, problem in ended.err) == (1, True)
+
+
+async def test_a_bearer_for_a_device_that_sleeps_is_made_with_its_next_packet(
+    watched: Watched, airloom: Airloom
+) -> None:
+    sgw = await watched.peer(SGW)
+    context = await sgw.attach(imsi=watched.imsi(), apn=APN)
+    assert isinstance(sgw, Sgw)
+    sgw.verdict = Cause.UE_IS_TEMPORARILY_NOT_REACHABLE_DUE_TO_POWER_SAVING
+    (session,) = watched.stage.open_sessions()
+    wanted = ("--qci", "7", "--filter", "protocol=udp", "--json")
+    adding = asyncio.ensure_future(airloom("gateway", "bearer", "add", session.session_id, *wanted))
+
+    def put_off() -> dict[str, int]:
+        (gateway,) = watched.operations.status()["gateways"]
+        return dict(gateway["put_off"])
+
+    async with asyncio.timeout(20):
+        while put_off() != {"gtpv1": 0, "gtpv2": 1}:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert not adding.done(), "it is no refusal"
+    sgw.verdict = Cause.REQUEST_ACCEPTED
+    device = watched.stage._device(watched.stage.sims[0], context)
+    sgw.send_up(context, device._packet(b"awake", 50_000))
+    assert (await adding).json["qci"] == 7
+    assert [each.qci for each in watched.stage.open_sessions()[0].dedicated] == [7]
+    assert put_off() == {"gtpv1": 0, "gtpv2": 0}
+
+
 async def test_a_trace_that_is_not_read_is_bounded_and_says_what_it_left_out(watched: Watched) -> None:
     sgsn = await watched.peer(SGSN)
     context = await sgsn.attach(imsi=watched.imsi(), apn=APN)
     door = watched.stage.node.held["vg-1"].door
-    with watched.operations.trace(watched.imsi()) as messages:
+    with watched.operations.trace(TraceQuery(imsi=watched.imsi())) as messages:
         data = struct.pack("!BBHIHH", 0x32, 20, 4, context.peer_teid_control, 9, 0)
         for _ in range(TRACED_MAX):
             door._receive(data, (SGSN, 2123))
@@ -211,9 +317,9 @@ async def test_a_trace_that_is_not_read_is_bounded_and_says_what_it_left_out(wat
         assert messages.get_nowait()["left_out_before"] > 0
     with ExitStack() as traces:
         for _ in range(TRACES_MAX):
-            traces.enter_context(watched.operations.trace("1"))
+            traces.enter_context(watched.operations.trace(TraceQuery(imsi="1")))
         with pytest.raises(Unavailable, match="16 traces"):
-            traces.enter_context(watched.operations.trace("1"))
+            traces.enter_context(watched.operations.trace(TraceQuery(imsi="1")))
 
 
 async def test_a_live_trace_and_its_pcap(watched: Watched, airloom: Airloom, tmp_path: Path) -> None:
@@ -233,6 +339,7 @@ async def test_a_live_trace_and_its_pcap(watched: Watched, airloom: Airloom, tmp
         f"<- {SGW}:2123 v2 create session request",
         f"-> {SGW}:2123 v2 create session response",
         f"<- {SGW}:2123 v2 delete session request",
+        "-- session ended: device",
         f"-> {SGW}:2123 v2 delete session response",
     ]
     assert "cause 16 request accepted" in lines[1]
@@ -272,7 +379,7 @@ async def test_a_dropped_peer_is_told_unless_silently_and_the_others_stay(
     sgsn, sgw = await watched.peer(SGSN), await watched.peer(SGW)
     kept = await sgw.attach(imsi=watched.imsi(0), apn=APN)
     told = await sgsn.attach(imsi=watched.imsi(1), apn=APN)
-    with watched.operations.trace(watched.imsi(1)) as messages:
+    with watched.operations.trace(TraceQuery(imsi=watched.imsi(1))) as messages:
         assert (await airloom("gateway", "drop-peer", SGSN, "--yes")).out == "ended: 1 sessions\n"
         await asyncio.sleep(0.1)
     assert told.ended_by_gateway
@@ -314,7 +421,7 @@ async def test_a_dedicated_bearer_is_made_changed_and_ended_by_an_operator(
     assert (await airloom(*own, "add", session.session_id, "--qci", "8", *second)).out.endswith(
         ": QCI 8, priority 3\n"
     )
-    with watched.operations.trace(watched.imsi()) as messages:
+    with watched.operations.trace(TraceQuery(imsi=watched.imsi())) as messages:
         changed = await airloom(
             *own,
             "change",
@@ -422,7 +529,12 @@ async def test_the_channel_refuses_strangers_and_what_it_does_not_know(
             ("sessions?limit=0", "limit: must be from 1 to 1000"),
             ("sessions?limit=x", "invalid literal"),
             ("sessions?colour=red", "colour: unknown"),
+            ("sessions?address=x", "does not appear to be an IPv4 or IPv6 address"),
+            ("sessions?teid=x", "teid: x must be a number"),
             ("trace?imsi=x", "imsi: must be digits"),
+            ("trace", "imsi, partner or refused: at least one must be given"),
+            ("trace?refused=yes", "refused: must be true or false"),
+            ("trace?colour=red", "colour: unknown"),
         ):
             async with http.get(f"{watched.url}/control/gateway/{path}") as answer:
                 assert answer.status == 400

@@ -3,7 +3,7 @@
 import random
 
 from gtp.describe import UNREADABLE, describe
-from gtp.trace import LEARNED_MAX, SimTrace
+from gtp.trace import LEARNED_MAX, Refusals, SimTrace
 from tests.support import gtp as v1
 from tests.support.gtp import create_elements, create_request, delete_request, message, session, tlv
 from tests.support.gtp2 import create_session, delete_session, element, message2
@@ -74,3 +74,25 @@ def test_a_trace_follows_teids_and_answers_and_learns_no_more_than_it_may() -> N
     for sequence in range(2 * LEARNED_MAX):
         assert trace.look(create_request(sequence), peer, is_incoming=True)
     assert len(trace._exchanges) == len(trace._exchanges) <= LEARNED_MAX
+
+
+def test_refused_exchanges_are_shown_whole_and_what_waits_for_an_answer_is_bounded() -> None:
+    refusals = Refusals[str]()
+
+    def look(data: bytes, shown: str, *, is_incoming: bool) -> list[str]:
+        return refusals.look(describe(data), v1.SGSN, shown, is_incoming=is_incoming)
+
+    def answered(sequence: int, cause: int) -> bytes:
+        return message(17, 0x2001, sequence, bytes((1, cause)))
+
+    for sequence, cause, is_refused in ((1, 128, False), (2, 192, True), (3, 130, False), (4, 219, True)):
+        assert look(create_request(sequence), "asked", is_incoming=True) == []
+        shown = look(answered(sequence, cause), "answered", is_incoming=False)
+        assert shown == (["asked", "answered"] if is_refused else [])
+    assert look(answered(2, 192), "again", is_incoming=False) == ["again"], "a repeated answer"
+    ended = message2(99, 0x2001, 5, element(73, b"\x05") + element(2, b"\x08\0"))
+    assert look(ended, "why it ends is no refusal", is_incoming=False) == []
+    assert len(refusals) == 0
+    for sequence in range(2 * LEARNED_MAX):
+        assert look(create_request(sequence), "asked", is_incoming=True) == []
+    assert len(refusals) == LEARNED_MAX

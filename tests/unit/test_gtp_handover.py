@@ -15,6 +15,7 @@ from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
 from gtp.v1.message import MessageType
+from gtp.v2 import ie
 from gtp.v2.gateway import GtpV2Gateway
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.peers.sgsn import Sgsn
@@ -83,6 +84,8 @@ def test_a_session_goes_to_lte_and_back_with_its_teids_charging_id_and_nsapi_as_
     assert before is not None
     answer = both.move(both.v2, modify_bearer(TEID, 5), SGW)
     assert answer[1] == 35
+    told = ie.decode_elements(answer[12:])
+    assert (told[73, 0], told[127, 0]) == (b"\x05", b"\0"), "the default bearer, and no APN restriction"
     assert before.charging_id.to_bytes(4, "big") in answer
     context = both.contexts.by_teid(TEID)
     assert context is not None
@@ -124,6 +127,10 @@ def test_whichever_version_deletes_ends_the_one_session(is_in_lte: bool) -> None
 # -- with the real session service ----------------------------------------------------------------------
 
 
+LATE = b"from the peer before"
+"""On its way while the session moves."""
+
+
 async def handover(stage: Stage, *kinds: type[GtpPeer[object]]) -> None:
     """A device attaches at the first peer and is handed on to each of the others; it talks at each."""
     peers = [
@@ -141,10 +148,10 @@ async def handover(stage: Stage, *kinds: type[GtpPeer[object]]) -> None:
             left, old_peer = state.context, state.peer
             state.peer, state.context = peer, await peer.take_over(state.context)
             state.context.on_down = state.device.receive
-            before = dict(stage.up_bytes)
-            old_peer.send_up(left, state.device._packet(b"from the peer before", 50_000))
+            before = stage.up_bytes[stage.imsi]
+            old_peer.send_up(left, state.device._packet(LATE, 50_000))
             await asyncio.sleep(0.1)
-            assert dict(stage.up_bytes) == before, "what the peer before still sends goes nowhere"
+            assert stage.up_bytes[stage.imsi] == before + len(LATE) + 28, "it is of the same partner"
         assert await state.device.send_raw(b"reading %d" % number, answer_s=5.0) == b"200"
         (now,) = stage.open_sessions()
         assert now.access is (Access.GTPV1 if isinstance(peer, Sgsn) else Access.GTPV2)
@@ -155,8 +162,10 @@ async def handover(stage: Stage, *kinds: type[GtpPeer[object]]) -> None:
         assert now.tunnel.peer_user_address == peer.address
     await asyncio.sleep(stage.node._config.usage.report_interval_s + 1)
     assert await stage.metered() == (stage.up_bytes[stage.imsi], stage.down_bytes[stage.imsi])
-    assert stage.up_bytes[stage.imsi] == sum(len(b"reading 0") + 28 for _ in peers)
-    assert stage.arrived[stage.imsi] == [b"reading %d" % number for number in range(len(peers))]
+    readings = len(peers) * (len(b"reading 0") + 28)
+    assert stage.up_bytes[stage.imsi] == readings + (len(peers) - 1) * (len(LATE) + 28)
+    readings_arrived = [each for each in stage.arrived[stage.imsi] if each != LATE]
+    assert readings_arrived == [b"reading %d" % number for number in range(len(peers))]
     await state.peer.detach(state.context)
     assert stage.open_sessions() == []
 

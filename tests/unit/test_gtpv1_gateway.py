@@ -12,6 +12,7 @@ from gtp.contexts import TRANSITIONS, ContextEvent, ContextState
 from gtp.events import (
     Accepted,
     DeleteRequested,
+    DeviceAsleep,
     Done,
     OutcomeTooLate,
     PeerRestarted,
@@ -103,7 +104,7 @@ def test_create_is_handed_out_whole_and_answered_with_all_that_it_needs() -> Non
     assert elements[17] == [bytes.fromhex("a0000001")]
     assert elements[128] == [bytes.fromhex("f1210a800002")]
     assert elements[133] == [bytes((127, 0, 0, 1))] * 2
-    assert elements[132] == [bytes.fromhex("80000d04647f0035000d04647f01350010 0205b8".replace(" ", ""))]
+    assert elements[132] == [bytes.fromhex("80000d04647f0035000d04647f01350010 02054e".replace(" ", ""))]
 
 
 def test_a_repeat_is_answered_with_the_same_bytes_and_opens_nothing() -> None:
@@ -423,6 +424,24 @@ def test_a_change_on_our_side_is_told_by_update_pdp_context() -> None:
     assert only_answer(machine) == request
     machine.receive_datagram(message(19, 0xA0000001, 101, b"\x01\x80"), SGSN, T3_RESPONSE_S)
     assert (machine.get_timer(), machine.contexts) == (None, 1)
+
+
+def test_a_change_for_a_device_that_sleeps_is_told_with_its_next_update() -> None:
+    machine = gateway()
+    attached(machine)
+    changed = replace(session(), qos=Qos(ambr_up_kbps=512, ambr_down_kbps=1_024))
+    machine.changed(changed, 0)
+    first = only_answer(machine)
+    machine.receive_datagram(message(19, 0xA0000001, 101, bytes((1, 232))), SGSN, 0)
+    assert machine.next_event() == DeviceAsleep(session().session_id)
+    machine.handle_timer(10_000)
+    assert (machine.datagrams_to_send(), machine.get_timer()) == ([], None)
+    machine.receive_datagram(update_request(0xA0000001, 2), SGSN, 10_000)
+    event = machine.next_event()
+    assert isinstance(event, UpdateRequested)
+    machine.answer(event.token, Accepted(changed), 10_000)
+    _, (again, peer) = machine.datagrams_to_send()
+    assert (again[1], again[12:], peer) == (18, first[12:], SGSN)
 
 
 @pytest.mark.parametrize("cause", [Cause.NON_EXISTENT, Cause.CONTEXT_NOT_FOUND])

@@ -100,10 +100,23 @@ def test_the_alternative_address_counts_where_the_first_is_of_ipv6() -> None:
 
 @pytest.mark.parametrize(
     "gsn",
-    [(bytes(16),), (bytes(17),), (b"",), (bytes((127, 0, 1, 1)), bytes(5)), (bytes(4), bytes(4), bytes(300))],
+    [
+        (bytes(16),) * 2,
+        (bytes(17),) * 2,
+        (b"", b""),
+        (bytes((127, 0, 1, 1)), bytes(5)),
+        (bytes(4), bytes(4), bytes(300)),
+    ],
 )
 def test_a_gsn_address_that_cannot_be_spoken_to_is_cause_201(gsn: tuple[bytes, ...]) -> None:
     assert refused(attached(), update(gsn=gsn)) == (201, 0x2001)
+
+
+def test_both_gsn_addresses_are_mandatory() -> None:
+    assert refused(attached(), update(gsn=(bytes((127, 0, 1, 1)),))) == (202, 0x2001)
+    elements = create_elements()
+    del elements[10]
+    assert refused(gateway(), message(16, 0, 3, b"".join(elements))) == (202, 0x2001)
 
 
 def test_an_update_is_answered_with_options_and_the_session_as_it_stands() -> None:

@@ -1,6 +1,6 @@
 """PDP types in GTPv1: what is asked for, what is granted, how the answer says it."""
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
@@ -9,6 +9,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType, Session
 from core.domain.values import replace
 from gtp.events import Accepted, Rejected, SessionRequested, SessionWish
+from gtp.partners import Partner
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
@@ -81,6 +82,25 @@ def test_both_asked_over_bearers_of_one_address_is_cause_130() -> None:
     assert wish(BOTH, tlv(0x94, b"\x7f")).pdn_type is PdnType.IPV4
     ipv6_first = replace(APN, pdn_types=frozenset({PdnType.IPV6, PdnType.IPV4V6}))
     assert wish(BOTH, apn=ipv6_first).pdn_type is PdnType.IPV6
+
+
+def test_a_partner_may_have_both_families_without_the_flag() -> None:
+    partner = Partner("one", (IPv4Network("127.0.1.0/24"),), assume_dual_address_bearers=True)
+    machine = GtpV1Gateway(
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        apns=[OFFERS_ALL],
+        allowed_peers=[],
+        partners=[partner],
+        first_sequence=100,
+    )
+    machine.receive_datagram(asked(BOTH), SGSN, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert event.wish.pdn_type is PdnType.IPV4V6
+    machine.answer(event.token, Accepted(granted(PdnType.IPV4V6)), 0)
+    elements = decode_elements(decode_header(machine.datagrams_to_send()[0][0]).payload)
+    assert elements[1] == [b"\x80"]
 
 
 @pytest.mark.parametrize("pdp_type", [b"\xf0\x01", b"\xf0\x21", b"\xf1\x02", b"\xf1\x22abcd"])

@@ -228,7 +228,7 @@ def test_a_dedicated_bearer_is_asked_for_with_its_filters_and_its_own_tunnel() -
     assert machine.next_event() == BearerAnswered(token, session().session_id, made)
 
 
-@pytest.mark.parametrize(("cause", "is_done"), [(16, True), (73, False), (64, False), (110, False)])
+@pytest.mark.parametrize(("cause", "is_done"), [(16, True), (73, False), (64, False)])
 def test_a_dedicated_bearer_is_changed_with_its_whole_template(cause: int, is_done: bool) -> None:
     machine, there = standing(), replace(WANTED, ebi=6, qci=8)
     token = machine.change_bearer(told(), there, 0)
@@ -246,7 +246,6 @@ def test_a_dedicated_bearer_is_changed_with_its_whole_template(cause: int, is_do
     "answer",
     [
         reply(96, 101, 73),
-        reply(96, 101, 110),
         reply(96, 101, 121),
         reply(96, 101, 16),
         created(101, bearer_cause=73),
@@ -319,6 +318,7 @@ def test_dedicated_bearers_move_with_their_session_and_what_is_unknown_is_named(
         element(93, element(73, b"\x05") + ACCEPTED + element(94, bytes.fromhex("b0000001"))),
         element(93, element(73, b"\x06") + ACCEPTED + element(94, bytes.fromhex("c0000001"))),
         element(93, element(73, b"\x09") + element(2, bytes((Cause.CONTEXT_NOT_FOUND, 0)))),
+        element(93, element(73, b"\x07") + ACCEPTED, 1),  # marked for removal (table 7.2.8-1)
     ]
     assert answer.endswith(b"".join(told_of))
 

@@ -1,6 +1,6 @@
 """The GTPv2-C machine: answers by position, refusals that name the element, versions that share a context."""
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
@@ -19,6 +19,7 @@ from gtp.events import (
     SessionRequested,
     UpdateRequested,
 )
+from gtp.partners import Partner
 from gtp.transaction import N3_REQUESTS, PATIENCE_S, T3_RESPONSE_S
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.cause import CAUSE_OF_REFUSAL, Cause
@@ -124,7 +125,7 @@ def test_an_accepted_session_is_answered_octet_by_octet_with_the_qos_that_it_has
         + element(79, b"\x01" + bytes((10, 128, 0, 2)))
         + element(127, b"\0")
         + element(72, (512).to_bytes(4, "big") + (1_024).to_bytes(4, "big"))
-        + element(78, b"\x80" + dns + bytes.fromhex("00100205b8"))
+        + element(78, b"\x80" + dns + bytes.fromhex("001002054e"))
         + element(93, bearer)
     )
     assert machine.datagrams_to_send() == [(message2(33, 0x2001, 0x010203, body), SGW)]
@@ -139,7 +140,7 @@ def test_an_accepted_session_is_answered_octet_by_octet_with_the_qos_that_it_has
         ("imsi", (1, 0), Cause.CONDITIONAL_IE_MISSING),
         ("rat type", (82, 0), Cause.MANDATORY_IE_MISSING),
         ("f-teid", (87, 0), Cause.MANDATORY_IE_MISSING),
-        ("apn", (71, 0), Cause.CONDITIONAL_IE_MISSING),
+        ("apn", (71, 0), Cause.MANDATORY_IE_MISSING),
         ("paa", (79, 0), Cause.CONDITIONAL_IE_MISSING),
         ("bearer context", (93, 0), Cause.MANDATORY_IE_MISSING),
     ],
@@ -283,6 +284,38 @@ def test_a_static_address_is_told_on() -> None:
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
     assert (event.wish.address, event.wish.prefix) == (IPv4Address("10.1.2.3"), PREFIX)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [bytes(16), bytes(15) + b"\1", IPv6Address("fe80::1").packed],
+    ids=["none", "interface", "link"],
+)
+def test_an_interface_identifier_or_a_link_local_address_asks_for_no_prefix(address: bytes) -> None:
+    machine = gateway()
+    machine.receive_datagram(create_session(pdn_type=2, paa=element(79, b"\x02\x40" + address)), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert event.wish.prefix is None
+
+
+def test_a_partner_may_have_both_families_without_the_flag() -> None:
+    partner = Partner("one", (IPv4Network("127.0.2.0/24"),), assume_dual_address_bearers=True)
+    machine = GtpV2Gateway(
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        apns=[DUAL],
+        allowed_peers=[],
+        partners=[partner],
+        first_sequence=100,
+    )
+    machine.receive_datagram(create_session(pdn_type=3), SGW, 0)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    assert event.wish.pdn_type is PdnType.IPV4V6
+    given = replace(session(), pdn_type=PdnType.IPV4V6, ue_prefix=PREFIX)
+    machine.answer(event.token, Accepted(given), 0)
+    assert answers(machine)[0][16] == Cause.REQUEST_ACCEPTED
 
 
 @pytest.mark.parametrize("reason", AttachRefusal)

@@ -12,27 +12,44 @@ from scapy.layers.inet6 import (
     ICMPv6ND_RS,
     ICMPv6NDOptMTU,
     ICMPv6NDOptPrefixInfo,
+    ICMPv6NDOptRDNSS,
     ICMPv6NDOptSrcLLAddr,
+    ICMPv6PacketTooBig,
     IPv6,
     in6_chksum,
 )
 from scapy.packet import Packet, Raw
 
+from core.domain.apn import Apn
 from core.domain.usage import Volume
 from core.domain.values import replace
 from gtp.userplane.neighbours import ADVERTISE_AGAIN_S, GATEWAY_LINK_LOCAL
 from gtp.userplane.reasons import Drop, Signal
-from tests.contract.test_user_plane import PREFIXES, SERVER_IPV6, bearer, device6, g_pdu, ipv6_bearer, packet6
+from tests.contract.test_user_plane import (
+    PREFIXES,
+    SERVER_IPV6,
+    bearer,
+    device6,
+    g_pdu,
+    ipv6_bearer,
+    own_link,
+    packet6,
+)
 from tests.unit.test_tunnels import INNER, Path, changed
 
 ONE = ipv6_bearer(1)
 TWO = ipv6_bearer(2)
 BOTH = replace(bearer(1), ue_prefix=ONE.ue_prefix)
 OWN = device6(ONE, 0xABCD)
-HOST = IPv6Address("fe80::1")
+HOST = own_link(ONE)
+OTHER_HOST = IPv6Address("fe80::1")
 GATEWAY_HOST = IPv6Address(GATEWAY_LINK_LOCAL)
 NOBODY = IPv6Address("::")
 GOOD = packet6(OWN, SERVER_IPV6)
+
+
+def nd(message: Packet, *, source: IPv6Address = HOST, to: str = "ff02::2", hop_limit: int = 255) -> bytes:
+    return bytes(IPv6(src=str(source), dst=to, hlim=hop_limit) / message)
 
 
 @pytest.fixture
@@ -41,14 +58,10 @@ def path() -> Path:
     made = Path()
     for place, one in ((0, ONE), (4, TWO)):
         made.tunnels.install(one, place)
-        made.up(g_pdu(one.local_teid, nd(ICMPv6ND_RS(), source=HOST)))
+        made.up(g_pdu(one.local_teid, nd(ICMPv6ND_RS(), source=own_link(one))))
     made.sent.clear()
     made.tunnels.signals[Signal.ROUTER_ADVERTISED] = 0
     return made
-
-
-def nd(message: Packet, *, source: IPv6Address = HOST, to: str = "ff02::2", hop_limit: int = 255) -> bytes:
-    return bytes(IPv6(src=str(source), dst=to, hlim=hop_limit) / message)
 
 
 def up(path: Path, inner: bytes) -> None:
@@ -114,6 +127,10 @@ DROPS: list[tuple[str, Drop, bytes]] = [
     ("header alone", Drop.INNER_MALFORMED, GOOD[:40]),
     ("another's prefix", Drop.WRONG_SOURCE, packet6(device6(TWO), SERVER_IPV6)),
     ("an address of the internet", Drop.WRONG_SOURCE, packet6(SERVER_IPV6, SERVER_IPV6)),
+    ("a link local address that is not its own", Drop.WRONG_SOURCE, nd(ICMPv6ND_RS(), source=OTHER_HOST)),
+    ("a neighbour's question from there", Drop.WRONG_SOURCE,
+     nd(ICMPv6ND_NS(tgt=str(GATEWAY_HOST)), source=OTHER_HOST, to=str(GATEWAY_HOST))),
+    ("another's link local address", Drop.WRONG_SOURCE, nd(ICMPv6ND_RS(), source=own_link(TWO))),
     ("multicast as source", Drop.WRONG_SOURCE, packet6(IPv6Address("ff02::1"), SERVER_IPV6)),
     ("link local to the internet", Drop.LINK_LOCAL, packet6(HOST, SERVER_IPV6)),
     ("unspecified to the internet", Drop.LINK_LOCAL, packet6(NOBODY, SERVER_IPV6)),
@@ -162,13 +179,53 @@ def test_a_router_solicitation_is_answered_with_the_64(path: Path, source: IPv6A
     assert (answer.src, answer.dst, answer.hlim) == (str(GATEWAY_HOST), told, 255)
     assert is_summed(answer)
     advertisement = answer[ICMPv6ND_RA]
-    assert (advertisement.M, advertisement.O, advertisement.routerlifetime) == (0, 1, 65_535)
+    assert (advertisement.M, advertisement.O, advertisement.routerlifetime) == (0, 0, 65_535)
+    assert ICMPv6NDOptRDNSS not in answer
     prefix = answer[ICMPv6NDOptPrefixInfo]
     assert (prefix.prefix, prefix.prefixlen, prefix.A, prefix.L) == (str(device6(ONE, 0)), 64, 1, 0)
     assert (prefix.validlifetime, prefix.preferredlifetime) == (2**32 - 1, 2**32 - 1)
     assert answer[ICMPv6NDOptMTU].mtu == 1_464
     assert path.signals == {Signal.ROUTER_ADVERTISED: 1}
     assert path.counted().is_zero, "what the gateway says is not the customer's traffic"
+
+
+def test_an_advertisement_has_its_access_points_own_mtu_and_name_servers() -> None:
+    servers = tuple(IPv6Address("2001:db8::35") + n for n in range(4))
+    path = Path(apns=[Apn("meters", mtu_bytes=1_280, dns_ipv6=servers), Apn("cameras", mtu_bytes=1_400)])
+    path.tunnels.install(replace(ONE, apn="meters"), 0)
+    up(path, nd(ICMPv6ND_RS()))
+    answer = said(path)
+    assert is_summed(answer)
+    assert answer[ICMPv6NDOptMTU].mtu == 1_280
+    told = answer[ICMPv6NDOptRDNSS]
+    assert (told.len, told.lifetime, tuple(map(IPv6Address, told.dns))) == (7, 65_535, servers[:3])
+    path.tunnels.install(replace(ONE, apn="cameras"), 0)
+    path.sent.clear()
+    up(path, nd(ICMPv6ND_RS()))
+    assert said(path)[ICMPv6NDOptMTU].mtu == 1_400
+
+
+def test_an_mtu_that_changes_is_advertised_with_the_next_packet_and_kept_to_at_once() -> None:
+    path = Path(apns=[Apn("meters", mtu_bytes=1_400)])
+    path.tunnels.install(replace(ONE, apn="meters"), 0)
+    path.tunnels.install(replace(TWO, apn="other"), 4)
+    for one in (ONE, TWO):
+        path.up(g_pdu(one.local_teid, nd(ICMPv6ND_RS(), source=own_link(one))))
+    path.sent.clear()
+    path.now += 1
+    path.tunnels.serve([Apn("meters", mtu_bytes=1_300), Apn("new", mtu_bytes=1_290)], 1_464)
+    path.up(g_pdu(TWO.local_teid, packet6(device6(TWO), SERVER_IPV6)))
+    assert path.sent == [], "its access point's is as it was"
+    path.now += 1
+    up(path, GOOD)
+    assert said(path)[ICMPv6NDOptMTU].mtu == 1_300
+    path.sent.clear()
+    up(path, GOOD)
+    assert path.sent == []
+    big = packet6(SERVER_IPV6, OWN, 1_301)
+    assert not path.tunnels.downlink(big)
+    assert path.tunnels.downlink(packet6(SERVER_IPV6, OWN, 1_300))
+    assert IPv6(path.internet[-1])[ICMPv6PacketTooBig].mtu == 1_300
 
 
 def test_an_advertisement_is_repeated_with_the_first_packet_after_hours(path: Path) -> None:
@@ -178,7 +235,7 @@ def test_an_advertisement_is_repeated_with_the_first_packet_after_hours(path: Pa
     path.now += 1
     up(path, GOOD)
     up(path, GOOD)
-    assert said(path)[ICMPv6ND_RA].O == 1
+    assert said(path)[ICMPv6ND_RA].O == 0
     path.tunnels.install(replace(ONE, peer_teid=ONE.peer_teid), 0)
     up(path, GOOD)
     assert path.signals == {Signal.ROUTER_ADVERTISED: 1}, "an update of the session asks for none"
@@ -240,7 +297,7 @@ def test_a_malformed_solicitation_is_dropped_and_never_loops(path: Path, name: s
 
 def test_options_that_nobody_knows_are_passed_over(path: Path) -> None:
     up(path, nd(ICMPv6ND_RS() / Raw(RS_OPTION + b"\x7f\x02" + bytes(14))))
-    assert said(path)[ICMPv6ND_RA].O == 1
+    assert said(path)[ICMPv6ND_RA].O == 0
 
 
 def test_nothing_is_said_to_a_suspended_device(path: Path) -> None:

@@ -111,10 +111,48 @@ def test_ipcp_that_asks_is_told_by_a_nak() -> None:
     assert ipcp(asks) == packet(3, 7, RIGHT)
 
 
-def test_ipcp_options_that_are_not_known_are_rejected_alone() -> None:
-    assert ipcp(bytes.fromhex("8106000000008206000000000206002d0f01")) == packet(
-        4, 7, bytes.fromhex("8206000000000206002d0f01")
-    )
+ASKS = bytes.fromhex("030600000000810600000000830600000000")
+UNKNOWN = bytes.fromhex("0206002d0f01"), bytes.fromhex("820600000000"), bytes.fromhex("840600000000")
+"""Van Jacobson compression, NBNS 1 and 2, as dial-up stacks ask for them."""
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [UNKNOWN[0] + ASKS, ASKS[:12] + UNKNOWN[1] + ASKS[12:] + UNKNOWN[2]],
+    ids=["compression", "windows"],
+)
+def test_servers_are_told_beside_options_that_are_not_known(asks: bytes) -> None:
+    """There is no second round in which the device would ask again without the others."""
+    assert ipcp(asks) == packet(3, 7, RIGHT)
+
+
+def test_what_is_right_is_told_again_beside_options_that_are_not_known() -> None:
+    assert ipcp(RIGHT + UNKNOWN[0]) == packet(3, 7, RIGHT)
+    assert ipcp(RIGHT[:6] + ASKS[6:] + UNKNOWN[0]) == packet(3, 7, RIGHT[6:]), "only what differs"
+
+
+def test_ipcp_options_that_are_not_known_are_rejected_where_there_is_nothing_else() -> None:
+    assert ipcp(UNKNOWN[1] + UNKNOWN[0]) == packet(4, 7, UNKNOWN[1] + UNKNOWN[0])
+
+
+def test_each_ipcp_packet_is_answered() -> None:
+    first, second = (option(0x8021, packet(1, number, ASKS[6 * number :][:6])) for number in (1, 2))
+    assert told(first, option(0x0010), second, pdn_type=PdnType.IPV4) == [
+        (0x8021, packet(3, 1, RIGHT[6:12])),
+        (0x0010, b"\x05\x78"),
+        (0x8021, packet(3, 2, RIGHT[12:])),
+    ]
+
+
+def test_no_more_ipcp_packets_are_answered_than_fit() -> None:
+    answers = told(*[option(0x8021, packet(1, 1, ASKS))] * OPTIONS_MAX, pdn_type=PdnType.IPV4)
+    assert len(answers) == (ANSWER_OCTETS_MAX - 1) // (3 + 4 + len(RIGHT))
+
+
+@pytest.mark.parametrize("asks", [ASKS, ASKS + UNKNOWN[0], RIGHT], ids=["asks", "unknown", "right"])
+def test_ipcp_may_be_acknowledged_with_our_values_as_other_gateways_do(asks: bytes) -> None:
+    answer = answer_options(b"\x80" + option(0x8021, packet(1, 7, asks)), session(), APN, ipcp_ack=True)
+    assert answer == b"\x80" + option(0x8021, packet(2, 7, RIGHT))
 
 
 def test_one_server_alone_is_the_second_too() -> None:

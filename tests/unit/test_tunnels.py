@@ -1,17 +1,20 @@
 """The path of a packet: every reason to drop one, every message of the path itself."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
+from core.domain.apn import Apn
 from core.domain.usage import Volume
 from core.domain.values import replace
 from core.ports.network import Address
+from gtp.partners import Partner
 from gtp.userplane.destinations import VERDICTS_MAX
 from gtp.userplane.messages import EXTENSION_HEADERS_MAX
 from gtp.userplane.reasons import Drop, Signal
+from gtp.userplane.sources import NO_SOURCES, PAIRS_MAX, Sources
 from gtp.userplane.tunnels import COMPLAINT_PEERS_MAX, COMPLAINTS_PER_S_MAX, Tunnels
 from gtp.userplane.udp import inner_addresses
 from tests.contract.test_user_plane import (
@@ -24,6 +27,7 @@ from tests.contract.test_user_plane import (
     SERVER,
     bearer,
     g_pdu,
+    own_link,
     packet,
     packet6,
 )
@@ -35,7 +39,9 @@ TWO = bearer(2)
 class Path:
     """Two tunnels and everything that came out of them, in order."""
 
-    def __init__(self, *, is_numbered: bool = False) -> None:
+    def __init__(
+        self, *, is_numbered: bool = False, apns: Sequence[Apn] = (), sources: Sources = NO_SOURCES
+    ) -> None:
         self.words = memoryview(bytearray(8 * 8)).cast("Q")
         self.now = 100.0
         self.internet: list[bytes] = []
@@ -50,7 +56,9 @@ class Path:
             devices=(POOL, *(ipv6 for _, ipv6 in PREFIXES.pools)),
             platform=PLATFORM,
             forbidden=(IPv4Network("192.0.2.0/24"), IPv6Network("fd00:c0de::/32")),
+            apns=apns,
             is_numbered=is_numbered,
+            sources=sources,
         )
         self.tunnels.write_internet = self.internet.append
         self.tunnels.on_edge_packet = lambda session_id, inner: self.edge.append((session_id, inner))
@@ -220,7 +228,7 @@ def _peer_full(path: Path) -> None:
 
 def _link_local(path: Path) -> None:
     path.tunnels.install(replace(ONE, ue_prefix=PREFIXES.of(ONE.ue_address)), 0)
-    path.up(g_pdu(ONE.local_teid, packet6(IPv6Address("fe80::1"), IPv6Address("ff02::fb"))))
+    path.up(g_pdu(ONE.local_teid, packet6(own_link(ONE), IPv6Address("ff02::fb"))))
 
 
 def _too_fast(path: Path, *, up: bool) -> None:
@@ -408,6 +416,80 @@ def test_other_messages_are_counted_and_not_answered(path: Path, kind: int, sign
     path.up(changed(GOOD, 1, bytes([kind])))
     assert path.signals == {signal: 1}
     assert (path.sent, path.internet) == ([], [])
+
+
+# -- who may send by a tunnel ---------------------------------------------------------------------------
+
+BOARD, RNC, STRANGER = str(IPv4Address(PEER) + 1), "198.51.100.70", "203.0.113.9"
+PARTNERS = [
+    Partner(
+        "one", (IPv4Network(f"{PEER}/28", strict=False),), user_networks=(IPv4Network("198.51.100.64/26"),)
+    ),
+    Partner("other", (IPv4Network("203.0.113.0/24"),)),
+]
+
+
+def test_a_tunnels_other_end_may_send_by_any_address_of_its_partner() -> None:
+    """Its boards, and where its user plane is; what goes down goes to the peer."""
+    path = Path(sources=Sources(PARTNERS))
+    for source in (BOARD, RNC, BOARD):
+        path.up(GOOD, source=source)
+    assert path.internet == [INNER] * 3
+    assert path.counted() == Volume(up_bytes=192, up_packets=3)
+    path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+    assert path.sent.pop()[1] == (PEER, 2152)
+    path.up(edit_inner(12, TWO.ue_address.packed), source=BOARD)
+    path.up(GOOD, source=STRANGER)
+    path.up(GOOD, source="198.51.100.1")
+    assert path.drops == {Drop.WRONG_SOURCE: 1, Drop.WRONG_PEER: 2}
+    assert path.sent == []
+
+
+def test_a_peer_where_the_partners_user_plane_is_has_others_too() -> None:
+    path = Path(sources=Sources(PARTNERS))
+    path.tunnels.install(replace(ONE, peer_address=RNC), 0)
+    for source in (PEER, "198.51.100.71", STRANGER):
+        path.up(GOOD, source=source)
+    assert (len(path.internet), path.drops) == (2, {Drop.WRONG_PEER: 1})
+
+
+def test_a_network_without_a_name_is_one_partner_and_with_no_table_there_is_the_peer_alone() -> None:
+    network = IPv4Network(f"{PEER}/28", strict=False)
+    path = Path(sources=Sources(allowed=[network, IPv4Network("203.0.113.0/24")]))
+    path.up(GOOD, source=BOARD)
+    path.up(GOOD, source=STRANGER)
+    assert (path.internet, path.drops) == ([INNER], {Drop.WRONG_PEER: 1})
+    path.tunnels.serve([], 1_464)
+    path.up(GOOD, source=BOARD)
+    assert path.drops == {Drop.WRONG_PEER: 2}
+
+
+def test_the_next_packet_of_a_device_that_is_waited_for_is_told_of_once() -> None:
+    path, heard = Path(sources=Sources(PARTNERS)), list[str]()
+    path.tunnels.on_heard = heard.append
+    path.tunnels.watch(ONE.session_id)
+    path.tunnels.watch("a session that is over")
+    path.up(GOOD, source=STRANGER)
+    assert path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+    path.tunnels.install(replace(ONE, up_kbps=1_000), 0)
+    assert (heard, path.drops) == ([], {Drop.WRONG_PEER: 1})
+    for source in (BOARD, PEER, PEER):
+        path.up(GOOD, source=source)
+    assert (heard, path.internet) == ([ONE.session_id], [INNER] * 3)
+
+
+def test_only_the_peer_itself_ends_a_tunnel() -> None:
+    path = Path(sources=Sources(PARTNERS))
+    path.up(error_indication(ONE.peer_teid), source=BOARD)
+    assert (path.lost_tunnels, path.signals) == ([], {Signal.ERROR_INDICATION_IGNORED: 1})
+
+
+def test_remembered_sources_are_bounded() -> None:
+    sources = Sources(PARTNERS)
+    for number in range(PAIRS_MAX + 5):
+        assert not sources.are_one(PEER, str(IPv4Address("203.0.0.0") + number))
+    assert len(sources) == 5
+    assert sources.are_one(PEER, BOARD)
 
 
 # -- tables -------------------------------------------------------------------------------------------

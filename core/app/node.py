@@ -26,11 +26,11 @@ from core.services.consumer import Consumer
 from core.services.control import ClusterControl
 from core.services.delivery import Delivery
 from core.services.edge_links import EdgeLinks, RemoteSessions
-from core.services.faults import Faults
+from core.services.faults import Fault, Faults
 from core.services.folding import UsageFolder
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
-from core.services.message_meter import MessageMeter
+from core.services.message_meter import MESSAGE_METER, MessageMeter
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.dns import DNS_PORT, NameServer
 from mqtt_bridge.edge.http import HttpEntryPoint, Metadata, MetadataService
@@ -38,9 +38,6 @@ from mqtt_bridge.edge.mqtt import MqttEntryPoint
 from mqtt_bridge.edge.tcp import TcpEntryPoint
 from mqtt_bridge.edge.udp import UdpEntryPoint
 from mqtt_bridge.service import DeviceEdge
-
-MESSAGE_METER = "message-meter"
-"""The application as which all nodes together count messages."""
 
 
 class Node:
@@ -141,6 +138,8 @@ class Node:
 
     def _loops_of_roles(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
         roles = self._config.node.roles
+        if self._world.stream_damage:
+            yield "stream", self._report_damage
         if self.edge_links is not None:
             yield "edge-links", self.edge_links.run
         if "edge" in roles:
@@ -150,6 +149,13 @@ class Node:
         if "meter" in roles:
             yield MESSAGE_METER, self.consumer.run
             yield "chores", self.chores.run
+
+    async def _report_damage(self) -> None:
+        """What was found when the stream was opened; raises ``Unavailable``, to be asked again."""
+        damage = self._world.stream_damage
+        for line in damage:
+            await self.audit.records_skipped("stream", line)
+        self.faults.passed_over("stream", Fault.ITEM, "; ".join(damage), number=self._world.stream_lost)
 
     def reload(self, config: Config) -> list[str]:
         """Take over what differs in ``config``; the keys. Raises ``ConfigurationError`` for what cannot be

@@ -59,7 +59,7 @@ class Faults:
         self._tell = tell
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._items: dict[str, tuple[float, int]] = {}
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[tuple[str, ...]] = Counter()
         """By loop and fault: items and positions passed over, and how often a loop came to stand still."""
 
     @property

@@ -22,6 +22,8 @@ from core.errors import StaleVersion, Unavailable
 from core.ports.store import MessageCounts
 from core.ports.stream import StoredRecord
 
+MESSAGE_METER = "message-meter"
+"""The application as which all nodes together count messages."""
 WRITES_MAX = 64
 """Rows that are written at a time."""
 TRIES_MAX = 16

@@ -18,8 +18,10 @@ from core.adapters.stream.kinesis import KinesisStream
 from core.domain.message import DeviceMessage
 from core.domain.usage import day_of
 from core.errors import ConfigurationError, Unavailable
+from core.services.audit import AuditTrail
 from core.services.consumer import Consumer
 from core.services.delivery import Delivery
+from core.services.faults import Faults
 from core.services.message_meter import MessageMeter
 from loadtest.checks import payloads_by_imsi
 from loadtest.parts import kinesis
@@ -100,7 +102,10 @@ async def consume(stream: KinesisStream, store: WideStore, dice: random.Random, 
     while not done.is_set():
         consumer = Consumer(
             stream=stream, leases=store.shard_leases, clock=SystemClock(), application="meter",
-            owner="one", effect=meter.count, poll_s=0.1,
+            owner="one", effect=meter.count, poll_s=0.1, faults=Faults(clock=SystemClock()),
+            audit=AuditTrail(
+                audit=store.audit, clock=SystemClock(), entropy=SeededEntropy(dice), actor="one"
+            ),
         )  # fmt: skip
         running = asyncio.create_task(consumer.run())
         await asyncio.wait([running, asyncio.create_task(done.wait())], timeout=0.3 + dice.random(),

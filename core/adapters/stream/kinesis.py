@@ -174,9 +174,11 @@ class KinesisStream:
             asked["StartingSequenceNumber"] = sequence_number
         try:
             answer = await self._ask("get_shard_iterator", **asked)
-        except _Refused as refused:
+        except (_Refused, SourceGone) as refused:
             if "StartingSequenceNumber" not in asked:
-                raise Unavailable(str(refused)) from refused
+                raise
+            if isinstance(refused, SourceGone):  # some servers mean the number: is the shard there?
+                await self.iterator(shard_id, IteratorType.TRIM_HORIZON)
             raise PositionLost(str(refused)) from refused
         return f"{shard_id} {answer['ShardIterator']}"
 
@@ -186,10 +188,7 @@ class KinesisStream:
         shard_id, separator, opaque = iterator.partition(" ")
         if not separator:
             raise ValueError("no iterator of ours")
-        try:
-            answer = await self._ask("get_records", ShardIterator=opaque, Limit=limit)
-        except _Refused as refused:
-            raise Unavailable(str(refused)) from refused
+        answer = await self._ask("get_records", ShardIterator=opaque, Limit=limit)
         records = tuple(
             StoredRecord(
                 shard_id,

@@ -17,7 +17,7 @@ from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
-from core.adapters.stream.log import LogStream
+from core.adapters.stream.log import STREAM_FOLDER, LogStream
 from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
 from core.errors import ConfigurationError, Unavailable
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from core.adapters.store.cassandra import CassandraAddress
 
 METADATA_PORT = 80
-STREAM_FOLDER = "stream"
-"""In ``node.data_dir``: the embedded stream."""
 SEQUENCE_DIGITS_MAX = 19
 """A checkpoint of so many digits or more is none of the embedded stream's."""
 NO_PEERS, NO_LINKS, NO_MOVER = NoPeers(), NoLinks(), NoMover()
@@ -211,9 +209,9 @@ def _demand_shared_objects(config: Config) -> None:
     here = [what for role, what in kept.items() if role in config.node.roles]
     if config.store.cassandra and here and not config.objects.s3 and config.objects.folder is None:
         raise ConfigurationError(
-            f"objects.s3: is not set, but nodes share a store (store.cassandra), and {' and '.join(here)} in a"
-            " folder of this node would not be found by the others; name a bucket, or set objects.folder to a"
-            " folder that every node mounts"
+            f"objects.s3: is not set, but nodes share a store (store.cassandra), and {' and '.join(here)} in"
+            " a folder of this node would not be found by the others; name a bucket, or set objects.folder to"
+            " one that every node mounts"
         )
 
 

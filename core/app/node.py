@@ -85,16 +85,7 @@ class Node:
         self.audit = AuditTrail(
             audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=config.node.name
         )
-        self.consumer = Consumer(
-            stream=world.stream,
-            leases=world.store.shard_leases,
-            clock=world.clock,
-            application=MESSAGE_METER,
-            owner=config.node.name,
-            effect=self.messages.count,
-            faults=self.faults,
-            audit=self.audit,
-        )
+        self.consumer = self.make_consumer()
         self.folder = UsageFolder(
             usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
         )
@@ -258,6 +249,19 @@ class Node:
     def make_message_meter(self) -> MessageMeter:
         """What counts messages."""
         return MessageMeter(counts=self._world.store.message_counts)
+
+    def make_consumer(self) -> Consumer:
+        """What reads the stream for it."""
+        return Consumer(
+            stream=self._world.stream,
+            leases=self._world.store.shard_leases,
+            clock=self._world.clock,
+            application=MESSAGE_METER,
+            owner=self.name,
+            effect=self.messages.count,
+            faults=self.faults,
+            audit=self.audit,
+        )
 
     def make_edge(self) -> DeviceEdge:
         """What devices speak to inside their tunnel."""

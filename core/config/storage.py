@@ -41,8 +41,8 @@ class ObjectsConfig(Section):
     """Exports and dead letters: the S3 bucket ``s3``, under ``prefix``, or a ``folder``, by default one in
     ``node.data_dir``.
 
-    Nodes that share a store need a bucket, or a ``folder`` that all of them mount: what is put on one is asked
-    of another. ``region``, ``endpoint``: as for the stream.
+    Nodes that share a store need a bucket, or a ``folder`` that all of them mount: one is asked for what was
+    put on another. ``region``, ``endpoint``: as for the stream.
     """
 
     s3: Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")] = ""

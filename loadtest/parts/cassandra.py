@@ -237,8 +237,8 @@ def address_of(nodes: list[Node], keyspace: str) -> CassandraAddress:
 
 
 async def stored(stack: AsyncExitStack, keyspace: str) -> dict[str, str]:
-    """A node with Airloom's tables for as long as ``stack`` is open; what points Airloom's nodes to it, and to
-    a folder for their exports and dead letters.
+    """A node with Airloom's tables for as long as ``stack`` is open; what points an Airloom to it, and to a
+    folder for exports and dead letters.
     """
     (node,) = await asyncio.to_thread(stack.enter_context, served())
     await migrate(address=address_of([node], keyspace), replication_factor=1)

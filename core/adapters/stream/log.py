@@ -56,7 +56,8 @@ GROUP_BYTES_MAX = 8_388_608
 READ_BYTES_MAX = 10_485_760
 """What one read returns, by the records that begin below it (GetRecords)."""
 READERS = 2
-SHARDS_FILE = "stream.json"
+STREAM_FOLDER, SHARDS_FILE = "stream", "stream.json"
+"""In ``node.data_dir``, and in there."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Entry = tuple[int, bytes, bytes]
 """Shard, key, data."""

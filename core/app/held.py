@@ -17,7 +17,7 @@ from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
 from core.services.blocks import UeBlocks, start_all
 from core.services.dedicated import DedicatedBearers
-from core.services.faults import Faults
+from core.services.faults import Fault, Faults
 from core.services.gateway import Tenure, VirtualGateway
 from core.services.idle import IdleSessions
 from core.services.reconciler import Reconciler
@@ -127,6 +127,9 @@ class HeldGateway:
                 f"{gateway_id} has more sessions than it may hold ({refusal}); stop this node, raise "
                 f"gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
+        for why in self.sessions.unreadable:
+            await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
+            self._faults.passed_over("sessions", Fault.ITEM, why)
         if self.lost_counts:
             await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
         if before is not None and not is_own and not before.is_released:

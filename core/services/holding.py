@@ -33,7 +33,7 @@ from core.ports.store import Leases
 from core.services.faults import Faults
 from core.services.gateway import LEASE_S, RENEW_S, Tenure, take_lease
 
-LOOP, LEASES = "gateway", "lease"
+LOOP, LEASES, START = "gateway", "lease", "gateway-start"
 GONE_AFTER_S = LEASE_S + 2.0
 """Longer than a tenure lasts without a renewal, by more than a write is under way when it begins."""
 LOOK_S = 0.25
@@ -282,7 +282,8 @@ class Holdings(Generic[S]):
             place.seat = self._make(tenure, before)
             try:
                 count = await place.seat.start()
-            except Unavailable:
+            except Unavailable as error:
+                self._faults.stands(START, error, place.gateway_id)
                 await self._leave(place)
                 if not tenure.is_running:
                     raise LeaseLost(f"{place.gateway_id}: it could not begin within its lease") from None
@@ -291,6 +292,7 @@ class Holdings(Generic[S]):
             except BaseException:
                 await self._leave(place)
                 raise
+            self._faults.goes_on(START, place.gateway_id)
             self.held[place.gateway_id] = place.seat
             return count
 

@@ -7,9 +7,13 @@ from itertools import pairwise
 
 import pytest
 
+from core.adapters.store.engine import Batch, Condition, Put
+from core.adapters.store.memory import MemoryEngine
+from core.adapters.store.tables import SIM
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.domain.message import StreamRecord
+from core.domain.usage import day_of
 from core.errors import ConfigurationError, LeaseLost, SourceGone, Unavailable, Unreadable
 from core.services.faults import ITEMS_TOLD_S, RESTART_S_MAX, Fault, Faults, fault_of
 from core.services.message_meter import MessageMeter
@@ -203,6 +207,25 @@ def test_readers_that_a_bug_of_ours_ends_end_no_session_and_no_gateway() -> None
         assert any(loop.startswith("message-meter shardId-") for loop in standing)
 
     on_a_node(script, BrokenNode)
+
+
+def test_a_session_that_cannot_be_read_back_keeps_no_gateway_from_its_others() -> None:
+    async def script(world: World, sgsn: Sgsn) -> None:
+        for sim in world.sims:
+            await sgsn.attach(imsi=sim.imsi, apn=APN)
+        await world.crash()
+        engine, sim_id = MemoryEngine(disk=world.disk, clock=world.clock), world.sims[0].sim.sim_id
+        (row,) = await engine.scan(SIM, (sim_id,), prefix=("session",))
+        put = Put(row.clustering, ("{}",), row.version + 1)
+        await engine.write(Batch(SIM, (sim_id,), (put,), Condition(row.clustering, row.version)))
+        await world.start_node()
+        held = await world.holding()
+        assert [each.sim_id for each in held.sessions.open_sessions.values()] == [world.sims[1].sim.sim_id]
+        page = await world.node._world.store.audit.of_day(day_of(world.node_clock.now()))
+        assert [sim_id in entry.detail for entry in page.items if entry.subject == "vg-1"] == [True]
+        assert world.node.faults.counts["sessions", "item"] == 1
+
+    on_a_node(script)
 
 
 class FailingDoorGateway(HeldGateway):

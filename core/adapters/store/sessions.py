@@ -5,7 +5,8 @@ Rules:
 - A session's row and its event are one batch under a condition on the session's version.
 - The gateway's index row is written first, in one write with the session, and removed last, or left to
   expire, for it also says what rests. Who reads it asks the session itself; an index row that stayed behind
-  rests what it names, and is removed once nobody can be on the way to it.
+  rests what it names, and is removed once nobody can be on the way to it. A session that cannot be read rests
+  what its index row names, and is told as that.
 - An event that goes into the stream has an outbox row, written first in the same way and removed once the
   stream has it; a row whose event never came is left from a crash.
 - An event's place is its time in microseconds and its id, so a history is read by time.
@@ -206,7 +207,13 @@ class WideSessions:
         settled_us = microseconds(self._clock.now()) - SETTLE_US
         for index, key, row in zip(rows, keys, found, strict=True):
             if row is not None:
-                session = self._sessions.read(key.partition, row)
+                try:
+                    session = self._sessions.read(key.partition, row)
+                except CorruptRow as error:
+                    if not index.values[2]:
+                        raise
+                    resolved.append(replace(_resting(index), unreadable=str(error)))
+                    continue
                 if session.gateway_id == gateway_id:
                     resolved.append(session)
             elif int(index.values[1]) < settled_us:

@@ -78,7 +78,7 @@ class Adapters:
 @asynccontextmanager
 async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
-    _demand_shared_objects(config)
+    demand_shared_objects(config)
     clock, entropy, folder = SystemClock(), SystemEntropy(), config.node.data_dir
     async with AsyncExitStack() as open_parts:
         own_folder = await asyncio.to_thread(NodeFolder.open, folder, entropy)
@@ -203,7 +203,7 @@ async def _numbers_from(store: Store) -> dict[str, int]:
     }
 
 
-def _demand_shared_objects(config: Config) -> None:
+def demand_shared_objects(config: Config) -> None:
     """Raise ``ConfigurationError`` when nodes share a store, but not what this one puts aside as files."""
     kept = {"api": "exports", "edge": "dead letters"}
     here = [what for role, what in kept.items() if role in config.node.roles]

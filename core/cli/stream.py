@@ -121,7 +121,7 @@ async def _open(settings: "Config", data_dir: Path | None, open_parts: AsyncExit
     from core.adapters.stream.log import STREAM_FOLDER  # noqa: PLC0415 - the same
     from core.adapters.stream.reader import LogReader  # noqa: PLC0415 - a customer's command needs none
 
-    return LogReader((data_dir or settings.node.data_dir) / STREAM_FOLDER)
+    return await LogReader.open((data_dir or settings.node.data_dir) / STREAM_FOLDER)
 
 
 async def _show_next(reading: "Reading", places: dict[str, str], show: "Show") -> bool:

@@ -21,17 +21,22 @@ PIECE_BYTES = 8_388_608
 
 
 class LogReader:
-    """Implements the reading half of ``Stream`` on a folder; raises ``ConfigurationError`` without one."""
+    """Implements the reading half of ``Stream`` on a folder. Make one with ``open``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, *, folder: Path, shards: int) -> None:
+        self._folder = folder
+        self._map = ShardMap(shards)
+
+    @classmethod
+    async def open(cls, folder: Path) -> "LogReader":
+        """Find out how many shards there are; raises ``ConfigurationError``."""
         try:
-            shards = int(json.loads((folder / SHARDS_FILE).read_bytes())["shards"])
+            content = await asyncio.to_thread((folder / SHARDS_FILE).read_bytes)
+            return cls(folder=folder, shards=int(json.loads(content)["shards"]))
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigurationError(
                 f"{folder}: no stream of a node ({error}); name its folder (node.data_dir, --data-dir)"
             ) from error
-        self._folder = folder
-        self._map = ShardMap(shards)
 
     async def shards(self) -> Sequence[Shard]:
         """By hash range."""

@@ -85,7 +85,8 @@ class EventRelay:
                 told.append(event)
         if not told and not any(result.is_poison for result in results):
             raise Unavailable(results[0].error)
-        await self._sessions.sent(self._gateway_id, told)
+        if told:
+            await self._sessions.sent(self._gateway_id, told)
         self.told += len(told)
         return True
 

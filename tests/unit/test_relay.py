@@ -137,7 +137,7 @@ async def test_an_event_that_the_stream_will_never_take_keeps_no_other_waiting(s
             raise ValueError("a record of too many bytes")
         return await put(records)
 
-    stage.node._world.stream.put = picky  # type: ignore[method-assign]
+    stage.node._world.stream.put = picky  # type: ignore[method-assign]  # a stream that refuses
     await stage.sgsn.detach(await stage.attach())
     await asyncio.sleep(30)
     assert refused

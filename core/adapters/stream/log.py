@@ -362,8 +362,8 @@ def _open_folder(
     for shard, out in zip(shard_map.shards, missing, strict=True):
         if out:
             damage.append(
-                f"{folder / shard.shard_id}: what had the numbers {out.start} to {out.stop - 1} is not there; was"
-                " the folder removed, or restored from an older copy?"
+                f"{folder / shard.shard_id}: what had numbers {out.start} to {out.stop - 1} is not there;"
+                " was the folder removed, or restored from an older copy?"
             )
     lost = sum(log.lost for log in logs) + sum(map(bool, missing))
     return _Opened(logs, numbers, lock_file, tuple(damage), lost)

@@ -9,6 +9,9 @@
     ├── Refused                   the request is well formed and the answer is no; carries a reason
     ├── StaleVersion              a conditional write met another version: read again, decide again
     ├── Unavailable               an adapter's far side cannot answer now; the outcome may be unknown
+    │   ├── Unreadable            one stored item can never be read; its neighbours can
+    │   └── SourceGone            a stream or shard is not there
+    ├── PositionLost              a stream has nothing at this position any more: begin at the oldest record
     ├── LeaseLost                 another node holds what this one held: it must stop
     └── ConfigurationError        the operator's input is wrong; the message says what and how to mend it
 
@@ -68,6 +71,18 @@ class Unavailable(AirloomError):
     def __init__(self, message: str, *, ambiguous: bool = False) -> None:
         super().__init__(message)
         self.ambiguous = ambiguous
+
+
+class Unreadable(Unavailable):
+    """One stored item is damaged: asking again changes nothing. The message names it."""
+
+
+class SourceGone(Unavailable):
+    """A stream or a shard is not there; it may be created again."""
+
+
+class PositionLost(AirloomError):
+    """A checkpoint is none of this stream's, lies beyond its end, or what follows it was trimmed."""
 
 
 class LeaseLost(AirloomError):

@@ -116,6 +116,24 @@ class Metric(Enum):
         "Device messages counted from the stream, each once",
         (),
     )
+    RECORDS_PASSED_OVER = (
+        "airloom_records_passed_over",
+        "counter",
+        "Records of the stream that are no device message: session events, and those of other producers",
+        ("kind",),
+    )
+    LOOP_FAULTS = (
+        "airloom_loop_faults",
+        "counter",
+        "Items and positions that a loop passed over for ever, and how often it came to stand still",
+        ("loop", "fault"),
+    )
+    LOOPS_STANDING = (
+        "airloom_loops_standing",
+        "gauge",
+        "Loops, or their reading of one source, that cannot go on now",
+        (),
+    )
     USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
     CHORE_STEPS = (
         "airloom_chore_steps",

@@ -21,6 +21,7 @@ from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
+from core.services.faults import Faults
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
 from loadtest.report import page, plot, table_of
@@ -202,6 +203,7 @@ class SimulatedNode:
             home=gateways[here.index(name) :: len(here)],
             make=lambda tenure, _: SimulatedSeat(world, name, tenure, core),
             settle_left=_nothing_left,
+            faults=Faults(clock=world.clock),
         )
         self.running = asyncio.create_task(self._live())
 

@@ -32,6 +32,7 @@ from core.domain.usage import Folding, day_of
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
+from core.services.faults import Fault
 from core.services.session_requests import ModifySession
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.faults import (
@@ -236,6 +237,13 @@ class World:
         self._running.cancel()
         with suppress(asyncio.CancelledError, BaseExceptionGroup):
             await self._running
+        self.find_crashes()
+
+    def find_crashes(self) -> None:
+        """A loop that a fault of ours ended goes on, but is a finding."""
+        for key, number in self.node.faults.counts.items():
+            if Fault.CRASH.value in key:
+                self.findings.append(f"{key[0]} ended by itself {number} times: {self.node.faults.standing}")
 
     def _adapters(self, life: Incarnation, name: str) -> Adapters:
         clock = self.node_clock
@@ -341,6 +349,7 @@ class World:
         self._running.cancel()
         with suppress(asyncio.CancelledError, BaseExceptionGroup):
             await self._running
+        self.find_crashes()
 
     def _peer(self, kind: type[GtpPeer[Any]], address: str) -> GtpPeer[Any]:
         return kind(network=self.network, address=address, gateway=GATEWAY, entropy=SeededEntropy(self.rng))

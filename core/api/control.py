@@ -127,6 +127,8 @@ class ControlServices:
     operations: GatewayOperations
     serve_link: Callable[[Link], Awaitable[None]] | None
     """Takes in what another node's devices send to the platform, until the link breaks; none: no edge."""
+    standing: Callable[[], dict[str, str]] = dict
+    """The loops that cannot go on now, and why."""
 
 
 def make_control(services: ControlServices) -> web.Application:
@@ -194,6 +196,7 @@ class _Channel:
                 "ready": services.is_ready(),
                 "gateways": services.gateways(),
                 "fences": services.fences(),
+                "standing": services.standing(),
             }
         )
 

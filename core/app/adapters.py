@@ -1,7 +1,7 @@
 """The world of a node: which adapters, the embedded or the production ones, is chosen here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,10 @@ from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
-from core.adapters.stream.log import LogStream
+from core.adapters.stream.log import STREAM_FOLDER, LogStream
 from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
 from core.ports.inside import InsideNetwork
@@ -30,6 +30,7 @@ from core.ports.object_store import ObjectStore
 from core.ports.peers import Peers
 from core.ports.store import Store
 from core.ports.stream import Stream
+from core.services.message_meter import MESSAGE_METER
 from gtp.userplane.links import device_mtus
 from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from core.adapters.store.cassandra import CassandraAddress
 
 METADATA_PORT = 80
+SEQUENCE_DIGITS_MAX = 19
+"""A checkpoint of so many digits or more is none of the embedded stream's."""
 NO_PEERS, NO_LINKS, NO_MOVER = NoPeers(), NoLinks(), NoMover()
 
 
@@ -50,7 +53,8 @@ class Adapters:
     earlier tenure; ``open_tuns(gateway_id)`` its ways to the internet side, by access point that has its own,
     the common one under ""; ``inside`` is the network that devices' connections end in, where there is one;
     ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual gateway's addresses
-    here; ``folder_id`` tells this node's data folder from any other.
+    here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was found
+    damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at least.
     """
 
     clock: Clock
@@ -63,6 +67,8 @@ class Adapters:
     left_slots: Callable[[str], Slots | None]
     token_key: bytes
     folder_id: str = ""
+    stream_damage: Sequence[str] = ()
+    stream_lost: int = 0
     inside: InsideNetwork | None = None
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
@@ -73,6 +79,7 @@ class Adapters:
 @asynccontextmanager
 async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
+    demand_shared_objects(config)
     clock, entropy, folder = SystemClock(), SystemEntropy(), config.node.data_dir
     async with AsyncExitStack() as open_parts:
         own_folder = await asyncio.to_thread(NodeFolder.open, folder, entropy)
@@ -89,7 +96,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             open_parts.push_async_callback(peers.aclose)
         mover = await _open_mover(config)
         open_parts.push_async_callback(mover.aclose)
-        stream = await _open_stream(config, clock)
+        stream = await _open_stream(config, clock, store)
         open_parts.push_async_callback(stream.aclose)
         yield Adapters(
             clock=clock,
@@ -102,6 +109,8 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             left_slots=partial(_left_slots, config),
             token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
             folder_id=own_folder.folder_id,
+            stream_damage=stream.damage if isinstance(stream, LogStream) else (),
+            stream_lost=stream.lost if isinstance(stream, LogStream) else 0,
             open_tuns=partial(_open_tuns, config.gateway),
             inside=await making_inside,
             peers=peers,
@@ -166,20 +175,52 @@ def cassandra_address(config: Config) -> "CassandraAddress":
     )
 
 
-async def _open_stream(config: Config, clock: Clock) -> Stream:
+async def _open_stream(config: Config, clock: Clock, store: Store) -> Stream:
     stream = config.stream
     if stream.kinesis:
         from core.adapters.stream.kinesis import KinesisStream  # noqa: PLC0415 - else no AWS SDK is loaded
 
         return await KinesisStream.open(name=stream.kinesis, region=stream.region, endpoint=stream.endpoint)
-    folder = config.node.data_dir / "stream"
-    return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
+    return await LogStream.open(
+        folder=config.node.data_dir / STREAM_FOLDER,
+        clock=clock,
+        shards=stream.shards,
+        numbers_from=await _numbers_from(store),
+    )
+
+
+async def _numbers_from(store: Store) -> dict[str, int]:
+    """The lowest sequence numbers that no reader has gone past: a folder that is older than the store, or was
+    removed with its marks, must not give those out again.
+    """
+    try:
+        leases = await store.shard_leases.of_application(MESSAGE_METER)
+    except Unavailable:
+        return {}  # the folder's own marks are enough, if it is the one that was there
+    checkpoints = ((lease.shard_id, lease.checkpoint) for lease in leases)
+    return {
+        shard_id: int(checkpoint) + 1
+        for shard_id, checkpoint in checkpoints
+        if checkpoint.isdecimal() and len(checkpoint) < SEQUENCE_DIGITS_MAX
+    }
+
+
+def demand_shared_objects(config: Config) -> None:
+    """Raise ``ConfigurationError`` when nodes share a store, but not what this one puts aside as files."""
+    kept = {"api": "exports", "edge": "dead letters"}
+    here = [what for role, what in kept.items() if role in config.node.roles]
+    if config.store.cassandra and here and not config.objects.s3 and config.objects.folder is None:
+        raise ConfigurationError(
+            f"objects.s3: is not set, but nodes share a store (store.cassandra), and {' and '.join(here)} in"
+            " a folder of this node would not be found by the others; name a bucket, or set objects.folder to"
+            " one that every node mounts"
+        )
 
 
 async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectStore:
     objects = config.objects
     if not objects.s3:
-        return await FolderObjectStore.open(root=config.node.data_dir / "objects")
+        return await FolderObjectStore.open(root=objects.folder or config.node.data_dir / "objects")
     from core.adapters.s3 import S3ObjectStore  # noqa: PLC0415 - else no AWS SDK is loaded
 
     bucket = await S3ObjectStore.open(

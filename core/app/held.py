@@ -1,7 +1,7 @@
 """What works for one virtual gateway while this node holds it: doors, user plane, sessions, meter, relay."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Network
@@ -17,6 +17,7 @@ from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
 from core.services.blocks import UeBlocks, start_all
 from core.services.dedicated import DedicatedBearers
+from core.services.faults import Fault, Faults
 from core.services.gateway import Tenure, VirtualGateway
 from core.services.idle import IdleSessions
 from core.services.reconciler import Reconciler
@@ -60,7 +61,9 @@ class HeldGateway:
         end_at: EndAt,
         on_edge_packet: PacketSink,
         on_session_end: Callable[[str], None],
+        faults: Faults,
     ) -> None:
+        self._faults = faults
         self._config = config
         self._world = adapters
         self._before = before
@@ -96,7 +99,7 @@ class HeldGateway:
         self.apn_blocks = [self.make_blocks(own, pool, network) for network, pool in apn_pools.items()]
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
-        self.reconciler = Reconciler(sessions=self.sessions)
+        self.reconciler = Reconciler(sessions=self.sessions, faults=faults)
         self.dedicated = DedicatedBearers(sessions=self.sessions, gateway=self.gateway)
         self.door = self.make_door()
         self.relay = self.make_relay()
@@ -128,6 +131,9 @@ class HeldGateway:
                 f"{gateway_id} has more sessions than it may hold ({refusal}); stop this node, raise "
                 f"gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
+        for why in self.sessions.unreadable:
+            await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
+            self._faults.passed_over("sessions", Fault.ITEM, why)
         if self.lost_counts:
             await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
         if before is not None and not is_own and not before.is_released:
@@ -142,21 +148,27 @@ class HeldGateway:
         return recovered
 
     async def run(self) -> None:
-        """Drive every loop until cancelled; a loop that fails ends all."""
+        """Drive every loop until cancelled. One that reads what others wrote is begun again when it fails; a
+        door that fails ends this gateway: it must not look alive.
+        """
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.reconciler.run())
-            tasks.create_task(self.sessions.finish_unfinished())
-            tasks.create_task(self.sessions.end_late())
-            for blocks in (self.blocks, *self.apn_blocks):
-                tasks.create_task(blocks.run())
-            tasks.create_task(self.usage.run())
-            tasks.create_task(self.make_idle().run())
-            tasks.create_task(self._watch_user_paths())
-            tasks.create_task(self.relay.run())
             tasks.create_task(self.door.run())
             tasks.create_task(self.radius.run())
-            tasks.create_task(self._end_lost())
-            tasks.create_task(self._keep_address())
+            for loop, run in self._supervised():
+                tasks.create_task(self._faults.supervise(loop, run, self.gateway.gateway_id))
+
+    def _supervised(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        yield "reconciler", self.reconciler.run
+        yield "session-ends", self.sessions.finish_unfinished
+        yield "late-sessions", self.sessions.end_late
+        for blocks in (self.blocks, *self.apn_blocks):
+            yield "address-blocks", blocks.run
+        yield "usage-meter", self.usage.run
+        yield "idle-sessions", self.make_idle().run
+        yield "user-paths", self._watch_user_paths
+        yield "event-relay", self.relay.run
+        yield "lost-peers", self._end_lost
+        yield "gateway-address", self._keep_address
 
     def fence(self) -> None:
         """Answer and forward nothing any more."""
@@ -363,6 +375,8 @@ class HeldGateway:
             sessions=self._world.store.sessions,
             stream=self._world.stream,
             gateway_id=self.gateway.gateway_id,
+            faults=self._faults,
+            audit=self._audit,
         )
 
     def _heed_error_indication(self, session_id: str) -> None:

@@ -5,7 +5,7 @@ session belongs to is asked of the gateways that are held at that moment.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
@@ -21,15 +21,17 @@ from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.user_plane import PacketSink
+from core.services.audit import AuditTrail
 from core.services.chores import Chores
 from core.services.consumer import Consumer
 from core.services.control import ClusterControl
 from core.services.delivery import Delivery
 from core.services.edge_links import EdgeLinks, RemoteSessions
+from core.services.faults import Fault, Faults
 from core.services.folding import UsageFolder
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
-from core.services.message_meter import MessageMeter
+from core.services.message_meter import MESSAGE_METER, MessageMeter
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.dns import DNS_PORT, NameServer
 from mqtt_bridge.edge.http import HttpEntryPoint, Metadata, MetadataService
@@ -37,9 +39,6 @@ from mqtt_bridge.edge.mqtt import MqttEntryPoint
 from mqtt_bridge.edge.tcp import TcpEntryPoint
 from mqtt_bridge.edge.udp import UdpEntryPoint
 from mqtt_bridge.service import DeviceEdge
-
-MESSAGE_METER = "message-meter"
-"""The application as which all nodes together count messages."""
 
 
 class Node:
@@ -56,6 +55,8 @@ class Node:
         self._config = config
         self.name = config.node.name
         self._world = world = adapters
+        self.faults = Faults(clock=world.clock, tell=tell)
+        """Of every loop of this process that reads what others wrote."""
         own = _sought(config, world.mover)
         self.holdings = Holdings(
             leases=world.store.leases,
@@ -68,6 +69,7 @@ class Node:
             home=[each for each in own if each in config.node.home] if config.node.home else own,
             make=self._make_held,
             settle_left=partial(settle_left, config, adapters),
+            faults=self.faults,
             tell=tell,
         )
         self.held = self.holdings.held
@@ -81,14 +83,10 @@ class Node:
             stream=world.stream, dead_letters=world.objects, clock=world.clock, entropy=world.entropy
         )
         self.messages = self.make_message_meter()
-        self.consumer = Consumer(
-            stream=world.stream,
-            leases=world.store.shard_leases,
-            clock=world.clock,
-            application=MESSAGE_METER,
-            owner=config.node.name,
-            effect=self.messages.count,
+        self.audit = AuditTrail(
+            audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=config.node.name
         )
+        self.consumer = self.make_consumer()
         self.folder = UsageFolder(
             usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
         )
@@ -99,6 +97,7 @@ class Node:
             owner=config.node.name,
             contact=config.control.contact,
             folder_id=world.folder_id,
+            faults=self.faults,
             steps={"fold": self.folder.step} if "meter" in config.node.roles else {},
         )
         self.connections = self.make_connections()
@@ -121,20 +120,34 @@ class Node:
         return await self.holdings.start()
 
     async def run(self) -> None:
-        """Drive every loop until cancelled; a loop that fails ends all."""
-        roles = self._config.node.roles
+        """Drive every loop until cancelled; one that fails ends no other (``core.services.faults``)."""
+        supervise = self.faults.supervise
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.holdings.run())
-            if self.edge_links is not None:
-                tasks.create_task(self.edge_links.run())
-            if "edge" in roles:
-                tasks.create_task(self.delivery.run())
-                tasks.create_task(self.edge.run())
-                tasks.create_task(self.remote.run())
-            if "meter" in roles:
-                tasks.create_task(self.consumer.run())
-                tasks.create_task(self.chores.run())
+            for loop, run in self._loops_of_roles():
+                tasks.create_task(supervise(loop, run))
             await asyncio.Event().wait()  # a node of the API alone has no loop
+
+    def _loops_of_roles(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        roles = self._config.node.roles
+        if self._world.stream_damage:
+            yield "stream", self._report_damage
+        if self.edge_links is not None:
+            yield "edge-links", self.edge_links.run
+        if "edge" in roles:
+            yield "delivery", self.delivery.run
+            yield "device-edge", self.edge.run
+            yield "remote-sessions", self.remote.run
+        if "meter" in roles:
+            yield MESSAGE_METER, self.consumer.run
+            yield "chores", self.chores.run
+
+    async def _report_damage(self) -> None:
+        """What was found when the stream was opened; raises ``Unavailable``, to be asked again."""
+        damage = self._world.stream_damage
+        for line in damage:
+            await self.audit.records_skipped("stream", line)
+        self.faults.passed_over("stream", Fault.ITEM, "; ".join(damage), number=self._world.stream_lost)
 
     def reload(self, config: Config) -> list[str]:
         """Take over what differs in ``config``; the keys. Raises ``ConfigurationError`` for what cannot be
@@ -234,6 +247,7 @@ class Node:
             end_at=self.control.end_at,
             on_edge_packet=self.deliver,
             on_session_end=self.edge_links.end_session if self.edge_links else self._end_connections,
+            faults=self.faults,
         )
         if held.lost_counts:
             self.lost_counts.append(held.lost_counts)
@@ -242,6 +256,19 @@ class Node:
     def make_message_meter(self) -> MessageMeter:
         """What counts messages."""
         return MessageMeter(counts=self._world.store.message_counts)
+
+    def make_consumer(self) -> Consumer:
+        """What reads the stream for it."""
+        return Consumer(
+            stream=self._world.stream,
+            leases=self._world.store.shard_leases,
+            clock=self._world.clock,
+            application=MESSAGE_METER,
+            owner=self.name,
+            effect=self.messages.count,
+            faults=self.faults,
+            audit=self.audit,
+        )
 
     def make_edge(self) -> DeviceEdge:
         """What devices speak to inside their tunnel."""
@@ -273,6 +300,7 @@ class Node:
             session_of=self.held_session,
             inject=self.inject_held,
             encode=lambda session: body_of(session).encode(),
+            faults=self.faults,
         )
 
     def make_connections(self) -> DeviceConnections | None:

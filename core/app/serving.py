@@ -46,6 +46,9 @@ def make_telemetry(node: Node) -> Telemetry:
     telemetry.watch(Metric.DEAD_LETTERS, lambda: float(node.delivery.dead_letters))
     telemetry.watch(Metric.EVENTS_TOLD, lambda: float(sum(h.relay.told for h in node.held.values())))
     telemetry.watch(Metric.MESSAGES_COUNTED, lambda: float(node.messages.counted))
+    telemetry.watch_each(Metric.RECORDS_PASSED_OVER, lambda: node.messages.passed_over)
+    telemetry.watch_table(Metric.LOOP_FAULTS, lambda: node.faults.counts)
+    telemetry.watch(Metric.LOOPS_STANDING, lambda: float(len(node.faults.standing)))
     telemetry.watch(
         Metric.USAGE_REPORTS,
         lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),
@@ -229,6 +232,7 @@ def make_control_channel(
                 gateway_id: len(held.sessions.open_sessions) for gateway_id, held in node.held.items()
             },
             is_ready=lambda: not node.holdings.is_draining,
+            standing=lambda: node.faults.standing,
             hand_over=node.holdings.hand_over,
             end_sessions_of=node.end_sessions_of,
             refresh_sessions_of=node.refresh_sessions_of,

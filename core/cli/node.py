@@ -27,7 +27,7 @@ node = typer.Typer(no_args_is_help=True, help="The nodes of this installation, o
 
 @node.command()
 def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Which virtual gateways a node holds, and how many sessions are open on each.
+    """Which virtual gateways a node holds, how many sessions each has, and which loops stand still, and why.
 
     Example: airloom node status --contact http://10.0.0.12:8090
     """
@@ -36,6 +36,8 @@ def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
     typer.echo(f"{told['name']}: {'ready' if told['ready'] else 'draining'}")
     for gateway_id, sessions in sorted(told["gateways"].items()):
         typer.echo(f"  {gateway_id}: {sessions} sessions")
+    for loop, why in sorted(told.get("standing", {}).items()):
+        typer.echo(f"  {loop}: stands still: {why}")
 
 
 @node.command()

@@ -18,6 +18,7 @@ from core.cli.node import node
 from core.cli.output import Format
 from core.cli.sims import sims, stats
 from core.cli.store import store
+from core.cli.stream import stream
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +37,7 @@ for _name, _group in {
     "operator": operator,
     "sandbox": sandbox,
     "store": store,
+    "stream": stream,
     "node": node,
     "gateway": gateway,
 }.items():
@@ -57,7 +59,7 @@ def options(
     ] = None,
 ) -> None:
     """Options of every command; they stand before it."""
-    if context.invoked_subcommand not in ("serve", "store"):
+    if context.invoked_subcommand not in ("serve", "store", "stream"):
         context.obj = settings_of(
             profile_name=profile,
             endpoint=endpoint,

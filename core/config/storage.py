@@ -1,8 +1,9 @@
 """Where things are kept: store, stream and objects."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from core.config.base import Name, Port, Section
 
@@ -37,13 +38,21 @@ class StreamConfig(Section):
 
 
 class ObjectsConfig(Section):
-    """Exports and dead letters: a folder in ``node.data_dir``, or the S3 bucket ``s3``, under ``prefix``.
+    """Exports and dead letters: the S3 bucket ``s3``, under ``prefix``, or a ``folder``, by default one in
+    ``node.data_dir``.
 
-    Nodes that share a store need a bucket, or whoever asks another node for an export does not find it.
-    ``region``, ``endpoint``: as for the stream.
+    Nodes that share a store need a bucket, or a ``folder`` that all of them mount: one is asked for what was
+    put on another. ``region``, ``endpoint``: as for the stream.
     """
 
     s3: Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")] = ""
+    folder: Path | None = None
     prefix: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{0,128}$")] = ""
     region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,32}$")] = ""
     endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ObjectsConfig":
+        if self.s3 and self.folder is not None:
+            raise ValueError("s3, folder: both are set; leave one out")
+        return self

@@ -14,11 +14,12 @@ class AuditAction(Enum):
     TAKEN_OVER = "taken_over"  # a virtual gateway whose holder was gone
     COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
     COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
+    RECORDS_SKIPPED = "records_skipped"  # a reader passed over records or rows that it can never read
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. ``actor`` is a node, ``subject`` a virtual gateway; ``detail`` is for people."""
+    """One line. ``actor`` is a node, ``subject`` a virtual gateway or a source; ``detail`` is for people."""
 
     entry_id: str
     at: datetime

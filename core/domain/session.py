@@ -188,11 +188,15 @@ class Session(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Resting:
-    """What a session leaves that is over, or that never came to be: nobody may have it for a while."""
+    """What a session leaves that is over, or that never came to be: nobody may have it for a while.
+
+    ``unreadable``: why the session, though stored, cannot be read.
+    """
 
     session_id: str
     ue_address: IPv4Address
     teids: tuple[int, ...]
+    unreadable: str = ""
 
 
 class SessionEventKind(Enum):

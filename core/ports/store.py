@@ -45,6 +45,14 @@ class Page(Generic[T]):
     next_key: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class DamagedEvent:
+    """An event of the outbox that cannot be read."""
+
+    event_id: str
+    why: str
+
+
 class Accounts(Protocol):
     """Operators, their auth keys, and the tokens they logged out. Partition: operator, key or token id."""
 
@@ -165,12 +173,12 @@ class Sessions(Protocol):
         """An event alone (a refused attach); it does not go into the stream."""
         ...
 
-    async def outbox(self, gateway_id: str, *, limit: int) -> Sequence[SessionEvent]:
+    async def outbox(self, gateway_id: str, *, limit: int) -> Sequence[SessionEvent | DamagedEvent]:
         """Events of ``put`` and ``close`` that are not yet in the stream, oldest first."""
         ...
 
-    async def sent(self, gateway_id: str, events: Sequence[SessionEvent]) -> None:
-        """The stream has these events; idempotent."""
+    async def sent(self, gateway_id: str, events: Sequence[SessionEvent | DamagedEvent]) -> None:
+        """The stream has these events, or they can never go there; idempotent."""
         ...
 
     async def of_sim(self, sim_id: str) -> Sequence[Session]:

@@ -73,10 +73,14 @@ class IteratorType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """Some records of one shard in order, and the iterator to go on from; empty where a closed one ends."""
+    """Some records of one shard in order, and the iterator to go on from; empty where a closed one ends.
+
+    ``lost``: records among or before these that are damaged and were passed over, at least so many.
+    """
 
     records: tuple[StoredRecord, ...]
     next_iterator: str
+    lost: int = 0
 
 
 class Stream(Protocol):
@@ -98,17 +102,22 @@ class Stream(Protocol):
         ...
 
     async def shards(self) -> Sequence[Shard]:
-        """Every shard that can be read, by id."""
+        """Every shard that can be read, by id; raises ``SourceGone``, ``Unavailable``."""
         ...
 
     async def iterator(self, shard_id: str, kind: IteratorType, sequence_number: str = "") -> str:
-        """An opaque iterator to start from."""
+        """An opaque iterator to start from.
+
+        Raises ``PositionLost`` for a sequence number that is none of this shard's, lies beyond its end, or
+        when what comes after it was trimmed; ``SourceGone`` for a shard that is not there; ``Unavailable``.
+        """
         ...
 
     async def read(self, iterator: str, *, limit: int = 1_000) -> ReadResult:
         """Up to ``limit`` records from there; empty when there is nothing yet.
 
-        Raises ``Unavailable``; an iterator does not live for ever: make another one after the last record.
+        Raises ``PositionLost`` when what comes next was trimmed, ``SourceGone``, ``Unavailable``; an iterator
+        does not live for ever: make another one after the last record.
         """
         ...
 

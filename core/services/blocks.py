@@ -123,6 +123,9 @@ class UeBlocks:
             except Unavailable:
                 self._is_unsure = True
                 await asyncio.sleep(LOOK_S)
+            except Exception:
+                self._is_unsure = True  # what was on its way is found when this is run again
+                raise
 
     async def _keep(self) -> None:
         """What is given back leaves the pool before it is written; if it was not, it is found to be ours."""

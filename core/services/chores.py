@@ -5,7 +5,8 @@ Rules:
 - A chore is named and done in steps. Whoever holds its lease does it; a holder that dies is replaced as that
   of a virtual gateway is (``core.services.holding``), and no step begins after the tenure is over.
 - A step is bounded, and doing it again changes nothing: it may be cut off at any point.
-- A step that the store would not let through is tried again.
+- A step that the store would not let through is tried again. One that a fault of ours ended
+  is tried again after a pause that grows; other chores go on.
 """
 
 import asyncio
@@ -17,10 +18,12 @@ from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.peers import Peers
 from core.ports.store import Leases
+from core.services.faults import Faults
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
 
 RETRY_S = 1.0
+LOOP = "chore"
 _PREFIX = "chore/"
 """No virtual gateway is named so."""
 
@@ -40,9 +43,11 @@ class Chores:
         owner: str,
         contact: str,
         folder_id: str = "",
+        faults: Faults,
         steps: Mapping[str, Step],
     ) -> None:
         self._steps = steps
+        self._faults = faults
         self.outcomes: Mapping[str, Counter[str]] = {name: Counter() for name in steps}
         self._holdings = Holdings[_Seat](
             leases=leases,
@@ -55,6 +60,7 @@ class Chores:
             home=(),
             make=self._make,
             settle_left=_nothing_left,
+            faults=faults,
         )
 
     @property
@@ -76,27 +82,37 @@ class Chores:
 
     def _make(self, tenure: Tenure, _: GatewayLease | None) -> "_Seat":
         name = tenure.lease.gateway_id.removeprefix(_PREFIX)
-        return _Seat(tenure, self._steps[name], self.outcomes[name])
+        return _Seat(name, tenure, self._steps[name], self.outcomes[name], self._faults)
 
 
 class _Seat:
     """One chore during one tenure. Implements ``Seat``: there is nothing to open, settle or close."""
 
-    def __init__(self, tenure: Tenure, step: Step, outcomes: Counter[str]) -> None:
+    def __init__(self, name: str, tenure: Tenure, step: Step, outcomes: Counter[str], faults: Faults) -> None:
+        self._name = name
         self._tenure = tenure
         self._step = step
         self._outcomes = outcomes
+        self._faults = faults
         self._is_fenced = False
 
     async def start(self) -> int:
         return 0
 
     async def run(self) -> None:
+        await self._faults.supervise(LOOP, self._work, self._name)
+
+    async def _work(self) -> None:
         while self._tenure.is_running and not self._is_fenced:
             try:
                 pause_s = await self._step()
                 self._outcomes["done"] += 1
-            except (Unavailable, StaleVersion):
+                self._faults.goes_on(LOOP, self._name)
+            except StaleVersion:
+                pause_s = RETRY_S
+                self._outcomes["failed"] += 1
+            except Unavailable as error:
+                self._faults.stands(LOOP, error, self._name)
                 pause_s = RETRY_S
                 self._outcomes["failed"] += 1
             await asyncio.sleep(pause_s)

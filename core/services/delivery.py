@@ -144,7 +144,10 @@ class Delivery:
         return receipt
 
     async def run(self) -> None:
-        """Put what waits, for ever. When it ends, whatever waits is told that it may or may not be stored."""
+        """Put what waits, for ever. When it ends, whatever waits is told that it may or may not be stored;
+        it may be run again.
+        """
+        self._is_over = False
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(PUTS_IN_FLIGHT_MAX):

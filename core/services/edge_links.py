@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from ipaddress import IPv4Address
 from zlib import crc32
 
@@ -24,6 +25,7 @@ from core.errors import Unavailable
 from core.ports.clock import Clock
 from core.ports.links import Link, Links
 from core.ports.user_plane import PacketSink
+from core.services.faults import Faults
 
 RETRY_S = 0.5
 LOST_S = 20.0
@@ -71,7 +73,9 @@ class EdgeLinks:
         session_of: Callable[[str], Session | None],
         inject: Callable[[str, bytes], bool],
         encode: Callable[[Session], bytes],
+        faults: Faults,
     ) -> None:
+        self._faults = faults
         self._contacts = contacts
         self._links = links
         self._session_of = session_of
@@ -90,7 +94,7 @@ class EdgeLinks:
         """Keep a link to each edge node, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for contact in self._contacts:
-                tasks.create_task(self._keep(contact))
+                tasks.create_task(self._faults.supervise("edge-link", partial(self._keep, contact), contact))
 
     def deliver(self, session_id: str, packet: bytes) -> None:
         """An inner packet from a device to a platform address (``PacketSink``)."""

@@ -13,6 +13,7 @@ Rules:
   lost one held; and the more nodes there are, the more seldom each reads a lease, so that all of them
   together read it as often as one.
 - A gateway's work begins with its tenure and ends with it; what ends one gateway leaves the others alone.
+  One that a fault of ours ended is begun again, after a pause that grows until another node takes it.
 """
 
 import asyncio
@@ -29,8 +30,10 @@ from core.errors import ConfigurationError, LeaseLost, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.peers import Peers
 from core.ports.store import Leases
+from core.services.faults import Faults
 from core.services.gateway import LEASE_S, RENEW_S, Tenure, take_lease
 
+LOOP, LEASES, START = "gateway", "lease", "gateway-start"
 GONE_AFTER_S = LEASE_S + 2.0
 """Longer than a tenure lasts without a renewal, by more than a write is under way when it begins."""
 LOOK_S = 0.25
@@ -130,8 +133,10 @@ class Holdings(Generic[S]):
         home: Collection[str],
         make: Callable[[Tenure, GatewayLease | None], S],
         settle_left: Callable[[str], Awaitable[None]],
+        faults: Faults,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._faults = faults
         self._leases = leases
         self._peers = peers
         self._clock = clock
@@ -165,8 +170,13 @@ class Holdings(Generic[S]):
                     place.tenure = await self._take_first(gateway_id, lease)
                 if place.tenure is not None:
                     keeping.append(asyncio.create_task(self._keep(place, place.tenure)))
-                    with suppress(LeaseLost):  # ``run`` finds the same, and seeks again
+                    try:
                         recovered += await self._begin(place, place.tenure, lease)
+                    except LeaseLost:
+                        pass  # ``run`` finds the same, and seeks again
+                    except Exception as error:
+                        self._faults.crashed(LOOP, error, gateway_id)
+                        place.tenure = None
             await self._meet_others()
         finally:
             for task in keeping:
@@ -187,9 +197,10 @@ class Holdings(Generic[S]):
     async def run(self) -> None:
         """Hold and seek, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._heed_deaths())
+            tasks.create_task(self._faults.supervise("holders", self._heed_deaths))
             for place in self._places.values():
-                tasks.create_task(self._hold_for_ever(place))
+                hold = partial(self._hold_for_ever, place)
+                tasks.create_task(self._faults.supervise(LOOP, hold, place.gateway_id))
 
     async def hand_over(self, gateway_id: str) -> None:
         """End a tenure in order, so that another node may begin its own; nothing when it is not held."""
@@ -271,7 +282,8 @@ class Holdings(Generic[S]):
             place.seat = self._make(tenure, before)
             try:
                 count = await place.seat.start()
-            except Unavailable:
+            except Unavailable as error:
+                self._faults.stands(START, error, place.gateway_id)
                 await self._leave(place)
                 if not tenure.is_running:
                     raise LeaseLost(f"{place.gateway_id}: it could not begin within its lease") from None
@@ -280,6 +292,7 @@ class Holdings(Generic[S]):
             except BaseException:
                 await self._leave(place)
                 raise
+            self._faults.goes_on(START, place.gateway_id)
             self.held[place.gateway_id] = place.seat
             return count
 
@@ -306,7 +319,7 @@ class Holdings(Generic[S]):
         seen, is_settled = _Seen(), False
         while True:
             place.look_now.clear()
-            with suppress(Unavailable, StaleVersion):
+            try:
                 lease = await self._leases.get(place.gateway_id)
                 self._note(place, lease)
                 if not is_settled and lease is not None and not self._is_own(lease):
@@ -314,7 +327,14 @@ class Holdings(Generic[S]):
                     is_settled = True
                 if not self.is_draining and await self._may_take(place, lease, seen):
                     place.is_taking = True
-                    return await self._take(place.gateway_id, lease), lease
+                    tenure = await self._take(place.gateway_id, lease)
+                    self._faults.goes_on(LEASES, place.gateway_id)
+                    return tenure, lease
+                self._faults.goes_on(LEASES, place.gateway_id)
+            except StaleVersion:
+                pass  # somebody was faster
+            except Unavailable as error:
+                self._faults.stands(LEASES, error, place.gateway_id)
             if not place.look_now.is_set():
                 place.is_taking = False
             with suppress(TimeoutError):

@@ -3,13 +3,15 @@
 Rules: a message counts once, on the UTC day of its arrival, whoever counts it and however often it is read:
 the count and the place up to which it was counted are one row, written under a condition. A record that was
 stored twice comes twice in a row among its SIM's records (a lane puts nothing else before it is accepted), so
-the last record id of each SIM tells it. What is no message (an event, a
-record that is not ours) is passed over, and counted as that.
+the last record id of each SIM tells it. What is no message is passed over and counted: an event of a session,
+or a foreign record, whatever another producer put into it.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 
@@ -20,38 +22,51 @@ from core.errors import StaleVersion, Unavailable
 from core.ports.store import MessageCounts
 from core.ports.stream import StoredRecord
 
+MESSAGE_METER = "message-meter"
+"""The application as which all nodes together count messages."""
 WRITES_MAX = 64
 """Rows that are written at a time."""
 TRIES_MAX = 16
 
 
+_Imsi = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{6,15}\Z")]
+_Id = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9-]{1,64}\Z")]
+
+
 class _Envelope(msgspec.Struct):
-    imsi: str
-    operatorId: str
-    recordId: str
+    imsi: _Imsi
+    operatorId: _Id
+    recordId: _Id
     timestamp: int
     payloads: msgspec.Raw
 
 
+class _Event(msgspec.Struct):
+    imsi: _Imsi
+    recordId: _Id
+    sessionEvent: dict[str, msgspec.Raw]
+
+
 class MessageMeter:
-    """The effect of a consumer; ``counted`` is what this process counted."""
+    """The effect of a consumer; ``counted`` is what this process counted, ``passed_over`` the rest."""
 
     def __init__(self, *, counts: MessageCounts) -> None:
         self._counts = counts
         self._decoder = msgspec.json.Decoder(_Envelope)
+        self._events = msgspec.json.Decoder(_Event)
         self.counted = 0
-        self.others = 0
+        self.passed_over = Counter[str]()
 
     async def count(self, records: Sequence[StoredRecord]) -> None:
         """Count some records of one shard, in their order; raises ``Unavailable``."""
         by_row: dict[tuple[str, int], list[tuple[StoredRecord, _Envelope]]] = {}
-        others = 0
+        others = Counter[str]()
         for record in records:
             try:
                 envelope = self._decoder.decode(record.data)
                 day = day_of(datetime.fromtimestamp(envelope.timestamp / 1_000, UTC))
-            except (msgspec.DecodeError, ValueError, OverflowError, OSError):
-                others += 1
+            except (msgspec.DecodeError, ValueError, OverflowError, OSError, RecursionError):
+                others["event" if self._is_event(record.data) else "foreign"] += 1
                 continue
             by_row.setdefault((envelope.imsi, day), []).append((record, envelope))
         gate = asyncio.Semaphore(WRITES_MAX)
@@ -66,7 +81,14 @@ class MessageMeter:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        self.others += others
+        self.passed_over += others
+
+    def _is_event(self, data: bytes) -> bool:
+        try:
+            self._events.decode(data)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return False
+        return True
 
     async def _count_row(self, imsi: str, day: int, of_row: list[tuple[StoredRecord, _Envelope]]) -> int:
         for _ in range(TRIES_MAX):

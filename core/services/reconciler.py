@@ -2,17 +2,19 @@
 
 Rules: a tenure begins with a look at every SIM that has sessions; after that each is looked at once within
 ``ROUND_S``, and those of a group soon after it changed. A SIM that could not be read is read again, and keeps
-nobody waiting.
+nobody waiting; one that can never be read waits for the next round.
 """
 
 import asyncio
 
-from core.errors import Unavailable
+from core.errors import Unavailable, Unreadable
+from core.services.faults import Fault, Faults
 from core.services.sessions import Sessions
 
 ROUND_S = 3_600.0
 """A change of which this gateway was not told takes effect by then."""
 RETRY_S = 1.0
+LOOP = "reconciler"
 AT_ONCE = 10_000
 """So many sessions are gone through before others have their turn: some milliseconds."""
 
@@ -20,8 +22,9 @@ AT_ONCE = 10_000
 class Reconciler:
     """Looks at SIMs until cancelled; those that wait have open sessions."""
 
-    def __init__(self, *, sessions: Sessions) -> None:
+    def __init__(self, *, sessions: Sessions, faults: Faults) -> None:
         self._sessions = sessions
+        self._faults = faults
         self._due: dict[str, None] = {}
         self._is_due = asyncio.Event()
 
@@ -55,7 +58,11 @@ class Reconciler:
                 await asyncio.sleep(0)  # what is read may be at hand, and nothing else would wait
                 try:
                     await self._sessions.refresh_sessions_of(sim_id)
-                except Unavailable:
+                    self._faults.goes_on(LOOP)
+                except Unreadable as error:
+                    self._faults.passed_over(LOOP, Fault.ITEM, f"SIM {sim_id}: {error}")
+                except Unavailable as error:
+                    self._faults.stands(LOOP, error)
                     self._due[sim_id] = None
                     await asyncio.sleep(RETRY_S)
 

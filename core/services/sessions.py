@@ -91,6 +91,8 @@ class Sessions:
         self._history = SessionHistory(
             store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id
         )
+        self.unreadable: list[str] = []
+        """Why sessions that are stored could not be read back."""
         self._open: dict[str, Session] = {}
         self._of_sim: dict[str, tuple[str, ...]] = {}
         self._at: dict[int, str] = {}
@@ -173,6 +175,7 @@ class Sessions:
                 await asyncio.sleep(0)
             if isinstance(each, Resting):
                 self._gateway.rest(each)
+                self.unreadable += [each.unreadable] if each.unreadable else []
             elif each.ue_address in lost or int(each.ue_address) in self._at:
                 self._end_without_address(each)
             else:

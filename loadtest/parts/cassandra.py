@@ -237,10 +237,14 @@ def address_of(nodes: list[Node], keyspace: str) -> CassandraAddress:
 
 
 async def stored(stack: AsyncExitStack, keyspace: str) -> dict[str, str]:
-    """A node with Airloom's tables for as long as ``stack`` is open; what points an Airloom to it."""
+    """A node with Airloom's tables for as long as ``stack`` is open; what points an Airloom to it, and to a
+    folder for exports and dead letters.
+    """
     (node,) = await asyncio.to_thread(stack.enter_context, served())
     await migrate(address=address_of([node], keyspace), replication_factor=1)
+    objects = stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-objects-"))
     return {
+        "AIRLOOM_OBJECTS__FOLDER": objects,
         "AIRLOOM_STORE__CASSANDRA": node.host,
         "AIRLOOM_STORE__PORT": str(node.port),
         "AIRLOOM_STORE__KEYSPACE": keyspace,

@@ -2,7 +2,8 @@
 
 Rules: what it lets through is the server's own answer, byte for byte; what it breaks is chosen by dice that
 a test seeds: calls throttled or refused before and after they were carried out, connections cut before and
-after, single records of a call that fail while their neighbours are stored. It breaks PutRecords alone.
+after, single records of a call that fail while their neighbours are stored. By dice it breaks PutRecords
+alone; what a test asks for (``refuse``) it answers to any call, once each.
 """
 
 import json
@@ -42,6 +43,22 @@ class Front:
         self._dice = random.Random(seed)
         self._client: aiohttp.ClientSession | None = None
         self.happened: Counter[str] = Counter()
+        self._refusals: list[tuple[str, str, str, str]] = []
+
+    def refuse(self, operation: str, kind: str, message: str, *, asked: str = "") -> None:
+        """Answer the next call of an operation (whose body has ``asked`` in it) so, when those before are."""
+        self._refusals.append((operation, kind, message, asked))
+
+    def _refused(self, request: web.Request, body: bytes) -> web.Response | None:
+        if not self._refusals:
+            return None
+        operation, kind, message, asked = self._refusals[0]
+        is_meant = request.headers.get("X-Amz-Target", "").endswith(f".{operation}")
+        if not is_meant or asked.encode() not in body:
+            return None
+        del self._refusals[0]
+        self.happened[f"refused_{operation}"] += 1
+        return _response(400, json.dumps({"__type": kind, "message": message}).encode())
 
     @asynccontextmanager
     async def served(self, port: int) -> AsyncIterator[str]:
@@ -59,6 +76,8 @@ class Front:
 
     async def _on_request(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        if (refused := self._refused(request, body)) is not None:
+            return refused
         if request.headers.get("X-Amz-Target") != PUT:
             status, answer = await self._pass_on(request, body)
             return _response(status, answer)

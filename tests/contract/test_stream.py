@@ -20,7 +20,7 @@ from core.adapters.stream.kinesis import KinesisStream
 from core.adapters.stream.log import LogStream
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.domain.message import StreamRecord
-from core.errors import ConfigurationError, Unavailable
+from core.errors import ConfigurationError, PositionLost, SourceGone, Unavailable
 from core.ports.stream import (
     PUT_BYTES_MAX,
     RECORD_BYTES_MAX,
@@ -206,17 +206,28 @@ async def test_limit_of_a_read(world: World) -> None:
 ])  # fmt: skip
 async def test_what_is_no_sequence_number(world: World, kind: IteratorType, number: str) -> None:
     shard = (await world.stream.shards())[0]
-    with pytest.raises(ValueError, match="sequence number"):
+    with pytest.raises(PositionLost, match="sequence number"):
         await world.stream.iterator(shard.shard_id, kind, number)
 
 
 async def test_what_does_not_exist(world: World) -> None:
     stream = world.stream
-    with pytest.raises(ValueError):
+    with pytest.raises(SourceGone):
         await stream.iterator("shardId-000000000099", IteratorType.LATEST)
     for iterator in ("", ":", "garbage", "shardId-000000000000:", "shardId-000000000000:x"):
         with pytest.raises(ValueError):
             await stream.read(iterator)
+
+
+@pytest.mark.parametrize("number", ["1000000", "9" * 19])
+async def test_a_checkpoint_that_is_none_of_this_streams(world: World, number: str) -> None:
+    """It is beyond the end, or of another stream: what there is is read from the oldest record on."""
+    placed = await world.stream.put([StreamRecord("one", b"%d" % n) for n in range(3)])
+    shard_id = placed[0].shard_id
+    with pytest.raises(PositionLost):
+        await world.stream.iterator(shard_id, IteratorType.AFTER_SEQUENCE_NUMBER, number)
+    iterator = await world.stream.iterator(shard_id, IteratorType.TRIM_HORIZON)
+    assert len((await world.stream.read(iterator)).records) == 3
 
 
 BIG = b"x" * (RECORD_BYTES_MAX - 1)

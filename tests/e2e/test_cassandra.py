@@ -36,10 +36,11 @@ T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What points Airloom to a node of its own."""
     with cassandra.served() as (node,):
         yield {
+            "AIRLOOM_OBJECTS__FOLDER": str(tmp_path_factory.mktemp("objects")),
             "AIRLOOM_STORE__CASSANDRA": node.host,
             "AIRLOOM_STORE__PORT": str(node.port),
             "AIRLOOM_STORE__KEYSPACE": KEYSPACE,

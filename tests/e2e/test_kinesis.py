@@ -18,8 +18,10 @@ from core.adapters.stream.kinesis import KinesisStream
 from core.domain.message import DeviceMessage
 from core.domain.usage import day_of
 from core.errors import ConfigurationError, Unavailable
+from core.services.audit import AuditTrail
 from core.services.consumer import Consumer
 from core.services.delivery import Delivery
+from core.services.faults import Faults
 from core.services.message_meter import MessageMeter
 from loadtest.checks import payloads_by_imsi
 from loadtest.parts import kinesis
@@ -51,7 +53,7 @@ def test_the_demo_adds_up_on_kinesis(server: str) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=400,
         )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
@@ -100,7 +102,10 @@ async def consume(stream: KinesisStream, store: WideStore, dice: random.Random, 
     while not done.is_set():
         consumer = Consumer(
             stream=stream, leases=store.shard_leases, clock=SystemClock(), application="meter",
-            owner="one", effect=meter.count, poll_s=0.1,
+            owner="one", effect=meter.count, poll_s=0.1, faults=Faults(clock=SystemClock()),
+            audit=AuditTrail(
+                audit=store.audit, clock=SystemClock(), entropy=SeededEntropy(dice), actor="one"
+            ),
         )  # fmt: skip
         running = asyncio.create_task(consumer.run())
         await asyncio.wait([running, asyncio.create_task(done.wait())], timeout=0.3 + dice.random(),
@@ -130,7 +135,7 @@ async def test_a_split_and_a_merge_under_traffic_lose_and_disorder_nothing(serve
             traffic.create_task(reshard(sdk, "resharded"))
             for imsi in IMSIS:
                 traffic.create_task(talk(delivery, imsi))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while set((await counted(store)).values()) != {MESSAGES}:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.2)
         await asyncio.sleep(1.0)

@@ -112,6 +112,7 @@ async def move_it(segment: Segment, folder: Path) -> None:
         await migrate(address=cassandra.address_of([server], KEYSPACE), replication_factor=1)
         store = {"STORE__CASSANDRA": server.host, "STORE__PORT": server.port, "STORE__KEYSPACE": KEYSPACE}
         environment = {f"AIRLOOM_{name}": str(value) for name, value in store.items()}
+        environment["AIRLOOM_OBJECTS__FOLDER"] = str(folder / "objects")
         nodes = [node(segment, number, folder, environment) for number in range(2)]
         sgsn = Sgsn(network=UdpNetwork(), address=Segment.PEER, gateway=first, entropy=SystemEntropy())
         try:

@@ -141,6 +141,7 @@ async def cut_them_off(segment: Segment, folder: Path, what: str) -> None:
         await migrate(address=cassandra.address_of([server], KEYSPACE), replication_factor=1)
         store = {"STORE__CASSANDRA": server.host, "STORE__PORT": server.port, "STORE__KEYSPACE": KEYSPACE}
         environment = {f"AIRLOOM_{name}": str(value) for name, value in store.items()}
+        environment["AIRLOOM_OBJECTS__FOLDER"] = str(folder / "objects")
         nodes = [node(segment, number, folder, environment) for number in range(2)]
         first = GATEWAYS["vg-1"]
         sgsn = Sgsn(network=UdpNetwork(), address=SGSN, gateway=first, entropy=SystemEntropy())

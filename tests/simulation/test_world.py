@@ -16,7 +16,7 @@ from core.app.held import HeldGateway
 from core.app.node import Node
 from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
-from core.domain.session import Session, Tunnel
+from core.domain.session import Session, SessionEvent, Tunnel
 from core.domain.usage import UsageReport, Volume, fold
 from core.domain.values import replace
 from core.errors import Unavailable
@@ -154,7 +154,8 @@ class HastyRelay(EventRelay):
             return False
         await self._sessions.sent(self._gateway_id, events)
         with suppress(Unavailable):
-            await self._stream.put([StreamRecord(event.imsi, envelope(event)) for event in events])
+            told = [event for event in events if isinstance(event, SessionEvent)]
+            await self._stream.put([StreamRecord(event.imsi, envelope(event)) for event in told])
         return True
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from core.app.adapters import demand_shared_objects
 from core.config import Config, RadiusConfig
 from core.config_file import load
 from core.domain.session import PdnType
@@ -183,3 +184,20 @@ def test_prefixes_must_fit_the_pools(text: str, said: str, tmp_path: Path) -> No
     file.write_text(f"[gateway]\n{text}\n")
     with pytest.raises(ConfigurationError, match=re.escape(said)):
         load(file, {})
+
+
+@pytest.mark.parametrize(("role", "told"), [("api", "exports"), ("edge", "dead letters")])
+def test_nodes_that_share_a_store_share_exports_and_dead_letters(role: str, told: str) -> None:
+    shared = {"AIRLOOM_STORE__CASSANDRA": "127.0.0.1"}
+    with pytest.raises(ConfigurationError, match=rf"objects.s3: is not set, .*{told}.*objects.folder"):
+        demand_shared_objects(load(None, shared, roles=[role]))
+    for name, value in (("S3", "bucket"), ("FOLDER", "/mnt/shared")):
+        demand_shared_objects(load(None, {**shared, f"AIRLOOM_OBJECTS__{name}": value}, roles=[role]))
+    demand_shared_objects(load(None, shared, roles=["gateway"]))
+    demand_shared_objects(load(None, {}, roles=[role]))
+
+
+def test_objects_are_in_one_place() -> None:
+    both = {"AIRLOOM_OBJECTS__S3": "bucket", "AIRLOOM_OBJECTS__FOLDER": "/mnt/shared"}
+    with pytest.raises(ConfigurationError, match="both are set"):
+        load(None, both)

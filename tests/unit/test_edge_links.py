@@ -16,6 +16,7 @@ from core.domain.session import Access, Session
 from core.errors import Unavailable
 from core.ports.links import Link
 from core.services.edge_links import LOST_S, EdgeLinks, LinkCount, RemoteSessions
+from core.services.faults import Faults
 from loadtest.serving import free_tcp_port
 from loadtest.virtual import VirtualClock, run_virtual
 
@@ -107,6 +108,7 @@ class Gateway:
             session_of=held.get,
             inject=self.inject,
             encode=lambda each: body_of(each).encode(),
+            faults=Faults(clock=VirtualClock(AT)),
         )
 
     def inject(self, session_id: str, packet: bytes) -> bool:

@@ -18,6 +18,7 @@ from core.errors import Unavailable
 from core.ports.store import FOLDING_FRESH_S
 from core.services import folding as folding_module
 from core.services.chores import Chores
+from core.services.faults import Faults
 from core.services.folding import BACK, LOOK_S, SEAL_S, UsageFolder
 from core.services.gateway import LEASE_S
 from core.services.holding import GONE_AFTER_S
@@ -320,6 +321,7 @@ class Crew:
             clock=self.clock,
             owner=name,
             contact="",
+            faults=Faults(clock=self.clock),
             steps={"fold": step},
         )
 

@@ -12,6 +12,7 @@ from core.adapters.store.wide import WideStore
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
+from core.services.faults import Faults
 from core.services.gateway import LEASE_S, Tenure
 from core.services.holding import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S, Holdings
 from loadtest.virtual import SkewedClock, VirtualClock, run_virtual
@@ -119,6 +120,7 @@ class Node:
             home=home,
             make=lambda tenure, before: FakeSeat(stage, name, tenure, before),
             settle_left=self.settle_left,
+            faults=Faults(clock=stage.clock, tell=stage.told.append),
             tell=stage.told.append,
         )
         self.running: asyncio.Task[None] | None = None

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from core.adapters.stream.frames import decode, encode
 from core.adapters.stream.log import LogStream
 from core.adapters.stream.rules import FAILED, THROTTLED
-from core.adapters.stream.segments import MARK_BYTES, ShardLog, decode, encode
+from core.adapters.stream.segments import MARK_BYTES, ShardLog
 from core.domain.message import StreamRecord
-from core.errors import ConfigurationError, Unavailable
+from core.errors import ConfigurationError
 from core.ports.stream import IteratorType, StoredRecord
 
 
@@ -104,7 +105,7 @@ async def test_kill_in_mid_put_loses_nothing_accepted(tmp_path: Path, clock: Set
         for shard in (0, 1):
             found = await read_all(stream, shard)
             numbers = [int(record.sequence_number) for record in found]
-            assert numbers == list(range(1, len(numbers) + 1))
+            assert numbers == sorted(set(numbers))
             for record in found:
                 stored.setdefault(record.partition_key, []).append(int(record.data))
         for name, highest in last.items():
@@ -137,7 +138,7 @@ async def test_torn_tail_is_cut_and_the_log_goes_on(tmp_path: Path, clock: SetCl
     kept = 4 if tail in ("cut", "flipped") else 5
     assert [int(found.data) for found in await read_all(stream)] == list(range(kept))
     results = await stream.put(one(b"next"))
-    assert results[0].sequence_number == str(kept + 1)
+    assert int(results[0].sequence_number) > 5, "what was given out once is not given out again"
     await stream.aclose()
     stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
     assert (await read_all(stream))[-1].data == b"next"
@@ -170,16 +171,29 @@ async def test_foreign_file_is_refused(tmp_path: Path, clock: SetClock) -> None:
     assert path.read_bytes() == b"something else entirely"
 
 
-async def test_damage_behind_the_end_is_told(tmp_path: Path, clock: SetClock) -> None:
-    stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
-    for n in range(5):
+async def test_damage_that_comes_later_is_passed_over_and_counted_once(
+    tmp_path: Path, clock: SetClock
+) -> None:
+    stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1, segment_bytes_max=100)
+    for n in range(12):
         await stream.put(one(b"%d" % n))
-    path = next(tmp_path.glob("*/*.log"))
-    damaged = bytearray(path.read_bytes())
-    damaged[-30] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(Unavailable, match="damaged"):
-        await read_all(stream)
+    for path in tmp_path.glob("*/*.log"):
+        content = bytearray(path.read_bytes())
+        if len(content) > 40:
+            content[30] ^= 1
+            path.write_bytes(content)
+    iterator = await stream.iterator((await stream.shards())[0].shard_id, IteratorType.TRIM_HORIZON)
+    found, lost = [], 0
+    for _ in range(5):
+        result = await stream.read(iterator)
+        found += [int(record.data) for record in result.records]
+        lost, iterator = lost + result.lost, result.next_iterator
+    assert found
+    assert found == sorted(set(found))
+    assert len(found) + lost == 12
+    await stream.put(one(b"12"))
+    result = await stream.read(iterator)
+    assert ([record.data for record in result.records], result.lost) == ([b"12"], 0)
     await stream.aclose()
 
 
@@ -339,11 +353,11 @@ def test_failed_sync_is_never_read_and_cut(tmp_path: Path) -> None:
     log.append([(b"k", b"lost"), (b"k", b"lost too")], 1)
     with pytest.raises(OSError):
         log.sync()
-    assert [frame[3] for frame in log.read(0, 10, 1_000)] == [b"0"]
+    assert [frame[3] for frame in log.read(0, 10, 1_000).frames] == [b"0"]
     log.is_failing = False
     assert log.append([(b"k", b"1")], 1) == 2
     log.sync()
-    assert [(frame[0], frame[3]) for frame in log.read(0, 10, 1_000)] == [(1, b"0"), (2, b"1")]
+    assert [(frame[0], frame[3]) for frame in log.read(0, 10, 1_000).frames] == [(1, b"0"), (2, b"1")]
     log.close()
 
 
@@ -363,25 +377,8 @@ def test_what_was_cut_never_comes_back(tmp_path: Path) -> None:
     log = FailingSync(
         folder=tmp_path / "shard", segment_bytes_max=10_000, retention_s=60, retention_bytes_max=10**9
     )
-    assert [frame[3] for frame in log.read(0, 10, 1_000)] == [b"kept"]
+    assert [frame[3] for frame in log.read(0, 10, 1_000).frames] == [b"kept"]
     log.close()
-
-
-async def test_what_is_behind_a_torn_record_never_comes_back(tmp_path: Path, clock: SetClock) -> None:
-    stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
-    for data in (b"0", b"1", b"2"):
-        await stream.put(one(data))
-    await stream.aclose()
-    path = next(tmp_path.glob("*/*.log"))
-    content = bytearray(path.read_bytes())
-    content[len(content) - (len(content) - 8) // 3 - 1] ^= 1
-    path.write_bytes(content)
-    for kept in ([b"0"], [b"0", b"3"]):
-        stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
-        assert [found.data for found in await read_all(stream)] == kept
-        if kept == [b"0"]:
-            await stream.put(one(b"3"))
-        await stream.aclose()
 
 
 def test_reader_scans_no_more_than_a_mark(tmp_path: Path) -> None:
@@ -391,10 +388,10 @@ def test_reader_scans_no_more_than_a_mark(tmp_path: Path) -> None:
     for n in range(200):
         log.append([(b"k", b"%02000d" % n)], 1)
         log.sync()
-    (number, _, offset, _) = log._plan(150)[0]
-    assert number <= 150
-    assert (150 - number) * 2_000 <= MARK_BYTES + 2_000
-    assert offset > 0
+    piece = log._plan(150)[0]
+    assert piece.number <= 150
+    assert (150 - piece.number) * 2_000 <= MARK_BYTES + 2_000
+    assert piece.offset > 0
     log.close()
 
 

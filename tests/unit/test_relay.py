@@ -2,8 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+from core.adapters.store.engine import Batch, Put
+from core.adapters.store.memory import MemoryEngine
+from core.adapters.store.tables import SIM
+from core.domain.message import StreamRecord
+from core.domain.usage import day_of
+from core.ports.stream import PutResult
+from core.services.faults import Fault
+from core.services.relay import LOOP
 from loadtest.faults import FaultRates
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn
@@ -91,3 +99,48 @@ async def test_what_was_stored_unheard_is_told_again_under_the_same_id(stage: St
     await asyncio.sleep(10)
     assert stage.told() == ["Created"]
     assert sum(map(len, stage.stream_disk.shards)) > 1
+
+
+async def passed_over(stage: Stage) -> list[str]:
+    """What the audit and the count say of it."""
+    page = await stage.node._world.store.audit.of_day(day_of(stage.node_clock.now()))
+    skipped = [entry.detail for entry in page.items if entry.subject == f"{LOOP} vg-1"]
+    assert stage.node.faults.counts[LOOP, Fault.ITEM.value] == len(skipped)
+    return skipped
+
+
+@played
+async def test_an_event_that_cannot_be_read_keeps_no_other_waiting(stage: Stage) -> None:
+    stage.stream_rates.before = 1.0  # the stream is away: the events wait in the outbox
+    context = await stage.attach()
+    await asyncio.sleep(1)
+    engine, sim_id = MemoryEngine(disk=stage.disk, clock=stage.clock), stage.sims[0].sim.sim_id
+    row = (await engine.scan(SIM, (sim_id,), prefix=("event",)))[0]
+    await engine.write(Batch(SIM, (sim_id,), (Put(row.clustering, ("not a body",)),)))
+    await stage.sgsn.detach(context)
+    stage.stream_rates.before = 0.0
+    await asyncio.sleep(30)
+    assert stage.told() == ["Deleted"]
+    (skipped,) = await passed_over(stage)
+    assert "table sim" in skipped
+    assert not await stage.node._world.store.sessions.outbox("vg-1", limit=10)
+    assert not stage.node.faults.standing
+
+
+@played
+async def test_an_event_that_the_stream_will_never_take_keeps_no_other_waiting(stage: Stage) -> None:
+    put, refused = stage.node._world.stream.put, []
+
+    async def picky(records: Sequence[StreamRecord]) -> Sequence[PutResult]:
+        if any(b'"Created"' in record.data for record in records):
+            refused.append(len(records))
+            raise ValueError("a record of too many bytes")
+        return await put(records)
+
+    stage.node._world.stream.put = picky  # type: ignore[method-assign]  # a stream that refuses
+    await stage.sgsn.detach(await stage.attach())
+    await asyncio.sleep(30)
+    assert refused
+    assert stage.told() == ["Deleted"]
+    (skipped,) = await passed_over(stage)
+    assert "too many bytes" in skipped

@@ -20,7 +20,7 @@ import msgspec
 
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey
 from core.adapters.store.tables import Table
-from core.errors import StaleVersion, Unavailable
+from core.errors import StaleVersion, Unavailable, Unreadable
 from core.ports.store import PAGE_MAX, SETTLE_S, Page
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ CONDITIONAL_TRIES_MAX = 16
 """How often a removal reads again because somebody else wrote in between."""
 
 
-class CorruptRow(Unavailable):
+class CorruptRow(Unreadable):
     """A stored row that cannot be read; the message names table and key."""
 
 

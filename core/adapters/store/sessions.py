@@ -5,7 +5,8 @@ Rules:
 - A session's row and its event are one batch under a condition on the session's version.
 - The gateway's index row is written first, in one write with the session, and removed last, or left to
   expire, for it also says what rests. Who reads it asks the session itself; an index row that stayed behind
-  rests what it names, and is removed once nobody can be on the way to it.
+  rests what it names, and is removed once nobody can be on the way to it. A session that cannot be read rests
+  what its index row names, and is told as that.
 - An event that goes into the stream has an outbox row, written first in the same way and removed once the
   stream has it; a row whose event never came is left from a crash.
 - An event's place is its time in microseconds and its id, so a history is read by time.
@@ -34,6 +35,7 @@ from core.adapters.store.rows import (
     CONDITIONAL_TRIES_MAX,
     SETTLE_US,
     BodyReader,
+    CorruptRow,
     body_of,
     collect_page,
     get_row,
@@ -43,7 +45,7 @@ from core.domain.session import Resting, Session, SessionEvent
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
-from core.ports.store import Page
+from core.ports.store import DamagedEvent, Page
 
 BUCKETS = 16
 """Partitions of one gateway's index: a million sessions are 62,500 rows in each."""
@@ -94,9 +96,9 @@ class WideSessions:
                 version = row.version if row else 0
         raise Unavailable(f"session {session.session_id} changes too fast to be closed")
 
-    async def outbox(self, gateway_id: str, *, limit: int) -> Sequence[SessionEvent]:
+    async def outbox(self, gateway_id: str, *, limit: int) -> Sequence[SessionEvent | DamagedEvent]:
         """Events that are not yet in the stream, oldest first."""
-        found: list[SessionEvent] = []
+        found: list[SessionEvent | DamagedEvent] = []
         for bucket in range(OUTBOX_BUCKETS):
             partition: Key = (gateway_id, bucket)
             rows = await self._engine.scan(OUTBOX, partition, limit=limit)
@@ -107,13 +109,19 @@ class WideSessions:
             settled_us = microseconds(self._clock.now()) - SETTLE_US
             for row, key, event in zip(rows, keys, events, strict=True):
                 if event is not None:
-                    found.append(self._events.read(key.partition, event))
+                    found.append(self._read_event(str(row.clustering[0]), key.partition, event))
                 elif int(row.values[2]) < settled_us:
                     await self._engine.write(Batch(OUTBOX, partition, (Delete(row.clustering),)))
         return sorted(found, key=lambda event: event.event_id)[:limit]
 
-    async def sent(self, gateway_id: str, events: Sequence[SessionEvent]) -> None:
-        """The stream has these events."""
+    def _read_event(self, event_id: str, partition: Key, row: Row) -> SessionEvent | DamagedEvent:
+        try:
+            return self._events.read(partition, row)
+        except CorruptRow as error:
+            return DamagedEvent(event_id, str(error))
+
+    async def sent(self, gateway_id: str, events: Sequence[SessionEvent | DamagedEvent]) -> None:
+        """The stream has these events, or they can never go there."""
         batches: dict[int, list[Delete]] = {}
         for event in events:
             batches.setdefault(_outbox_bucket(event), []).append(Delete((event.event_id,)))
@@ -199,7 +207,13 @@ class WideSessions:
         settled_us = microseconds(self._clock.now()) - SETTLE_US
         for index, key, row in zip(rows, keys, found, strict=True):
             if row is not None:
-                session = self._sessions.read(key.partition, row)
+                try:
+                    session = self._sessions.read(key.partition, row)
+                except CorruptRow as error:
+                    if not index.values[2]:
+                        raise
+                    resolved.append(replace(_resting(index), unreadable=str(error)))
+                    continue
                 if session.gateway_id == gateway_id:
                     resolved.append(session)
             elif int(index.values[1]) < settled_us:
@@ -244,5 +258,5 @@ def _event_put(event: SessionEvent) -> Put:
     return Put(key, (body_of(event),), expires_us=at_us + EVENT_LIFE_US)
 
 
-def _outbox_bucket(event: SessionEvent) -> int:
+def _outbox_bucket(event: SessionEvent | DamagedEvent) -> int:
     return crc32(event.event_id.encode()) % OUTBOX_BUCKETS

@@ -7,6 +7,8 @@ Rules:
 - Nothing is repeated here, by us or by the SDK: whoever puts knows what may be put again, and in which order.
 - A call that is refused as a whole for what is in it is cut in two until the record at fault is found.
 - What the service answers is believed only as far as it can be read.
+- A position that the service refuses (GetShardIterator: InvalidArgumentException) is lost: none of this
+  stream's, or trimmed. An iterator that it refuses is only worn out: another one is made.
 """
 
 import asyncio
@@ -25,7 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from core.adapters.stream.rules import FAILED, THROTTLED, check_limit, check_put
 from core.domain.message import StreamRecord
-from core.errors import ConfigurationError, Unavailable
+from core.errors import ConfigurationError, PositionLost, SourceGone, Unavailable
 from core.ports.stream import IteratorType, PutResult, ReadResult, Shard, StoredRecord
 
 CONNECT_S, CALL_S = 3.0, 10.0
@@ -63,6 +65,10 @@ class _Answer(msgspec.Struct):
 class _Fault(msgspec.Struct):
     type: str = msgspec.field(default="", name="__type")
     message: str = ""
+
+
+class _Refused(Unavailable):
+    """The service found something wrong with what was asked."""
 
 
 class KinesisStream:
@@ -148,7 +154,7 @@ class KinesisStream:
         )
 
     async def shards(self) -> Sequence[Shard]:
-        """Every shard that can be read, by id."""
+        """Every shard that can be read, by id; raises ``SourceGone``, ``Unavailable``."""
         found: list[Shard] = []
         asked: dict[str, Any] = {"StreamName": self._name}
         while True:
@@ -159,18 +165,25 @@ class KinesisStream:
             asked = {"NextToken": answer["NextToken"]}
 
     async def iterator(self, shard_id: str, kind: IteratorType, sequence_number: str = "") -> str:
-        """GetShardIterator; raises ``ValueError`` for what does not exist."""
+        """GetShardIterator; raises ``PositionLost``, ``SourceGone``, ``Unavailable``."""
         asked = {"StreamName": self._name, "ShardId": shard_id, "ShardIteratorType": kind.value}
         if kind in (IteratorType.AT_SEQUENCE_NUMBER, IteratorType.AFTER_SEQUENCE_NUMBER):
             is_one = sequence_number.isascii() and sequence_number.isdecimal()
             if not is_one or len(sequence_number) > _SEQUENCE_NUMBER_DIGITS_MAX:
-                raise ValueError(f"not a sequence number: {sequence_number[:40]!r}")
+                raise PositionLost(f"not a sequence number: {sequence_number[:40]!r}")
             asked["StartingSequenceNumber"] = sequence_number
-        answer = await self._ask("get_shard_iterator", **asked)
+        try:
+            answer = await self._ask("get_shard_iterator", **asked)
+        except (_Refused, SourceGone) as refused:
+            if "StartingSequenceNumber" not in asked:
+                raise
+            if isinstance(refused, SourceGone):  # some servers mean the number: is the shard there?
+                await self.iterator(shard_id, IteratorType.TRIM_HORIZON)
+            raise PositionLost(str(refused)) from refused
         return f"{shard_id} {answer['ShardIterator']}"
 
     async def read(self, iterator: str, *, limit: int = 1_000) -> ReadResult:
-        """GetRecords."""
+        """GetRecords; raises ``ValueError`` for what ``iterator`` did not return."""
         check_limit(limit)
         shard_id, separator, opaque = iterator.partition(" ")
         if not separator:
@@ -246,8 +259,10 @@ class KinesisStream:
                 return await getattr(self._sdk, operation)(**asked)
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
-            if code in _FAULTS_IN_CALL or code == "ResourceNotFoundException":
-                raise ValueError(f"{operation}: {error}") from error
+            if code in _FAULTS_IN_CALL:
+                raise _Refused(f"{operation}: {error}") from error
+            if code == "ResourceNotFoundException":
+                raise SourceGone(f"{operation}: {error}") from error
             raise Unavailable(f"{operation}: {error}") from error
         except (BotoCoreError, aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{operation}: {error!r}") from error

@@ -16,14 +16,18 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from core.adapters.stream.frames import Frame
+from core.adapters.stream.numbers import Numbers, replace_file
 from core.adapters.stream.rules import (
     FAILED,
     THROTTLED,
@@ -32,7 +36,7 @@ from core.adapters.stream.rules import (
     check_put,
     start_position,
 )
-from core.adapters.stream.segments import Frame, ShardLog, sync_folder
+from core.adapters.stream.segments import Part, ShardLog
 from core.domain.message import StreamRecord
 from core.errors import ConfigurationError, Unavailable
 from core.ports.clock import Clock
@@ -52,6 +56,8 @@ GROUP_BYTES_MAX = 8_388_608
 READ_BYTES_MAX = 10_485_760
 """What one read returns, by the records that begin below it (GetRecords)."""
 READERS = 2
+STREAM_FOLDER, SHARDS_FILE = "stream", "stream.json"
+"""In ``node.data_dir``, and in there."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Entry = tuple[int, bytes, bytes]
 """Shard, key, data."""
@@ -141,15 +147,22 @@ class LogStream:
         retention_bytes_max: int = RETENTION_BYTES_MAX,
         queue_records_max: int = QUEUE_RECORDS_MAX,
         queue_bytes_max: int = QUEUE_BYTES_MAX,
+        numbers_from: Mapping[str, int] = MappingProxyType({}),
     ) -> "LogStream":
-        """Open or begin the log; raises ``ConfigurationError`` in one line that says what to mend."""
+        """Open or begin the log; raises ``ConfigurationError`` in one line that says what to mend.
 
-        def make_shard(shard: Shard) -> ShardLog:
+        ``numbers_from``: of a shard, the lowest sequence number that may be given out.
+        """
+
+        def make_shard(index: int, numbers: Numbers) -> ShardLog:
+            shard_id = shard_map.shards[index].shard_id
             return ShardLog(
-                folder=folder / shard.shard_id,
+                folder=folder / shard_id,
                 segment_bytes_max=segment_bytes_max,
                 retention_s=retention_s,
                 retention_bytes_max=retention_bytes_max,
+                numbers_from=max(numbers.of(index), numbers_from.get(shard_id, 1)),
+                reserve=partial(numbers.reserve, index),
             )
 
         shard_map = ShardMap(shards)
@@ -164,6 +177,12 @@ class LogStream:
         self._clock = clock
         self._map = shard_map
         self._logs = opened.logs
+        self._numbers = opened.numbers
+        self.damage = opened.damage
+        """What was found damaged or missing when it was opened, a line each; ``lost``: how many records at
+        least.
+        """
+        self.lost = opened.lost
         self._lock_file = opened.lock_file
         self._queue = queue
         self._loop = asyncio.get_running_loop()
@@ -195,20 +214,21 @@ class LogStream:
         return self._map.shards
 
     async def iterator(self, shard_id: str, kind: IteratorType, sequence_number: str = "") -> str:
-        """An opaque iterator to start from; raises ``ValueError`` for what does not exist."""
-        log = self._logs[self._map.index_of_shard(shard_id)]
+        """An opaque iterator to start from; raises ``PositionLost``, ``SourceGone``."""
+        log = self._logs[self._map.index_of_source(shard_id)]
         position = start_position(kind, sequence_number, next_position=log.next_number)
+        if kind in (IteratorType.AT_SEQUENCE_NUMBER, IteratorType.AFTER_SEQUENCE_NUMBER):
+            log.demand(position)
         return self._map.iterator(shard_id, position)
 
     async def read(self, iterator: str, *, limit: int = 1_000) -> ReadResult:
-        """Up to ``limit`` records and about 10 MiB from there; what retention took is passed over."""
+        """Up to ``limit`` records and about 10 MiB from there; what is damaged is passed over."""
         check_limit(limit)
         index, position = self._map.resolve(iterator)
         shard_id = self._map.shards[index].shard_id
-        frames = await self._in_thread(self._logs[index].read, position, limit, READ_BYTES_MAX)
-        following = frames[-1][0] + 1 if frames else position
-        records = tuple(_to_stored(shard_id, frame) for frame in frames)
-        return ReadResult(records, self._map.iterator(shard_id, following))
+        part: Part = await self._in_thread(self._logs[index].read, position, limit, READ_BYTES_MAX)
+        records = tuple(to_stored(shard_id, frame) for frame in part.frames)
+        return ReadResult(records, self._map.iterator(shard_id, part.following), part.lost)
 
     async def aclose(self) -> None:
         """Write what waits, then let go; idempotent."""
@@ -228,6 +248,8 @@ class LogStream:
         self._readers.shutdown()
         for log in self._logs:
             log.close()
+        with suppress(OSError):  # then as many numbers are left out as after a kill
+            self._numbers.close([log.next_number for log in self._logs])
         os.close(self._lock_file)
 
     def _write_until_closed(self) -> None:
@@ -292,7 +314,10 @@ class _Opened:
     """What opening a folder gives."""
 
     logs: list[ShardLog]
+    numbers: Numbers
     lock_file: int
+    damage: tuple[str, ...]
+    lost: int
 
 
 def _settle(group: list[_Put]) -> None:
@@ -305,12 +330,15 @@ def _settle(group: list[_Put]) -> None:
             put.done.set_exception(Unavailable("the stream's writer ended", ambiguous=True))
 
 
-def _to_stored(shard_id: str, frame: Frame) -> StoredRecord:
+def to_stored(shard_id: str, frame: Frame) -> StoredRecord:
+    """A record as it is read back."""
     number, arrived_us, key, data = frame
     return StoredRecord(shard_id, str(number), key, data, EPOCH + timedelta(microseconds=arrived_us))
 
 
-def _open_folder(folder: Path, shard_map: ShardMap, make_shard: Callable[[Shard], ShardLog]) -> _Opened:
+def _open_folder(
+    folder: Path, shard_map: ShardMap, make_shard: Callable[[int, Numbers], ShardLog]
+) -> _Opened:
     """Take the folder for this process, check that it is the stream that was asked for, open each shard."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -319,14 +347,26 @@ def _open_folder(folder: Path, shard_map: ShardMap, make_shard: Callable[[Shard]
         raise ConfigurationError(_cannot_use(folder, error)) from error
     try:
         _lock(folder, lock_file)
-        _check_shards(folder, len(shard_map.shards))
-        return _Opened([make_shard(shard) for shard in shard_map.shards], lock_file)
+        damage = _check_shards(folder, shard_map)
+        numbers = Numbers(folder, len(shard_map.shards))
+        logs = [make_shard(index, numbers) for index in range(len(shard_map.shards))]
     except OSError as error:
         os.close(lock_file)
         raise ConfigurationError(_cannot_use(folder, error)) from error
     except ConfigurationError:
         os.close(lock_file)
         raise
+    damage += [numbers.damage] if numbers.damage else []
+    damage += [line for log in logs for line in log.damage]
+    missing = [log.left_out if numbers.is_exact else range(0) for log in logs]
+    for shard, out in zip(shard_map.shards, missing, strict=True):
+        if out:
+            damage.append(
+                f"{folder / shard.shard_id}: what had numbers {out.start} to {out.stop - 1} is not there;"
+                " was the folder removed, or restored from an older copy?"
+            )
+    lost = sum(log.lost for log in logs) + sum(map(bool, missing))
+    return _Opened(logs, numbers, lock_file, tuple(damage), lost)
 
 
 def _cannot_use(folder: Path, error: OSError) -> str:
@@ -340,28 +380,28 @@ def _lock(folder: Path, lock_file: int) -> None:
         raise ConfigurationError(f"stream folder {folder}: another process uses it; end that one") from None
 
 
-def _check_shards(folder: Path, wanted: int) -> None:
-    """A key must find its shard again: the number of shards is fixed when a stream is begun."""
-    path = folder / "stream.json"
+def _check_shards(folder: Path, shard_map: ShardMap) -> list[str]:
+    """A key must find its shard again: the number of shards is fixed when a stream is begun.
+
+    Where ``stream.json`` contradicts the folders of the shards, these are believed; a line that says so.
+    """
+    path, wanted = folder / SHARDS_FILE, len(shard_map.shards)
+    content = json.dumps({"format": 1, "shards": wanted}).encode()
     if not path.exists():
-        _replace(path, json.dumps({"format": 1, "shards": wanted}).encode())
-        return
+        replace_file(path, content)
+        return []
     try:
         stored = json.loads(path.read_bytes())["shards"]
     except (ValueError, LookupError, TypeError):
-        raise ConfigurationError(f"{path}: damaged; it should name the number of shards") from None
-    if stored != wanted:
-        raise ConfigurationError(
-            f"stream.shards: {wanted}, but the stream in {folder} has {stored} shards; set it to that"
-        )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that either the old or the new content survives a crash."""
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    sync_folder(path.parent)
+        stored = None
+    if stored == wanted:
+        return []
+    found = {each.name for each in folder.glob("shardId-*")}
+    if found == {shard.shard_id for shard in shard_map.shards}:
+        replace_file(path, content)
+        return [f"{path}: damaged; written anew from the {wanted} shards that are there"]
+    if not isinstance(stored, int):
+        raise ConfigurationError(f"{path}: damaged; it should name the number of shards")
+    raise ConfigurationError(
+        f"stream.shards: {wanted}, but the stream in {folder} has {stored} shards; set it to that"
+    )

@@ -70,8 +70,8 @@ class MemoryStream:
         return self._map.shards
 
     async def iterator(self, shard_id: str, kind: IteratorType, sequence_number: str = "") -> str:
-        """An opaque iterator to start from; raises ``ValueError`` for what does not exist."""
-        shard = self._disk.shards[self._map.index_of_shard(shard_id)]
+        """An opaque iterator to start from; raises ``PositionLost``, ``SourceGone``."""
+        shard = self._disk.shards[self._map.index_of_source(shard_id)]
         position = start_position(kind, sequence_number, next_position=len(shard) + 1)
         return self._map.iterator(shard_id, position)
 

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from core.domain.message import StreamRecord
+from core.errors import PositionLost, SourceGone
 from core.ports.stream import (
     PUT_BYTES_MAX,
     RECORD_BYTES_MAX,
@@ -57,6 +58,13 @@ class ShardMap:
             raise ValueError(f"no shard {shard_id!r}")
         return index
 
+    def index_of_source(self, shard_id: str) -> int:
+        """The same for an id that is not ours; raises ``SourceGone``."""
+        try:
+            return self.index_of_shard(shard_id)
+        except ValueError as error:
+            raise SourceGone(str(error)) from None
+
     def iterator(self, shard_id: str, position: int) -> str:
         """An iterator to the record with this number, or the first one after it."""
         self.index_of_shard(shard_id)
@@ -71,15 +79,18 @@ class ShardMap:
 def start_position(kind: IteratorType, text: str, *, next_position: int) -> int:
     """Where an iterator of this kind begins; ``next_position`` is the number of the next record to come.
 
-    Raises ``ValueError`` when a sequence number is needed and is none, or one not yet given out.
+    Raises ``PositionLost`` when a sequence number is needed and is none, or one not yet given out.
     """
     if kind is IteratorType.TRIM_HORIZON:
         return 0
     if kind is IteratorType.LATEST:
         return next_position
-    number = parse_sequence_number(text)
+    try:
+        number = parse_sequence_number(text)
+    except ValueError as error:
+        raise PositionLost(str(error)) from None
     if number >= next_position:
-        raise ValueError(f"no record has sequence number {text}")
+        raise PositionLost(f"no record has sequence number {text}")
     return number + 1 if kind is IteratorType.AFTER_SEQUENCE_NUMBER else number
 
 

@@ -2,36 +2,42 @@
 
 Rules:
 
-- A segment is named by the number of its first record and begins with ``MAGIC``; a record is its length,
-  the CRC-32 of its body and its body: number, microseconds of arrival, length of the key, key, data.
-- Records are numbered from 1 without gaps. What is behind ``_Segment.size`` is not yet durable: nobody
-  reads it, and when a write or a sync fails it is cut off before anything else is written.
-- Only the last segment may have a torn end: another is begun only after it was synced.
+- A segment is named by the number of its first record and begins with ``MAGIC``; its records are numbered
+  without gaps (``core.adapters.stream.frames``). Numbers are left out between two segments alone: those of
+  damaged records, and those that may have been given out by what is no longer there.
+- What is behind ``_Segment.size`` is not yet durable: nobody reads it, and when a write or a sync fails it is
+  cut off before anything else is written.
+- Only the last segment may have a torn end: another is begun only after it was synced. Damage in it is told
+  from a torn end by whole records behind it, or by what no torn write leaves: then the file is kept as
+  ``.lost-1`` and its whole records go on as segments of their own. Damage in an older segment is found when
+  it is read, and passed over.
 - One thread appends; any thread reads.
 """
 
 import os
-import struct
 import threading
-import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.errors import ConfigurationError, Unavailable
-from core.ports.stream import RECORD_BYTES_MAX
+from core.adapters.stream.frames import (
+    BODY_BYTES_MAX,
+    MAGIC,
+    Frame,
+    Run,
+    decode,
+    encode,
+    is_ours,
+    next_whole,
+    scan,
+)
+from core.adapters.stream.numbers import replace_file, sync_folder
+from core.errors import ConfigurationError, PositionLost, Unavailable
 
-MAGIC = b"airloom1"
-HEAD = struct.Struct(">II")
-BODY = struct.Struct(">QQH")
-BODY_BYTES_MAX = BODY.size + RECORD_BYTES_MAX
 MARK_BYTES = 65_536
 """A segment remembers where a record begins about once in this many bytes; a reader scans no more."""
 READ_CHUNK_BYTES = 262_144
-
-Frame = tuple[int, int, str, bytes]
-"""Number, microseconds of arrival, partition key, data."""
 
 
 @dataclass(slots=True)
@@ -49,35 +55,35 @@ class _Segment:
             self.marks.append((number, offset))
 
 
-def encode(number: int, arrived_us: int, key: bytes, data: bytes) -> bytes:
-    """One framed record."""
-    body = BODY.pack(number, arrived_us, len(key)) + key + data
-    return HEAD.pack(len(body), zlib.crc32(body)) + body
+@dataclass(slots=True)
+class Part:
+    """Some records read, where to go on, and how many damaged ones at least were passed over."""
+
+    frames: list[Frame]
+    following: int
+    lost: int
 
 
-def decode(buffer: bytes, offset: int, number: int) -> tuple[Frame, int] | None:
-    """The record that begins there and where the next does; nothing unless it is whole and that number."""
-    if offset + HEAD.size > len(buffer):
-        return None
-    length, crc = HEAD.unpack_from(buffer, offset)
-    start = offset + HEAD.size
-    end = start + length
-    if not BODY.size <= length <= BODY_BYTES_MAX or end > len(buffer):
-        return None
-    if zlib.crc32(memoryview(buffer)[start:end]) != crc:
-        return None
-    stored, arrived_us, key_length = BODY.unpack_from(buffer, start)
-    key_end = start + BODY.size + key_length
-    if stored != number or key_end > end:
-        return None
-    return (stored, arrived_us, buffer[start + BODY.size : key_end].decode(), buffer[key_end:end]), end
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What is to be read of one segment: from record ``number`` on, below ``until``; ``wanted`` are those
+    from ``position`` on.
+    """
+
+    number: int
+    path: Path
+    offset: int
+    end: int
+    until: int
+    position: int
 
 
 class ShardLog:
     """The segments of one shard in their own folder.
 
     Opening cuts a torn end off; raises ``OSError``, or ``ConfigurationError`` for a file that is not ours.
-    A segment is closed once it holds ``segment_bytes_max`` or more.
+    A segment is closed once it holds ``segment_bytes_max`` or more. Numbers below ``numbers_from`` are not
+    given out; ``reserve(number)`` is called before any number below that one is, and may raise ``OSError``.
     """
 
     def __init__(
@@ -87,7 +93,13 @@ class ShardLog:
         segment_bytes_max: int,
         retention_s: float,
         retention_bytes_max: int,
+        numbers_from: int = 1,
+        reserve: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self.damage: list[str] = []
+        """What was found damaged when it was opened, a line each; ``lost``: how many records at least."""
+        self.lost = 0
+        self._reserve = reserve
         self._folder = folder
         self._segment_bytes_max = segment_bytes_max
         self._retention_us = int(retention_s * 1e6)
@@ -100,8 +112,13 @@ class ShardLog:
         self._is_doubtful = False
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
-        self.next_number = self._open_segments()
+        self.next_number, above = self._open_segments()
         self._file = self._open_last()
+        self.left_out = range(above, numbers_from)
+        """Numbers that may have been given out, of records that are not there."""
+        if (wanted := max(above, numbers_from)) > self.next_number:
+            self.next_number = wanted
+            self._roll(self._segments[-1].newest_us)
 
     @property
     def segment_count(self) -> int:
@@ -113,6 +130,7 @@ class ShardLog:
 
         Nothing is readable before ``sync``.
         """
+        self._reserve(self.next_number + len(entries))
         self._cut_doubtful()
         if self._segments[-1].size >= self._segment_bytes_max:
             self._roll(arrived_us)
@@ -144,26 +162,42 @@ class ShardLog:
         self._pending = []
         self._is_doubtful = False
 
-    def read(self, position: int, limit: int, bytes_max: int) -> list[Frame]:
-        """Records from that number on, or from the oldest that is kept; at least one when there is one.
-
-        Raises ``Unavailable`` when a file cannot be read or was damaged after it was durable.
+    def demand(self, position: int) -> None:
+        """Raise ``PositionLost`` when a record before that position is not known here, or others after it
+        were trimmed.
         """
-        frames: list[Frame] = []
-        size = 0
-        for number, path, offset, end in self._plan(position):
+        with self._lock:
+            oldest = self._segments[0].first
+        if position > self.next_number or position - 1 in self.left_out:
+            raise PositionLost(f"no record has sequence number {position - 1}")
+        if position < oldest:
+            raise PositionLost(f"record {position} was trimmed; the oldest is {oldest}")
+
+    def read(self, position: int, limit: int, bytes_max: int) -> Part:
+        """Records from that number on, 0: from the oldest that is kept; at least one when there is one.
+
+        Raises ``PositionLost`` when the position was trimmed, ``Unavailable`` when a file cannot be read.
+        """
+        if position:
+            self.demand(position)
+        part, size = Part([], position, 0), 0
+        for piece in self._plan(position):
             try:
-                for frame in _frames(path, offset, end, number):
-                    if frame[0] >= position:
-                        frames.append(frame)
+                for frame, lost in _frames(piece):
+                    part.lost += lost
+                    if frame is not None and frame[0] >= position:
+                        part.frames.append(frame)
+                        part.following = frame[0] + 1
                         size += len(frame[3])
-                    if len(frames) >= limit or size >= bytes_max:
-                        return frames
+                    elif frame is None:
+                        part.following = piece.until
+                    if len(part.frames) >= limit or size >= bytes_max:
+                        return part
             except FileNotFoundError:
-                return frames or self.read(position, limit, bytes_max)  # retention took it meanwhile
+                return part if part.frames else self.read(position, limit, bytes_max)  # retention took it
             except OSError as error:
-                raise Unavailable(f"{path}: {error.strerror}") from error
-        return frames
+                raise Unavailable(f"{piece.path}: {error.strerror}") from error
+        return part
 
     def retain(self, now_us: int) -> None:
         """Delete closed segments that are too old, or the oldest while all hold too much."""
@@ -180,20 +214,21 @@ class ShardLog:
         """Let the file go."""
         os.close(self._file)
 
-    def _plan(self, position: int) -> list[tuple[int, Path, int, int]]:
-        """Number, file, offset and end to read from, for each segment that may hold the position."""
+    def _plan(self, position: int) -> list[_Piece]:
+        """What to read of each segment that may hold the position."""
         with self._lock:
-            plan = []
+            plan: list[_Piece] = []
             for segment, following in zip(self._segments, [*self._segments[1:], None], strict=True):
-                if following is not None and following.first <= position:
+                until = following.first if following is not None else self.next_number
+                if following is not None and until <= position:
                     continue
                 at = bisect_right(segment.marks, max(position, segment.first), key=lambda mark: mark[0])
                 number, offset = segment.marks[at - 1]
-                plan.append((number, segment.path, offset, segment.size))
+                plan.append(_Piece(number, segment.path, offset, segment.size, until, position))
             return plan
 
-    def _open_segments(self) -> int:
-        """Find the segments, cut the torn end of the last; the number of the next record."""
+    def _open_segments(self) -> tuple[int, int]:
+        """Find the segments, mend the last; the number after its last record, and one above all of them."""
         for path in sorted(self._folder.glob("*.log")):
             first, status = int(path.stem), path.stat()
             self._segments.append(
@@ -201,24 +236,51 @@ class ShardLog:
             )
         if not self._segments:
             self._segments.append(self._create(1, 0))
-        last = self._segments[-1]
-        number = last.first
+        last = self._segments.pop()
         buffer = last.path.read_bytes()
-        offset = self._begin(last, buffer)
-        while (found := decode(buffer, offset, number)) is not None:
-            last.mark(number, offset)
-            number, offset = number + 1, found[1]
-        last.size = offset
-        return number
+        found = scan(buffer, last.first)
+        if not is_ours(buffer) and not any(run.places for run in found.runs):
+            raise ConfigurationError(f"{last.path}: not a segment of a stream; move it away")
+        has_magic = buffer.startswith(MAGIC)
+        if found.lost or (
+            not has_magic and buffer.strip(b"\0") and not MAGIC.startswith(buffer.rstrip(b"\0"))
+        ):
+            self._set_aside(last, buffer, found.runs)
+            kept = sum(len(run.places) for run in found.runs)
+            self.lost += found.lost
+            self.damage.append(
+                f"{last.path}: damaged; {found.lost} records at least are lost, {kept} others are kept;"
+                f" as it was it is {last.path.stem}.lost-*"
+            )
+        elif not has_magic:  # its first bytes never reached the disk
+            last.path.write_bytes(MAGIC)
+        for run in found.runs:
+            self._add(last, run)
+        return found.runs[-1].next_number, found.next_number
 
-    def _begin(self, segment: _Segment, buffer: bytes) -> int:
-        """Where the first record is; a file whose first bytes never reached the disk is begun again."""
-        if buffer.startswith(MAGIC):
-            return len(MAGIC)
-        if buffer.strip(b"\0") and not MAGIC.startswith(buffer.rstrip(b"\0")):
-            raise ConfigurationError(f"{segment.path}: not a segment of a stream; move it away")
-        segment.path.write_bytes(MAGIC)
-        return len(MAGIC)
+    def _add(self, last: _Segment, run: Run) -> None:
+        """A run of the last segment, which is its beginning or was made a segment of its own."""
+        shift = run.begin - len(MAGIC)
+        segment = _Segment(
+            self._path_of(run.first), run.first, run.end - shift, last.newest_us, [(run.first, len(MAGIC))]
+        )
+        for number, offset in run.places:
+            segment.mark(number, offset - shift)
+        self._segments.append(segment)
+
+    def _set_aside(self, last: _Segment, buffer: bytes, runs: Sequence[Run]) -> None:
+        """Keep a damaged file under another name and its runs as segments, so that a crash in between leaves
+        what the next start makes the same of.
+        """
+        number = 1
+        while (kept := last.path.with_suffix(f".lost-{number}")).exists():
+            number += 1
+        os.link(last.path, kept)
+        for run in reversed(runs):
+            replace_file(self._path_of(run.first), MAGIC + buffer[run.begin : run.end])
+
+    def _path_of(self, first: int) -> Path:
+        return self._folder / f"{first:020d}.log"
 
     def _open_last(self) -> int:
         last = self._segments[-1]
@@ -230,7 +292,7 @@ class ShardLog:
 
     def _create(self, first: int, now_us: int) -> _Segment:
         """A new segment, durable with its name; a try that failed leaves nothing behind."""
-        path = self._folder / f"{first:020d}.log"
+        path = self._path_of(first)
         try:
             with path.open("wb") as file:
                 file.write(MAGIC)
@@ -266,28 +328,28 @@ class ShardLog:
             self._is_doubtful = False
 
 
-def _frames(path: Path, offset: int, end: int, number: int) -> Iterator[Frame]:
-    """The records between two offsets, the first of which has that number."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        buffer, at, unread = b"", 0, end - offset
-        while unread or at < len(buffer):
+def _frames(piece: _Piece) -> Iterator[tuple[Frame | None, int]]:
+    """The records of a piece, each with how many damaged ones at least were passed over before it; last
+    ``None`` with those that were passed over at the end, if any.
+    """
+    number, lost = piece.number, 0
+    with piece.path.open("rb") as file:
+        file.seek(piece.offset)
+        buffer, at, unread = b"", 0, piece.end - piece.offset
+        while (unread or at < len(buffer)) and number < piece.until:
             found = decode(buffer, at, number)
             if found is not None:
-                yield found[0]
-                number, at = number + 1, found[1]
+                yield found[0], lost
+                number, at, lost = number + 1, found[1], 0
                 continue
             chunk = file.read(min(unread, max(READ_CHUNK_BYTES, BODY_BYTES_MAX if buffer else 0)))
-            if not chunk:
-                raise Unavailable(f"{path}: record {number} is damaged")
-            unread -= len(chunk)
-            buffer, at = buffer[at:] + chunk, 0
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            if chunk:
+                unread -= len(chunk)
+                buffer, at = buffer[at:] + chunk, 0
+                continue
+            following = next_whole(buffer, at, number)
+            if following is None or following[1] >= piece.until:
+                yield None, lost + (piece.position < piece.until)
+                return
+            lost += max(0, following[1] - max(number, piece.position))
+            at, number = following

@@ -1,0 +1,167 @@
+"""A flipped bit anywhere in the embedded stream, an end torn anywhere: no record is lost but the one hit, and
+never in silence.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from core.adapters.stream.frames import MAGIC, encode, scan
+from core.adapters.stream.log import LogStream
+from core.adapters.stream.segments import Part, ShardLog
+from core.domain.message import StreamRecord
+from core.ports.stream import IteratorType
+from tests.contract.test_stream import SystemClock
+
+DATA = [b"first", b"", b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", b"x" * 40, b"fifth", b"last one"]
+FRAMES = [encode(number, 1_000, b"440100000000001", data) for number, data in enumerate(DATA, 7)]
+SEGMENT = MAGIC + b"".join(FRAMES)
+ENDS = [len(MAGIC) + sum(map(len, FRAMES[:n])) for n in range(len(FRAMES) + 1)]
+
+
+def hit(offset: int) -> int:
+    """The number of the record that an octet belongs to; 0 for the magic."""
+    return next((7 + n for n, end in enumerate(ENDS[1:]) if ENDS[0] <= offset < end), 0)
+
+
+def numbers_in(content: bytes) -> tuple[list[int], int]:
+    found = scan(content, 7)
+    return [number for run in found.runs for number, _ in run.places], found.lost
+
+
+def flipped(offset: int, bit: int) -> bytes:
+    return SEGMENT[:offset] + bytes([SEGMENT[offset] ^ (1 << bit)]) + SEGMENT[offset + 1 :]
+
+
+def test_every_flipped_bit_costs_the_record_hit_and_is_noticed() -> None:
+    for offset in range(len(MAGIC), len(SEGMENT)):
+        for bit in range(8):
+            kept, lost = numbers_in(flipped(offset, bit))
+            assert kept == [n for n in range(7, 13) if n != hit(offset)], (offset, bit)
+            assert lost == 1, (offset, bit)
+
+
+def test_every_torn_end_loses_nothing_that_was_whole_and_is_no_damage() -> None:
+    for length in range(len(SEGMENT) + 1):
+        for rest in (b"", bytes(4_096)):
+            kept, lost = numbers_in(SEGMENT[:length] + rest)
+            assert kept == [7 + n for n, end in enumerate(ENDS[1:]) if end <= length] or rest
+            assert kept[: len(kept)] == list(range(7, 7 + len(kept)))
+            if not rest:
+                assert lost == 0, length
+
+
+def test_what_is_between_damaged_records_is_found() -> None:
+    for one in range(6):
+        for other in range(6):
+            content = bytearray(SEGMENT)
+            content[ENDS[one] + 2] ^= 0x40
+            content[ENDS[other] + 9] ^= 0x02
+            kept, lost = numbers_in(bytes(content))
+            assert kept == [n for n in range(7, 13) if n not in (7 + one, 7 + other)]
+            if max(one, other) < 5:  # of two at the end, one at least is noticed, or none: it looks torn
+                assert lost == 6 - len(kept)
+
+
+def read(log: ShardLog) -> Part:
+    return log.read(0, 1_000, 10**6)
+
+
+def test_a_shard_opens_on_every_flipped_octet_and_its_numbers_rise(tmp_path: Path) -> None:
+    """The file as it was is kept; what was written afterwards is there at the next start, nothing twice."""
+    for offset in range(len(SEGMENT)):
+        folder = tmp_path / f"{offset}"
+        folder.mkdir()
+        bit = offset % 8
+        (folder / f"{7:020d}.log").write_bytes(flipped(offset, bit))
+        wanted = [n for n in range(7, 13) if n != hit(offset)]
+        for life in range(2):
+            log = ShardLog(
+                folder=folder, segment_bytes_max=10_000, retention_s=1e12, retention_bytes_max=10**9
+            )
+            assert [frame[0] for frame in read(log).frames] == wanted, offset
+            assert (log.lost, len(log.damage)) == ((0, 0) if life else (int(offset >= 8), 1)), offset
+            number = log.append([(b"k", b"new")], 1)
+            assert number > 12
+            log.sync()
+            wanted.append(number)
+            log.close()
+        assert [path.read_bytes() for path in folder.glob("*.lost-1")] == [flipped(offset, bit)]
+        shutil.rmtree(folder)
+
+
+async def stored(folder: Path, count: int) -> list[int]:
+    """Put so many records; their numbers."""
+    stream = await LogStream.open(folder=folder, clock=SystemClock(), shards=1)
+    results = await stream.put([StreamRecord("k", b"%d" % n) for n in range(count)])
+    await stream.aclose()
+    return [int(result.sequence_number) for result in results]
+
+
+@pytest.mark.parametrize("how", ["removed", "older", "killed and older", "emptied"])
+async def test_numbers_never_fall_nor_come_twice(tmp_path: Path, how: str) -> None:
+    folder, copy = tmp_path / "stream", tmp_path / "copy"
+    given = await stored(folder, 5)
+    shutil.copytree(folder, copy)
+    marks = tmp_path / "stream.numbers"
+    stream = await LogStream.open(folder=folder, clock=SystemClock(), shards=1)
+    results = await stream.put([StreamRecord("k", b"later")] * 10)
+    given += [int(result.sequence_number) for result in results]
+    killed = marks.read_bytes()
+    await stream.aclose()
+    if how == "emptied":
+        for path in folder.glob("*/*.log"):
+            path.unlink()
+    else:
+        shutil.rmtree(folder)
+    if how in ("older", "killed and older"):
+        shutil.copytree(copy, folder)
+    if how == "killed and older":
+        marks.write_bytes(killed)
+    stream = await LogStream.open(folder=folder, clock=SystemClock(), shards=1)
+    missing = {"removed": "1 to 15", "older": "6 to 15", "killed and older": "", "emptied": "1 to 15"}[how]
+    assert stream.lost == bool(missing), "a mark that was set ahead does not tell what was stored"
+    assert missing in "".join(stream.damage)
+    shard_id = (await stream.shards())[0].shard_id
+    kept = await stream.read(await stream.iterator(shard_id, IteratorType.TRIM_HORIZON))
+    assert len(kept.records) == (5 if "older" in how else 0)
+    results = await stream.put([StreamRecord("k", b"new")] * 3)
+    assert min(int(result.sequence_number) for result in results) > max(given)
+    await stream.aclose()
+    assert min(await stored(folder, 1)) > max(int(result.sequence_number) for result in results)
+
+
+async def test_a_store_that_is_newer_than_folder_and_marks_says_where_numbers_begin(tmp_path: Path) -> None:
+    stream = await LogStream.open(
+        folder=tmp_path / "stream", clock=SystemClock(), shards=1, numbers_from={"shardId-000000000000": 501}
+    )
+    results = await stream.put([StreamRecord("k", b"x")])
+    assert results[0].sequence_number == "501"
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", b"00000000 {}"])
+async def test_marks_that_are_damaged_are_said_and_begun_anew(tmp_path: Path, damage: bytes) -> None:
+    await stored(tmp_path / "stream", 5)
+    (tmp_path / "stream.numbers").write_bytes(damage)
+    stream = await LogStream.open(folder=tmp_path / "stream", clock=SystemClock(), shards=1)
+    assert ["damaged" in line for line in stream.damage] == [True]
+    results = await stream.put([StreamRecord("k", b"x")])
+    assert results[0].sequence_number == "6"
+    await stream.aclose()
+
+
+async def test_every_flipped_bit_of_the_small_files_lets_the_stream_open(tmp_path: Path) -> None:
+    folder = tmp_path / "stream"
+    await stored(folder, 2)
+    for path in (folder / "stream.json", tmp_path / "stream.numbers"):
+        whole = path.read_bytes()
+        for offset in range(len(whole)):
+            path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :])
+            stream = await LogStream.open(folder=folder, clock=SystemClock(), shards=1)
+            shard_id = (await stream.shards())[0].shard_id
+            found = await stream.read(await stream.iterator(shard_id, IteratorType.TRIM_HORIZON))
+            assert [record.data for record in found.records] == [b"0", b"1"], offset
+            await stream.aclose()
+            path.write_bytes(whole)

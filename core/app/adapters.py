@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from billing.service import BillingService
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.folder import NodeFolder
@@ -20,6 +21,7 @@ from core.adapters.store.wide import WideStore
 from core.adapters.stream.log import LogStream
 from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
+from core.domain.billing import Tariff
 from core.errors import ConfigurationError
 from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
@@ -69,6 +71,20 @@ class Adapters:
     open_tuns: Callable[[str], Mapping[str, Tun]] = lambda _: {}
 
 
+def make_billing(config: Config, *, store: Store, objects: ObjectStore, clock: Clock) -> BillingService:
+    """Bills by the configured tariff."""
+    tariff = config.billing
+    return BillingService(
+        usage=store.usage,
+        bills=store.bills,
+        objects=objects,
+        clock=clock,
+        configured=Tariff(
+            currency=tariff.currency, nano_per_byte=tariff.nano_per_byte, unit_bytes=tariff.unit_bytes
+        ),
+    )
+
+
 @asynccontextmanager
 async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
@@ -96,7 +112,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             network=UdpNetwork(),
             store=store,
             stream=stream,
-            objects=await _open_objects(config, open_parts),
+            objects=await open_objects(config, open_parts),
             open_slots=partial(_open_slots, config),
             left_slots=partial(_left_slots, config),
             token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
@@ -174,7 +190,8 @@ async def _open_stream(config: Config, clock: Clock) -> Stream:
     return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
 
 
-async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectStore:
+async def open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectStore:
+    """The configured object store; raises ``ConfigurationError``."""
     objects = config.objects
     if not objects.s3:
         return await FolderObjectStore.open(root=config.node.data_dir / "objects")

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
 
+from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
 from core.api.views import subscriber_view
-from core.app.adapters import METADATA_PORT, Adapters
+from core.app.adapters import METADATA_PORT, Adapters, make_billing
 from core.app.held import HeldGateway, settle_left
 from core.config import OWN_KEYS, RELOADABLE, Config
 from core.config_file import changed
@@ -20,7 +21,8 @@ from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.user_plane import PacketSink
-from core.services.chores import Chores
+from core.services.audit import AuditTrail
+from core.services.chores import RETRY_S, Chores
 from core.services.consumer import Consumer
 from core.services.control import ClusterControl
 from core.services.delivery import Delivery
@@ -91,6 +93,16 @@ class Node:
         self.folder = UsageFolder(
             usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
         )
+        self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
+        self.closer = MonthCloser(
+            billing=self.billing,
+            usage=world.store.usage,
+            bills=world.store.bills,
+            clock=world.clock,
+            audit=AuditTrail(
+                audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=config.node.name
+            ),
+        )
         self.chores = Chores(
             leases=world.store.leases,
             peers=world.peers,
@@ -98,7 +110,9 @@ class Node:
             owner=config.node.name,
             contact=config.control.contact,
             folder_id=world.folder_id,
-            steps={"fold": self.folder.step} if "meter" in config.node.roles else {},
+            steps={"fold": self.folder.step, "bills": self.closer.step}
+            if "meter" in config.node.roles
+            else {},
         )
         self.connections = self.make_connections()
         self.edge = self.make_edge()
@@ -130,6 +144,8 @@ class Node:
                 tasks.create_task(self.delivery.run())
                 tasks.create_task(self.edge.run())
                 tasks.create_task(self.remote.run())
+            if {"api", "meter"} & set(roles):
+                tasks.create_task(self._store_tariff())
             if "meter" in roles:
                 tasks.create_task(self.consumer.run())
                 tasks.create_task(self.chores.run())
@@ -166,6 +182,15 @@ class Node:
             await self.connections.aclose()
         await self.holdings.aclose()
         await self.chores.aclose()
+
+    async def _store_tariff(self) -> None:
+        """The configured tariff is in force from the start of the node on, whoever reads a bill."""
+        while True:
+            try:
+                await self.billing.tariffs()
+                return
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
 
     # -- sessions of every gateway held, or told by other nodes -----------------------------------------
 

@@ -7,8 +7,6 @@ from functools import partial
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from billing.service import BillingService
-from billing.tariff import Tariff
 from core.adapters.passwords import Argon2Passwords
 from core.adapters.tokens import JwtTokens
 from core.api.app import make_application
@@ -53,6 +51,11 @@ def make_telemetry(node: Node) -> Telemetry:
         telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
     telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
     telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
+    telemetry.watch(Metric.MONTHS_CLOSED, lambda: float(node.closer.closed))
+    telemetry.watch(Metric.CLOSING_MONTHS_BEHIND, lambda: float(node.closer.months_behind))
+    telemetry.watch(
+        Metric.LATE_USAGE_BYTES, lambda: float(sum(late.quantity_bytes for late in node.closer.late))
+    )
     telemetry.watch_each(
         Metric.RESTART_COUNTER,
         lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
@@ -163,7 +166,6 @@ def make_api(
     config: Config, adapters: Adapters, node: Node, identity: Identity, telemetry: Telemetry
 ) -> web.Application:
     """The customer API, with ``/metrics`` beside it."""
-    billing = config.billing
     services = ApiServices(
         identity=identity,
         sims=Sims(
@@ -178,16 +180,7 @@ def make_api(
             store=adapters.store, control=node.control, clock=adapters.clock, entropy=adapters.entropy
         ),
         stats=Stats(usage=adapters.store.usage, clock=adapters.clock),
-        billing=BillingService(
-            usage=adapters.store.usage,
-            objects=adapters.objects,
-            clock=adapters.clock,
-            tariff=Tariff(
-                currency=billing.currency,
-                nano_per_byte=billing.nano_per_byte,
-                unit_bytes=billing.unit_bytes,
-            ),
-        ),
+        billing=node.billing,
         exports=Exports(objects=adapters.objects, clock=adapters.clock, key=adapters.token_key),
         clock=adapters.clock,
         sandbox=config.api.sandbox,

@@ -14,11 +14,12 @@ class AuditAction(Enum):
     TAKEN_OVER = "taken_over"  # a virtual gateway whose holder was gone
     COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
     COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
+    LATE_USAGE = "late_usage"  # usage came after its month was closed, and is in no bill
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. ``actor`` is a node, ``subject`` a virtual gateway; ``detail`` is for people."""
+    """One line. ``actor`` is a node, ``subject`` a virtual gateway or operator; ``detail`` is for people."""
 
     entry_id: str
     at: datetime

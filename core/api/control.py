@@ -299,6 +299,9 @@ def _text(body: object, name: str) -> str:
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except web.HTTPException as error:  # no such path, no such method
+        headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+        return web.json_response({"error": error.reason}, status=error.status, headers=headers)
     except ValueError as error:  # what is no JSON is one too
         return web.json_response({"error": str(error)}, status=400)
     except Unavailable as error:

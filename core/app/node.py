@@ -5,7 +5,7 @@ session belongs to is asked of the gateways that are held at that moment.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from ipaddress import IPv4Address
 
@@ -22,7 +22,7 @@ from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.user_plane import PacketSink
 from core.services.audit import AuditTrail
-from core.services.chores import RETRY_S, Chores
+from core.services.chores import RETRY_S, Chores, Step
 from core.services.consumer import Consumer
 from core.services.control import ClusterControl
 from core.services.delivery import Delivery
@@ -94,15 +94,7 @@ class Node:
             usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
         )
         self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
-        self.closer = MonthCloser(
-            billing=self.billing,
-            usage=world.store.usage,
-            bills=world.store.bills,
-            clock=world.clock,
-            audit=AuditTrail(
-                audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=config.node.name
-            ),
-        )
+        self.closer = self._make_closer()
         self.chores = Chores(
             leases=world.store.leases,
             peers=world.peers,
@@ -110,9 +102,7 @@ class Node:
             owner=config.node.name,
             contact=config.control.contact,
             folder_id=world.folder_id,
-            steps={"fold": self.folder.step, "bills": self.closer.step}
-            if "meter" in config.node.roles
-            else {},
+            steps=self._chores() if "meter" in config.node.roles else {},
         )
         self.connections = self.make_connections()
         self.edge = self.make_edge()
@@ -256,6 +246,22 @@ class Node:
         if held.lost_counts:
             self.lost_counts.append(held.lost_counts)
         return held
+
+    def _chores(self) -> Mapping[str, Step]:
+        return {"fold": self.folder.step, "bills": self.closer.step}
+
+    def _make_closer(self) -> MonthCloser:
+        world = self._world
+        trail = AuditTrail(
+            audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=self._config.node.name
+        )
+        return MonthCloser(
+            billing=self.billing,
+            usage=world.store.usage,
+            bills=world.store.bills,
+            clock=world.clock,
+            audit=trail,
+        )
 
     def make_message_meter(self) -> MessageMeter:
         """What counts messages."""

@@ -47,15 +47,7 @@ def make_telemetry(node: Node) -> Telemetry:
         Metric.USAGE_REPORTS,
         lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),
     )
-    for chore, outcomes in node.chores.outcomes.items():
-        telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
-    telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
-    telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
-    telemetry.watch(Metric.MONTHS_CLOSED, lambda: float(node.closer.closed))
-    telemetry.watch(Metric.CLOSING_MONTHS_BEHIND, lambda: float(node.closer.months_behind))
-    telemetry.watch(
-        Metric.LATE_USAGE_BYTES, lambda: float(sum(late.quantity_bytes for late in node.closer.late))
-    )
+    _watch_chores(telemetry, node)
     telemetry.watch_each(
         Metric.RESTART_COUNTER,
         lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
@@ -100,6 +92,16 @@ def make_telemetry(node: Node) -> Telemetry:
             Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}
         )
     return telemetry
+
+
+def _watch_chores(telemetry: Telemetry, node: Node) -> None:
+    for chore, outcomes in node.chores.outcomes.items():
+        telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
+    telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
+    telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
+    telemetry.watch(Metric.MONTHS_CLOSED, lambda: float(node.closer.closed))
+    telemetry.watch(Metric.CLOSING_MONTHS_BEHIND, lambda: float(node.closer.months_behind))
+    telemetry.watch(Metric.LATE_USAGE_BYTES, lambda: float(sum(e.quantity_bytes for e in node.closer.late)))
 
 
 def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:

@@ -29,7 +29,7 @@ from core.services.folding import UsageFolder
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 from tests.property.test_folding import SlowEngine
 
-SEEDS = 15
+SEEDS = 12
 MONTH = 202610
 OPERATORS = ("OP0000000001", "OP0000000002", "OP0000000003")
 DAYS = (20261029, 20261030, 20261031)
@@ -160,8 +160,9 @@ class World:
     async def _read(self) -> None:
         store = self.store()
         while self.clock.now() < ENDS:
-            late = self.clock.now() > CLOSES - timedelta(minutes=1)
-            await asyncio.sleep(self.rng.random() * (120 if late else 20_000))
+            left_s = (CLOSES - self.clock.now()).total_seconds()
+            most_s = 120.0 if left_s <= 0 else min(left_s + 1.0, 40_000.0)
+            await asyncio.sleep(self.rng.uniform(0.5, 1.0) * most_s)
             for operator_id in OPERATORS:
                 with suppress(Unavailable):
                     await self._look(self.billing(store), operator_id)

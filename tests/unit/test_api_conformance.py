@@ -33,7 +33,8 @@ async def test_any_page_but_an_only_one_has_links() -> None:
         made = sorted([(await one.new_sim())["simId"] for _ in range(5)])
         assert links((await one.call("GET", "/sims")).headers) == {}
         assert links((await one.call("GET", "/subscribers", status_filter="ready|active")).headers) == {}
-        for path, more in (("/sims", {}), ("/subscribers", {"status_filter": "ready,active"})):
+        filtered: dict[str, Any] = {"status_filter": "ready,active"}
+        for path, more in (("/sims", {}), ("/subscribers", filtered)):
             found, key, seen = [], "", []
             while True:
                 page = await one.call("GET", path, limit=2, last_evaluated_key=key, **more)

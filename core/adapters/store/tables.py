@@ -150,7 +150,7 @@ USAGE_LATE = Table(
     ttl_s=USAGE_LIFE_S,
 )
 """Whose usage was stored after its day was sealed, and when last: where late usage of closed months is."""
-TARIFF = Table("tariff", _texts("name"), _bigints("version"), _BODY)
+TARIFF = Table("tariff", _texts("name"), _bigints("number"), _BODY)
 CLOSED_MONTH = Table("closed_month", _texts("operator_id"), _bigints("month"), _BODY)
 CLOSING = Table("closing", _texts("name"), (), _BODY)
 FOLDING = Table("folding", _texts("name"), (), _BODY)

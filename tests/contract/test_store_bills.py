@@ -40,7 +40,7 @@ async def test_of_several_that_close_a_month_one_does(world: World) -> None:
     assert await bills.closed_month(OPERATOR, 202610) is None
     wanted = [ClosedMonth(OPERATOR, 202610, "USD", 1, n, n, world.clock.now(), "d") for n in range(4)]
     outcomes = await asyncio.gather(*map(bills.put_closed_month, wanted), return_exceptions=True)
-    assert sorted(map(type, outcomes), key=str) == 3 * [StaleVersion] + [type(None)]
+    assert [type(each) for each in outcomes if each is not None] == 3 * [StaleVersion]
     won = wanted[outcomes.index(None)]
     await world.reopen()
     assert asdict(await world.store.bills.closed_month(OPERATOR, 202610) or won) == asdict(won)

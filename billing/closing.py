@@ -11,7 +11,9 @@ Rules:
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import Any
 
 from billing.rating import Charge
 from billing.service import BillingService
@@ -78,6 +80,21 @@ class MonthCloser:
         else:
             await self._bills.put_closing(replace(closing, closed=month, operator_id=""))
         return self._clock.monotonic() - began
+
+    async def state(self) -> dict[str, Any]:
+        """What an operator wants to know, as JSON has it: all from the store. Raises ``Unavailable``."""
+        versions = await self._billing.tariffs()
+        closing = await self._bills.closing()
+        late = [late async for late in late_usage(self._billing, self._usage, closing)] if closing else []
+        begins = [version.valid_from.isoformat() for version in versions]
+        return {
+            "closed_until": closing.closed if closing else None,
+            "tariffs": [
+                {**asdict(version), "valid_from": begin, "valid_until": end}
+                for version, begin, end in zip(versions, begins, [*begins[1:], None], strict=True)
+            ],
+            "late": [asdict(each) for each in late],
+        }
 
     async def _is_folded(self, month: int) -> bool:
         folding = await self._usage.folding()

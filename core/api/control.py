@@ -104,6 +104,8 @@ class ControlServices:
     reload: Callable[[], Awaitable[list[str]]]
     """Reads the configuration again; the keys that changed. Raises ``ConfigurationError``."""
     operations: GatewayOperations
+    billing: Callable[[], Awaitable[Row]]
+    """Versions of the tariff, how far months are closed, and usage that came too late for its bill."""
     serve_link: Callable[[Link], Awaitable[None]] | None
     """Takes in what another node's devices send to the platform, until the link breaks; none: no edge."""
 
@@ -125,6 +127,7 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_post("/control/group-changed", channel.trusted(channel.group_changed))
     routes.add_post("/control/drain", channel.trusted(channel.drain))
     routes.add_post("/control/reload", channel.trusted(channel.reload))
+    routes.add_get("/control/billing", channel.trusted(channel.billing))
     routes.add_get("/control/gateway/status", channel.trusted(channel.status))
     routes.add_get("/control/gateway/peers", channel.trusted(channel.peers))
     routes.add_get("/control/gateway/sessions", channel.trusted(channel.sessions))
@@ -223,6 +226,9 @@ class _Channel:
 
     async def reload(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"changed": await self._services.reload()})
+
+    async def billing(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._services.billing())
 
     async def status(self, _: web.Request) -> web.StreamResponse:
         return web.json_response(self._services.operations.status())

@@ -112,7 +112,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             network=UdpNetwork(),
             store=store,
             stream=stream,
-            objects=await open_objects(config, open_parts),
+            objects=await _open_objects(config, open_parts),
             open_slots=partial(_open_slots, config),
             left_slots=partial(_left_slots, config),
             token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
@@ -190,8 +190,7 @@ async def _open_stream(config: Config, clock: Clock) -> Stream:
     return await LogStream.open(folder=folder, clock=clock, shards=stream.shards)
 
 
-async def open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectStore:
-    """The configured object store; raises ``ConfigurationError``."""
+async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectStore:
     objects = config.objects
     if not objects.s3:
         return await FolderObjectStore.open(root=config.node.data_dir / "objects")

@@ -226,6 +226,7 @@ def make_control_channel(
             drain=drain,
             reload=reload,
             operations=Operations(node=node, clock=adapters.clock),
+            billing=node.closer.state,
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )
     )

@@ -194,6 +194,18 @@ async def test_late_usage_is_shown_and_billed_nowhere(stage: Stage) -> None:
         LateUsage("OP0000000009", OCTOBER, 1, 70, 14_000, "USD"),
     ]
     assert await node.late() == node.closer.late == expected
+    state = await stage.node(JPY).closer.state()
+    assert (state["closed_until"], [late["quantity_bytes"] for late in state["late"]]) == (
+        OCTOBER,
+        [2 * GB, 70],
+    )
+    spans = [(each["version"], each["valid_from"], each["valid_until"]) for each in state["tariffs"]]
+    changed = "2026-11-05T"
+    assert [span[0] for span in spans] == [1, 2]
+    assert spans[0][1].startswith("1970-01-01T")
+    assert spans[0][2] == spans[1][1]
+    assert spans[1][1].startswith(changed)
+    assert spans[1][2] is None
     await stage.until(11, 6)
     await node.work()
     entries = (await node.store.audit.of_day(20261105)).items

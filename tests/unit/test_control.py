@@ -69,6 +69,10 @@ async def there_is_none() -> list[str]:
     return []
 
 
+async def no_bills() -> dict[str, object]:
+    return {"closed_until": None, "tariffs": [], "late": []}
+
+
 @asynccontextmanager
 async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
     clock, here, there = SetClock(), Asked(), Asked()
@@ -84,6 +88,7 @@ async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
         refresh_sessions_of=there.refresh_sessions_of,
         group_changed=there.group_changed,
         operations=None,  # type: ignore[arg-type] # nobody looks at them here
+        billing=no_bills,
         reload=there_is_none,
         drain=lambda: None,
         serve_link=None,

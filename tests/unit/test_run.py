@@ -60,6 +60,7 @@ def test_the_command_is_in_the_environment_whatever_it_was_set_up_for(run: Modul
     environment.stamp.write_text(environment.expected("runtime"))
     package = run.ROOT / "core" / "cli"
     package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
     (package / "__init__.py").write_text("import sys\ndef main() -> None:\n    print('ran', *sys.argv[1:])\n")
     launcher = environment.folder / "bin" / "airloom"
     launcher.write_text("of a clone that was elsewhere")

@@ -21,6 +21,7 @@ from core.domain.values import replace
 
 SIM_COLUMNS = (
     "simId",
+    "tags.name",
     "status",
     "speedClass",
     "groupId",

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 class Format(StrEnum):
@@ -54,7 +54,7 @@ def _show_table(value: Any, columns: Sequence[str]) -> None:
         value = only  # as the list of bills
     console = Console()
     if isinstance(value, Mapping):
-        table = Table(show_header=False, box=None)
+        table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False, box=None)
         for path, item in _leaves(value):
             table.add_row(_printable(path), _text(item, path))
     elif value == []:

@@ -109,7 +109,7 @@ async def test_all_pages_and_each_output(airloom: Airloom, customer: tuple[ApiWo
     every = await airloom("--output", "jsonl", "sims", "list", "--limit", "2", "--fetch-all")
     assert [json.loads(line)["simId"] for line in every.out.splitlines()] == made
     table = await airloom("--output", "table", "sims", "list")
-    assert table.out.split()[:3] == ["simId", "status", "speedClass"]
+    assert table.out.split()[:4] == ["simId", "name", "status", "speedClass"]
     assert all(sim_id in table.out for sim_id in made)
 
 

@@ -62,7 +62,8 @@ async def _answered(route: Route, services: ApiServices, request: web.Request) -
                 request.headers.get("X-Soracom-Token", ""),
             )
         call = Call(services, request, claims)
-        call.check_query(route.query)
+        if route.query is not None:
+            call.check_query(route.query)
         return await route.handler(call)
     except Refused as refusal:
         if not isinstance(refusal.reason, RequestRefusal):

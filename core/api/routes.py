@@ -15,7 +15,7 @@ from core.domain.sim import SimEvent
 class Route:
     """One operation of the contract; its path is below ``/v1``. ``needs_token``: the two headers.
 
-    ``query``: the parameters that it heeds; any other is refused.
+    ``query``: the parameters that it heeds; any other is refused. ``None``: it looks at none.
     """
 
     operation_id: str
@@ -23,7 +23,7 @@ class Route:
     path: str
     handler: Handler
     needs_token: bool = True
-    query: tuple[str, ...] = ()
+    query: tuple[str, ...] | None = ()
 
 
 _E = SimEvent
@@ -191,5 +191,5 @@ SANDBOX_ROUTES = (
 )
 """The sandbox contract's operations."""
 
-NOT_SUPPORTED = Route("notSupported", "*", "/{rest:.*}", sandbox.not_supported, needs_token=False)
+NOT_SUPPORTED = Route("notSupported", "*", "/{rest:.*}", sandbox.not_supported, needs_token=False, query=None)
 """Everything else below ``/v1``."""

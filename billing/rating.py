@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from billing.metering import UsageRecord
-from billing.tariff import Tariff
+from core.domain.billing import Tariff
 
 DATA_TRAFFIC = "dataTrafficCharge"
 

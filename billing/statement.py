@@ -7,8 +7,8 @@ unrounded nano-units, so that they add up to the unrounded total; an order of li
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from billing.money import NANO_PER_MINOR_UNIT
 from billing.rating import Charge
-from billing.tariff import NANO_PER_MINOR_UNIT
 
 
 @dataclass(frozen=True, slots=True)

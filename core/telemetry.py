@@ -148,6 +148,24 @@ class Metric(Enum):
         "Days that were due to be folded and were not, when this node last looked",
         (),
     )
+    MONTHS_CLOSED = (
+        "airloom_months_closed",
+        "counter",
+        "Months of operators that this node closed for ever",
+        (),
+    )
+    CLOSING_MONTHS_BEHIND = (
+        "airloom_closing_months_behind",
+        "gauge",
+        "Months that were due to be closed and were not, when this node last looked",
+        (),
+    )
+    LATE_USAGE_BYTES = (
+        "airloom_late_usage_bytes",
+        "gauge",
+        "Bytes that came after their month was closed and are in no bill, when this node last looked",
+        (),
+    )
     API_REQUESTS = (
         "airloom_api_requests",
         "counter",

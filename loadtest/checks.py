@@ -20,11 +20,11 @@ from math import floor
 from pathlib import Path
 
 from billing.service import BillingService
-from billing.tariff import Tariff
 from core.adapters.clock import SystemClock
 from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.log import LogStream
 from core.app.node import Node
+from core.domain.billing import Tariff
 from core.domain.message import StreamRecord
 from core.domain.session import Session, SessionEventKind
 from core.domain.usage import UsageReport, Volume, day_of, fold
@@ -115,7 +115,11 @@ async def _check_bill(world: World) -> None:
 
     def billing() -> BillingService:
         return BillingService(
-            usage=adapters.store.usage, objects=MemoryObjectStore(), clock=world.clock, tariff=tariff
+            usage=adapters.store.usage,
+            bills=adapters.store.bills,
+            objects=MemoryObjectStore(),
+            clock=world.clock,
+            configured=tariff,
         )
 
     for month in (202611, 202612):

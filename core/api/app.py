@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler as WebHandler
 
 from core.api.calls import ApiServices, Call, answer
-from core.api.errors import FAULTS, INTERNAL, UNAVAILABLE, UNREADABLE, to_response
+from core.api.errors import FAULTS, INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNREADABLE, to_response
 from core.api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused, Unavailable
@@ -61,7 +61,10 @@ async def _answered(route: Route, services: ApiServices, request: web.Request) -
                 request.headers.get("X-Soracom-API-Key", "")[:CREDENTIAL_CHARACTERS_MAX],
                 request.headers.get("X-Soracom-Token", ""),
             )
-        return await route.handler(Call(services, request, claims))
+        call = Call(services, request, claims)
+        if route.query is not None:
+            call.check_query(route.query)
+        return await route.handler(call)
     except Refused as refusal:
         if not isinstance(refusal.reason, RequestRefusal):
             raise
@@ -83,6 +86,11 @@ async def _errors(request: web.Request, handler: WebHandler) -> web.StreamRespon
         return to_response(fault, f"The body is larger than {BODY_BYTES_MAX} bytes.")
     except web.HTTPNotFound:
         return to_response(FAULTS[RequestRefusal.NOT_SUPPORTED], "There is nothing here; try /v1.")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = to_response(METHOD_NOT_ALLOWED, f"{request.method} is not allowed here; {allowed} is.")
+        response.headers["Allow"] = allowed
+        return response
     except web.HTTPException as error:
         if error.status >= 500:
             raise

@@ -5,13 +5,13 @@ nothing before 18 months ago, before the operator was, nor in the future. Files 
 so that no client carries its token to another host.
 """
 
-from datetime import datetime
 from enum import Enum
 
 from aiohttp import web
 
 from core.api.calls import Call, answer
 from core.api.views import bill_view, daily_bill_view, latest_bill_view
+from core.domain.months import month_after, month_of, months_between
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
 
@@ -27,10 +27,8 @@ class ExportMode(Enum):
 
 async def get_billing_history(call: Call) -> web.Response:
     """The months that are over, oldest first."""
-    operator = await call.services.identity.operator(call.operator_id)
-    present = _index_of(call.services.clock.now())
-    first = max(_index_of(operator.created), present - MONTHS_MAX)
-    months = [_month_of(index) for index in range(first, present)]
+    first, present = await _span(call)
+    months = [month_after(first, by) for by in range(months_between(first, present))]
     bills = [await call.services.billing.bill(call.operator_id, month) for month in months]
     return answer({"billList": [bill_view(bill) for bill in bills]})
 
@@ -43,18 +41,18 @@ async def get_latest_billing(call: Call) -> web.Response:
 
 async def get_billing(call: Call) -> web.Response:
     """One month."""
-    return answer(bill_view(await call.services.billing.bill(call.operator_id, _month(call))))
+    return answer(bill_view(await call.services.billing.bill(call.operator_id, await _month(call))))
 
 
 async def get_billing_per_day(call: Call) -> web.Response:
     """The days of one month that cost something."""
-    days = await call.services.billing.daily(call.operator_id, _month(call))
+    days = await call.services.billing.daily(call.operator_id, await _month(call))
     return answer({"billList": [daily_bill_view(day) for day in days]})
 
 
 async def export_billing(call: Call) -> web.Response:
     """One month as CSV."""
-    return await _export(call, _month(call))
+    return await _export(call, await _month(call))
 
 
 async def export_latest_billing(call: Call) -> web.Response:
@@ -90,24 +88,22 @@ def _url(call: Call, key: str) -> str:
 
 
 def _present(call: Call) -> int:
-    return _month_of(_index_of(call.services.clock.now()))
+    return month_of(call.services.clock.now())
 
 
-def _month(call: Call) -> int:
+async def _span(call: Call) -> tuple[int, int]:
+    """The first month that there is a bill of, and the present one."""
+    operator = await call.services.identity.operator(call.operator_id)
+    present = _present(call)
+    return max(month_of(operator.created), month_after(present, -MONTHS_MAX)), present
+
+
+async def _month(call: Call) -> int:
     """``{yyyyMM}`` within what there are bills of."""
     text = call.path("yyyyMM")
     if not (len(text) == 6 and text.isascii() and text.isdigit() and 1 <= int(text[4:]) <= 12):
         raise Refused(RequestRefusal.INVALID_FIELD, "yyyyMM: must be a year and a month, as 202601")
-    present = _index_of(call.services.clock.now())
-    if not present - MONTHS_MAX <= int(text[:4]) * 12 + int(text[4:]) - 1 <= present:
+    first, present = await _span(call)
+    if not first <= int(text) <= present:
         raise Refused(RequestRefusal.NOT_FOUND, "No bill of this month found.")
     return int(text)
-
-
-def _index_of(at: datetime) -> int:
-    """Months since the year 0."""
-    return at.year * 12 + at.month - 1
-
-
-def _month_of(index: int) -> int:
-    return index // 12 * 100 + index % 12 + 1

@@ -5,17 +5,18 @@ Rules:
 - A call is authenticated before its handler sees it; ``operator_id`` is the caller's, never the path's.
 - Bodies and query values are read through here alone, so that whatever is wrong with one is refused with
   the name of the field.
-- Pages carry ``x-soracom-next-key``, and ``Link`` with an unquoted ``rel``, as clients parse them.
+- Pages carry ``x-soracom-next-key``, and ``Link`` with an unquoted ``rel``, as clients parse them: any page
+  but an only one has a link.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from yarl import URL
 
@@ -34,6 +35,8 @@ PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 PARAMETER_CHARACTERS_MAX = 1_024
 """One value of the path or the query; no id, key or tag name is longer."""
+PARAMETER_NAME_MAX = 64
+"""Characters of a name that are repeated in a refusal."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_9999_S = 253_370_764_800
 
@@ -96,9 +99,27 @@ class Call:
         except ValidationError as error:
             raise _refusal_of(error) from None
 
+    def check_query(self, known: Collection[str]) -> None:
+        """Refuse what the operation does not know: ignored, it would be taken for heeded."""
+        for name in self.request.query:
+            if name not in known:
+                offered = f"known here: {', '.join(known)}" if known else "none is known here"
+                shown = name[:PARAMETER_NAME_MAX].encode(errors="backslashreplace").decode()
+                raise Refused(RequestRefusal.INVALID_FIELD, f"{shown}: unknown query parameter; {offered}")
+
+    async def allowed_methods(self) -> set[str]:
+        """Methods that another route has for this path."""
+        found: set[str] = set()
+        for resource in self.request.app.router.resources():
+            found |= (await resource.resolve(self.request))[1]
+        return found - {hdrs.METH_ANY}
+
     def query(self, name: str) -> str:
         """A value of the query; empty when there is none."""
-        return _bounded(name, self.request.query.get(name, ""))
+        values = self.request.query.getall(name, [""])
+        if len(values) > 1:
+            raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: given more than once")
+        return _bounded(name, values[0])
 
     def query_list(self, name: str) -> list[str]:
         """All values: the parameter may be repeated, and each may hold several with commas between."""
@@ -106,19 +127,20 @@ class Call:
         return [part for value in values for part in _bounded(name, value).split(",") if part]
 
     def query_integer(self, name: str, default: int | None = None) -> int:
-        """A whole number of 0 or more; required when there is no default."""
-        text = self.query(name)
-        if not text and default is not None:
+        """A whole number; required when there is no default."""
+        if name not in self.request.query and default is not None:
             return default
-        if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        text = self.query(name)
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
             raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: a whole number is required")
         return int(text)
 
     def query_choice(self, name: str, choices: type[Choice], default: Choice | None = None) -> Choice:
         """One of the contract's words; required when there is no default."""
-        text = self.query(name)
-        if not text and default is not None:
+        if name not in self.request.query and default is not None:
             return default
+        text = self.query(name)
         try:
             return choices(text)
         except ValueError:
@@ -127,7 +149,7 @@ class Call:
 
     @property
     def limit(self) -> int:
-        """``limit``: 1 and more; what is above the most is the most."""
+        """``limit``, from 1; a page may be shorter than what was asked for, and has at most 1,000 items."""
         limit = self.query_integer("limit", PAGE_DEFAULT)
         if limit < 1:
             raise Refused(RequestRefusal.INVALID_FIELD, "limit: must be 1 or more")
@@ -158,7 +180,7 @@ def _refusal_of(error: ValidationError) -> Refused:
 def _bounded(name: str, value: str) -> str:
     """No longer than a name may be, and without what cannot be stored as text."""
     if len(value) > PARAMETER_CHARACTERS_MAX or "\0" in value or not _is_text(value):
-        raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: not a value of this parameter")
+        raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: invalid value (too long, or not valid text)")
     return value
 
 
@@ -171,10 +193,10 @@ def _is_text(value: str) -> bool:
 
 
 def instant(name: str, seconds: float) -> datetime:
-    """Seconds since 1970 as a moment, up to the year 9998."""
-    if not 0 <= seconds < _YEAR_9999_S:
-        raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: no moment that a calendar knows")
-    return _EPOCH + timedelta(seconds=seconds)
+    """Seconds since 1970 as a moment, up to the year 9998; there is nothing before 1970."""
+    if seconds >= _YEAR_9999_S:
+        raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: timestamp out of range")
+    return _EPOCH + timedelta(seconds=max(seconds, 0))
 
 
 def answer(value: Any, status: int = 200) -> web.Response:
@@ -188,11 +210,21 @@ def nothing() -> web.Response:
 
 
 def page(call: Call, items: Iterable[Any], next_key: str) -> web.Response:
-    """A list and, when there is more, the way to it."""
+    """A list and the ways on from it: to what follows, and from any page but the first back to the first."""
     response = answer(list(items))
+    links = []
+    if call.after:
+        links.append(_link(call, "", "prev"))
     if next_key:
-        more = URL(call.request.path).update_query(call.request.query)
-        more = more.update_query(last_evaluated_key=next_key, limit=str(call.limit))
+        links.append(_link(call, next_key, "next"))
         response.headers["x-soracom-next-key"] = next_key
-        response.headers["Link"] = f"<{more}>; rel=next"
+    if links:
+        response.headers["Link"] = ", ".join(links)
     return response
+
+
+def _link(call: Call, key: str, rel: str) -> str:
+    """Clients split the header at its commas and semicolons, and take the key from the query."""
+    url = URL(call.request.path).update_query(call.request.query)
+    target = str(url.update_query(last_evaluated_key=key, limit=str(call.limit)))
+    return f"<{target.replace(',', '%2C').replace(';', '%3B')}>; rel={rel}"

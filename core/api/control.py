@@ -125,6 +125,8 @@ class ControlServices:
     reload: Callable[[], Awaitable[list[str]]]
     """Reads the configuration again; the keys that changed. Raises ``ConfigurationError``."""
     operations: GatewayOperations
+    billing: Callable[[], Awaitable[Row]]
+    """Versions of the tariff, how far months are closed, and usage that came too late for its bill."""
     serve_link: Callable[[Link], Awaitable[None]] | None
     """Takes in what another node's devices send to the platform, until the link breaks; none: no edge."""
     standing: Callable[[], dict[str, str]] = dict
@@ -148,6 +150,7 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_post("/control/group-changed", channel.trusted(channel.group_changed))
     routes.add_post("/control/drain", channel.trusted(channel.drain))
     routes.add_post("/control/reload", channel.trusted(channel.reload))
+    routes.add_get("/control/billing", channel.trusted(channel.billing))
     routes.add_get("/control/gateway/status", channel.trusted(channel.status))
     routes.add_get("/control/gateway/peers", channel.trusted(channel.peers))
     routes.add_get("/control/gateway/sessions", channel.trusted(channel.sessions))
@@ -247,6 +250,9 @@ class _Channel:
 
     async def reload(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"changed": await self._services.reload()})
+
+    async def billing(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._services.billing())
 
     async def status(self, _: web.Request) -> web.StreamResponse:
         return web.json_response(self._services.operations.status())
@@ -352,6 +358,9 @@ def _text(body: object, name: str) -> str:
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except web.HTTPException as error:  # no such path, no such method
+        headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+        return web.json_response({"error": error.reason}, status=error.status, headers=headers)
     except ValueError as error:  # what is no JSON is one too
         return web.json_response({"error": str(error)}, status=400)
     except Unavailable as error:

@@ -42,6 +42,7 @@ FAULTS = {
 
 UNREADABLE = Fault(400, "AIR0014")
 """aiohttp could not make a request of it."""
+METHOD_NOT_ALLOWED = Fault(405, "AIR0020")
 UNAVAILABLE = Fault(503, "AIR0015")
 INTERNAL = Fault(500, "AGW0005")
 

@@ -13,16 +13,23 @@ from core.domain.sim import SimEvent
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation of the contract; its path is below ``/v1``. ``needs_token``: the two headers."""
+    """One operation of the contract; its path is below ``/v1``. ``needs_token``: the two headers.
+
+    ``query``: the parameters that it heeds; any other is refused. ``None``: it looks at none.
+    """
 
     operation_id: str
     method: str
     path: str
     handler: Handler
     needs_token: bool = True
+    query: tuple[str, ...] | None = ()
 
 
 _E = SimEvent
+_PAGE = ("limit", "last_evaluated_key")
+_TAGS = ("tag_name", "tag_value", "tag_value_match_mode")
+_SPAN = ("from", "to")
 
 ROUTES = (
     Route("auth", "POST", "/auth", identity.auth, needs_token=False),
@@ -49,7 +56,7 @@ ROUTES = (
         "/operators/{operator_id}/auth_keys/{auth_key_id}",
         identity.delete_operator_auth_key,
     ),
-    Route("listSims", "GET", "/sims", sims.list_sims),
+    Route("listSims", "GET", "/sims", sims.list_sims, query=_PAGE),
     Route("getSim", "GET", "/sims/{sim_id}", sims.get_sim),
     Route("registerSim", "POST", "/sims/{sim_id}/register", sims.register_sim),
     Route("activateSim", "POST", "/sims/{sim_id}/activate", sims.status_change(_E.ACTIVATE)),
@@ -71,16 +78,32 @@ ROUTES = (
     Route("putSimTags", "PUT", "/sims/{sim_id}/tags", sims.put_sim_tags),
     Route("deleteSimTag", "DELETE", "/sims/{sim_id}/tags/{tag_name}", sims.delete_sim_tag),
     Route("deleteSimSession", "POST", "/sims/{sim_id}/delete_session", sims.delete_sim_session),
-    Route("listSimSessionEvents", "GET", "/sims/{sim_id}/events/sessions", sims.list_sim_session_events),
-    Route("listSubscribers", "GET", "/subscribers", sims.list_subscribers),
+    Route(
+        "listSimSessionEvents",
+        "GET",
+        "/sims/{sim_id}/events/sessions",
+        sims.list_sim_session_events,
+        query=(*_SPAN, *_PAGE),
+    ),
+    Route(
+        "listSubscribers",
+        "GET",
+        "/subscribers",
+        sims.list_subscribers,
+        query=(*_TAGS, *sims.SUBSCRIBER_FILTERS, *_PAGE),
+    ),
     Route("getSubscriber", "GET", "/subscribers/{imsi}", sims.get_subscriber),
     Route("registerSubscriber", "POST", "/subscribers/{imsi}/register", sims.register_subscriber),
-    Route("listGroups", "GET", "/groups", groups.list_groups),
+    Route("listGroups", "GET", "/groups", groups.list_groups, query=(*_TAGS, *_PAGE)),
     Route("createGroup", "POST", "/groups", groups.create_group),
     Route("getGroup", "GET", "/groups/{group_id}", groups.get_group),
     Route("deleteGroup", "DELETE", "/groups/{group_id}", groups.delete_group),
     Route(
-        "listSubscribersInGroup", "GET", "/groups/{group_id}/subscribers", groups.list_subscribers_in_group
+        "listSubscribersInGroup",
+        "GET",
+        "/groups/{group_id}/subscribers",
+        groups.list_subscribers_in_group,
+        query=_PAGE,
     ),
     Route("putGroupTags", "PUT", "/groups/{group_id}/tags", groups.put_group_tags),
     Route("deleteGroupTag", "DELETE", "/groups/{group_id}/tags/{tag_name}", groups.delete_group_tag),
@@ -102,13 +125,22 @@ ROUTES = (
         "/groups/{group_id}/configuration/{namespace}/{name}",
         groups.delete_configuration_parameter,
     ),
-    Route("getAirStatsOfSim", "GET", "/stats/air/sims/{sim_id}", stats.get_air_stats_of_sim),
-    Route("getAirStats", "GET", "/stats/air/subscribers/{imsi}", stats.get_air_stats),
+    Route(
+        "getAirStatsOfSim",
+        "GET",
+        "/stats/air/sims/{sim_id}",
+        stats.get_air_stats_of_sim,
+        query=("period", *_SPAN),
+    ),
+    Route(
+        "getAirStats", "GET", "/stats/air/subscribers/{imsi}", stats.get_air_stats, query=("period", *_SPAN)
+    ),
     Route(
         "listVirtualPrivateGatewayIpAddressMapEntries",
         "GET",
         "/virtual_private_gateways/{vpg_id}/ip_address_map",
         vpgs.list_ip_address_map_entries,
+        query=_PAGE,
     ),
     Route(
         "putVirtualPrivateGatewayIpAddressMapEntry",
@@ -124,10 +156,16 @@ ROUTES = (
     ),
     Route("getBillingHistory", "GET", "/bills", bills.get_billing_history),
     Route("getLatestBilling", "GET", "/bills/latest", bills.get_latest_billing),
-    Route("exportLatestBilling", "POST", "/bills/latest/export", bills.export_latest_billing),
+    Route(
+        "exportLatestBilling",
+        "POST",
+        "/bills/latest/export",
+        bills.export_latest_billing,
+        query=("export_mode",),
+    ),
     Route("getBilling", "GET", "/bills/{yyyyMM}", bills.get_billing),
     Route("getBillingPerDay", "GET", "/bills/{yyyyMM}/daily", bills.get_billing_per_day),
-    Route("exportBilling", "POST", "/bills/{yyyyMM}/export", bills.export_billing),
+    Route("exportBilling", "POST", "/bills/{yyyyMM}/export", bills.export_billing, query=("export_mode",)),
     Route("getExportedFile", "GET", "/files/exported/{exported_file_id}", bills.get_exported_file),
 )
 """The contract's operations."""
@@ -153,5 +191,5 @@ SANDBOX_ROUTES = (
 )
 """The sandbox contract's operations."""
 
-NOT_SUPPORTED = Route("notSupported", "*", "/{rest:.*}", sandbox.not_supported, needs_token=False)
+NOT_SUPPORTED = Route("notSupported", "*", "/{rest:.*}", sandbox.not_supported, needs_token=False, query=None)
 """Everything else below ``/v1``."""

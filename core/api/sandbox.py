@@ -22,7 +22,10 @@ from core.services.identity import TOKEN_LIFETIME_DEFAULT_S
 
 
 async def not_supported(call: Call) -> web.Response:
-    """For every operation that is not offered."""
+    """For every operation that is not offered; 405 where another method of the path is."""
+    allowed = await call.allowed_methods()
+    if allowed:
+        raise web.HTTPMethodNotAllowed(call.request.method, allowed)
     what = f"{call.request.method} {call.request.path[:200]}".encode(errors="replace").decode()
     raise Refused(RequestRefusal.NOT_SUPPORTED, f"{what} is not offered by this server.")
 
@@ -33,7 +36,7 @@ async def init(call: Call) -> web.Response:
     identity = call.services.identity
     operator = await identity.create_operator(body.email, body.password)
     credentials = identity.issue(operator.operator_id, TOKEN_LIFETIME_DEFAULT_S)
-    return answer({**credentials_view(credentials), "userName": None}, 201)
+    return answer(credentials_view(credentials), 201)
 
 
 async def delete_operator(call: Call) -> web.Response:

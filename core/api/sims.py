@@ -16,24 +16,31 @@ from core.api.models import (
 from core.api.tag_filters import tag_filter
 from core.api.views import session_event_view, sim_view, subscriber_view
 from core.domain.reasons import RequestRefusal
-from core.domain.session import Session
+from core.domain.session import Session, SessionEvent
 from core.domain.sim import Sim, SimEvent, SimStatus
 from core.errors import Refused
 
-View = Callable[[Sim, Sequence[Session]], dict[str, object]]
+View = Callable[[Sim, Sequence[Session], SessionEvent | None], dict[str, object]]
 
+SUBSCRIBER_FILTERS = ("status_filter", "speed_class_filter", "type_filter", "serial_number_filter")
+"""Of a list of subscribers; ``type_filter`` is what older clients call ``speed_class_filter``."""
 _SUBSCRIBER_PAGE_MAX = 100
 
 
 async def _one(call: Call, sim: Sim, view: View = sim_view, status: int = 200) -> web.Response:
-    return answer(view(sim, await call.services.sims.sessions_of(sim.sim_id)), status)
+    """A SIM by itself, with its previous session; lists leave that out."""
+    sims = call.services.sims
+    sessions, previous = await asyncio.gather(
+        sims.sessions_of(sim.sim_id), sims.previous_session(sim.operator_id, sim.sim_id)
+    )
+    return answer(view(sim, sessions, previous), status)
 
 
 async def views_of(call: Call, sims: Sequence[Sim], view: View = sim_view) -> list[dict[str, object]]:
     """The views of a page of SIMs; their sessions are read side by side."""
     async with asyncio.TaskGroup() as tasks:
         reading = [tasks.create_task(call.services.sims.sessions_of(sim.sim_id)) for sim in sims]
-    return [view(sim, task.result()) for sim, task in zip(sims, reading, strict=True)]
+    return [view(sim, task.result(), None) for sim, task in zip(sims, reading, strict=True)]
 
 
 async def list_sims(call: Call) -> web.Response:
@@ -188,10 +195,12 @@ async def list_subscribers(call: Call) -> web.Response:
         tests.append(lambda sim: sim.speed_class in classes)
     if serial_number:
         tests.append(lambda sim: serial_number in sim.serial_number)
+    if call.limit > _SUBSCRIBER_PAGE_MAX:
+        raise Refused(RequestRefusal.INVALID_FIELD, f"limit: must be 1 to {_SUBSCRIBER_PAGE_MAX}")
     found = await call.services.sims.page(
         call.operator_id,
         after=call.after,
-        limit=min(call.limit, _SUBSCRIBER_PAGE_MAX),
+        limit=call.limit,
         matches=(lambda sim: all(test(sim) for test in tests)) if tests else None,
     )
     return page(call, await views_of(call, found.items, subscriber_view), found.next_key)

@@ -1,7 +1,7 @@
 """The contract's shapes of our nouns.
 
-Rules: what we do not know is there as null; SIMs, sessions and groups count time in milliseconds, statistics
-and keys in seconds, operators in ISO 8601.
+Rules: what is not known is left out, for the contract has no nulls; SIMs, sessions and groups count time in
+milliseconds, statistics and keys in seconds; operators and the beginning of an event's session are ISO 8601.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,11 @@ _MINOR_UNITS = {"JPY": 1}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANO = 1_000_000_000
 _DATE_FORMATS = {Period.MINUTES: "%Y%m%d%H%M", Period.DAY: "%Y%m%d", Period.MONTH: "%Y%m"}
+
+
+def _known(view: dict[str, Any]) -> dict[str, Any]:
+    """Without what is not known."""
+    return {name: value for name, value in view.items() if value is not None}
 
 
 def milliseconds(at: datetime) -> int:
@@ -43,43 +48,33 @@ def auth_key_view(key: AuthKey) -> dict[str, Any]:
     return {
         "authKeyId": key.auth_key_id,
         "createDateTime": int(key.created.timestamp()),
-        "lastUsedDateTime": None,
     }
 
 
-def sim_view(sim: Sim, sessions: Sequence[Session]) -> dict[str, Any]:
-    """Sim; the newest of its sessions is the one that is told."""
-    return {
-        "simId": sim.sim_id,
-        "operatorId": sim.operator_id,
-        "type": sim.sim_type,
-        "status": sim.status.value,
-        "moduleType": sim.module_type,
-        "serialNumber": sim.serial_number,
-        "otaSerialNumber": None,
-        "speedClass": sim.speed_class,
-        "groupId": sim.group_id or None,
-        "tags": sim.tags,
-        "terminationEnabled": sim.termination_enabled,
-        "imeiLock": {"imei": sim.imei_lock} if sim.imei_lock else None,
-        "expiryTime": None,
-        "expiryAction": None,
-        "createdTime": milliseconds(sim.created),
-        "lastModifiedTime": milliseconds(sim.modified),
-        "activeProfileId": sim.sim_id,
-        "profiles": {sim.sim_id: _profile_view(sim)},
-        "sessionStatus": session_status_view(sim, sessions),
-        "previousSession": None,
-        "capabilities": _capabilities(),
-        "localInfo": None,
-        "arcSessionStatus": None,
-        "lastLocationUpdateTime": None,
-        "lastPortMappingCreatedTime": None,
-        "pcapStartTime": None,
-        "pcapEndTime": None,
-        "renewalFeeStatusSetTime": None,
-        "testmodeExhaustedTime": None,
-    }
+def sim_view(sim: Sim, sessions: Sequence[Session], previous: SessionEvent | None = None) -> dict[str, Any]:
+    """Sim; the newest of its sessions is the one that is told. ``previous``: the end of the last one."""
+    return _known(
+        {
+            "simId": sim.sim_id,
+            "operatorId": sim.operator_id,
+            "type": sim.sim_type,
+            "status": sim.status.value,
+            "moduleType": sim.module_type,
+            "serialNumber": sim.serial_number,
+            "speedClass": sim.speed_class,
+            "groupId": sim.group_id or None,
+            "tags": sim.tags,
+            "terminationEnabled": sim.termination_enabled,
+            "imeiLock": {"imei": sim.imei_lock} if sim.imei_lock else None,
+            "createdTime": milliseconds(sim.created),
+            "lastModifiedTime": milliseconds(sim.modified),
+            "activeProfileId": sim.sim_id,
+            "profiles": {sim.sim_id: _profile_view(sim)},
+            "sessionStatus": session_status_view(sim, sessions),
+            "previousSession": _previous_view(sim, previous) if previous else None,
+            "capabilities": _capabilities(),
+        }
+    )
 
 
 def _profile_view(sim: Sim) -> dict[str, Any]:
@@ -88,22 +83,22 @@ def _profile_view(sim: Sim) -> dict[str, Any]:
         "primaryImsi": sim.imsi,
         "otaSupported": False,
         "subscribers": {subscriber.imsi: _identity_view(sim, subscriber) for subscriber in sim.subscribers},
-        "arcClientPeerPrivateKey": None,
-        "arcClientPeerPublicKey": None,
     }
 
 
 def _identity_view(sim: Sim, subscriber: Subscriber) -> dict[str, Any]:
     """SimplifiedSubscriber, whose status knows three of the SIM's."""
     once = {SimStatus.READY: "ready", SimStatus.TERMINATED: "terminated", SimStatus.INSTOCK: "shipped"}
-    return {
-        "imsi": subscriber.imsi,
-        "msisdn": subscriber.msisdn or None,
-        "subscription": subscriber.subscription,
-        "bundles": list(subscriber.bundles) or None,
-        "status": once.get(sim.status, "active"),
-        "capabilities": _capabilities(),
-    }
+    return _known(
+        {
+            "imsi": subscriber.imsi,
+            "msisdn": subscriber.msisdn or None,
+            "subscription": subscriber.subscription,
+            "bundles": list(subscriber.bundles) or None,
+            "status": once.get(sim.status, "active"),
+            "capabilities": _capabilities(),
+        }
+    )
 
 
 def _capabilities() -> dict[str, bool]:
@@ -123,23 +118,39 @@ def ip_address_map_entry_view(sim: Sim) -> dict[str, Any]:
 
 def session_status_view(sim: Sim, sessions: Sequence[Session]) -> dict[str, Any]:
     """SessionStatus."""
-    session = sessions[-1] if sessions else None
-    return {
-        "online": session is not None,
-        "sessionId": session.session_id if session else None,
-        "imsi": session.imsi if session else None,
-        "imei": (session.imei or None) if session else None,
-        "ueIpAddress": session.shown_address if session else None,
-        "dnsServers": list(session.dns) if session else None,
-        "subscription": _subscription_of(sim, session.imsi) if session else None,
-        "cell": cell_view(session.location) if session else None,
-        "location": None,
-        "placement": None,
-        "gatewayPrivateIpAddress": None,
-        "gatewayPublicIpAddress": None,
-        "vpgId": None,
-        "lastUpdatedAt": milliseconds(session.opened if session else sim.modified),
-    }
+    if not sessions:
+        return {"online": False, "lastUpdatedAt": milliseconds(sim.modified)}
+    session = sessions[-1]
+    return _known(
+        {
+            "online": True,
+            "sessionId": session.session_id,
+            "imsi": session.imsi,
+            "imei": session.imei or None,
+            "ueIpAddress": session.shown_address,
+            "dnsServers": list(session.dns),
+            "subscription": _subscription_of(sim, session.imsi),
+            "cell": cell_view(session.location),
+            "lastUpdatedAt": milliseconds(session.opened),
+        }
+    )
+
+
+def _previous_view(sim: Sim, ended: SessionEvent) -> dict[str, Any]:
+    """PreviousSessionStatus."""
+    return _known(
+        {
+            "sessionId": ended.session_id,
+            "imsi": ended.imsi,
+            "imei": ended.imei or None,
+            "ueIpAddress": ended.ue_address or None,
+            "dnsServers": list(ended.dns) or None,
+            "subscription": _subscription_of(sim, ended.imsi),
+            "cell": cell_view(ended.location),
+            "createdTime": milliseconds(ended.opened) if ended.opened else None,
+            "deletedTime": milliseconds(ended.at),
+        }
+    )
 
 
 def _subscription_of(sim: Sim, imsi: str) -> str | None:
@@ -157,17 +168,19 @@ def cell_view(location: Location) -> dict[str, Any] | None:
     cell = location.cell or _cell_of(location)
     if cell is None:
         return None
-    return {
-        "mcc": cell.mcc,
-        "mnc": cell.mnc,
-        "lac": cell.lac,
-        "ci": cell.ci,
-        "sac": cell.sac,
-        "rac": cell.rac,
-        "tac": cell.tac,
-        "eci": cell.eci,
-        "radioType": _RADIO_TYPES.get(location.rat),
-    }
+    return _known(
+        {
+            "mcc": cell.mcc,
+            "mnc": cell.mnc,
+            "lac": cell.lac,
+            "ci": cell.ci,
+            "sac": cell.sac,
+            "rac": cell.rac,
+            "tac": cell.tac,
+            "eci": cell.eci,
+            "radioType": _RADIO_TYPES.get(location.rat),
+        }
+    )
 
 
 def _cell_of(location: Location) -> Cell | None:
@@ -184,89 +197,86 @@ def _cell_of(location: Location) -> Cell | None:
 
 
 def session_event_view(sim: Sim, event: SessionEvent) -> dict[str, Any]:
-    """SessionEvent. ``Rejected`` is ours: an attach that was refused."""
-    dns = [*event.dns, None, None]
-    return {
-        "event": event.kind.value,
-        "time": milliseconds(event.at),
-        "createdTime": str(milliseconds(event.opened)) if event.opened else None,
-        "operatorId": event.operator_id,
-        "simId": event.sim_id,
-        "imsi": event.imsi,
-        "imei": event.imei or None,
-        "sessionId": event.session_id or None,
-        "apn": event.apn or None,
-        "ueIpAddress": event.ue_address or None,
-        "dns0": dns[0],
-        "dns1": dns[1],
-        "subscription": _subscription_of(sim, event.imsi),
-        "cell": cell_view(event.location),
-        "gatewayPrivateIpAddress": None,
-        "gatewayPublicIpAddress": None,
-        "vpgId": None,
-    }
+    """SessionEvent. ``Rejected`` is ours: an attach that was refused. ``primaryImsi`` is not in the contract;
+    SORACOM answers it.
+    """
+    opened = event.opened.isoformat(timespec="milliseconds") if event.opened else ""
+    return _known(
+        {
+            "event": event.kind.value,
+            "time": milliseconds(event.at),
+            "createdTime": opened.replace("+00:00", "Z") or None,
+            "operatorId": event.operator_id,
+            "simId": event.sim_id,
+            "imsi": event.imsi,
+            "primaryImsi": sim.imsi,
+            "imei": event.imei or None,
+            "sessionId": event.session_id or None,
+            "apn": event.apn or None,
+            "ueIpAddress": event.ue_address or None,
+            **{f"dns{number}": address for number, address in enumerate(event.dns[:2])},
+            "subscription": _subscription_of(sim, event.imsi),
+            "cell": cell_view(event.location),
+        }
+    )
 
 
-def subscriber_view(sim: Sim, sessions: Sequence[Session]) -> dict[str, Any]:
+def subscriber_view(
+    sim: Sim, sessions: Sequence[Session], previous: SessionEvent | None = None
+) -> dict[str, Any]:
     """Subscriber, the older view of a SIM by its primary IMSI, with its doubled fields."""
     created, modified = milliseconds(sim.created), milliseconds(sim.modified)
     subscriber = sim.subscribers[0]
     status = session_status_view(sim, sessions)
-    return {
-        "imsi": sim.imsi,
-        "simId": sim.sim_id,
-        "iccid": sim.sim_id,
-        "msisdn": subscriber.msisdn or None,
-        "operatorId": sim.operator_id,
-        "apn": sim.apn,
-        "type": sim.speed_class,
-        "speedClass": sim.speed_class,
-        "groupId": sim.group_id or None,
-        "moduleType": sim.module_type,
-        "serialNumber": sim.serial_number,
-        "subscription": subscriber.subscription,
-        "bundles": list(subscriber.bundles) or None,
-        "plan": 0,
-        "status": sim.status.value,
-        "tags": sim.tags,
-        "terminationEnabled": sim.termination_enabled,
-        "imeiLock": {"imei": sim.imei_lock} if sim.imei_lock else None,
-        "ipAddress": status["ueIpAddress"],
-        "sessionStatus": status,
-        "previousSession": None,
-        "locationRegistrationStatus": None,
-        "packetCaptureSessions": None,
-        "createdAt": created,
-        "createdTime": created,
-        "registeredTime": None,
-        "lastModifiedAt": modified,
-        "lastModifiedTime": modified,
-        "expiredAt": None,
-        "expiryTime": None,
-        "expiryAction": None,
-        "lastPortMappingCreatedTime": None,
-        "renewalFeeStatusSetTime": None,
-    }
+    return _known(
+        {
+            "imsi": sim.imsi,
+            "simId": sim.sim_id,
+            "iccid": sim.sim_id,
+            "msisdn": subscriber.msisdn or None,
+            "operatorId": sim.operator_id,
+            "apn": sim.apn,
+            "type": sim.speed_class,
+            "speedClass": sim.speed_class,
+            "groupId": sim.group_id or None,
+            "moduleType": sim.module_type,
+            "serialNumber": sim.serial_number,
+            "subscription": subscriber.subscription,
+            "bundles": list(subscriber.bundles) or None,
+            "plan": 0,
+            "status": sim.status.value,
+            "tags": sim.tags,
+            "terminationEnabled": sim.termination_enabled,
+            "imeiLock": {"imei": sim.imei_lock} if sim.imei_lock else None,
+            "ipAddress": status.get("ueIpAddress"),
+            "sessionStatus": status,
+            "previousSession": _previous_view(sim, previous) if previous else None,
+            "createdAt": created,
+            "createdTime": created,
+            "lastModifiedAt": modified,
+            "lastModifiedTime": modified,
+        }
+    )
 
 
 def in_stock_view(sim: Sim, secret: str) -> dict[str, Any]:
     """sandboxCreateSubscriberResponse; the serial number is the SIM's id, as printed on a card."""
-    return {
-        "imsi": sim.imsi,
-        "registrationSecret": secret,
-        "msisdn": sim.subscribers[0].msisdn or None,
-        "operatorId": sim.operator_id or None,
-        "apn": sim.apn,
-        "speedClass": sim.speed_class,
-        "subscription": sim.subscribers[0].subscription,
-        "serialNumber": sim.serial_number,
-        "status": sim.status.value,
-        "tags": sim.tags,
-        "ipAddress": None,
-        "expiryTime": None,
-        "createdAt": milliseconds(sim.created),
-        "lastModifiedAt": milliseconds(sim.modified),
-    }
+    return _known(
+        {
+            "imsi": sim.imsi,
+            "registrationSecret": secret,
+            "msisdn": sim.subscribers[0].msisdn or None,
+            "operatorId": sim.operator_id or None,
+            "apn": sim.apn,
+            "speedClass": sim.speed_class,
+            "subscription": sim.subscribers[0].subscription,
+            "serialNumber": sim.serial_number,
+            "status": sim.status.value,
+            "tags": sim.tags,
+            "createdAt": milliseconds(sim.created),
+            "lastModifiedAt": milliseconds(sim.modified),
+        }
+    )
 
 
 def group_view(group: Group) -> dict[str, Any]:
@@ -309,8 +319,6 @@ def bill_view(bill: Bill) -> dict[str, Any]:
         "amount": amount_of(bill),
         "currency": bill.amount.currency,
         "appliedCouponAmount": 0,
-        "paymentStatus": None,
-        "paymentTransactionId": None,
     }
 
 
@@ -324,7 +332,7 @@ def latest_bill_view(bill: Bill) -> dict[str, Any]:
     return {
         "amount": amount_of(bill),
         "currency": bill.amount.currency,
-        "lastEvaluatedTime": bill.evaluated.isoformat(),
+        "lastEvaluatedTime": bill.evaluated.strftime("%Y%m%d%H%M%S"),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from billing.service import BillingService
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.files import FolderObjectStore
 from core.adapters.folder import NodeFolder
@@ -20,6 +21,7 @@ from core.adapters.store.wide import WideStore
 from core.adapters.stream.log import STREAM_FOLDER, LogStream
 from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
+from core.domain.billing import Tariff
 from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
@@ -74,6 +76,20 @@ class Adapters:
     links: Links = NO_LINKS
     mover: AddressMover = NO_MOVER
     open_tuns: Callable[[str], Mapping[str, Tun]] = lambda _: {}
+
+
+def make_billing(config: Config, *, store: Store, objects: ObjectStore, clock: Clock) -> BillingService:
+    """Bills by the configured tariff."""
+    tariff = config.billing
+    return BillingService(
+        usage=store.usage,
+        bills=store.bills,
+        objects=objects,
+        clock=clock,
+        configured=Tariff(
+            currency=tariff.currency, nano_per_byte=tariff.nano_per_byte, unit_bytes=tariff.unit_bytes
+        ),
+    )
 
 
 @asynccontextmanager

@@ -5,14 +5,15 @@ session belongs to is asked of the gateways that are held at that moment.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
 
+from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
 from core.api.views import subscriber_view
-from core.app.adapters import METADATA_PORT, Adapters
+from core.app.adapters import METADATA_PORT, Adapters, make_billing
 from core.app.held import HeldGateway, settle_left
 from core.config import OWN_KEYS, RELOADABLE, Config
 from core.config_file import changed
@@ -22,7 +23,7 @@ from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.user_plane import PacketSink
 from core.services.audit import AuditTrail
-from core.services.chores import Chores
+from core.services.chores import Chores, Step
 from core.services.consumer import Consumer
 from core.services.control import ClusterControl
 from core.services.delivery import Delivery
@@ -90,6 +91,8 @@ class Node:
         self.folder = UsageFolder(
             usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
         )
+        self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
+        self.closer = self._make_closer()
         self.chores = Chores(
             leases=world.store.leases,
             peers=world.peers,
@@ -98,7 +101,7 @@ class Node:
             contact=config.control.contact,
             folder_id=world.folder_id,
             faults=self.faults,
-            steps={"fold": self.folder.step} if "meter" in config.node.roles else {},
+            steps=self._chores() if "meter" in config.node.roles else {},
         )
         self.connections = self.make_connections()
         self.edge = self.make_edge()
@@ -138,6 +141,8 @@ class Node:
             yield "delivery", self.delivery.run
             yield "device-edge", self.edge.run
             yield "remote-sessions", self.remote.run
+        if {"api", "meter"} & set(roles):
+            yield "tariff", self._store_tariff
         if "meter" in roles:
             yield MESSAGE_METER, self.consumer.run
             yield "chores", self.chores.run
@@ -186,6 +191,10 @@ class Node:
             await self.connections.aclose()
         await self.holdings.aclose()
         await self.chores.aclose()
+
+    async def _store_tariff(self) -> None:
+        """The configured tariff is in force from the start of the node on, whoever reads a bill."""
+        await self.billing.tariffs()
 
     # -- sessions of every gateway held, or told by other nodes -----------------------------------------
 
@@ -252,6 +261,19 @@ class Node:
         if held.lost_counts:
             self.lost_counts.append(held.lost_counts)
         return held
+
+    def _chores(self) -> Mapping[str, Step]:
+        return {"fold": self.folder.step, "bills": self.closer.step}
+
+    def _make_closer(self) -> MonthCloser:
+        world = self._world
+        return MonthCloser(
+            billing=self.billing,
+            usage=world.store.usage,
+            bills=world.store.bills,
+            clock=world.clock,
+            audit=self.audit,
+        )
 
     def make_message_meter(self) -> MessageMeter:
         """What counts messages."""

@@ -7,8 +7,6 @@ from functools import partial
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from billing.service import BillingService
-from billing.tariff import Tariff
 from core.adapters.passwords import Argon2Passwords
 from core.adapters.tokens import JwtTokens
 from core.api.app import make_application
@@ -53,10 +51,7 @@ def make_telemetry(node: Node) -> Telemetry:
         Metric.USAGE_REPORTS,
         lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),
     )
-    for chore, outcomes in node.chores.outcomes.items():
-        telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
-    telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
-    telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
+    _watch_chores(telemetry, node)
     telemetry.watch_each(
         Metric.RESTART_COUNTER,
         lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
@@ -105,6 +100,16 @@ def make_telemetry(node: Node) -> Telemetry:
             Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}
         )
     return telemetry
+
+
+def _watch_chores(telemetry: Telemetry, node: Node) -> None:
+    for chore, outcomes in node.chores.outcomes.items():
+        telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
+    telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
+    telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
+    telemetry.watch(Metric.MONTHS_CLOSED, lambda: float(node.closer.closed))
+    telemetry.watch(Metric.CLOSING_MONTHS_BEHIND, lambda: float(node.closer.months_behind))
+    telemetry.watch(Metric.LATE_USAGE_BYTES, lambda: float(sum(e.quantity_bytes for e in node.closer.late)))
 
 
 def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
@@ -171,7 +176,6 @@ def make_api(
     config: Config, adapters: Adapters, node: Node, identity: Identity, telemetry: Telemetry
 ) -> web.Application:
     """The customer API, with ``/metrics`` beside it."""
-    billing = config.billing
     services = ApiServices(
         identity=identity,
         sims=Sims(
@@ -186,16 +190,7 @@ def make_api(
             store=adapters.store, control=node.control, clock=adapters.clock, entropy=adapters.entropy
         ),
         stats=Stats(usage=adapters.store.usage, clock=adapters.clock),
-        billing=BillingService(
-            usage=adapters.store.usage,
-            objects=adapters.objects,
-            clock=adapters.clock,
-            tariff=Tariff(
-                currency=billing.currency,
-                nano_per_byte=billing.nano_per_byte,
-                unit_bytes=billing.unit_bytes,
-            ),
-        ),
+        billing=node.billing,
         exports=Exports(objects=adapters.objects, clock=adapters.clock, key=adapters.token_key),
         clock=adapters.clock,
         sandbox=config.api.sandbox,
@@ -240,6 +235,7 @@ def make_control_channel(
             drain=drain,
             reload=reload,
             operations=Operations(node=node, clock=adapters.clock),
+            billing=node.closer.state,
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )
     )

@@ -1,7 +1,11 @@
 """`airloom groups …`, `bills …`, `operator …`, `sandbox …`."""
 
+import asyncio
 import json
+import os
+import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +24,7 @@ from core.cli.commands import (
     run,
     segment,
 )
+from core.cli.words import Command
 
 groups = typer.Typer(no_args_is_help=True, help="Groups: SIMs under one configuration.")
 bills = typer.Typer(no_args_is_help=True, help="What it costs.")
@@ -38,11 +43,13 @@ class ExportMode(StrEnum):
     SYNC = "sync"
 
 
-Month = Annotated[str, typer.Option("--yyyy-mm", help="Year and month, as 202601.", show_default=False)]
+Month = Annotated[
+    str, typer.Option("--yyyy-mm", help="Year and month, as 202601; may stand by itself.", show_default=False)
+]
 Namespace = Annotated[str, typer.Option(help="As SoracomAir.", show_default=False)]
 
 
-@groups.command("list")
+@groups.command("list", cls=Command)
 def list_groups(context: typer.Context, limit: Limit = None, fetch_all: FetchAll = False) -> None:
     """List groups.
 
@@ -51,7 +58,7 @@ def list_groups(context: typer.Context, limit: Limit = None, fetch_all: FetchAll
     listing(context, "/groups", query={"limit": limit}, fetch_all=fetch_all, columns=GROUP_COLUMNS)
 
 
-@groups.command("get")
+@groups.command("get", cls=Command)
 def get_group(context: typer.Context, group_id: GroupId) -> None:
     """Show one group.
 
@@ -60,7 +67,7 @@ def get_group(context: typer.Context, group_id: GroupId) -> None:
     request(context, "GET", f"/groups/{segment(group_id)}")
 
 
-@groups.command("create")
+@groups.command("create", cls=Command)
 def create_group(context: typer.Context, tag: Tags = []) -> None:  # noqa: B006 - typer copies defaults
     """Make a group.
 
@@ -69,7 +76,7 @@ def create_group(context: typer.Context, tag: Tags = []) -> None:  # noqa: B006 
     request(context, "POST", "/groups", body={"tags": pairs(tag)})
 
 
-@groups.command("delete")
+@groups.command("delete", cls=Command)
 def delete_group(context: typer.Context, group_id: GroupId) -> None:
     """Remove a group.
 
@@ -78,7 +85,7 @@ def delete_group(context: typer.Context, group_id: GroupId) -> None:
     request(context, "DELETE", f"/groups/{segment(group_id)}")
 
 
-@groups.command("list-subscribers")
+@groups.command("list-subscribers", cls=Command)
 def list_subscribers(
     context: typer.Context, group_id: GroupId, limit: Limit = None, fetch_all: FetchAll = False
 ) -> None:
@@ -90,7 +97,7 @@ def list_subscribers(
     listing(context, path, query={"limit": limit}, fetch_all=fetch_all, columns=SIM_COLUMNS)
 
 
-@groups.command("put-tags")
+@groups.command("put-tags", cls=Command)
 def put_group_tags(context: typer.Context, group_id: GroupId, tag: Tags) -> None:
     """Set tags of a group.
 
@@ -100,7 +107,7 @@ def put_group_tags(context: typer.Context, group_id: GroupId, tag: Tags) -> None
     request(context, "PUT", f"/groups/{segment(group_id)}/tags", body=body)
 
 
-@groups.command("put-config")
+@groups.command("put-config", cls=Command)
 def put_config(
     context: typer.Context,
     group_id: GroupId,
@@ -119,7 +126,7 @@ def put_config(
     request(context, "PUT", f"/groups/{segment(group_id)}/configuration/{segment(namespace)}", body=values)
 
 
-@bills.command("list")
+@bills.command("list", cls=Command)
 def list_bills(context: typer.Context) -> None:
     """List the bills of the months that are over.
 
@@ -128,7 +135,7 @@ def list_bills(context: typer.Context) -> None:
     request(context, "GET", "/bills")
 
 
-@bills.command("get")
+@bills.command("get", cls=Command)
 def get_bill(context: typer.Context, yyyy_mm: Month) -> None:
     """Show the bill of a month; of the present one, so far.
 
@@ -137,7 +144,7 @@ def get_bill(context: typer.Context, yyyy_mm: Month) -> None:
     request(context, "GET", f"/bills/{segment(yyyy_mm)}")
 
 
-@bills.command("get-latest")
+@bills.command("get-latest", cls=Command)
 def get_latest_bill(context: typer.Context) -> None:
     """Show the present month's amount so far.
 
@@ -146,7 +153,7 @@ def get_latest_bill(context: typer.Context) -> None:
     request(context, "GET", "/bills/latest")
 
 
-@bills.command("get-daily")
+@bills.command("get-daily", cls=Command)
 def get_daily_bill(context: typer.Context, yyyy_mm: Month) -> None:
     """Show what each day of a month cost.
 
@@ -155,18 +162,39 @@ def get_daily_bill(context: typer.Context, yyyy_mm: Month) -> None:
     request(context, "GET", f"/bills/{segment(yyyy_mm)}/daily")
 
 
-@bills.command("export")
+@bills.command("export", cls=Command)
 def export_bill(
     context: typer.Context,
     yyyy_mm: Month,
     export_mode: Annotated[ExportMode, typer.Option(help="sync gives the link.")] = ExportMode.SYNC,
+    out: Annotated[Path | None, typer.Option(help="Write the CSV into this file; - is stdout.")] = None,
 ) -> None:
-    """Export a month's bill as CSV; prints the link, which is good for an hour.
+    """Export a month's bill as CSV: into a file, or prints the link, which is good for an hour.
 
-    Example: airloom bills export --yyyy-mm 202601
+    Example: airloom bills export --yyyy-mm 202601 --out 202601.csv
     """
-    query = {"export_mode": export_mode.value}
-    request(context, "POST", f"/bills/{segment(yyyy_mm)}/export", query=query)
+    path = f"/bills/{segment(yyyy_mm)}/export"
+    if out is None:
+        return request(context, "POST", path, query={"export_mode": export_mode.value})
+
+    async def task(client: Client) -> bytes:
+        link = (await client.call("POST", path, query={"export_mode": ExportMode.SYNC.value})).value["url"]
+        content = await client.download(link)
+        return content if str(out) == "-" else await asyncio.to_thread(_write, out, content)
+
+    return run(context, task)
+
+
+def _write(path: Path, content: bytes) -> bytes:
+    """Whole or not at all; nothing is left to print."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content)
+        aside.replace(path)
+    except OSError as error:
+        raise CliError(f"--out {path}: {error.strerror or error}", EX_USAGE) from error
+    sys.stderr.write(f"wrote {path}, {len(content)} bytes\n")
+    return b""
 
 
 @operator.command("get")

@@ -138,18 +138,31 @@ class Client:
             why = str(error) or type(error).__name__
             raise CliError(f"{self._endpoint}: {why}", EX_UNREACHABLE) from error
 
-    async def pages(self, path: str, *, query: Mapping[str, Any], fetch_all: bool) -> list[Any]:
-        """A list; with ``fetch_all`` all of its pages."""
+    async def pages(self, path: str, *, query: Mapping[str, Any], fetch_all: bool) -> tuple[list[Any], bool]:
+        """A list, with ``fetch_all`` all of its pages, and whether that is all of it."""
         items: list[Any] = []
         parameters = dict(query)
         for _ in range(PAGES_MAX):
             reply = await self.call("GET", path, query=parameters)
             items += reply.value
             next_key = reply.headers.get("x-soracom-next-key")
-            if not fetch_all or not next_key:
+            if not next_key:
+                return items, True
+            if not fetch_all:
                 break
             parameters["last_evaluated_key"] = next_key
-        return items
+        return items, False
+
+    async def download(self, url: str) -> bytes:
+        """What a link leads to; no credentials go with it. Raises ``CliError``."""
+        try:
+            async with self._http.get(URL(url, encoded=True)) as response:
+                content = await response.read()
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            raise CliError(f"{url}: {str(error) or type(error).__name__}", EX_UNREACHABLE) from error
+        if response.status != 200:
+            raise CliError(f"the link of the export answers HTTP {response.status}")
+        return content
 
     def _url(self, path: str) -> URL:
         return URL(f"{self._endpoint}/v1{path}", encoded=True)

@@ -6,6 +6,7 @@ failing happen here.
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from core.domain.values import replace
 
 SIM_COLUMNS = (
     "simId",
+    "tags.name",
     "status",
     "speedClass",
     "groupId",
@@ -28,8 +30,15 @@ SIM_COLUMNS = (
 )
 GROUP_COLUMNS = ("groupId", "tags", "lastModifiedTime")
 
-SimId = Annotated[str, typer.Option("--sim-id", help="The SIM's id (its primary ICCID).", show_default=False)]
-GroupId = Annotated[str, typer.Option("--group-id", help="The group's id.", show_default=False)]
+SimId = Annotated[
+    str,
+    typer.Option(
+        "--sim-id", help="The SIM's id (its primary ICCID); may stand by itself.", show_default=False
+    ),
+]
+GroupId = Annotated[
+    str, typer.Option("--group-id", help="The group's id; may stand by itself.", show_default=False)
+]
 Limit = Annotated[int | None, typer.Option(help="Items per page.", show_default=False)]
 FetchAll = Annotated[bool, typer.Option("--fetch-all", help="Go on through all pages.")]
 Tags = Annotated[list[str], typer.Option("--tag", help="name=value; may be given again.", show_default=False)]
@@ -45,12 +54,25 @@ class Settings:
 
 
 def settings_of(
-    *, profile_name: str, endpoint: str, auth_key_id: str, auth_key: str, output: Format | None
+    *,
+    profile_name: str,
+    must_exist: bool,
+    endpoint: str,
+    auth_key_id: str,
+    auth_key: str,
+    output: Format | None,
 ) -> Settings:
-    """Options and variables over the saved profile."""
+    """Options and variables over the saved profile; raises ``CliError``."""
     folder = Path(os.environ.get("AIRLOOM_PROFILE_DIR") or Path.home() / ".airloom")
     path = profile_path(folder, profile_name)
     saved = load_profile(path)
+    if must_exist and not path.exists():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.json"))) or "none"
+        raise CliError(
+            f"profile {profile_name!r}: does not exist; there are: {known};"
+            f" save it with: airloom --profile {profile_name} configure",
+            EX_USAGE,
+        )
     if bool(auth_key_id) != bool(auth_key):
         raise CliError("--auth-key-id and --auth-key go together", EX_USAGE)
     if auth_key_id:
@@ -107,7 +129,10 @@ def listing(
     """A list in pages."""
 
     async def task(client: Client) -> Any:
-        return await client.pages(path, query=query, fetch_all=fetch_all)
+        items, is_whole = await client.pages(path, query=query, fetch_all=fetch_all)
+        if not is_whole:
+            sys.stderr.write(f"the first {len(items)}; there are more, --fetch-all lists them\n")
+        return items
 
     run(context, task, columns=columns)
 

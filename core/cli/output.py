@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 class Format(StrEnum):
@@ -16,6 +17,11 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     JSONL = "jsonl"
+
+
+_SECONDS = ("createDateTime", "lastUsedDateTime", "unixtime")
+"""Fields that count seconds since 1970; other times are milliseconds."""
+_TIMES = ("time", "createdAt", "lastModifiedAt", "lastUpdatedAt")
 
 
 def show(value: Any, format_: Format | None, columns: Sequence[str] = ()) -> None:
@@ -40,24 +46,46 @@ def show(value: Any, format_: Format | None, columns: Sequence[str] = ()) -> Non
 
 
 def _show_table(value: Any, columns: Sequence[str]) -> None:
+    if (
+        isinstance(value, Mapping)
+        and len(value) == 1
+        and isinstance(only := next(iter(value.values())), list)
+    ):
+        value = only  # as the list of bills
     console = Console()
     if isinstance(value, Mapping):
-        table = Table(show_header=False, box=None)
-        for key, item in value.items():
-            table.add_row(key, _text(item))
+        table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False, box=None)
+        for path, item in _leaves(value):
+            table.add_row(_printable(path), _text(item, path))
+    elif value == []:
+        sys.stderr.write("none found\n")
+        return
     elif isinstance(value, list):
         names = list(columns) or _keys(value)
         table = Table(*(name.rpartition(".")[2] for name in names), box=None)
         for item in value:
-            table.add_row(*[_text(_at(item, name)) for name in names])
+            table.add_row(*[_text(_at(item, name), name) for name in names])
     else:
-        console.print(_text(value))
+        console.print(_text(value, ""))
         return
     console.print(table)
 
 
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value by its dotted path."""
+    for name, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from _leaves(item, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", item
+
+
 def _keys(items: list[Any]) -> list[str]:
-    return list(items[0]) if items and isinstance(items[0], Mapping) else ["value"]
+    """Of all items: one that lacks a field has an empty cell."""
+    keys: dict[str, None] = {}
+    for item in items:
+        keys |= dict.fromkeys(item if isinstance(item, Mapping) else ["value"])
+    return list(keys)
 
 
 def _at(item: Any, path: str) -> Any:
@@ -69,10 +97,30 @@ def _at(item: Any, path: str) -> Any:
     return item
 
 
-def _text(value: Any) -> str:
-    """On one line, without what a terminal would obey."""
+def _text(value: Any, path: str) -> str:
+    """In words on one line: times as a clock shows them, tables as ``name=value``."""
+    name = path.rpartition(".")[2]
     if value is None:
         return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and (name in _SECONDS or name in _TIMES or name.endswith("Time")):
+        return _moment(value if name in _SECONDS else value / 1_000)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_printable(str(key))}={_text(item, key)}" for key, item in _leaves(value))
+    if isinstance(value, list):
+        return ", ".join(_text(item, path) for item in value)
+    return _printable(str(value))
+
+
+def _moment(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%SZ}"
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:g}"
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal, or rich, would obey."""
     printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return printable.replace("[", r"\[")

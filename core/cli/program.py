@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from core.cli.account import bills, groups, operator, sandbox
+from core.cli.billing import billing
 from core.cli.client import CliError, Profile, save_profile
 from core.cli.commands import Settings, run, settings_of
 from core.cli.gateway import gateway
@@ -19,15 +20,21 @@ from core.cli.output import Format
 from core.cli.sims import sims, stats
 from core.cli.store import store
 from core.cli.stream import stream
+from core.cli.words import Root
+from core.version import VERSION
+
+OPERATORS_COMMANDS = ("serve", "store", "stream", "billing", "node", "gateway")
+"""They go by airloom.toml, not by a profile."""
 
 app = typer.Typer(
+    cls=Root,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Airloom's command line: SIMs, usage and bills over the REST API.\n\n"
     "First steps: airloom sandbox init --email me@example.com; airloom configure; airloom sims list.\n\n"
     "Examples: airloom sims list | airloom sims suspend --sim-id 8981100000000000001 |"
-    " airloom --output jsonl sims list --fetch-all",
+    " airloom sims list --fetch-all --output jsonl",
 )
 for _name, _group in {
     "sims": sims,
@@ -38,10 +45,17 @@ for _name, _group in {
     "sandbox": sandbox,
     "store": store,
     "stream": stream,
+    "billing": billing,
     "node": node,
     "gateway": gateway,
 }.items():
     app.add_typer(_group, name=_name)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"airloom {VERSION}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -57,11 +71,15 @@ def options(
     output: Annotated[
         Format | None, typer.Option(help="Default: table on a terminal, json elsewhere.")
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Options of every command; they stand before it."""
-    if context.invoked_subcommand not in ("serve", "store", "stream"):
+    """Options of every command; they may stand before or after it."""
+    if context.invoked_subcommand not in OPERATORS_COMMANDS:
         context.obj = settings_of(
             profile_name=profile,
+            must_exist=profile != "default" and context.invoked_subcommand != "configure",
             endpoint=endpoint,
             auth_key_id=auth_key_id,
             auth_key=auth_key,

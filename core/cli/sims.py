@@ -18,6 +18,7 @@ from core.cli.commands import (
     request,
     segment,
 )
+from core.cli.words import Command
 
 sims = typer.Typer(no_args_is_help=True, help="SIMs: register, switch, group, tag, watch.")
 stats = typer.Typer(no_args_is_help=True, help="How much was used.")
@@ -37,25 +38,25 @@ class StatsPeriod(StrEnum):
     MONTH = "month"
 
 
-@sims.command("list")
+@sims.command("list", cls=Command)
 def list_sims(context: typer.Context, limit: Limit = None, fetch_all: FetchAll = False) -> None:
     """List SIMs, by id.
 
-    Example: airloom --output jsonl sims list --fetch-all
+    Example: airloom sims list --fetch-all --output jsonl
     """
     listing(context, "/sims", query={"limit": limit}, fetch_all=fetch_all, columns=SIM_COLUMNS)
 
 
-@sims.command()
+@sims.command(cls=Command)
 def get(context: typer.Context, sim_id: SimId) -> None:
     """Show one SIM, with its session.
 
-    Example: airloom sims get --sim-id 8981100000000000001
+    Example: airloom sims get 8981100000000000001
     """
     request(context, "GET", f"/sims/{segment(sim_id)}")
 
 
-@sims.command()
+@sims.command(cls=Command)
 def register(
     context: typer.Context,
     sim_id: SimId,
@@ -78,7 +79,7 @@ def _add_verb(verb: str, path: str, text: str) -> None:
         request(context, "POST", f"/sims/{segment(sim_id)}/{path}")
 
     command.__doc__ = f"{text}\n\nExample: airloom sims {verb} --sim-id 8981100000000000001"
-    sims.command(verb)(command)
+    sims.command(verb, cls=Command)(command)
 
 
 _VERBS = (
@@ -97,7 +98,7 @@ for _verb in _VERBS:
     _add_verb(*_verb)
 
 
-@sims.command()
+@sims.command(cls=Command)
 def update_speed_class(
     context: typer.Context,
     sim_id: SimId,
@@ -110,7 +111,7 @@ def update_speed_class(
     request(context, "POST", f"/sims/{segment(sim_id)}/update_speed_class", body={"speedClass": speed_class})
 
 
-@sims.command()
+@sims.command(cls=Command)
 def set_imei_lock(
     context: typer.Context,
     sim_id: SimId,
@@ -125,7 +126,7 @@ def set_imei_lock(
     request(context, "POST", f"/sims/{segment(sim_id)}/set_imei_lock", body={"imei": imei} if imei else {})
 
 
-@sims.command()
+@sims.command(cls=Command)
 def set_group(
     context: typer.Context,
     sim_id: SimId,
@@ -138,7 +139,7 @@ def set_group(
     request(context, "POST", f"/sims/{segment(sim_id)}/set_group", body={"groupId": group_id})
 
 
-@sims.command()
+@sims.command(cls=Command)
 def put_tags(context: typer.Context, sim_id: SimId, tag: Tags) -> None:
     """Set tags of a SIM.
 
@@ -148,7 +149,7 @@ def put_tags(context: typer.Context, sim_id: SimId, tag: Tags) -> None:
     request(context, "PUT", f"/sims/{segment(sim_id)}/tags", body=body)
 
 
-@sims.command()
+@sims.command(cls=Command)
 def delete_tag(
     context: typer.Context,
     sim_id: SimId,
@@ -161,7 +162,7 @@ def delete_tag(
     request(context, "DELETE", f"/sims/{segment(sim_id)}/tags/{segment(tag_name)}")
 
 
-@sims.command()
+@sims.command(cls=Command)
 def session_events(
     context: typer.Context,
     sim_id: SimId,
@@ -180,7 +181,7 @@ def session_events(
     listing(context, path, query=query, fetch_all=fetch_all, columns=_EVENT_COLUMNS)
 
 
-@_air_sims.command("get")
+@_air_sims.command("get", cls=Command)
 def get_air_stats(
     context: typer.Context,
     sim_id: SimId,

@@ -65,7 +65,7 @@ def check(config: ConfigOption = None) -> None:
 def audit(
     day: Annotated[str, typer.Argument(help="A UTC day, as 2026-11-30.")], config: ConfigOption = None
 ) -> None:
-    """What happened to virtual gateways on a day, one JSON object a line: take-overs, counts left and lost.
+    """What happened on a day, one JSON object a line: take-overs, counts left and lost, late usage.
 
     Example: airloom store audit 2026-11-30 --config airloom.toml
     """

@@ -15,11 +15,14 @@ class AuditAction(Enum):
     COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
     COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
     RECORDS_SKIPPED = "records_skipped"  # a reader passed over records or rows that it can never read
+    LATE_USAGE = "late_usage"  # usage came after its month was closed, and is in no bill
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. ``actor`` is a node, ``subject`` a virtual gateway or a source; ``detail`` is for people."""
+    """One line. actor is a node, subject a virtual gateway, an operator or a source; detail is for
+    people.
+    """
 
     entry_id: str
     at: datetime

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from core.domain.account import AuthKey, Group, Operator
 from core.domain.audit import AuditEntry
+from core.domain.billing import ClosedMonth, Closing, LateMark, Tariff
 from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import ShardLease
 from core.domain.gateway import AddressHolder, GatewayLease
@@ -221,7 +222,7 @@ class Usage(Protocol):
     async def record(self, reports: Sequence[UsageReport]) -> None:
         """Keep each report, the highest ``timestamp_us`` of a row winning; durable on return; idempotent.
 
-        A report of a sealed day is also folded on return.
+        A report of a sealed day is also marked as late, and folded, on return.
         """
         ...
 
@@ -262,6 +263,12 @@ class Usage(Protocol):
         """
         ...
 
+    def late_of(self, month: int) -> AsyncIterator[LateMark]:
+        """Whose usage of a month (yyyymm) was stored after its day was sealed: all that a bill may lack, when
+        it was made from days that were folded.
+        """
+        ...
+
     async def insert_if_absent(self, report: UsageReport) -> bool:
         """Write a row unless one with its key is there (sandbox statistics); false when it was."""
         ...
@@ -272,6 +279,34 @@ class Usage(Protocol):
 
     async def quarantined(self, day: int) -> Sequence[Quarantined]:
         """What was put aside on a UTC day."""
+        ...
+
+
+class Bills(Protocol):
+    """Versions of the tariff and closed months. Partition: the tariff, the operator; compare-and-set."""
+
+    async def tariffs(self) -> Sequence[Tariff]:
+        """The versions in order, the last 1,000 of them."""
+        ...
+
+    async def add_tariff(self, tariff: Tariff) -> None:
+        """Add a version; raises ``StaleVersion`` when there is one of this number."""
+        ...
+
+    async def closed_month(self, operator_id: str, month: int) -> ClosedMonth | None:
+        """An operator's month (yyyymm), once it is closed."""
+        ...
+
+    async def put_closed_month(self, closed: ClosedMonth) -> None:
+        """Close a month for ever; raises ``StaleVersion`` when it is closed."""
+        ...
+
+    async def closing(self) -> Closing | None:
+        """How far closing has come."""
+        ...
+
+    async def put_closing(self, closing: Closing) -> Closing:
+        """Write if the stored version is ``closing.version`` (0: none stored); returns it with the next."""
         ...
 
 
@@ -384,6 +419,11 @@ class Store(Protocol):
     @property
     def usage(self) -> Usage:
         """Usage rows."""
+        ...
+
+    @property
+    def bills(self) -> Bills:
+        """Tariffs and closed months."""
         ...
 
     @property

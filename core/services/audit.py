@@ -1,4 +1,4 @@
-"""What is written into the audit: about virtual gateways, what they counted, and what was passed over."""
+"""What is written into the audit: gateways and what they counted, what was passed over or is in no bill."""
 
 from core.domain.audit import AuditAction, AuditEntry
 from core.domain.gateway import GatewayLease
@@ -39,6 +39,10 @@ class AuditTrail:
     async def records_skipped(self, subject: str, why: str) -> None:
         """What a reader of ``subject`` passed over for ever."""
         await self._record(AuditAction.RECORDS_SKIPPED, subject, why)
+
+    async def late_usage(self, operator_id: str, detail: str) -> None:
+        """Usage that came after its month was closed."""
+        await self._record(AuditAction.LATE_USAGE, operator_id, detail)
 
     async def _record(self, action: AuditAction, subject: str, detail: str) -> None:
         entry_id, now = self._ids.next(), self._clock.now()

@@ -6,6 +6,7 @@ go by is durable first, then gateways are told; repeating the call tells them ag
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,13 +18,12 @@ from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import SessionControl
-from core.ports.store import PAGE_MAX, Page, Store
+from core.ports.store import Page, Store
+from core.services.filtered import filtered_page
 from core.services.tags import check_tags
 
 CONFIGURATION_BYTES_MAX = 8_192
 CHANGE_TRIES_MAX = 16
-SCANNED_PAGES_MAX = 10
-"""Pages of an operator's groups that one filtered list looks through; it goes on from its next key."""
 NAMESPACES = frozenset(
     {"SoracomAir", "SoracomBeam", "SoracomEndorse", "SoracomFlux", "SoracomFunk", "SoracomFunnel"}
     | {"SoracomHarvest", "SoracomHarvestFiles", "SoracomKrypton", "SoracomOrbit", "UnifiedEndpoint"}
@@ -75,18 +75,13 @@ class Groups:
         matches: Callable[[Group], bool] | None = None,
     ) -> Page[Group]:
         """The operator's groups by id; with ``matches`` only those, and a page may then be short."""
-        if matches is None:
-            return await self._store.groups.of_operator(operator_id, after=after, limit=limit)
-        found: list[Group] = []
-        for _ in range(SCANNED_PAGES_MAX):
-            page = await self._store.groups.of_operator(operator_id, after=after, limit=PAGE_MAX)
-            found += [group for group in page.items if matches(group)]
-            if len(found) > limit:
-                return Page(tuple(found[:limit]), found[limit - 1].group_id)
-            after = page.next_key
-            if not after:
-                break
-        return Page(tuple(found), after)
+        return await filtered_page(
+            partial(self._store.groups.of_operator, operator_id),
+            matches,
+            key_of=lambda group: group.group_id,
+            after=after,
+            limit=limit,
+        )
 
     async def delete(self, operator_id: str, group_id: str) -> None:
         """Remove a group; its SIMs keep naming it until they are given another or none."""

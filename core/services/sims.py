@@ -3,6 +3,7 @@
 Rules:
 
 - A SIM's status changes by ``TRANSITIONS`` alone; what is not in the table is refused.
+- A terminated SIM changes no more, but what only sorts it: its group and its tags.
 - A SIM or group of another operator is not found, in the same words as one that never was.
 - A status that may not be connected is durable first, then the SIM's sessions end; what they go by is
   durable first, then it takes effect. Repeating the call finishes what a crash left between the two.
@@ -12,31 +13,34 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.reasons import RequestRefusal
-from core.domain.session import CloseReason, Session, SessionEvent
+from core.domain.session import CloseReason, Session, SessionEvent, SessionEventKind
 from core.domain.sim import CUTS_SESSION, TRANSITIONS, Sim, SimEvent, SimStatus, Subscriber
 from core.domain.speed import SPEEDS_KBPS
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.sessions import SessionControl
-from core.ports.store import PAGE_MAX, Page, Store
+from core.ports.store import Page, Store
+from core.services.filtered import filtered_page
 from core.services.tags import check_tags
 
 CHANGE_TRIES_MAX = 16
 """How often a change reads again because somebody else wrote in between."""
 DRAWS_MAX = 16
 """How often a new SIM's numbers are drawn again because somebody has them."""
-SCANNED_PAGES_MAX = 10
-"""Pages of an operator's SIMs that one filtered list looks through; it goes on from its next key."""
+PREVIOUS_WITHIN = 20
+"""Events of a SIM's history among which the end of its last session is looked for."""
 
 IMSI_DIGITS = 15
 IMEI_DIGITS = (14, 15, 16)
 """Without its check digit, with it, and with the version of its software (TS 23.003 §6.2)."""
 
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _ICCID_PREFIX = "8981100"
 """Telecommunications, Japan, an issuer (ITU-T E.118)."""
 
@@ -103,18 +107,13 @@ class Sims:
         matches: Callable[[Sim], bool] | None = None,
     ) -> Page[Sim]:
         """The operator's SIMs by id; with ``matches`` only those, and a page may then be short."""
-        if matches is None:
-            return await self._store.sims.of_operator(operator_id, after=after, limit=limit)
-        found: list[Sim] = []
-        for _ in range(SCANNED_PAGES_MAX):
-            page = await self._store.sims.of_operator(operator_id, after=after, limit=PAGE_MAX)
-            found += [sim for sim in page.items if matches(sim)]
-            if len(found) > limit:
-                return Page(tuple(found[:limit]), found[limit - 1].sim_id)
-            after = page.next_key
-            if not after:
-                break
-        return Page(tuple(found), after)
+        return await filtered_page(
+            partial(self._store.sims.of_operator, operator_id),
+            matches,
+            key_of=lambda sim: sim.sim_id,
+            after=after,
+            limit=limit,
+        )
 
     async def with_static_address(self, operator_id: str, *, after: str, limit: int) -> Page[Sim]:
         """The operator's SIMs that have a static address, by address."""
@@ -128,6 +127,16 @@ class Sims:
     async def sessions_of(self, sim_id: str) -> list[Session]:
         """The open sessions of a SIM, oldest first."""
         return list(await self._store.sessions.of_sim(sim_id))
+
+    async def previous_session(self, operator_id: str, sim_id: str) -> SessionEvent | None:
+        """The end of the SIM's last session that ended, if it is among its newest events."""
+        until = self._clock.now() + timedelta(days=1)
+        events = self._store.sessions.events
+        page = await events(sim_id, since=_BEGINNING, until=until, limit=PREVIOUS_WITHIN)
+        for event in page.items:
+            if event.kind is SessionEventKind.DELETED and event.operator_id == operator_id:
+                return event
+        return None
 
     async def session_events(
         self, operator_id: str, sim_id: str, *, since: datetime, until: datetime, after: str, limit: int
@@ -218,7 +227,11 @@ class Sims:
     async def set_group(self, operator_id: str, sim_id: str, group_id: str) -> Sim:
         """Put the SIM into a group of the operator's; an empty ``group_id`` takes it out."""
         await self._check_group(operator_id, group_id)
-        return await self._set(operator_id, sim_id, lambda sim: replace(sim, group_id=group_id))
+        sim = await self._change(
+            operator_id, sim_id, lambda sim: replace(sim, group_id=group_id), also_terminated=True
+        )
+        await self._control.refresh_sessions_of(sim_id)
+        return sim
 
     async def put_tags(self, operator_id: str, sim_id: str, tags: Mapping[str, str]) -> Sim:
         """Add tags, or replace those of the same names."""
@@ -228,7 +241,7 @@ class Sims:
             check_tags(merged)
             return replace(sim, tags=merged)
 
-        return await self._change(operator_id, sim_id, changed)
+        return await self._change(operator_id, sim_id, changed, also_terminated=True)
 
     async def delete_tag(self, operator_id: str, sim_id: str, name: str) -> Sim:
         """Remove a tag that is there."""
@@ -238,7 +251,7 @@ class Sims:
                 raise Refused(RequestRefusal.NOT_FOUND, "No such tag found.")
             return replace(sim, tags={k: v for k, v in sim.tags.items() if k != name})
 
-        return await self._change(operator_id, sim_id, changed)
+        return await self._change(operator_id, sim_id, changed, also_terminated=True)
 
     async def update_speed_class(self, operator_id: str, sim_id: str, speed_class: str) -> Sim:
         """Another speed class, for the sessions that are open too."""
@@ -308,14 +321,16 @@ class Sims:
         await self._control.refresh_sessions_of(sim_id)
         return sim
 
-    async def _change(self, operator_id: str, sim_id: str, change: Callable[[Sim], Sim]) -> Sim:
+    async def _change(
+        self, operator_id: str, sim_id: str, change: Callable[[Sim], Sim], *, also_terminated: bool = False
+    ) -> Sim:
         """Read, change, write if nobody else wrote meanwhile; what changes nothing is not written."""
         for _ in range(CHANGE_TRIES_MAX):
             sim = await self.get(operator_id, sim_id)
             wanted = change(sim)
             if wanted == sim:
                 return sim
-            if TRANSITIONS[sim.status] == {}:
+            if TRANSITIONS[sim.status] == {} and not also_terminated:
                 raise Refused(RequestRefusal.INVALID_TRANSITION, f"The SIM is {sim.status.value}.")
             try:
                 return await self._store.sims.put(replace(wanted, modified=self._clock.now()))

@@ -198,13 +198,16 @@ async def still_metrics(served: Served) -> set[str]:
 
     The embedded stream takes everything: its dead letters are ``tests/unit/test_delivery.py``'s. Links are
     between nodes: ``tests/e2e/test_spread.py`` has some. A day is folded long after its end:
-    ``tests/unit/test_folding.py``. No path fails: ``tests/unit/test_gateway_operations.py``.
+    ``tests/unit/test_folding.py``, a month closed: ``tests/unit/test_closing.py``. No path fails:
+    ``tests/unit/test_gateway_operations.py``.
     """
     elsewhere = (
         Metric.DEAD_LETTERS,
         Metric.EDGE_LINKS,
         Metric.EDGE_LINK_PACKETS,
         Metric.DAYS_FOLDED,
+        Metric.MONTHS_CLOSED,
+        Metric.LATE_USAGE_BYTES,
         Metric.GTP_PATH_EVENTS,
         Metric.GTP_WAITING,
     )

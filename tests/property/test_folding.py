@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from billing.export import to_csv
 from billing.service import BillingService
-from billing.tariff import Tariff
 from core.adapters.files import MemoryObjectStore
+from core.adapters.store.bills import WideBills
 from core.adapters.store.engine import Batch
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import USAGE_DAY
 from core.adapters.store.usage import WideUsage
 from core.adapters.store.usage_days import UsageDays, _put
+from core.domain.billing import Tariff
 from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
@@ -117,11 +118,13 @@ class Case:
         return folding is not None and all(folding.is_whole(day) for day in DAYS)
 
     async def _bill(self, usage: "WideUsage | FromSlots") -> bytes:
+        clock = VirtualClock(datetime(2026, 12, 1, tzinfo=UTC))
         billing = BillingService(
             usage=usage,  # type: ignore[arg-type]  # what a bill asks for
+            bills=WideBills(engine=MemoryEngine(disk=Disk(), clock=clock)),
             objects=MemoryObjectStore(),
-            clock=VirtualClock(datetime(2026, 12, 1, tzinfo=UTC)),
-            tariff=Tariff(),
+            clock=clock,
+            configured=Tariff(),
         )
         return to_csv(await billing.statement(OPERATOR, MONTH))
 
@@ -219,7 +222,7 @@ class UnstampedDays(UsageDays):
 class DeafUsage(WideUsage):
     """Planted: a late report is stored, and its day is not folded again."""
 
-    async def _fold_late(self, places: Iterable[tuple[str, int]]) -> None:
+    async def _fold_late(self, reports: Iterable[UsageReport]) -> None:
         pass
 
 

@@ -15,7 +15,6 @@ from aiohttp.test_utils import TestServer
 from argon2 import PasswordHasher
 
 from billing.service import BillingService
-from billing.tariff import Tariff
 from core.adapters.clock import SystemEntropy
 from core.adapters.files import MemoryObjectStore
 from core.adapters.passwords import Argon2Passwords
@@ -24,6 +23,7 @@ from core.adapters.store.wide import WideStore
 from core.adapters.tokens import JwtTokens
 from core.api.app import make_application
 from core.api.calls import ApiServices
+from core.domain.billing import Tariff
 from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim
 from core.domain.values import replace
@@ -120,9 +120,10 @@ def make_world(*, sandbox: bool = True) -> ApiWorld:
         stats=Stats(usage=store.usage, clock=clock),
         billing=BillingService(
             usage=store.usage,
+            bills=store.bills,
             objects=objects,
             clock=clock,
-            tariff=Tariff(currency="USD", nano_per_byte=200, unit_bytes=1),
+            configured=Tariff(currency="USD", nano_per_byte=200, unit_bytes=1),
         ),
         exports=Exports(objects=objects, clock=clock, key=KEY),
         clock=clock,

@@ -1,8 +1,10 @@
 """`airloom`, driven against a served API: verbs, outputs, profiles, and errors in one line."""
 
 import json
+import os
 import re
 import stat
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ async def test_a_sims_life(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) 
     assert (await airloom("groups", "put-tags", "--group-id", group_id, "--tag", "a=b")).code == 0
     assert (await airloom("groups", "get", "--group-id", group_id)).json["tags"]["a"] == "b"
     assert [group["groupId"] for group in (await airloom("groups", "list")).json] == [group_id]
-    assert (await airloom(*sims, "unset-group", *this)).json["groupId"] is None
+    assert "groupId" not in (await airloom(*sims, "unset-group", *this)).json
     assert (await airloom("groups", "delete", "--group-id", group_id)).out == ""
     assert (await airloom(*sims, "put-tags", *this, "--tag", "site=n=1")).json["tags"]["site"] == "n=1"
     assert (await airloom(*sims, "delete-tag", *this, "--tag-name", "site")).code == 0
@@ -70,7 +72,7 @@ async def test_a_sims_life(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) 
     await world.connect(stored)
     locked = await airloom(*sims, "set-imei-lock", *this, "--imei", "490154203237518")
     assert locked.json["imeiLock"] == {"imei": "490154203237518"}
-    assert (await airloom(*sims, "unset-imei-lock", *this)).json["imeiLock"] is None
+    assert "imeiLock" not in (await airloom(*sims, "unset-imei-lock", *this)).json
     assert (await airloom(*sims, "delete-session", *this)).code == 0
     events = (await airloom(*sims, "session-events", *this, "--limit", "10")).json
     assert [event["event"] for event in events] == ["Deleted", "Created"]
@@ -107,8 +109,127 @@ async def test_all_pages_and_each_output(airloom: Airloom, customer: tuple[ApiWo
     every = await airloom("--output", "jsonl", "sims", "list", "--limit", "2", "--fetch-all")
     assert [json.loads(line)["simId"] for line in every.out.splitlines()] == made
     table = await airloom("--output", "table", "sims", "list")
-    assert table.out.split()[:3] == ["simId", "status", "speedClass"]
+    assert table.out.split()[:4] == ["simId", "name", "status", "speedClass"]
     assert all(sim_id in table.out for sim_id in made)
+
+
+async def test_options_of_every_command_may_stand_behind_it(
+    airloom: Airloom, customer: tuple[ApiWorld, Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, one = customer
+    sim_id = (await one.new_sim())["simId"]
+    for arguments in (
+        ("sims", "list", "--output", "jsonl"),
+        ("sims", "list", "--limit", "5", "--output=jsonl"),
+        ("sims", "--output", "jsonl", "list"),
+    ):
+        assert json.loads((await airloom(*arguments)).out)["simId"] == sim_id
+    endpoint = ("--endpoint", one.endpoint)
+    monkeypatch.setenv("AIRLOOM_ENDPOINT", "http://127.0.0.1:1")
+    assert (await airloom("sims", "get", sim_id, *endpoint, "--output", "json")).json["simId"] == sim_id
+    made = (await airloom("operator", "auth-keys", "generate", *endpoint)).json["authKeyId"]
+    own = await airloom("operator", "auth-keys", "delete", "--auth-key-id", made, *endpoint)
+    assert own.code == 0, "the command's own option of this name"
+    wrong = await airloom("sims", "list", "--outptu", "json")
+    assert wrong.code == 2
+    assert "--output" in wrong.err or "No such option" in wrong.err
+
+
+async def test_an_id_may_stand_by_itself(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:
+    world, one = customer
+    sim_id = (await one.new_sim())["simId"]
+    assert (await airloom("sims", "get", sim_id)).json["simId"] == sim_id
+    for arguments in ((sim_id, "--speed-class", "s1.fast"), ("--speed-class", "s1.fast", sim_id)):
+        faster = await airloom("sims", "update-speed-class", *arguments)
+        assert faster.json["speedClass"] == "s1.fast"
+    group_id = (await airloom("groups", "create")).json["groupId"]
+    assert (await airloom("groups", "get", group_id)).json["groupId"] == group_id
+    both = await airloom("sims", "set-group", sim_id, "--group-id", group_id)
+    assert both.json["groupId"] == group_id
+    month = world.clock.now().strftime("%Y%m")
+    assert (await airloom("bills", "get", month)).json["yearMonth"] == month
+    assert (await airloom("sims", "get", sim_id, "more")).code == 2
+    assert (await airloom("sims", "list", sim_id)).code == 2
+
+
+async def test_a_table_is_for_people(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:
+    world, one = customer
+    table = ("--output", "table")
+    empty = await airloom("sims", "list", *table)
+    assert (empty.code, empty.out, empty.err) == (0, "", "none found\n")
+    sim_id = (await one.new_sim())["simId"]
+    tags = [{"tagName": "name", "tagValue": "pump"}, {"tagName": "site", "tagValue": "n"}]
+    await one.call("PUT", f"/sims/{sim_id}/tags", tags)
+    rows = [
+        line.split(maxsplit=1) for line in (await airloom("sims", "get", sim_id, *table)).out.splitlines()
+    ]
+    shown = {row[0]: row[1].strip() for row in rows if len(row) == 2}
+    assert shown["createdTime"] == f"{world.clock.now():%Y-%m-%d %H:%M:%SZ}"
+    assert (shown["tags.name"], shown["sessionStatus.online"]) == ("pump", "no")
+    assert not [value for value in shown.values() if "{" in value]
+    assert "USD" in (await airloom("bills", "get-latest", *table)).out
+    await airloom("groups", "create", "--tag", "a=b", "--tag", "c=d")
+    assert "a=b, c=d" in (await airloom("groups", "list", *table)).out
+    await one.new_sim()
+    cut = await airloom("sims", "list", "--limit", "1")
+    assert cut.err == "the first 1; there are more, --fetch-all lists them\n"
+    assert (await airloom("sims", "list", "--limit", "1", "--fetch-all")).err == ""
+
+
+async def test_a_bill_goes_into_a_file(
+    airloom: Airloom, customer: tuple[ApiWorld, Tenant], tmp_path: Path
+) -> None:
+    world, _ = customer
+    month = world.clock.now().strftime("%Y%m")
+    file = tmp_path / "bill.csv"
+    file.write_text("old")
+    ended = await airloom("bills", "export", month, "--out", str(file))
+    assert (ended.code, ended.out) == (0, "")
+    assert file.read_bytes().startswith(b"\xef\xbb\xbfimsi,date")
+    assert sorted(os.listdir(tmp_path)) == ["bill.csv"]
+    refused = await airloom("bills", "export", month, "--out", str(tmp_path / "none" / "bill.csv"))
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+
+
+async def test_the_version_is_that_of_the_package(airloom: Airloom) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    told = await airloom("--version")
+    assert (told.code, told.out) == (0, f"airloom {project['version']}\n")
+
+
+async def test_a_profile_that_is_not_there_is_named_beside_those_that_are(
+    airloom: Airloom, customer: tuple[ApiWorld, Tenant]
+) -> None:
+    assert "there are: none;" in (await airloom("--profile", "nope", "sims", "list")).err
+    for name in ("default", "prod"):
+        assert (await airloom("--profile", name, "configure")).code == 0
+    ended = await airloom("sims", "list", "--profile", "nope")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "airloom: profile 'nope': does not exist; there are: default, prod;"
+        " save it with: airloom --profile nope configure\n"
+    )
+    assert (await airloom("sims", "list", "--profile", "prod")).code == 0
+
+
+async def test_an_operator_sees_tariffs_and_late_usage(
+    airloom: Airloom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {
+        "tariffs": [{"version": 1, "valid_until": None}],
+        "late": [{"month": 202610, "quantity_bytes": 7}],
+    }
+
+    async def billing(request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == "Bearer of all nodes 16 long"
+        return web.json_response(told)
+
+    node = web.Application()
+    node.router.add_get("/control/billing", billing)
+    monkeypatch.setenv("AIRLOOM_CONTROL__SECRET", "of all nodes 16 long")
+    async with served(node) as endpoint:
+        for name in ("tariffs", "late"):
+            assert (await airloom("billing", name, "--contact", endpoint, "--json")).json == told[name]
 
 
 async def test_hostile_text_reaches_no_terminal(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:

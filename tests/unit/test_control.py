@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
@@ -68,6 +69,10 @@ async def there_is_none() -> list[str]:
     return []
 
 
+async def no_bills() -> dict[str, object]:
+    return {"closed_until": None, "tariffs": [], "late": []}
+
+
 @asynccontextmanager
 async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
     clock, here, there = SetClock(), Asked(), Asked()
@@ -83,6 +88,7 @@ async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
         refresh_sessions_of=there.refresh_sessions_of,
         group_changed=there.group_changed,
         operations=None,  # type: ignore[arg-type] # nobody looks at them here
+        billing=no_bills,
         reload=there_is_none,
         drain=lambda: None,
         serve_link=None,
@@ -134,3 +140,15 @@ async def test_a_gateway_that_cannot_be_told_of_a_group_keeps_no_other_from_hear
         with pytest.raises(Unavailable):
             await nodes.control.group_changed("OP0000000001", "pumps")
         assert nodes.here.calls == [("group", "OP0000000001", "pumps")]
+
+
+async def test_what_the_channel_has_not_it_says_in_json_and_names_the_methods_that_it_has() -> None:
+    async with cluster() as nodes, aiohttp.ClientSession() as http:
+        lease = await nodes.store.leases.get("vg-there")
+        assert lease is not None
+        for method, path in (("POST", "/healthz"), ("TRACE", "/control/node")):
+            async with http.request(method, f"{lease.contact}{path}") as answer:
+                assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")
+                assert await answer.json() == {"error": "Method Not Allowed"}
+        async with http.get(f"{lease.contact}/control/nothing") as answer:
+            assert (answer.status, await answer.json()) == (404, {"error": "Not Found"})

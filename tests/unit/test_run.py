@@ -54,6 +54,23 @@ def test_another_lock_or_interpreter_no_longer_fits(run: ModuleType, lock: str) 
     assert not environment.fits("dev")
 
 
+def test_the_command_is_in_the_environment_whatever_it_was_set_up_for(run: ModuleType) -> None:
+    environment = run.Environment(run.environment_folder())
+    environment.python.symlink_to(sys.executable)
+    environment.stamp.write_text(environment.expected("runtime"))
+    package = run.ROOT / "core" / "cli"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").write_text("import sys\ndef main() -> None:\n    print('ran', *sys.argv[1:])\n")
+    launcher = environment.folder / "bin" / "airloom"
+    launcher.write_text("of a clone that was elsewhere")
+    for _ in range(2):
+        assert run.ensure_environment("runtime").folder == environment.folder
+        done = subprocess.run([launcher, "sims"], capture_output=True, text=True, check=False, cwd="/")
+        assert (done.returncode, done.stdout) == (0, "ran sims\n"), done.stderr
+    assert sorted(path.name for path in launcher.parent.iterdir()) == ["airloom", "python"]
+
+
 def test_a_clone_of_somebody_else_is_left_alone(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.environment_folder() == run.ROOT / ".venv"
     monkeypatch.setattr(run.os, "geteuid", lambda: run.ROOT.stat().st_uid + 1)

@@ -141,7 +141,18 @@ USAGE_DAY = Table(
 )
 """What was folded: the highest report of each segment, written under its own timestamp like any other."""
 USAGE_OPERATOR = Table("usage_operator", _bigints("day"), _texts("operator_id"), (), ttl_s=SLOT_LIFE_S)
-"""Whose usage is to be folded; written before the first row of an operator's day."""
+"""Whose usage is to be folded and billed; written before the first row of an operator's day."""
+USAGE_LATE = Table(
+    "usage_late",
+    _bigints("month"),
+    _texts("operator_id", "imsi"),
+    _bigints("at_us"),
+    ttl_s=USAGE_LIFE_S,
+)
+"""Whose usage was stored after its day was sealed, and when last: where late usage of closed months is."""
+TARIFF = Table("tariff", _texts("name"), _bigints("number"), _BODY)
+CLOSED_MONTH = Table("closed_month", _texts("operator_id"), _bigints("month"), _BODY)
+CLOSING = Table("closing", _texts("name"), (), _BODY)
 FOLDING = Table("folding", _texts("name"), (), _BODY)
 USAGE_BY_OPERATOR = Table(
     "usage_by_operator", (*_texts("operator_id"), *_bigints("day")), _texts("imsi"), (), ttl_s=USAGE_LIFE_S
@@ -184,6 +195,10 @@ TABLES = (
     USAGE,
     USAGE_DAY,
     USAGE_OPERATOR,
+    USAGE_LATE,
+    TARIFF,
+    CLOSED_MONTH,
+    CLOSING,
     FOLDING,
     USAGE_BY_OPERATOR,
     QUARANTINE,

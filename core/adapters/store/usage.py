@@ -2,11 +2,13 @@
 
 Rules: a row's key is all that identifies a segment's slot, so a duplicate is the same row; nothing is read
 before a report is written. Rows of ``insert_if_absent`` belong to sessions that no gateway reports.
-A report whose day is sealed is folded before it counts as durable (``core.adapters.store.usage_days``).
+A report whose day is sealed is marked as late and folded before it counts as durable
+(``core.adapters.store.usage_days``).
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import timedelta
 
 from core.adapters.store.engine import (
     SCAN_ROWS_MAX,
@@ -15,10 +17,12 @@ from core.adapters.store.engine import (
     Engine,
     Key,
     Put,
+    microseconds,
 )
 from core.adapters.store.rows import BodyReader, body_of
-from core.adapters.store.tables import QUARANTINE, USAGE, USAGE_BY_OPERATOR, USAGE_OPERATOR
+from core.adapters.store.tables import QUARANTINE, USAGE, USAGE_BY_OPERATOR, USAGE_LATE, USAGE_OPERATOR
 from core.adapters.store.usage_days import UsageDays, report_from, values_of
+from core.domain.billing import EPOCH, LateMark
 from core.domain.usage import Folding, UsageReport, fold
 from core.errors import StaleVersion
 from core.ports.clock import Clock
@@ -37,6 +41,7 @@ class WideUsage:
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
+        self._clock = clock
         self._days = UsageDays(engine=engine, clock=clock)
         self._indexed: set[tuple[str, int, str]] = set()
         self._quarantined = BodyReader(QUARANTINE, Quarantined)
@@ -57,7 +62,7 @@ class WideUsage:
             self._remember(new)
         elif batches:
             await self._engine.write_all(batches)
-        await self._fold_late((report.imsi, report.day) for report in reports)
+        await self._fold_late(reports)
 
     async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
         """All rows of one IMSI and day, by slot, session, epoch, segment."""
@@ -103,15 +108,30 @@ class WideUsage:
         """Write if the stored version is ``folding.version``."""
         return await self._days.put_folding(folding)
 
-    async def _fold_late(self, places: Iterable[tuple[str, int]]) -> None:
+    async def _fold_late(self, reports: Iterable[UsageReport]) -> None:
         """Whoever folds a day reads it ``FOLDING_FRESH_S`` and more after its seal: it has seen what was
-        durable while no seal was known. The rest is folded here.
+        durable while no seal was known. The rest is marked and folded here.
         """
         sealed = (await self._days.known()).sealed
-        late = sorted({(imsi, day) for imsi, day in places if day <= sealed})
-        for start in range(0, len(late), FOLDS_AT_A_TIME):
-            some = late[start : start + FOLDS_AT_A_TIME]
+        late = [report for report in reports if report.day <= sealed]
+        if late:
+            await self._engine.write_all(_late_batches(late, microseconds(self._clock.now())))
+        places = sorted({(report.imsi, report.day) for report in late})
+        for start in range(0, len(places), FOLDS_AT_A_TIME):
+            some = places[start : start + FOLDS_AT_A_TIME]
             await asyncio.gather(*(self.fold(imsi, day) for imsi, day in some))
+
+    async def late_of(self, month: int) -> AsyncIterator[LateMark]:
+        """Marks of a month, by operator and IMSI."""
+        above: Key = ()
+        while True:
+            rows = await self._engine.scan(USAGE_LATE, (month,), above=above)
+            for row in rows:
+                operator_id, imsi = map(str, row.clustering)
+                yield LateMark(operator_id, imsi, EPOCH + timedelta(microseconds=int(row.values[0])))
+            if len(rows) < SCAN_ROWS_MAX:
+                return
+            above = rows[-1].clustering
 
     async def operators_of(self, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
         """The operators with rows of a UTC day, in order."""
@@ -146,7 +166,7 @@ class WideUsage:
             self._remember(new)
         except StaleVersion:
             is_new = False
-        await self._fold_late([(report.imsi, report.day)])
+        await self._fold_late([report])
         return is_new
 
     async def quarantine(self, item: Quarantined) -> None:
@@ -176,6 +196,11 @@ def _index_batches(new: set[tuple[str, int, str]]) -> list[Batch]:
             for operator_id, day, imsi in sorted(new)
         ),
     ]
+
+
+def _late_batches(late: Iterable[UsageReport], now_us: int) -> list[Batch]:
+    marked = sorted({(report.day // 100, report.operator_id, report.imsi) for report in late})
+    return [Batch(USAGE_LATE, (month,), (Put((who, imsi), (now_us,)),)) for month, who, imsi in marked]
 
 
 def _key(report: UsageReport) -> Key:

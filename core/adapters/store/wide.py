@@ -2,6 +2,7 @@
 
 from core.adapters.store.accounts import WideAccounts
 from core.adapters.store.audit import WideAudit
+from core.adapters.store.bills import WideBills
 from core.adapters.store.blocks import WideBlocks
 from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
@@ -28,6 +29,7 @@ class WideStore:
         self._blocks = WideBlocks(engine=engine)
         self._shard_leases = WideShardLeases(engine=engine)
         self._audit = WideAudit(engine=engine)
+        self._bills = WideBills(engine=engine)
         self._message_counts = WideMessageCounts(engine=engine)
 
     @property
@@ -54,6 +56,11 @@ class WideStore:
     def usage(self) -> WideUsage:
         """Usage rows."""
         return self._usage
+
+    @property
+    def bills(self) -> WideBills:
+        """Tariffs and closed months."""
+        return self._bills
 
     @property
     def leases(self) -> WideLeases:

@@ -1,0 +1,43 @@
+"""`airloom billing`: versions of the tariff, months that are closed, and late usage, as a node tells them.
+
+Rule: a node is asked by the configuration that it runs with; ``--contact`` names another one.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core.cli.node import ContactOption, ask, where_of
+from core.cli.output import Format, show
+from core.cli.store import ConfigOption
+
+ASK_S = 60.0
+"""Late usage is worked out when it is asked for."""
+
+billing = typer.Typer(no_args_is_help=True, help="Tariff versions, and usage in no bill; for operators.")
+JsonOption = Annotated[bool, typer.Option("--json", help="Output JSON.")]
+
+
+@billing.command()
+def tariffs(config: ConfigOption = None, contact: ContactOption = "", as_json: JsonOption = False) -> None:
+    """List the versions of the tariff, with the times from and until which each is in force.
+
+    Example: airloom billing tariffs --config airloom.toml
+    """
+    show(_ask(config, contact)["tariffs"], Format.JSON if as_json else None)
+
+
+@billing.command()
+def late(config: ConfigOption = None, contact: ContactOption = "", as_json: JsonOption = False) -> None:
+    """List usage that came after its month was closed, and what it would have cost; it is in no bill.
+
+    Example: airloom billing late --config airloom.toml
+    """
+    show(_ask(config, contact)["late"], Format.JSON if as_json else None)
+
+
+def _ask(config: Path | None, contact: str) -> Any:
+    where, secret = where_of(config, contact)
+    return asyncio.run(ask("GET", f"{where}/control/billing", secret, within_s=ASK_S))

@@ -1,0 +1,98 @@
+"""What usage costs, from when on, and which months are closed.
+
+Rules: money is integer nano-units of its currency; a tariff is immutable and its version names it for ever; a
+closed month never changes again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from core.domain.months import end_of
+from core.domain.values import replace
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CLOSING_DELAY = timedelta(hours=72)
+"""A month is closed this long after its end: late reports have come in by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """One price for each octet, in force from ``valid_from`` until the next version is.
+
+    ``unit_bytes`` is what a SIM's day is rounded up to; ``overhead_bytes`` is added for each packet.
+    """
+
+    version: int = 1
+    currency: str = "USD"
+    nano_per_byte: int = 200
+    unit_bytes: int = 1
+    overhead_bytes: int = 0
+    valid_from: datetime = EPOCH
+
+    def costs_as(self, other: "Tariff") -> bool:
+        """Whether both price the same usage the same."""
+        return replace(self, version=other.version, valid_from=other.valid_from) == other
+
+
+def tariff_of(versions: Sequence[Tariff], month: int) -> Tariff:
+    """The one in force when the month ends; ``versions`` are in order, and the first holds since ever."""
+    return [versions[0], *(each for each in versions[1:] if each.valid_from < end_of(month))][-1]
+
+
+def closes_at(month: int) -> datetime:
+    """When the month may be closed."""
+    return end_of(month) + CLOSING_DELAY
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedMonth:
+    """An operator's month (yyyymm) as it was closed; the charges are in the object store.
+
+    ``digest`` is the SHA-256 of the stored statement, empty when nothing was used. ``tariff_version`` is 0
+    when it was priced before versions were kept. ``closed``: when its usage began to be read.
+    """
+
+    operator_id: str
+    month: int
+    currency: str
+    tariff_version: int
+    amount_nano: int
+    quantity_bytes: int
+    closed: datetime
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How far closing has come: of months (yyyymm) up to ``closed`` all operators are closed.
+
+    Those up to ``begun`` ended before closing began: each is closed when it is first read. Of the month after
+    ``closed`` the operators up to ``operator_id`` are done.
+    """
+
+    begun: int
+    closed: int
+    operator_id: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LateMark:
+    """Usage of a SIM was stored so late that its month may have been closed; ``at``: when, the last time."""
+
+    operator_id: str
+    imsi: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LateUsage:
+    """What came after an operator's month was closed, and what it would have cost: it is in no bill."""
+
+    operator_id: str
+    month: int
+    imsis: int
+    quantity_bytes: int
+    amount_nano: int
+    currency: str

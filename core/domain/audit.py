@@ -14,11 +14,17 @@ class AuditAction(Enum):
     TAKEN_OVER = "taken_over"  # a virtual gateway whose holder was gone
     COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
     COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
+    GUESSED = "guessed"  # a credential or secret was wrong too often
+    OPERATOR_CREATED = "operator_created"
+    OPERATOR_CLOSED = "operator_closed"
+    SIMS_IMPORTED = "sims_imported"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. ``actor`` is a node, ``subject`` a virtual gateway; ``detail`` is for people."""
+    """One line. ``actor`` is a node, ``subject`` a virtual gateway, an operator or who guessed; ``detail`` is
+    for people.
+    """
 
     entry_id: str
     at: datetime

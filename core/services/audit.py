@@ -1,4 +1,4 @@
-"""What is written into the audit about virtual gateways and what they counted."""
+"""What is written into the audit: virtual gateways and what they counted, operators, SIMs, guesses."""
 
 from core.domain.audit import AuditAction, AuditEntry
 from core.domain.gateway import GatewayLease
@@ -35,6 +35,22 @@ class AuditTrail:
     async def counts_lost(self, gateway_id: str, why: str) -> None:
         """A slot table that could not be trusted."""
         await self._record(AuditAction.COUNTS_LOST, gateway_id, why)
+
+    async def guessed(self, subject: str, detail: str) -> None:
+        """A credential or a secret was wrong too often."""
+        await self._record(AuditAction.GUESSED, subject, detail)
+
+    async def operator_created(self, operator_id: str) -> None:
+        """Over the control channel."""
+        await self._record(AuditAction.OPERATOR_CREATED, operator_id, "over the control channel")
+
+    async def operator_closed(self, operator_id: str) -> None:
+        """Its SIMs are terminated."""
+        await self._record(AuditAction.OPERATOR_CLOSED, operator_id, "and its SIMs terminated")
+
+    async def sims_imported(self, operator_id: str, count: int) -> None:
+        """Of one operator, or into the stock."""
+        await self._record(AuditAction.SIMS_IMPORTED, operator_id or "stock", f"{count} SIMs")
 
     async def _record(self, action: AuditAction, subject: str, detail: str) -> None:
         entry_id, now = self._ids.next(), self._clock.now()

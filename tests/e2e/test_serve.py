@@ -52,6 +52,7 @@ def run_serve(folder: Path, *arguments: str, **environment: str) -> "subprocess.
             "AIRLOOM_NODE__DATA_DIR": str(folder / "var"),
             "AIRLOOM_GATEWAY__ADDRESS": free_gateway_address(),
             "AIRLOOM_API__PORT": str(free_tcp_port("127.0.0.1", 0)),
+            "AIRLOOM_METRICS__PORT": "0",
             **environment,
         },
         capture_output=True,
@@ -259,7 +260,7 @@ def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
     assert ended.returncode == 78
     assert (
         ended.stderr
-        == "airloom serve: api.prot: unknown key; known here: host, port, sandbox, sandbox_plmn\n"
+        == "airloom serve: api.prot: unknown key; known here: host, port, sandbox, sandbox_exposed, sandbox_plmn, proxies\n"
     )
     assert not (tmp_path / "var").exists()
 

@@ -46,7 +46,7 @@ class RemoteProtocolError(ProtocolError):
 
 
 class Refused(AirloomError):
-    """A well-formed request whose answer is no; ``retry_after_s``: when to ask again, if it is a matter of time."""
+    """A well-formed request whose answer is no; ``retry_after_s`` is not 0 when it is one of time."""
 
     def __init__(
         self, reason: AttachRefusal | RequestRefusal, detail: str = "", *, retry_after_s: int = 0

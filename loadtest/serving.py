@@ -69,8 +69,8 @@ def _is_udp_free(address: str, port: int) -> bool:
 class Served:
     """One ``serve`` on one data folder; ``prefix`` puts it into a network namespace.
 
-    With a ``control_port`` other nodes reach it there. What an operator asks goes by the socket in its folder, as
-    its metrics are read. It has the sandbox, and no port for metrics.
+    With a ``control_port`` other nodes reach it there. What an operator asks goes by the socket in its
+    folder, and so are its metrics read. It has the sandbox, and no port for metrics.
     """
 
     data_dir: Path

@@ -6,6 +6,7 @@ failing happen here.
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ def settings_of(
     folder = Path(os.environ.get("AIRLOOM_PROFILE_DIR") or Path.home() / ".airloom")
     path = profile_path(folder, profile_name)
     saved = load_profile(path)
+    if auth_key == "-":
+        auth_key = sys.stdin.readline().strip()
     if bool(auth_key_id) != bool(auth_key):
         raise CliError("--auth-key-id and --auth-key go together", EX_USAGE)
     if auth_key_id:

@@ -1,7 +1,7 @@
 """A customer's account: operator, auth keys, group.
 
-Rules: secrets are kept as digests only; ``operator_id`` is ``OP`` and ten digits. An operator is closed, never
-removed, so that what its SIMs used stays somebody's.
+Rules: secrets are kept as digests only; ``operator_id`` is ``OP`` and ten digits. An operator is closed,
+never removed, so that what its SIMs used stays somebody's.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from typing import Any
 class Operator:
     """A customer (the contract's operator). ``password_hash`` is argon2id, empty when none is set.
 
-    ``generation`` rises with each change of the password: tokens of an earlier one are refused. ``is_listed``:
-    written by a version that lists operators.
+    ``generation`` rises with each change of the password: tokens of an earlier one are refused.
+    ``is_listed``: written by a version that lists operators.
     """
 
     operator_id: str

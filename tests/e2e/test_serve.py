@@ -258,9 +258,9 @@ def _bombard(address: str) -> None:
 def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
     ended = run_serve(tmp_path, AIRLOOM_API__PROT="1")
     assert ended.returncode == 78
-    assert (
-        ended.stderr
-        == "airloom serve: api.prot: unknown key; known here: host, port, sandbox, sandbox_exposed, sandbox_plmn, proxies\n"
+    assert ended.stderr == (
+        "airloom serve: api.prot: unknown key; known here: host, port, sandbox, sandbox_exposed,"
+        " sandbox_plmn, proxies\n"
     )
     assert not (tmp_path / "var").exists()
 

@@ -30,6 +30,10 @@ class CreateOperator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     email: str
     password: str = ""
 
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"CreateOperator(email={self.email!r})"
+
 
 class CloseOperator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A step of it; ``after`` is where the last step came to."""

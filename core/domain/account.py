@@ -50,7 +50,8 @@ class Group:
     operator_id: str
     created: datetime
     modified: datetime
-    configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """May hold a password for CHAP (``SoracomAir.authentication``)."""
     tags: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
 

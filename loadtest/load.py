@@ -3,9 +3,9 @@
 Without --endpoint it starts an Airloom of its own, on embedded defaults, and takes it down afterwards. Of
 another it drives SIMs of the customer whose auth key it is given; with --config or --contact, by which it
 reaches a node's control channel, it brings in those that are missing, and a customer of its own; without
-either the other one's sandbox must be on. SIMs attach by GTPv1, GTPv2 or RADIUS at the rate asked for; devices send
-messages by MQTT, HTTP, TCP and UDP, each at its own steady rate whatever the answers take. Thresholds decide
-the exit code.
+either the other one's sandbox must be on. SIMs attach by GTPv1, GTPv2 or RADIUS at the rate asked for;
+devices send messages by MQTT, HTTP, TCP and UDP, each at its own steady rate whatever the answers take.
+Thresholds decide the exit code.
 """
 
 import argparse

@@ -96,7 +96,7 @@ def test_the_secrets_of_the_configuration_are_known() -> None:
 
 def mistakes(place: tuple[str, ...]) -> dict[str, Any]:
     """Sections that are wrong in different ways, each with the secret in it."""
-    section, *keys = place
+    keys = place[1:]
     if len(keys) == 1:
         (key,) = keys
         return {

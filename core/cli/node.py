@@ -104,10 +104,10 @@ async def channel(url: str, secret: str, **options: Any) -> AsyncIterator[tuple[
         if url.startswith(SOCKET_SCHEME):
             place, _, path = url.removeprefix(SOCKET_SCHEME).partition("/")
             folder, url = Path(unquote(place)), f"http://localhost/{path}"
-            if not (folder / SOCKET_FILE).exists():
+            if not await asyncio.to_thread((folder / SOCKET_FILE).exists):
                 fix = "start it, or name its configuration with --config"
                 raise CliError(f"no node works in {folder}; {fix}", EX_UNAVAILABLE)
-            address = opened.enter_context(reachable(folder))
+            address = await asyncio.to_thread(opened.enter_context, reachable(folder))
             options["connector"] = aiohttp.UnixConnector(path=address)
         headers = {"Authorization": f"Bearer {secret}"}
         yield await opened.enter_async_context(aiohttp.ClientSession(headers=headers, **options)), url

@@ -143,7 +143,8 @@ def _show_key(
     try:
         told = asyncio.run(ask("POST", url, secret, body=body, within_s=CREATE_S))
     except BaseException:
-        if out is not None:
+        if out is not None and file is not None:
+            file.close()
             out.unlink()
         raise
     if file is not None:

@@ -82,7 +82,8 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
             await _listen(open_parts, channel(), "control", config.control.host, config.control.port)
         own = channel(is_own=True)
         add_metrics(own, telemetry)
-        await _listen_on(open_parts, own, listening(config.node.data_dir))
+        listener = await asyncio.to_thread(listening, config.node.data_dir)
+        await _listen_on(open_parts, own, listener)
         if config.metrics.port:
             metrics = web.Application()
             add_metrics(metrics, telemetry)

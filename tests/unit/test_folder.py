@@ -47,9 +47,7 @@ def test_an_empty_folder_is_closed_to_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "with_lock"), [(0o755, False), (0o1777, True), (0o750, False)])
-def test_a_folder_that_may_be_somebody_elses_is_refused(
-    tmp_path: Path, mode: int, *, with_lock: bool
-) -> None:
+def test_a_folder_that_may_be_anothers_is_refused(tmp_path: Path, mode: int, *, with_lock: bool) -> None:
     (tmp_path / "other").write_text("")
     if with_lock:
         (tmp_path / LOCK_FILE).write_text("")

@@ -40,6 +40,8 @@ async def auth(call: Call) -> web.Response:
         raise Refused(
             RequestRefusal.NOT_AUTHENTICATED, "authKeyId and authKey, or email and password are needed."
         )
+    if body.operatorId and body.operatorId != found.operator_id:
+        raise Refused(RequestRefusal.NOT_AUTHENTICATED, "Authentication failed.")
     return answer(credentials_view(found))
 
 

@@ -2,8 +2,10 @@
 
 Rules:
 
-- A try is taken before anything is looked up and given back when it was right, so that many at a time are no
-  way around; what was refused for another reason than the secret is given back too.
+- Many at a time are no way around. A password, which costs a core, is paid for before it is looked at, and
+  paid back when it was right; anything else is paid for when it was wrong, if need be by what comes back
+  later, so that a customer may do as much at a time as it likes that is right.
+- What was refused for another reason than the secret costs nothing.
 - Buckets are of whoever is named, of where it comes from, and of both together: one source denies nobody else
   their sign-in, and many sources together are slow at one account.
 - Which bucket was empty is not told; an entry of the audit tells it, once for each emptying.
@@ -50,6 +52,9 @@ BOUNDS = {
     Guess.CONTROL_SECRET: {_SOURCE: Bound(20, 5.0)},
 }
 """A password is chosen by a person, the others are random: what is bounded there is the work."""
+DEAR = frozenset({Guess.PASSWORD})
+DEBT_MAX = 10
+"""Times its tries that a bucket may be below empty."""
 AUDITED = Bound(100, 60.0)
 """Entries in the audit, of all together."""
 _WRONG = {RequestRefusal.NOT_AUTHENTICATED, RequestRefusal.NOT_PERMITTED, RequestRefusal.NOT_FOUND}
@@ -73,21 +78,21 @@ class Guesses:
 
         Raises ``Refused(TOO_MANY_REQUESTS)`` when there were too many.
         """
-        taken = self._take(guess, name, source)
+        buckets = self._open_buckets(guess, name, source)
+        self._pay(buckets, 1 if guess in DEAR else 0)
+        is_wrong = False
         try:
             yield
         except Refused as refusal:
-            if refusal.reason in _WRONG:
-                await self._tell_of_empty(guess, name, source, taken)
-            else:
-                self._give_back(taken)
+            is_wrong = refusal.reason in _WRONG
             raise
-        except BaseException:
-            self._give_back(taken)
-            raise
-        self._give_back(taken)
+        finally:
+            self._pay(buckets, is_wrong - (guess in DEAR))
+            if is_wrong:
+                await self._tell_of_empty(guess, name, source, buckets)
 
-    def _take(self, guess: Guess, name: str, source: str) -> list[tuple[_Key, Bound]]:
+    def _open_buckets(self, guess: Guess, name: str, source: str) -> list[tuple[_Key, Bound]]:
+        """Those that a try is paid from; raises ``Refused`` when one is empty."""
         parts = {_BOTH: (name, source), _NAME: (name,), _SOURCE: (source,)}
         wanted = [
             ((guess.value, what, *parts[what]), bound)
@@ -100,8 +105,6 @@ class Guesses:
             raise Refused(
                 RequestRefusal.TOO_MANY_REQUESTS, "Too many wrong tries.", retry_after_s=ceil(wait_s)
             )
-        for key, bound in wanted:
-            self._put(key, self._left(key, bound) - 1)
         return wanted
 
     def _left(self, key: _Key, bound: Bound) -> float:
@@ -111,23 +114,24 @@ class Guesses:
     def _wait_s(self, key: _Key, bound: Bound) -> float:
         return max(0.0, 1 - self._left(key, bound)) * bound.again_s
 
+    def _pay(self, buckets: Iterable[tuple[_Key, Bound]], tries: int) -> None:
+        for key, bound in buckets if tries else ():
+            left = max(self._left(key, bound) - tries, -DEBT_MAX * bound.tries)
+            if left >= bound.tries:
+                self._buckets.pop(key, None)
+            else:
+                self._put(key, left)
+
     def _put(self, key: _Key, left: float) -> None:
         self._buckets[key] = (left, self._clock.monotonic())
         self._buckets.move_to_end(key)
         if len(self._buckets) > BUCKETS_MAX:
             self._buckets.popitem(last=False)
 
-    def _give_back(self, taken: Iterable[tuple[_Key, Bound]]) -> None:
-        for key, bound in taken:
-            if (left := self._left(key, bound) + 1) >= bound.tries:
-                self._buckets.pop(key, None)
-            else:
-                self._put(key, left)
-
     async def _tell_of_empty(
-        self, guess: Guess, name: str, source: str, taken: Iterable[tuple[_Key, Bound]]
+        self, guess: Guess, name: str, source: str, buckets: Iterable[tuple[_Key, Bound]]
     ) -> None:
-        empty = [what for (_, what, *_), _ in ((key, b) for key, b in taken if self._left(key, b) < 1)]
+        empty = [key[1] for key, bound in buckets if 0 <= self._left(key, bound) < 1]
         if not empty or self._wait_s(("audit",), AUDITED) > 0:
             return
         self._put(("audit",), self._left(("audit",), AUDITED) - 1)

@@ -78,7 +78,8 @@ class Operators:
             page = await self._store.sims.of_operator(operator_id, after=after)
             if any(sim.status is not SimStatus.TERMINATED for sim in page.items):
                 raise Refused(
-                    RequestRefusal.INVALID_TRANSITION, "It has SIMs that are not terminated; end them first."
+                    RequestRefusal.INVALID_TRANSITION,
+                    "It has SIMs that are not terminated; --terminate-sims ends them.",
                 )
             if not (after := page.next_key):
                 return

@@ -179,6 +179,28 @@ async def test_right_tries_cost_nothing_and_many_at_a_time_are_no_way_around() -
     assert sum(each.result() for each in tried) == BOUNDS[Guess.PASSWORD]["both"].tries
 
 
+async def test_what_is_cheap_and_right_is_not_bounded_and_what_is_wrong_is_paid_for_later() -> None:
+    world, begun = Stopped(), asyncio.Event()
+    bound = BOUNDS[Guess.AUTH_KEY]["both"]
+
+    async def try_it(*, is_right: bool) -> None:
+        async with world.guesses.trying(Guess.AUTH_KEY, name="keyId-1", source="192.0.2.1"):
+            await begun.wait()
+            if not is_right:
+                raise Refused(RequestRefusal.NOT_AUTHENTICATED)
+
+    right = [asyncio.ensure_future(try_it(is_right=True)) for _ in range(10 * bound.tries)]
+    wrong = [asyncio.ensure_future(try_it(is_right=False)) for _ in range(3 * bound.tries)]
+    await asyncio.sleep(0)
+    begun.set()
+    outcomes = await asyncio.gather(*right, *wrong, return_exceptions=True)
+    assert outcomes[: len(right)] == [None] * len(right)
+    with pytest.raises(Refused) as caught:
+        await try_it(is_right=True)
+    assert caught.value.retry_after_s == (2 * bound.tries + 1) * bound.again_s
+    assert len(world.told) == 1
+
+
 async def test_one_source_tries_few_accounts_and_many_sources_one_account_slowly() -> None:
     world = Stopped()
     bounds = BOUNDS[Guess.PASSWORD]

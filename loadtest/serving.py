@@ -113,7 +113,8 @@ class Served:
 
     async def start(self) -> None:
         """Start and wait until it says that it is ready; raises ``DidNotStart``."""
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.chmod(0o700)
         began = time.monotonic()
         with (self.data_dir / "serve.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(

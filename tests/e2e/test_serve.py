@@ -349,7 +349,6 @@ async def test_what_a_node_keeps_and_says_is_its_operators_alone(tmp_path: Path)
         AIRLOOM_CONTROL__SECRET=SHARED,
     )
     served.control_port = free_tcp_port("127.0.0.1", 0)
-    served.data_dir.mkdir(mode=0o755)
     await served.start()
     try:
         told = _airloom("operators", "create", "--email", "a@b.c", **served.variables)

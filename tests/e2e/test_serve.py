@@ -61,7 +61,7 @@ def run_serve(folder: Path, *arguments: str, **environment: str) -> "subprocess.
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=120,
     )
 
 

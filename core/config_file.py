@@ -1,17 +1,19 @@
 """Reading what an operator configured.
 
 Rules: `airloom.toml` and then `AIRLOOM_*` variables (`AIRLOOM_API__PORT=8081`), the later wins; an unknown
-key is an error that names it; nothing else in Airloom reads the environment or that file.
+key is an error that names it; nothing else in Airloom reads the environment or that file. An error shows the
+value that is wrong only where the type of its place says that it is no secret.
 """
 
 import json
 import os
+import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from core.config import Config
 from core.errors import ConfigurationError
@@ -32,6 +34,15 @@ def load(
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def exposed(path: Path | None) -> str:
+    """What is wrong with the file's mode, when others may read it and it holds a secret; else empty."""
+    if path is None or not (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+        return ""
+    if not (found := list(_secrets_in(_read_file(path), Config))):
+        return ""
+    return f"{path}: others can read it (mode {mode:o}) and it holds {found[0]}; run: chmod 600 {path}"
 
 
 def changed(before: Config, after: Config) -> frozenset[str]:
@@ -86,15 +97,67 @@ def _is_list(section: str, key: str) -> bool:
 def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict that differs by version
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        known = _known_keys(str(item["loc"][0]) if len(item["loc"]) > 1 else "")
-        return f"{key}: unknown key; known here: {', '.join(known)}"
+        section = _type_at(item["loc"][:-1])
+        return f"{key}: unknown key; known here: {', '.join(_fields(section))}"
     if item["type"] == "value_error":  # of a whole section, whose input may hold secrets
         return ": ".join(part for part in (key, str(item["ctx"]["error"])) if part)
-    got = "not shown" if item["loc"][-1] in ("secret", "password") else repr(item["input"])
-    return f"{key}: {item['msg']} (got {got})"
+    is_shown = isinstance(item["input"], str | int | float) and not _may_hold_secret(_type_at(item["loc"]))
+    return f"{key}: {item['msg']} (got {item['input']!r})" if is_shown else f"{key}: {item['msg']}"
+
+
+def _type_at(place: Sequence[str | int]) -> Any:
+    """The type of what stands at this place of the configuration; ``None``: nobody knows."""
+    found: Any = Config
+    for part in place:
+        if isinstance(part, int):
+            items = [each for each in _alternatives(found) if get_args(each)]
+            found = get_args(items[0])[0] if items else None
+        else:
+            fields = [_fields(each)[part] for each in _alternatives(found) if part in _fields(each)]
+            found = fields[0].annotation if fields else None
+    return found
+
+
+def _fields(annotation: Any) -> dict[str, Any]:
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return dict(annotation.model_fields) if is_section else {}
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """A type, and those that it is a union of or that ``Annotated`` stands around."""
+    yield annotation
+    if not isinstance(annotation, type):
+        for part in get_args(annotation):
+            yield from _alternatives(part)
+
+
+def _may_hold_secret(annotation: Any) -> bool:
+    """A secret, what has one in it, and what is not known."""
+    if annotation is None or annotation is SecretStr or annotation is Any:
+        return True
+    inner = [field.annotation for field in _fields(annotation).values()]
+    return any(_may_hold_secret(each) for each in (*inner, *map(_known, get_args(annotation))))
+
+
+def _known(argument: Any) -> Any:
+    """An argument of a type: the dots of ``tuple[str, ...]``, a literal's word and a bound hide nothing."""
+    return argument if isinstance(argument, type) or get_args(argument) else str
+
+
+def _secrets_in(value: Any, annotation: Any) -> Iterator[str]:
+    """The keys of a file under which secrets stand."""
+    if isinstance(value, list):
+        arguments = [get_args(each)[0] for each in _alternatives(annotation) if get_args(each)]
+        for item in value:
+            yield from _secrets_in(item, arguments[0] if arguments else None)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            found = [_fields(each)[name] for each in _alternatives(annotation) if name in _fields(each)]
+            if found and found[0].annotation is SecretStr and inner:
+                yield name
+            elif found:
+                yield from _secrets_in(inner, found[0].annotation)
 
 
 def _known_keys(section: str) -> list[str]:
-    if not section:
-        return list(Config.model_fields)
-    return list(getattr(Config.model_fields[section].annotation, "model_fields", {}))
+    return list(_fields(Config.model_fields[section].annotation))

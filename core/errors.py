@@ -49,12 +49,15 @@ class RemoteProtocolError(ProtocolError):
 
 
 class Refused(AirloomError):
-    """A well-formed request whose answer is no."""
+    """A well-formed request whose answer is no; ``retry_after_s`` is not 0 when it is one of time."""
 
-    def __init__(self, reason: AttachRefusal | RequestRefusal, detail: str = "") -> None:
+    def __init__(
+        self, reason: AttachRefusal | RequestRefusal, detail: str = "", *, retry_after_s: int = 0
+    ) -> None:
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason = reason
         self.detail = detail
+        self.retry_after_s = retry_after_s
 
 
 class StaleVersion(AirloomError):

@@ -173,6 +173,13 @@ class Metric(Enum):
         ("operation", "status"),
     )
 
+    GUESSES_STOPPED = (
+        "airloom_guesses_stopped",
+        "counter",
+        "Tries of a credential or secret that were refused unseen, after too many wrong ones",
+        ("what",),
+    )
+
     def __init__(self, metric_name: str, kind: str, help_text: str, labels: tuple[str, ...]) -> None:
         self.metric_name = metric_name
         self.kind = kind

@@ -5,6 +5,9 @@ from typing import Any
 
 import aiohttp
 
+PAGE = 1_000
+MAY_ATTACH = ("ready", "active", "standby")
+
 
 class ApiError(Exception):
     """The API said no; ``status`` and ``code`` are its own."""
@@ -75,6 +78,18 @@ class Customer:
         sim: dict[str, Any] = await self.call("POST", path, fastest)
         return sim
 
+    async def idle_sims(self, count: int) -> list[dict[str, Any]]:
+        """At most so many of its SIMs that may attach and are not online."""
+        found: list[dict[str, Any]] = []
+        after: dict[str, str] = {}
+        while len(found) < count:
+            page = await self.call("GET", "/sims", limit=PAGE, **after)
+            found += [sim for sim in page if sim["status"] in MAY_ATTACH and not _is_online(sim)]
+            if len(page) < PAGE:
+                break
+            after = {"last_evaluated_key": page[-1]["simId"]}
+        return found[:count]
+
     async def month_csv(self, month: str) -> bytes:
         """The bill export of a month (yyyymm)."""
         link = await self.call("POST", f"/bills/{month}/export", export_mode="sync")
@@ -83,3 +98,7 @@ class Customer:
     def _use(self, auth: dict[str, str]) -> None:
         self.operator_id = auth["operatorId"]
         self._headers = {"X-Soracom-API-Key": auth["apiKey"], "X-Soracom-Token": auth["token"]}
+
+
+def _is_online(sim: dict[str, Any]) -> bool:
+    return bool((sim.get("sessionStatus") or {}).get("online"))

@@ -9,7 +9,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -45,7 +45,7 @@ class Layout:
     edge: Served
     gtp: tuple[str, ...]
     radius: str
-    secret: str = ""
+    secret: str = field(default="", repr=False)
     """Of the control channels."""
 
     @property

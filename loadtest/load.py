@@ -1,9 +1,11 @@
 """`./run load`: drives an Airloom with SIMs that attach, talk and leave, and says how it kept up.
 
-Without --endpoint it starts an Airloom of its own, on embedded defaults, and takes it down afterwards. SIMs
-are made through the REST API; they attach by GTPv1, GTPv2 or RADIUS at the rate asked for; devices send
-messages by MQTT, HTTP, TCP and UDP, each at its own steady rate whatever the answers take. Thresholds decide
-the exit code.
+Without --endpoint it starts an Airloom of its own, on embedded defaults, and takes it down afterwards. Of
+another it drives SIMs of the customer whose auth key it is given; with --config or --contact, by which it
+reaches a node's control channel, it brings in those that are missing, and a customer of its own; without
+either the other one's sandbox must be on. SIMs attach by GTPv1, GTPv2 or RADIUS at the rate asked for;
+devices send messages by MQTT, HTTP, TCP and UDP, each at its own steady rate whatever the answers take.
+Thresholds decide the exit code.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from itertools import cycle, islice
 from pathlib import Path
@@ -30,8 +32,11 @@ import aiomqtt
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
+from core.cli.client import DEFAULT_ENDPOINT, CliError, Profile, load_profile, profile_path
+from core.cli.node import where_of
 from core.errors import ConfigurationError
 from loadtest.customer import ApiError, Customer
+from loadtest.installation import Installation
 from loadtest.measure import Step, Threshold
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
@@ -66,9 +71,10 @@ class Target:
     endpoint: str
     gateway: str
     radius: str
-    radius_secret: str
+    radius_secret: str = field(repr=False)
     auth_key_id: str = ""
-    auth_key: str = ""
+    auth_key: str = field(default="", repr=False)
+    installation: Installation | None = None
 
 
 class Run:
@@ -97,7 +103,7 @@ class Run:
             customer = await parts.enter_async_context(Customer(self._target.endpoint))
             await self._sign_in(customer)
             tell(f"registering {options.sims} SIMs")
-            sims = [await customer.new_sim() for _ in range(options.sims)]
+            sims = await self._sims(customer)
             peers = await self._start_peers(parts)
             self._began = time.monotonic()
             await self._attach_all(sims, peers)
@@ -113,11 +119,29 @@ class Run:
                 await self._timed("detach", self.elapsed_s, nas.detach(session))
 
     async def _sign_in(self, customer: Customer) -> None:
-        if self._target.auth_key_id:
-            await customer.sign_in(self._target.auth_key_id, self._target.auth_key)
+        target, email = self._target, f"load-{secrets.token_hex(4)}@example.com"
+        if target.auth_key_id:
+            await customer.sign_in(target.auth_key_id, target.auth_key)
+        elif target.installation is not None:
+            await customer.sign_in(*await target.installation.create_operator(email))
         else:
-            email = f"load-{secrets.token_hex(4)}@example.com"
             await customer.sign_up(email, f"Aa1-{secrets.token_urlsafe(12)}")
+
+    async def _sims(self, customer: Customer) -> list[dict[str, Any]]:
+        """The customer's own, and where there are too few some that are brought in, or the sandbox's."""
+        wanted, installation = self._options.sims, self._target.installation
+        if installation is None and not self._target.auth_key_id:
+            return [await customer.new_sim() for _ in range(wanted)]
+        sims = await customer.idle_sims(wanted)
+        if len(sims) < wanted and installation is not None:
+            await installation.bring_in(customer.operator_id, wanted - len(sims))
+            sims = await customer.idle_sims(wanted)
+        if len(sims) < wanted:
+            raise DidNotStart(
+                f"the customer has {len(sims)} SIMs that can attach, not {wanted}; import some, lower --sims,"
+                " or name its configuration with --config"
+            )
+        return sims
 
     async def _start_peers(self, parts: AsyncExitStack) -> dict[str, Any]:
         target = self._target
@@ -253,15 +277,8 @@ def _in_shares(shares: dict[str, int]) -> list[str]:
 
 @asynccontextmanager
 async def _target(options: argparse.Namespace) -> AsyncIterator[Target]:
-    if options.endpoint:
-        yield Target(
-            options.endpoint,
-            options.gateway,
-            options.radius or options.gateway,
-            options.radius_secret,
-            options.auth_key_id,
-            options.auth_key,
-        )
+    if options.endpoint or options.profile:
+        yield _other(options)
         return
     secret = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="airloom-load-") as folder:
@@ -276,9 +293,28 @@ async def _target(options: argparse.Namespace) -> AsyncIterator[Target]:
         )
         await served.start()
         try:
-            yield Target(served.endpoint, served.gateway_address, served.gateway_address, secret)
+            address, installation = served.gateway_address, Installation.in_folder(served.data_dir)
+            yield Target(served.endpoint, address, address, secret, installation=installation)
         finally:
             await served.stop()
+
+
+def _other(options: argparse.Namespace) -> Target:
+    """An Airloom that is there; raises ``CliError``."""
+    saved = Profile()
+    if options.profile:
+        folder = Path(os.environ.get("AIRLOOM_PROFILE_DIR") or Path.home() / ".airloom")
+        saved = load_profile(profile_path(folder, options.profile))
+    is_operated = options.config or options.contact
+    return Target(
+        options.endpoint or saved.endpoint or DEFAULT_ENDPOINT,
+        options.gateway,
+        options.radius or options.gateway,
+        options.radius_secret,
+        options.auth_key_id or saved.authKeyId,
+        options.auth_key or saved.authKey,
+        Installation(*where_of(options.config, options.contact)) if is_operated else None,
+    )
 
 
 async def load(options: argparse.Namespace) -> Run:
@@ -373,9 +409,18 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--local", type=_addresses, default=(), metavar="ADDRESS[,ADDRESS]",
         help="the address to be SGSN, SGW or NAS on; two, where --access has gtpv1 and gtpv2")  # fmt: skip
     other.add_argument(
-        "--auth-key-id", default="", help="an operator's key; without one, the sandbox makes one"
+        "--profile", default="", help="endpoint and auth key, as `airloom configure` saved them"
     )
-    other.add_argument("--auth-key", default="")
+    other.add_argument(
+        "--auth-key-id", default=os.environ.get("AIRLOOM_AUTH_KEY_ID", ""),
+        help="a customer's key (or AIRLOOM_AUTH_KEY_ID); its SIMs are driven",
+    )  # fmt: skip
+    other.add_argument(
+        "--auth-key", default=os.environ.get("AIRLOOM_AUTH_KEY", ""),
+        help="its secret (better AIRLOOM_AUTH_KEY: others see what stands here)",
+    )  # fmt: skip
+    other.add_argument("--config", type=Path, help="its airloom.toml, to bring in SIMs that are missing")
+    other.add_argument("--contact", default="", help="the same by a node's control channel, http://HOST:PORT")
     return parser
 
 
@@ -408,7 +453,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     try:
         run = asyncio.run(load(options))
-    except (DidNotStart, ConfigurationError, ApiError, aiohttp.ClientError) as error:
+    except (DidNotStart, ConfigurationError, ApiError, CliError, aiohttp.ClientError) as error:
         tell(f"load: {error}")
         return 1
     steps, elapsed_s = list(run.steps.values()), run.elapsed_s

@@ -24,7 +24,7 @@ class OwnerWatch:
     """Looks until it is cancelled; ``contacts`` are the nodes' control channels by name."""
 
     contacts: Mapping[str, str]
-    secret: str
+    secret: str = field(repr=False)
     gateways: tuple[str, ...]
     leases: Leases
     looks: int = 0

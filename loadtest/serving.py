@@ -7,14 +7,16 @@ import signal
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
+
+from core.adapters.own_socket import reachable
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_S = 60.0
+METRICS_S = 5.0
 
 
 class DidNotStart(Exception):
@@ -89,7 +91,8 @@ def _is_udp_free(address: str, port: int) -> bool:
 class Served:
     """One ``serve`` on one data folder; ``prefix`` puts it into a network namespace.
 
-    With a ``control_port`` its control channel is there, and its metrics are read from it.
+    With a ``control_port`` other nodes reach it there. What an operator asks goes by the socket in its
+    folder, and so are its metrics read. It has the sandbox, and no port for metrics.
     """
 
     data_dir: Path
@@ -123,6 +126,9 @@ class Served:
             "AIRLOOM_GATEWAY__ADDRESS": self.gateway_address,
             "AIRLOOM_API__HOST": self.api_host,
             "AIRLOOM_API__PORT": str(self.api_port),
+            "AIRLOOM_API__SANDBOX": "true",
+            "AIRLOOM_API__SANDBOX_EXPOSED": "true",
+            "AIRLOOM_METRICS__PORT": "0",
             **control,
             **self.environment,
         }
@@ -130,6 +136,7 @@ class Served:
     async def start(self) -> None:
         """Start and wait until it says that it is ready; raises ``DidNotStart``."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.chmod(0o700)
         began = time.monotonic()
         with (self.data_dir / "serve.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
@@ -188,12 +195,16 @@ class Served:
 
     def metrics(self) -> dict[str, float]:
         """What /metrics says now; series with labels under ``name{labels}``. Blocks: call from a thread."""
-        where = f"http://127.0.0.1:{self.control_port}" if self.control_port else self.endpoint
         try:
-            with urllib.request.urlopen(f"{where}/metrics", timeout=5) as answer:  # noqa: S310 - our own server
-                text = answer.read().decode()
-        except urllib.error.URLError as error:
-            raise DidNotStart(f"{where}/metrics: {error.reason}") from error
+            with reachable(self.data_dir) as address, socket.socket(socket.AF_UNIX) as own:
+                own.settimeout(METRICS_S)
+                own.connect(address)
+                asking = HTTPConnection("localhost")
+                asking.sock = own
+                asking.request("GET", "/metrics")
+                text = asking.getresponse().read().decode()
+        except OSError as error:
+            raise DidNotStart(f"{self.data_dir}: no metrics: {error.strerror or error}") from error
         lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in lines}
 

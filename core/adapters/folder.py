@@ -1,17 +1,21 @@
 """The data folder of a node: one process at a time, and an id by which a node of the same name is told apart.
 
 Rules: the lock is the kernel's and ends with the process, however it ends; the id is made once and stays.
+What is in the folder is its owner's alone: a folder that others could look into is closed to them, with all
+that is in it, if it is a data folder or empty, and refused if it may be somebody else's.
 """
 
 import fcntl
 import os
 import re
+import stat
 from pathlib import Path
 
 from core.errors import ConfigurationError
 from core.ports.clock import Entropy
 
 LOCK_FILE = "node.lock"
+_OTHERS = 0o077
 _ID = re.compile(rb"[0-9a-f]{32}")
 
 
@@ -26,7 +30,8 @@ class NodeFolder:
     def open(cls, folder: Path, entropy: Entropy) -> "NodeFolder":
         """Make it if need be and lock it; raises ``ConfigurationError``, also when it is in use."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _close_to_others(folder)
             descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             fix = "name a folder that can be written"
@@ -46,6 +51,22 @@ class NodeFolder:
     def close(self) -> None:
         """Another process may have it now."""
         os.close(self._descriptor)
+
+
+def _close_to_others(folder: Path) -> None:
+    mode = folder.stat().st_mode
+    if not mode & _OTHERS:
+        return
+    within = [entry.name for entry in folder.iterdir()]
+    if within and (LOCK_FILE not in within or mode & stat.S_ISVTX):
+        raise ConfigurationError(
+            f"node.data_dir {folder}: others can look into it (mode {stat.S_IMODE(mode):o}) and it holds"
+            f" other things; name a folder for Airloom alone, or run: chmod 700 {folder}"
+        )
+    folder.chmod(0o700)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
 
 
 def _id_in(descriptor: int, entropy: Entropy) -> str:

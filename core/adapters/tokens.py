@@ -34,6 +34,8 @@ class JwtTokens:
             "exp": int(claims.expires.timestamp()),
             "operator": {"operatorId": claims.operator_id},
             "apiKeySha256": claims.api_key_sha256,
+            "generation": claims.generation,
+            "authKeyId": claims.auth_key_id,
         }
         return jwt.encode(payload, self._key, algorithm=_ALGORITHM)
 
@@ -51,8 +53,10 @@ class JwtTokens:
                 api_key_sha256=str(payload["apiKeySha256"]),
                 issued=datetime.fromtimestamp(payload["iat"], UTC),
                 expires=datetime.fromtimestamp(payload["exp"], UTC),
+                generation=int(payload.get("generation", 0)),
+                auth_key_id=str(payload.get("authKeyId", "")),
             )
-        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError, OSError):
             return None
 
 

@@ -68,7 +68,10 @@ async def _answered(route: Route, services: ApiServices, request: web.Request) -
     except Refused as refusal:
         if not isinstance(refusal.reason, RequestRefusal):
             raise
-        return to_response(FAULTS[refusal.reason], refusal.detail or refusal.reason.value)
+        response = to_response(FAULTS[refusal.reason], refusal.detail or refusal.reason.value)
+        if refusal.retry_after_s:
+            response.headers["Retry-After"] = str(refusal.retry_after_s)
+        return response
     except Unavailable as error:
         _log.warning("%s: %s", route.operation_id, error)
         response = to_response(UNAVAILABLE, "The service cannot answer now. Please try again.")

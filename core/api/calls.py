@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from yarl import URL
 
+from core.api.sources import source_of
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
 from core.ports.billing import Billing
@@ -27,7 +29,9 @@ from core.ports.clock import Clock
 from core.ports.secrets import TokenClaims
 from core.services.exports import Exports
 from core.services.groups import Groups
+from core.services.guesses import Guesses
 from core.services.identity import Identity
+from core.services.operators import Operators
 from core.services.sims import Sims
 from core.services.stats import Stats
 
@@ -59,10 +63,14 @@ class ApiServices:
     stats: Stats
     billing: Billing
     exports: Exports
+    operators: Operators
+    guesses: Guesses
     clock: Clock
     sandbox: bool
     is_ready: Callable[[], bool]
     on_answer: Callable[[str, int], None] = _nobody_counts
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Those whose X-Forwarded-For is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,11 @@ class Call:
         """Who asks."""
         assert self.claims is not None, "the route needs authentication"
         return self.claims.operator_id
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as guesses are counted."""
+        return source_of(self.request, self.services.proxies)
 
     def path(self, name: str) -> str:
         """A value of the path, decoded."""

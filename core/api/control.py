@@ -1,16 +1,17 @@
 """The control channel of a node: what the other nodes ask of it, and what load balancers do.
 
-Rules: every call but the health checks shows the secret that all nodes share; a watching connection is never
-closed from here without a ``bye``, for its end is how others learn that this process is gone.
+Rules: every call but the health checks shows the secret that all nodes share, unless it comes by the socket
+that the operator's own account alone can open; a watching connection is never closed from here without a
+``bye``, for its end is how others learn that this process is gone.
 """
 
 import asyncio
 import hmac
 import json
 from asyncio import Queue
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Protocol
 
@@ -18,9 +19,13 @@ from aiohttp import web
 
 from core.adapters.links import EDGE_PATH, serve_link
 from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, read
+from core.api.customers import CustomerOperations
+from core.api.sources import source_of
+from core.domain.reasons import RequestRefusal
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.links import Link
+from core.services.guesses import Guess, Guesses
 
 BODY_BYTES_MAX = 4_096
 PAGE_DEFAULT, PAGE_MAX = 50, 1_000
@@ -111,7 +116,10 @@ class ControlServices:
     """What a node does when it is asked."""
 
     name: str
-    secret: str
+    secret: str | None = field(repr=False)
+    """``None``: nobody else reaches the channel, so nothing need be shown."""
+    guesses: Guesses
+    customers: CustomerOperations
     gateways: Callable[[], dict[str, int]]
     """Of each virtual gateway held, how many sessions are open."""
     fences: Callable[[], dict[str, int]]
@@ -135,6 +143,8 @@ class ControlServices:
 
 def make_control(services: ControlServices) -> web.Application:
     """``/healthz``, ``/readyz`` and ``/control/…``."""
+    if services.secret == "":
+        raise ConfigurationError("control.secret: must be set")
     application = web.Application(middlewares=[_errors], client_max_size=BODY_BYTES_MAX)
     channel = _Channel(services)
     application.on_shutdown.append(channel.say_bye)
@@ -161,6 +171,8 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_post("/control/gateway/add-bearer", channel.trusted(channel.add_bearer))
     routes.add_post("/control/gateway/change-bearer", channel.trusted(channel.change_bearer))
     routes.add_post("/control/gateway/remove-bearer", channel.trusted(channel.remove_bearer))
+    for method, path, handler in services.customers.routes():
+        routes.add_route(method, path, channel.trusted(handler))
     return application
 
 
@@ -173,12 +185,16 @@ class _Channel:
         self._ending = asyncio.Event()
 
     def trusted(self, handler: Handler) -> Handler:
+        if self._services.secret is None:
+            return handler
         expected = f"Bearer {self._services.secret}".encode()
+        guesses = self._services.guesses
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            shown = request.headers.get("Authorization", "").encode()
-            if not hmac.compare_digest(shown, expected):
-                return web.json_response({"error": "control.secret is wrong"}, status=401)
+            shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
+            async with guesses.trying(Guess.CONTROL_SECRET, source=source_of(request)):
+                if not hmac.compare_digest(shown, expected):
+                    raise Refused(RequestRefusal.NOT_AUTHENTICATED, "control.secret is wrong")
             return await handler(request)
 
         return handle
@@ -361,9 +377,26 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:  # no such path, no such method
         headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
         return web.json_response({"error": error.reason}, status=error.status, headers=headers)
-    except ValueError as error:  # what is no JSON is one too
-        return web.json_response({"error": str(error)}, status=400)
-    except Unavailable as error:
-        return web.json_response({"error": str(error)}, status=503)
-    except (ConfigurationError, Refused) as refusal:
-        return web.json_response({"error": str(refusal)}, status=409)
+    except (ValueError, Unavailable, ConfigurationError) as error:  # what is no JSON is a ValueError too
+        return web.json_response({"error": str(error)}, status=_status_of(error))
+    except Refused as refusal:
+        wait_s = refusal.retry_after_s
+        is_request = isinstance(refusal.reason, RequestRefusal)
+        return web.json_response(
+            {"error": (is_request and refusal.detail) or str(refusal)},
+            status=_STATUSES.get(refusal.reason, 409),
+            headers={"Retry-After": str(wait_s)} if wait_s else None,
+        )
+
+
+def _status_of(error: Exception) -> int:
+    if isinstance(error, ValueError):
+        return 400
+    return 503 if isinstance(error, Unavailable) else 409
+
+
+_STATUSES: Mapping[object, int] = {
+    RequestRefusal.NOT_AUTHENTICATED: 401,
+    RequestRefusal.TOO_MANY_REQUESTS: 429,
+}
+"""Every other refusal is 409."""

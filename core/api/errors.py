@@ -28,7 +28,6 @@ FAULTS = {
     _R.NOT_FOUND: Fault(404, "AIR0003"),
     _R.INVALID_FIELD: Fault(400, "AIR0004"),
     _R.BODY_TOO_LARGE: Fault(413, "AIR0005"),
-    _R.WRONG_REGISTRATION_SECRET: Fault(400, "AIR0006"),
     _R.ALREADY_REGISTERED: Fault(400, "AIR0007"),
     _R.ALREADY_EXISTS: Fault(400, "AIR0008"),
     _R.INVALID_TRANSITION: Fault(400, "AIR0009"),
@@ -38,7 +37,7 @@ FAULTS = {
     _R.TOO_MANY_REQUESTS: Fault(429, "AIR0012"),
     _R.LIMIT_REACHED: Fault(400, "AIR0013"),
 }
-"""Total over ``RequestRefusal``."""
+"""Total over ``RequestRefusal``. AIR0006 is not given out again: it told which SIMs there are to register."""
 
 UNREADABLE = Fault(400, "AIR0014")
 """aiohttp could not make a request of it."""

@@ -24,14 +24,24 @@ async def auth(call: Call) -> web.Response:
     body = await call.body(AuthRequest)
     identity = call.services.identity
     lifetime_s = TOKEN_LIFETIME_DEFAULT_S if body.tokenTimeoutSeconds is None else body.tokenTimeoutSeconds
+    for name in ("mfaOTPCode", "userName"):
+        if getattr(body, name):
+            what = "multi-factor authentication" if name == "mfaOTPCode" else "signing in as a SAM user"
+            raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: {what} is not offered; leave it empty")
     if body.authKeyId and body.authKey:
-        found = await identity.sign_in_by_auth_key(body.authKeyId, body.authKey, lifetime_s=lifetime_s)
+        found = await identity.sign_in_by_auth_key(
+            body.authKeyId, body.authKey, lifetime_s=lifetime_s, source=call.source
+        )
     elif body.email and body.password:
-        found = await identity.sign_in_by_password(body.email, body.password, lifetime_s=lifetime_s)
+        found = await identity.sign_in_by_password(
+            body.email, body.password, lifetime_s=lifetime_s, source=call.source
+        )
     else:
         raise Refused(
             RequestRefusal.NOT_AUTHENTICATED, "authKeyId and authKey, or email and password are needed."
         )
+    if body.operatorId and body.operatorId != found.operator_id:
+        raise Refused(RequestRefusal.NOT_AUTHENTICATED, "Authentication failed.")
     return answer(credentials_view(found))
 
 
@@ -52,7 +62,9 @@ async def update_operator_password(call: Call) -> web.Response:
     """The root user's."""
     call.check_operator()
     body = await call.body(UpdatePasswordRequest)
-    await call.services.identity.set_password(call.operator_id, body.currentPassword, body.newPassword)
+    await call.services.identity.set_password(
+        call.operator_id, body.currentPassword, body.newPassword, source=call.source
+    )
     return web.Response()
 
 

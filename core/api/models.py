@@ -14,6 +14,10 @@ Octets = Annotated[int, Field(ge=0, lt=2**53)]
 class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """Nothing: bodies hold passwords."""
+        return []
+
 
 class AuthRequest(_Body):
     """auth: one of three pairs. The lifetime may come as digits in a string."""

@@ -1,7 +1,7 @@
 """SORACOM's sandbox operations: operators and SIMs from nothing, statistics by hand.
 
-Rule: they are served only where the configuration says sandbox; coupons, orders and Beam have no meaning
-here, and say so.
+Rules: they are served only where the configuration says sandbox, and then to anybody, so what they make is
+bounded; coupons, orders and Beam have no meaning here, and say so.
 """
 
 from aiohttp import web
@@ -20,6 +20,9 @@ from core.domain.usage import Volume
 from core.errors import Refused
 from core.services.identity import TOKEN_LIFETIME_DEFAULT_S
 
+SANDBOX_OPERATORS_MAX, SANDBOX_SIMS_MAX = 100, 1_000
+"""Operators that are open; SIMs of each, and in stock."""
+
 
 async def not_supported(call: Call) -> web.Response:
     """For every operation that is not offered; 405 where another method of the path is."""
@@ -34,21 +37,33 @@ async def init(call: Call) -> web.Response:
     """A new operator, signed in."""
     body = await call.body(SandboxInitRequest)
     identity = call.services.identity
+    if not body.password:
+        raise Refused(RequestRefusal.INVALID_FIELD, "password: must not be empty")
+    there = await call.services.operators.page(after="", limit=SANDBOX_OPERATORS_MAX)
+    if len(there.items) >= SANDBOX_OPERATORS_MAX:
+        raise Refused(
+            RequestRefusal.LIMIT_REACHED, f"a sandbox has at most {SANDBOX_OPERATORS_MAX} operators"
+        )
     operator = await identity.create_operator(body.email, body.password)
-    credentials = identity.issue(operator.operator_id, TOKEN_LIFETIME_DEFAULT_S)
+    credentials = identity.issue(operator, TOKEN_LIFETIME_DEFAULT_S)
     return answer(credentials_view(credentials), 201)
 
 
 async def delete_operator(call: Call) -> web.Response:
-    """The caller's own."""
+    """The caller's own: its SIMs are terminated and their sessions end."""
     call.check_operator()
-    await call.services.identity.delete_operator(call.operator_id)
+    await call.services.operators.close_whole(call.operator_id)
     return web.Response()
 
 
 async def create_subscriber(call: Call) -> web.Response:
     """A SIM in stock and the secret that registers it."""
     body = await call.body(SandboxCreateSubscriberRequest)
+    for owner, whose in ((call.operator_id, "an operator"), ("", "the stock")):
+        if await call.services.sims.count(owner) >= SANDBOX_SIMS_MAX:
+            raise Refused(
+                RequestRefusal.LIMIT_REACHED, f"{whose} of a sandbox has at most {SANDBOX_SIMS_MAX} SIMs"
+            )
     made = await call.services.sims.create_in_stock(
         subscription=body.subscription, bundles=tuple(body.bundles or ())
     )

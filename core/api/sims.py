@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from aiohttp import web
 
@@ -19,6 +20,7 @@ from core.domain.reasons import RequestRefusal
 from core.domain.session import Session, SessionEvent
 from core.domain.sim import Sim, SimEvent, SimStatus
 from core.errors import Refused
+from core.services.guesses import Guess
 
 View = Callable[[Sim, Sequence[Session], SessionEvent | None], dict[str, object]]
 
@@ -56,7 +58,9 @@ async def get_sim(call: Call) -> web.Response:
 
 async def register_sim(call: Call) -> web.Response:
     """By SIM id and registration secret."""
-    return await _register(call, call.path("sim_id"), sim_view)
+    sim_id = call.path("sim_id")
+    async with _guessing(call, sim_id):
+        return await _register(call, sim_id, sim_view)
 
 
 async def _register(call: Call, sim_id: str, view: View) -> web.Response:
@@ -69,6 +73,12 @@ async def _register(call: Call, sim_id: str, view: View) -> web.Response:
         tags=body.tags,
     )
     return await _one(call, sim, view, 201)
+
+
+def _guessing(call: Call, named: str) -> AbstractAsyncContextManager[None]:
+    """Who registers is bounded in how often it may be wrong, and so is each SIM."""
+    guesses = call.services.guesses
+    return guesses.trying(Guess.REGISTRATION_SECRET, name=named, source=call.operator_id)
 
 
 def status_change(event: SimEvent) -> Handler:
@@ -166,8 +176,9 @@ async def list_sim_session_events(call: Call) -> web.Response:
 
 async def register_subscriber(call: Call) -> web.Response:
     """By IMSI and registration secret."""
-    sim_id = await call.services.sims.id_in_stock(call.operator_id, call.path("imsi"))
-    return await _register(call, sim_id, subscriber_view)
+    async with _guessing(call, call.path("imsi")):
+        sim_id = await call.services.sims.id_in_stock(call.operator_id, call.path("imsi"))
+        return await _register(call, sim_id, subscriber_view)
 
 
 async def get_subscriber(call: Call) -> web.Response:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ class Adapters:
     objects: ObjectStore
     open_slots: Callable[[str], Slots]
     left_slots: Callable[[str], Slots | None]
-    token_key: bytes
+    token_key: bytes = field(repr=False)
     folder_id: str = ""
     stream_damage: Sequence[str] = ()
     stream_lost: int = 0

@@ -1,7 +1,8 @@
-"""What a node shows to the outside: the customer API, the control channel and the metrics; the first run."""
+"""What a node shows to the outside: the customer API, the control channel and the metrics."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import web
@@ -12,25 +13,68 @@ from core.adapters.tokens import JwtTokens
 from core.api.app import make_application
 from core.api.calls import ApiServices
 from core.api.control import ControlServices, make_control
+from core.api.customers import CustomerOperations
 from core.app.adapters import Adapters
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.app.operations import Operations
 from core.config import Config
 from core.domain.session import Access
+from core.services.audit import AuditTrail
 from core.services.exports import Exports
 from core.services.groups import Groups
+from core.services.guesses import Guesses
 from core.services.identity import Identity
+from core.services.operators import Operators
 from core.services.sims import Sims
 from core.services.stats import Stats
+from core.services.stock import Stock
 from core.telemetry import Metric, Telemetry
 from mqtt_bridge.service import SERVED
 
-ROOT_EMAIL = "root@airloom.local"
-"""The operator that a first run makes."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Customers:
+    """What the customer API and an operator both act by."""
+
+    identity: Identity
+    sims: Sims
+    guesses: Guesses
+    operators: Operators
+    stock: Stock
 
 
-def make_telemetry(node: Node) -> Telemetry:
+def make_customers(config: Config, adapters: Adapters, node: Node) -> Customers:
+    """On this installation's token key and store."""
+    store, clock, entropy = adapters.store, adapters.clock, adapters.entropy
+    audit = AuditTrail(audit=store.audit, clock=clock, entropy=entropy, actor=config.node.name)
+    guesses = Guesses(clock=clock, audit=audit.guessed)
+    identity = Identity(
+        accounts=store.accounts,
+        passwords=Argon2Passwords(),
+        tokens=JwtTokens(key=adapters.token_key),
+        guesses=guesses,
+        clock=clock,
+        entropy=entropy,
+    )
+    sims = Sims(
+        store=store,
+        control=node.control,
+        clock=clock,
+        entropy=entropy,
+        stock_plmn=config.api.sandbox_plmn,
+        static_pool=config.gateway.static_pool,
+    )
+    return Customers(
+        identity=identity,
+        sims=sims,
+        guesses=guesses,
+        operators=Operators(store=store, identity=identity, sims=sims, audit=audit),
+        stock=Stock(store=store, clock=clock, audit=audit),
+    )
+
+
+def make_telemetry(node: Node, customers: Customers) -> Telemetry:
     """What this node tells about itself; what its gateways count is added up over those that it holds."""
     telemetry = Telemetry(registry=CollectorRegistry())
 
@@ -76,6 +120,7 @@ def make_telemetry(node: Node) -> Telemetry:
         Metric.GTPU_SIGNALS,
         lambda held: {signal.value: count for signal, count in held.user_plane.signals.items()},
     )
+    telemetry.watch_each(Metric.GUESSES_STOPPED, lambda: customers.guesses.stopped)
     telemetry.watch_each(
         Metric.EDGE_DATAGRAMS,
         lambda: {what.value: count for what, count in node.edge.counts.items() if what in SERVED},
@@ -173,19 +218,14 @@ def _sum(tables: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
 
 
 def make_api(
-    config: Config, adapters: Adapters, node: Node, identity: Identity, telemetry: Telemetry
+    config: Config, adapters: Adapters, node: Node, customers: Customers, telemetry: Telemetry
 ) -> web.Application:
-    """The customer API, with ``/metrics`` beside it."""
+    """The customer API."""
     services = ApiServices(
-        identity=identity,
-        sims=Sims(
-            store=adapters.store,
-            control=node.control,
-            clock=adapters.clock,
-            entropy=adapters.entropy,
-            stock_plmn=config.api.sandbox_plmn,
-            static_pool=config.gateway.static_pool,
-        ),
+        identity=customers.identity,
+        sims=customers.sims,
+        operators=customers.operators,
+        guesses=customers.guesses,
         groups=Groups(
             store=adapters.store, control=node.control, clock=adapters.clock, entropy=adapters.entropy
         ),
@@ -198,30 +238,32 @@ def make_api(
         on_answer=lambda operation, status: telemetry.count(
             Metric.API_REQUESTS, operation=operation, status=str(status)
         ),
+        proxies=config.api.proxies,
     )
-    application = make_application(services)
-
-    _add_metrics(application, telemetry)
-    return application
+    return make_application(services)
 
 
 def make_control_channel(
     config: Config,
     adapters: Adapters,
     node: Node,
-    telemetry: Telemetry,
+    customers: Customers,
     *,
+    is_own: bool = False,
     drain: Callable[[], None],
     reload: Callable[[], Awaitable[list[str]]],
 ) -> web.Application:
-    """What the other nodes and an operator ask of this one, with ``/metrics`` beside it.
+    """What the other nodes and an operator ask of this one.
 
-    ``drain`` begins its end; ``reload`` reads the configuration again.
+    ``is_own``: on the socket in its data folder, where no secret is asked for. ``drain`` begins its end;
+    ``reload`` reads the configuration again.
     """
-    application = make_control(
+    return make_control(
         ControlServices(
             name=config.node.name,
-            secret=config.control.secret.get_secret_value(),
+            secret=None if is_own else config.control.secret.get_secret_value(),
+            guesses=customers.guesses,
+            customers=CustomerOperations(customers.operators, customers.stock),
             fences=lambda: {gateway_id: held.gateway.epoch for gateway_id, held in node.held.items()},
             gateways=lambda: {
                 gateway_id: len(held.sessions.open_sessions) for gateway_id, held in node.held.items()
@@ -239,39 +281,12 @@ def make_control_channel(
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )
     )
-    _add_metrics(application, telemetry)
-    return application
 
 
-def _add_metrics(application: web.Application, telemetry: Telemetry) -> None:
+def add_metrics(application: web.Application, telemetry: Telemetry) -> None:
+    """``/metrics``, for whoever reaches it."""
+
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.render(), content_type="text/plain")
 
     application.router.add_get("/metrics", metrics)
-
-
-def make_identity(adapters: Adapters) -> Identity:
-    """Operators, keys and tokens, on this installation's token key."""
-    return Identity(
-        accounts=adapters.store.accounts,
-        passwords=Argon2Passwords(),
-        tokens=JwtTokens(key=adapters.token_key),
-        clock=adapters.clock,
-        entropy=adapters.entropy,
-    )
-
-
-async def first_run(adapters: Adapters, identity: Identity) -> dict[str, str]:
-    """On an empty store: an operator, its root user and an auth key, to be told once; else nothing."""
-    if await adapters.store.accounts.operator_id_of_email(ROOT_EMAIL) is not None:
-        return {}
-    password = "Aa1-" + adapters.entropy.random_bytes(12).hex()
-    operator = await identity.create_operator(ROOT_EMAIL, password)
-    key = await identity.generate_auth_key(operator.operator_id)
-    return {
-        "operator_id": operator.operator_id,
-        "email": ROOT_EMAIL,
-        "password": password,
-        "auth_key_id": key.key.auth_key_id,
-        "auth_key": key.secret,
-    }

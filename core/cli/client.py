@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ class Profile:
 
     endpoint: str = ""
     authKeyId: str = ""
-    authKey: str = ""
+    authKey: str = field(default="", repr=False)
     email: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
 
 
 def profile_path(folder: Path, name: str) -> Path:
@@ -61,7 +61,7 @@ def load_profile(path: Path) -> Profile:
         raise CliError(f"{path}: {error}; save it again with: airloom configure", EX_USAGE) from error
     if not isinstance(values, dict):
         raise CliError(f"{path}: not a JSON object; save it again with: airloom configure", EX_USAGE)
-    known = {field.name for field in fields(Profile)}
+    known = {each.name for each in fields(Profile)}
     return Profile(**{key: str(value) for key, value in values.items() if key in known})
 
 

@@ -73,6 +73,8 @@ def settings_of(
             f" save it with: airloom --profile {profile_name} configure",
             EX_USAGE,
         )
+    if auth_key == "-":
+        auth_key = sys.stdin.readline().strip()
     if bool(auth_key_id) != bool(auth_key):
         raise CliError("--auth-key-id and --auth-key go together", EX_USAGE)
     if auth_key_id:

@@ -19,7 +19,7 @@ import typer
 
 from core.cli.bearers import bearer
 from core.cli.client import CliError
-from core.cli.node import EX_UNAVAILABLE, ContactOption, ask, where_of
+from core.cli.node import EX_UNAVAILABLE, ContactOption, ask, channel, where_of
 from core.cli.output import Format, show
 from core.cli.pcap import PcapFile
 from core.cli.store import ConfigOption
@@ -207,12 +207,11 @@ def trace(
 
 
 async def _traced(url: str, secret: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
-    headers = {"Authorization": f"Bearer {secret}"}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENT_S)
     try:
         async with (
-            aiohttp.ClientSession(headers=headers, timeout=timeout, read_bufsize=2**20) as http,
-            http.get(url, params=query) as answer,
+            channel(url, secret, timeout=timeout, read_bufsize=2**20) as (http, where),
+            http.get(where, params=query) as answer,
         ):
             if answer.status != 200:
                 raise CliError(f"{url}: {(await answer.json()).get('error', answer.status)}")

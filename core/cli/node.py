@@ -1,22 +1,28 @@
 """`airloom node`: look at the nodes and empty one, over their control channels.
 
-Rule: a node is asked by the configuration that it runs with; ``--contact`` names another one.
+Rule: a node is asked by the configuration that it runs with, without ``control.secret`` by the socket in its
+data folder; ``--contact`` names another one.
 """
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote, unquote
 
 import aiohttp
 import typer
 
+from core.adapters.own_socket import SOCKET_FILE, reachable
 from core.cli.client import CliError
 from core.cli.store import ConfigOption, settings_from
 
 EX_UNAVAILABLE, EX_CONFIG = 69, 78
 ASK_S, DRAIN_S, LOOK_S = 5.0, 60.0, 0.1
+
+SOCKET_SCHEME = "unix:"
 
 ContactOption = Annotated[
     str, typer.Option("--contact", help="Another node's control channel, as http://10.0.0.12:8090.")
@@ -81,11 +87,32 @@ async def _has_drained(where: str, secret: str) -> bool:
 
 def where_of(path: Path | None, contact: str) -> tuple[str, str]:
     """The control channel to ask, and its secret; raises ``CliError``."""
-    control = settings_from(path).control
-    secret = control.secret.get_secret_value()
-    if not secret:
-        raise CliError("control.secret: is not set, so the node has no control channel", EX_CONFIG)
-    return contact or control.contact, secret
+    config = settings_from(path)
+    secret = config.control.secret.get_secret_value()
+    if contact and not secret:
+        raise CliError("control.secret: is needed to ask another node", EX_CONFIG)
+    return contact or config.control.contact or by_socket(config.node.data_dir), secret
+
+
+def by_socket(folder: Path) -> str:
+    """The control channel of the node that works in this folder."""
+    return f"{SOCKET_SCHEME}{quote(os.fspath(folder.absolute()), safe='')}"
+
+
+@asynccontextmanager
+async def channel(url: str, secret: str, **options: Any) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A client session with the secret, for the URL beside it; raises ``CliError`` where nobody listens."""
+    async with AsyncExitStack() as opened:
+        if url.startswith(SOCKET_SCHEME):
+            place, _, path = url.removeprefix(SOCKET_SCHEME).partition("/")
+            folder, url = Path(unquote(place)), f"http://localhost/{path}"
+            if not await asyncio.to_thread((folder / SOCKET_FILE).exists):
+                fix = "start it, or name its configuration with --config"
+                raise CliError(f"no node works in {folder}; {fix}", EX_UNAVAILABLE)
+            address = await asyncio.to_thread(opened.enter_context, reachable(folder))
+            options["connector"] = aiohttp.UnixConnector(path=address)
+        headers = {"Authorization": f"Bearer {secret}"}
+        yield await opened.enter_async_context(aiohttp.ClientSession(headers=headers, **options)), url
 
 
 async def ask(
@@ -98,15 +125,15 @@ async def ask(
     within_s: float = ASK_S,
 ) -> Any:
     """What a node answers; raises ``CliError``."""
-    headers, timeout = {"Authorization": f"Bearer {secret}"}, aiohttp.ClientTimeout(total=within_s)
+    timeout = aiohttp.ClientTimeout(total=within_s)
     try:
         async with (
-            aiohttp.ClientSession(headers=headers, timeout=timeout) as http,
-            http.request(method, url, params=query, json=body) as answer,
+            channel(url, secret, timeout=timeout) as (http, where),
+            http.request(method, where, params=query, json=body) as answer,
         ):
             told = await answer.json()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise CliError(f"{url}: {error or type(error).__name__}", EX_UNAVAILABLE) from error
+        raise CliError(f"{unquote(url)}: {str(error) or type(error).__name__}", EX_UNAVAILABLE) from error
     if answer.status != 200:
-        raise CliError(f"{url}: {told.get('error', answer.status)}")
+        raise CliError(f"{unquote(url)}: {told.get('error', answer.status)}")
     return told

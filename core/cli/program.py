@@ -16,14 +16,16 @@ from core.cli.client import CliError, Profile, save_profile
 from core.cli.commands import Settings, run, settings_of
 from core.cli.gateway import gateway
 from core.cli.node import node
+from core.cli.operators import operators
 from core.cli.output import Format
 from core.cli.sims import sims, stats
+from core.cli.stock import import_sims
 from core.cli.store import store
 from core.cli.stream import stream
 from core.cli.words import Root
 from core.version import VERSION
 
-OPERATORS_COMMANDS = ("serve", "store", "stream", "billing", "node", "gateway")
+OPERATORS_COMMANDS = ("serve", "store", "stream", "billing", "operators", "node", "gateway")
 """They go by airloom.toml, not by a profile."""
 
 app = typer.Typer(
@@ -32,10 +34,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Airloom's command line: SIMs, usage and bills over the REST API.\n\n"
-    "First steps: airloom sandbox init --email me@example.com; airloom configure; airloom sims list.\n\n"
+    "First steps: airloom operators create --email me@example.com; airloom configure; airloom sims list.\n\n"
     "Examples: airloom sims list | airloom sims suspend --sim-id 8981100000000000001 |"
     " airloom sims list --fetch-all --output jsonl",
 )
+sims.command("import")(import_sims)
 for _name, _group in {
     "sims": sims,
     "groups": groups,
@@ -46,6 +49,7 @@ for _name, _group in {
     "store": store,
     "stream": stream,
     "billing": billing,
+    "operators": operators,
     "node": node,
     "gateway": gateway,
 }.items():
@@ -66,7 +70,14 @@ def options(
         str, typer.Option(envvar="AIRLOOM_ENDPOINT", help="The API, as http://127.0.0.1:8080.")
     ] = "",
     auth_key_id: Annotated[str, typer.Option(envvar="AIRLOOM_AUTH_KEY_ID", help="As keyId-….")] = "",
-    auth_key: Annotated[str, typer.Option(envvar="AIRLOOM_AUTH_KEY", help="As secret-….")] = "",
+    auth_key: Annotated[
+        str,
+        typer.Option(
+            envvar="AIRLOOM_AUTH_KEY",
+            help="As secret-…. Others see it among the host's processes: better the variable, a profile, or"
+            " - to read it from stdin.",
+        ),
+    ] = "",
     profile: Annotated[str, typer.Option(envvar="AIRLOOM_PROFILE", help="A saved profile.")] = "default",
     output: Annotated[
         Format | None, typer.Option(help="Default: table on a terminal, json elsewhere.")

@@ -1,31 +1,43 @@
 """`airloom serve`: one node, by default with every role on the embedded defaults, until it is told to stop.
 
 Rules: it says that it is ready in one line on stdout, once everything is open; what it cannot use it says in
-one line on stderr, with the fix, and ends with 78 (EX_CONFIG) before anything is half-written.
+one line on stderr, with the fix, and ends with 78 (EX_CONFIG) before anything is half-written. What it writes
+is its own user's alone, and no secret is among what it says.
 """
 
 import asyncio
 import gc
 import json
+import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import uvloop
 from aiohttp import web
 
 from core.adapters.clock import SystemClock
+from core.adapters.own_socket import listening
 from core.app.adapters import default_adapters
 from core.app.node import Node
-from core.app.serving import first_run, make_api, make_control_channel, make_identity, make_telemetry
+from core.app.serving import add_metrics, make_api, make_control_channel, make_customers, make_telemetry
 from core.config import Config
-from core.config_file import load
+from core.config_file import exposed, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable
 
 UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tells why)"
-LABELS = {"roles": "roles", "api": "API", "gtp_c": "GTP-C", "gtp_u": "GTP-U", "edge": "device edge"}
+LABELS = {
+    "roles": "roles",
+    "api": "API",
+    "metrics": "metrics",
+    "gtp_c": "GTP-C",
+    "gtp_u": "GTP-U",
+    "edge": "device edge",
+}
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 DRAIN_S = 20.0
 GC_THRESHOLDS = (3_000, 4, 1_000)
@@ -35,8 +47,11 @@ in small parts, and what was read back never (``gc.freeze``)."""
 
 def serve(config_file: Path | None, *, roles: Sequence[str] = (), as_json: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
+    os.umask(0o077)
     try:
         config = load(config_file, roles=roles)
+        if complaint := exposed(config_file):
+            _tell(complaint)
         return uvloop.run(_serve(config, lambda: load(config_file, roles=roles), as_json=as_json))
     except ConfigurationError as error:
         return _end(EX_CONFIG, str(error))
@@ -54,33 +69,40 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         adapters = await open_parts.enter_async_context(default_adapters(config))
         node = Node(config=config, adapters=adapters, tell=_tell)
         open_parts.push_async_callback(node.aclose)
-        telemetry = make_telemetry(node)
+        customers = make_customers(config, adapters, node)
+        telemetry = make_telemetry(node, customers)
 
         async def reload() -> list[str]:
             return node.reload(await asyncio.to_thread(load_again))
 
+        channel = partial(
+            make_control_channel, config, adapters, node, customers, drain=stopped.set, reload=reload
+        )
         if config.control.contact:
-            channel = make_control_channel(
-                config, adapters, node, telemetry, drain=stopped.set, reload=reload
-            )
-            await _listen(open_parts, channel, "control", config.control.host, config.control.port)
+            await _listen(open_parts, channel(), "control", config.control.host, config.control.port)
+        own = channel(is_own=True)
+        add_metrics(own, telemetry)
+        listener = await asyncio.to_thread(listening, config.node.data_dir)
+        await _listen_on(open_parts, own, listener)
+        if config.metrics.port:
+            metrics = web.Application()
+            add_metrics(metrics, telemetry)
+            await _listen(open_parts, metrics, "metrics", config.metrics.host, config.metrics.port)
         gc.collect()
         gc.disable()  # what is read back stays: to go through it again and again is half the time of a start
         recovered = await node.start()
         for lost in node.lost_counts:
             _tell(lost)
-        owner: dict[str, str] = {}
         if "api" in config.node.roles:
-            identity = make_identity(adapters)
-            owner = await first_run(adapters, identity)
-            application = make_api(config, adapters, node, identity, telemetry)
+            application = make_api(config, adapters, node, customers, telemetry)
             await _listen(open_parts, application, "api", config.api.host, config.api.port)
         gc.freeze()
         gc.enable()
         gc.set_threshold(*GC_THRESHOLDS)
         running = asyncio.create_task(node.run())
         entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
-        _say_ready(config, recovered, owner, entries, as_json=as_json)
+        is_new = not (await adapters.store.accounts.open_operators(limit=1)).items
+        _say_ready(config, recovered, entries, is_new=is_new, as_json=as_json)
         waiting = asyncio.create_task(stopped.wait())
         reloading = asyncio.create_task(_reload_on(hung_up, reload))
         open_parts.push_async_callback(_cancel, reloading)
@@ -146,9 +168,7 @@ def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 async def _listen(
     open_parts: AsyncExitStack, application: web.Application, section: str, host: str, port: int
 ) -> None:
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
-    open_parts.push_async_callback(runner.cleanup)
-    await runner.setup()
+    runner = await _runner(open_parts, application)
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
@@ -158,22 +178,35 @@ async def _listen(
         ) from error
 
 
+async def _listen_on(
+    open_parts: AsyncExitStack, application: web.Application, listener: socket.socket
+) -> None:
+    await web.SockSite(await _runner(open_parts, application), listener).start()
+
+
+async def _runner(open_parts: AsyncExitStack, application: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    open_parts.push_async_callback(runner.cleanup)
+    await runner.setup()
+    return runner
+
+
 def _tell(line: str) -> None:
     at = SystemClock().now().isoformat(timespec="milliseconds")
     sys.stderr.write(f"{at} airloom serve: {line}\n")
     sys.stderr.flush()
 
 
-def _say_ready(config: Config, recovered: int, owner: dict[str, str], entries: str, *, as_json: bool) -> None:
+def _say_ready(config: Config, recovered: int, entries: str, *, is_new: bool, as_json: bool) -> None:
     served = _served(config, entries)
     if as_json:
-        facts: dict[str, object] = {"ready": True, **served, "sessions": recovered}
-        lines = [json.dumps(facts | ({"first_run": owner} if owner else {}))]
+        lines = [json.dumps({"ready": True, **served, "sessions": recovered, "is_new": is_new})]
     else:
         told = "; ".join(f"{LABELS[what]} {where}" for what, where in served.items())
         folder = config.node.data_dir.absolute()
         lines = [f"ready: {told}; {recovered} sessions read back; data in {folder}"]
-        lines += [f"first run, told once: {name} {value}" for name, value in owner.items()]
+        if is_new:
+            lines.append("no operator yet; make one: airloom operators create --email you@example.com")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
 
@@ -184,6 +217,8 @@ def _served(config: Config, entries: str) -> dict[str, str]:
     facts = {"roles": ", ".join(roles)}
     if "api" in roles:
         facts["api"] = f"http://{config.api.host}:{config.api.port}"
+    if config.metrics.port:
+        facts["metrics"] = f"http://{config.metrics.host}:{config.metrics.port}/metrics"
     if "gateway" in roles:
         addresses = [each.addresses for each in config.holdable]
         facts["gtp_c"] = ", ".join(f"{each[0]}:{gateway.control_port}" for each in addresses)

@@ -10,7 +10,7 @@ from core.config.base import Section
 from core.config.customers import ApiConfig, BillingConfig, UsageConfig
 from core.config.edge import EdgeConfig
 from core.config.gateway import GatewayConfig, VirtualGatewayConfig
-from core.config.node import ROLE_OF_DOOR, ROLES, ControlConfig, Door, NodeConfig, Role
+from core.config.node import ROLE_OF_DOOR, ROLES, ControlConfig, Door, MetricsConfig, NodeConfig, Role
 from core.config.peers import PeerConfig, RefusalConfig
 from core.config.radius import RadiusClient, RadiusConfig
 from core.config.storage import ObjectsConfig, StoreConfig, StreamConfig
@@ -28,6 +28,7 @@ __all__ = [
     "Door",
     "EdgeConfig",
     "GatewayConfig",
+    "MetricsConfig",
     "NodeConfig",
     "ObjectsConfig",
     "PeerConfig",
@@ -59,6 +60,7 @@ class Config(Section):
     api: ApiConfig = ApiConfig()
     usage: UsageConfig = UsageConfig()
     billing: BillingConfig = BillingConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     def doors_of(self, gateway: VirtualGatewayConfig) -> frozenset[Door]:
         """The doors that are open: RADIUS is closed as long as it has no clients."""

@@ -3,6 +3,7 @@
 Rule: an unknown key is an error that names it (``core.config_file``).
 """
 
+from ipaddress import ip_address
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -19,3 +20,11 @@ class Section(BaseModel):
     """A table of the configuration: immutable, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this host reaches what listens there; of a name only ``localhost`` is known."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

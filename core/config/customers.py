@@ -1,23 +1,37 @@
 """The customer API, metering and the tariff."""
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
-from core.config.base import Port, Section
+from core.config.base import Port, Section, is_loopback
 
 
 class ApiConfig(Section):
     """The customer API.
 
-    ``sandbox`` adds SORACOM's sandbox operations (no payment, SIMs from nothing); the SIMs get IMSIs of
-    ``sandbox_plmn`` (MCC and MNC; 00101 is the test network).
+    ``sandbox`` adds SORACOM's sandbox operations, which give whoever reaches the API an account and SIMs from
+    nothing; so beyond loopback ``sandbox_exposed`` must say that it is meant. The SIMs get IMSIs of
+    ``sandbox_plmn`` (MCC and MNC; 00101 is the test network). ``proxies`` are the load balancers whose
+    X-Forwarded-For says where a request comes from: wrong passwords are bounded by source.
     """
 
     host: str = "127.0.0.1"
     port: Port = 8_080
-    sandbox: bool = True
+    sandbox: bool = False
+    sandbox_exposed: bool = False
     sandbox_plmn: Annotated[str, StringConstraints(pattern=r"^[0-9]{5,6}$")] = "00101"
+    proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1_000)] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "ApiConfig":
+        if self.sandbox and not self.sandbox_exposed and not is_loopback(self.host):
+            raise ValueError(
+                f"sandbox: gives an account and SIMs to whoever reaches {self.host}; turn it off, set"
+                " api.host to a loopback address, or say with api.sandbox_exposed = true that it is meant"
+            )
+        return self
 
 
 class UsageConfig(Section):

@@ -41,7 +41,9 @@ class NodeConfig(Section):
 class ControlConfig(Section):
     """The channel between nodes, and what load balancers ask (``/healthz``, ``/readyz``).
 
-    Open when ``secret``, which all nodes share, is set; ``host`` is where the other nodes reach this one.
+    Open when ``secret``, which all nodes share, is set; ``host`` is where the other nodes reach this one. An
+    operator on this host needs none of it: ``airloom node``, ``gateway``, ``operators`` and ``sims import``
+    find the socket in ``node.data_dir``.
     """
 
     host: str = "127.0.0.1"
@@ -59,3 +61,14 @@ class ControlConfig(Section):
     def contact(self) -> str:
         """Where this node is reached; empty when it is not."""
         return f"http://{self.host}:{self.port}" if self.secret.get_secret_value() else ""
+
+
+class MetricsConfig(Section):
+    """Where Prometheus finds ``/metrics``, without credentials; ``port`` 0: nowhere.
+
+    They name partners and count what happens, so they are on no customer's port: open them to the network
+    that scrapes alone.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 9_464

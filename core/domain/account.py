@@ -1,6 +1,7 @@
 """A customer's account: operator, auth keys, group.
 
-Rules: secrets are kept as digests only; ``operator_id`` is ``OP`` and ten digits.
+Rules: secrets are kept as digests only; ``operator_id`` is ``OP`` and ten digits. An operator is closed,
+never removed, so that what its SIMs used stays somebody's.
 """
 
 from collections.abc import Mapping
@@ -11,16 +12,23 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A customer (the contract's operator). ``password_hash`` is argon2id, empty when none is set."""
+    """A customer (the contract's operator). ``password_hash`` is argon2id, empty when none is set.
+
+    ``generation`` rises with each change of the password: tokens of an earlier one are refused.
+    ``is_listed``: written by a version that lists operators.
+    """
 
     operator_id: str
     email: str
     created: datetime
     modified: datetime
-    password_hash: str = ""
+    password_hash: str = field(default="", repr=False)
     description: str = ""
     currency: str = "USD"
     version: int = 0
+    generation: int = 0
+    closed: datetime | None = None
+    is_listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,7 @@ class AuthKey:
 
     auth_key_id: str
     operator_id: str
-    secret_sha256: str
+    secret_sha256: str = field(repr=False)
     created: datetime
     user_name: str = ""
 
@@ -42,7 +50,8 @@ class Group:
     operator_id: str
     created: datetime
     modified: datetime
-    configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """May hold a password for CHAP (``SoracomAir.authentication``)."""
     tags: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
 

@@ -16,12 +16,16 @@ class AuditAction(Enum):
     COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
     RECORDS_SKIPPED = "records_skipped"  # a reader passed over records or rows that it can never read
     LATE_USAGE = "late_usage"  # usage came after its month was closed, and is in no bill
+    GUESSED = "guessed"  # a credential or secret was wrong too often
+    OPERATOR_CREATED = "operator_created"
+    OPERATOR_CLOSED = "operator_closed"
+    SIMS_IMPORTED = "sims_imported"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. actor is a node, subject a virtual gateway, an operator or a source; detail is for
-    people.
+    """One line. ``actor`` is a node; ``subject`` a virtual gateway, an operator, a source of records or of
+    guesses; ``detail`` is for people.
     """
 
     entry_id: str

@@ -39,7 +39,6 @@ class RequestRefusal(Enum):
     NOT_FOUND = "not_found"
     INVALID_FIELD = "invalid_field"
     BODY_TOO_LARGE = "body_too_large"
-    WRONG_REGISTRATION_SECRET = "wrong_registration_secret"  # noqa: S105 - a reason's name
     ALREADY_REGISTERED = "already_registered"
     ALREADY_EXISTS = "already_exists"
     INVALID_TRANSITION = "invalid_transition"

@@ -22,13 +22,18 @@ class Passwords(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """What an API token says. ``api_key_sha256`` is the hex digest of the API key it was given out with."""
+    """What an API token says. ``api_key_sha256`` is the hex digest of the API key it was given out with.
+
+    ``generation`` is the operator's when it was made, ``auth_key_id`` the key that it was made by, if one.
+    """
 
     token_id: str
     operator_id: str
     api_key_sha256: str
     issued: datetime
     expires: datetime
+    generation: int = 0
+    auth_key_id: str = ""
 
 
 class Tokens(Protocol):

@@ -66,11 +66,14 @@ class Accounts(Protocol):
         ...
 
     async def put_operator(self, operator: Operator) -> Operator:
-        """Write if the stored version is ``operator.version`` (0: none stored); returns it with the next."""
+        """Write if the stored version is ``operator.version`` (0: none stored); returns it with the next.
+
+        One that is closed no longer has its e-mail address; repeating the put finishes what a crash left.
+        """
         ...
 
-    async def delete_operator(self, operator_id: str) -> None:
-        """Remove the operator and its e-mail address; its SIMs stay."""
+    async def open_operators(self, *, after: str = "", limit: int = 100) -> Page[Operator]:
+        """Those that are not closed, by id; of one of an earlier version, from its next change on."""
         ...
 
     async def auth_key(self, auth_key_id: str) -> AuthKey | None:
@@ -103,6 +106,20 @@ class Sims(Protocol):
 
     async def get(self, sim_id: str) -> Sim | None:
         """By SIM id (primary ICCID)."""
+        ...
+
+    async def get_many(self, sim_ids: Sequence[str]) -> Sequence[Sim | None]:
+        """The same of several, in their order."""
+        ...
+
+    async def count_of_operator(self, operator_id: str) -> int:
+        """How many SIMs an operator has, or, when it is empty, how many are in stock; beyond ``PAGE_MAX``:
+        one more than that.
+        """
+        ...
+
+    async def put_new(self, sims: Sequence[Sim]) -> Sequence[Sim | None]:
+        """Each as ``put`` would, side by side; ``None`` in the place of one whose id or IMSI is taken."""
         ...
 
     async def sim_id_of_imsi(self, imsi: str) -> str | None:

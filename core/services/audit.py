@@ -1,4 +1,4 @@
-"""What is written into the audit: gateways and what they counted, what was passed over or is in no bill."""
+"""What is written into the audit: gateways, their counts, what was passed over, operators, SIMs, guesses."""
 
 from core.domain.audit import AuditAction, AuditEntry
 from core.domain.gateway import GatewayLease
@@ -43,6 +43,22 @@ class AuditTrail:
     async def late_usage(self, operator_id: str, detail: str) -> None:
         """Usage that came after its month was closed."""
         await self._record(AuditAction.LATE_USAGE, operator_id, detail)
+
+    async def guessed(self, subject: str, detail: str) -> None:
+        """A credential or a secret was wrong too often."""
+        await self._record(AuditAction.GUESSED, subject, detail)
+
+    async def operator_created(self, operator_id: str) -> None:
+        """Over the control channel."""
+        await self._record(AuditAction.OPERATOR_CREATED, operator_id, "over the control channel")
+
+    async def operator_closed(self, operator_id: str) -> None:
+        """Its SIMs are terminated."""
+        await self._record(AuditAction.OPERATOR_CLOSED, operator_id, "and its SIMs terminated")
+
+    async def sims_imported(self, operator_id: str, count: int) -> None:
+        """Of one operator, or into the stock."""
+        await self._record(AuditAction.SIMS_IMPORTED, operator_id or "stock", f"{count} SIMs")
 
     async def _record(self, action: AuditAction, subject: str, detail: str) -> None:
         entry_id, now = self._ids.next(), self._clock.now()

@@ -104,6 +104,9 @@ class Authoriser:
         sim = terms.sim
         if not terms.may_connect:
             raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
+        operator = await self._store.accounts.operator(sim.operator_id)
+        if operator is not None and operator.closed is not None:
+            raise Refused(AttachRefusal.SIM_TERMINATED, "its operator is closed")
         if terms.is_locked_out(request.imei):
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
         apn = self.apn(request.apn)

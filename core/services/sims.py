@@ -12,7 +12,7 @@ Rules:
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
@@ -50,7 +50,7 @@ class InStock:
     """A SIM nobody registered yet, and the secret that registers it; the secret is told this once."""
 
     sim: Sim
-    registration_secret: str
+    registration_secret: str = field(repr=False)
 
 
 class Sims:
@@ -95,7 +95,7 @@ class Sims:
         sim_id = await self._store.sims.sim_id_of_imsi(imsi)
         sim = await self._store.sims.get(sim_id) if sim_id else None
         if sim is None or sim.operator_id not in ("", operator_id):
-            raise _no_such_sim()
+            raise _not_to_register()
         return sim.sim_id
 
     async def page(
@@ -114,6 +114,10 @@ class Sims:
             after=after,
             limit=limit,
         )
+
+    async def count(self, operator_id: str) -> int:
+        """How many it has, or are in stock; beyond ``PAGE_MAX`` one more than that."""
+        return await self._store.sims.count_of_operator(operator_id)
 
     async def with_static_address(self, operator_id: str, *, after: str, limit: int) -> Page[Sim]:
         """The operator's SIMs that have a static address, by address."""
@@ -179,18 +183,18 @@ class Sims:
         group_id: str = "",
         tags: Mapping[str, str] | None = None,
     ) -> Sim:
-        """Make a SIM in stock the operator's own, by showing its secret."""
+        """Make a SIM in stock the operator's own, by showing its secret.
+
+        A SIM that is not there, one of another operator and a wrong secret are refused in the same words.
+        """
         check_tags(tags or {})
         await self._check_group(operator_id, group_id)
         for _ in range(CHANGE_TRIES_MAX):
             sim = await self._store.sims.get(sim_id)
             if sim is not None and sim.operator_id == operator_id:
                 raise Refused(RequestRefusal.ALREADY_REGISTERED, "The SIM is registered already.")
-            if sim is None or sim.operator_id:
-                raise _no_such_sim()
-            digest = hashlib.sha256(secret.encode()).hexdigest()
-            if not hmac.compare_digest(digest, sim.registration_secret_sha256):
-                raise Refused(RequestRefusal.WRONG_REGISTRATION_SECRET, "Wrong registration secret.")
+            if sim is None or sim.operator_id or not _fits(secret, sim):
+                raise _not_to_register()
             registered = replace(
                 sim,
                 operator_id=operator_id,
@@ -219,6 +223,15 @@ class Sims:
         if sim.status in CUTS_SESSION:
             await self._control.end_sessions_of(sim_id, CloseReason.CUSTOMER)
         return sim
+
+    async def end(self, operator_id: str, sim_id: str) -> None:
+        """Terminate it for good, protected or not, with its sessions."""
+
+        def changed(sim: Sim) -> Sim:
+            return replace(sim, status=SimStatus.TERMINATED, static_address=None)
+
+        await self._change(operator_id, sim_id, changed)
+        await self._control.end_sessions_of(sim_id, CloseReason.CUSTOMER)
 
     async def set_termination(self, operator_id: str, sim_id: str, *, enabled: bool) -> Sim:
         """Take the protection from termination away, or put it back."""
@@ -349,6 +362,15 @@ class Sims:
 
 def _no_such_sim() -> Refused:
     return Refused(RequestRefusal.NOT_FOUND, "No such SIM found.")
+
+
+def _not_to_register() -> Refused:
+    return Refused(RequestRefusal.NOT_FOUND, "No SIM in stock has this id and registration secret.")
+
+
+def _fits(secret: str, sim: Sim) -> bool:
+    digest = hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+    return hmac.compare_digest(digest, sim.registration_secret_sha256)
 
 
 def _next_status(sim: Sim, event: SimEvent) -> SimStatus:

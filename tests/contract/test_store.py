@@ -53,7 +53,7 @@ def as_port(store: Store) -> Store:
 async def test_an_operator_is_found_by_id_and_address(world: World) -> None:
     accounts = as_port(world.store).accounts
     stored = await accounts.put_operator(OPERATOR_1)
-    assert stored == replace(OPERATOR_1, version=1)
+    assert stored == replace(OPERATOR_1, version=1, is_listed=True)
     await world.reopen()
     accounts = world.store.accounts
     assert await accounts.operator("OP0000000001") == stored
@@ -74,16 +74,48 @@ async def test_an_address_belongs_to_one_operator(world: World) -> None:
     await accounts.put_operator(replace(OPERATOR_2, email="root@example.com"))
 
 
-async def test_a_deleted_operator_frees_its_address(world: World) -> None:
+async def test_a_closed_operator_stays_and_frees_its_address(world: World) -> None:
     accounts = world.store.accounts
-    await accounts.put_operator(OPERATOR_1)
+    stored = await accounts.put_operator(OPERATOR_1)
     await world.store.sims.put(sim_of(1, operator_id="OP0000000001"))
+    assert [each.operator_id for each in (await accounts.open_operators()).items] == ["OP0000000001"]
     for _ in range(2):
-        await accounts.delete_operator("OP0000000001")
-    assert await accounts.operator("OP0000000001") is None
+        stored = await accounts.put_operator(replace(stored, closed=NOW))
+    assert await accounts.operator("OP0000000001") == stored
     assert await accounts.operator_id_of_email("root@example.com") is None
+    assert (await accounts.open_operators()).items == ()
     assert len((await world.store.sims.of_operator("OP0000000001")).items) == 1
     await accounts.put_operator(replace(OPERATOR_2, email="root@example.com"))
+    assert [each.operator_id for each in (await accounts.open_operators()).items] == ["OP0000000002"]
+
+
+async def test_operators_are_listed_in_pages(world: World) -> None:
+    accounts = world.store.accounts
+    ids = [f"OP000000000{number}" for number in range(5)]
+    for number, operator_id in enumerate(ids):
+        await accounts.put_operator(Operator(operator_id, f"{number}@example.com", NOW, NOW))
+    first = await accounts.open_operators(limit=2)
+    rest = await accounts.open_operators(after=first.next_key, limit=3)
+    assert [each.operator_id for each in (*first.items, *rest.items)] == ids
+    assert rest.next_key == ""
+
+
+async def test_new_sims_are_put_side_by_side_and_who_comes_second_is_refused(world: World) -> None:
+    sims = world.store.sims
+    one, two, three = (sim_of(number) for number in (1, 2, 3))
+    await sims.put(one)
+    thief = replace(three, sim_id="8981100000000000099", subscribers=one.subscribers)
+    twice = replace(three, sim_id="8981100000000000098")
+    stored = await sims.put_new([one, two, thief, three, twice])
+    assert [sim and (sim.sim_id, sim.version) for sim in stored] == [
+        None, (two.sim_id, 1), None, (three.sim_id, 1), None,
+    ]  # fmt: skip
+    await world.reopen()
+    sims = world.store.sims
+    assert await sims.get_many([two.sim_id, thief.sim_id, three.sim_id]) == [stored[1], None, stored[3]]
+    assert await sims.sim_id_of_imsi(one.imsi) == one.sim_id
+    assert await sims.sim_id_of_imsi(two.imsi) == two.sim_id
+    assert [sim.sim_id for sim in (await sims.of_operator(two.operator_id)).items].count(two.sim_id) == 1
 
 
 async def test_auth_keys(world: World) -> None:

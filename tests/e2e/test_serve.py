@@ -13,12 +13,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
+from core.adapters.own_socket import reachable
+from core.services.guesses import BOUNDS, Guess
 from core.telemetry import Metric
-from loadtest.customer import Customer
+from loadtest.customer import ApiError, Customer
 from loadtest.parts.namespaces import why_not
 from loadtest.peers.gtp import Refusal
 from loadtest.peers.nas import Nas
@@ -52,12 +55,13 @@ def run_serve(folder: Path, *arguments: str, **environment: str) -> "subprocess.
             "AIRLOOM_NODE__DATA_DIR": str(folder / "var"),
             "AIRLOOM_GATEWAY__ADDRESS": free_gateway_address(),
             "AIRLOOM_API__PORT": str(free_tcp_port("127.0.0.1", 0)),
+            "AIRLOOM_METRICS__PORT": "0",
             **environment,
         },
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=120,
     )
 
 
@@ -173,6 +177,7 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             await phones.start_programs(("tcp",))
             assert await phone.say(b"hello")
             await asyncio.to_thread(_bombard, served.gateway_address)
+            await guess_keys(customer)
             assert await still_metrics(served) == set()
 
             await customer.call("POST", f"/sims/{sim_id}/suspend")
@@ -191,6 +196,16 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             await phones.aclose()
     finally:
         assert await served.stop() == 0
+
+
+async def guess_keys(customer: Customer) -> None:
+    """Until it is stopped."""
+    statuses = []
+    for _ in range(BOUNDS[Guess.AUTH_KEY]["both"].tries + 1):
+        with pytest.raises(ApiError) as caught:
+            await customer.call("POST", "/auth", {"authKeyId": "keyId-1", "authKey": "secret-1"})
+        statuses.append(caught.value.status)
+    assert statuses == [401] * (len(statuses) - 1) + [429]
 
 
 async def still_metrics(served: Served) -> set[str]:
@@ -260,9 +275,9 @@ def _bombard(address: str) -> None:
 def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
     ended = run_serve(tmp_path, AIRLOOM_API__PROT="1")
     assert ended.returncode == 78
-    assert (
-        ended.stderr
-        == "airloom serve: api.prot: unknown key; known here: host, port, sandbox, sandbox_plmn\n"
+    assert ended.stderr == (
+        "airloom serve: api.prot: unknown key; known here: host, port, sandbox, sandbox_exposed,"
+        " sandbox_plmn, proxies\n"
     )
     assert not (tmp_path / "var").exists()
 
@@ -325,6 +340,69 @@ async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path, ro
     assert ended.returncode == 78
     assert len(ended.stderr.splitlines()) == 1
     assert "in use by another process; stop it, or give each node its own" in ended.stderr
+
+
+async def test_what_a_node_keeps_and_says_is_its_operators_alone(tmp_path: Path) -> None:
+    """No file that others can read, no secret in what it prints, no metrics and no accounts for customers."""
+    metrics_port = free_tcp_port("127.0.0.1", 0)
+    served = served_in(
+        tmp_path,
+        AIRLOOM_API__SANDBOX="false",
+        AIRLOOM_METRICS__PORT=str(metrics_port),
+        AIRLOOM_CONTROL__SECRET=SHARED,
+    )
+    served.control_port = free_tcp_port("127.0.0.1", 0)
+    await served.start()
+    try:
+        told = _airloom("operators", "create", "--email", "a@b.c", **served.variables)
+        made = json.loads(told)
+        async with Customer(served.endpoint) as customer, aiohttp.ClientSession() as http:
+            await customer.sign_in(made["auth_key_id"], made["auth_key"])
+            assert await customer.call("GET", "/sims") == []
+            exported = await customer.month_csv("202601")
+            assert exported.startswith(b"\xef\xbb\xbf")
+            with pytest.raises(ApiError, match="is not offered"):
+                await customer.sign_up("b@b.c", "Aa1-no-sandbox-here")
+            for url, status in (
+                (f"{served.endpoint}/metrics", 404),
+                (f"http://127.0.0.1:{served.control_port}/metrics", 404),
+                (f"http://127.0.0.1:{served.control_port}/control/operators", 401),
+                (f"http://127.0.0.1:{metrics_port}/metrics", 200),
+                (f"http://127.0.0.1:{metrics_port}/control/operators", 404),
+            ):
+                async with http.get(url) as answer:
+                    assert answer.status == status, url
+        await served.kill()
+        await served.start()
+        readable = await asyncio.to_thread(_readable_by_others, served.data_dir)
+        assert readable == []
+        said = await asyncio.to_thread((served.data_dir / "serve.log").read_text)
+        assert made["auth_key"] not in said + served.entries
+        assert SHARED not in said + served.entries
+        if os.getuid() == 0:  # only then there is somebody else to try
+            assert await asyncio.to_thread(_nobody_reaches, served.data_dir) == "PermissionError"
+    finally:
+        assert await served.stop() == 0
+
+
+SHARED = "the secret of all nodes here"
+
+
+def _readable_by_others(folder: Path) -> list[str]:
+    """The log is the harness's, not the node's."""
+    found = [path for path in (folder, *folder.rglob("*")) if path.name != "serve.log"]
+    assert len(found) > 10
+    return [str(path) for path in found if not path.is_symlink() and path.stat().st_mode & 0o077]
+
+
+def _nobody_reaches(folder: Path) -> str:
+    script = (
+        "import os, socket, sys; os.setgid(65534); os.setuid(65534); own = socket.socket(socket.AF_UNIX)\n"
+        "try: own.connect(sys.argv[1])\nexcept OSError as error: print(type(error).__name__)"
+    )
+    with reachable(folder) as address:
+        command = [sys.executable, "-c", script, address]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 async def test_sighup_has_the_configuration_read_again(tmp_path: Path) -> None:

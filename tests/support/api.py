@@ -28,11 +28,15 @@ from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim
 from core.domain.values import replace
 from core.errors import Unavailable
+from core.services.audit import AuditTrail
 from core.services.exports import Exports
 from core.services.groups import Groups
+from core.services.guesses import Guesses
 from core.services.identity import Identity
+from core.services.operators import Operators
 from core.services.sims import Sims
 from core.services.stats import Stats
+from core.services.stock import Stock
 from tests.contract.stores import SetClock, event_of, session_of
 
 KEY = b"k" * 32
@@ -87,6 +91,7 @@ class ApiWorld:
     control: StoreControl
     objects: MemoryObjectStore
     services: ApiServices
+    stock: Stock
     answers: list[tuple[str, int]] = field(default_factory=list)
 
     async def connect(self, sim: Sim, number: int = 1) -> SessionEvent:
@@ -107,15 +112,22 @@ def make_world(*, sandbox: bool = True) -> ApiWorld:
     objects = MemoryObjectStore()
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     answers: list[tuple[str, int]] = []
+    audit = AuditTrail(audit=store.audit, clock=clock, entropy=entropy, actor="node-1")
+    guesses = Guesses(clock=clock, audit=audit.guessed)
+    identity = Identity(
+        accounts=store.accounts,
+        passwords=Argon2Passwords(hasher=cheap),
+        tokens=JwtTokens(key=KEY),
+        guesses=guesses,
+        clock=clock,
+        entropy=entropy,
+    )
+    sims = Sims(store=store, control=control, clock=clock, entropy=entropy, static_pool=STATIC_POOL)
     services = ApiServices(
-        identity=Identity(
-            accounts=store.accounts,
-            passwords=Argon2Passwords(hasher=cheap),
-            tokens=JwtTokens(key=KEY),
-            clock=clock,
-            entropy=entropy,
-        ),
-        sims=Sims(store=store, control=control, clock=clock, entropy=entropy, static_pool=STATIC_POOL),
+        identity=identity,
+        sims=sims,
+        operators=Operators(store=store, identity=identity, sims=sims, audit=audit),
+        guesses=guesses,
         groups=Groups(store=store, control=control, clock=clock, entropy=entropy),
         stats=Stats(usage=store.usage, clock=clock),
         billing=BillingService(
@@ -131,7 +143,8 @@ def make_world(*, sandbox: bool = True) -> ApiWorld:
         is_ready=lambda: True,
         on_answer=lambda operation_id, status: answers.append((operation_id, status)),
     )
-    return ApiWorld(clock, store, control, objects, services, answers)
+    stock = Stock(store=store, clock=clock, audit=audit)
+    return ApiWorld(clock, store, control, objects, services, stock, answers)
 
 
 @dataclass(frozen=True)
@@ -178,6 +191,14 @@ class Tenant:
         answer = await self.call("GET", path, **query)
         assert answer.status == 200, answer
         return answer.body
+
+    async def sign_in(self, password: str = PASSWORD) -> None:
+        answer = await self.call("POST", "/auth", {"email": self.email, "password": password})
+        assert answer.status == 200, answer
+        self.headers = {
+            "X-Soracom-API-Key": answer.body["apiKey"],
+            "X-Soracom-Token": answer.body["token"],
+        }
 
     async def sign_up(self, email: str) -> None:
         keys = {"authKeyId": "keyId-x", "authKey": "secret-x"}

@@ -9,16 +9,17 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from core.adapters.peers import HttpPeers, NoPeers
-from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.api.control import ControlServices, make_control
+from core.api.customers import CustomerOperations
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.sim import Sim
 from core.errors import Unavailable
 from core.ports.peers import Peers
 from core.services.control import ClusterControl
-from tests.contract.stores import SetClock, event_of, session_of, sim_of
+from tests.contract.stores import event_of, session_of, sim_of
+from tests.support.api import make_world
 
 SECRET = "the secret of all nodes"
 
@@ -75,11 +76,13 @@ async def no_bills() -> dict[str, object]:
 
 @asynccontextmanager
 async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
-    clock, here, there = SetClock(), Asked(), Asked()
-    store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
+    here, there, world = Asked(), Asked(), make_world()
+    clock, store = world.clock, world.store
     services = ControlServices(
         name="there",
         secret=SECRET,
+        guesses=world.services.guesses,
+        customers=CustomerOperations(world.services.operators, world.stock),
         gateways=dict,
         fences=dict,
         is_ready=lambda: True,

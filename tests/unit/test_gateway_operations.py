@@ -14,7 +14,7 @@ from aiohttp import web
 
 from core.api.control import TraceQuery
 from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
-from core.app.serving import make_control_channel, make_telemetry
+from core.app.serving import add_metrics, make_control_channel, make_customers, make_telemetry
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
@@ -66,19 +66,16 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
     await stage._make_sims()
     config = Config(control=ControlConfig.model_validate({"secret": SECRET}))
     async with AsyncExitStack() as stack:
-        telemetry, found = make_telemetry(stage.node), Watched(stage, stack)
+        adapters = stage._adapters(stage._life, "x")
+        customers, found = make_customers(config, adapters, stage.node), Watched(stage, stack)
 
         async def reload() -> list[str]:
             return stage.node.reload(found.wanted)
 
         channel = make_control_channel(
-            config,
-            stage._adapters(stage._life, "x"),
-            stage.node,
-            telemetry,
-            drain=lambda: None,
-            reload=reload,
+            config, adapters, stage.node, customers, drain=lambda: None, reload=reload
         )
+        add_metrics(channel, make_telemetry(stage.node, customers))
         runner = web.AppRunner(channel, shutdown_timeout=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -137,7 +137,7 @@ async def test_a_sim_is_registered_once_and_by_its_secret() -> None:
         made = (await one.call("POST", "/sandbox/subscribers/create", {})).body
         path = f"/subscribers/{made['imsi']}/register"
         wrong = await one.call("POST", path, {"registrationSecret": "not this"})
-        assert (wrong.status, wrong.body["code"]) == (400, "AIR0006")
+        assert (wrong.status, wrong.body["code"]) == (404, "AIR0003"), "as one that is not there"
         right = {"registrationSecret": made["registrationSecret"]}
         assert (await one.call("POST", path, right)).status == 201
         again = await one.call("POST", path, right)

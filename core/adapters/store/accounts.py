@@ -1,7 +1,7 @@
 """Operators, auth keys and logged-out tokens.
 
-Rules: an e-mail address belongs to one operator; a key's index row is written before the key and removed
-after it, and a key that disagrees with its index row is not listed.
+Rules: an e-mail address belongs to one operator that is not closed; the row by which something is listed is
+written before it and removed after it, and what disagrees with such a row is not listed.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,26 @@ from core.adapters.store.engine import (
     Delete,
     Engine,
     Put,
+    Row,
     RowKey,
     microseconds,
 )
-from core.adapters.store.rows import BodyReader, Names, body_of, delete_current, get_row
+from core.adapters.store.rows import BodyReader, Names, body_of, collect_page, get_row
 from core.adapters.store.tables import (
     AUTH_KEY,
     AUTH_KEY_BY_OPERATOR,
     OPERATOR,
     OPERATOR_BY_EMAIL,
+    OPERATOR_OPEN,
     REVOKED_TOKEN,
 )
 from core.domain.account import AuthKey, Operator
 from core.domain.values import replace
 from core.ports.clock import Clock
+from core.ports.store import Page
+
+_ALL = ("all",)
+"""The one partition of those that are open."""
 
 
 class WideAccounts:
@@ -50,24 +56,39 @@ class WideAccounts:
         return await self._emails.owner(email.lower())
 
     async def put_operator(self, operator: Operator) -> Operator:
-        """Bind the address, write the operator, free an address it had before."""
+        """Bind the address, write the operator, free an address it had before or has no more."""
         old = await self.operator(operator.operator_id)
-        stored = replace(operator, version=operator.version + 1)
+        stored = replace(operator, version=operator.version + 1, is_listed=operator.closed is None)
         email = stored.email.lower()
-        binding = await self._emails.bind(email, stored.operator_id, microseconds(self._clock.now()))
         put = Put((), (body_of(stored),), stored.version)
         batch = Batch(OPERATOR, (stored.operator_id,), (put,), Condition((), operator.version))
-        await self._engine.write(*([binding] if binding else []), batch)
+        if stored.closed is not None:
+            await self._engine.write(batch)
+            await self._engine.write(Batch(OPERATOR_OPEN, _ALL, (Delete((stored.operator_id,)),)))
+            await self._emails.unbind(email, stored.operator_id)
+            return stored
+        binding = await self._emails.bind(email, stored.operator_id, microseconds(self._clock.now()))
+        listed = Batch(OPERATOR_OPEN, _ALL, (Put((stored.operator_id,), ()),))
+        await self._engine.write(*([binding] if binding else []), listed, batch)
         if old is not None and old.email.lower() != email:
             await self._emails.unbind(old.email.lower(), stored.operator_id)
         return stored
 
-    async def delete_operator(self, operator_id: str) -> None:
-        """Free the address, then remove the operator: a crash between is mended by repeating."""
-        operator = await self.operator(operator_id)
-        if operator is not None:
-            await self._emails.unbind(operator.email.lower(), operator_id)
-            await delete_current(self._engine, OPERATOR, (operator_id,))
+    async def open_operators(self, *, after: str = "", limit: int = 100) -> Page[Operator]:
+        """In order of id."""
+
+        async def scan(after: str, limit: int) -> Sequence[Row]:
+            return await self._engine.scan(OPERATOR_OPEN, _ALL, above=(after,) if after else (), limit=limit)
+
+        async def resolve(rows: Sequence[Row]) -> Sequence[Operator | None]:
+            found = await self._engine.get(OPERATOR, [RowKey(row.clustering) for row in rows])
+            read = [
+                self._operators.read_optional(row.clustering, there)
+                for row, there in zip(rows, found, strict=True)
+            ]
+            return [each if each is not None and each.closed is None else None for each in read]
+
+        return await collect_page(scan, resolve, after=after, limit=limit)
 
     async def auth_key(self, auth_key_id: str) -> AuthKey | None:
         """By id."""
@@ -116,4 +137,4 @@ class WideAccounts:
 
     async def _has_email(self, operator_id: str, email: str) -> bool:
         operator = await self.operator(operator_id)
-        return operator is not None and operator.email.lower() == email
+        return operator is not None and operator.closed is None and operator.email.lower() == email

@@ -13,7 +13,7 @@ Rules:
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -92,7 +92,7 @@ class CassandraAddress:
     datacenter: str
     port: int = 9_042
     user_name: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
 
 
 class _Accepted:

@@ -5,6 +5,7 @@ of operator that cross, are mended by the next put. The index row of the operato
 An IMSI that was bound stays bound; a static address is freed when its SIM no longer has it.
 """
 
+import asyncio
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
@@ -13,6 +14,7 @@ from core.adapters.store.rows import BodyReader, Names, body_of, collect_page, g
 from core.adapters.store.tables import SIM, SIM_BY_IMSI, SIM_BY_OPERATOR, STATIC_ADDRESS, STATIC_BY_OPERATOR
 from core.domain.sim import Sim
 from core.domain.values import replace
+from core.errors import StaleVersion
 from core.ports.clock import Clock
 from core.ports.store import Page
 
@@ -36,6 +38,37 @@ class WideSims:
         """By SIM id."""
         return self._bodies.read_optional((sim_id,), await get_row(self._engine, SIM, (sim_id,), SIM_ROW))
 
+    async def get_many(self, sim_ids: Sequence[str]) -> Sequence[Sim | None]:
+        """In their order."""
+        found = await self._engine.get(SIM, [RowKey((sim_id,), SIM_ROW) for sim_id in sim_ids])
+        return [self._bodies.read_optional((i,), row) for i, row in zip(sim_ids, found, strict=True)]
+
+    async def count_of_operator(self, operator_id: str) -> int:
+        """Of its index rows, those that a crash left included."""
+        return len(await self._engine.scan(SIM_BY_OPERATOR, _index_of(operator_id)))
+
+    async def put_new(self, sims: Sequence[Sim]) -> Sequence[Sim | None]:
+        """Their IMSIs are looked up in one read; one that somebody has goes the long way of ``put``."""
+        bound = await self._engine.get(SIM_BY_IMSI, [RowKey((sim.imsi,)) for sim in sims])
+        now_us = microseconds(self._clock.now())
+
+        async def add(sim: Sim, *, is_free: bool) -> Sim | None:
+            try:
+                if not is_free or len(sim.subscribers) > 1 or sim.static_address is not None:
+                    return await self.put(sim)
+                stored = replace(sim, version=1)
+                binding = Put((), (sim.sim_id, now_us), 1)
+                await self._engine.write(
+                    Batch(SIM_BY_IMSI, (sim.imsi,), (binding,), Condition((), 0)), *_written(stored, 0)
+                )
+                return stored
+            except StaleVersion:
+                return None
+
+        return await asyncio.gather(
+            *(add(sim, is_free=row is None) for sim, row in zip(sims, bound, strict=True))
+        )
+
     async def sim_id_of_imsi(self, imsi: str) -> str | None:
         """The SIM that has this IMSI."""
         return await self._imsis.owner(imsi)
@@ -48,12 +81,8 @@ class WideSims:
         bindings = [await self._imsis.bind(s.imsi, sim.sim_id, now_us) for s in sim.subscribers]
         if sim.static_address is not None:
             bindings.append(await self._statics.bind(str(sim.static_address), sim.sim_id, now_us))
-        put = Put(SIM_ROW, (body_of(stored),), stored.version)
         await self._engine.write(
-            *[binding for binding in bindings if binding is not None],
-            Batch(SIM_BY_OPERATOR, _index_of(sim.operator_id), (Put((sim.sim_id,), ()),)),
-            *_static_index(sim, is_there=True),
-            Batch(SIM, (sim.sim_id,), (put,), Condition(SIM_ROW, sim.version)),
+            *[binding for binding in bindings if binding is not None], *_written(stored, sim.version)
         )
         if old is not None and old.operator_id != sim.operator_id:
             delete = Delete((sim.sim_id,))
@@ -113,6 +142,16 @@ class WideSims:
     async def _has_imsi(self, sim_id: str, imsi: str) -> bool:
         sim = await self.get(sim_id)
         return sim is not None and any(subscriber.imsi == imsi for subscriber in sim.subscribers)
+
+
+def _written(stored: Sim, version: int) -> list[Batch]:
+    """A SIM and its index rows but those of its IMSIs, if the stored version is ``version``."""
+    put = Put(SIM_ROW, (body_of(stored),), stored.version)
+    return [
+        Batch(SIM_BY_OPERATOR, _index_of(stored.operator_id), (Put((stored.sim_id,), ()),)),
+        *_static_index(stored, is_there=True),
+        Batch(SIM, (stored.sim_id,), (put,), Condition(SIM_ROW, version)),
+    ]
 
 
 def _static_index(sim: Sim, *, is_there: bool) -> list[Batch]:

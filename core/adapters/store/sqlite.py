@@ -375,7 +375,7 @@ def _unavailable(error: sqlite3.DatabaseError) -> Unavailable:
 
 def _open_file(path: Path) -> tuple[int, sqlite3.Connection, sqlite3.Connection]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigurationError(

@@ -90,9 +90,11 @@ _BODY = _texts("body")
 _TEIDS = ("teid_control", "teid_user")
 _BINDING = (*_texts("owner"), *_bigints("bound_us"))
 
-OPERATOR = Table("operator", _texts("operator_id"), (), _BODY)
+OPERATOR = Table("operator", _texts("operator_id"), (), _BODY, hot=())
+OPERATOR_OPEN = Table("operator_open", _texts("part"), _texts("operator_id"), ())
+"""The operators that are not closed, all in one partition: some 30 bytes each."""
 OPERATOR_BY_EMAIL = Table("operator_by_email", _texts("email"), (), _BINDING)
-AUTH_KEY = Table("auth_key", _texts("auth_key_id"), (), _BODY)
+AUTH_KEY = Table("auth_key", _texts("auth_key_id"), (), _BODY, hot=())
 AUTH_KEY_BY_OPERATOR = Table("auth_key_by_operator", _texts("operator_id"), _texts("auth_key_id"), ())
 REVOKED_TOKEN = Table("revoked_token", _texts("token_id"), (), ())
 SIM_GROUP = Table("sim_group", _texts("operator_id"), _texts("group_id"), _BODY, hot=())
@@ -179,6 +181,7 @@ MESSAGE_COUNT = Table("message_count", (*_texts("imsi"), *_bigints("day")), (), 
 
 TABLES = (
     OPERATOR,
+    OPERATOR_OPEN,
     OPERATOR_BY_EMAIL,
     AUTH_KEY,
     AUTH_KEY_BY_OPERATOR,

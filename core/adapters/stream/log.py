@@ -342,7 +342,7 @@ def _open_folder(
     """Take the folder for this process, check that it is the stream that was asked for, open each shard."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigurationError(_cannot_use(folder, error)) from error
     try:

@@ -288,6 +288,8 @@ class HeldGateway:
             address=(self.gateway.address, config.control_port),
             user_address=self.own.user_address,
             sessions=self.sessions,
+            audit=self._audit,
+            gateway_id=self.gateway.gateway_id,
             clock=self._world.clock,
             entropy=self._world.entropy,
             recovery=self.gateway.restart_counter,
@@ -397,6 +399,7 @@ def _partners(config: GatewayConfig) -> list[Partner]:
             echo=each.echo,
             priority=Priority(each.priority),
             user_networks=each.user_networks,
+            may_take_over=each.may_take_over,
         )
         for each in config.peers
     ]

@@ -56,7 +56,9 @@ class Operations:
                 "partner": peer.partner,
                 "address": peer.address,
                 "path": peer.path.path.value,
-                "restart_counter": peer.path.confirmed,
+                "restart_counter": peer.path.restart.known,
+                "restart_counter_heard": peer.path.restart.heard,
+                "restart": peer.path.restart.state.value,
                 "sessions": peer.sessions,
                 "heard_s_ago": _ago(peer.path.heard_at, now),
                 "echo_rtt_ms": None if peer.path.rtt_s is None else round(peer.path.rtt_s * 1_000, 3),
@@ -72,6 +74,8 @@ class Operations:
                 "address": address,
                 "path": path.path.value,
                 "restart_counter": None,
+                "restart_counter_heard": None,
+                "restart": None,
                 "sessions": path.sessions,
                 "heard_s_ago": _ago(path.heard_at, now),
                 "echo_rtt_ms": None if path.rtt_s is None else round(path.rtt_s * 1_000, 3),
@@ -154,6 +158,7 @@ class Operations:
         for held in list(self._node.held.values()):
             theirs = [each.session_id async for each in _each_session(held) if _is_of(held, each, peer)]
             await held.door.end_all(theirs, reason, tell_peer=tell_peer)
+            held.door.forget_peer(peer)
             ended += len(theirs)
         return ended
 

@@ -14,6 +14,8 @@ class AuditAction(Enum):
     TAKEN_OVER = "taken_over"  # a virtual gateway whose holder was gone
     COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
     COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
+    SESSION_TAKEN_OVER = "session_taken_over"  # another partner has it now, or replaced it
+    PEER_RESTARTED = "peer_restarted"  # sessions ended because a peer proved that it restarted
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from gtp.events import Accepted, Rejected, SessionRequested, SessionWish
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
-from tests.support.gtp import APN, SGSN, create_elements, message, session, tlv
+from tests.support.gtp import APN, SGSN, counting, create_elements, message, session, tlv
 
 PREFIX = IPv6Network("2001:db8:0:2::/64")
 IPV6_ADDRESS = IPv6Address("2001:db8:0:2::a80:2").packed
@@ -23,7 +23,7 @@ OFFERS_ALL = replace(APN, pdn_types=frozenset(PdnType))
 
 def gateway(apn: Apn) -> GtpV1Gateway:
     return GtpV1Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, apns=[apn], allowed_peers=[], first_sequence=100
+        address=IPv4Address("127.0.0.1"), recovery=3, apns=[apn], allowed_peers=[], random_bytes=counting(100)
     )
 
 

@@ -260,7 +260,7 @@ class GtpEndpoint(ABC):
         for session in self._changes.due(now):
             self._tell_change(session, now)
         if doubted := tuple(filter(self._is_doubted, self._doubts.due(now))):
-            self._doubt(doubted)
+            self._events.append(SessionsDoubted(doubted))
         shed_after_s = self._timers.shed_after_s
         while (oldest := self._oldest_undecided()) is not None and oldest.received + shed_after_s <= now:
             self._shed.add(self._undecided.popleft())
@@ -310,13 +310,6 @@ class GtpEndpoint(ABC):
         former = Initiated(Procedure.RELEASE_FORMER, context.session_id)
         reason = CloseReason.REPLACED
         self._start(context, former, lambda sequence: self._encode_release(context, sequence, reason), now)
-
-    def doubt(self, session_id: str, now: float, *, is_young: bool) -> None:
-        """Have a session asked about: at once, or if ``is_young`` when its answer must have arrived."""
-        if is_young:
-            self.claims["not_asked"] += not self._doubts.add(session_id, now)
-        else:
-            self._doubt((session_id,))
 
     def forget_peer(self, peer: str) -> None:
         """Know nothing any more of a peer's address, or of those of a partner."""
@@ -514,8 +507,8 @@ class GtpEndpoint(ABC):
             self._contexts.move(session)
         if (tunnel := session.tunnel) is not None:
             self._peers.watch(tunnel.peer_control_address, now)
-            if self._is_doubted(session.session_id):
-                self.doubt(session.session_id, now, is_young=True)
+            if self._is_doubted(session.session_id) and not self._doubts.add(session.session_id, now):
+                self.claims["not_asked"] += 1
 
     def _is_doubted(self, session_id: str) -> bool:
         """Whether its peer asked for it under another restart counter than is known of it: the request may be
@@ -525,10 +518,6 @@ class GtpEndpoint(ABC):
         if context is None or context.peer_restart_counter is None:
             return False
         return self._peers.known_of(context.control_address) not in (None, context.peer_restart_counter)
-
-    def _doubt(self, session_ids: tuple[str, ...]) -> None:
-        self.claims["asked"] += len(session_ids)
-        self._events.append(SessionsDoubted(session_ids))
 
     def _apn_of(self, session: Session) -> Apn:
         """The access point of a session; one that is served no longer tells its devices nothing."""
@@ -658,7 +647,7 @@ class GtpEndpoint(ABC):
             ids = tuple(context.session_id for context in found.lost)
             self._events.append(PeerRestarted(peer, counter, ids, found.older))
         if found.doubted:
-            self._doubt(tuple(context.session_id for context in found.doubted))
+            self._events.append(SessionsDoubted(tuple(context.session_id for context in found.doubted)))
         if found.older > len(found.lost) or found.doubted:
             self._peers.prove_again(peer, now)
         else:

@@ -22,6 +22,7 @@ from core.services.audit import AuditTrail
 from core.services.session_requests import Holder, ModifySession, OpenSession, PeerTunnel
 from core.services.sessions import Sessions
 from gtp.contexts import Context, Contexts
+from gtp.doubts import Heeded, Indicated
 from gtp.endpoint import NO_CAUSES, Causes, GtpEndpoint
 from gtp.events import (
     Accepted,
@@ -111,6 +112,7 @@ class GtpDoor:
         self._timer_changed = asyncio.Event()
         self._t3_response_s, self._patience_s = timers.t3_response_s, timers.patience_s
         self._is_timer_off = True
+        self._indicated = Indicated()
         self._taps: list[Tap] = []
         self._asked: dict[tuple[Access, int], asyncio.Future[DedicatedBearer | None]] = {}
 
@@ -296,7 +298,7 @@ class GtpDoor:
             case PathLost():
                 await self.end_all(event.session_ids, CloseReason.PEER_LOST)
             case SessionsDoubted():
-                self._ask_about(event.session_ids)
+                self.ask_about(event.session_ids)
             case FormerPeer():
                 await self._tell_former(event)
             case SessionUnknown():
@@ -379,21 +381,29 @@ class GtpDoor:
         self._pump()
         await self._on_taken_over(machine, event.asker, event.context)
 
-    def _ask_about(self, session_ids: Sequence[str]) -> None:
-        """Ask peers whether they know sessions, by telling them what is granted; what they do not ends."""
+    def ask_about(self, session_ids: Sequence[str]) -> None:
+        """Ask peers whether they know sessions, by telling them the QoS; what they do not know ends."""
         for session_id in session_ids:
             if (session := self._sessions.open_sessions.get(session_id)) is not None:
-                self._machines[session.access].changed(session, self._clock.monotonic())
+                machine = self._machines[session.access]
+                machine.claims["asked"] += 1
+                machine.changed(session, self._clock.monotonic())
         self._pump()
 
-    def doubt(self, session_id: str) -> None:
-        """Have a session's peer asked whether it knows it; one that was just opened a little later."""
+    def heed_error_indication(self, session_id: str, up_packets: int) -> None:
+        """A session's tunnel is said to be unknown, by whose end ``up_packets`` have come. One that was just
+        opened may not be known there yet: the next packet brings the next indication.
+        """
         session = self._sessions.open_sessions.get(session_id)
-        if session is not None and session.tunnel is not None:
-            is_young = (self._clock.now() - session.opened).total_seconds() < self._patience_s
-            machine = self._machines[session.access]
-            machine.doubt(session_id, self._clock.monotonic(), is_young=is_young)
-            self._pump()
+        if session is None or abs((self._clock.now() - session.opened).total_seconds()) < self._patience_s:
+            return
+        heeded = self._indicated.heed(session_id, up_packets, self._clock.monotonic())
+        if heeded is Heeded.ASK:
+            self.ask_about((session_id,))
+        elif heeded is Heeded.END and self._tasks is not None:
+            self._machines[session.access].claims["ended_by_indications"] += 1
+            ending = self._end_unasked(session_id, CloseReason.REACTIVATE, tell_peer=True)
+            self._tasks.create_task(ending)
 
     def forget_peer(self, peer: str) -> None:
         """Know nothing any more of a peer's address, or of those of a partner."""

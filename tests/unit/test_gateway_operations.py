@@ -453,7 +453,7 @@ async def test_metrics_tell_partners_procedures_causes_paths_and_what_waits(watc
     await sgsn.take_over(context)
     await asyncio.sleep(0.2)
     told = await watched.metrics()
-    assert told[f'airloom_gtp_path_events_total{{{of_v1}event="restart_confirmed"}}'] == 1
+    assert told[f'airloom_gtp_path_events_total{{{of_v1}event="recovery_changed"}}'] == 1
 
 
 async def test_peers_and_apns_are_taken_over_and_sessions_stay(watched: Watched, airloom: Airloom) -> None:

@@ -322,7 +322,8 @@ class World:
             self.retold_rates.late = 0.0
             self.node_clock.skew = timedelta()
             await self._check_ghosts()
-            self._check_accepted()
+            for state in self.sims:
+                self._check_accepted(state)
             await self._go_home()
         await asyncio.sleep(self.plan.quiet_s)
         await self._tell_left_counts()
@@ -382,6 +383,7 @@ class World:
         until = self.clock.monotonic() + self.plan.active_s
         while self.clock.monotonic() < until:
             await asyncio.sleep(self.rng.expovariate(1 / self.plan.pace_s))
+            self._check_accepted(state)
             action = self.rng.random()
             if state.nas is not None:
                 await self._live_by_radius(state, action)
@@ -600,16 +602,16 @@ class World:
             if tunnel and (tunnel.peer_control_address, tunnel.peer_teid_control) not in known:
                 self.findings.append(f"session of {session.imsi} outlived its peer's restart")
 
-    def _check_accepted(self) -> None:
-        """The peers' own view: what they were told is open is, and no packet of it was answered otherwise."""
-        open_teids = {teid for session in self._open() for teid in session.teids}
-        for state in self.sims:
-            context = state.context
-            if context is None or not context.is_active or state.is_touched:
-                continue
-            is_refuted = any(context is each for peer in self.peers for each in peer.refuted)
-            if is_refuted or context.peer_teid_control not in open_teids:
-                self.findings.append(f"session of {state.imsi} was accepted and is dead")
+    def _check_accepted(self, state: SimState) -> None:
+        """The peers' own view: what they were told is open is, without an Error Indication."""
+        context, peer = state.context, state.peer
+        if context is None or peer is None or not context.is_active or not self._gate.is_set():
+            return
+        if state.is_touched or state.cuts_under_way:
+            return
+        is_open = any(context.peer_teid_control in session.teids for session in self._open())
+        if not is_open or any(context is each for each in peer.refuted):
+            self.findings.append(f"session of {state.imsi} was accepted and is dead")
 
     async def _outage(self) -> None:
         """The store or the stream is away for some seconds."""

@@ -311,6 +311,10 @@ class GtpEndpoint(ABC):
         reason = CloseReason.REPLACED
         self._start(context, former, lambda sequence: self._encode_release(context, sequence, reason), now)
 
+    def known_counter_of(self, address: str) -> int | None:
+        """The restart counter that is believed of a peer."""
+        return self._peers.known_of(address)
+
     def forget_peer(self, peer: str) -> None:
         """Know nothing any more of a peer's address, or of those of a partner."""
         for view in list(self.peers()):

@@ -405,6 +405,10 @@ class GtpDoor:
             ending = self._end_unasked(session_id, CloseReason.REACTIVATE, tell_peer=True)
             self._tasks.create_task(ending)
 
+    def restart_counter_of(self, version: int, address: str) -> int | None:
+        """The restart counter that is believed of a peer, in this version of GTP."""
+        return (self._v2 if version == VERSION_2 else self._v1).known_counter_of(address)
+
     def forget_peer(self, peer: str) -> None:
         """Know nothing any more of a peer's address, or of those of a partner."""
         for machine in self._machines.values():

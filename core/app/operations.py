@@ -122,6 +122,10 @@ class Operations:
             message = trace.look(data, peer, is_incoming=is_incoming)
             if message is None:
                 return
+            elements = dict(message.elements)
+            known = held.door.restart_counter_of(message.version, peer[0]) if is_incoming else None
+            if known is not None and elements.get("recovery") not in (None, str(known), known):
+                elements["restart_counter_known"] = str(known)
             if messages.full():
                 left_out += 1
                 return
@@ -136,7 +140,7 @@ class Operations:
                 "sequence": message.sequence,
                 "teid": message.teid,
                 "cause": message.cause,
-                "elements": dict(message.elements),
+                "elements": elements,
                 "left_out_before": left_out,
                 "data": data.hex(),
             }

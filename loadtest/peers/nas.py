@@ -166,7 +166,7 @@ class Nas:
         )
 
     async def begin(self, session: NasSession) -> None:
-        """Accounting-Start, once an Accounting-On that is under way is acknowledged: it would end the session too.
+        """Accounting-Start, once an Accounting-On that is under way is acknowledged: it would end this too.
 
         Raises ``NotAnswered``: then the session is over without having begun.
         """

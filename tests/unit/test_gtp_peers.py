@@ -226,7 +226,6 @@ def doubted(machine: GtpEndpoint) -> list[str]:
 @pytest.mark.parametrize("state", RestartState)
 @pytest.mark.parametrize("event", RestartEvent)
 def test_a_restart_counter_goes_where_its_table_says(state: RestartState, event: RestartEvent) -> None:
-    """From every state, by what really happens."""
     is_clearing = state is RestartState.CLEARING
     counter = RestartCounter(state=state, known=7, suspected=None if is_clearing else 8, proved_at=0.0)
     match event:
@@ -388,7 +387,6 @@ def test_an_answer_counts_from_the_address_and_port_that_was_asked_alone() -> No
 
 @pytest.mark.parametrize("kind", [GtpV1Gateway, GtpV2Gateway])
 def test_nobody_can_foresee_our_sequence_numbers(kind: type[GtpEndpoint]) -> None:
-    """An attacker that has us ask him learns nothing of what another is asked."""
     entropy = random.Random(7)
     sender: RequestSender[str] = RequestSender(random_bytes=entropy.randbytes, bits=kind.SEQUENCE_BITS)
     drawn = [sender.draw("10.0.0.1") for _ in range(2_000)]

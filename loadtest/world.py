@@ -605,7 +605,10 @@ class World:
     def _check_accepted(self, state: SimState) -> None:
         """The peers' own view: what they were told is open is, without an Error Indication."""
         context, peer = state.context, state.peer
-        if context is None or peer is None or not context.is_active or not self._gate.is_set():
+        held = self.node.held.get("vg-1")
+        if held is None or held.door._socket is None or not self._gate.is_set():
+            return  # nobody serves now: the lease is lost for a while, or its sessions are being read back
+        if context is None or peer is None or not context.is_active:
             return
         if state.is_touched or state.cuts_under_way:
             return

@@ -63,6 +63,12 @@ class Metric(Enum):
         "What happened on the paths to peers",
         ("access", "event"),
     )
+    GTP_CLAIMS = (
+        "airloom_gtp_claims",
+        "counter",
+        "Sessions that another partner asked for, or that their peer may not know, and what became of them",
+        ("access", "event"),
+    )
     GTPU_SIGNALS = (
         "airloom_gtpu_signals",
         "counter",

@@ -13,6 +13,12 @@ from enum import Enum
 from msgspec import Struct
 
 from core.domain.session import Access, Session
+from gtp.restart import is_newer
+
+ENDED_BATCH = 5_000
+"""Contexts of a restarted peer that end at once; the next end after one more answer that agrees."""
+ASKED_BATCH = 500
+"""Contexts that their peer is asked about at once."""
 
 
 class ContextState(Enum):
@@ -73,6 +79,16 @@ class Context(Struct, gc=False):
     after: int | None = None
 
 
+class OlderContexts(Struct):
+    """What a restart leaves of a peer's contexts. ``lost`` are over, of ``older`` in all; ``doubted`` were
+    begun under a counter that is newer than the proved one: the peer is to be asked whether it knows them.
+    """
+
+    lost: list[Context] = []
+    doubted: list[Context] = []
+    older: int = 0
+
+
 class _OfPeer(Struct):
     """A peer's contexts: the first one's TEID, and how many there are."""
 
@@ -108,6 +124,21 @@ class Contexts:
             context = self._by_teid[teid]
             yield context
             teid = context.after
+
+    def of_other_counters(self, access: Access, address: str, counter: int) -> "OlderContexts":
+        """The contexts that this peer did not begin under this restart counter: a batch of them."""
+        found = OlderContexts()
+        for context in self.of_peer(access, address):
+            before = context.peer_restart_counter
+            if before == counter:
+                continue
+            if before is None or is_newer(counter, before):
+                found.older += 1
+                if len(found.lost) < ENDED_BATCH:
+                    found.lost.append(context)
+            elif len(found.doubted) < ASKED_BATCH:
+                found.doubted.append(context)
+        return found
 
     def count_of_peer(self, access: Access, address: str) -> int:
         """How many this peer controls by this protocol."""

@@ -9,14 +9,11 @@ Rules:
 - Nothing that a peer sends raises; what is dropped is counted in ``dropped`` by reason.
 """
 
-from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from typing import ClassVar
-
-from msgspec import Struct
 
 from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
@@ -27,12 +24,14 @@ from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
+from gtp.doubts import Doubts
 from gtp.events import (
     Accepted,
     BearerAnswered,
     BearerEnds,
     DeviceAsleep,
     Event,
+    FormerPeer,
     Outcome,
     OutcomeTooLate,
     PathLost,
@@ -40,6 +39,7 @@ from gtp.events import (
     PeerRestarted,
     Rejected,
     SessionRequested,
+    SessionsDoubted,
     SessionUnknown,
     SessionWish,
     UpdateRequested,
@@ -48,6 +48,7 @@ from gtp.initiated import Changes, Initiated, Procedure, PutOff, Reply, Verdict
 from gtp.partners import EVERYBODY, OTHER, Partner, Partners
 from gtp.path import PeerPath, Peers
 from gtp.pco import answer_options
+from gtp.pending import Asked, Pending
 from gtp.transaction import (
     TIMERS,
     Arrival,
@@ -57,6 +58,7 @@ from gtp.transaction import (
     ResponseCache,
     Timers,
 )
+from gtp.version import GtpVersion
 
 Causes = Mapping[Access, Mapping[AttachRefusal, int]]
 """What refusals are answered with in the place of a version's own table."""
@@ -72,33 +74,6 @@ SHED_AFTER_S = TIMERS.shed_after_s
 its peer still waits; should it succeed later, the session is ended."""
 
 
-class Asked(Struct, frozen=True):
-    """A request as its version's machine decoded it: what to hand out, and what its answer needs.
-
-    ``wire`` is the version's own message; ``context`` the one it speaks of, if any.
-    """
-
-    event: Event
-    peer_teid: int
-    recovery: int | None
-    wire: object
-
-
-class Pending(Struct, frozen=True):
-    """A request that is being decided."""
-
-    key: RequestKey
-    peer: Peer
-    sequence: int
-    received: float
-    asked: Asked
-
-    @property
-    def message_type(self) -> int:
-        """Of the request."""
-        return self.key[2]
-
-
 @dataclass(frozen=True, slots=True)
 class PeerView:
     """A peer as an operator sees it."""
@@ -109,22 +84,13 @@ class PeerView:
     path: PeerPath
 
 
-class GtpEndpoint(ABC):
+class GtpEndpoint(GtpVersion):
     """One version's machine. ``address`` is ours, ``user_address`` where our tunnels end, if it is another;
-    ``recovery`` is our restart counter.
+    ``recovery`` is our restart counter; ``random_bytes`` is a CSPRNG.
 
     ``partners`` may speak to it, and so may whoever is in ``allowed_peers``; ``causes`` is what an operator
     answers otherwise than we do.
     """
-
-    ACCESS: ClassVar[Access]
-    SEQUENCE_BITS: ClassVar[int]
-    CAUSE: ClassVar[tuple[int, int]]
-    """The type of that element, and where its value is when it is the first of a response."""
-    CAUSES: ClassVar[Mapping[AttachRefusal, int]]
-    """What each refusal is answered with, where nothing else is configured."""
-    HAS_BEARERS: ClassVar[bool] = False
-    """Whether it can be asked for dedicated bearers."""
 
     def __init__(
         self,
@@ -133,7 +99,7 @@ class GtpEndpoint(ABC):
         recovery: int,
         apns: Sequence[Apn],
         allowed_peers: Sequence[IPv4Network],
-        first_sequence: int,
+        random_bytes: Callable[[int], bytes],
         contexts: Contexts | None = None,
         partners: Sequence[Partner] = (),
         timers: Timers = TIMERS,
@@ -150,12 +116,13 @@ class GtpEndpoint(ABC):
         self._contexts = Contexts() if contexts is None else contexts
         self._responses = ResponseCache(kept_s=timers.kept_s)
         self._requests: RequestSender[Initiated] = RequestSender(
-            first_sequence=first_sequence, bits=self.SEQUENCE_BITS, timers=timers
+            random_bytes=random_bytes, bits=self.SEQUENCE_BITS, timers=timers
         )
         self._changes = Changes()
         self._put_off = PutOff()
         self._spoken_of: list[str] = []
         """Sessions that we released and that their peer speaks of."""
+        self._doubts = Doubts(timers.patience_s)
         self._peers = Peers(timers=timers, asks=self._is_asked)
         self._admission = Admission()
         self._pending: dict[int, Pending] = {}
@@ -167,6 +134,8 @@ class GtpEndpoint(ABC):
         self.dropped: Counter[str] = Counter()
         self.answers: Counter[tuple[str, int, int]] = Counter()
         """To new requests: by partner, type of the response and cause (0: it does not begin with one)."""
+        self.claims: Counter[str] = Counter()
+        """What became of sessions that another partner asked for, or that a peer may have lost."""
 
     # -- the seam -------------------------------------------------------------------------------------
 
@@ -181,6 +150,11 @@ class GtpEndpoint(ABC):
         return self._peers.counts
 
     @property
+    def partners(self) -> Partners:
+        """Who may speak to it."""
+        return self._partners
+
+    @property
     def waiting(self) -> int:
         """How many requests are being decided."""
         return len(self._pending)
@@ -190,10 +164,6 @@ class GtpEndpoint(ABC):
         for address, path in self._peers.items():
             sessions = self._contexts.count_of_peer(self.ACCESS, address)
             yield PeerView(address, self.partner_of(address), sessions, path)
-
-    @abstractmethod
-    def procedure_of(self, response_type: int) -> str:
-        """The name of what a response answers: ``create_session``."""
 
     def partner_of(self, address: str) -> str:
         """The name of the partner that this address is of."""
@@ -270,7 +240,7 @@ class GtpEndpoint(ABC):
         """When ``handle_timer`` wants to be called."""
         oldest = self._oldest_undecided()
         shed_at = None if oldest is None else oldest.received + self._timers.shed_after_s
-        ours = (self._requests.timer(), self._changes.timer(), self._put_off.timer())
+        ours = (self._requests.timer(), self._changes.timer(), self._put_off.timer(), self._doubts.timer())
         times = (*ours, self._peers.timer(), shed_at)
         return min((time for time in times if time is not None), default=None)
 
@@ -284,6 +254,8 @@ class GtpEndpoint(ABC):
             self._tell_change(session, now)
         for initiated in self._put_off.due(now):
             self._ask_again(initiated, now)
+        if doubted := tuple(filter(self._is_doubted, self._doubts.due(now))):
+            self._events.append(SessionsDoubted(doubted))
         shed_after_s = self._timers.shed_after_s
         while (oldest := self._oldest_undecided()) is not None and oldest.received + shed_after_s <= now:
             self._shed.add(self._undecided.popleft())
@@ -327,6 +299,22 @@ class GtpEndpoint(ABC):
 
         if not self._start(context, released, encode, now):
             self._step(context, ContextEvent.RELEASE_ENDED)
+
+    def release_former(self, context: Context, now: float) -> None:
+        """Tell the peer that a session had that another partner has it now."""
+        former = Initiated(Procedure.RELEASE_FORMER, context.session_id)
+        reason = CloseReason.REPLACED
+        self._start(context, former, lambda sequence: self._encode_release(context, sequence, reason), now)
+
+    def known_counter_of(self, address: str) -> int | None:
+        """The restart counter that is believed of a peer."""
+        return self._peers.known_of(address)
+
+    def forget_peer(self, peer: str) -> None:
+        """Know nothing any more of a peer's address, or of those of a partner."""
+        for view in list(self.peers()):
+            if peer in (view.address, view.partner):
+                self._peers.forget(view.address)
 
     def changed(self, session: Session, now: float) -> None:
         """Tell the peer what the session is now, if it has not ended."""
@@ -391,42 +379,6 @@ class GtpEndpoint(ABC):
         """Of how many sessions requests wait for their devices, changes apart."""
         return len(self._put_off)
 
-    # -- what a version fills in ----------------------------------------------------------------------
-
-    @abstractmethod
-    def _receive(self, data: bytes, addr: Peer, now: float) -> None:
-        """Decode and dispatch one datagram; raises ``RemoteProtocolError`` for a broken header."""
-
-    @abstractmethod
-    def _encode_answer(self, pending: Pending, outcome: Outcome) -> bytes:
-        """The response to a request."""
-
-    @abstractmethod
-    def _encode_release(self, context: Context, sequence: int, reason: CloseReason) -> bytes:
-        """The request by which the network ends a context."""
-
-    @abstractmethod
-    def _encode_change(self, context: Context, session: Session, sequence: int) -> bytes:
-        """The request that tells what a session is granted now."""
-
-    def _encode_bearer_added(self, context: Context, bearer: DedicatedBearer, sequence: int) -> bytes:
-        """The request for a dedicated bearer, of a version that has them."""
-        raise NotImplementedError
-
-    def _encode_bearer_changed(
-        self, context: Context, session: Session, bearer: DedicatedBearer, sequence: int
-    ) -> bytes:
-        """The request that changes a dedicated bearer, of a version that has them."""
-        raise NotImplementedError
-
-    def _encode_bearer_removed(self, context: Context, ebi: int, sequence: int) -> bytes:
-        """The request that ends a dedicated bearer, of a version that has them."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def _encode_echo_request(self, sequence: int) -> bytes:
-        """An Echo Request."""
-
     # -- requests -------------------------------------------------------------------------------------
 
     def _arrive(self, key: RequestKey, addr: Peer, now: float) -> bool:
@@ -447,8 +399,8 @@ class GtpEndpoint(ABC):
 
     def _hand_out(self, token: int, key: RequestKey, addr: Peer, asked: Asked, now: float) -> None:
         """Let an event be decided, if it may be."""
-        self._hear(addr, asked.recovery, now)
         pending, event = Pending(key, addr, key[3], now, asked), asked.event
+        self._hear(self._speaker(addr[0], event), asked.recovery, now)
         refusal = None
         if isinstance(event, SessionRequested):
             refusal = self._admit(token, addr[0], event.wish)
@@ -460,6 +412,15 @@ class GtpEndpoint(ABC):
             return
         self._pending[token] = pending
         self._events.append(event)
+
+    def _speaker(self, address: str, event: Event) -> str:
+        """Whose restart counter a request carries: that of its control address, if it names one (TS 23.007
+        §18) of its own partner.
+        """
+        ends = event.wish.ends if isinstance(event, SessionRequested) else None
+        ends = event.ends if isinstance(event, UpdateRequested) else ends
+        named = str(ends.control_address) if ends is not None and ends.control_address else address
+        return named if self._partners.are_one(address, named) else address
 
     def _admit(self, token: int, address: str, wish: SessionWish) -> AttachRefusal | None:
         """Whether a new session is decided on at all: it is counted then, else the reason."""
@@ -506,26 +467,40 @@ class GtpEndpoint(ABC):
         self._responses.answer(key, response)
         self._outgoing.append((response, addr))
 
-    def _context_for(self, teid: int, addr: Peer, event: ContextEvent) -> Context | None:
-        """The context that this TEID names, if this peer may speak of it and it may go through this."""
-        context = self._contexts.by_teid(teid)
-        if context is None or not self._speaks_for(addr[0], context):
-            return None
-        return context if self._step(context, event) else None
-
     def _speaks_for(self, address: str, context: Context) -> bool:
         return self._partners.are_one(address, context.control_address)
 
+    def _may_move(self, address: str, context: Context, ends: PeerEnds) -> bool:
+        """Whether it may have the context from now on, or change it where it is: another partner must be
+        allowed to take it over, and name both ends.
+        """
+        if self._speaks_for(address, context):
+            return True
+        is_whole = None not in (ends.teid_control, ends.control_address, ends.teid_user, ends.user_address)
+        return is_whole and self._partners.may_take_over(address, context.control_address)
+
     def _hold(self, pending: Pending, session: Session, now: float) -> None:
+        before = self._contexts.by_session(session.session_id)
+        asker = pending.peer[0]
+        if before is not None and not self._speaks_for(asker, before):
+            self._events.append(FormerPeer(copy(before), asker))
         if isinstance(pending.asked.event, SessionRequested):
             self._contexts.hold(session)
         else:
             self._contexts.move(session)
         if (tunnel := session.tunnel) is not None:
-            peer = tunnel.peer_control_address
-            self._peers.watch(peer, now)
-            if self._peers.is_older(peer, tunnel.peer_restart_counter):  # it asked, and restarted meanwhile
-                self._events.append(PeerRestarted(peer, (session.session_id,)))
+            self._peers.watch(tunnel.peer_control_address, now)
+            if self._is_doubted(session.session_id) and not self._doubts.add(session.session_id, now):
+                self.claims["not_asked"] += 1
+
+    def _is_doubted(self, session_id: str) -> bool:
+        """Whether its peer asked for it under another restart counter than is known of it: the request may be
+        of before a restart, and nobody there know the session.
+        """
+        context = self._standing(session_id)
+        if context is None or context.peer_restart_counter is None:
+            return False
+        return self._peers.known_of(context.control_address) not in (None, context.peer_restart_counter)
 
     def _partner(self, peer: Peer) -> Partner:
         """The partner that a request came from, which was there when it came."""
@@ -552,7 +527,9 @@ class GtpEndpoint(ABC):
         self, context: Context, initiated: Initiated, encode: Callable[[int], bytes], now: float
     ) -> bool:
         """Send a request to a context's peer; false when there is no room for one more."""
-        sequence = self._requests.next_sequence()
+        sequence = self._requests.draw(context.control_address)
+        if sequence is None:
+            return False
         data, peer = encode(sequence), (context.control_address, GTP_C_PORT)
         initiated = replace(initiated, address=context.control_address, teid=context.peer_teid, encode=encode)
         if not self._requests.begin(sequence, data, peer, initiated, now):
@@ -589,18 +566,15 @@ class GtpEndpoint(ABC):
         return is_put_off
 
     def _take_response(self, message_type: int, sequence: int, addr: Peer, now: float, reply: Reply) -> None:
-        initiated = self._requests.answered(addr[0], sequence, message_type, self._partners.are_one)
+        initiated = self._requests.answered(addr, sequence, message_type)
         if initiated is None:
             self.dropped["orphan_response"] += 1
             return
-        is_echo = initiated.procedure is Procedure.ECHO
-        counter = self._peers.hear_answer(initiated.about, reply.recovery, now) if is_echo else None
-        if counter is not None:
-            self._clear_older(initiated.about, counter)
-        else:
-            self._hear(addr, reply.recovery, now)
-        if not is_echo:
+        if initiated.procedure is not Procedure.ECHO:
+            self._hear(addr[0], reply.recovery, now)
             self._end_request(initiated, reply, now)
+        elif (counter := self._peers.hear_answer(addr[0], reply.recovery, now)) is not None:
+            self._clear_older(addr[0], counter, now)
 
     def _end_request(self, initiated: Initiated, reply: Reply | None, now: float) -> None:
         """A request of ours was answered, or given up."""
@@ -635,9 +609,10 @@ class GtpEndpoint(ABC):
                 made = initiated.bearer if verdict is Verdict.DONE else None
                 self._events.append(BearerAnswered(initiated.token, session_id, made, is_new=False))
                 return  # 64 is of the bearer, and says nothing of the session
-            case Procedure.REMOVE_BEARER | Procedure.COMMANDED:
+            case Procedure.REMOVE_BEARER | Procedure.COMMANDED | Procedure.RELEASE_FORMER:
                 return
         if verdict is Verdict.UNKNOWN and self._standing(session_id) is not None:
+            self.claims["unknown_to_peer"] += 1
             self._events.append(SessionUnknown(session_id, initiated.address, initiated.teid))
 
     # -- peers ----------------------------------------------------------------------------------------
@@ -656,30 +631,37 @@ class GtpEndpoint(ABC):
         """A peer's restart counter as it asks: it may tell it in its first message alone."""
         return self._peers.counter_of(addr[0]) if recovery is None else recovery
 
-    def _hear(self, addr: Peer, recovery: int | None, now: float) -> None:
-        if self._peers.hear(addr[0], recovery, now):
-            self._ask(addr[0], now)
+    def _hear(self, peer: str, recovery: int | None, now: float) -> None:
+        if self._peers.hear(peer, recovery, now):
+            self._ask(peer, now)
 
     def _ask(self, peer: str, now: float) -> None:
         """Send an Echo Request."""
-        sequence = self._requests.next_sequence()
-        data = self._encode_echo_request(sequence)
+        sequence = self._requests.draw(peer)
+        data = self._encode_echo_request(sequence or 0)
         about = Initiated(Procedure.ECHO, peer)
-        if self._requests.begin(sequence, data, (peer, GTP_C_PORT), about, now):
+        to = (peer, GTP_C_PORT)
+        if sequence is not None and self._requests.begin(sequence, data, to, about, now):
             self._peers.asked(peer, now)
-            self._outgoing.append((data, (peer, GTP_C_PORT)))
+            self._outgoing.append((data, to))
         else:
             self._peers.unanswered(peer, now)
 
-    def _clear_older(self, peer: str, counter: int) -> None:
+    def _clear_older(self, peer: str, counter: int, now: float) -> None:
         """What this peer held before its restart is over; what it asked for since then is not."""
-        lost = tuple(
-            context.session_id
-            for context in self._contexts_of(peer)
-            if context.peer_restart_counter != counter
-        )
-        if lost:
-            self._events.append(PeerRestarted(peer, lost))
+        found = self._contexts.of_other_counters(self.ACCESS, peer, counter)
+        for context in found.doubted:
+            context.peer_restart_counter = counter
+        if found.lost:
+            self.claims["ended_by_restart"] += len(found.lost)
+            ids = tuple(context.session_id for context in found.lost)
+            self._events.append(PeerRestarted(peer, counter, ids, found.older))
+        if found.doubted:
+            self._events.append(SessionsDoubted(tuple(context.session_id for context in found.doubted)))
+        if found.older > len(found.lost) or found.doubted:
+            self._peers.prove_again(peer, now)
+        else:
+            self._peers.cleared(peer)
 
     def _step(self, context: Context, event: ContextEvent) -> bool:
         state = context.state

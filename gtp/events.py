@@ -10,6 +10,7 @@ from msgspec import Struct
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Location, PdnType, Qos, Session
+from gtp.contexts import Context
 from gtp.pco import Credentials
 
 
@@ -76,7 +77,8 @@ class UpdateRequested(Struct, frozen=True):
 
     ``qos`` is the whole of it, ``qos_change`` a part. Of the dedicated bearers ``bearers`` have moved and
     ``removed`` (their EBIs) are over; ``is_suspended`` is ``None`` when nothing was said of it. ``imei``: of
-    the device that the SIM is in now, if it was told.
+    the device that the SIM is in now, if it was told. When it ``is_taken_over`` by another partner, dedicated
+    bearers that it does not name are over.
     """
 
     token: int
@@ -89,6 +91,7 @@ class UpdateRequested(Struct, frozen=True):
     removed: tuple[int, ...] = ()
     is_suspended: bool | None = None
     imei: str = ""
+    is_taken_over: bool = False
 
 
 class BearersUnwanted(Struct, frozen=True):
@@ -107,10 +110,29 @@ class DeleteRequested(Struct, frozen=True):
 
 
 class PeerRestarted(Struct, frozen=True):
-    """A peer lost its state; these sessions of it are over."""
+    """A peer lost its state, its restart counter is proved to be another: these sessions of it are over, of
+    ``older`` that are; the others end in later batches.
+    """
 
     peer: str
+    counter: int
     session_ids: tuple[str, ...]
+    older: int = 1
+
+
+class SessionsDoubted(Struct, frozen=True):
+    """A peer may not know these sessions, or never have known them: it is to be asked."""
+
+    session_ids: tuple[str, ...]
+
+
+class FormerPeer(Struct, frozen=True):
+    """A session is another partner's now, that of ``asker``: its former peer, at this control end, is to be
+    sent a delete request.
+    """
+
+    context: Context
+    asker: str
 
 
 class PathLost(Struct, frozen=True):
@@ -159,6 +181,8 @@ Event = (
     | BearersUnwanted
     | DeleteRequested
     | PeerRestarted
+    | SessionsDoubted
+    | FormerPeer
     | PathLost
     | SessionUnknown
     | BearerAnswered

@@ -33,6 +33,7 @@ class Procedure(Enum):
     CHANGE_BEARER = "change_bearer"
     REMOVE_BEARER = "remove_bearer"
     COMMANDED = "commanded"  # the peer's own command set it off
+    RELEASE_FORMER = "release_former"  # another partner has the session now
 
 
 @dataclass(frozen=True, slots=True)

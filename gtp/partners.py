@@ -5,7 +5,8 @@ Rules:
 - Whoever is in no partner's networks is dropped before anything of the datagram is read. With no table at all
   everybody may speak, each for itself.
 - A peer has tunnels end at addresses of its own partner alone, or where that one's user plane is.
-- What a peer begins another address of the same partner may go on with, nobody else.
+- What a peer begins another address of the same partner may go on with. A partner that is allowed to
+  (``may_take_over``) may move it to itself, nobody else.
 - A partner's datagrams are paid for from one bucket of tokens, whichever of its addresses they name as their
   source. The last quarter of a bucket is for what changes or ends sessions.
 """
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
+EACH = "*"
+"""Every partner, in ``may_take_over``."""
 OTHER = "other"
 """Who is allowed without a name."""
 ADDRESSES_MAX = 16_384
@@ -37,6 +40,7 @@ class Partner:
     ``echo``: whether its peers are sent Echo Requests. ``user_networks``: where its user plane is beside
     ``networks``; nobody there may speak. ``ipcp_ack``: IPCP is answered by a Configure-Ack with our values;
     ``assume_dual_address_bearers``: its bearers carry both families, whether it sets the flag or not.
+    ``may_take_over``: whose sessions it may have, by name, or ``EACH``.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Partner:
     user_networks: tuple[IPv4Network, ...] = ()
     ipcp_ack: bool = False
     assume_dual_address_bearers: bool = False
+    may_take_over: tuple[str, ...] = ()
 
 
 EVERYBODY = Partner(OTHER, (IPv4Network("0.0.0.0/0"),))
@@ -82,6 +87,16 @@ class Partners:
             return True
         partner = self.of(address)
         return partner is not None and not self._is_everybody and partner is self.of(other)
+
+    def may_take_over(self, address: str, holder: str) -> bool:
+        """Whether it may have a session that another partner's address, or nobody's, holds (empty: a NAS)."""
+        partner = self.of(address)
+        if partner is None:
+            return False
+        held_by = self.of(holder) if holder else None
+        return EACH in partner.may_take_over or (
+            held_by is not None and held_by.name != OTHER and held_by.name in partner.may_take_over
+        )
 
     def may_name(self, address: str, other: str) -> bool:
         """Whether it may have us answer to this other address: else we would send what nobody asked for."""

@@ -1,11 +1,7 @@
-"""What is known of each peer: its restart counter (TS 23.007 §18) and whether it can be reached (§20).
+"""What is known of each peer: its restart counter (``gtp.restart``), and its path (TS 23.007 §20).
 
 Rules:
 
-- A changed counter alone clears nothing, for one forged datagram could then end every session; it makes us
-  ask, and only an answer to our own Echo Request that agrees confirms the restart.
-- A counter that is older, modulo 256, is a race between datagrams and is ignored. A peer that restarted is
-  not believed to have done so again within ``FLAP_S``.
 - One Echo Request to a peer is under way at a time. A peer that left one unanswered, and of which nothing
   was heard meanwhile, is suspect: nothing is cleared until it was so for ``path_keep_s``.
 - A peer of sessions that were read back is asked once, also where no Echo Requests are sent else: it may have
@@ -16,9 +12,10 @@ Rules:
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from heapq import heappop, heappush
 
+from gtp.restart import PROOF_S, RestartCounter, RestartEvent, RestartState
 from gtp.transaction import Timers
 
 PEERS_MAX = 4_096
@@ -26,8 +23,6 @@ LOOKED_AT_MAX = 64
 """Peers that are looked at for one to forget; where all have sessions, the new one is not known."""
 REPROOF_INTERVAL_S = 1.0
 """At most one Version Not Supported to a peer in this time (TS 29.060 §11.1.1 sets no limit; floods do)."""
-FLAP_S = 60.0
-COUNTERS = 256
 RECALLED_WITHIN_S = 10.0
 """So soon after a start each peer of sessions that were read back is asked whether it restarted meanwhile."""
 SPREAD = 0.618
@@ -59,17 +54,20 @@ PATHS: Mapping[PathState, Mapping[PathEvent, PathState]] = {
 """``{state: {event: next state}}``; what is not there does not happen."""
 
 
+class _Due(IntEnum):
+    """What is queued of a peer."""
+
+    ECHO = 0  # it is to be asked
+    PROOF = 1  # it is to be asked once more whether it restarted
+    KEEP = 2  # it is to be looked at whether it was kept long enough
+
+
 @dataclass(slots=True)
 class PeerPath:
-    """One peer. ``confirmed`` is its restart counter, ``told`` what it told last; ``asked_at`` is when its
-    open Echo Request was sent.
-    """
+    """One peer; ``asked_at`` is when its open Echo Request was sent."""
 
     path: PathState = PathState.UP
-    confirmed: int | None = None
-    suspected: int | None = None
-    told: int | None = None
-    restarted_at: float = float("-inf")
+    restart: RestartCounter = field(default_factory=RestartCounter)
     reproved_at: float = float("-inf")
     heard_at: float | None = None
     asked_at: float | None = None
@@ -79,6 +77,7 @@ class PeerPath:
     rtt_s: float | None = None
     echo_due: float | None = None
     """When it is asked next; nothing while it has no sessions, or is not to be asked."""
+    proof_due: float | None = None
 
 
 @dataclass(slots=True)
@@ -103,11 +102,10 @@ class Peers:
         self._asks = asks
         self._capacity = capacity
         self._states: OrderedDict[str, PeerPath] = OrderedDict()
-        self._due: list[tuple[float, str, bool]] = []
-        """When, who, and whether it is to be looked at as kept long enough, else to be asked."""
+        self._due: list[tuple[float, str, _Due]] = []
         self._watched = 0
         self.counts: Counter[str] = Counter()
-        """Restarts confirmed, signs of one not believed; paths that failed, were lost, came back."""
+        """Restarts confirmed and refuted, other counters heard; paths that failed, were lost, came back."""
 
     def items(self) -> Iterator[tuple[str, PeerPath]]:
         """Everybody who is known."""
@@ -124,70 +122,65 @@ class Peers:
                 state.path = PATHS[state.path][PathEvent.HEARD]
 
     def hear(self, peer: str, recovery: int | None, now: float) -> bool:
-        """A message carried this counter; true when the peer must be asked to confirm it."""
+        """A message carried this counter; true when the peer must be asked whether it is its own."""
         state = self._state(peer)
-        if state is None or recovery is None:
+        if state is None or recovery is None or not state.restart.sign(recovery):
             return False
-        if state.confirmed is None:
-            state.confirmed = state.told = recovery
-            return False
-        if recovery in (state.confirmed, state.suspected) or not self._is_credible(state, recovery, now):
-            return False
-        if state.suspected is None:
-            state.suspected = state.told = recovery
-            return state.asked_at is None
-        return False
+        self.counts["recovery_changed"] += 1
+        return state.asked_at is None
 
     def hear_answer(self, peer: str, recovery: int | None, now: float) -> int | None:
-        """The answer to our Echo Request; the new counter when it confirms a restart. One that confirms
-        nothing is a sign itself: ``hear`` it then.
+        """The answer to our Echo Request; the new counter when what the peer held under others is over. It is
+        to be told then whether that was all (``cleared``) or not (``prove_again``).
         """
         state = self._states.get(peer)
         if state is None:
             return None
-        if state.asked_at is not None:
-            state.rtt_s, state.asked_at = now - state.asked_at, None
-        suspected, state.suspected = state.suspected, None
-        state.told = state.told if recovery is None else recovery
-        if recovery is None or recovery != suspected:
+        asked_at, state.asked_at = state.asked_at, None
+        if asked_at is not None:
+            state.rtt_s = now - asked_at
+        if recovery is None or asked_at is None:
+            state.restart.unanswered()
             return None
-        state.confirmed, state.restarted_at = recovery, now
-        self.counts["restart_confirmed"] += 1
+        before = state.restart.state
+        event = state.restart.answer(recovery, asked_at, now)
+        if event is RestartEvent.CONTRADICTS:
+            self.counts["restart_refuted"] += 1
+        if state.restart.state is RestartState.PROVED_ONCE:
+            self._queue_proof(peer, state, max(now, state.restart.proof_due))
+        if state.restart.state is not RestartState.CLEARING:
+            return None
+        self.counts["restart_confirmed"] += before is not RestartState.CLEARING
         return recovery
 
+    def prove_again(self, peer: str, now: float) -> None:
+        """There is more to end, after one more answer that agrees."""
+        if state := self._states.get(peer):
+            self._queue_proof(peer, state, now + PROOF_S)
+
+    def cleared(self, peer: str) -> None:
+        """All that the peer held under other counters is over."""
+        if state := self._states.get(peer):
+            state.restart.cleared()
+
     def learn(self, peer: str, recovery: int) -> None:
-        """What a session that was read back says of its peer. Where they disagree the oldest is believed, so
-        that the peer's next word is a sign of a restart, and ends what is older.
-        """
-        state = self._state(peer)
-        if state is None:
-            return
-        if state.confirmed is None or _is_newer(state.confirmed, recovery):
-            state.confirmed = recovery
-        if state.told is None or _is_newer(recovery, state.told):
-            state.told = recovery
+        """What a session that was read back says of its peer."""
+        if (state := self._state(peer)) is not None:
+            state.restart.learn(recovery)
+
+    def forget(self, peer: str) -> None:
+        """Know nothing of it any more, its restart counter least of all."""
+        self._states.pop(peer, None)
 
     def counter_of(self, peer: str) -> int | None:
         """What a request without Recovery is of: the counter that the peer told last."""
         state = self._states.get(peer)
-        return None if state is None else state.told
+        return None if state is None else state.restart.told
 
-    def is_older(self, peer: str, counter: int | None) -> bool:
-        """Whether this was the peer's counter before a restart that is confirmed."""
+    def known_of(self, peer: str) -> int | None:
+        """The peer's counter, so far as it is known."""
         state = self._states.get(peer)
-        if state is None or state.confirmed is None or counter is None:
-            return False
-        return _is_newer(state.confirmed, counter)
-
-    def _is_credible(self, state: PeerPath, recovery: int, now: float) -> bool:
-        assert state.confirmed is not None, "who is not known cannot restart"
-        if not _is_newer(recovery, state.confirmed):
-            self.counts["recovery_older"] += 1
-        elif now - state.restarted_at < FLAP_S:
-            self.counts["recovery_flapping"] += 1
-        else:
-            return True
-        return False
+        return None if state is None else state.restart.known
 
     # -- asking ---------------------------------------------------------------------------------------
 
@@ -201,7 +194,10 @@ class Peers:
         state = self._states.get(peer)
         if state is None:
             return
-        asked_at, state.asked_at, state.suspected = state.asked_at, None, None
+        asked_at, state.asked_at = state.asked_at, None
+        state.restart.unanswered()
+        if state.restart.state is RestartState.CLEARING:
+            self._queue_proof(peer, state, now + PROOF_S)
         if state.heard_at is not None and asked_at is not None and state.heard_at >= asked_at:
             return
         if not self._interval_s(peer):
@@ -221,7 +217,7 @@ class Peers:
         if state is not None and state.echo_due is None:
             self._watched += 1
             state.echo_due = now + within_s * (self._watched * SPREAD % 1)
-            heappush(self._due, (state.echo_due, peer, False))
+            heappush(self._due, (state.echo_due, peer, _Due.ECHO))
 
     def _interval_s(self, peer: str) -> float:
         """Between two Echo Requests to it; 0: it is not asked."""
@@ -235,29 +231,39 @@ class Peers:
         """What is to be done now; whoever has no sessions any more is watched no longer."""
         found = DueNow()
         while self._due and self._due[0][0] <= now:
-            _, peer, is_keep = heappop(self._due)
+            at, peer, kind = heappop(self._due)
             state = self._states.get(peer)
             if state is None:
                 continue
-            if is_keep:
+            if kind is _Due.KEEP:
                 state.is_keep_queued = False
                 if has_sessions(peer) and self._is_lost(peer, state, now):
                     found.lost.append(peer)
-                continue
-            state.echo_due = None
-            if not has_sessions(peer):
-                continue
-            if interval_s := self._interval_s(peer):
-                state.echo_due = now + interval_s
-                heappush(self._due, (state.echo_due, peer, False))
-            if state.asked_at is None:
-                found.ask.append(peer)
+            elif kind is _Due.PROOF and state.proof_due == at:
+                state.proof_due = None
+                self._ask_if_idle(peer, state, found)
+            elif kind is _Due.ECHO and state.echo_due == at:
+                state.echo_due = None
+                if has_sessions(peer):
+                    self._ask_if_idle(peer, state, found)
+                    if interval_s := self._interval_s(peer):
+                        state.echo_due = now + interval_s
+                        heappush(self._due, (state.echo_due, peer, _Due.ECHO))
         return found
+
+    def _ask_if_idle(self, peer: str, state: PeerPath, found: DueNow) -> None:
+        if state.asked_at is None and peer not in found.ask:
+            found.ask.append(peer)
+
+    def _queue_proof(self, peer: str, state: PeerPath, due: float) -> None:
+        if state.proof_due is None:
+            state.proof_due = due
+            heappush(self._due, (due, peer, _Due.PROOF))
 
     def _queue_keep(self, peer: str, state: PeerPath) -> None:
         if not state.is_keep_queued:
             state.is_keep_queued = True
-            heappush(self._due, (state.suspect_since + self._timers.path_keep_s, peer, True))
+            heappush(self._due, (state.suspect_since + self._timers.path_keep_s, peer, _Due.KEEP))
 
     def _is_lost(self, peer: str, state: PeerPath, now: float) -> bool:
         """It may have come back meanwhile, and be suspect anew."""
@@ -293,13 +299,8 @@ class Peers:
     def _forget_one(self) -> bool:
         for _ in range(min(LOOKED_AT_MAX, len(self._states))):
             peer, state = next(iter(self._states.items()))
-            if state.echo_due is None and state.asked_at is None:
+            if state.echo_due is None and state.asked_at is None and state.proof_due is None:
                 del self._states[peer]
                 return True
             self._states.move_to_end(peer)
         return False
-
-
-def _is_newer(counter: int, than: int) -> bool:
-    """Ahead by less than half a turn (TS 23.007 §18: the roll-over counts)."""
-    return 0 < (counter - than) % COUNTERS < COUNTERS // 2

@@ -18,9 +18,11 @@ from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
-from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
+from core.services.audit import AuditTrail
+from core.services.session_requests import Holder, ModifySession, OpenSession, PeerTunnel
 from core.services.sessions import Sessions
-from gtp.contexts import Contexts
+from gtp.contexts import Context, Contexts
+from gtp.doubts import Heeded, Indicated
 from gtp.endpoint import NO_CAUSES, Causes, GtpEndpoint
 from gtp.events import (
     Accepted,
@@ -31,6 +33,7 @@ from gtp.events import (
     DeviceAsleep,
     Done,
     Event,
+    FormerPeer,
     Outcome,
     OutcomeTooLate,
     PathLost,
@@ -38,6 +41,7 @@ from gtp.events import (
     PeerRestarted,
     Rejected,
     SessionRequested,
+    SessionsDoubted,
     SessionUnknown,
     UpdateRequested,
 )
@@ -70,6 +74,8 @@ class GtpDoor:
         network: Network,
         address: Address,
         sessions: Sessions,
+        audit: AuditTrail,
+        gateway_id: str,
         clock: Clock,
         entropy: Entropy,
         recovery: int,
@@ -83,6 +89,8 @@ class GtpDoor:
         self._network = network
         self._address = address
         self._sessions = sessions
+        self._audit = audit
+        self._gateway_id = gateway_id
         self._clock = clock
         contexts = Contexts()
 
@@ -92,7 +100,7 @@ class GtpDoor:
                 recovery=recovery,
                 apns=apns,
                 allowed_peers=allowed_peers,
-                first_sequence=int.from_bytes(entropy.random_bytes(3), "big"),
+                random_bytes=entropy.random_bytes,
                 contexts=contexts,
                 partners=partners,
                 timers=timers,
@@ -105,8 +113,9 @@ class GtpDoor:
         self._socket: DatagramSocket | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._timer_changed = asyncio.Event()
-        self._t3_response_s = timers.t3_response_s
+        self._t3_response_s, self._patience_s = timers.t3_response_s, timers.patience_s
         self._is_timer_off = True
+        self._indicated = Indicated()
         self._taps: list[Tap] = []
         self._end_taps: list[EndTap] = []
         self._asked: dict[tuple[Access, int], asyncio.Future[DedicatedBearer | None]] = {}
@@ -294,15 +303,27 @@ class GtpDoor:
     async def _decide(self, machine: GtpEndpoint, event: Event) -> None:
         match event:
             case SessionRequested():
-                await self._answer(machine, event.token, self._open(machine.ACCESS, event))
+                await self._answer(machine, event.token, self._open(machine, event))
             case UpdateRequested():
                 await self._answer(machine, event.token, self._modify(machine.ACCESS, event))
             case BearersUnwanted():
                 await self._answer(machine, event.token, self._drop_bearers(event))
             case DeleteRequested():
                 await self._answer(machine, event.token, self._close(event))
-            case PeerRestarted() | PathLost():
+            case PeerRestarted():
                 await self.end_all(event.session_ids, CloseReason.PEER_LOST)
+                peer, ended = _named(machine, event.peer), len(event.session_ids)
+                await self._record(
+                    self._audit.peer_restarted(
+                        self._gateway_id, peer, counter=event.counter, ended=ended, of=event.older
+                    )
+                )
+            case PathLost():
+                await self.end_all(event.session_ids, CloseReason.PEER_LOST)
+            case SessionsDoubted():
+                self.ask_about(event.session_ids)
+            case FormerPeer():
+                await self._tell_former(event)
             case SessionUnknown():
                 with suppress(Unavailable, Refused):
                     await self._sessions.close_lost(event.session_id, event.address, event.teid)
@@ -325,11 +346,17 @@ class GtpDoor:
         machine.answer(token, outcome, self._clock.monotonic())
         self._pump()
 
-    async def _open(self, access: Access, event: SessionRequested) -> Outcome:
-        wish = event.wish
+    async def _open(self, machine: GtpEndpoint, event: SessionRequested) -> Outcome:
+        wish, others = event.wish, dict[str, tuple[Session, Holder]]()
+
+        def holder_of(session: Session) -> Holder:
+            if (holder := _holder_of(machine, event.peer, session)) is not Holder.SAME:
+                others[session.session_id] = session, holder
+            return holder
+
         session = await self._sessions.open(
             OpenSession(
-                access=access,
+                access=machine.ACCESS,
                 imsi=wish.imsi,
                 apn=wish.apn,
                 imei=wish.imei,
@@ -349,16 +376,83 @@ class GtpDoor:
                 proof=wish.credentials.prove if wish.credentials else None,
                 pdn_type=wish.pdn_type,
                 qos=wish.qos,
+                holder_of=holder_of,
             )
         )
+        for other, holder in others.values():
+            if holder is Holder.OTHER:
+                machine.claims["beside_anothers"] += 1
+            elif (
+                other.session_id != session.session_id
+            ):  # else it was handed over, and its peer is told by that
+                await self._on_taken_over(machine, event.peer, other)
         return Accepted(session)
+
+    async def _on_taken_over(self, machine: GtpEndpoint, asker: str, session: Session | Context) -> None:
+        """Another partner has a session now, or ended it by one of its own."""
+        machine.claims["taken_over"] += 1
+        if isinstance(session, Context):
+            former = session.control_address
+        else:
+            former = session.tunnel.peer_control_address if session.tunnel else ""
+        before, after = _named(machine, former) if former else "a NAS", _named(machine, asker)
+        await self._record(
+            self._audit.session_taken_over(self._gateway_id, session.session_id, before=before, after=after)
+        )
+
+    async def _tell_former(self, event: FormerPeer) -> None:
+        machine = self._machines[event.context.access]
+        machine.release_former(event.context, self._clock.monotonic())
+        self._pump()
+        await self._on_taken_over(machine, event.asker, event.context)
+
+    def ask_about(self, session_ids: Sequence[str]) -> None:
+        """Ask peers whether they know sessions, by telling them the QoS; what they do not know ends."""
+        for session_id in session_ids:
+            if (session := self._sessions.open_sessions.get(session_id)) is not None:
+                machine = self._machines[session.access]
+                machine.claims["asked"] += 1
+                machine.changed(session, self._clock.monotonic())
+        self._pump()
+
+    def heed_error_indication(self, session_id: str, up_packets: int) -> None:
+        """A session's tunnel is said to be unknown, by whose end ``up_packets`` have come. One that was just
+        opened may not be known there yet: the next packet brings the next indication.
+        """
+        session = self._sessions.open_sessions.get(session_id)
+        if session is None or abs((self._clock.now() - session.opened).total_seconds()) < self._patience_s:
+            return
+        heeded = self._indicated.heed(session_id, up_packets, self._clock.monotonic())
+        if heeded is Heeded.ASK:
+            self.ask_about((session_id,))
+        elif heeded is Heeded.END and self._tasks is not None:
+            self._machines[session.access].claims["ended_by_indications"] += 1
+            ending = self._end_unasked(session_id, CloseReason.REACTIVATE, tell_peer=True)
+            self._tasks.create_task(ending)
+
+    def restart_counter_of(self, version: int, address: str) -> int | None:
+        """The restart counter that is believed of a peer, in this version of GTP."""
+        return (self._v2 if version == VERSION_2 else self._v1).known_counter_of(address)
+
+    def forget_peer(self, peer: str) -> None:
+        """Know nothing any more of a peer's address, or of those of a partner."""
+        for machine in self._machines.values():
+            machine.forget_peer(peer)
+
+    async def _record(self, entry: Awaitable[None]) -> None:
+        with suppress(Unavailable):  # what happened has happened, with or without its line in the audit
+            await entry
 
     async def _modify(self, access: Access, event: UpdateRequested) -> Outcome:
         is_peer_named = event.ends != PeerEnds()
         ends = {bearer.ebi: bearer for bearer in event.bearers}
 
         def rearrange(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
-            left = (bearer for bearer in bearers if bearer.ebi not in event.removed)
+            left = (
+                bearer
+                for bearer in bearers
+                if bearer.ebi not in event.removed and (bearer.ebi in ends or not event.is_taken_over)
+            )
             return tuple(_moved(bearer, ends.get(bearer.ebi)) for bearer in left)
 
         session = await self._sessions.modify(
@@ -368,7 +462,7 @@ class GtpDoor:
                 peer=self._peer_of(event.session_id, event.ends) if is_peer_named else None,
                 location=None if event.location == NOWHERE else event.location,
                 qos=self._qos_of(event),
-                dedicated=rearrange if event.bearers or event.removed else None,
+                dedicated=rearrange if event.bearers or event.removed or event.is_taken_over else None,
                 is_suspended=False if is_peer_named else event.is_suspended,
                 imei=event.imei,
             )
@@ -452,3 +546,16 @@ def _moved(bearer: DedicatedBearer, ends: BearerEnds | None) -> DedicatedBearer:
     if ends is None:
         return bearer
     return replace(bearer, peer_teid_user=ends.teid_user, peer_user_address=str(ends.user_address))
+
+
+def _holder_of(machine: GtpEndpoint, asker: str, session: Session) -> Holder:
+    """Who has a session, to the peer that asks for one: a NAS is another."""
+    address = session.tunnel.peer_control_address if session.tunnel else ""
+    if address and machine.partners.are_one(asker, address):
+        return Holder.SAME
+    return Holder.YIELDING if machine.partners.may_take_over(asker, address) else Holder.OTHER
+
+
+def _named(machine: GtpEndpoint, address: str) -> str:
+    """A peer as people know it."""
+    return f"{machine.partner_of(address)} ({address})"

@@ -2,7 +2,8 @@
 
 Rules: a request that was answered is answered again with the same bytes, never carried out twice; one
 that is still being carried out is dropped when it comes again; what we ask is repeated with the same
-bytes and sequence number, N3 times, T3 apart, and answered by whom was asked, or by who speaks for it. All
+bytes and sequence number, N3 times, T3 apart, and answered from the address and port that was asked. Nobody
+can foresee our sequence numbers. All
 tables are bounded: of answers the oldest is forgotten for the newest, what is being carried out is never
 forgotten for something else.
 """
@@ -17,6 +18,8 @@ T3_RESPONSE_S = 5.0
 N3_REQUESTS = 4
 RESPONSES_MAX = 65_536
 REQUESTS_MAX = 65_536
+DRAWS_MAX = 16
+"""Sequence numbers that are drawn for a request; where all are of open ones there is no room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class _Request(Generic[Subject]):
 
 
 class RequestSender(Generic[Subject]):
-    """Our own requests: numbered, repeated, matched with their answers.
+    """Our own requests: numbered, repeated, matched with their answers. ``random_bytes`` is a CSPRNG.
 
     A request that a peer's command set off has the command's number, which is that peer's and above ours.
     """
@@ -141,48 +144,48 @@ class RequestSender(Generic[Subject]):
     def __init__(
         self,
         *,
-        first_sequence: int = 0,
+        random_bytes: Callable[[int], bytes],
         bits: int = 16,
         capacity: int = REQUESTS_MAX,
         timers: Timers = TIMERS,
     ) -> None:
         self._timers = timers
+        self._random_bytes = random_bytes
         self._mask = (1 << bits) - 1
-        self._next = first_sequence & self._mask
         self._capacity = capacity
         self._open: OrderedDict[tuple[str, int], _Request[Subject]] = OrderedDict()
         """Whoever is due first stands first, for all wait equally long."""
 
-    def next_sequence(self) -> int:
-        """The next sequence number, of ``bits`` bits."""
-        self._next = (self._next + 1) & self._mask
-        return self._next
+    def draw(self, address: str) -> int | None:
+        """A sequence number of ``bits`` bits for a request to this address, unlike those of open ones.
+
+        ``None``: there is no room.
+        """
+        if len(self._open) >= self._capacity:
+            return None
+        for _ in range(DRAWS_MAX):
+            sequence = int.from_bytes(self._random_bytes(3), "big") & self._mask
+            if (address, sequence) not in self._open:
+                return sequence
+        return None
 
     def begin(self, sequence: int, data: bytes, peer: Peer, subject: Subject, now: float) -> bool:
         """Remember a request that is being sent; false when there is no room for it."""
         if len(self._open) >= self._capacity:
             return False
-        key = self._key(peer[0], sequence)
+        key = (peer[0], sequence)
         self._open[key] = _Request(data, peer, subject, now + self._timers.t3_response_s, 1)
         self._open.move_to_end(key)
         return True
 
-    def answered(
-        self, peer: str, sequence: int, message_type: int, speaks_for: Callable[[str, str], bool]
-    ) -> Subject | None:
-        """The subject of the request that this answers; ``None`` for an orphan (§7.6: drop it).
-
-        ``speaks_for(peer, asked)``: whether this peer may answer what that one was asked.
-        """
-        key = self._key(peer, sequence)
+    def answered(self, peer: Peer, sequence: int, message_type: int) -> Subject | None:
+        """The subject of the request that this answers; ``None`` for an orphan (§7.6: drop it)."""
+        key = (peer[0], sequence)
         request = self._open.get(key)
-        if request is None or message_type != request.data[1] + 1 or not speaks_for(peer, request.peer[0]):
+        if request is None or message_type != request.data[1] + 1 or peer != request.peer:
             return None
         del self._open[key]
         return request.subject
-
-    def _key(self, peer: str, sequence: int) -> tuple[str, int]:
-        return ("" if sequence <= self._mask else peer, sequence)
 
     def timer(self) -> float | None:
         """When ``expire`` has something to do."""

@@ -98,6 +98,8 @@ class Plan:
     """How often another node goes on after a crash, and not the same one."""
     outages: int = 2
     peer_restarts: int = 0
+    peer_replacements: int = 0
+    """How often a peer begins anew under any restart counter, and how often its twin takes its place."""
     path_losses: int = 0
     """How often a peer is out of reach, for up to ``PATH_LOSS_S_MAX``."""
     retold: RetoldRates | None = None
@@ -107,14 +109,18 @@ class Plan:
     echo_interval_s: float = 60.0
     user_echo_interval_s: float = 0.0
     quiet_s: float = QUIET_S
+    partners: tuple[Mapping[str, object], ...] = ()
+    """The table of roaming partners; empty: all peers are of one."""
     policies: int = 0
     """How often a session's grant is changed, and a dedicated bearer of it made or ended."""
     clock_jumps: int = 0
     """How often the nodes' wall clock is set wrong, by an hour at most."""
 
 
-ROAMING = Plan(sims=5, active_s=180.0, peer_restarts=4, path_losses=4, crashes=2, outages=1)
-"""Peers that restart, vanish and come back, amid moves between them and versions."""
+ROAMING = Plan(
+    sims=5, active_s=240.0, peer_restarts=3, peer_replacements=2, path_losses=4, crashes=2, outages=1
+)
+"""Peers that restart with counters of every kind, vanish, come back, amid moves between them and versions."""
 EXACTLY_ONCE = Plan(
     sims=4,
     crashes=3,
@@ -324,6 +330,8 @@ class World:
             self.retold_rates.late = 0.0
             self.node_clock.skew = timedelta()
             await self._check_ghosts()
+            for state in self.sims:
+                self._check_accepted(state)
             await self._go_home()
         await asyncio.sleep(self.plan.quiet_s)
         await self._tell_left_counts()
@@ -384,6 +392,7 @@ class World:
         until = self.clock.monotonic() + self.plan.active_s
         while self.clock.monotonic() < until:
             await asyncio.sleep(self.rng.expovariate(1 / self.plan.pace_s))
+            self._check_accepted(state)
             action = self.rng.random()
             if state.nas is not None:
                 await self._live_by_radius(state, action)
@@ -550,6 +559,11 @@ class World:
         moments += [("outage", self.rng.random()) for _ in range(self.plan.outages)]
         moments += [("jump", self.rng.random()) for _ in range(self.plan.clock_jumps)]
         moments += [("restart", self.rng.random()) for _ in range(self.plan.peer_restarts)]
+        moments += [
+            (kind, self.rng.random())
+            for kind in ("replace", "twin")
+            for _ in range(self.plan.peer_replacements)
+        ]
         moments += [("path", self.rng.random()) for _ in range(self.plan.path_losses)]
         began = self.clock.monotonic()
         for kind, when in sorted(moments, key=lambda moment: moment[1]):
@@ -565,6 +579,12 @@ class World:
                 self._check_recovered()
             elif kind == "restart":
                 self.rng.choice(self.peers).restart()
+                self.restarts += 1
+            elif kind == "replace":
+                self.rng.choice(self.peers).restart(self.rng.randrange(256))
+                self.restarts += 1
+            elif kind == "twin":
+                self.rng.choice(self.peers).fail_over()
                 self.restarts += 1
             elif kind == "path":
                 self._lose_path(self.rng.choice(self.peers).address)
@@ -590,6 +610,20 @@ class World:
             tunnel = session.tunnel
             if tunnel and (tunnel.peer_control_address, tunnel.peer_teid_control) not in known:
                 self.findings.append(f"session of {session.imsi} outlived its peer's restart")
+
+    def _check_accepted(self, state: SimState) -> None:
+        """The peers' own view: what they were told is open is, without an Error Indication."""
+        context, peer = state.context, state.peer
+        held = self.node.held.get("vg-1")
+        if held is None or held.door._socket is None or not self._gate.is_set():
+            return  # nobody serves now: the lease is lost for a while, or its sessions are being read back
+        if context is None or peer is None or not context.is_active:
+            return
+        if state.is_touched or state.cuts_under_way:
+            return
+        is_open = any(context.peer_teid_control in session.teids for session in self._open())
+        if not is_open or any(context is each for each in peer.refuted):
+            self.findings.append(f"session of {state.imsi} was accepted and is dead")
 
     async def _outage(self) -> None:
         """The store or the stream is away for some seconds."""
@@ -634,7 +668,8 @@ def _config(name: str, plan: Plan) -> Config:
         usage=UsageConfig(fold_after_s=FOLD_AFTER_S),
         gateway=GatewayConfig.model_validate(
             {
-                "allowed_peers": ["127.0.0.0/8"],
+                "allowed_peers": [] if plan.partners else ["127.0.0.0/8"],
+                "peers": list(plan.partners),
                 "sessions_max": SLOTS,
                 "quarantine_s": plan.quarantine_s,
                 "path_keep_s": plan.path_keep_s,

@@ -25,6 +25,7 @@ from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
 from core.services.sessions import LATE_S, Sessions
 from core.services.statics import EndAt, StaticAddresses
+from core.services.unanswered import UnansweredSessions
 from core.services.usage import UsageMeter
 from gtp.endpoint import Causes
 from gtp.partners import Partner, Priority
@@ -36,8 +37,6 @@ from gtp.userplane.udp import UdpUserPlane
 from radius.server import NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
-ERROR_INDICATIONS_MAX = 10_000
-"""Sessions that wait to be ended because their peer no longer knows them."""
 KEEP_ADDRESS_S = 2.0
 """How often the address is brought again: it stays until the tenure's end, as that stood then."""
 
@@ -78,7 +77,6 @@ class HeldGateway:
             entropy=adapters.entropy,
             actor=config.node.name,
         )
-        self._peer_lost: asyncio.Queue[str] = asyncio.Queue(ERROR_INDICATIONS_MAX)
         world, quarantine_s = adapters, config.gateway.quarantine_s
         addresses = AddressPool(quarantine_s=quarantine_s)
         apn_pools = {each: AddressPool(quarantine_s=quarantine_s) for each in config.gateway.apn_pools}
@@ -167,7 +165,7 @@ class HeldGateway:
         yield "idle-sessions", self.make_idle().run
         yield "user-paths", self._watch_user_paths
         yield "event-relay", self.relay.run
-        yield "lost-peers", self._end_lost
+        yield "unanswered-sessions", self.make_unanswered().run
         yield "gateway-address", self._keep_address
 
     def fence(self) -> None:
@@ -311,6 +309,8 @@ class HeldGateway:
             address=(self.gateway.address, config.control_port),
             user_address=self.own.user_address,
             sessions=self.sessions,
+            audit=self._audit,
+            gateway_id=self.gateway.gateway_id,
             clock=self._world.clock,
             entropy=self._world.entropy,
             recovery=self.gateway.restart_counter,
@@ -331,6 +331,17 @@ class HeldGateway:
         )
         self.usage.on_moved(idle.heed_moved)
         return idle
+
+    def make_unanswered(self) -> UnansweredSessions:
+        """What asks about sessions that a kill may have left without their answer."""
+        before = self._before
+        return UnansweredSessions(
+            sessions=self.sessions,
+            renewed=None if before is None or before.is_released else before.renewed,
+            patience_s=_timers(self._config.gateway).patience_s,
+            is_used=lambda session_id: self._up_packets(session_id) > 0,
+            ask=lambda session_id: self.door.ask_about((session_id,)),
+        )
 
     def make_radius_door(self) -> RadiusDoor:
         """The RADIUS door."""
@@ -380,8 +391,11 @@ class HeldGateway:
         )
 
     def _heed_error_indication(self, session_id: str) -> None:
-        with suppress(asyncio.QueueFull):  # the next packet down brings the next indication
-            self._peer_lost.put_nowait(session_id)
+        self.door.heed_error_indication(session_id, self._up_packets(session_id))
+
+    def _up_packets(self, session_id: str) -> int:
+        counters = self.user_plane.counters(session_id)
+        return 0 if counters is None else counters.current.volume.up_packets
 
     async def _bring_address(self) -> None:
         """One after the other with letting go, which comes last: after ``fence`` nothing is brought."""
@@ -405,12 +419,6 @@ class HeldGateway:
         config = self._config.gateway
         await self.user_plane.watch_paths(_timers(config), interval_s=config.user_echo_interval_s)
 
-    async def _end_lost(self) -> None:
-        while True:
-            session_id = await self._peer_lost.get()
-            with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
-                await self.sessions.close(session_id, CloseReason.PEER_LOST)
-
 
 def _partners(config: GatewayConfig) -> list[Partner]:
     return [
@@ -424,6 +432,7 @@ def _partners(config: GatewayConfig) -> list[Partner]:
             user_networks=each.user_networks,
             ipcp_ack=each.ipcp_ack,
             assume_dual_address_bearers=each.assume_dual_address_bearers,
+            may_take_over=each.may_take_over,
         )
         for each in config.peers
     ]

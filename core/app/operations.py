@@ -57,7 +57,9 @@ class Operations:
                 "partner": peer.partner,
                 "address": peer.address,
                 "path": peer.path.path.value,
-                "restart_counter": peer.path.confirmed,
+                "restart_counter": peer.path.restart.known,
+                "restart_counter_heard": peer.path.restart.heard,
+                "restart": peer.path.restart.state.value,
                 "sessions": peer.sessions,
                 "heard_s_ago": _ago(peer.path.heard_at, now),
                 "echo_rtt_ms": None if peer.path.rtt_s is None else round(peer.path.rtt_s * 1_000, 3),
@@ -73,6 +75,8 @@ class Operations:
                 "address": address,
                 "path": path.path.value,
                 "restart_counter": None,
+                "restart_counter_heard": None,
+                "restart": None,
                 "sessions": path.sessions,
                 "heard_s_ago": _ago(path.heard_at, now),
                 "echo_rtt_ms": None if path.rtt_s is None else round(path.rtt_s * 1_000, 3),
@@ -132,6 +136,10 @@ class Operations:
     def _row_of(
         self, held: HeldGateway, message: Described, peer: Address, data: bytes, *, is_incoming: bool
     ) -> Row:
+        elements = dict(message.elements)
+        known = held.door.restart_counter_of(message.version, peer[0]) if is_incoming else None
+        if known is not None and elements.get("recovery") not in (None, str(known), known):
+            elements["restart_counter_known"] = str(known)
         return {
             "at": self._clock.now().isoformat(timespec="milliseconds"),
             "gateway": held.gateway.gateway_id,
@@ -143,7 +151,7 @@ class Operations:
             "sequence": message.sequence,
             "teid": message.teid,
             "cause": message.cause,
-            "elements": dict(message.elements),
+            "elements": elements,
             "data": data.hex(),
         }
 
@@ -183,6 +191,7 @@ class Operations:
         for held in list(self._node.held.values()):
             theirs = [each.session_id async for each in _each_session(held) if _is_of(held, each, peer)]
             await held.door.end_all(theirs, reason, tell_peer=tell_peer)
+            held.door.forget_peer(peer)
             ended += len(theirs)
         return ended
 

@@ -104,6 +104,7 @@ def make_telemetry(node: Node, customers: Customers) -> Telemetry:
     for access in (Access.GTPV1, Access.GTPV2):
         each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
         each(Metric.GTP_PATH_EVENTS, partial(_path_events, access), access=access.value)
+        each(Metric.GTP_CLAIMS, partial(_claims, access), access=access.value)
     each(Metric.GTP_PATH_EVENTS, lambda held: held.user_plane.paths.counts, access="gtpu")
     telemetry.watch_each(Metric.GTP_WAITING, lambda: _sum(_waiting(held) for held in node.held.values()))
     telemetry.watch_table(Metric.GTP_ANSWERS, lambda: _total(map(_answers, node.held.values())))
@@ -167,6 +168,10 @@ def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
 
 def _path_events(access: Access, held: HeldGateway) -> Mapping[str, float]:
     return held.door.machines[access].path_events
+
+
+def _claims(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.door.machines[access].claims
 
 
 def _waiting(held: HeldGateway) -> Mapping[str, float]:

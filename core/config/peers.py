@@ -9,6 +9,7 @@ from pydantic import Field
 from core.config.base import Name, Section
 
 PARTNERS_MAX = 200
+EACH_PARTNER = "*"
 
 
 class PeerConfig(Section):
@@ -16,6 +17,9 @@ class PeerConfig(Section):
 
     With ``requests_per_s`` (0: no limit) so many datagrams are read, ``burst`` at once; the rest is dropped.
     Their tunnels end there too, or in ``user_networks``, whence nobody may speak.
+    ``may_take_over``: names of partners, or ``*`` for all of them and every NAS: a session that one of those
+    holds may be handed over to this partner, or be replaced by it. Else another's session stays, and a new
+    one is opened beside it.
     ``echo``: whether its peers are sent Echo Requests. ``priority``: whose new sessions are refused first
     when there are too many at once.
 
@@ -28,6 +32,7 @@ class PeerConfig(Section):
     name: Name
     networks: Annotated[tuple[IPv4Network, ...], Field(min_length=1, max_length=1_000)]
     user_networks: Annotated[tuple[IPv4Network, ...], Field(max_length=1_000)] = ()
+    may_take_over: Annotated[tuple[str, ...], Field(max_length=PARTNERS_MAX)] = ()
     requests_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     echo: bool = True
@@ -37,10 +42,17 @@ class PeerConfig(Section):
 
 
 def demand_own_networks(peers: Sequence[PeerConfig]) -> None:
-    """Raises ``ValueError`` when two partners share a name or an address."""
+    """Raises ``ValueError`` when two partners share a name or an address, or one names none of them."""
     names = [each.name for each in peers]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)}: a name must be its own")
+    for each in peers:
+        for named in each.may_take_over:
+            if named != EACH_PARTNER and (named == each.name or named not in names):
+                raise ValueError(
+                    f"{each.name}: may_take_over names {named}, which is no other partner in gateway.peers;"
+                    f' use the name of one, or "{EACH_PARTNER}" for all'
+                )
     widest: tuple[IPv4Network, str] | None = None
     for network, name in sorted((network, each.name) for each in peers for network in each.networks):
         if widest is not None and network.overlaps(widest[0]):

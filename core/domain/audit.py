@@ -20,6 +20,8 @@ class AuditAction(Enum):
     OPERATOR_CREATED = "operator_created"
     OPERATOR_CLOSED = "operator_closed"
     SIMS_IMPORTED = "sims_imported"
+    SESSION_TAKEN_OVER = "session_taken_over"  # another partner has it now, or replaced it
+    PEER_RESTARTED = "peer_restarted"  # sessions ended because a peer proved that it restarted
 
 
 @dataclass(frozen=True, slots=True)

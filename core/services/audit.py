@@ -60,6 +60,20 @@ class AuditTrail:
         """Of one operator, or into the stock."""
         await self._record(AuditAction.SIMS_IMPORTED, operator_id or "stock", f"{count} SIMs")
 
+    async def session_taken_over(self, gateway_id: str, session_id: str, *, before: str, after: str) -> None:
+        """Another partner has a session now, or ended it by one of its own for the same SIM."""
+        detail = f"session {session_id} of {before} was taken over, or replaced, by {after}"
+        await self._record(AuditAction.SESSION_TAKEN_OVER, gateway_id, detail)
+
+    async def peer_restarted(self, gateway_id: str, peer: str, *, counter: int, ended: int, of: int) -> None:
+        """A restart that was proved: what the peer had before it ends."""
+        await self._record(
+            AuditAction.PEER_RESTARTED,
+            gateway_id,
+            f"{peer} answered twice that its restart counter is {counter};"
+            f" of {of} sessions from before {ended} ended",
+        )
+
     async def _record(self, action: AuditAction, subject: str, detail: str) -> None:
         entry_id, now = self._ids.next(), self._clock.now()
         await self._audit.record(AuditEntry(entry_id, now, self._actor, action, subject, detail))

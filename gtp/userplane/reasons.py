@@ -41,7 +41,8 @@ class Signal(StrEnum):
     ERROR_INDICATION_SENT = "error_indication_sent"
     ERROR_INDICATION_WITHHELD = "error_indication_withheld"  # TEID 0, or above the rate
     ERROR_INDICATION_HEEDED = "error_indication_heeded"
-    ERROR_INDICATION_IGNORED = "error_indication_ignored"  # malformed, or from another than the peer
+    ERROR_INDICATION_IGNORED = "error_indication_ignored"  # malformed, not the peer's, or nothing was sent
+    ERROR_INDICATION_EXCESS = "error_indication_excess"  # above the rate at which a peer's are looked at
     ROUTER_ADVERTISED = "router_advertised"
     NEIGHBOUR_ADVERTISED = "neighbour_advertised"
     TOO_BIG_TOLD = "too_big_told"

@@ -33,7 +33,8 @@ class Tunnel(Struct, eq=False, gc=False):
     ``peer_teid``, but for what one of ``ways`` takes. Its four counters begin at ``counters_at``. Speeds are
     those of ``policing.rate``; ``due`` is when the line is free again. ``advertised_s`` is when the device
     was last told its prefix; ``sequences`` has the number of the next packet by peer and its TEID, once there
-    is one.
+    is one. ``indicated_at`` is how many packets had gone down when its peer last said that it does not know
+    it.
     """
 
     session_id: str
@@ -59,6 +60,7 @@ class Tunnel(Struct, eq=False, gc=False):
     down_due_s: float = 0.0
     advertised_s: float = float("-inf")
     sequences: dict[Address, int] | None = None
+    indicated_at: int = 0
 
 
 class Tables:

@@ -46,6 +46,8 @@ COMPLAINTS_PER_S_MAX = 10
 """Error Indications and notifications of extension headers, per peer (TS 29.281 leaves the rate to us)."""
 COMPLAINT_PEERS_MAX = 1_024
 """Peers that get one within a second; beyond it nobody does, until the second is over."""
+INDICATIONS_PER_S_MAX = 100
+"""Error Indications that are looked at, per peer: whoever guesses TEIDs is slow."""
 TOO_BIG_PER_S_MAX = 10
 """Per session that is sent what is too big."""
 TOO_BIG_SESSIONS_MAX = 1_024
@@ -129,6 +131,7 @@ class Tunnels:
         self._verdicts = destinations.verdicts
         self._judge = destinations.judge
         self._complaints = PerSecond(each_max=COMPLAINTS_PER_S_MAX, keys_max=COMPLAINT_PEERS_MAX)
+        self._indications = PerSecond(each_max=INDICATIONS_PER_S_MAX, keys_max=COMPLAINT_PEERS_MAX)
         self._too_big_told = PerSecond(each_max=TOO_BIG_PER_S_MAX, keys_max=TOO_BIG_SESSIONS_MAX)
 
     def __contains__(self, session_id: str) -> bool:
@@ -456,16 +459,21 @@ class Tunnels:
             self.drops[Drop.UNKNOWN_MESSAGE] += 1
 
     def _heed_error_indication(self, teid: bytes, peer: str) -> None:
-        """The peer knows our TEID for it no longer (§7.3.1).
+        """The peer knows our TEID for it no longer (§7.3.1), or somebody forged it: the port proves nothing,
+        but a packet must have gone down since the last one.
 
-        If it was the default bearer's, whoever listens ends the session; what a dedicated bearer took goes by
-        the default one from now on.
+        If it was the default bearer's, the peer is asked by GTP-C; what a dedicated bearer took goes by the
+        default one from now on.
         """
+        if not self._indications.take(peer, self._monotonic()):
+            self.signals[Signal.ERROR_INDICATION_EXCESS] += 1
+            return
         number = int.from_bytes(teid, "big")
         tunnel = self._tables.by_peer.get((peer, number)) if teid else None
-        if tunnel is None:
+        if tunnel is None or (sent := self._words[tunnel.counters_at + 3]) == tunnel.indicated_at:
             self.signals[Signal.ERROR_INDICATION_IGNORED] += 1
             return
+        tunnel.indicated_at = sent
         self.signals[Signal.ERROR_INDICATION_HEEDED] += 1
         if (peer, number) != (tunnel.peer, tunnel.peer_teid):
             tunnel.ways = tuple(way for way in tunnel.ways if (way.to[0], way.peer_teid) != (peer, number))

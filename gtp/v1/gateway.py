@@ -11,7 +11,7 @@ from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.contexts import Context, ContextEvent
-from gtp.endpoint import Asked, GtpEndpoint, Pending
+from gtp.endpoint import GtpEndpoint
 from gtp.events import (
     Accepted,
     DeleteRequested,
@@ -24,6 +24,7 @@ from gtp.events import (
 )
 from gtp.initiated import Reply, Verdict
 from gtp.pco import credentials
+from gtp.pending import Asked, Pending
 from gtp.transaction import Peer, RequestKey
 from gtp.v1 import ie, message
 from gtp.v1.cause import CAUSE_OF_REFUSAL, CAUSE_OF_RELEASE, Cause
@@ -94,7 +95,7 @@ class GtpV1Gateway(GtpEndpoint):
             self.dropped["unknown_extension_header"] += 1
         elif header.message_type == MessageType.ECHO_REQUEST:
             self._outgoing.append((message.encode_echo_response(header.sequence, self._recovery), addr))
-            self._hear(addr, message.decode_recovery(header.payload), now)
+            self._hear(addr[0], message.decode_recovery(header.payload), now)
         elif header.message_type in ANSWERS:
             self._receive_response(header, header.sequence, addr, now)
         else:
@@ -195,11 +196,6 @@ class GtpV1Gateway(GtpEndpoint):
 
     def _asked_update(self, token: int, addr: Peer, header: Header) -> Asked:
         update = message.decode_update_request(header.payload)
-        context = self._named(header, addr, ContextEvent.UPDATE_REQUESTED, update.nsapi)
-        if update.teid_control is None and context.access is not self.ACCESS:
-            raise RemoteProtocolError(  # it comes from an SGW, whose TEID is nothing to an SGSN
-                "control TEID of a new peer", cause=Cause.MANDATORY_IE_MISSING, offending=TEID_CONTROL
-            )
         ends = PeerEnds(
             update.teid_control,
             update.control_address,
@@ -207,8 +203,22 @@ class GtpV1Gateway(GtpEndpoint):
             update.user_address,
             self._counter_of(addr, update.recovery),
         )
+        context = self._contexts.by_teid(header.teid)
+        if context is not None and not self._may_move(addr[0], context, ends):
+            context = None
+        context = self._demand(context, ContextEvent.UPDATE_REQUESTED, update.nsapi)
+        if update.teid_control is None and context.access is not self.ACCESS:
+            raise RemoteProtocolError(  # it comes from an SGW, whose TEID is nothing to an SGSN
+                "control TEID of a new peer", cause=Cause.MANDATORY_IE_MISSING, offending=TEID_CONTROL
+            )
         event = UpdateRequested(
-            token, context.session_id, ends, update.location, update.asked.meaning, imei=update.imei
+            token,
+            context.session_id,
+            ends,
+            update.location,
+            update.asked.meaning,
+            imei=update.imei,
+            is_taken_over=not self._speaks_for(addr[0], context),
         )
         return Asked(event, update.teid_control or context.peer_teid, update.recovery, _Wire(update, header))
 
@@ -236,7 +246,10 @@ class GtpV1Gateway(GtpEndpoint):
 
     def _named(self, header: Header, addr: Peer, event: ContextEvent, nsapi: int | None) -> Context:
         """``nsapi`` is the context's own, where the request must name it."""
-        context = self._known(header, addr)
+        return self._demand(self._known(header, addr), event, nsapi)
+
+    def _demand(self, context: Context | None, event: ContextEvent, nsapi: int | None) -> Context:
+        """The context taken through an event; raises ``RemoteProtocolError`` where that may not be."""
         if context is None or nsapi not in (None, context.nsapi) or not self._step(context, event):
             raise RemoteProtocolError("no such context", cause=Cause.NON_EXISTENT)
         return context

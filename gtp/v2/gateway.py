@@ -10,7 +10,7 @@ from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.contexts import Context, ContextEvent
-from gtp.endpoint import Asked, GtpEndpoint, Pending
+from gtp.endpoint import GtpEndpoint
 from gtp.events import (
     Accepted,
     BearerEnds,
@@ -26,6 +26,7 @@ from gtp.events import (
 )
 from gtp.initiated import Initiated, Procedure, Reply, Verdict
 from gtp.pco import credentials
+from gtp.pending import Asked, Pending
 from gtp.transaction import Peer, RequestKey
 from gtp.v2 import bearers, ie, message
 from gtp.v2.cause import CAUSE_OF_REFUSAL, CAUSE_OF_RELEASE, Cause
@@ -101,7 +102,7 @@ class GtpV2Gateway(GtpEndpoint):
         kind, recovery = header.message_type, message.decode_recovery(header.payload)
         if kind == MessageType.ECHO_REQUEST:
             self._outgoing.append((message.encode_echo_response(header.sequence, self._recovery), addr))
-            self._hear(addr, recovery, now)
+            self._hear(addr[0], recovery, now)
         elif kind == MessageType.ECHO_RESPONSE:
             self._take_response(kind, header.sequence, addr, now, Reply(Verdict.DONE, recovery))
         elif kind in ANSWERS:
@@ -222,13 +223,17 @@ class GtpV2Gateway(GtpEndpoint):
 
     def _asked_modify(self, token: int, addr: Peer, header: Header, teid: int) -> Asked:
         modify = message.decode_modify_bearer_request(header.payload)
-        context = self._named(teid, addr, ContextEvent.UPDATE_REQUESTED)
+        named = self._contexts.by_teid(teid)
+        default_ebi = named.nsapi if named else 0
+        user = next((user for ebi, user in modify.bearers if ebi == default_ebi), None)
+        ends = _ends(modify.control, user, self._counter_of(addr, modify.recovery))
+        is_ours = named is not None and self._may_move(addr[0], named, ends)
+        context = self._demand(named if is_ours else None, ContextEvent.UPDATE_REQUESTED)
         modify = replace(modify, is_from_sgsn=context.access is not self.ACCESS)
-        user = next((user for ebi, user in modify.bearers if ebi == context.nsapi), None)
         event = UpdateRequested(
             token,
             context.session_id,
-            _ends(modify.control, user, self._counter_of(addr, modify.recovery)),
+            ends,
             modify.location,
             qos_change=QosChange(ambr_kbps=modify.ambr_kbps) if modify.ambr_kbps else None,
             bearers=tuple(
@@ -239,13 +244,19 @@ class GtpV2Gateway(GtpEndpoint):
             removed=modify.removed,
             is_suspended=False,  # whoever moves is back (TS 23.272 §6.5)
             imei=modify.imei,
+            is_taken_over=not self._speaks_for(addr[0], context),
         )
         peer_teid = modify.control.teid if modify.control else context.peer_teid
         return Asked(event, peer_teid, modify.recovery, modify)
 
     def _named(self, teid: int, addr: Peer, event: ContextEvent) -> Context:
-        context = self._context_for(teid, addr, event)
-        if context is None:
+        """The context that this TEID names, if this peer may speak of it; raises ``RemoteProtocolError``."""
+        context = self._contexts.by_teid(teid)
+        return self._demand(context if context and self._speaks_for(addr[0], context) else None, event)
+
+    def _demand(self, context: Context | None, event: ContextEvent) -> Context:
+        """The context taken through an event; raises ``RemoteProtocolError`` where that may not be."""
+        if context is None or not self._step(context, event):
             raise RemoteProtocolError("no such context", cause=Cause.CONTEXT_NOT_FOUND)
         return context
 

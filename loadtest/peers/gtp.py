@@ -89,6 +89,10 @@ class GtpPeer(ABC, Generic[Answer]):
         self.error_indications = 0
         self.silent: set[int] = set()
         """Control TEIDs of contexts that were forgotten without a word, since the last restart."""
+        self.refuted: list[PdpContext] = []
+        """Contexts that stand here and whose packets the gateway answered with an Error Indication."""
+        self._counters: set[int] = set()
+        self._twin = int.from_bytes(entropy.random_bytes(1), "big")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
@@ -160,12 +164,24 @@ class GtpPeer(ABC, Generic[Answer]):
             self.silent.add(context.local_teid_control)
         self.contexts.pop(context.local_teid_user, None)
 
-    def restart(self) -> None:
-        """Lose every context and begin anew, under the next restart counter (TS 23.007 §18)."""
+    def restart(self, counter: int | None = None) -> None:
+        """Lose every context and begin anew, under the next restart counter (TS 23.007 §18), or under another
+        as one that lost its file or was replaced. It has none twice: nobody could notice that restart.
+        """
         for context in list(self.contexts.values()):
             self.lose(context)
         self.silent.clear()
-        self.restart_counter = (self.restart_counter + 1) & 0xFF
+        self._counters.add(self.restart_counter)
+        self.restart_counter = (self.restart_counter + 1 if counter is None else counter) & 0xFF
+        while self.restart_counter in self._counters:
+            self.restart_counter = (self.restart_counter + 1) & 0xFF
+
+    def fail_over(self) -> None:
+        """A twin with a restart counter of its own goes on at this address, without contexts; this one
+        restarts before it is back.
+        """
+        twin, self._twin = self._twin, self.restart_counter + 1
+        self.restart(twin)
 
     def send_up(self, context: PdpContext, packet: bytes) -> None:
         """Carry a device's packet to the gateway, if the context stands."""
@@ -234,6 +250,9 @@ class GtpPeer(ABC, Generic[Answer]):
             return
         if header.message_type == ERROR_INDICATION:
             self.error_indications += 1
+            teid = int.from_bytes(header.payload[1:5], "big")
+            held = {id(each): each for each in self.contexts.values() if each.peer_teid_user == teid}
+            self.refuted += [each for each in held.values() if each.is_active]
         elif header.message_type == ECHO_REQUEST and self._user is not None:
             self._user.send(encode_header(ECHO_RESPONSE, 0, header.sequence or 0, b"\x0e\0"), source)
         elif header.message_type != G_PDU:

@@ -106,6 +106,8 @@ class Nas:
         self._waiting: dict[tuple[str, int], tuple[Packet, asyncio.Future[Packet]]] = {}
         self._identifier = 0
         self._number = 0
+        self._is_on = asyncio.Event()
+        self._is_on.set()
         self._tasks: asyncio.TaskGroup | None = None
         self.address = address
         self.sessions: dict[str, NasSession] = {}
@@ -164,7 +166,11 @@ class Nas:
         )
 
     async def begin(self, session: NasSession) -> None:
-        """Accounting-Start; raises ``NotAnswered``: then the session is over without having begun."""
+        """Accounting-Start, once an Accounting-On that is under way is acknowledged: it would end this too.
+
+        Raises ``NotAnswered``: then the session is over without having begun.
+        """
+        await self._is_on.wait()
         session.is_active = True
         self.sessions[session.acct_session_id] = session
         try:
@@ -195,8 +201,9 @@ class Nas:
             session.is_active = False
             session.stopped.set()
         self.sessions.clear()
-        request = self._accounting(ON)
-        await self._ask("acct", request, None)
+        self._is_on.clear()
+        await self._ask("acct", self._accounting(ON), None)
+        self._is_on.set()
         return lost
 
     # -- inside ---------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.message import MessageType, decode_response
 from gtp.v2.gateway import GtpV2Gateway
-from tests.support.gtp import APN
+from tests.support.gtp import APN, counting
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("AIRLOOM_SHARED", ROOT.parent / "shared")) / "pcaps"
@@ -44,7 +44,9 @@ def control_messages(capture: Path) -> tuple[bytes, ...]:
 
 def machine_for(data: bytes) -> GtpEndpoint:
     kind: type[GtpEndpoint] = GtpV2Gateway if data[0] >> 5 == 2 else GtpV1Gateway
-    return kind(address=IPv4Address("127.0.0.1"), recovery=1, apns=[APN], allowed_peers=(), first_sequence=1)
+    return kind(
+        address=IPv4Address("127.0.0.1"), recovery=1, apns=[APN], allowed_peers=(), random_bytes=counting(1)
+    )
 
 
 def wishes(capture: Path) -> Iterator[SessionWish]:

@@ -28,6 +28,7 @@ from loadtest.virtual import VirtualClock, run_virtual
 from tests.support.gtp import (
     APN,
     SGSN,
+    counting,
     create_elements,
     create_request,
     delete_request,
@@ -51,7 +52,7 @@ def control_messages() -> dict[str, bytes]:
         recovery=3,
         apns=[replace(APN, dns_ipv6=IPV6, p_cscf=(*APN.dns, *IPV6))],
         allowed_peers=(),
-        first_sequence=100,
+        random_bytes=counting(100),
         timers=Timers(back_off_s=100.0),
     )
     sent: dict[str, bytes] = {}

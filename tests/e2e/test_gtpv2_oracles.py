@@ -24,7 +24,7 @@ from gtp.events import (
 )
 from gtp.transaction import Timers
 from gtp.v2.gateway import GtpV2Gateway
-from tests.support.gtp import APN
+from tests.support.gtp import APN, counting
 from tests.support.gtp2 import (
     SGW,
     create_elements,
@@ -56,7 +56,7 @@ def messages() -> dict[str, bytes]:
         recovery=3,
         apns=[APN],
         allowed_peers=(),
-        first_sequence=100,
+        random_bytes=counting(100),
         timers=Timers(back_off_s=100.0),
     )
     sent: dict[str, bytes] = {}

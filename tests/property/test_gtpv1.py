@@ -14,7 +14,16 @@ from gtp.pco import ANSWER_OCTETS_MAX, answer_options, credentials, dns_servers
 from gtp.v1 import ie
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header, encode_header
-from tests.support.gtp import APN, SGSN, create_request, delete_request, message, session, update_request
+from tests.support.gtp import (
+    APN,
+    SGSN,
+    counting,
+    create_request,
+    delete_request,
+    message,
+    session,
+    update_request,
+)
 from tests.unit.test_gtpv1_messages import NOTIFICATION, with_extensions
 
 MESSAGES = (
@@ -28,7 +37,7 @@ MESSAGES = (
 
 def machine() -> GtpV1Gateway:
     return GtpV1Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), first_sequence=0
+        address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), random_bytes=counting(0)
     )
 
 

@@ -9,7 +9,7 @@ from core.errors import RemoteProtocolError
 from gtp.v2 import bearers, ie, message
 from gtp.v2.gateway import GtpV2Gateway
 from gtp.v2.header import decode_header, encode_header
-from tests.support.gtp import APN
+from tests.support.gtp import APN, counting
 from tests.support.gtp2 import SGW, create_session, delete_session, element, message2, modify_bearer
 from tests.unit.test_gtpv2_bearers import (
     IMSI,
@@ -44,7 +44,7 @@ OWN_REQUESTS = 3
 def machine() -> GtpV2Gateway:
     """With a context, and a request of each kind open, whose numbers are 1 to 3."""
     target = GtpV2Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), first_sequence=0
+        address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), random_bytes=counting(0)
     )
     target.adopt(session())
     target.add_bearer(session().session_id, WANTED, 0)

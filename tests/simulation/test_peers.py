@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from core.domain.session import Access, CloseReason
+from core.ports.network import Address
 from gtp.path import PathState
+from gtp.transaction import PATIENCE_S
 from gtp.v1.cause import Cause
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
 from loadtest.virtual import PERFECT, NetworkFaults, run_virtual
@@ -172,6 +174,44 @@ def test_a_peer_that_restarted_while_the_gateway_was_away_loses_its_older_sessio
         assert stage.open_imsis() == [], "the next Echo tells"
 
     play(script, address)
+
+
+class Mute:
+    """A socket of a node that is killed before anything it sends is on the wire."""
+
+    def __init__(self, socket: Any) -> None:
+        self.close = socket.close
+
+    def send(self, data: bytes, to: Address) -> bool:
+        """Nothing."""
+        return True
+
+
+@each_version
+def test_what_a_kill_left_without_its_answer_ends_and_what_was_answered_stays(address: str) -> None:
+    """A storm: sessions were written, their answers never sent; when the node is back their peer gave up."""
+
+    async def script(stage: Stage, peer: Either) -> None:
+        before = [await peer.attach(imsi=stage.imsi(number), apn=APN) for number in range(3)]
+        await asyncio.sleep(100)
+        answered = [await peer.attach(imsi=stage.imsi(number), apn=APN) for number in range(3, 6)]
+        held = await stage.holding()
+        held.door._socket = Mute(held.door._socket)  # type: ignore[assignment]  # sends nothing
+        attaching = [peer.attach(imsi=stage.imsi(number), apn=APN) for number in range(6, 12)]
+        answers = asyncio.gather(*attaching, return_exceptions=True)
+        await asyncio.sleep(2)
+        await stage.crash()
+        assert all(isinstance(each, NotAnswered) for each in await answers)
+        await stage.start_node()
+        assert len(stage.open_imsis()) == 12
+        await asyncio.sleep(2 * PATIENCE_S)
+        assert stage.open_imsis() == sorted(each.imsi for each in before + answered)
+        assert all(each.is_active and not each.ended_by_gateway for each in before + answered)
+        held = await stage.holding()
+        claims = held.door.machines[Access.GTPV1 if address == SGSN else Access.GTPV2].claims
+        assert (claims["asked"], claims["unknown_to_peer"]) == (9, 6), "those of before were not asked about"
+
+    play(script, address, sims=12)
 
 
 def test_full_is_a_cause_and_whoever_leaves_makes_room() -> None:

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from core.app.held import HeldGateway
+from core.domain.session import Session
 from gtp.contexts import Contexts
+from gtp.endpoint import GtpEndpoint
+from gtp.events import PeerRestarted
+from gtp.pending import Pending
+from gtp.restart import is_newer
 from loadtest.checks import simulate
 from loadtest.world import ROAMING
 from tests.simulation.test_world import SEEDS, holding
@@ -21,7 +26,8 @@ def test_no_session_leaks_none_is_double_and_no_octet_is_off(seed: int) -> None:
 
 def test_peers_restart_and_sessions_move_between_versions() -> None:
     worlds = [simulate(seed, ROAMING) for seed in range(4)]
-    assert all(world.restarts == ROAMING.peer_restarts for world in worlds)
+    wanted = ROAMING.peer_restarts + 2 * ROAMING.peer_replacements
+    assert all(world.restarts == wanted for world in worlds)
     assert sum(world.handovers for world in worlds) > 4
 
 
@@ -38,6 +44,50 @@ class ForgetfulGateway(HeldGateway):
 class _Forgetful(Contexts):
     def of_peer(self, *_: object) -> Any:
         return iter(())
+
+
+class HastyGateway(HeldGateway):
+    """Ends at once what a peer asks for under an older restart counter than any that it had."""
+
+    def make_door(self) -> Any:
+        door = super().make_door()
+        for machine in door.machines.values():
+            machine.__class__ = _hasty(type(machine))
+        return door
+
+
+def _hasty(kind: type[GtpEndpoint]) -> type[GtpEndpoint]:
+    newest: dict[str, int] = {}
+
+    def _hold(self: Any, pending: Pending, session: Session, now: float) -> None:
+        kind._hold(self, pending, session, now)
+        assert session.tunnel is not None
+        peer, counter = session.tunnel.peer_control_address, session.tunnel.peer_restart_counter
+        if counter is None or is_newer(newest.setdefault(peer, counter), counter):
+            self._events.append(PeerRestarted(peer, newest[peer], (session.session_id,)))
+        else:
+            newest[peer] = counter
+
+    return type("Hasty", (kind,), {"_hold": _hold})
+
+
+def test_a_gateway_that_ends_what_an_older_counter_asked_for_is_found_out() -> None:
+    node = holding(HastyGateway)
+    assert any(simulate(seed, ROAMING, node_type=node).findings for seed in range(6))
+
+
+class CredulousGateway(HeldGateway):
+    """Lets nobody be asked about: what was asked for before a restart, and heard after it, stays."""
+
+    def make_door(self) -> Any:
+        door = super().make_door()
+        door.ask_about = lambda _: None  # type: ignore[assignment, method-assign]  # planted
+        return door
+
+
+def test_a_gateway_that_asks_nobody_is_found_out() -> None:
+    node = holding(CredulousGateway)
+    assert any(simulate(seed, ROAMING, node_type=node).findings for seed in range(6))
 
 
 def test_a_gateway_that_ends_nothing_when_a_peer_restarts_is_found_out() -> None:

@@ -1,7 +1,9 @@
 """GTPv1-C requests as bytes, written by position so that they do not lean on our encoder."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
+from itertools import count
 
 from core.domain.apn import Apn
 from core.domain.session import Access, Session, Tunnel
@@ -12,6 +14,12 @@ IMSI_OCTETS = bytes.fromhex("44100000000000f1")
 QOS = bytes.fromhex("000b921f")
 APN = Apn("soracom.io", dns=(IPv4Address("100.127.0.53"), IPv4Address("100.127.1.53")))
 PCO_DNS = bytes.fromhex("80000d00001000")
+
+
+def counting(before: int) -> Callable[[int], bytes]:
+    """Random bytes that count up, so that a test knows the sequence numbers: the first is the next one."""
+    numbers = count(before + 1)
+    return lambda length: next(numbers).to_bytes(length, "big")
 
 
 def message(kind: int, teid: int, sequence: int, body: bytes) -> bytes:

@@ -104,6 +104,8 @@ def test_a_bearer_that_is_gone_takes_nothing_more(path: Path) -> None:
 
 
 def test_an_error_indication_for_a_dedicated_bearer_leaves_the_session(path: Path) -> None:
+    path.tunnels.downlink(down(UDP(sport=5_060)))
+    path.sent.clear()
     path.up(error_indication(VOICE.peer_teid_user), source=PEER)
     path.up(error_indication(VOICE.peer_teid_user), source=OTHER_PEER)
     path.tunnels.downlink(down(UDP(sport=5_060)))

@@ -39,6 +39,10 @@ def test_nothing_configured_is_the_default() -> None:
         ),
         ('[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\nspeed = 1\n', "gateway.peers.0.speed: "),
         (
+            '[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\nmay_take_over = ["b"]\n',
+            "gateway.peers: a: may_take_over names b, which is no other partner in gateway.peers",
+        ),
+        (
             "[gateway.refusals.sim_inactve]\ngtpv1 = 199\n",
             "gateway.refusals: sim_inactve: no refusal with a cause of its own; known here: unknown_",
         ),

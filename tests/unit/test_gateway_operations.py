@@ -134,6 +134,25 @@ async def test_peers_are_told_with_path_counter_and_sessions(watched: Watched, a
     assert 0 <= row["heard_s_ago"] < 60
 
 
+async def test_a_restart_counter_that_differs_is_seen_and_a_dropped_peer_begins_anew(
+    watched: Watched, airloom: Airloom
+) -> None:
+    sgsn = await watched.peer(SGSN)
+    await sgsn.attach(imsi=watched.imsi(0), apn=APN)
+    sgsn.restart(3)
+    with watched.operations.trace(TraceQuery(imsi=watched.imsi(1))) as messages:
+        await sgsn.attach(imsi=watched.imsi(1), apn=APN)
+        create = await messages.get()
+    assert (create["elements"]["recovery"], create["elements"]["restart_counter_known"]) == ("3", "7")
+    (row,) = (await airloom("gateway", "peers", "--json")).json
+    assert (row["restart_counter"], row["restart_counter_heard"]) == (7, 3)
+    assert row["restart"] in ("asked", "proved_once")
+    await airloom("gateway", "drop-peer", SGSN, "--yes")
+    await sgsn.attach(imsi=watched.imsi(2), apn=APN)
+    (row,) = (await airloom("gateway", "peers", "--json")).json
+    assert (row["restart_counter"], row["restart"]) == (3, "agreed")
+
+
 async def test_sessions_are_found_by_what_they_are_a_page_at_a_time(
     watched: Watched, airloom: Airloom
 ) -> None:
@@ -562,7 +581,7 @@ async def test_metrics_tell_partners_procedures_causes_paths_and_what_waits(watc
     await sgsn.take_over(context)
     await asyncio.sleep(0.2)
     told = await watched.metrics()
-    assert told[f'airloom_gtp_path_events_total{{{of_v1}event="restart_confirmed"}}'] == 1
+    assert told[f'airloom_gtp_path_events_total{{{of_v1}event="recovery_changed"}}'] == 1
 
 
 async def test_peers_and_apns_are_taken_over_and_sessions_stay(watched: Watched, airloom: Airloom) -> None:

@@ -19,7 +19,7 @@ from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support import gtp as v1
 from tests.support import gtp2 as v2
-from tests.support.gtp import message, session, tlv
+from tests.support.gtp import counting, message, session, tlv
 from tests.support.gtp2 import element, f_teid, message2
 
 ROOM = 64
@@ -106,7 +106,7 @@ def gateway(
         recovery=3,
         apns=[Apn("soracom.io"), Apn("other.io")][:apns],
         allowed_peers=(),
-        first_sequence=100,
+        random_bytes=counting(100),
         partners=partners,
         timers=timers,
         causes=causes,

@@ -21,7 +21,7 @@ from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.world import APN as APN_NAME
-from tests.support.gtp import APN, SGSN, create_request, delete_request, session, update_request
+from tests.support.gtp import APN, SGSN, counting, create_request, delete_request, session, update_request
 from tests.support.gtp2 import SGW, delete_session, modify_bearer
 from tests.unit.test_radius_door import Stage, played
 
@@ -40,7 +40,7 @@ class Both:
                 recovery=3,
                 apns=[APN],
                 allowed_peers=[IPv4Network("127.0.0.0/8")],
-                first_sequence=100,
+                random_bytes=counting(100),
                 contexts=contexts,
             )
 

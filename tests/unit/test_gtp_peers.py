@@ -10,14 +10,15 @@ from core.domain.session import Access, Session
 from core.domain.values import replace
 from gtp.contexts import ContextEvent, Contexts
 from gtp.endpoint import GtpEndpoint
-from gtp.events import Accepted, PathLost, PeerRestarted, SessionRequested, UpdateRequested
+from gtp.events import Accepted, PathLost, PeerRestarted, SessionRequested, SessionsDoubted, UpdateRequested
 from gtp.partners import Partner, Partners
-from gtp.path import FLAP_S, LOOKED_AT_MAX, PATHS, RECALLED_WITHIN_S, PathEvent, PathState, Peers
+from gtp.path import LOOKED_AT_MAX, PATHS, RECALLED_WITHIN_S, PathEvent, PathState, Peers
+from gtp.restart import FLAP_S, PROOF_S, RESTARTS, RestartCounter, RestartEvent, RestartState
 from gtp.transaction import N3_REQUESTS, Arrival, RequestSender, ResponseCache, Timers
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support import gtp as v1
-from tests.support.gtp import APN, SGSN, create_request, message, session, update_request
+from tests.support.gtp import APN, SGSN, counting, create_request, message, session, update_request
 from tests.support.gtp2 import SGW, create_session, element, message2
 
 TIMERS = Timers(echo_interval_s=60.0, path_keep_s=600.0)
@@ -32,7 +33,7 @@ def gateway(
         recovery=3,
         apns=[APN],
         allowed_peers=(),
-        first_sequence=100,
+        random_bytes=counting(100),
         partners=partners,
         timers=timers,
     )
@@ -48,7 +49,8 @@ def attached(machine: GtpEndpoint, now: float = 0.0, *, number: int = 1, recover
     machine.receive_datagram(create_request(number, recovery=recovery, nsapi=4 + number), SGSN, now)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    machine.answer(event.token, Accepted(session(number)), now)
+    counter = event.wish.ends.restart_counter
+    machine.answer(event.token, Accepted(session(number, restart_counter=counter)), now)
     machine.datagrams_to_send()
 
 
@@ -181,32 +183,230 @@ def test_a_path_goes_where_its_table_says(state: PathState, event: PathEvent) ->
 # -- restart counters -----------------------------------------------------------------------------------
 
 
-def restarted(machine: GtpEndpoint, recovery: int, now: float) -> bool:
-    """One sign by a forged or true Echo Request, one by the answer to our own."""
+def counters(machine: GtpEndpoint) -> RestartCounter:
+    return dict(machine._peers.items())[SGSN[0]].restart
+
+
+def told(machine: GtpEndpoint, recovery: int, now: float) -> None:
+    """A message that answers nothing."""
     machine.receive_datagram(message(ECHO_REQUEST, 0, 9, bytes((14, recovery))), SGSN, now)
+
+
+def answered(machine: GtpEndpoint, recovery: int, now: float, until: float) -> float:
+    """Answer whatever we ask until then; when the last question was."""
+    at = now
     for echo in echoes(machine):
         answer_echo(machine, echo, recovery, now)
-    return isinstance(machine.next_event(), PeerRestarted)
+    while (due := machine.get_timer()) is not None and due <= until:
+        machine.handle_timer(due)
+        for echo in echoes(machine):
+            answer_echo(machine, echo, recovery, due)
+            at = due
+    return at
 
 
-def test_a_smaller_counter_is_a_race_and_ignored_but_the_roll_over_counts() -> None:
+def ended(machine: GtpEndpoint) -> list[str]:
+    """The sessions that a restart ended, and nothing else happened."""
+    found = list[str]()
+    while (event := machine.next_event()) is not None:
+        assert isinstance(event, PeerRestarted), event
+        found += event.session_ids
+    return found
+
+
+def doubted(machine: GtpEndpoint) -> list[str]:
+    """The sessions that their peer is to be asked about, and nothing else happened."""
+    found = list[str]()
+    while (event := machine.next_event()) is not None:
+        assert isinstance(event, SessionsDoubted), event
+        found += event.session_ids
+    return found
+
+
+@pytest.mark.parametrize("state", RestartState)
+@pytest.mark.parametrize("event", RestartEvent)
+def test_a_restart_counter_goes_where_its_table_says(state: RestartState, event: RestartEvent) -> None:
+    is_clearing = state is RestartState.CLEARING
+    counter = RestartCounter(state=state, known=7, suspected=None if is_clearing else 8, proved_at=0.0)
+    match event:
+        case RestartEvent.SIGN:
+            assert counter.sign(8) is (state is RestartState.AGREED)
+        case RestartEvent.AGREES:
+            counter.suspected = 8 if state is not RestartState.AGREED else None
+            counter.answer(7 if is_clearing else 8, 100.0, 100.0)
+        case RestartEvent.OTHER:
+            counter.answer(9, 100.0, 100.0)
+        case RestartEvent.CONTRADICTS:
+            counter.answer(7, 100.0, 100.0)
+        case RestartEvent.UNANSWERED:
+            counter.unanswered()
+        case RestartEvent.CLEARED:
+            counter.cleared()
+    if state is RestartState.AGREED and event is RestartEvent.AGREES:
+        event = RestartEvent.OTHER  # nothing is in question: it is news
+    if is_clearing and event is RestartEvent.CONTRADICTS:
+        event = RestartEvent.AGREES  # the known one is the one that was proved
+    assert counter.state is RESTARTS[state].get(event, state)
+
+
+def test_a_restart_takes_two_answers_some_seconds_apart_and_the_roll_over_counts() -> None:
     machine = gateway(timers=Timers())
     attached(machine, recovery=250)
-    assert not restarted(machine, 249, 10)
-    assert not restarted(machine, 122, 20)
-    assert machine._peers.counts["recovery_older"] == 2
-    assert restarted(machine, 3, 30)
+    told(machine, 3, 10)
+    (first,) = echoes(machine)
+    answer_echo(machine, first, 3, 10.1)
+    assert machine.next_event() is None
+    assert machine.get_timer() == pytest.approx(10.1 + PROOF_S)
+    assert answered(machine, 3, 11, 20) == pytest.approx(10.1 + PROOF_S)
+    assert ended(machine) == [session().session_id]
+    assert counters(machine).state is RestartState.AGREED
+
+
+@pytest.mark.parametrize("contradicting", [1, 2])
+def test_an_answer_that_contradicts_clears_nothing(contradicting: int) -> None:
+    machine = gateway(timers=Timers())
+    attached(machine)
+    told(machine, 8, 10)
+    (echo,) = echoes(machine)
+    answer_echo(machine, echo, 7 if contradicting == 1 else 8, 10)
+    answered(machine, 7, 10, 200)
+    assert ended(machine) == []
+    assert counters(machine).known == 7
+    assert machine._peers.counts["restart_refuted"] == 1
+
+
+def test_an_answer_to_what_was_asked_before_the_first_proof_is_no_second_one() -> None:
+    machine = gateway()
+    attached(machine)
+    due = machine.get_timer()
+    assert due is not None
+    told(machine, 8, due - 1)
+    (asked,) = echoes(machine)
+    answer_echo(machine, asked, 8, due - 0.5)
+    machine.handle_timer(due)
+    (periodic,) = echoes(machine)
+    answer_echo(machine, periodic, 8, due + PROOF_S + 1)
+    assert machine.next_event() is None, "it was asked too soon"
+    answered(machine, 8, due + PROOF_S + 1, due + 3 * PROOF_S)
+    assert ended(machine) == [session().session_id]
+
+
+def test_a_counter_that_went_back_is_served_and_once_proved_its_older_sessions_are_asked_about() -> None:
+    """TS 23.007 §18: the older value is discarded; who lost its counter's file has it all the same."""
+    machine = gateway(timers=Timers())
+    attached(machine, recovery=100)
+    machine.receive_datagram(create_request(2, recovery=50, nsapi=6), SGSN, 10)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session(2, restart_counter=50)), 10)
+    assert machine.next_event() is None, "it is not dead at once"
+    assert (counters(machine).known, counters(machine).heard) == (100, 50)
+    answered(machine, 50, 10, 30)
+    assert doubted(machine) == [session(1).session_id], "it may be another's that took the peer's place"
+    assert counters(machine).known == 50
+    answered(machine, 50, 30, 300)
+    assert (machine.next_event(), counters(machine).state) == (None, RestartState.AGREED)
+    told(machine, 51, 300)
+    answered(machine, 51, 300, 320)
+    assert set(ended(machine)) == {session(1).session_id, session(2).session_id}, "its next restart is one"
+
+
+def test_a_delayed_request_of_before_a_restart_is_asked_about_and_proves_nothing() -> None:
+    machine = gateway(timers=Timers())
+    attached(machine, recovery=8)
+    machine.receive_datagram(create_request(2, recovery=7, nsapi=6), SGSN, 10)
+    event = machine.next_event()
+    assert isinstance(event, SessionRequested)
+    machine.answer(event.token, Accepted(session(2, restart_counter=7)), 10)
+    answered(machine, 8, 10, 10 + machine._timers.patience_s - 1)
+    assert machine.next_event() is None
+    assert counters(machine).known == 8
+    answered(machine, 8, 10 + machine._timers.patience_s, 10 + machine._timers.patience_s)
+    assert doubted(machine) == [session(2).session_id]
 
 
 def test_a_flapping_counter_clears_once_a_minute_at_most() -> None:
     machine = gateway(timers=Timers())
     attached(machine, recovery=0)
-    assert restarted(machine, 100, 10)
-    assert not restarted(machine, 200, 10 + FLAP_S - 1)
-    assert machine._peers.counts["recovery_flapping"] == 1
-    assert not restarted(machine, 100, 10 + FLAP_S - 1)
-    machine.adopt(session(2))
-    assert restarted(machine, 200, 11 + FLAP_S)
+    told(machine, 60, 10)
+    restarted_at = answered(machine, 60, 10, 30)
+    assert ended(machine) == [session().session_id]
+    machine.forget(session().session_id)
+    attached(machine, 30, number=2, recovery=60)
+    told(machine, 90, 30)
+    answered(machine, 90, 30, restarted_at + FLAP_S - 0.1)
+    assert machine.next_event() is None
+    answered(machine, 90, restarted_at + FLAP_S, restarted_at + 2 * FLAP_S)
+    assert ended(machine) == [session(2).session_id]
+
+
+def test_what_a_restart_ends_ends_in_batches_each_after_one_more_answer_that_agrees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gtp.contexts.ENDED_BATCH", 2)
+    machine = gateway(timers=Timers())
+    for number in range(1, 6):
+        attached(machine, number=number)
+    told(machine, 8, 10)
+    (echo,) = echoes(machine)
+    answer_echo(machine, echo, 8, 10)
+    found = list[str]()
+    for batch in (2, 2):
+        due = machine.get_timer()
+        assert due is not None
+        machine.handle_timer(due)
+        (echo,) = echoes(machine)
+        answer_echo(machine, echo, 8, due)
+        event = machine.next_event()
+        assert isinstance(event, PeerRestarted)
+        assert (len(event.session_ids), event.older) == (batch, 5 - len(found))
+        for session_id in event.session_ids:
+            machine.forget(session_id)
+            found.append(session_id)
+    due = machine.get_timer()
+    assert due is not None
+    machine.handle_timer(due)
+    (echo,) = echoes(machine)
+    answer_echo(machine, echo, 7, due)
+    assert machine.next_event() is None, "it contradicts: the rest stays"
+    assert machine.contexts == 1
+
+
+def test_an_answer_counts_from_the_address_and_port_that_was_asked_alone() -> None:
+    machine = gateway(partner("one", "127.0.1.0/24"), timers=Timers())
+    attached(machine)
+    told(machine, 8, 10)
+    (echo,) = echoes(machine)
+    answer = message(ECHO_RESPONSE, 0, int.from_bytes(echo[8:10], "big"), b"\x0e\x08")
+    for source in (("127.0.1.2", 2123), (SGSN[0], 2124)):
+        machine.receive_datagram(answer, source, 10)
+    assert machine.dropped["orphan_response"] == 2
+    machine.receive_datagram(answer, SGSN, 10)
+    assert counters(machine).state is RestartState.PROVED_ONCE
+
+
+@pytest.mark.parametrize("kind", [GtpV1Gateway, GtpV2Gateway])
+def test_nobody_can_foresee_our_sequence_numbers(kind: type[GtpEndpoint]) -> None:
+    entropy = random.Random(7)
+    sender: RequestSender[str] = RequestSender(random_bytes=entropy.randbytes, bits=kind.SEQUENCE_BITS)
+    drawn = [sender.draw("10.0.0.1") for _ in range(2_000)]
+    steps = {(b - a) % (1 << kind.SEQUENCE_BITS) for a, b in pairwise(number or 0 for number in drawn)}
+    assert len(steps) > 1_900
+    stuck: RequestSender[str] = RequestSender(random_bytes=bytes)
+    assert stuck.begin(stuck.draw("10.0.0.1") or 0, b"\x32\x01", ("10.0.0.1", 2123), "", 0)
+    assert stuck.draw("10.0.0.1") is None, "the one number that it draws is of an open request"
+    assert stuck.draw("10.0.0.2") == 0
+
+
+def test_what_is_known_of_a_peer_is_forgotten_by_its_address_or_its_partner() -> None:
+    for name in (SGSN[0], "one"):
+        machine = gateway(partner("one", "127.0.1.0/24"))
+        attached(machine, recovery=100)
+        machine.forget(session().session_id)
+        machine.forget_peer(name)
+        assert list(machine.peers()) == []
+        attached(machine, number=2, recovery=50)
+        assert counters(machine).known == 50
 
 
 def test_who_has_sessions_that_were_read_back_is_asked_once_and_what_is_older_ends() -> None:
@@ -218,12 +418,18 @@ def test_who_has_sessions_that_were_read_back_is_asked_once_and_what_is_older_en
     assert now is not None
     assert now <= RECALLED_WITHIN_S
     machine.handle_timer(now)
-    for _ in range(2):
-        (echo,) = echoes(machine)
-        assert machine.next_event() is None
-        answer_echo(machine, echo, 8, now)
-    assert machine.next_event() == PeerRestarted(SGSN[0], (session(3).session_id, session(1).session_id))
+    answered(machine, 8, now, now + 3 * PROOF_S)
+    assert ended(machine) == [session(3).session_id, session(1).session_id]
     assert machine.get_timer() is None
+
+
+def test_who_went_back_while_we_were_away_has_what_it_may_have_lost_asked_about() -> None:
+    """The one of its counters that is older is believed, and it is the one that it has."""
+    machine = gateway(timers=Timers())
+    for number, counter in ((1, 100), (2, 50)):
+        machine.adopt(session(number, restart_counter=counter), 0.0)
+    answered(machine, 50, 0.0, 60.0)
+    assert doubted(machine) == [session(1).session_id]
 
 
 @pytest.mark.parametrize("is_off_for_all", [True, False])
@@ -289,7 +495,7 @@ def test_forged_counters_bring_one_echo_request_at_a_time() -> None:
     assert machine.next_event() is None
 
 
-def test_the_answer_to_our_own_echo_is_one_sign_and_the_next_answer_the_other() -> None:
+def test_the_answer_to_our_own_echo_is_one_proof_and_the_next_answer_the_other() -> None:
     machine = gateway()
     attached(machine)
     due = machine.get_timer()
@@ -298,9 +504,8 @@ def test_the_answer_to_our_own_echo_is_one_sign_and_the_next_answer_the_other() 
     (echo,) = echoes(machine)
     answer_echo(machine, echo, 8, due)
     assert machine.next_event() is None
-    (again,) = echoes(machine)
-    answer_echo(machine, again, 8, due)
-    assert machine.next_event() == PeerRestarted(SGSN[0], (session().session_id,))
+    answered(machine, 8, due, due + PROOF_S)
+    assert ended(machine) == [session().session_id]
 
 
 def test_recovery_is_looked_for_in_create_update_and_in_the_answer_to_our_delete() -> None:
@@ -340,24 +545,28 @@ def test_a_create_without_recovery_during_the_confirmation_survives_it() -> None
     created = session(2, restart_counter=event.wish.ends.restart_counter)
     machine.answer(event.token, Accepted(created), 1)
     answer_echo(machine, echo, 8, 2)
-    assert machine.next_event() == PeerRestarted(SGSN[0], (session(1).session_id,))
+    answered(machine, 8, 2, 2 + 2 * PROOF_S)
+    assert ended(machine) == [session(1).session_id]
 
 
-def test_what_a_peer_asked_for_before_its_restart_and_got_after_it_is_over() -> None:
+def test_what_a_peer_asked_for_before_its_restart_and_got_after_it_is_asked_about() -> None:
     machine = gateway(timers=Timers())
     attached(machine)
     machine.receive_datagram(create_request(2, recovery=7, nsapi=6), SGSN, 1)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert restarted(machine, 8, 2)
+    told(machine, 8, 2)
+    assert answered(machine, 8, 2, 10) == 2 + PROOF_S
+    assert ended(machine) == [session().session_id]
     late = session(2, restart_counter=event.wish.ends.restart_counter)
-    machine.answer(event.token, Accepted(late), 3)
-    assert machine.next_event() == PeerRestarted(SGSN[0], (late.session_id,))
-    machine.receive_datagram(create_request(3, recovery=8, nsapi=7), SGSN, 4)
+    machine.answer(event.token, Accepted(late), 11)
+    machine.receive_datagram(create_request(3, recovery=8, nsapi=7), SGSN, 12)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    machine.answer(event.token, Accepted(session(3, restart_counter=8)), 4)
+    machine.answer(event.token, Accepted(session(3, restart_counter=8)), 12)
     assert machine.next_event() is None, "what it asked for since then stays"
+    answered(machine, 8, 12, 100)
+    assert doubted(machine) == [late.session_id]
 
 
 def test_the_table_of_peers_is_bounded_and_forgets_strangers_first() -> None:
@@ -388,14 +597,15 @@ def test_requests_are_repeated_as_often_and_as_far_apart_as_configured() -> None
 
 
 def test_of_many_open_requests_the_next_due_is_known_without_looking_at_all() -> None:
-    sender: RequestSender[str] = RequestSender(timers=Timers(t3_response_s=2.0, n3_requests=2))
+    timers = Timers(t3_response_s=2.0, n3_requests=2)
+    sender: RequestSender[str] = RequestSender(random_bytes=counting(0), timers=timers)
     for number in range(1, 1_001):
         assert sender.begin(number, b"\x32\x01", SGSN, str(number), number / 1_000)
     assert sender.timer() == 2.001
     again, given_up = sender.expire(2.5)
     assert (len(again), given_up) == (500, [])
     assert sender.timer() == 2.501
-    assert sender.answered(SGSN[0], 501, 2, lambda peer, asked: peer == asked) == "501"
+    assert sender.answered(SGSN, 501, 2) == "501"
     assert sender.timer() == 2.502
     assert len(sender.expire(3.0)[0]) == 499
     assert sender.timer() == 4.5, "those that were repeated first are due first"

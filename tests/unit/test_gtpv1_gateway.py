@@ -15,7 +15,6 @@ from gtp.events import (
     DeviceAsleep,
     Done,
     OutcomeTooLate,
-    PeerRestarted,
     Rejected,
     SessionRequested,
     SessionUnknown,
@@ -31,6 +30,7 @@ from tests.support.gtp import (
     APN,
     QOS,
     SGSN,
+    counting,
     create_elements,
     create_request,
     delete_request,
@@ -47,7 +47,7 @@ def gateway(*allowed: str) -> GtpV1Gateway:
         recovery=3,
         apns=[APN],
         allowed_peers=[IPv4Network(network) for network in allowed],
-        first_sequence=100,
+        random_bytes=counting(100),
     )
 
 
@@ -341,18 +341,6 @@ def test_one_forged_restart_counter_clears_nothing() -> None:
     assert machine.next_event() is None
 
 
-def test_a_confirmed_restart_clears_what_is_older_only() -> None:
-    machine = gateway()
-    attached(machine)
-    machine.receive_datagram(create_request(2, recovery=8, nsapi=6), SGSN, 0)
-    event = machine.next_event()
-    assert isinstance(event, SessionRequested)
-    machine.answer(event.token, Accepted(session(2, restart_counter=8)), 0)
-    echo = next(data for data, _ in machine.datagrams_to_send() if data[1] == 1)
-    machine.receive_datagram(message(2, 0, decode_header(echo).sequence or 0, b"\x0e\x08"), SGSN, 0)
-    assert machine.next_event() == PeerRestarted(SGSN[0], (session(1).session_id,))
-
-
 def test_other_versions_are_told_so_and_rarely() -> None:
     machine = gateway()
     v2 = bytes.fromhex("4001000400000500")
@@ -388,20 +376,6 @@ def test_every_state_meets_every_event(state: ContextState, event: ContextEvent)
     assert context.state is (expected or state)
     if expected is None:
         assert machine.dropped[f"{event.value}_while_{state.value}"] == 1
-
-
-def test_a_restart_while_the_gateway_was_away_ends_what_was_read_back() -> None:
-    machine = gateway()
-    machine.adopt(session(restart_counter=7))
-    machine.receive_datagram(create_request(recovery=8), SGSN, 0.0)
-    asked = [data for data, _ in machine.datagrams_to_send() if data[1] == MessageType.ECHO_REQUEST]
-    assert len(asked) == 1
-    sequence = int.from_bytes(asked[0][8:10], "big")
-    machine.receive_datagram(message(MessageType.ECHO_RESPONSE, 0, sequence, b"\x0e\x08"), SGSN, 0.1)
-    events = []
-    while event := machine.next_event():
-        events.append(event)
-    assert PeerRestarted(SGSN[0], (session().session_id,)) in events
 
 
 def test_sessions_that_disagree_about_their_peer_make_it_be_asked() -> None:

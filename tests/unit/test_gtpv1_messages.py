@@ -16,6 +16,7 @@ from tests.support.gtp import (
     PCO_DNS,
     QOS,
     SGSN,
+    counting,
     create_elements,
     create_request,
     delete_request,
@@ -37,7 +38,7 @@ def gateway(*allowed: str) -> GtpV1Gateway:
         recovery=3,
         apns=[APN],
         allowed_peers=[IPv4Network(network) for network in allowed],
-        first_sequence=100,
+        random_bytes=counting(100),
     )
 
 

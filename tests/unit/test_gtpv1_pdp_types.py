@@ -13,7 +13,7 @@ from gtp.partners import Partner
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
-from tests.support.gtp import APN, SGSN, create_elements, message, session, tlv
+from tests.support.gtp import APN, SGSN, counting, create_elements, message, session, tlv
 
 PREFIX = IPv6Network("2001:db8:0:2::/64")
 IPV6_ADDRESS = IPv6Address("2001:db8:0:2::a80:2").packed
@@ -24,7 +24,7 @@ OFFERS_ALL = replace(APN, pdn_types=frozenset(PdnType))
 
 def gateway(apn: Apn) -> GtpV1Gateway:
     return GtpV1Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, apns=[apn], allowed_peers=[], first_sequence=100
+        address=IPv4Address("127.0.0.1"), recovery=3, apns=[apn], allowed_peers=[], random_bytes=counting(100)
     )
 
 
@@ -92,7 +92,7 @@ def test_a_partner_may_have_both_families_without_the_flag() -> None:
         apns=[OFFERS_ALL],
         allowed_peers=[],
         partners=[partner],
-        first_sequence=100,
+        random_bytes=counting(100),
     )
     machine.receive_datagram(asked(BOTH), SGSN, 0)
     event = machine.next_event()

@@ -191,15 +191,17 @@ def test_an_answer_that_nobody_asked_for_is_dropped(kind: int) -> None:
     assert machine.dropped["orphan_response" if kind != 37 else "message_not_supported"] == 1
 
 
-def test_an_answer_counts_only_from_the_peer_that_was_asked_or_its_network_and_of_the_right_kind() -> None:
+def test_an_answer_counts_only_from_the_address_and_port_that_was_asked_and_of_the_right_kind() -> None:
     machine = standing()
     machine.changed(told(), 0)
     machine.receive_datagram(reply(98, 101, 64), ("10.0.0.1", 2123), 0)
     machine.receive_datagram(reply(100, 101, 16), SGW, 0)
     machine.receive_datagram(message2(98, PGW_TEID, 101, b""), SGW, 0)
-    assert machine.dropped == {"orphan_response": 2, "malformed_response": 1}
+    machine.receive_datagram(reply(98, 101, 16), (SGW[0], 4_000), 0)
+    machine.receive_datagram(reply(98, 101, 16), ("127.0.2.77", 2123), 0)
+    assert machine.dropped == {"orphan_response": 4, "malformed_response": 1}
     assert machine.get_timer() == T3_RESPONSE_S
-    machine.receive_datagram(reply(98, 101, 16), ("127.0.2.77", 4_000), 0)
+    machine.receive_datagram(reply(98, 101, 16), SGW, 0)
     assert machine.get_timer() is None
 
 

@@ -20,12 +20,13 @@ from gtp.events import (
     UpdateRequested,
 )
 from gtp.partners import Partner
+from gtp.restart import PROOF_S
 from gtp.transaction import N3_REQUESTS, PATIENCE_S, T3_RESPONSE_S
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.cause import CAUSE_OF_REFUSAL, Cause
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support import gtp as v1
-from tests.support.gtp import APN
+from tests.support.gtp import APN, counting
 from tests.support.gtp2 import (
     SGW,
     bearer_context,
@@ -47,7 +48,7 @@ def gateway(*allowed: str, contexts: Contexts | None = None, apn: Apn = APN) -> 
         recovery=3,
         apns=[apn],
         allowed_peers=[IPv4Network(network) for network in allowed],
-        first_sequence=100,
+        random_bytes=counting(100),
         contexts=contexts,
     )
 
@@ -307,7 +308,7 @@ def test_a_partner_may_have_both_families_without_the_flag() -> None:
         apns=[DUAL],
         allowed_peers=[],
         partners=[partner],
-        first_sequence=100,
+        random_bytes=counting(100),
     )
     machine.receive_datagram(create_session(pdn_type=3), SGW, 0)
     event = machine.next_event()
@@ -426,7 +427,11 @@ def test_a_confirmed_restart_ends_the_peers_older_sessions() -> None:
     echo = answers(machine)[1]
     assert echo[1] == 1
     machine.receive_datagram(message2(2, None, 101, element(3, b"\x08")), SGW, 0)
-    assert machine.next_event() == PeerRestarted(SGW[0], (session().session_id,))
+    assert machine.next_event() is None
+    machine.handle_timer(PROOF_S)
+    assert answers(machine)[0] == message2(1, None, 102, element(3, b"\x03"))
+    machine.receive_datagram(message2(2, None, 102, element(3, b"\x08")), SGW, PROOF_S)
+    assert machine.next_event() == PeerRestarted(SGW[0], 8, (session().session_id,))
 
 
 def test_echo_with_a_private_extension_carries_nothing_back() -> None:
@@ -464,7 +469,7 @@ def test_a_session_of_one_version_goes_on_by_the_other() -> None:
         recovery=3,
         apns=[APN],
         allowed_peers=[IPv4Network("127.0.0.0/16")],
-        first_sequence=0,
+        random_bytes=counting(0),
         contexts=contexts,
     )
     old.receive_datagram(v1.create_request(), v1.SGSN, 0)

@@ -15,7 +15,7 @@ from gtp.userplane.destinations import VERDICTS_MAX
 from gtp.userplane.messages import EXTENSION_HEADERS_MAX
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.sources import NO_SOURCES, PAIRS_MAX, Sources
-from gtp.userplane.tunnels import COMPLAINT_PEERS_MAX, COMPLAINTS_PER_S_MAX, Tunnels
+from gtp.userplane.tunnels import COMPLAINT_PEERS_MAX, COMPLAINTS_PER_S_MAX, INDICATIONS_PER_S_MAX, Tunnels
 from gtp.userplane.udp import inner_addresses
 from tests.contract.test_user_plane import (
     EDGE,
@@ -378,12 +378,32 @@ def error_indication(teid: int) -> bytes:
     return b"\x32\x1a\x00\x10\0\0\0\0\0\0\0\0" + elements
 
 
-def test_an_error_indication_of_the_sessions_peer_is_heeded(path: Path) -> None:
+def test_an_error_indication_of_the_sessions_peer_is_heeded_once_for_each_packet_down(path: Path) -> None:
+    """The port proves nothing, so any is good."""
     path.up(error_indication(ONE.peer_teid), port=40_000)
-    assert path.lost_tunnels == [ONE.session_id]
-    assert path.signals == {Signal.ERROR_INDICATION_HEEDED: 1}
+    assert path.lost_tunnels == [], "it answers nothing"
+    for number in (1, 2):
+        assert path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+        for _ in range(3):
+            path.up(error_indication(ONE.peer_teid), port=40_000)
+        assert path.lost_tunnels == [ONE.session_id] * number
+    assert path.signals == {Signal.ERROR_INDICATION_HEEDED: 2, Signal.ERROR_INDICATION_IGNORED: 5}
     path.up(GOOD)
     assert path.internet == [INNER], "what becomes of the session is for others to say"
+
+
+def test_who_guesses_teids_is_looked_at_so_often_a_second(path: Path) -> None:
+    assert path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+    for guess in range(1_000):
+        path.up(error_indication(0x70000000 + guess))
+    path.up(error_indication(ONE.peer_teid))
+    assert path.lost_tunnels == []
+    assert path.signals[Signal.ERROR_INDICATION_EXCESS] == 1_001 - INDICATIONS_PER_S_MAX
+    path.up(error_indication(TWO.peer_teid), source="10.99.0.66")
+    assert path.signals[Signal.ERROR_INDICATION_IGNORED] == INDICATIONS_PER_S_MAX + 1, "another is looked at"
+    path.now += 1
+    path.up(error_indication(ONE.peer_teid))
+    assert path.lost_tunnels == [ONE.session_id]
 
 
 @pytest.mark.parametrize(
@@ -398,6 +418,8 @@ def test_an_error_indication_of_the_sessions_peer_is_heeded(path: Path) -> None:
     ],
 )
 def test_any_other_error_indication_is_ignored(path: Path, data: bytes, source: str) -> None:
+    assert path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+    path.sent.clear()
     path.up(data, source=source)
     assert path.lost_tunnels == []
     assert path.sent == [], "an Error Indication is never answered"
@@ -521,8 +543,8 @@ def test_what_another_session_took_over_stays_its_own(path: Path) -> None:
     )
     path.tunnels.remove(ONE.session_id)
     path.up(GOOD)
-    path.up(error_indication(ONE.peer_teid))
     assert path.tunnels.downlink(packet(SERVER, ONE.ue_address))
+    path.up(error_indication(ONE.peer_teid))
     assert path.counted(4) == Volume(64, 64, 1, 1)
     assert path.lost_tunnels == ["3" * 32]
     path.tunnels.remove("3" * 32)

@@ -1,0 +1,85 @@
+"""Sessions that their peer may not know, and is to be asked about.
+
+Rule: every table is bounded. Pure.
+"""
+
+from collections import OrderedDict, deque
+from enum import Enum
+
+DOUBTS_MAX = 65_536
+"""Beyond it a session is not asked about: its next restart, Error Indication or attach tells."""
+
+
+class Doubts:
+    """Those that wait until the answer that made them must have arrived, each for ``wait_s``, in order."""
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._waiting: deque[tuple[float, str]] = deque()
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def add(self, session_id: str, now: float) -> bool:
+        """Have it asked about; false when there is no room."""
+        if len(self._waiting) >= DOUBTS_MAX:
+            return False
+        self._waiting.append((now + self._wait_s, session_id))
+        return True
+
+    def timer(self) -> float | None:
+        """When ``due`` has something to tell."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def due(self, now: float) -> list[str]:
+        """What is to be asked about now."""
+        found = []
+        while self._waiting and self._waiting[0][0] <= now:
+            found.append(self._waiting.popleft()[1])
+        return found
+
+
+INDICATED_MAX = 4_096
+"""Sessions whose Error Indications are remembered; the oldest is forgotten for the newest."""
+INDICATED_AGAIN_S = 10.0
+"""A peer is asked about one session so often at most."""
+INDICATED_TIMES = 4
+"""So often it is asked, while nothing comes up the tunnel; then the session ends and its peer is told."""
+
+
+class Heeded(Enum):
+    """What an Error Indication brings about."""
+
+    NOTHING = "nothing"
+    ASK = "ask"
+    END = "end"
+
+
+class Indicated:
+    """What Error Indications (TS 29.281 §7.3.1) say of sessions. Anybody may forge one, so the peer is asked
+    by GTP-C; one that knows the session, but whose user plane goes on to say otherwise, lost the tunnel.
+    """
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[str, tuple[int, float, int]] = OrderedDict()
+        """How often the peer was asked about a session, when last, and what had come up by then."""
+
+    def __len__(self) -> int:
+        """How many sessions are remembered."""
+        return len(self._of)
+
+    def heed(self, session_id: str, up_packets: int, now: float) -> Heeded:
+        """An Error Indication for a session by whose tunnel ``up_packets`` have come."""
+        times, asked_at, up_before = self._of.pop(session_id, (0, float("-inf"), up_packets))
+        if up_packets != up_before:
+            times = 0  # the tunnel lives
+        if now - asked_at < INDICATED_AGAIN_S:
+            self._of[session_id] = times, asked_at, up_packets
+            return Heeded.NOTHING
+        if times >= INDICATED_TIMES:
+            return Heeded.END
+        self._of[session_id] = times + 1, now, up_packets
+        if len(self._of) > INDICATED_MAX:
+            self._of.popitem(last=False)
+        return Heeded.ASK

@@ -1,0 +1,158 @@
+"""Whether a peer has restarted, by its restart counter (TS 23.007 §18): one table, without I/O.
+
+Rules:
+
+- A message that carries another counter than the known one proves nothing, newer or older: it may be forged,
+  or have been under way since before a restart. It is served, and makes us ask by an Echo Request.
+- Two answers to two Echo Requests of ours, ``PROOF_S`` apart, prove a restart. One that carries the known
+  counter ends the matter. Within ``FLAP_S`` of a restart no other is proved.
+- A counter that is older, modulo 256, is discarded as §18 asks until it is proved likewise: no race between
+  datagrams answers two fresh requests. The peer lost its counter, was replaced, or another took its place.
+- What ends, ends in batches, each after one more answer that agrees.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+PROOF_S = 5.0
+"""Between the first answer that carries another counter and the second Echo Request; and between batches."""
+FLAP_S = 60.0
+COUNTERS = 256
+
+
+class RestartState(Enum):
+    """What is thought of a peer's restart counter."""
+
+    AGREED = "agreed"
+    ASKED = "asked"  # a message carried another: an Echo Request is under way
+    PROVED_ONCE = "proved_once"  # an answer carried it: the second is waited for
+    CLEARING = "clearing"  # it is proved; what the peer held before ends
+
+
+class RestartEvent(Enum):
+    """What an Echo Response says of the counter, or what else happens to it."""
+
+    SIGN = "sign"  # a message that answers nothing carried another than the known one
+    AGREES = "agrees"  # an answer carried the one in question
+    OTHER = "other"  # an answer carried yet another
+    CONTRADICTS = "contradicts"  # an answer carried the known one
+    UNANSWERED = "unanswered"
+    CLEARED = "cleared"  # nothing is left to end
+
+
+_S, _E = RestartState, RestartEvent
+RESTARTS: Mapping[RestartState, Mapping[RestartEvent, RestartState]] = {
+    _S.AGREED: {_E.SIGN: _S.ASKED, _E.OTHER: _S.PROVED_ONCE},
+    _S.ASKED: {
+        _E.AGREES: _S.PROVED_ONCE,
+        _E.OTHER: _S.PROVED_ONCE,
+        _E.CONTRADICTS: _S.AGREED,
+        _E.UNANSWERED: _S.AGREED,
+    },
+    _S.PROVED_ONCE: {
+        _E.AGREES: _S.CLEARING,
+        _E.OTHER: _S.PROVED_ONCE,
+        _E.CONTRADICTS: _S.AGREED,
+        _E.UNANSWERED: _S.AGREED,
+    },
+    _S.CLEARING: {
+        _E.AGREES: _S.CLEARING,
+        _E.OTHER: _S.PROVED_ONCE,
+        _E.UNANSWERED: _S.CLEARING,
+        _E.CLEARED: _S.AGREED,
+    },
+}
+"""``{state: {event: next state}}``; what is not there does not happen."""
+
+
+def is_newer(counter: int, than: int) -> bool:
+    """Ahead by less than half a turn (TS 23.007 §18: the roll-over counts)."""
+    return 0 < (counter - than) % COUNTERS < COUNTERS // 2
+
+
+@dataclass(slots=True)
+class RestartCounter:
+    """One peer's. ``known`` is believed, ``suspected`` in question, ``heard`` what any message carried last.
+
+    ``told`` is what a request is of that carries none: a peer may tell it in its first message alone.
+    ``is_mixed``: sessions that were read back were begun under several, so the known one is to be proved too.
+    """
+
+    state: RestartState = RestartState.AGREED
+    known: int | None = None
+    suspected: int | None = None
+    heard: int | None = None
+    told: int | None = None
+    is_mixed: bool = False
+    proved_at: float = float("-inf")
+    restarted_at: float = float("-inf")
+
+    def learn(self, counter: int) -> None:
+        """A session that was read back was begun under it. Where they disagree the oldest is believed, so
+        that the peer's next message is a sign of a restart.
+        """
+        self.is_mixed = self.is_mixed or self.known not in (None, counter)
+        if self.known is None or is_newer(self.known, counter):
+            self.known = counter
+        if self.told is None or is_newer(counter, self.told):
+            self.told = counter
+
+    def sign(self, counter: int) -> bool:
+        """A message carried it; whether it is news that is to be asked about."""
+        self.heard = counter
+        if self.known is None:
+            self.known = self.told = counter
+        if counter == self.known or _E.SIGN not in RESTARTS[self.state]:
+            return False
+        self._step(_E.SIGN)
+        self.suspected = counter
+        if is_newer(counter, self.known):
+            self.told = counter
+        return True
+
+    def answer(self, counter: int, asked_at: float, now: float) -> RestartEvent | None:
+        """An Echo Response carried it, of a request that was sent at ``asked_at``; what came of it."""
+        self.heard = counter
+        if self.known is None:
+            self.known = self.told = counter
+        if self.state is _S.CLEARING:
+            event = _E.AGREES if counter == self.known else _E.OTHER
+        elif counter == self.known and not self.is_mixed:
+            event = _E.CONTRADICTS
+        else:
+            event = _E.AGREES if counter == self.suspected else _E.OTHER
+        if self.state is _S.PROVED_ONCE and event is _E.AGREES and asked_at < self.proof_due:
+            return None
+        if event not in RESTARTS[self.state]:
+            return None
+        before = self.state
+        self._step(event)
+        if event is _E.CONTRADICTS:
+            self.suspected, self.told = None, self.known
+        elif self.state is _S.PROVED_ONCE:
+            self.suspected = self.told = counter
+            self.proved_at = now
+        elif before is not _S.CLEARING:
+            self.known, self.suspected, self.restarted_at = counter, None, now
+            self.is_mixed = False
+        return event
+
+    def unanswered(self) -> None:
+        """Nothing is proved: the next sign asks again."""
+        if _E.UNANSWERED in RESTARTS[self.state]:
+            self._step(_E.UNANSWERED)
+            self.suspected = None
+
+    def cleared(self) -> None:
+        """Nothing of before is left."""
+        if self.state is _S.CLEARING:
+            self._step(_E.CLEARED)
+
+    @property
+    def proof_due(self) -> float:
+        """When the second Echo Request is to be sent."""
+        return max(self.proved_at + PROOF_S, self.restarted_at + FLAP_S)
+
+    def _step(self, event: RestartEvent) -> None:
+        self.state = RESTARTS[self.state][event]

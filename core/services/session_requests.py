@@ -4,12 +4,13 @@ Rule: values only; the words are the domain's, no protocol's.
 """
 
 from collections.abc import Callable
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Network
 
 from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
-from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos
+from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos, Session
 
 
 class PeerTunnel(Struct, frozen=True):
@@ -34,10 +35,27 @@ Proof = Callable[[str, bytes], bool]
 """Whether the device showed this user name and this password."""
 
 
+class Holder(Enum):
+    """Who holds a session, as seen by the peer that asks for one of the same SIM."""
+
+    SAME = "same"  # the peer itself, or another address of its partner: replaced without a message
+    YIELDING = "yielding"  # another, whose sessions this peer may take over: it is sent a delete request
+    OTHER = "other"  # another: its session stays, and its address too
+
+
+HolderOf = Callable[[Session], Holder]
+
+
+def held_by_same(_: Session) -> Holder:
+    """Of a protocol that compares nothing."""
+    return Holder.SAME
+
+
 class OpenSession(Struct, frozen=True):
     """A peer asks for a session. ``requested_address`` and ``requested_prefix`` are static ones that the
     device asked for; ``proof`` is asked when the SIM's group demands a password. With ``is_handover`` a
-    session of the SIM under this APN goes on, from its new peer.
+    session of the SIM under this APN goes on, from its new peer. ``holder_of`` compares who asks with who
+    holds a session of the SIM: only the protocol knows its peers.
     """
 
     access: Access
@@ -55,6 +73,7 @@ class OpenSession(Struct, frozen=True):
     qos: Qos = Qos()
     requested_prefix: IPv6Network | None = None
     is_handover: bool = False
+    holder_of: HolderOf = held_by_same
 
 
 Rearrange = Callable[[tuple[DedicatedBearer, ...]], tuple[DedicatedBearer, ...]]

@@ -44,9 +44,9 @@ from core.services.changes import handed_over, is_replaced, modified
 from core.services.gateway import VirtualGateway
 from core.services.history import SessionHistory
 from core.services.locks import KeyedLocks
-from core.services.session_requests import Grant, ModifySession, OpenSession
+from core.services.session_requests import Grant, Holder, HolderOf, ModifySession, OpenSession
 from core.services.sharing import Sharing
-from core.services.statics import StaticAddresses
+from core.services.statics import StaticAddresses, demand_yielding
 from core.services.usage import UsageMeter
 
 AT_ONCE = 1_000
@@ -415,24 +415,27 @@ class Sessions:
     def _handed_over(self, permission: Permission, request: OpenSession) -> tuple[Session, Session] | None:
         """The session that goes on from its new peer, as it is and as it is to be."""
         for session in self._sessions_of(permission.sim.sim_id) if request.is_handover else ():
-            if (wanted := handed_over(session, request, permission.pdn_type)) is not None:
+            wanted = handed_over(session, request, permission.pdn_type)
+            if wanted is not None and request.holder_of(session) is not Holder.OTHER:
                 return session, wanted
         return None
 
     async def _close_replaced(
         self, permission: Permission, request: OpenSession, going_on: tuple[Session, Session] | None
     ) -> None:
-        """A late beginning of an older session ends no newer one: raises ``Refused(UNKNOWN_SESSION)``."""
+        """What another holds stays beside the new session. A late beginning of an older session ends no
+        newer one: raises ``Refused(UNKNOWN_SESSION)``.
+        """
         for session in self._sessions_of(permission.sim.sim_id):
-            is_other = going_on is None or session is not going_on[0]
             if (
-                is_other
+                (going_on is None or session is not going_on[0])
                 and session.imsi == request.imsi
                 and is_replaced(session, request, permission.pdn_type)
+                and (holder := request.holder_of(session)) is not Holder.OTHER
             ):
                 if request.grant is not None and request.grant.session_id < session.session_id:
                     raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
-                await self._close(session, CloseReason.REPLACED, tell_peer=False)
+                await self._close(session, CloseReason.REPLACED, tell_peer=holder is Holder.YIELDING)
         if going_on is None and len(self._sessions_of(permission.sim.sim_id)) >= self._sessions_per_sim_max:
             raise Refused(AttachRefusal.TOO_MANY_SESSIONS, f"{self._sessions_per_sim_max} are open")
 
@@ -449,7 +452,7 @@ class Sessions:
         self._gateway.demand_held()
         session = self._new_session(permission, request, grant, undo)
         if sim.static_address is not None:
-            await self._claim_static(session, undo)
+            await self._claim_static(session, request.holder_of, undo)
         self._install(session)
         undo.callback(self._usage.discard, session.session_id)
         try:
@@ -466,8 +469,10 @@ class Sessions:
         self._add(stored)
         return stored
 
-    async def _claim_static(self, session: Session, undo: AsyncExitStack) -> None:
-        """One address, one session: a session of the SIM that has it here ends first."""
+    async def _claim_static(self, session: Session, holder_of: HolderOf, undo: AsyncExitStack) -> None:
+        """One address, one session: a session of the SIM that has it here ends first, unless another holds
+        it: raises ``Refused(STATIC_ADDRESS_UNAVAILABLE)``.
+        """
 
         async def abandon(kind: type[BaseException] | None, *_: object) -> None:
             if kind is not None and issubclass(kind, AirloomError):  # else this node ends, and writes no more
@@ -476,8 +481,9 @@ class Sessions:
         undo.push_async_exit(abandon)
         for other in self._sessions_of(session.sim_id):
             if other.ue_address == session.ue_address:
+                demand_yielding(other, holder_of)
                 await self._close(other, CloseReason.REPLACED, tell_peer=True)
-        await self._statics.claim(session)
+        await self._statics.claim(session, holder_of)
         self._gateway.demand_held()
 
     async def _granted(self, permission: Permission, request: OpenSession, undo: AsyncExitStack) -> Grant:

@@ -23,6 +23,7 @@ from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import SETTLE_S, Store
 from core.services.gateway import VirtualGateway
+from core.services.session_requests import Holder, HolderOf, held_by_same
 
 CLAIM_TRIES_MAX = 8
 END_S = 5.0
@@ -67,13 +68,15 @@ class StaticAddresses:
         if granted is not None and granted != bound and (bound is not None or static(granted)):
             raise _unavailable(f"{granted} is not the SIM's address")
 
-    async def claim(self, session: Session) -> None:
-        """Name a session, not yet written, in its address's row. Raises ``Refused``, ``Unavailable``."""
+    async def claim(self, session: Session, holder_of: HolderOf = held_by_same) -> None:
+        """Name a session, not yet written, in its address's row. Raises ``Refused``, also when another peer
+        holds the session that has the address; ``Unavailable``.
+        """
         self._claimed.add(session.session_id)
         for _ in range(CLAIM_TRIES_MAX):
             self._gateway.demand_held()
             held = await self._store.holders.get(session.ue_address)
-            if held is not None and not await self._is_free(held, session):
+            if held is not None and not await self._is_free(held, session, holder_of):
                 continue
             wanted = AddressHolder(
                 address=session.ue_address,
@@ -124,7 +127,7 @@ class StaticAddresses:
             del self._routed[session.ue_address]
             self._unroute(IPv4Network(session.ue_address), session.apn)
 
-    async def _is_free(self, held: AddressHolder, session: Session) -> bool:
+    async def _is_free(self, held: AddressHolder, session: Session, holder_of: HolderOf) -> bool:
         """Whether the row may be taken over as it is; false when it is to be read again."""
         if held.session_id == session.session_id:
             return True  # the answer of an earlier try was lost
@@ -136,17 +139,24 @@ class StaticAddresses:
         is_ours = (held.gateway_id, held.fence) == (self._gateway.gateway_id, self._gateway.epoch)
         if is_ours and held.session_id not in self._claimed:
             return True
-        stored = await self._store.sessions.of_sim(held.sim_id)
-        if held.session_id not in {each.session_id for each in stored}:
+        stored = {each.session_id: each for each in await self._store.sessions.of_sim(held.sim_id)}
+        if held.session_id not in stored:
             if is_ours or now < held.since + timedelta(seconds=SETTLE_S):
                 raise _unavailable(f"{held.address} is being taken or given up")
             return True
+        demand_yielding(stored[held.session_id], holder_of)
         try:
             async with asyncio.timeout(END_S):
                 await self._end_at(held.gateway_id, held.sim_id, CloseReason.REPLACED)
         except TimeoutError:
             raise Unavailable(f"{held.gateway_id} does not end what has {held.address}") from None
         return False
+
+
+def demand_yielding(session: Session, holder_of: HolderOf) -> None:
+    """Raises ``Refused`` when another peer holds the session that has a static address."""
+    if holder_of(session) is Holder.OTHER:
+        raise _unavailable(f"{session.ue_address} is in a session of another peer")
 
 
 def _unavailable(detail: str) -> Refused:

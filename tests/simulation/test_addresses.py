@@ -391,7 +391,7 @@ class CarelessGateway(HeldGateway):
 
 
 class CarelessAddresses(StaticAddresses):
-    async def _is_free(self, held: AddressHolder, session: Session) -> bool:
+    async def _is_free(self, held: AddressHolder, *_: object) -> bool:
         return True
 
 

@@ -204,6 +204,7 @@ def session_event_view(sim: Sim, event: SessionEvent) -> dict[str, Any]:
         "gatewayPrivateIpAddress": None,
         "gatewayPublicIpAddress": None,
         "vpgId": None,
+        "cause": event.cause or None,
     }
 
 

@@ -13,12 +13,15 @@ class AuditAction(Enum):
 
     TAKEN_OVER = "taken_over"  # a virtual gateway whose holder was gone
     COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
+    USAGE_QUARANTINED = "usage_quarantined"  # a NAS reported more than its line can carry
     COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. ``actor`` is a node, ``subject`` a virtual gateway; ``detail`` is for people."""
+    """One line. ``actor`` is a node, ``subject`` a virtual gateway or a RADIUS client; ``detail`` is for
+    people.
+    """
 
     entry_id: str
     at: datetime

@@ -1,4 +1,4 @@
-"""What is written into the audit about virtual gateways and what they counted."""
+"""What is written into the audit about virtual gateways and what they, or NASes, counted."""
 
 from core.domain.audit import AuditAction, AuditEntry
 from core.domain.gateway import GatewayLease
@@ -35,6 +35,10 @@ class AuditTrail:
     async def counts_lost(self, gateway_id: str, why: str) -> None:
         """A slot table that could not be trusted."""
         await self._record(AuditAction.COUNTS_LOST, gateway_id, why)
+
+    async def usage_quarantined(self, client: str, detail: str) -> None:
+        """A NAS of this client reported usage that cannot be: nobody is billed for it."""
+        await self._record(AuditAction.USAGE_QUARANTINED, client, detail)
 
     async def _record(self, action: AuditAction, subject: str, detail: str) -> None:
         entry_id, now = self._ids.next(), self._clock.now()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.domain.reasons import AttachRefusal
+from core.domain.session import Nas
 from radius import attributes as a
 from radius.client import DisconnectClient, Ending
 from radius.codec import Code, encode_access_request, encode_signed_request
@@ -44,7 +45,9 @@ def messages() -> dict[str, tuple[int, bytes]]:
     accounting = encode_signed_request(Code.ACCOUNTING_REQUEST, 3, interim, SECRET)
     ask("accounting response", Service.ACCOUNTING, accounting, Recorded())
     client = DisconnectClient()
-    ending = Ending("440100000000001", "A1", IPv4Address("10.128.0.2"))
+    ending = Ending(
+        "440100000000001", Nas("127.0.3.0/24", "bras-1", "127.0.3.1", "A1", framed_address="10.128.0.2")
+    )
     client.disconnect(ending, ("127.0.3.1", 3799), SECRET, 0, datetime(2026, 11, 24, tzinfo=UTC))
     sent["disconnect request"] = (3799, client.datagrams_to_send()[0][0])
     return sent

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-import radius.service
+import radius.accounting
 from core.config import RadiusConfig
 from core.domain.account import Group
 from core.domain.session import Access, CloseReason, Session, SessionEventKind
@@ -342,7 +342,7 @@ async def test_a_group_may_demand_a_password(stage: Stage) -> None:
 
 
 def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(radius.service, "ENDED_MAX", 3)
+    monkeypatch.setattr(radius.accounting, "ENDED_MAX", 3)
 
     @played
     async def script(stage: Stage) -> None:
@@ -351,7 +351,7 @@ def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> N
             session = await nas.attach(imsi=stage.imsi, apn=APN)
             session.carry(1, 1)
             await nas.detach(session)
-        door = stage.node.held["vg-1"].radius
+        door = stage.node.held["vg-1"].radius._accounting
         assert (len(door._ended), len(door._by_name), len(stage.node.held["vg-1"].reported)) == (3, 3, 3)
         assert await stage.metered() == (6, 6)
 

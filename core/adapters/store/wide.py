@@ -7,6 +7,7 @@ from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideHolders, WideLeases, WideShardLeases
 from core.adapters.store.message_counts import WideMessageCounts
+from core.adapters.store.nas_restarts import WideNasRestarts
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
 from core.adapters.store.usage import WideUsage
@@ -23,6 +24,7 @@ class WideStore:
         self._groups = WideGroups(engine=engine)
         self._sessions = WideSessions(engine=engine, clock=clock)
         self._usage = WideUsage(engine=engine, clock=clock)
+        self._nas_restarts = WideNasRestarts(engine=engine)
         self._leases = WideLeases(engine=engine)
         self._holders = WideHolders(engine=engine)
         self._blocks = WideBlocks(engine=engine)
@@ -54,6 +56,11 @@ class WideStore:
     def usage(self) -> WideUsage:
         """Usage rows."""
         return self._usage
+
+    @property
+    def nas_restarts(self) -> WideNasRestarts:
+        """Restarts of NASes."""
+        return self._nas_restarts
 
     @property
     def leases(self) -> WideLeases:

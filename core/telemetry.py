@@ -85,6 +85,12 @@ class Metric(Enum):
         "Device messages that the stream will never take, kept in the object store",
         (),
     )
+    RADIUS_ANSWERS = (
+        "airloom_radius_answers",
+        "counter",
+        "What became of NASes' requests, by client: accepted or the refusal, recorded, quarantined, kept apart",
+        ("client", "answer"),
+    )
     DISCONNECTS = (
         "airloom_disconnects",
         "counter",

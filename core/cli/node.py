@@ -6,6 +6,7 @@ Rule: a node is asked by the configuration that it runs with; ``--contact`` name
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import aiohttp
 import typer
 
 from core.cli.client import CliError
+from core.cli.output import show
 from core.cli.store import ConfigOption, settings_from
 
 EX_UNAVAILABLE, EX_CONFIG = 69, 78
@@ -62,6 +64,25 @@ def reload(config: ConfigOption = None, contact: ContactOption = "") -> None:
     where, secret = where_of(config, contact)
     told = asyncio.run(ask("POST", f"{where}/control/reload", secret))
     typer.echo(f"changed: {', '.join(told['changed']) or 'nothing'}")
+
+
+@node.command()
+def quarantined(
+    config: ConfigOption = None,
+    contact: ContactOption = "",
+    day: Annotated[str, typer.Option(help="A UTC day as yyyymmdd; default: today.")] = "",
+) -> None:
+    """Usage that was reported on a day and is billed to nobody, of the whole installation, and why.
+
+    NASes reported more than their line can carry, or sessions that are none of ours.
+
+    Example: airloom node quarantined --day 20261130
+    """
+    where, secret = where_of(config, contact)
+    query = {"day": day or datetime.now(UTC).strftime("%Y%m%d")}
+    told = asyncio.run(ask("GET", f"{where}/control/usage/quarantined", secret, query=query))
+    columns = ("client", "why", "imsi", "user_name", "up_bytes", "down_bytes", "nas", "acct_session_id", "at")
+    show(told["quarantined"], None, columns)
 
 
 async def _has_drained(where: str, secret: str) -> bool:

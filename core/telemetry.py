@@ -88,7 +88,7 @@ class Metric(Enum):
     RADIUS_ANSWERS = (
         "airloom_radius_answers",
         "counter",
-        "What became of NASes' requests, by client: accepted or the refusal, recorded, quarantined, kept apart",
+        "What became of NASes' requests, by client: accepted or why not, recorded, quarantined, kept apart",
         ("client", "answer"),
     )
     DISCONNECTS = (

@@ -302,6 +302,10 @@ class Accounting:
     async def _keep_apart(self, event: AccountingRequested, refusal: Refused) -> tuple[Outcome, str]:
         """It is no session of ours: what it used is acknowledged and billed to nobody."""
         report, client = event.report, event.client.known_as
+        try:
+            await self._sessions.demand_sim(report.imsi)
+        except Refused as no_sim:
+            refusal = no_sim
         who = f"IMSI {report.imsi}" if report.imsi else f"user {report.user_name!r}"
         self._note(
             "accounting kept apart",

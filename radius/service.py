@@ -87,7 +87,7 @@ class RadiusDoor:
         self._sockets: dict[Service, DatagramSocket] = {}
         self._disconnect_socket: DatagramSocket | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self.answers: Counter[tuple[str, str]] = Counter()
+        self.answers: Counter[tuple[str, ...]] = Counter()
         """What became of requests, by client: ``accepted`` or why not, ``recorded``, ``kept_apart`` …"""
 
     @property

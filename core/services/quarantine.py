@@ -2,8 +2,8 @@
 
 Rules:
 
-- One row for each session and UTC day on which it is reported, with the highest counters of that day; a
-  repeated, late or lower report changes nothing.
+- One row for each session and UTC day on which it is reported, with the highest counters of that day and the
+  first reason; a repeated, late or lower report changes nothing.
 - What is kept is bounded for each client and in all; beyond it the report is not acknowledged.
 - Usage that cannot be is audited too; usage of what is no session of ours is counted and kept alone.
 """
@@ -34,7 +34,7 @@ class UsageQuarantine:
         self._audit = audit
         self._clock = clock
         self._day = 0
-        self._kept: dict[_Key, Volume] = {}
+        self._kept: dict[_Key, tuple[Volume, str]] = {}
         self._of_client: Counter[str] = Counter()
         self._lock = asyncio.Lock()
 
@@ -61,8 +61,8 @@ class UsageQuarantine:
             before = self._kept.get(key)
             if before is None and not self._has_room(client):
                 return False
-            volume = told if before is None else before.highest(told)
-            if volume == before:
+            volume, why = (told, why) if before is None else (before[0].highest(told), before[1])
+            if (volume, why) == before:
                 return True
             report = UsageReport(
                 imsi=key[0],
@@ -79,7 +79,7 @@ class UsageQuarantine:
             if is_alarm and before is None:
                 await self._audit.usage_quarantined(client, f"IMSI {imsi}, session {key[1]}: {why}")
             await self._usage.quarantine(Quarantined(report, why, client, nas, now))
-            self._know(client, key, volume)
+            self._know(client, key, volume, why)
             return True
 
     async def _begin(self, day: int) -> None:
@@ -90,12 +90,13 @@ class UsageQuarantine:
         self._of_client.clear()
         for item in found:
             if item.nas is not None:
-                self._know(item.client, (item.report.imsi, item.report.session_id), item.report.volume)
+                key = (item.report.imsi, item.report.session_id)
+                self._know(item.client, key, item.report.volume, item.why)
 
     def _has_room(self, client: str) -> bool:
         return len(self._kept) < KEPT_MAX and self._of_client[client] < KEPT_OF_CLIENT_MAX
 
-    def _know(self, client: str, key: _Key, volume: Volume) -> None:
+    def _know(self, client: str, key: _Key, volume: Volume, why: str) -> None:
         if key not in self._kept:
             self._of_client[client] += 1
-        self._kept[key] = volume
+        self._kept[key] = (volume, why)

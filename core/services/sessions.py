@@ -263,6 +263,10 @@ class Sessions:
         """A session of a NAS that is over, as the SIM's history (32 days) tells; raises ``Unavailable``."""
         return await self._history.ended(imsi, session_id)
 
+    async def demand_sim(self, imsi: str) -> None:
+        """Raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
+        await self._authoriser.sim_id_of(imsi)
+
     async def remark(self, session: Session, cause: str) -> None:
         """Write what its peer made of a session's end into the SIM's history; raises ``Unavailable``."""
         await self._store.sessions.record(

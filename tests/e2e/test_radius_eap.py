@@ -68,9 +68,7 @@ async def test_hostapd_opens_no_port_for_a_device_without_a_sim(tmp_path: Path) 
         wire = await parts.enter_async_context(wire_to_a_device())
         hostapd, supplicant = tmp_path / "hostapd.conf", tmp_path / "supplicant.conf"
         hostapd.write_text(
-            HOSTAPD.format(
-                interface=wire.switch, nas=NAS, server=lab.served.gateway_address, secret=SECRET
-            )
+            HOSTAPD.format(interface=wire.switch, nas=NAS, server=lab.served.gateway_address, secret=SECRET)
         )
         supplicant.write_text(SUPPLICANT.format(method="MD5", identity=f"0{lab.imsi}@{REALM}"))
         switch = await parts.enter_async_context(running("hostapd", "-d", str(hostapd)))
@@ -89,7 +87,8 @@ async def test_hostapd_opens_no_port_for_a_device_without_a_sim(tmp_path: Path) 
 
 async def rejections(lab: Laboratory) -> float:
     metrics = await asyncio.to_thread(lab.served.metrics)
-    return metrics['airloom_radius_answers_total{answer="authentication_not_supported",client="127.0.3.0/24"}']
+    labels = 'answer="authentication_not_supported",client="127.0.3.0/24"'
+    return metrics[f"airloom_radius_answers_total{{{labels}}}"]
 
 
 class Wire:

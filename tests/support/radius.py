@@ -45,8 +45,8 @@ def imsi_of(value: str) -> Attribute:
 
 
 class RawNas:
-    """One NAS: ``names`` stands in each of its requests; ``told_to_end`` are Disconnect-Requests, answered with
-    ``error_cause`` (0: an acknowledgement, ``None``: not at all).
+    """One NAS: ``names`` stands in each of its requests; ``told_to_end`` are Disconnect-Requests, answered
+    with ``error_cause`` (0: an acknowledgement, ``None``: not at all).
     """
 
     def __init__(self, address: str, *names: Attribute) -> None:
@@ -164,13 +164,13 @@ class RadiusStage(Stage):
         return self.node.held["vg-1"].sessions.open_sessions.get(session_id)
 
     @property
-    def answers(self) -> dict[tuple[str, str], int]:
+    def answers(self) -> dict[tuple[str, ...], int]:
         """What became of requests."""
         return dict(self.node.held["vg-1"].radius.answers)
 
 
 def play(monkeypatch: pytest.MonkeyPatch, script: Script, **clients: dict[str, object]) -> None:
-    """Run a script on a node with these clients (``alpha={…}``: more of its keys), and see the pools whole."""
+    """Run a script on a node with these clients (``alpha={…}``: more keys); the pools are whole after it."""
     networks = dict(zip(("alpha", "beta", "gamma"), SECRETS.items(), strict=True))
     radius = RadiusConfig.model_validate(
         {
@@ -198,7 +198,7 @@ def play(monkeypatch: pytest.MonkeyPatch, script: Script, **clients: dict[str, o
         await stage._make_sims()
         async with AsyncExitStack() as stack:
             stage.stack = stack
-            await script(stage)  # type: ignore[arg-type]
+            await script(stage)
             for state in stage.sims:
                 sessions = stage.node.held["vg-1"].sessions
                 await sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)

@@ -6,7 +6,6 @@ Rule: a node is asked by the configuration that it runs with; ``--contact`` name
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,19 +67,18 @@ def reload(config: ConfigOption = None, contact: ContactOption = "") -> None:
 
 @node.command()
 def quarantined(
+    day: Annotated[str, typer.Argument(help="A UTC day as yyyymmdd.")],
     config: ConfigOption = None,
     contact: ContactOption = "",
-    day: Annotated[str, typer.Option(help="A UTC day as yyyymmdd; default: today.")] = "",
 ) -> None:
     """Usage that was reported on a day and is billed to nobody, of the whole installation, and why.
 
     NASes reported more than their line can carry, or sessions that are none of ours.
 
-    Example: airloom node quarantined --day 20261130
+    Example: airloom node quarantined 20261130
     """
     where, secret = where_of(config, contact)
-    query = {"day": day or datetime.now(UTC).strftime("%Y%m%d")}
-    told = asyncio.run(ask("GET", f"{where}/control/usage/quarantined", secret, query=query))
+    told = asyncio.run(ask("GET", f"{where}/control/usage/quarantined", secret, query={"day": day}))
     columns = ("client", "why", "imsi", "user_name", "up_bytes", "down_bytes", "nas", "acct_session_id", "at")
     show(told["quarantined"], None, columns)
 

@@ -50,9 +50,11 @@ class UsageQuarantine:
         operator_id: str = "",
         is_alarm: bool = False,
     ) -> bool:
-        """Keep counters apart; false when there are too many already. ``session_id`` is empty when it is
-        none of ours. Raises ``Unavailable``.
+        """Keep counters apart, if there are any; false when too many are kept already. ``session_id`` is
+        empty when it is none of ours. Raises ``Unavailable``.
         """
+        if told.is_zero:
+            return True
         now = self._clock.now()
         key = (imsi or NO_SIM, session_id or " ".join((nas.network, nas.identifier, nas.acct_session_id)))
         async with self._lock:

@@ -139,10 +139,10 @@ async def test_usage_that_is_billed_to_nobody_is_listed(watched: Watched, airloo
     session.carry(5 << 40, 7)
     await nas.report(session)
     day = watched.stage.clock.now().strftime("%Y%m%d")
-    (row,) = (await airloom("node", "quarantined", "--day", day)).json
+    (row,) = (await airloom("node", "quarantined", day)).json
     assert (row["client"], row["imsi"], row["up_bytes"]) == ("127.0.3.0/24", watched.imsi(), 5 << 40)
     assert row["acct_session_id"] == session.acct_session_id
-    assert (await airloom("node", "quarantined", "--day", "yesterday")).code == 1
+    assert (await airloom("node", "quarantined", "yesterday")).code == 1
     metrics = await watched.metrics()
     assert metrics['airloom_radius_answers_total{answer="quarantined",client="127.0.3.0/24"}'] == 1
 

@@ -145,6 +145,7 @@ def test_accounting_of_no_session_is_answered_and_kept_apart(
         nas = await stage.raw("127.0.3.21")
         said = [*UNBOOKABLE[name], (a.ACCT_SESSION_ID, b"A1")]
         assert await nas.tell(START, *said)
+        assert await stage.quarantined() == [], "it used nothing"
         assert await nas.tell(INTERIM, *said, *counters(500, 600))
         await stage.restart_node()
         assert await nas.tell(INTERIM, *said, *counters(400, 700)), "late, or a repeat"
@@ -194,8 +195,9 @@ def test_what_is_kept_apart_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         for address in ("127.0.3.21", "127.0.4.21", "127.0.5.21"):
             nas = await stage.raw(address)
             numbers = [(a.ACCT_SESSION_ID, b"%d" % count) for count in range(4)]
-            kept += [await nas.tell(STOP, (a.USER_NAME, b"alice"), each) for each in numbers]
-            kept.append(await nas.tell(STOP, (a.USER_NAME, b"alice"), numbers[0], *counters(1, 1)))
+            user: Attribute = (a.USER_NAME, b"alice")
+            kept += [await nas.tell(STOP, user, each, *counters(1, 1)) for each in numbers]
+            kept.append(await nas.tell(STOP, user, numbers[0], *counters(2, 2)))
         assert kept == [True] * 3 + [False, True] + [True] * 2 + [False] * 2 + [True] + [False] * 5
         assert len(await stage.quarantined()) == 5
 

@@ -175,7 +175,7 @@ def test_a_suspended_sims_usage_is_kept_apart_and_its_nas_told_to_end_it(
             (a.FRAMED_IP_ADDRESS, IPv4Address("10.128.0.77").packed),
             (a.ACCT_SESSION_ID, b"A1"),
         ]
-        assert await nas.tell(START, *said)
+        assert await nas.tell(INTERIM, *said, *counters(500, 501))
         assert await nas.tell(STOP, *said, *counters(900, 901))
         (item,) = await stage.quarantined()
         assert (item.why, item.report.volume.down_bytes) == ("sim_suspended", 901)

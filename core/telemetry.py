@@ -95,6 +95,12 @@ class Metric(Enum):
         "Device messages that the stream will never take, kept in the object store",
         (),
     )
+    RADIUS_ANSWERS = (
+        "airloom_radius_answers",
+        "counter",
+        "What became of NASes' requests, by client: accepted or why not, recorded, quarantined, kept apart",
+        ("client", "answer"),
+    )
     DISCONNECTS = (
         "airloom_disconnects",
         "counter",

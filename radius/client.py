@@ -12,7 +12,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
+from core.domain.session import Nas, Session
 from core.errors import RemoteProtocolError
 from radius import attributes as a
 from radius.codec import Attribute, Code, decode, encode_signed_request, is_answer, vendor_attribute
@@ -24,16 +26,30 @@ IDENTIFIERS = 256
 WAITING_MAX = 10_000
 """Requests that wait for an identifier of one NAS; beyond it they are given up: it does not answer."""
 
+FAILED_MAX = 10_000
+"""Requests whose bad end waits to be told; beyond it the oldest is not."""
+
 Peer = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The session that shall end, as its NAS knows it."""
+    """The session that shall end, as its NAS named it; ``session`` when it was one of ours, ``client`` is
+    whose NAS it is.
+    """
 
     imsi: str
-    acct_session_id: str
-    framed_address: IPv4Address | None
+    nas: Nas
+    client: str = ""
+    session: Session | None = None
+
+
+class Ended(NamedTuple):
+    """How a request ended, if not by an acknowledgement; ``error_cause`` as in RFC 5176 §3.5, 0: none."""
+
+    ending: Ending
+    outcome: str
+    error_cause: int = 0
 
 
 @dataclass(slots=True)
@@ -47,7 +63,7 @@ class _Request:
 
 
 class DisconnectClient:
-    """The machine; ``outcomes`` counts how its requests ended."""
+    """The machine; ``outcomes`` counts how its requests ended, ``failed`` are those that ended in vain."""
 
     def __init__(self) -> None:
         self._asked: dict[tuple[Peer, int], _Request] = {}
@@ -55,6 +71,7 @@ class DisconnectClient:
         self._last_identifier: Counter[Peer] = Counter()
         self._outgoing: list[tuple[bytes, Peer]] = []
         self.outcomes: Counter[str] = Counter()
+        self.failed: deque[Ended] = deque(maxlen=FAILED_MAX)
 
     def __len__(self) -> int:
         """Requests that are not answered yet."""
@@ -64,7 +81,7 @@ class DisconnectClient:
         """Ask the NAS at ``peer`` to end a session. ``wall`` is what a request may not be replayed after."""
         waiting = self._waiting.setdefault(peer, deque())
         if len(waiting) >= WAITING_MAX:
-            self.outcomes["not_asked"] += 1
+            self._fail(ending, "not_asked")
             return
         waiting.append(_Request(peer, ending, secret))
         self._send_waiting(peer, now, wall)
@@ -83,7 +100,10 @@ class DisconnectClient:
             self.outcomes["not_authentic"] += 1
         elif packet.code in (Code.DISCONNECT_ACK, Code.DISCONNECT_NAK):
             del self._asked[addr, packet.identifier]
-            self.outcomes["ended" if packet.code == Code.DISCONNECT_ACK else "refused"] += 1
+            if packet.code == Code.DISCONNECT_ACK:
+                self.outcomes["ended"] += 1
+            else:
+                self._fail(request.ending, "refused", packet.integer(a.ERROR_CAUSE) or 0)
             self._send_waiting(addr, now, wall)
 
     def get_timer(self) -> float | None:
@@ -97,7 +117,7 @@ class DisconnectClient:
                 continue
             if request.tries >= TRIES_MAX:
                 del self._asked[key]
-                self.outcomes["not_answered"] += 1
+                self._fail(request.ending, "not_answered")
                 self._send_waiting(request.peer, now, wall)
             else:
                 self._send(request, now)
@@ -108,6 +128,10 @@ class DisconnectClient:
         return outgoing
 
     # -- inside ---------------------------------------------------------------------------------------
+
+    def _fail(self, ending: Ending, outcome: str, error_cause: int = 0) -> None:
+        self.outcomes[outcome] += 1
+        self.failed.append(Ended(ending, outcome, error_cause))
 
     def _send_waiting(self, peer: Peer, now: float, wall: datetime) -> None:
         waiting = self._waiting.get(peer, deque())
@@ -137,13 +161,18 @@ class DisconnectClient:
 
 
 def _name(ending: Ending, wall: datetime) -> list[Attribute]:
-    """What names the session to its NAS (RFC 5176 §3), and when this was asked (§6.3)."""
-    attributes: list[Attribute] = []
-    if ending.imsi:
-        attributes.append((a.USER_NAME, ending.imsi.encode()))
+    """The session and its NAS in the NAS's own words, for what it never said it may not know (RFC 5176 §3,
+    401 and 503), and when this was asked (§6.3).
+    """
+    nas, attributes = ending.nas, []
+    texts = (
+        (a.USER_NAME, nas.user_name),
+        (a.NAS_IDENTIFIER, nas.nas_identifier),
+        (a.ACCT_SESSION_ID, nas.acct_session_id),
+    )
+    attributes += [(type_, text.encode()) for type_, text in texts if text]
+    addresses = ((a.NAS_IP_ADDRESS, nas.ip_address), (a.FRAMED_IP_ADDRESS, nas.framed_address))
+    attributes += [(type_, IPv4Address(text).packed) for type_, text in addresses if text]
+    if nas.says_imsi:
         attributes.append(vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, ending.imsi.encode()))
-    if ending.acct_session_id:
-        attributes.append((a.ACCT_SESSION_ID, ending.acct_session_id.encode()))
-    if ending.framed_address is not None:
-        attributes.append((a.FRAMED_IP_ADDRESS, ending.framed_address.packed))
     return [*attributes, (a.EVENT_TIMESTAMP, int(wall.timestamp()).to_bytes(4, "big"))]

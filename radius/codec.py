@@ -30,6 +30,7 @@ PACKET_BYTES_MAX = 4_096
 ATTRIBUTES_MAX = 200
 VALUE_BYTES_MAX = 253
 PASSWORD_BYTES_MAX = 128
+CHAP_PASSWORD_BYTES = 17
 AUTHENTICATOR_BYTES = 16
 NO_AUTHENTICATOR = bytes(AUTHENTICATOR_BYTES)
 _SIGNATURE_HEAD = bytes((MESSAGE_AUTHENTICATOR, 18))
@@ -232,7 +233,7 @@ def is_chap_answer(packet: Packet, password: bytes) -> bool | None:
         return None
     challenge = packet.first(CHAP_CHALLENGE) or packet.authenticator
     digest = hashlib.md5(answer[:1] + password + challenge, usedforsecurity=False).digest()
-    return len(answer) == 17 and hmac.compare_digest(digest, answer[1:])
+    return len(answer) == CHAP_PASSWORD_BYTES and hmac.compare_digest(digest, answer[1:])
 
 
 def vendor_attribute(vendor: int, type_: int, value: bytes) -> Attribute:

@@ -6,22 +6,36 @@ is not there takes nothing away.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address
+from itertools import islice
 from typing import NamedTuple
 
+from core.domain.ids import is_id
 from core.domain.reasons import AttachRefusal
-from core.domain.session import NOWHERE, Location
+from core.domain.session import NOWHERE, Location, NasName
 from core.domain.usage import Volume
 from radius import attributes as a
 from radius.codec import Attribute, Packet, is_chap_answer, reveal_password, text_of
+from radius.credentials import cannot_be_checked, shows_password
 
-_IMSI = re.compile(r"^0?([0-9]{15})(?:@.*)?$")
-"""As it is, with the permanent identity's leading 0 (RFC 4186 §4.1.1.6), with a realm."""
+_USER = re.compile(
+    r"^(?:(?P<prefix>[^@\\/]*)[\\/])?0?(?P<imsi>[0-9]{15})(?:@(?P<realm>[^@]*))?$",
+)
+"""An IMSI as it is, or with the permanent identity's leading 0 (RFC 4186 §4.1.1.6), and with a realm behind
+(RFC 7542) or before it."""
+_OPERATOR_IDENTIFIER = re.compile(r"\.mnc[0-9]{2,3}\.mcc[0-9]{3}\.gprs$")
+"""What may follow an access point's name (TS 23.003 §9.1.2)."""
+_STATION = re.compile(r"^(?:[0-9a-f]{2}[-:.]?){5}[0-9a-f]{2}:(.+)$")
+"""An access point of a WLAN: its address, and the SSID (RFC 3580 §3.20)."""
 _RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE"}
+_PDP_TYPES = {b"\0\0\0\0", b"\0\0\0\3"}
+"""3GPP-PDP-Type with IPv4 in it: IPv4 itself, and both (TS 29.061 §16.4.7.2)."""
 REPLY_MESSAGE_BYTES_MAX = 253
+SESSION_IDS_MAX = 4
+"""Class attributes that are looked up: one is ours, the others other servers' (RFC 2865 §5.25)."""
 
 
 class AcctStatus(IntEnum):
@@ -36,15 +50,21 @@ class AcctStatus(IntEnum):
 
 @dataclass(slots=True)
 class AccessRequest:
-    """Who asks for access, and by what it wants to be known. ``packet`` and ``secret`` check its password."""
+    """Who asks for access, and by what it wants to be known. ``packet`` and ``secret`` check its password.
+
+    ``apns`` are the access points that Called-Station-Id may mean, in order. ``refusal``: why it cannot be
+    granted whoever it is. ``must_prove``: who it is only the device says, and a password is there to check.
+    """
 
     imsi: str
+    nas: NasName
     user_name: str
-    apn: str
+    apns: tuple[str, ...]
     msisdn: str
     imei: str
     location: Location
-    framed_address: IPv4Address | None
+    refusal: AttachRefusal | None
+    must_prove: bool
     packet: Packet = field(repr=False)
     secret: bytes = field(repr=False)
 
@@ -58,54 +78,66 @@ class AccessRequest:
 
 class AccountingReport(NamedTuple):
     """One Accounting-Request. Counters are absolute, 64 bits; 0 where the NAS told none, and as the highest
-    counts, that takes nothing away. ``delay_s``: for how long it has been trying to say this.
+    counts, that takes nothing away. ``delay_s``: for how long it has been trying to say this; ``session_s``:
+    how long it says the session has lasted. ``session_ids`` are the Class attributes that may be ours.
+    ``authenticator`` is of no two packets the same, but of their repeats.
     """
 
     status: AcctStatus
-    nas_identifier: str
+    nas: NasName
     acct_session_id: str
-    class_: bytes
+    session_ids: tuple[str, ...]
+    user_name: str
     imsi: str
-    apn: str
+    says_imsi: bool
+    apns: tuple[str, ...]
     msisdn: str
     imei: str
     framed_address: IPv4Address | None
     volume: Volume
     delay_s: int
+    session_s: int
+    event_timestamp: int | None
     location: Location
+    authenticator: bytes
 
 
-def access_request_of(packet: Packet, secret: bytes) -> AccessRequest:
-    """Read an Access-Request."""
+def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collection[str]) -> AccessRequest:
+    """Read an Access-Request from the address ``source``; ``realms`` as in ``RadiusClient``."""
     tgpp = packet.vendor(a.VENDOR_3GPP)
     user_name = packet.text(a.USER_NAME)
     return AccessRequest(
-        imsi=_imsi(tgpp, user_name),
+        imsi=_imsi(tgpp, user_name, realms),
+        nas=_nas_name(packet, source),
         user_name=user_name,
-        apn=packet.text(a.CALLED_STATION_ID).lower(),
+        apns=_apns(packet),
         msisdn=packet.text(a.CALLING_STATION_ID),
         imei=text_of(tgpp.get(a.TGPP_IMEISV)),
         location=_location(tgpp),
-        framed_address=packet.address(a.FRAMED_IP_ADDRESS),
+        refusal=_refusal(packet, tgpp),
+        must_prove=a.TGPP_IMSI not in tgpp and shows_password(packet),
         packet=packet,
         secret=secret,
     )
 
 
-def accounting_report_of(packet: Packet) -> AccountingReport | None:
+def accounting_report_of(packet: Packet, source: str, realms: Collection[str]) -> AccountingReport | None:
     """Read an Accounting-Request; ``None`` when it says nothing that is known here."""
     try:
         status = AcctStatus(packet.integer(a.ACCT_STATUS_TYPE) or 0)
     except ValueError:
         return None
     tgpp = packet.vendor(a.VENDOR_3GPP)
+    user_name = packet.text(a.USER_NAME)
     return AccountingReport(
         status=status,
-        nas_identifier=packet.text(a.NAS_IDENTIFIER) or str(packet.address(a.NAS_IP_ADDRESS) or ""),
+        nas=_nas_name(packet, source),
         acct_session_id=packet.text(a.ACCT_SESSION_ID),
-        class_=packet.first(a.CLASS) or b"",
-        imsi=_imsi(tgpp, packet.text(a.USER_NAME)),
-        apn=packet.text(a.CALLED_STATION_ID).lower(),
+        session_ids=tuple(islice(_ids(packet.all(a.CLASS)), SESSION_IDS_MAX)),
+        user_name=user_name,
+        imsi=_imsi(tgpp, user_name, realms),
+        says_imsi=a.TGPP_IMSI in tgpp,
+        apns=_apns(packet),
         msisdn=packet.text(a.CALLING_STATION_ID),
         imei=text_of(tgpp.get(a.TGPP_IMEISV)),
         framed_address=packet.address(a.FRAMED_IP_ADDRESS),
@@ -116,7 +148,10 @@ def accounting_report_of(packet: Packet) -> AccountingReport | None:
             down_packets=packet.integer(a.ACCT_OUTPUT_PACKETS) or 0,
         ),
         delay_s=packet.integer(a.ACCT_DELAY_TIME) or 0,
+        session_s=packet.integer(a.ACCT_SESSION_TIME) or 0,
+        event_timestamp=packet.integer(a.EVENT_TIMESTAMP),
         location=_location(tgpp),
+        authenticator=packet.authenticator,
     )
 
 
@@ -128,6 +163,8 @@ REPLY_MESSAGES: Mapping[AttachRefusal, str] = {
     AttachRefusal.SIM_TERMINATED: "SIM terminated",
     AttachRefusal.IMEI_MISMATCH: "SIM locked to another device",
     AttachRefusal.WRONG_PASSWORD: "wrong user name or password",
+    AttachRefusal.AUTHENTICATION_NOT_SUPPORTED: "authentication method not supported",
+    AttachRefusal.FOREIGN_SIM: "not a SIM of this client",
     AttachRefusal.UNKNOWN_APN: "unknown APN",
     AttachRefusal.PDP_TYPE_NOT_SUPPORTED: "address type not supported",
     AttachRefusal.ADDRESSES_OCCUPIED: "no address free",
@@ -148,11 +185,42 @@ def reply_message(reason: AttachRefusal) -> Attribute:
     return a.REPLY_MESSAGE, REPLY_MESSAGES[reason].encode()[:REPLY_MESSAGE_BYTES_MAX]
 
 
-def _imsi(tgpp: Mapping[int, bytes], user_name: str) -> str:
-    for text in (text_of(tgpp.get(a.TGPP_IMSI)), user_name):
-        if found := _IMSI.match(text):
-            return found[1]
-    return ""
+def _imsi(tgpp: Mapping[int, bytes], user_name: str, realms: Collection[str]) -> str:
+    """The network's word goes first; a name of a realm that is not served is nobody's."""
+    if found := _USER.match(text_of(tgpp.get(a.TGPP_IMSI))):
+        return found["imsi"]
+    found = _USER.match(user_name)
+    if found is None:
+        return ""
+    named = {each.lower() for each in (found["prefix"], found["realm"]) if each}
+    return found["imsi"] if not realms or named.issubset(realms) else ""
+
+
+def _ids(values: Iterable[bytes]) -> Iterator[str]:
+    return (text for value in values if is_id(text := text_of(value)))
+
+
+def _nas_name(packet: Packet, source: str) -> NasName:
+    return NasName(packet.text(a.NAS_IDENTIFIER), str(packet.address(a.NAS_IP_ADDRESS) or ""), source)
+
+
+def _apns(packet: Packet) -> tuple[str, ...]:
+    """What Called-Station-Id may name: an access point, or a WLAN's SSID that is one's name."""
+    apns: list[str] = []
+    for value in packet.all(a.CALLED_STATION_ID):
+        name = text_of(value).lower().rstrip(".")
+        apns.append(_OPERATOR_IDENTIFIER.sub("", name))
+        if station := _STATION.match(name):
+            apns.append(station[1])
+    return tuple(apns)
+
+
+def _refusal(packet: Packet, tgpp: Mapping[int, bytes]) -> AttachRefusal | None:
+    if cannot_be_checked(packet):
+        return AttachRefusal.AUTHENTICATION_NOT_SUPPORTED
+    if tgpp.get(a.TGPP_PDP_TYPE, b"\0\0\0\0") not in _PDP_TYPES:
+        return AttachRefusal.PDP_TYPE_NOT_SUPPORTED
+    return None
 
 
 def _octets(packet: Packet, low: int, high: int) -> int:

@@ -29,6 +29,7 @@ from radius.codec import (
     is_authentic,
     is_signed,
 )
+from radius.credentials import eap_failure
 from radius.mapping import (
     AccessRequest,
     AccountingReport,
@@ -43,25 +44,47 @@ RESPONSES_MAX = 65_536
 """Beyond it the oldest is forgotten: its repeat is decided anew, which an accounting request may be at any
 time and an Access-Request too."""
 EVENTS_MAX = 8_192
+CHOSEN_BY_NAS = IPv4Address("255.255.255.254")
+STRANGERS_MAX = 64
+"""Addresses of strangers that wait to be named in the log; beyond it the oldest is not."""
 SOURCES_MAX = 65_536
 """Addresses whose client is remembered; beyond it all are looked up anew."""
 
 Peer = tuple[str, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTerms:
+    """What a client may speak of, what its NASes send and how fast they may count: see ``RadiusClient``."""
+
+    imsi_prefixes: tuple[str, ...] = ()
+    apns: frozenset[str] = frozenset()
+    may_take_over: frozenset[str] = frozenset()
+    default_apn: str = ""
+    realms: frozenset[str] = frozenset()
+    check_passwords: bool = True
+    own_addresses: bool = False
+    require_event_timestamp: bool = False
+    line_rate_kbps: int = 1_000_000
+    enforces_speed_class: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class NasNetwork:
-    """The clients of one subnet and the secret that they share with us."""
+    """The clients of one subnet and the secret that they share with us. ``known_as``: its name for people."""
 
     network: IPv4Network
     secret: bytes = field(repr=False)
     require_message_authenticator: bool = True
     disconnect_port: int = 3_799
+    known_as: str = ""
+    terms: ClientTerms = ClientTerms()
     name: str = field(init=False)
     """The network as text, which sessions remember."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", str(self.network))
+        object.__setattr__(self, "known_as", self.known_as or self.name)
 
 
 class Service(Enum):
@@ -84,7 +107,6 @@ class AccountingRequested(NamedTuple):
 
     token: int
     client: NasNetwork
-    address: str
     report: AccountingReport
 
 
@@ -92,9 +114,11 @@ Event = AccessRequested | AccountingRequested
 
 
 class Granted(NamedTuple):
-    """Access-Accept: the address, the session's key (Class), and how often to report."""
+    """Access-Accept: the address (``None``: the NAS shall choose, RFC 2865 §5.8), the session's key (Class),
+    and how often to report.
+    """
 
-    address: IPv4Address
+    address: IPv4Address | None
     class_: bytes
     interim_interval_s: int
 
@@ -140,12 +164,14 @@ class RadiusServer:
         self._events: deque[Event] = deque()
         self._outgoing: list[tuple[Service, bytes, Peer]] = []
         self.dropped: Counter[str] = Counter()
+        self.strangers: deque[str] = deque(maxlen=STRANGERS_MAX)
 
     def receive_datagram(self, service: Service, data: bytes, addr: Peer, now: float) -> None:
         """Take one datagram in; never raises."""
         client = self._client_of(addr[0])
         if client is None:
             self.dropped["unknown_client"] += 1
+            self.strangers.append(addr[0])
             return
         try:
             packet = decode(data)
@@ -167,13 +193,13 @@ class RadiusServer:
         match outcome:
             case Granted():
                 given = [
-                    (a.FRAMED_IP_ADDRESS, outcome.address.packed),
+                    (a.FRAMED_IP_ADDRESS, (outcome.address or CHOSEN_BY_NAS).packed),
                     (a.CLASS, outcome.class_),
                     (a.ACCT_INTERIM_INTERVAL, outcome.interim_interval_s.to_bytes(4, "big")),
                 ]
                 self._respond(pending, Code.ACCESS_ACCEPT, given)
             case Denied():
-                self._respond(pending, Code.ACCESS_REJECT, [reply_message(outcome.reason)])
+                self._respond(pending, Code.ACCESS_REJECT, [_words(pending.packet, outcome.reason)])
             case Recorded():
                 self._respond(pending, Code.ACCOUNTING_RESPONSE, [])
             case NotRecorded():
@@ -224,9 +250,10 @@ class RadiusServer:
             return
         self._next_token += 1
         if packet.code == Code.ACCESS_REQUEST:
-            event = AccessRequested(self._next_token, client, access_request_of(packet, client.secret))
-        elif (report := accounting_report_of(packet)) is not None:
-            event = AccountingRequested(self._next_token, client, pending.peer[0], report)
+            request = access_request_of(packet, pending.peer[0], client.secret, client.terms.realms)
+            event = AccessRequested(self._next_token, client, request)
+        elif (report := accounting_report_of(packet, pending.peer[0], client.terms.realms)) is not None:
+            event = AccountingRequested(self._next_token, client, report)
         else:
             self._forget(pending, "status_type_not_supported")
             return
@@ -245,6 +272,12 @@ class RadiusServer:
         self._outgoing.append((pending.service, data, pending.peer))
 
 
+def _words(packet: Packet, reason: AttachRefusal) -> Attribute:
+    """EAP has its own; Reply-Message may not stand beside it (RFC 3579 §2.6.5)."""
+    failure = eap_failure(packet)
+    return reply_message(reason) if failure is None else (a.EAP_MESSAGE, failure)
+
+
 def _fault(service: Service, packet: Packet, client: NasNetwork) -> str:
     """Why a packet gets silence; empty when it is good."""
     code, secret = packet.code, client.secret
@@ -256,5 +289,6 @@ def _fault(service: Service, packet: Packet, client: NasNetwork) -> str:
     authentic = is_authentic(packet, secret)
     if authentic is None:
         must = client.require_message_authenticator or code == Code.STATUS_SERVER
+        must = must or a.EAP_MESSAGE in packet.firsts  # RFC 3579 §3.2
         return "no_message_authenticator" if must or packet.all(a.PROXY_STATE) else ""
     return "" if authentic else "not_authentic"

@@ -2,41 +2,30 @@
 
 Rules:
 
-- Access-Accept promises, Accounting-Start opens; an Accounting-Response means that what was reported is
-  durable (RFC 2866 §4.1), so what cannot be recorded gets silence and is asked again.
-- A session is found by Class, which is its id, or by what its NAS calls it; only clients of the network that
-  opened it may speak of it.
-- An Interim whose Start was lost opens the session; a Stop is charged without; one whose session is over
-  changes nothing but counters that were lower.
-- A session of which nothing is heard for ``silent_s`` is ended: its Stop was lost. Its own virtual gateway
-  does it, which alone hears of it; a node that takes over waits as long again.
+- Access-Accept promises, Accounting-Start opens (``radius.accounting``).
+- A device is let in by what can be checked: the word of a network that knows its SIM, or a password that its
+  group demands.
+- Whoever is turned away finds the reason in the log, and its customer in the SIM's history.
 """
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
-from ipaddress import IPv4Address
 
 from core.domain.flow import DedicatedBearer
-from core.domain.ids import time_of_id
 from core.domain.reasons import AttachRefusal
-from core.domain.session import NOWHERE, Access, CloseReason, Nas, Session
-from core.domain.values import replace
+from core.domain.session import Access, CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Network
-from core.services.admissions import Admissions
 from core.services.eager import begin
-from core.services.locks import KeyedLocks
-from core.services.reported import ReportedUsage
-from core.services.session_requests import Grant, ModifySession, OpenSession
-from core.services.sessions import Sessions
-from radius.client import DisconnectClient, Ending
-from radius.mapping import AccountingReport, AcctStatus
+from core.services.session_requests import OpenSession
+from radius.accounting import Accounting, Books
+from radius.client import DisconnectClient, Ended, Ending
+from radius.notices import Notices
 from radius.server import (
     AccessRequested,
     AccountingRequested,
@@ -47,14 +36,11 @@ from radius.server import (
     NotRecorded,
     Outcome,
     RadiusServer,
-    Recorded,
     Service,
 )
+from radius.terms import apn_of, foreign
 
 TICK_S = 1.0
-ENDED_KEPT_S = 300.0
-"""How long the last counters of a session that we ended are waited for."""
-ENDED_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +61,34 @@ class RadiusDoor:
         network: Network,
         addresses: RadiusAddresses,
         clients: Sequence[NasNetwork],
-        sessions: Sessions,
-        admissions: Admissions,
-        usage: ReportedUsage,
+        books: Books,
         clock: Clock,
         interim_interval_s: int,
         silent_s: float,
     ) -> None:
         self._network = network
         self._addresses = addresses
-        self._secrets = {client.name: client for client in clients}
-        self._sessions = sessions
-        self._admissions = admissions
-        self._usage = usage
+        self._clients = {client.name: client for client in clients}
+        self._sessions = books.sessions
+        self._admissions = books.admissions
         self._clock = clock
         self._interim_interval_s = interim_interval_s
-        self._silent_s = silent_s
         self._server = RadiusServer(clients)
         self._client = DisconnectClient()
+        self._notices = Notices()
+        self._accounting = Accounting(
+            books=books,
+            clients=self._clients,
+            clock=clock,
+            silent_s=silent_s,
+            disconnect=self._disconnect,
+            note=self._note,
+        )
         self._sockets: dict[Service, DatagramSocket] = {}
         self._disconnect_socket: DatagramSocket | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._locks = KeyedLocks()
-        self._heard: dict[str, float] = {}
-        self._by_name: dict[tuple[str, str, str], str] = {}
-        self._ended: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+        self.answers: Counter[tuple[str, ...]] = Counter()
+        """What became of requests, by client: ``accepted`` or why not, ``recorded``, ``kept_apart`` …"""
 
     @property
     def dropped(self) -> Counter[str]:
@@ -114,14 +103,14 @@ class RadiusDoor:
     @property
     def held(self) -> int:
         """Sessions that this door knows; those that it waits for after their end are not among them."""
-        return len(self._heard)
+        return len(self._accounting)
 
     async def start(self) -> None:
         """Open the sockets; datagrams are taken in from now on and decided once ``run`` runs.
 
         Without a client there is nobody to listen to.
         """
-        if not self._secrets:
+        if not self._clients:
             return
         listen = {
             Service.AUTHENTICATION: self._addresses.authentication,
@@ -159,19 +148,14 @@ class RadiusDoor:
 
     async def adopt(self, session: Session) -> None:
         """Take over a session that was read back."""
-        self._hold(session)
+        self._accounting.hold(session)
 
     def release(self, session: Session, reason: CloseReason) -> None:
         """Ask the NAS to end the session; goes on in the background. Its last counters are still taken."""
         self.forget(session)
-        nas = session.nas
-        if nas is None or (client := self._secrets.get(nas.network)) is None:
-            return  # its client is configured no more
-        now = self._clock.monotonic()
-        peer = (nas.address, client.disconnect_port)
-        ending = Ending(session.imsi, nas.acct_session_id, session.ue_address)
-        self._client.disconnect(ending, peer, client.secret, now, self._clock.now())
-        self._pump()
+        if (nas := session.nas) is not None:
+            client = self._clients.get(nas.network)
+            self._disconnect(Ending(session.imsi, nas, client.known_as if client else "", session))
 
     def changed(self, session: Session) -> None:
         """A NAS is not told: CoA is not offered."""
@@ -189,10 +173,7 @@ class RadiusDoor:
 
     def forget(self, session: Session) -> None:
         """The session is over; reports of it may still be on their way."""
-        self._heard.pop(session.session_id, None)
-        self._ended[session.session_id] = (self._clock.monotonic() + ENDED_KEPT_S, session)
-        if len(self._ended) > ENDED_MAX:
-            self._discard_oldest()
+        self._accounting.forget(session)
 
     # -- the shell ------------------------------------------------------------------------------------
 
@@ -205,11 +186,39 @@ class RadiusDoor:
         self._pump()
 
     def _pump(self) -> None:
-        """Send what is to be sent and decide what is to be decided."""
+        """Send what is to be sent, tell and decide what is to be told and decided."""
         self._send()
+        for address in self._server.strangers:
+            self._note("request of no client", "", f"from {address}")
+        self._server.strangers.clear()
         if self._tasks is not None:
+            while self._client.failed:
+                begin(self._tasks, self._tell_failed(self._client.failed.popleft()))
             while (event := self._server.next_event()) is not None:
                 begin(self._tasks, self._decide(event))
+
+    def _note(self, kind: str, client: str, text: str) -> None:
+        self._notices.write(kind, client, text, self._clock.monotonic())
+
+    def _disconnect(self, ending: Ending) -> None:
+        nas = ending.nas
+        if (client := self._clients.get(nas.network)) is None:
+            return  # it is configured no more
+        peer, now = (nas.address, client.disconnect_port), self._clock.monotonic()
+        self._client.disconnect(ending, peer, client.secret, now, self._clock.now())
+        self._send()
+
+    async def _tell_failed(self, ended: Ended) -> None:
+        """The NAS did not end a session: its device may still be on line."""
+        ending, nas = ended.ending, ended.ending.nas
+        cause = f"disconnect_{ended.outcome}"
+        if ended.error_cause:
+            cause = f"{cause}:{ended.error_cause}"
+        text = f"NAS {nas.identifier} at {nas.address}, IMSI {ending.imsi}, session {nas.acct_session_id!r}"
+        self._note(cause, ending.client, text)
+        if ending.session is not None:
+            with suppress(Unavailable):  # the line above stands
+                await self._sessions.remark(ending.session, cause)
 
     def _send(self) -> None:
         for service, data, peer in self._server.datagrams_to_send():
@@ -224,199 +233,52 @@ class RadiusDoor:
         self._client.handle_timer(now, self._clock.now())
         self._pump()
         self._admissions.expire()
-        while self._ended and next(iter(self._ended.values()))[0] <= now:
-            self._discard_oldest()
-        silent_since = now - self._silent_s
-        for session_id in [known for known, heard in self._heard.items() if heard < silent_since]:
-            with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
-                await self._sessions.close(session_id, CloseReason.SILENT, tell_peer=True)
+        await self._accounting.tick()
 
     async def _decide(self, event: Event) -> None:
         outcome: Outcome
         try:
             match event:
                 case AccessRequested():
-                    outcome = await self._admit(event)
+                    outcome, became = await self._admit(event)
                 case AccountingRequested():
-                    outcome = await self._account(event)
+                    outcome, became = await self._accounting.account(event)
         except Unavailable:
-            outcome = NotRecorded()
+            outcome, became = NotRecorded(), "unavailable"
+        self.answers[event.client.known_as, became] += 1
         self._server.answer(event.token, outcome)
         self._send()
 
-    async def _admit(self, event: AccessRequested) -> Outcome:
-        asked = event.request
+    async def _admit(self, event: AccessRequested) -> tuple[Outcome, str]:
+        asked, client = event.request, event.client
+        apn = apn_of(client, asked.apns, self._sessions.is_served)
         request = OpenSession(
             access=Access.RADIUS,
             imsi=asked.imsi,
-            apn=asked.apn,
+            apn=apn,
             imei=asked.imei,
             msisdn=asked.msisdn,
             location=asked.location,
             proof=asked.knows,
+            refusal=asked.refusal or foreign(client, asked.imsi, apn),
+            must_prove=asked.must_prove and client.terms.check_passwords,
         )
         try:
             sim = await self._sessions.permit(request)
-            pool = self._sessions.pool_of(asked.apn)
-            grant = self._admissions.promise(asked.imsi, sim.static_address, pool)
-        except Refused as refusal:
-            reason = refusal.reason
-            return Denied(reason if isinstance(reason, AttachRefusal) else AttachRefusal.NO_RESOURCES)
-        return Granted(grant.address, grant.session_id.encode(), self._interim_interval_s)
-
-    async def _account(self, event: AccountingRequested) -> Outcome:
-        report, network = event.report, event.client.name
-        if report.status in (AcctStatus.ACCOUNTING_ON, AcctStatus.ACCOUNTING_OFF):
-            await self._end_all(network, report.nas_identifier or event.address, report.delay_s)
-            return Recorded()
-        try:
-            session = self._find(network, report) or await self._found_or_begun(event)
-            self._check(session, network, report)
-            is_over = session.session_id not in self._sessions.open_sessions
-            if is_over and report.status is AcctStatus.START:
-                raise Refused(AttachRefusal.UNKNOWN_SESSION, "it has ended")
-            await self._record(session, report)
-        except Refused:
-            self._turn_away(event)
-            return NotRecorded()
-        if is_over:
-            self._turn_away(event)
-        return Recorded()
-
-    async def _found_or_begun(self, event: AccountingRequested) -> Session:
-        """One at a time for each session: its Start and its first Interim may come together."""
-        report, network = event.report, event.client.name
-        async with self._locks.hold(f"{network} {report.class_.hex() or report.acct_session_id}"):
-            session = self._find(network, report) or await self._recall(report)
-            return session or await self._begin(event)
-
-    def _find(self, network: str, report: AccountingReport) -> Session | None:
-        """The session, open or just ended."""
-        by_class = _text_of(report.class_)
-        if (session := self._sessions.open_sessions.get(by_class)) is not None:
-            return session
-        by_class = _id_of(report.class_)
-        session_id = by_class or self._by_name.get((network, report.imsi, report.acct_session_id), "")
-        session = self._sessions.open_sessions.get(session_id)
-        if session is None and (ended := self._ended.get(session_id)) is not None:
-            is_new = not by_class and report.status is AcctStatus.START  # the NAS uses a name once more
-            session = None if is_new else ended[1]
-        return session
-
-    async def _recall(self, report: AccountingReport) -> Session | None:
-        """One that ended long ago, or before a restart: its last counters may still come."""
-        session_id = _id_of(report.class_)
-        session = await self._sessions.ended(report.imsi, session_id) if session_id else None
-        if session is not None:
-            self.forget(session)
-        return session
-
-    def _check(self, session: Session, network: str, report: AccountingReport) -> None:
-        """Whether it is this NAS's to speak of."""
-        is_its_own = session.nas is not None and session.nas.network == network
-        if not is_its_own or report.imsi not in ("", session.imsi):
-            raise Refused(AttachRefusal.UNKNOWN_SESSION, session.session_id)
-
-    async def _begin(self, event: AccountingRequested) -> Session:
-        """Open what Access-Accept promised. What may not be opened and was carried yet is charged."""
-        report, session_id = event.report, _id_of(event.report.class_)
-        request = OpenSession(
-            access=Access.RADIUS,
-            imsi=report.imsi,
-            apn=report.apn,
-            imei=report.imei,
-            msisdn=report.msisdn,
-            location=report.location,
-            nas=Nas(
-                network=event.client.name,
-                identifier=report.nas_identifier or event.address,
-                address=event.address,
-                acct_session_id=report.acct_session_id,
-            ),
-        )
-        try:
-            if report.status is AcctStatus.STOP:
-                raise Refused(AttachRefusal.UNKNOWN_SESSION, "it ended before it began here")
-            pool = self._sessions.pool_of(report.apn)
-            grant = self._admissions.redeem(report.imsi, session_id, report.framed_address, pool)
-            session = await self._sessions.open(replace(request, grant=grant))
-        except Refused as refusal:
-            if report.status is AcctStatus.START or not session_id:
-                raise
-            carried = Grant(session_id, report.framed_address or IPv4Address(0))
-            session = await self._sessions.carried_unopened(replace(request, grant=carried), refusal)
-            self.forget(session)
-            return session
-        self._hold(session)
-        return session
-
-    async def _record(self, session: Session, report: AccountingReport) -> None:
-        session_id = session.session_id
-        is_open = session_id in self._sessions.open_sessions
-        if is_open:
-            self._heard[session_id] = self._clock.monotonic()
-            location = None if report.location == NOWHERE else report.location
-            change = ModifySession(session_id=session_id, location=location, imei=report.imei)
-            if (location or session.location, report.imei or session.imei) != (
-                session.location,
-                session.imei,
-            ):
-                session = await self._sessions.modify(change)
-        await self._usage.report(session, report.volume)
-        if report.status is AcctStatus.STOP:
-            if is_open:
-                await self._sessions.close(session_id, CloseReason.DEVICE)
-            else:
-                await self._sessions.finish(session_id)
-
-    async def _end_all(self, network: str, identifier: str, delay_s: int) -> None:
-        """A NAS began anew: what it held before that is over (RFC 2866 §5.1, §5.2)."""
-        before = self._clock.now() - timedelta(seconds=delay_s)
-        for session in list(self._sessions.open_sessions.values()):
-            nas = session.nas
-            if nas is None or (nas.network, nas.identifier) != (network, identifier):
-                continue
-            if session.opened <= before:
-                with suppress(Refused):  # over already
-                    await self._sessions.close(session.session_id, CloseReason.PEER_LOST)
-
-    def _turn_away(self, event: AccountingRequested) -> None:
-        """The NAS carries what may not be carried: it shall end it."""
-        report = event.report
-        if report.status is not AcctStatus.STOP:
-            peer = (event.address, event.client.disconnect_port)
-            ending = Ending(report.imsi, report.acct_session_id, report.framed_address)
-            self._client.disconnect(
-                ending, peer, event.client.secret, self._clock.monotonic(), self._clock.now()
+            if client.terms.own_addresses:
+                class_ = self._admissions.fresh_id().encode()
+                return Granted(None, class_, self._interim_interval_s), "accepted"
+            grant = self._admissions.promise(
+                asked.imsi,
+                (client.name, asked.nas),
+                apn=apn,
+                static_address=sim.static_address,
+                pool=self._sessions.pool_of(apn),
             )
-            self._send()
-
-    def _hold(self, session: Session) -> None:
-        self._heard[session.session_id] = self._clock.monotonic()
-        self._by_name[_name_of(session)] = session.session_id
-
-    def _discard_oldest(self) -> None:
-        session_id, (_, session) = self._ended.popitem(last=False)
-        if self._by_name.get(_name_of(session)) == session_id:
-            del self._by_name[_name_of(session)]
-        self._usage.discard(session_id)
-
-
-def _name_of(session: Session) -> tuple[str, str, str]:
-    """What its NAS calls it (RFC 2866 §5.5); numbers of that kind begin anew when a NAS does."""
-    nas = session.nas
-    return (nas.network, session.imsi, nas.acct_session_id) if nas else ("", session.imsi, "")
-
-
-def _id_of(class_: bytes) -> str:
-    """The session id that we gave as Class (RFC 2865 §5.25); empty when it is none of ours."""
-    text = _text_of(class_)
-    try:
-        time_of_id(text)
-    except ValueError:
-        return ""
-    return text
-
-
-def _text_of(class_: bytes) -> str:
-    return class_.decode(errors="replace")
+        except Refused as refusal:
+            who = f"IMSI {asked.imsi}" if asked.imsi else f"user {asked.user_name!r}"
+            self._note("access rejected", client.known_as, f"{who} at {asked.nas}, APN {apn!r}: {refusal}")
+            reason = refusal.reason
+            reason = reason if isinstance(reason, AttachRefusal) else AttachRefusal.NO_RESOURCES
+            return Denied(reason), reason.value
+        return Granted(grant.address, grant.session_id.encode(), self._interim_interval_s), "accepted"

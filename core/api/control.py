@@ -80,6 +80,10 @@ class GatewayOperations(Protocol):
         """A page of open sessions, ordered by id."""
         ...
 
+    async def quarantined(self, day: int) -> list[Row]:
+        """What was reported on a UTC day (yyyymmdd) and is billed to nobody; raises ``Unavailable``."""
+        ...
+
     def trace(self, query: TraceQuery) -> AbstractContextManager["Queue[Row]"]:
         """Signalling as it comes and goes, and ends of sessions; raises ``Unavailable`` for one trace too
         many.
@@ -164,6 +168,7 @@ def make_control(services: ControlServices) -> web.Application:
     routes.add_get("/control/gateway/status", channel.trusted(channel.status))
     routes.add_get("/control/gateway/peers", channel.trusted(channel.peers))
     routes.add_get("/control/gateway/sessions", channel.trusted(channel.sessions))
+    routes.add_get("/control/usage/quarantined", channel.trusted(channel.quarantined))
     routes.add_get("/control/gateway/trace", channel.trusted(channel.trace))
     routes.add_post("/control/gateway/restart-counter", channel.trusted(channel.raise_restart_counter))
     routes.add_post("/control/gateway/drop-peer", channel.trusted(channel.drop_peer))
@@ -280,6 +285,12 @@ class _Channel:
         return web.json_response(
             await self._services.operations.sessions(_session_query(dict(request.query)))
         )
+
+    async def quarantined(self, request: web.Request) -> web.StreamResponse:
+        day = request.query.get("day", "")
+        if not (len(day) == 8 and day.isascii() and day.isdigit()):
+            raise ValueError("day: must be yyyymmdd")
+        return web.json_response({"quarantined": await self._services.operations.quarantined(int(day))})
 
     async def trace(self, request: web.Request) -> web.StreamResponse:
         """A line of JSON for each message, and an empty one while there are none."""

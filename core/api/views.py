@@ -197,8 +197,8 @@ def _cell_of(location: Location) -> Cell | None:
 
 
 def session_event_view(sim: Sim, event: SessionEvent) -> dict[str, Any]:
-    """SessionEvent. ``Rejected`` is ours: an attach that was refused. ``primaryImsi`` is not in the contract;
-    SORACOM answers it.
+    """SessionEvent. Not in the contract are ``Rejected``, an attach that was refused; ``primaryImsi``, which
+    SORACOM answers; and ``cause``, why a session ended or was refused.
     """
     opened = event.opened.isoformat(timespec="milliseconds") if event.opened else ""
     return _known(
@@ -217,6 +217,7 @@ def session_event_view(sim: Sim, event: SessionEvent) -> dict[str, Any]:
             **{f"dns{number}": address for number, address in enumerate(event.dns[:2])},
             "subscription": _subscription_of(sim, event.imsi),
             "cell": cell_view(event.location),
+            "cause": event.cause or None,
         }
     )
 

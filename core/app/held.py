@@ -7,7 +7,7 @@ from functools import partial
 from ipaddress import IPv4Network
 
 from core.app.adapters import Adapters
-from core.config import Config, GatewayConfig, VirtualGatewayConfig
+from core.config import Config, GatewayConfig, RadiusClient, VirtualGatewayConfig
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
@@ -20,6 +20,7 @@ from core.services.dedicated import DedicatedBearers
 from core.services.faults import Fault, Faults
 from core.services.gateway import Tenure, VirtualGateway
 from core.services.idle import IdleSessions
+from core.services.quarantine import UsageQuarantine
 from core.services.reconciler import Reconciler
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
@@ -34,7 +35,8 @@ from gtp.transaction import Timers
 from gtp.userplane.slots import Origin
 from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
-from radius.server import NasNetwork
+from radius.accounting import Books
+from radius.server import ClientTerms, NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
 KEEP_ADDRESS_S = 2.0
@@ -354,23 +356,19 @@ class HeldGateway:
                 accounting=(address, config.accounting_port),
                 disconnect=(address, 0),
             ),
-            clients=[
-                NasNetwork(
-                    network=client.network,
-                    secret=client.secret.get_secret_value().encode(),
-                    require_message_authenticator=client.require_message_authenticator,
-                    disconnect_port=client.disconnect_port,
-                )
-                for client in config.clients
-            ],
-            sessions=self.sessions,
-            admissions=Admissions(
-                gateway=self.gateway,
-                clock=world.clock,
-                entropy=world.entropy,
-                lifetime_s=config.provisional_s,
+            clients=[_nas_network(client) for client in config.clients],
+            books=Books(
+                sessions=self.sessions,
+                admissions=Admissions(
+                    gateway=self.gateway,
+                    clock=world.clock,
+                    entropy=world.entropy,
+                    lifetime_s=config.provisional_s,
+                ),
+                usage=self.reported,
+                quarantine=UsageQuarantine(usage=world.store.usage, audit=self._audit, clock=world.clock),
+                restarts=world.store.nas_restarts,
             ),
-            usage=self.reported,
             clock=world.clock,
             interim_interval_s=config.interim_s,
             silent_s=config.silent_s,
@@ -436,6 +434,29 @@ def _partners(config: GatewayConfig) -> list[Partner]:
         )
         for each in config.peers
     ]
+
+
+def _nas_network(client: RadiusClient) -> NasNetwork:
+    terms = ClientTerms(
+        imsi_prefixes=client.imsi_prefixes,
+        apns=frozenset(client.apns),
+        may_take_over=frozenset(client.may_take_over),
+        default_apn=client.default_apn or "",
+        realms=frozenset(client.realms),
+        check_passwords=client.check_passwords,
+        own_addresses=client.own_addresses,
+        require_event_timestamp=client.require_event_timestamp,
+        line_rate_kbps=max(1, round(client.line_rate_mbps * 1_000)),
+        enforces_speed_class=client.enforces_speed_class,
+    )
+    return NasNetwork(
+        network=client.network,
+        secret=client.secret.get_secret_value().encode(),
+        require_message_authenticator=client.require_message_authenticator,
+        disconnect_port=client.disconnect_port,
+        known_as=client.known_as,
+        terms=terms,
+    )
 
 
 def _timers(config: GatewayConfig) -> Timers:

@@ -5,7 +5,7 @@ session belongs to is asked of the gateways that are held at that moment.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
@@ -21,6 +21,7 @@ from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
+from core.ports.store import Quarantined
 from core.ports.user_plane import PacketSink
 from core.services.audit import AuditTrail
 from core.services.chores import Chores, Step
@@ -239,6 +240,10 @@ class Node:
     async def group_changed(self, gateway_id: str, operator_id: str, group_id: str) -> None:
         """The same for those of a group's SIMs, soon."""
         await self._holder(gateway_id).reconciler.group_changed(operator_id, group_id)
+
+    async def quarantined(self, day: int) -> Sequence[Quarantined]:
+        """What was reported on a UTC day and is billed to nobody, on every node; raises ``Unavailable``."""
+        return await self._world.store.usage.quarantined(day)
 
     def _holder(self, gateway_id: str) -> HeldGateway:
         if (held := self.held.get(gateway_id)) is None:

@@ -20,6 +20,7 @@ from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address
+from core.ports.store import Quarantined
 from gtp.describe import Described, describe
 from gtp.service import EndTap, Tap
 from gtp.trace import Refusals, SimTrace
@@ -97,6 +98,10 @@ class Operations:
         page = _first(found, query.limit)
         following = page[-1].session_id if len(found) > len(page) else None
         return {"sessions": [_row(session) for session in page], "next": following}
+
+    async def quarantined(self, day: int) -> list[Row]:
+        """See ``GatewayOperations``."""
+        return [_quarantined_row(item) for item in await self._node.quarantined(day)]
 
     @contextmanager
     def trace(self, query: TraceQuery) -> Iterator["asyncio.Queue[Row]"]:
@@ -347,6 +352,22 @@ def _row(session: Session) -> Row:
         "plmn": session.location.plmn,
         "rat": session.location.rat,
         "opened": session.opened.isoformat(timespec="seconds"),
+    }
+
+
+def _quarantined_row(item: Quarantined) -> Row:
+    report, nas = item.report, item.nas
+    return {
+        "client": item.client,
+        "why": item.why,
+        "imsi": report.imsi,
+        "user_name": nas.user_name if nas else "",
+        "up_bytes": report.volume.up_bytes,
+        "down_bytes": report.volume.down_bytes,
+        "nas": str(nas.name) if nas else "",
+        "acct_session_id": nas.acct_session_id if nas else "",
+        "session_id": report.session_id,
+        "at": item.at.isoformat(timespec="seconds") if item.at else "",
     }
 
 

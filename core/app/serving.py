@@ -111,6 +111,9 @@ def make_telemetry(node: Node, customers: Customers) -> Telemetry:
     telemetry.watch_table(Metric.GTP_PEERS, lambda: _total(map(_peers, node.held.values())))
     telemetry.watch_table(Metric.GTP_SESSIONS, lambda: _total(map(_sessions_of_partners, node.held.values())))
     each(Metric.DATAGRAMS_DROPPED, lambda held: held.radius.dropped, door=Access.RADIUS.value)
+    telemetry.watch_table(
+        Metric.RADIUS_ANSWERS, lambda: _total(held.radius.answers for held in node.held.values())
+    )
     each(Metric.DISCONNECTS, lambda held: held.radius.disconnects)
     each(
         Metric.DATAGRAMS_DROPPED,

@@ -17,6 +17,7 @@ import typer
 
 from core.adapters.own_socket import SOCKET_FILE, reachable
 from core.cli.client import CliError
+from core.cli.output import show
 from core.cli.store import ConfigOption, settings_from
 
 EX_UNAVAILABLE, EX_CONFIG = 69, 78
@@ -70,6 +71,24 @@ def reload(config: ConfigOption = None, contact: ContactOption = "") -> None:
     where, secret = where_of(config, contact)
     told = asyncio.run(ask("POST", f"{where}/control/reload", secret))
     typer.echo(f"changed: {', '.join(told['changed']) or 'nothing'}")
+
+
+@node.command()
+def quarantined(
+    day: Annotated[str, typer.Argument(help="A UTC day as yyyymmdd.")],
+    config: ConfigOption = None,
+    contact: ContactOption = "",
+) -> None:
+    """Usage that was reported on a day and is billed to nobody, of the whole installation, and why.
+
+    NASes reported more than their line can carry, or sessions that are none of ours.
+
+    Example: airloom node quarantined 20261130
+    """
+    where, secret = where_of(config, contact)
+    told = asyncio.run(ask("GET", f"{where}/control/usage/quarantined", secret, query={"day": day}))
+    columns = ("client", "why", "imsi", "user_name", "up_bytes", "down_bytes", "nas", "acct_session_id", "at")
+    show(told["quarantined"], None, columns)
 
 
 async def _has_drained(where: str, secret: str) -> bool:

@@ -1,27 +1,80 @@
 """The RADIUS door and its clients."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
-from core.config.base import Port, Section
+from core.config.base import Name, Port, Section
 
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
+
+ImsiPrefix = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
+ApnName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,63}$")]
+Realm = Annotated[str, StringConstraints(pattern=r"^[^\s@\\/]{1,253}$", to_lower=True)]
 
 
 class RadiusClient(Section):
     """The NASes of one subnet and the secret that they share with us.
 
+    ``name`` is how logs, metrics and other clients call it; without one it is the network.
     ``require_message_authenticator`` off lets NASes in that cannot send it, and with them whoever sits
     between them and us (CVE-2024-3596); ``disconnect_port`` is where they take Disconnect-Requests.
+
+    What it may speak of: SIMs whose IMSI begins with one of ``imsi_prefixes`` and access points of ``apns``
+    (empty: all). A new session replaces those of the same SIM at the same NAS, and those of the clients in
+    ``may_take_over``, whose NASes are sent a Disconnect-Request; its own name there lets its NASes take over
+    from each other. Other sessions of the SIM stay beside the new one.
+
+    What it sends: ``default_apn`` is meant where Called-Station-Id names no access point; ``realms`` are
+    those that a User-Name may have (empty: any; a name without one is always good). Unless
+    ``check_passwords``, a password that no group demands is not looked at, though User-Name alone says who
+    it is. With ``own_addresses`` its NASes give devices addresses of their own pools, and may report sessions
+    that they did not ask access for. With ``require_event_timestamp`` an Accounting-On or -Off ends sessions
+    only when its Event-Timestamp is within five minutes.
+
+    What it may count: of one session and direction ``line_rate_mbps`` since the last report; with
+    ``enforces_speed_class`` no more than the SIM's speed class, for NASes that hold devices to it.
     """
 
     network: IPv4Network
     secret: Annotated[SecretStr, Field(min_length=8)]
+    name: Name | None = None
     require_message_authenticator: bool = True
     disconnect_port: Port = 3_799
+    imsi_prefixes: Annotated[tuple[ImsiPrefix, ...], Field(max_length=1_000)] = ()
+    apns: Annotated[tuple[ApnName, ...], Field(max_length=1_000)] = ()
+    may_take_over: Annotated[tuple[str, ...], Field(max_length=1_000)] = ()
+    default_apn: ApnName | None = None
+    realms: Annotated[tuple[Realm, ...], Field(max_length=1_000)] = ()
+    check_passwords: bool = True
+    own_addresses: bool = False
+    require_event_timestamp: bool = False
+    line_rate_mbps: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000.0
+    enforces_speed_class: bool = False
+
+    @property
+    def known_as(self) -> str:
+        """Its name, or its network."""
+        return self.name or str(self.network)
+
+
+def _demand_own_names(clients: Sequence[RadiusClient]) -> Sequence[RadiusClient]:
+    """Raises ``ValueError`` when two clients share a name or a network, or one names another that is none."""
+    for values in ([each.known_as for each in clients], [str(each.network) for each in clients]):
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"{', '.join(twice)}: stands twice; each client needs its own")
+    names = {each.known_as for each in clients}
+    for each in clients:
+        if unknown := sorted(set(each.may_take_over) - names):
+            raise ValueError(
+                f"{each.known_as}: may_take_over: {', '.join(unknown)} is none of {', '.join(sorted(names))}"
+            )
+        if each.apns and each.default_apn not in (None, *each.apns):
+            raise ValueError(f"{each.known_as}: default_apn: {each.default_apn} must be one of apns")
+    return clients
 
 
 class RadiusConfig(Section):
@@ -36,7 +89,9 @@ class RadiusConfig(Section):
     address: IPv4Address | None = None
     authentication_port: Port = 1_812
     accounting_port: Port = 1_813
-    clients: Annotated[tuple[RadiusClient, ...], Field(max_length=10_000)] = ()
+    clients: Annotated[
+        tuple[RadiusClient, ...], Field(max_length=10_000), AfterValidator(_demand_own_names)
+    ] = ()
     provisional_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     interim_s: Annotated[int, Field(ge=60, le=86_400)] = 600
     silent_intervals: Annotated[int, Field(ge=2, le=1_000)] = 3

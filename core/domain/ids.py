@@ -20,6 +20,11 @@ def time_ordered_id(at: datetime, random_bytes: bytes) -> str:
 
 def time_of_id(id_: str) -> datetime:
     """When it was made; raises ``ValueError`` for what is no such id."""
-    if not _ID.fullmatch(id_):
+    if not is_id(id_):
         raise ValueError("not 32 hex digits")
     return datetime.fromtimestamp(int(id_[:12], 16) / 1_000, UTC)
+
+
+def is_id(text: str) -> bool:
+    """Whether it has the form of one."""
+    return _ID.fullmatch(text) is not None

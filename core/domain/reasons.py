@@ -18,6 +18,8 @@ class AttachRefusal(Enum):
     SIM_NOT_REGISTERED = "sim_not_registered"
     IMEI_MISMATCH = "imei_mismatch"
     WRONG_PASSWORD = "wrong_password"  # noqa: S105 - a reason's name
+    AUTHENTICATION_NOT_SUPPORTED = "authentication_not_supported"
+    FOREIGN_SIM = "foreign_sim"
     UNKNOWN_APN = "unknown_apn"
     PDP_TYPE_NOT_SUPPORTED = "pdp_type_not_supported"
     ADDRESSES_OCCUPIED = "addresses_occupied"

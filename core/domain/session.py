@@ -65,12 +65,36 @@ class Tunnel(Struct, frozen=True, gc=False):
     peer_restart_counter: int | None = None
 
 
+class NasName(Struct, frozen=True, gc=False):
+    """Who a NAS says it is: NAS-Identifier, NAS-IP-Address (RFC 2866 §4.1: one is enough; empty without),
+    and the address that it sends from.
+    """
+
+    identifier: str
+    ip_address: str
+    source: str
+
+    def __str__(self) -> str:
+        """What it calls itself."""
+        return self.identifier or self.ip_address or self.source
+
+    def is_same(self, other: "NasName") -> bool:
+        """By the first of these that both say: two behind one address are apart by their identifiers."""
+        if self.identifier and other.identifier:
+            return self.identifier == other.identifier
+        if self.ip_address and other.ip_address:
+            return self.ip_address == other.ip_address
+        return self.source == other.source
+
+
 class Nas(Struct, frozen=True, gc=False):
     """The RADIUS client that holds a session and counts it (RFC 2866 §4.1).
 
-    ``network`` is the subnet as which it is known here, ``identifier`` what it calls itself, ``address``
-    where it takes Disconnect-Requests. Of its counters, ``before`` was charged to days before ``day``
-    (yyyymmdd, 0: none yet).
+    ``network`` is the subnet as which it is known here, ``identifier`` its NAS-Identifier, else its
+    NAS-IP-Address, else ``address``, where it takes Disconnect-Requests. Of its counters, ``before`` was
+    charged to days before ``day`` (yyyymmdd, 0: none yet). The rest is the session as the NAS names it, empty
+    where it did not: ``ip_address`` is its NAS-IP-Address, ``says_imsi`` whether it sends 3GPP-IMSI. With
+    ``has_own_address`` the session's address is of a pool of the NAS's, not ours.
     """
 
     network: str
@@ -79,6 +103,21 @@ class Nas(Struct, frozen=True, gc=False):
     acct_session_id: str
     day: int = 0
     before: Volume = Volume()
+    ip_address: str = ""
+    user_name: str = ""
+    framed_address: str = ""
+    says_imsi: bool = False
+    has_own_address: bool = False
+
+    @property
+    def nas_identifier(self) -> str:
+        """NAS-Identifier; empty when it has none."""
+        return "" if self.identifier in (self.ip_address, self.address) else self.identifier
+
+    @property
+    def name(self) -> NasName:
+        """Who it is among the NASes of its network."""
+        return NasName(self.nas_identifier, self.ip_address, self.address)
 
 
 class Cell(Struct, frozen=True, gc=False):
@@ -159,6 +198,11 @@ class Session(Struct, frozen=True, gc=False):
     group_id: str = ""
     reaches_group: bool = False
     version: int = 0
+
+    @property
+    def has_lent_address(self) -> bool:
+        """Whether its address is of this gateway's pools, or its SIM's own."""
+        return self.nas is None or not self.nas.has_own_address
 
     @property
     def closed_group(self) -> str:

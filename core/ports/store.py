@@ -22,7 +22,7 @@ from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import ShardLease
 from core.domain.gateway import AddressHolder, GatewayLease
 from core.domain.message import MessageCount
-from core.domain.session import Resting, Session, SessionEvent
+from core.domain.session import Nas, Resting, Session, SessionEvent
 from core.domain.sim import Sim
 from core.domain.usage import Folding, UsageReport
 
@@ -224,10 +224,15 @@ class Sessions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A report that contradicts the stored ones and was not taken: for a person to look at."""
+    """A report that was not taken, for it contradicts the stored ones or cannot be right, or whose session
+    is none of ours: for a person to look at. What a NAS reported has its ``client`` and ``nas``, ``at`` when.
+    """
 
     report: UsageReport
     why: str
+    client: str = ""
+    nas: Nas | None = None
+    at: datetime | None = None
 
 
 class Usage(Protocol):
@@ -324,6 +329,16 @@ class Bills(Protocol):
 
     async def put_closing(self, closing: Closing) -> Closing:
         """Write if the stored version is ``closing.version`` (0: none stored); returns it with the next."""
+        ...
+
+
+class NasRestarts(Protocol):
+    """The Accounting-Ons and -Offs that were heard, by their authenticators. Partition: both."""
+
+    async def first_heard(self, network: str, authenticator: bytes, now: datetime) -> datetime:
+        """When this one was heard first, which is ``now`` if it is new; durable on return. Forgotten after
+        19 months.
+        """
         ...
 
 
@@ -441,6 +456,11 @@ class Store(Protocol):
     @property
     def bills(self) -> Bills:
         """Tariffs and closed months."""
+        ...
+
+    @property
+    def nas_restarts(self) -> NasRestarts:
+        """Restarts of NASes."""
         ...
 
     @property

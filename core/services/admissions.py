@@ -3,8 +3,8 @@
 Rules:
 
 - A promise is an address and the id that the session will have; it ends by itself when nobody comes.
-- One IMSI is promised one address at a time, so asking never drains the pool; each time it asks it is for
-  another session, with another id.
+- One IMSI is promised one address at a time by each NAS, and by some at most, so asking never drains the
+  pool; each time it asks it is for another session, with another id.
 - Promises are not durable. A session that begins on one that a restart forgot gets its address: it is lent to
   nobody else until the promise would have ended and rested (``core.services.blocks``).
 """
@@ -14,15 +14,25 @@ from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
+from core.domain.session import NasName
 from core.domain.values import replace
 from core.errors import Refused
 from core.ports.clock import Clock, Entropy
 from core.services.gateway import VirtualGateway
 from core.services.session_requests import Grant
 
+OF_IMSI_MAX = 8
+"""NASes by which one IMSI has a promise at a time; beyond it the oldest is taken back."""
+
+
+Asker = tuple[str, NasName]
+"""A NAS, and the network as which it is known here."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Promise:
+    imsi: str
+    asker: Asker
     grant: Grant
     ends: float
     pool: IPv4Network | None
@@ -31,7 +41,7 @@ class _Promise:
 class Admissions:
     """The promises of one virtual gateway; bounded by its address pools.
 
-    In every call ``pool`` is that of the access point, ``None`` the common one.
+    In every call ``asker`` is who asks, and ``pool`` that of the access point, ``None`` the common one.
     """
 
     def __init__(self, *, gateway: VirtualGateway, clock: Clock, entropy: Entropy, lifetime_s: float) -> None:
@@ -40,19 +50,28 @@ class Admissions:
         self._entropy = entropy
         self._lifetime_s = lifetime_s
         self._promises: dict[str, _Promise] = {}
+        self._of_imsi: dict[str, list[_Promise]] = {}
 
     def __len__(self) -> int:
         """How many are open."""
         return len(self._promises)
 
     def promise(
-        self, imsi: str, static_address: IPv4Address | None = None, pool: IPv4Network | None = None
+        self,
+        imsi: str,
+        asker: Asker,
+        *,
+        apn: str,
+        static_address: IPv4Address | None = None,
+        pool: IPv4Network | None = None,
     ) -> Grant:
         """What the IMSI's next session will have, its SIM's own address if there is one.
 
         Raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``.
         """
-        before = self._promises.pop(imsi, None)
+        before = self._find(imsi, asker)
+        if before is not None:
+            self._forget(before)
         address = before.grant.address if before is not None else None
         if before is not None and address is not None and address != static_address:
             if static_address is not None or self._gateway.is_static(address) or before.pool != pool:
@@ -60,13 +79,21 @@ class Admissions:
                 address = None
         if address is None:
             address = static_address or self._gateway.lease_address(pool)
-        session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
-        promise = _Promise(Grant(session_id, address), self._clock.monotonic() + self._lifetime_s, pool)
-        self._promises[imsi] = promise
-        return promise.grant
+        if len(others := self._of_imsi.get(imsi, [])) >= OF_IMSI_MAX:
+            self._give_up(others[0])
+        grant = Grant(self.fresh_id(), address, apn)
+        promise = _Promise(imsi, asker, grant, self._clock.monotonic() + self._lifetime_s, pool)
+        self._promises[grant.session_id] = promise
+        self._of_imsi.setdefault(imsi, []).append(promise)
+        return grant
 
     def redeem(
-        self, imsi: str, session_id: str, address: IPv4Address | None, pool: IPv4Network | None = None
+        self,
+        imsi: str,
+        asker: Asker,
+        session_id: str,
+        address: IPv4Address | None,
+        pool: IPv4Network | None = None,
     ) -> Grant:
         """The promise, now the caller's to open a session with or to give back.
 
@@ -74,22 +101,43 @@ class Admissions:
         Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, or of another pool;
         ``UNKNOWN_SESSION`` without.
         """
-        promise = self._promises.get(imsi)
+        promise = self._find(imsi, asker)
         if promise is not None and promise.pool == pool and address in (None, promise.grant.address):
-            del self._promises[imsi]
+            self._forget(promise)
             return replace(promise.grant, session_id=session_id or promise.grant.session_id)
         if address is None:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, imsi)
         self._gateway.claim_address(address, imsi, pool)
-        fresh = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
-        return Grant(session_id or fresh, address)
+        return Grant(session_id or self.fresh_id(), address)
+
+    def apn_of(self, imsi: str, asker: Asker) -> str:
+        """The access point of what is promised; empty without a promise."""
+        promise = self._find(imsi, asker)
+        return "" if promise is None else promise.grant.apn
+
+    def fresh_id(self) -> str:
+        """The id of a session that begins now."""
+        return time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
 
     def expire(self) -> None:
         """Take back what nobody came for."""
         now = self._clock.monotonic()
-        while self._promises:
-            imsi, promise = next(iter(self._promises.items()))
-            if promise.ends > now:
-                break
-            del self._promises[imsi]
-            self._gateway.release_address(promise.grant.address, imsi)
+        while self._promises and (promise := next(iter(self._promises.values()))).ends <= now:
+            self._give_up(promise)
+
+    def _find(self, imsi: str, asker: Asker) -> _Promise | None:
+        for promise in self._of_imsi.get(imsi, ()):
+            if promise.asker[0] == asker[0] and promise.asker[1].is_same(asker[1]):
+                return promise
+        return None
+
+    def _give_up(self, promise: _Promise) -> None:
+        self._forget(promise)
+        self._gateway.release_address(promise.grant.address, promise.imsi)
+
+    def _forget(self, promise: _Promise) -> None:
+        del self._promises[promise.grant.session_id]
+        others = self._of_imsi[promise.imsi]
+        others.remove(promise)
+        if not others:
+            del self._of_imsi[promise.imsi]

@@ -74,6 +74,10 @@ class AuditTrail:
             f" of {of} sessions from before {ended} ended",
         )
 
+    async def usage_quarantined(self, client: str, detail: str) -> None:
+        """A NAS of this client reported usage that cannot be: nobody is billed for it."""
+        await self._record(AuditAction.USAGE_QUARANTINED, client, detail)
+
     async def _record(self, action: AuditAction, subject: str, detail: str) -> None:
         entry_id, now = self._ids.next(), self._clock.now()
         await self._audit.record(AuditEntry(entry_id, now, self._actor, action, subject, detail))

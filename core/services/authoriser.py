@@ -101,6 +101,8 @@ class Authoriser:
         terms = await self.terms_of(sim_id)
         if terms is None:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
+        if request.refusal is not None:
+            raise Refused(request.refusal, request.imsi)
         sim = terms.sim
         if not terms.may_connect:
             raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
@@ -119,14 +121,20 @@ class Authoriser:
         wanted = None if pdn_type is PdnType.IPV4 else request.requested_prefix
         if request.requested_address not in (None, sim.static_address) or wanted not in (None, prefix):
             raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
-        self._statics.demand_own(sim.static_address, request.grant.address if request.grant else None)
+        grant = request.grant
+        if grant is None or grant.is_lent:
+            self._statics.demand_own(sim.static_address, grant.address if grant else None)
         _check_password(terms, request)
         return Permission(terms, apn, pdn_type)
 
 
 def _check_password(terms: Terms, request: OpenSession) -> None:
     """What was promised before was asked for it then."""
-    if request.grant is not None or (demanded := terms.password) is None:
+    if request.grant is not None:
+        return
+    if (demanded := terms.password) is None:
+        if request.must_prove:
+            raise Refused(AttachRefusal.WRONG_PASSWORD, "no password is set to check it by")
         return
     if request.proof is None or not request.proof(*demanded):
         raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)

@@ -7,6 +7,8 @@ Rules (RFC 2866 §5.3, RFC 2869 §5.1):
 - ``report`` returns when it is durable; only then may it be acknowledged.
 - What was not charged to an earlier day is charged to the day on which it is told. What earlier days were
   charged stands in the session itself, so a restart reads one day of usage, whatever the session's age.
+- What goes beyond its ceiling, the most that can have been carried since the last durable report, is not
+  recorded; a later report that does not is.
 - A day ends only when all that may have been stored for it is known to be.
 """
 
@@ -14,6 +16,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from core.domain.ids import time_of_id
 from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
 from core.domain.values import replace
@@ -24,6 +27,10 @@ from core.services.sessions import Sessions
 
 EPOCH = 0
 """A peer's counters live in one epoch of their own; a virtual gateway's begin with 1."""
+SLACK_S = 60.0
+"""By so much a report may be ahead of the line's rate: bursts, and what comes sooner than the one before."""
+UNSEEN_S_MAX = 86_400.0
+"""Nobody but its NAS says for how long a session went on of which nothing was heard: so long is believed."""
 LAST_SLOT = 86_400 // SLOT_S - 1
 
 
@@ -31,7 +38,8 @@ LAST_SLOT = 86_400 // SLOT_S - 1
 class _Counted:
     """What is durable of one session: ``total`` since it began, ``before`` of it on days before ``day``.
 
-    ``tried`` is above ``total`` while a write may have been stored whose answer was lost.
+    ``tried`` is above ``total`` while a write may have been stored whose answer was lost. ``paid_until``: the
+    time, in seconds since 1970, up to which the line was busy with what is durable.
     """
 
     day: int
@@ -39,7 +47,18 @@ class _Counted:
     total: Volume
     tried: Volume
     timestamp_us: int
+    paid_until: float
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """How much a session can have carried: ``kbps`` in each direction. ``unseen_s``: for how long it may have
+    gone on before it was opened here.
+    """
+
+    kbps: int
+    unseen_s: float = 0.0
 
 
 class ReportedUsage:
@@ -56,29 +75,37 @@ class ReportedUsage:
         """How many sessions' counters are held."""
         return len(self._counted)
 
-    async def report(self, session: Session, told: Volume) -> None:
-        """Make a session's counters durable; raises ``Unavailable``, ``Refused(UNKNOWN_SESSION)``."""
+    async def report(self, session: Session, told: Volume, ceiling: Ceiling) -> bool:
+        """Make a session's counters durable; false, and nothing is changed, when they are above the ceiling.
+
+        Raises ``Unavailable``, ``Refused(UNKNOWN_SESSION)``.
+        """
         assert session.nas is not None, "only a NAS's session is reported"
         nas, counted = session.nas, self._counted.get(session.session_id)
         if counted is None:
-            loaded = await self._load(session, nas)
+            loaded = await self._load(session, nas, ceiling)
             counted = self._counted.setdefault(session.session_id, loaded)
         async with counted.lock:
             total = counted.total.highest(told)
             if total == counted.total:
-                return
+                return True
             now = self._clock.now()
+            paid_until = _paid_until(counted, total, ceiling)
+            if paid_until > now.timestamp() + SLACK_S:
+                return False
             if day_of(now) > counted.day:
                 if counted.tried != counted.total:
                     await self._record(session, counted, counted.tried)
                 await self._begin_day(session, nas, counted, day_of(now))
             await self._record(session, counted, total)
+            counted.paid_until = paid_until
+            return True
 
     def discard(self, session_id: str) -> None:
         """The session is over: nothing is reported of it any more."""
         self._counted.pop(session_id, None)
 
-    async def _load(self, session: Session, nas: Nas) -> _Counted:
+    async def _load(self, session: Session, nas: Nas, ceiling: Ceiling) -> _Counted:
         day = nas.day or day_of(session.opened)
         rows = [r for r in await self._usage.of_day(session.imsi, day) if r.session_id == session.session_id]
         that_day = Volume()
@@ -86,7 +113,7 @@ class ReportedUsage:
             that_day = that_day.highest(row.volume)
         timestamp_us = max((row.timestamp_us for row in rows), default=0)
         tried = nas.before + that_day  # whoever wrote it may have died before the day was folded with it
-        return _Counted(day, nas.before, nas.before, tried, timestamp_us)
+        return _Counted(day, nas.before, nas.before, tried, timestamp_us, _began(session, ceiling))
 
     async def _record(self, session: Session, counted: _Counted, total: Volume) -> None:
         now = self._clock.now()
@@ -106,6 +133,20 @@ class ReportedUsage:
         changed = replace(nas, day=day, before=counted.total)
         await self._sessions.modify(ModifySession(session_id=session.session_id, nas=changed))
         counted.day, counted.before = day, counted.total
+
+
+def _began(session: Session, ceiling: Ceiling) -> float:
+    """From when a session can have carried anything: its id is made when access is asked for."""
+    opened = session.opened.timestamp()
+    unseen_s = max(opened - time_of_id(session.session_id).timestamp(), ceiling.unseen_s)
+    return opened - min(unseen_s, UNSEEN_S_MAX)
+
+
+def _paid_until(counted: _Counted, total: Volume, ceiling: Ceiling) -> float:
+    """Until when a line of this rate is busy with what is new; idle time before the last report is gone."""
+    added = total - counted.total
+    busy_s = max(added.up_bytes, added.down_bytes) * 8 / (ceiling.kbps * 1_000)
+    return max(counted.paid_until, counted.timestamp_us / 1_000_000) + busy_s
 
 
 def _row(session: Session, counted: _Counted, total: Volume) -> UsageReport:

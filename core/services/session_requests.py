@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Network
 from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
+from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos, Session
 
 
@@ -25,10 +26,14 @@ class PeerTunnel(Struct, frozen=True):
 
 
 class Grant(Struct, frozen=True):
-    """What was promised before the session begins (``Admissions``): its id, and an address already lent."""
+    """What was promised before the session begins (``Admissions``): its id, and an address already lent, or
+    one of the peer's own pool. ``apn`` is that of the promise, empty when it was forgotten.
+    """
 
     session_id: str
     address: IPv4Address
+    apn: str = ""
+    is_lent: bool = True
 
 
 Proof = Callable[[str, bytes], bool]
@@ -55,7 +60,9 @@ class OpenSession(Struct, frozen=True):
     """A peer asks for a session. ``requested_address`` and ``requested_prefix`` are static ones that the
     device asked for; ``proof`` is asked when the SIM's group demands a password. With ``is_handover`` a
     session of the SIM under this APN goes on, from its new peer. ``holder_of`` compares who asks with who
-    holds a session of the SIM: only the protocol knows its peers.
+    holds a session of the SIM: only the protocol knows its peers. ``refusal`` is what the protocol must
+    refuse it for, and the SIM's history tells; ``must_prove``: the identity is the device's own word, and
+    without a group's password to check it by it is refused.
     """
 
     access: Access
@@ -74,6 +81,8 @@ class OpenSession(Struct, frozen=True):
     requested_prefix: IPv6Network | None = None
     is_handover: bool = False
     holder_of: HolderOf = held_by_same
+    refusal: AttachRefusal | None = None
+    must_prove: bool = False
 
 
 Rearrange = Callable[[tuple[DedicatedBearer, ...]], tuple[DedicatedBearer, ...]]

@@ -138,6 +138,10 @@ class Sessions:
         """Serve these access points from now on; sessions that are open stay."""
         self._authoriser.serve(apns)
 
+    def is_served(self, apn: str) -> bool:
+        """Whether it is an access point."""
+        return self._authoriser.apn(apn) is not None
+
     def pool_of(self, apn: str) -> IPv4Network | None:
         """What an access point lends from; ``None``: from what is common to all that name no pool."""
         served = self._authoriser.apn(apn)
@@ -169,14 +173,18 @@ class Sessions:
             self._sharing.session(each) if isinstance(each, Session) else each
             async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)
         ]
-        lost = set(await settle([each.ue_address for each in found if isinstance(each, Session)]))
+        lost = set(
+            await settle(
+                [each.ue_address for each in found if isinstance(each, Session) and each.has_lent_address]
+            )
+        )
         for place, each in enumerate(found):
             if place % AT_ONCE == 0:
                 await asyncio.sleep(0)
             if isinstance(each, Resting):
                 self._gateway.rest(each)
                 self.unreadable += [each.unreadable] if each.unreadable else []
-            elif each.ue_address in lost or int(each.ue_address) in self._at:
+            elif each.has_lent_address and (each.ue_address in lost or int(each.ue_address) in self._at):
                 self._end_without_address(each)
             else:
                 await self._take_back(each)
@@ -184,8 +192,9 @@ class Sessions:
         return len(self._open)
 
     async def _take_back(self, session: Session) -> None:
-        self._gateway.reclaim(session)
-        self._statics.resume(session)
+        if session.has_lent_address:
+            self._gateway.reclaim(session)
+            self._statics.resume(session)
         if session.tunnel is not None:
             bearer = self._bearer(session)
             self._user_plane.install(bearer)
@@ -216,7 +225,9 @@ class Sessions:
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
             if is_stored and session.session_id not in self._open.keys() | self._unfinished.keys():
-                if self._gateway.reclaim(session) or self._gateway.is_static(session.ue_address):
+                if not session.has_lent_address:
+                    self._must_end(session, CloseReason.LOST)
+                elif self._gateway.reclaim(session) or self._gateway.is_static(session.ue_address):
                     self._must_end(session, CloseReason.LOST)
                 else:
                     self._end_without_address(session)
@@ -260,6 +271,16 @@ class Sessions:
         """A session of a NAS that is over, as the SIM's history (32 days) tells; raises ``Unavailable``."""
         return await self._history.ended(imsi, session_id)
 
+    async def demand_sim(self, imsi: str) -> None:
+        """Raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
+        await self._authoriser.sim_id_of(imsi)
+
+    async def remark(self, session: Session, cause: str) -> None:
+        """Write what its peer made of a session's end into the SIM's history; raises ``Unavailable``."""
+        await self._store.sessions.record(
+            self._history.event(SessionEventKind.REJECTED, session, cause=cause)
+        )
+
     async def carried_unopened(self, request: OpenSession, refusal: Refused) -> Session:
         """A session that was refused here and yet carried by its peer: it is written into the history as
         over, so that its counters find what they are charged by. Raises ``Refused(UNKNOWN_SIM)``.
@@ -279,7 +300,7 @@ class Sessions:
 
     async def _open_one(self, request: OpenSession) -> Session:
         async with AsyncExitStack() as undo:
-            if request.grant is not None:
+            if request.grant is not None and request.grant.is_lent:
                 undo.callback(self._gateway.release_address, request.grant.address, request.imsi)
             sim_id = await self._authoriser.sim_id_of(request.imsi)
             async with self._locks.hold(sim_id):
@@ -459,7 +480,7 @@ class Sessions:
         grant = await self._granted(permission, request, undo)
         self._gateway.demand_held()
         session = self._new_session(permission, request, grant, undo)
-        if sim.static_address is not None:
+        if sim.static_address is not None and grant.is_lent:
             await self._claim_static(session, request.holder_of, undo)
         self._install(session)
         undo.callback(self._usage.discard, session.session_id)
@@ -580,13 +601,14 @@ class Sessions:
         self._gateway.demand_held()
         await self._usage.report_last(session.session_id)
         self._gateway.demand_held()
-        await self._store.sessions.close(session, event, rests_until=self._gateway.rests_until())
+        rests_until = self._gateway.rests_until() if session.has_lent_address else None
+        await self._store.sessions.close(session, event, rests_until=rests_until)
         await self._statics.release(session)
         self._heed_event()
         self._usage.discard(session.session_id)
         if session.session_id in self._without_address:
             self._without_address.remove(session.session_id)
-        else:
+        elif session.has_lent_address:
             self._gateway.release_address(session.ue_address, session.imsi)
         for teid in session.teids:
             self._gateway.release_teid(teid)
@@ -606,7 +628,8 @@ class Sessions:
     def _add(self, session: Session) -> None:
         self._open[session.session_id] = session
         self._of_sim[session.sim_id] = (*self._of_sim.get(session.sim_id, ()), session.session_id)
-        self._at[int(session.ue_address)] = session.session_id
+        if session.has_lent_address:
+            self._at[int(session.ue_address)] = session.session_id
         self.open_by_access[session.access.value] += 1
 
     def _remove(self, session: Session) -> None:

@@ -99,7 +99,7 @@ def errors_of(route: Route, answer: Answer) -> Iterator[str]:
     yield from unknown_fields(answer.body, schema, components)
 
 
-OURS = {"primaryImsi"}
+OURS = {"primaryImsi", "cause"}
 """Fields that SORACOM answers and its definition lacks."""
 
 

@@ -502,6 +502,15 @@ async def test_a_row_is_inserted_once(world: World) -> None:
     assert len(await usage.of_day("001010000000001", 20261130)) == 2
 
 
+async def test_a_restart_of_a_nas_is_dated_once(world: World) -> None:
+    restarts, now = world.store.nas_restarts, NOW
+    later = now + timedelta(days=3)
+    assert await restarts.first_heard("192.0.2.0/24", b"a" * 16, now) == now
+    assert await restarts.first_heard("192.0.2.0/24", b"a" * 16, later) == now
+    assert await restarts.first_heard("192.0.2.0/24", b"b" * 16, later) == later
+    assert await restarts.first_heard("192.0.3.0/24", b"a" * 16, later) == later
+
+
 async def test_quarantine(world: World) -> None:
     usage = world.store.usage
     items = [Quarantined(report_of(n), "went down") for n in (1, 2)]

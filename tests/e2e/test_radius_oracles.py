@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.domain.reasons import AttachRefusal
+from core.domain.session import Nas
 from radius import attributes as a
 from radius.client import DisconnectClient, Ending
 from radius.codec import Code, encode_access_request, encode_signed_request
@@ -44,7 +45,8 @@ def messages() -> dict[str, tuple[int, bytes]]:
     accounting = encode_signed_request(Code.ACCOUNTING_REQUEST, 3, interim, SECRET)
     ask("accounting response", Service.ACCOUNTING, accounting, Recorded())
     client = DisconnectClient()
-    ending = Ending("440100000000001", "A1", IPv4Address("10.128.0.2"))
+    nas = Nas("127.0.3.0/24", "bras-1", "127.0.3.1", "A1", user_name="meter", framed_address="10.128.0.2")
+    ending = Ending("440100000000001", nas)
     client.disconnect(ending, ("127.0.3.1", 3799), SECRET, 0, datetime(2026, 11, 24, tzinfo=UTC))
     sent["disconnect request"] = (3799, client.datagrams_to_send()[0][0])
     return sent
@@ -73,5 +75,5 @@ def test_tshark_finds_nothing_malformed(tmp_path: Path) -> None:
     ).stdout.splitlines()
     rows = [[*line.split("\t"), "", "", "", "", ""][: len(fields)] for line in printed]
     assert [row[0] for row in rows] == ["2", "3", "5", "40"]
-    assert (rows[0][2], rows[3][1], rows[3][2]) == ("10.128.0.2", "440100000000001", "10.128.0.2")
+    assert (rows[0][2], rows[3][1], rows[3][2]) == ("10.128.0.2", "meter", "10.128.0.2")
     assert all(not malformed and not expert for *_, malformed, expert in rows), rows

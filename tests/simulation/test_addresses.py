@@ -25,7 +25,7 @@ from core.app.node import Node
 from core.config import Config, VirtualGatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool
-from core.domain.session import Access, CloseReason, Nas, Resting, Session
+from core.domain.session import Access, CloseReason, Nas, NasName, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
 from core.services.blocks import UeBlocks
@@ -37,6 +37,7 @@ from loadtest.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_vi
 
 BEGINNING = datetime(2026, 11, 30, 12, tzinfo=UTC)
 QUARANTINE_S, PROVISIONAL_S = 30.0, 20.0
+ASKER = ("127.0.3.0/24", NasName("nas", "", "127.0.3.1"))
 ACTIVE_S = 400.0
 NODES = {"node-1": "vg-1", "node-2": "vg-2"}
 SIMS = 12
@@ -251,7 +252,10 @@ class Stage:
 
     async def _promise(self, imsi: str, gateway: HeldGateway) -> None:
         (static,) = [sim.static_address for sim in self._sims if sim.imsi == imsi]
-        grant = gateway.radius._admissions.promise(imsi, static, gateway.sessions.pool_of(_apn(imsi)))
+        apn = _apn(imsi)
+        grant = gateway.radius._admissions.promise(
+            imsi, ASKER, apn=apn, static_address=static, pool=gateway.sessions.pool_of(apn)
+        )
         self.ledger.tell(grant.address, imsi, until=self.clock.monotonic() + PROVISIONAL_S - QUARANTINE_S)
         self._promised[imsi] = (gateway.gateway.gateway_id, grant.address, grant.session_id)
 
@@ -260,7 +264,7 @@ class Stage:
         if address is None or gateway_id != gateway.gateway.gateway_id:
             return
         pool = gateway.sessions.pool_of(_apn(imsi))
-        grant = gateway.radius._admissions.redeem(imsi, session_id, address, pool)
+        grant = gateway.radius._admissions.redeem(imsi, ASKER, session_id, address, pool)
         self._forget(imsi, gateway_id)
         nas = Nas("127.0.3.0/24", "nas", "127.0.3.1", session_id[:8])
         wanted = OpenSession(access=Access.RADIUS, imsi=imsi, apn=_apn(imsi), nas=nas, grant=grant)

@@ -26,7 +26,7 @@ from core.services.consumer import Consumer
 from core.services.delivery import Receipt
 from core.services.message_meter import MessageMeter
 from core.services.relay import EventRelay, envelope
-from core.services.reported import ReportedUsage
+from core.services.reported import Ceiling, ReportedUsage
 from core.services.session_requests import OpenSession
 from core.services.sessions import Sessions
 from core.services.usage import UsageMeter
@@ -115,17 +115,18 @@ class LeakySessions(Sessions):
 class AddingUsage(ReportedUsage):
     """Planted: what a NAS tells is added up, as if it told what was new."""
 
-    async def report(self, session: Session, told: Volume) -> None:
+    async def report(self, session: Session, told: Volume, ceiling: Ceiling) -> bool:
         counted = self._counted.get(session.session_id)
-        await super().report(session, told + counted.total if counted else told)
+        return await super().report(session, told + counted.total if counted else told, ceiling)
 
 
 class HastyUsage(ReportedUsage):
     """Planted: a NAS is answered before its report is durable."""
 
-    async def report(self, session: Session, told: Volume) -> None:
+    async def report(self, session: Session, told: Volume, ceiling: Ceiling) -> bool:
         with suppress(Unavailable):
-            await super().report(session, told)
+            await super().report(session, told, ceiling)
+        return True
 
 
 class HastyConsumer(Consumer):

@@ -11,7 +11,7 @@ import loadtest.world
 from core.app.operations import Operations
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, CloseReason, PdnType, Session
+from core.domain.session import Access, CloseReason, NasName, PdnType, Session
 from core.domain.values import replace
 from core.errors import ConfigurationError, Refused
 from core.services.session_requests import OpenSession, PeerTunnel
@@ -149,11 +149,12 @@ def test_a_nas_is_promised_an_address_of_the_access_points_pool(play: Callable[[
 def test_nobody_has_an_address_of_another_access_points_pool(play: Callable[[Script], None]) -> None:
     async def script(stage: Stage) -> None:
         admissions = stage.node.held["vg-1"].radius._admissions
-        grant = admissions.promise(stage.imsi, None, METERS)
+        asker = ("127.0.3.0/24", NasName("", "127.0.3.1", "127.0.3.1"))
+        grant = admissions.promise(stage.imsi, asker, apn=APN, pool=METERS)
         for pool in (None, IPv4Network("10.65.0.0/24")):
             with pytest.raises(Refused):
-                admissions.redeem(stage.imsi, grant.session_id, grant.address, pool)
-        assert admissions.redeem(stage.imsi, grant.session_id, grant.address, METERS) == grant
+                admissions.redeem(stage.imsi, asker, grant.session_id, grant.address, pool)
+        assert admissions.redeem(stage.imsi, asker, grant.session_id, grant.address, METERS) == grant
         stage.node.held["vg-1"].gateway.release_address(grant.address, stage.imsi)
 
     play(script)

@@ -64,6 +64,19 @@ def test_nothing_configured_is_the_default() -> None:
             "[gateway]\nidle_s = 100\n[usage]\nreport_interval_s = 30\n",
             "gateway.idle_s: must be 0 (it does not",
         ),
+        (
+            '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\nmay_take_over = ["beta"]\n',
+            "radius.clients: 10.0.0.0/8: may_take_over: beta is none of 10.0.0.0/8",
+        ),
+        (
+            '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\n' * 2,
+            "radius.clients: 10.0.0.0/8: stands twice",
+        ),
+        (
+            '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\n'
+            'apns = ["a"]\ndefault_apn = "b"\n',
+            "radius.clients: 10.0.0.0/8: default_apn: b must be one of apns",
+        ),
         ("[api\n", "not TOML"),
         ("api = 3\n", "api: "),
     ],

@@ -153,6 +153,20 @@ async def test_a_restart_counter_that_differs_is_seen_and_a_dropped_peer_begins_
     assert (row["restart_counter"], row["restart"]) == (3, "agreed")
 
 
+async def test_usage_that_is_billed_to_nobody_is_listed(watched: Watched, airloom: Airloom) -> None:
+    nas = await watched.stack.enter_async_context(watched.stage._nas("127.0.3.1", 0).running())
+    session = await nas.attach(imsi=watched.imsi(), apn=APN)
+    session.carry(5 << 40, 7)
+    await nas.report(session)
+    day = watched.stage.clock.now().strftime("%Y%m%d")
+    (row,) = (await airloom("node", "quarantined", day)).json
+    assert (row["client"], row["imsi"], row["up_bytes"]) == ("127.0.3.0/24", watched.imsi(), 5 << 40)
+    assert row["acct_session_id"] == session.acct_session_id
+    assert (await airloom("node", "quarantined", "yesterday")).code == 1
+    metrics = await watched.metrics()
+    assert metrics['airloom_radius_answers_total{answer="quarantined",client="127.0.3.0/24"}'] == 1
+
+
 async def test_sessions_are_found_by_what_they_are_a_page_at_a_time(
     watched: Watched, airloom: Airloom
 ) -> None:

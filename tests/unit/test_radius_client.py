@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 import pytest
 
 import radius.client
+from core.domain.session import Nas
 from radius import attributes as a
 from radius.client import IDENTIFIERS, TRIES_MAX, DisconnectClient, Ending
 from radius.codec import NO_AUTHENTICATOR, Code, decode, encode_response, is_authentic, is_signed
@@ -13,7 +14,12 @@ from radius.codec import NO_AUTHENTICATOR, Code, decode, encode_response, is_aut
 SECRET = b"a shared secret"
 NAS, OTHER = ("127.0.3.1", 3799), ("127.0.3.2", 3799)
 WALL = datetime(2026, 11, 24, tzinfo=UTC)
-ENDING = Ending("440100000000001", "A1", IPv4Address("10.128.0.2"))
+IMSI = "440100000000001"
+BRAS = Nas(
+    "127.0.3.0/24", "bras-1", "127.0.3.1", "A1", ip_address="127.0.3.7",
+    user_name="meter@fleet.example", framed_address="10.128.0.2", says_imsi=True,
+)  # fmt: skip
+ENDING = Ending(IMSI, BRAS)
 
 
 def asked(machine: DisconnectClient, peer: tuple[str, int] = NAS, now: float = 0.0) -> list[bytes]:
@@ -32,7 +38,12 @@ def test_a_request_names_the_session_and_its_time() -> None:
     assert is_authentic(packet, SECRET, NO_AUTHENTICATOR)
     assert (packet.code, packet.text(a.ACCT_SESSION_ID)) == (Code.DISCONNECT_REQUEST, "A1")
     assert packet.vendor(a.VENDOR_3GPP)[a.TGPP_IMSI] == ENDING.imsi.encode()
-    assert packet.address(a.FRAMED_IP_ADDRESS) == ENDING.framed_address
+    assert packet.address(a.FRAMED_IP_ADDRESS) == IPv4Address("10.128.0.2")
+    assert packet.text(a.USER_NAME) == "meter@fleet.example"
+    assert (packet.text(a.NAS_IDENTIFIER), packet.address(a.NAS_IP_ADDRESS)) == (
+        "bras-1",
+        IPv4Address("127.0.3.7"),
+    )
     assert packet.integer(a.EVENT_TIMESTAMP) == int(WALL.timestamp())
 
 

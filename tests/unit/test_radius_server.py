@@ -38,6 +38,8 @@ from radius.server import (
 SECRET, OTHER = b"a shared secret", b"another secret"
 NAS = ("127.0.3.1", 40_000)
 IMSI = "440100000000001"
+OURS = "0" * 31 + "1"
+"""A Class as we give them."""
 AUTH, ACCT = Service.AUTHENTICATION, Service.ACCOUNTING
 
 
@@ -229,12 +231,13 @@ def test_counters_are_64_bits_and_may_be_missing() -> None:
         AcctStatus.INTERIM_UPDATE,
         (a.ACCT_INPUT_OCTETS, bytes((0, 0, 0, 5))),
         (a.ACCT_INPUT_GIGAWORDS, bytes((0, 0, 0, 2))),
-        (a.CLASS, b"key"),
+        (a.CLASS, b"a proxy's"),
+        (a.CLASS, OURS.encode()),
     )
     event = asked(server(), data, ACCT)
     assert isinstance(event, AccountingRequested)
     assert (event.report.volume.up_bytes, event.report.volume.down_bytes) == (2 * 2**32 + 5, 0)
-    assert (event.report.imsi, event.report.class_) == (IMSI, b"key")
+    assert (event.report.imsi, event.report.session_ids) == (IMSI, (OURS,))
 
 
 def test_bounds() -> None:

@@ -166,6 +166,10 @@ QUARANTINE = Table(
     _BODY,
     ttl_s=USAGE_LIFE_S,
 )
+NAS_RESTART = Table(
+    "nas_restart", _texts("network", "authenticator"), (), _bigints("heard_us"), ttl_s=USAGE_LIFE_S
+)
+"""A repeat of an Accounting-On or -Off, by whomever, is known by its authenticator, in hex."""
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
 UE_BLOCK = Table(
     "ue_block",
@@ -205,6 +209,7 @@ TABLES = (
     FOLDING,
     USAGE_BY_OPERATOR,
     QUARANTINE,
+    NAS_RESTART,
     GATEWAY_LEASE,
     UE_BLOCK,
     SHARD_LEASE,

@@ -8,6 +8,7 @@ from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideHolders, WideLeases, WideShardLeases
 from core.adapters.store.message_counts import WideMessageCounts
+from core.adapters.store.nas_restarts import WideNasRestarts
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
 from core.adapters.store.usage import WideUsage
@@ -24,6 +25,7 @@ class WideStore:
         self._groups = WideGroups(engine=engine)
         self._sessions = WideSessions(engine=engine, clock=clock)
         self._usage = WideUsage(engine=engine, clock=clock)
+        self._nas_restarts = WideNasRestarts(engine=engine)
         self._leases = WideLeases(engine=engine)
         self._holders = WideHolders(engine=engine)
         self._blocks = WideBlocks(engine=engine)
@@ -61,6 +63,11 @@ class WideStore:
     def bills(self) -> WideBills:
         """Tariffs and closed months."""
         return self._bills
+
+    @property
+    def nas_restarts(self) -> WideNasRestarts:
+        """Restarts of NASes."""
+        return self._nas_restarts
 
     @property
     def leases(self) -> WideLeases:

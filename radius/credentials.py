@@ -1,0 +1,59 @@
+"""What a request shows as proof of who it is, and whether that can be checked here.
+
+Rule: a proof that is there and that nobody checks is no proof: whatever is not PAP or CHAP, well formed and
+alone, is refused (RFC 3579 §2.6.3, RFC 2869 §5.13, RFC 2865 §4.1).
+"""
+
+from radius import attributes as a
+from radius.codec import CHAP_PASSWORD_BYTES, PASSWORD_BYTES_MAX, Packet
+
+_OTHER_METHODS = frozenset(
+    {
+        a.EAP_MESSAGE,
+        a.ARAP_PASSWORD,
+        a.ARAP_SECURITY_DATA,
+        a.DIGEST_RESPONSE,
+        a.DIGEST_RESPONSE_DRAFT,
+    }
+)
+_MICROSOFT = a.VENDOR_MICROSOFT.to_bytes(4, "big")
+EAP_FAILURE = 4
+
+
+def shows_password(packet: Packet) -> bool:
+    """Whether it carries PAP or CHAP."""
+    return a.USER_PASSWORD in packet.firsts or a.CHAP_PASSWORD in packet.firsts
+
+
+def cannot_be_checked(packet: Packet) -> bool:
+    """Whether it carries a proof that is of no method served here, broken, or not the only one."""
+    firsts = packet.firsts
+    if not _OTHER_METHODS.isdisjoint(firsts):
+        return True
+    if _MICROSOFT in packet.data and _has_ms_chap(packet):
+        return True
+    passwords = [*packet.all(a.USER_PASSWORD), *packet.all(a.CHAP_PASSWORD)]
+    if not passwords:
+        return False
+    if len(passwords) > 1 or len(packet.all(a.USER_NAME)) > 1:
+        return True
+    length = len(passwords[0])
+    if a.CHAP_PASSWORD in firsts:
+        return length != CHAP_PASSWORD_BYTES
+    return not 0 < length <= PASSWORD_BYTES_MAX or length % 16 != 0
+
+
+def eap_failure(packet: Packet) -> bytes | None:
+    """EAP-Failure for a request that carries EAP (RFC 3579 §2.6.3, RFC 3748 §4.2); ``None`` without."""
+    message = packet.first(a.EAP_MESSAGE)
+    if message is None:
+        return None
+    return bytes((EAP_FAILURE, message[1] if len(message) > 1 else 0, 0, 4))
+
+
+def _has_ms_chap(packet: Packet) -> bool:
+    """Also in an attribute whose inner length is wrong."""
+    heads = {
+        value[4] for value in packet.all(a.VENDOR_SPECIFIC) if value[:4] == _MICROSOFT and len(value) > 4
+    }
+    return not a.MS_CREDENTIALS.isdisjoint(heads | packet.vendor(a.VENDOR_MICROSOFT).keys())

@@ -29,6 +29,7 @@ from core.services.folding import UsageFolder
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
 from core.services.message_meter import MessageMeter
+from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.dns import DNS_PORT, NameServer
 from mqtt_bridge.edge.http import HttpEntryPoint, Metadata, MetadataService
@@ -100,6 +101,7 @@ class Node:
             folder_id=world.folder_id,
             steps={"fold": self.folder.step} if "meter" in config.node.roles else {},
         )
+        self.answer_budget = AnswerBudget(clock=world.clock)
         self.connections = self.make_connections()
         self.edge = self.make_edge()
         self.remote = RemoteSessions(
@@ -250,6 +252,7 @@ class Node:
             session_of=self.session_of,
             inject=self.inject,
             clock=self._world.clock,
+            budget=self.answer_budget,
             entry_points=(UdpEntryPoint(edge.message_address, edge.udp_port),),
             responders={(address, DNS_PORT): answer for address in self._config.gateway.dns},
             on_tcp=self.connections.on_packet_up if self.connections is not None else None,
@@ -279,6 +282,8 @@ class Node:
             inject=self.inject,
             delivery=self.delivery,
             clock=self._world.clock,
+            budget=self.answer_budget,
+            per_sim_max=self._config.edge.connections_per_sim_max,
         )
 
     async def _serve_connections(self, connections: DeviceConnections) -> None:

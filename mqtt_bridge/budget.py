@@ -1,8 +1,8 @@
 """How much of the platform's own work one SIM may ask for.
 
 What the platform answers by itself, without a message going into the stream: names, pings, metadata, errors,
-ports where nobody listens, MQTT's pings and subscriptions, new connections. Messages are not counted: they are
-bounded where they wait for the stream.
+ports where nobody listens, MQTT's pings and subscriptions, new connections. Messages are not counted: they
+are bounded where they wait for the stream.
 """
 
 from core.ports.clock import Clock

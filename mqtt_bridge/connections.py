@@ -6,8 +6,8 @@ Rules:
 - A device's packets go into the inside network only under its own address; what comes out of it goes to the
   session that holds the address now.
 - Connections are bounded, in all and per SIM. One too many takes the place of the SIM's connection that is
-  silent for longest, or is cut off at once where none has been silent for ``GIVE_WAY_S``: a host that restarts
-  behind a modem leaves connections that nobody will ever end.
+  silent for longest, or is cut off at once where none has been silent for ``GIVE_WAY_S``: a host that
+  restarts behind a modem leaves connections that nobody will ever end.
 - What is begun must be whole within ``UNFINISHED_S_MAX``, whatever the entry point.
 """
 

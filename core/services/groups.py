@@ -1,8 +1,9 @@
 """Groups of SIMs and their configuration.
 
 Rules: an operator sees its own groups only; the whole configuration is at most 8 KB as JSON and holds
-nothing that JSON cannot say; what it means is for the services that read it. A change of what open sessions
-go by is durable first, then gateways are told; repeating the call tells them again.
+nothing that JSON cannot say; what has no effect is refused when it is set (``core.domain.group_settings``),
+and what is stored stays readable and can be removed. A change of what open sessions go by is durable first,
+then gateways are told; repeating the call tells them again.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 
 from core.domain.account import Group
+from core.domain.group_settings import AIR, NAMESPACES, problem
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import RequestRefusal
 from core.domain.values import replace
@@ -24,12 +26,6 @@ CONFIGURATION_BYTES_MAX = 8_192
 CHANGE_TRIES_MAX = 16
 SCANNED_PAGES_MAX = 10
 """Pages of an operator's groups that one filtered list looks through; it goes on from its next key."""
-NAMESPACES = frozenset(
-    {"SoracomAir", "SoracomBeam", "SoracomEndorse", "SoracomFlux", "SoracomFunk", "SoracomFunnel"}
-    | {"SoracomHarvest", "SoracomHarvestFiles", "SoracomKrypton", "SoracomOrbit", "UnifiedEndpoint"}
-)
-OF_SESSIONS = "SoracomAir"
-"""What open sessions go by (``core.domain.terms``)."""
 
 Configuration = Mapping[str, Mapping[str, Any]]
 
@@ -57,6 +53,8 @@ class Groups:
             tags=tags,
         )
         _check(group)
+        for namespace, values in configuration.items():
+            _check_settings(namespace, values, values)
         return await self._store.groups.put(group)
 
     async def get(self, operator_id: str, group_id: str) -> Group:
@@ -113,6 +111,7 @@ class Groups:
 
         def changed(group: Group) -> Group:
             merged = {**group.configuration.get(namespace, {}), **values}
+            _check_settings(namespace, values, merged)
             return replace(group, configuration={**group.configuration, namespace: merged})
 
         return await self._configure(operator_id, group_id, namespace, changed)
@@ -135,7 +134,7 @@ class Groups:
         self, operator_id: str, group_id: str, namespace: str, change: Callable[[Group], Group]
     ) -> Group:
         group = await self._change(operator_id, group_id, change)
-        if namespace == OF_SESSIONS:
+        if namespace == AIR:  # what open sessions go by (``core.domain.terms``)
             await self._control.group_changed(operator_id, group_id)
         return group
 
@@ -154,6 +153,11 @@ def _without(values: Mapping[str, Any], key: str, noun: str) -> dict[str, Any]:
     if key not in values:
         raise Refused(RequestRefusal.NOT_FOUND, f"No such {noun} found.")
     return {k: v for k, v in values.items() if k != key}
+
+
+def _check_settings(namespace: str, values: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
+    if wrong := problem(namespace, values, merged):
+        raise Refused(RequestRefusal.INVALID_FIELD, wrong)
 
 
 def _check(group: Group) -> None:

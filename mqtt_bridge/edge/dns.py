@@ -3,8 +3,8 @@
 Rules: the header is checked before anything is read by it: one question, no answers, at most one additional
 record (the OPT of EDNS, which is ignored: RFC 6891 §7). What is no such question gets no answer. The name is
 read once, label by label; a compression pointer has no place in a first name. A platform name of another type
-than A has no data; every other name is refused, for this is no resolver (RFC 1035 §4.1.1, RCODE 5). The answer
-is the header, the question and at most one record.
+than A has no data; every other name is refused, for this is no resolver (RFC 1035 §4.1.1, RCODE 5). The
+answer is the header, the question and at most one record.
 """
 
 import struct

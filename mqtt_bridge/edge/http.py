@@ -46,7 +46,7 @@ class _Connection(RequestHandler):
 
     def __init__(self, server: web.Server) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(server, loop=loop, access_log=None)
+        super().__init__(server, loop=loop, access_log=None)  # type: ignore[arg-type]  # None: it keeps none
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

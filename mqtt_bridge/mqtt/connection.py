@@ -239,7 +239,9 @@ class MqttConnection:
         length, shift, at = 0, 0, begin + 1
         while True:
             if at >= len(received):
-                return self._wait_for(at + 1 - begin) if received[begin:] else None
+                if begin < len(received):
+                    self._wait_for(at + 1 - begin)
+                return None
             octet = received[at]
             length |= (octet & 0x7F) << shift
             at, shift = at + 1, shift + 7
@@ -253,7 +255,8 @@ class MqttConnection:
         if kept_end < end and not (kind == PacketType.PUBLISH and self.version == VERSION_3):
             raise Malformed(f"a packet of {end - begin} octets", Reason.PACKET_TOO_LARGE)
         if kept_end > len(received):
-            return self._wait_for(kept_end - begin)
+            self._wait_for(kept_end - begin)
+            return None
         packet = _Packet(kind, flags, received[at:kept_end], end - kept_end)
         self._at = min(end, len(received))
         if packet.octets_missing:
@@ -355,7 +358,8 @@ class MqttConnection:
         if message.qos > 1:
             identifier = 1 << message.packet_id
             if self._unreleased & identifier:
-                return self._on_repeated(message.packet_id)
+                self._on_repeated(message.packet_id)
+                return None
             self._unreleased |= identifier
         published = Published(message, octets_missing=octets_missing)
         self._unsettled.append(published)

@@ -352,7 +352,7 @@ class Moved(bytearray):
 
     octets = 0
 
-    def __iadd__(self, data: Any) -> Any:
+    def __iadd__(self, data: Any) -> Any:  # type: ignore[misc]  # __add__ is not used
         Moved.octets += len(data)
         return super().__iadd__(data)
 

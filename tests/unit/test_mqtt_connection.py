@@ -296,11 +296,11 @@ class Moved(bytes):
             return Moved(part)
         return part
 
-    def __add__(self, other: bytes) -> "Moved":
+    def __add__(self, other: Any) -> "Moved":
         Moved.octets += len(self) + len(other)
         return Moved(super().__add__(other))
 
-    def __radd__(self, other: bytes) -> "Moved":
+    def __radd__(self, other: Any) -> "Moved":
         return NotImplemented if isinstance(other, bytearray) else Moved(other).__add__(self)
 
 

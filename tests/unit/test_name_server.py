@@ -19,8 +19,9 @@ from loadtest.virtual import VirtualClock, run_virtual
 from mqtt_bridge import inner
 from mqtt_bridge.budget import ANSWERS_BURST, ANSWERS_PER_S, SWEEP_MIN, AnswerBudget
 from mqtt_bridge.edge.dns import DNS_PORT, QUESTION_BYTES_MAX, NameServer
+from mqtt_bridge.edge.udp import FUNNEL
 from mqtt_bridge.service import DeviceEdge, EdgeCount
-from tests.unit.test_device_edge import FUNNEL, World, icmp_echo, session
+from tests.unit.test_device_edge import World, icmp_echo, session
 
 ADDRESS = IPv4Address("100.127.65.43")
 NAME = "funnel.soracom.io"

@@ -38,6 +38,7 @@ from mqtt_bridge.edge.tcp import TcpEntryPoint
 from mqtt_bridge.edge.udp import UdpEntryPoint
 from mqtt_bridge.service import DeviceEdge
 
+ENTRIES, UDP_ALONE = "udp, tcp, http, mqtt", "udp alone"
 MESSAGE_METER = "message-meter"
 """The application as which all nodes together count messages."""
 
@@ -56,6 +57,8 @@ class Node:
         self._config = config
         self.name = config.node.name
         self._world = world = adapters
+        self._tell = tell
+        self.inside = world.inside
         own = _sought(config, world.mover)
         self.holdings = Holdings(
             leases=world.store.leases,
@@ -132,6 +135,8 @@ class Node:
                 tasks.create_task(self.delivery.run())
                 tasks.create_task(self.edge.run())
                 tasks.create_task(self.remote.run())
+                if self.inside is not None:
+                    tasks.create_task(self.inside.run(self._tell))
             if "meter" in roles:
                 tasks.create_task(self.consumer.run())
                 tasks.create_task(self.chores.run())
@@ -168,6 +173,14 @@ class Node:
             await self.connections.aclose()
         await self.holdings.aclose()
         await self.chores.aclose()
+
+    @property
+    def edge_entries(self) -> str:
+        """What devices can speak to this node as an edge, and why not more."""
+        if self.inside is None:
+            return f"{UDP_ALONE} (edge.inside = off)"
+        why_not = self.inside.why_not
+        return f"{UDP_ALONE} (no network namespace: {why_not})" if why_not else ENTRIES
 
     # -- sessions of every gateway held, or told by other nodes -----------------------------------------
 
@@ -273,10 +286,10 @@ class Node:
 
     def make_connections(self) -> DeviceConnections | None:
         """What accepts devices' connections, where there is a network for them to end in."""
-        if self._world.inside is None:
+        if self.inside is None:
             return None
         return DeviceConnections(
-            network=self._world.inside,
+            network=self.inside,
             session_at=self.session_at,
             session_of=self.session_of,
             inject=self.inject,

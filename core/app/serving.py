@@ -91,6 +91,8 @@ def make_telemetry(node: Node) -> Telemetry:
             if side is not None
         ),
     )
+    if (inside := node.inside) is not None:
+        telemetry.watch(Metric.INSIDE_NETWORK_UP, lambda: float(not inside.why_not))
     if (connections := node.connections) is not None:
         telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
         telemetry.watch_each(

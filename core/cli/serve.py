@@ -24,7 +24,6 @@ from core.config import Config
 from core.config_file import load
 from core.errors import ConfigurationError, LeaseLost, Unavailable
 
-UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tells why)"
 LABELS = {"roles": "roles", "api": "API", "gtp_c": "GTP-C", "gtp_u": "GTP-U", "edge": "device edge"}
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 DRAIN_S = 20.0
@@ -79,8 +78,7 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         gc.enable()
         gc.set_threshold(*GC_THRESHOLDS)
         running = asyncio.create_task(node.run())
-        entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
-        _say_ready(config, recovered, owner, entries, as_json=as_json)
+        _say_ready(config, recovered, owner, node.edge_entries, as_json=as_json)
         waiting = asyncio.create_task(stopped.wait())
         reloading = asyncio.create_task(_reload_on(hung_up, reload))
         open_parts.push_async_callback(_cancel, reloading)

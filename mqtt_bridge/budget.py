@@ -5,8 +5,6 @@ ports where nobody listens, MQTT's pings and subscriptions, new connections. Mes
 are bounded where they wait for the stream.
 """
 
-from core.ports.clock import Clock
-
 ANSWERS_PER_S = 50.0
 """For ever. A device asks for some names at its start, pings once a minute and reads its metadata now and
 then: even fifty devices behind one SIM stay below; at some 0.1 ms each it is 0.5 % of a processor."""
@@ -22,8 +20,7 @@ class AnswerBudget:
     ``burst / per_s`` seconds, and as many again until they are swept out.
     """
 
-    def __init__(self, *, clock: Clock, per_s: float = ANSWERS_PER_S, burst: int = ANSWERS_BURST) -> None:
-        self._clock = clock
+    def __init__(self, *, per_s: float = ANSWERS_PER_S, burst: int = ANSWERS_BURST) -> None:
         self._answer_s = 1 / per_s
         self._burst_s = burst / per_s
         self._full_at: dict[str, float] = {}
@@ -33,9 +30,8 @@ class AnswerBudget:
         """SIMs that are kept."""
         return len(self._full_at)
 
-    def take(self, imsi: str) -> bool:
+    def take(self, imsi: str, now: float) -> bool:
         """Whether one more answer is within the SIM's budget; if so it is taken from it."""
-        now = self._clock.monotonic()
         full_at = max(self._full_at.get(imsi, now), now) + self._answer_s
         if full_at - now > self._burst_s + 1e-6:
             return False

@@ -100,7 +100,7 @@ class DeviceConnections:
 
     def may_answer(self, session: Session) -> bool:
         """Whether the SIM's budget lets it have one more answer that is not a message's."""
-        if self._budget.take(session.imsi):
+        if self._budget.take(session.imsi, self._clock.monotonic()):
             return True
         self.counts[ConnectionCount.OVER_BUDGET] += 1
         return False

@@ -146,7 +146,7 @@ class DeviceEdge:
             self._deliver(self._group, session, entry_point, datagram)
 
     def _may_answer(self, session: Session) -> bool:
-        if self._budget.take(session.imsi):
+        if self._budget.take(session.imsi, self._clock.monotonic()):
             return True
         self.counts[EdgeCount.OVER_BUDGET] += 1
         return False

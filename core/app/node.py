@@ -104,7 +104,7 @@ class Node:
             folder_id=world.folder_id,
             steps={"fold": self.folder.step} if "meter" in config.node.roles else {},
         )
-        self.answer_budget = AnswerBudget(clock=world.clock)
+        self.answer_budget = AnswerBudget()
         self.connections = self.make_connections()
         self.edge = self.make_edge()
         self.remote = RemoteSessions(

@@ -156,7 +156,7 @@ async def endpoint(ask: dict[str, Any]) -> None:
         inject=lambda _, packet: False,
         delivery=delivery,
         clock=clock,
-        budget=AnswerBudget(clock=clock),
+        budget=AnswerBudget(),
         per_sim_max=EdgeConfig().connections_per_sim_max,
     )
     entry = MqttEntryPoint(url="mqtt://bench", connections=connections, clock=clock, entropy=entropy)

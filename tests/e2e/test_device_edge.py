@@ -2,8 +2,8 @@
 
 mosquitto_pub in both versions, mqtt.js, curl, bash for TCP, a UDP socket: each gets its answer after the
 stream accepted; so do an empty message, one to be retained, one of QoS 2 in 3.1.1, and a body that curl holds
-back until it is told to go on. The ledger stands alone: a capture outside the gateway against the meter and the bill, what
-the devices were told against what Amazon's client reads back from the stream.
+back until it is told to go on. The ledger stands alone: a capture outside the gateway against the meter and
+the bill, what the devices were told against what Amazon's client reads back from the stream.
 """
 
 import asyncio

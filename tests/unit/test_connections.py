@@ -118,7 +118,7 @@ class Edge:
             inject=self._inject,
             delivery=self.delivery,
             clock=self.clock,
-            budget=AnswerBudget(clock=self.clock, per_s=per_s, burst=burst),
+            budget=AnswerBudget(per_s=per_s, burst=burst),
             per_sim_max=4,
         )
         self.mqtt = MqttEntryPoint(

@@ -75,7 +75,7 @@ class World:
             session_of=self.sessions.get,
             inject=self._inject,
             clock=self.clock,
-            budget=AnswerBudget(clock=self.clock),
+            budget=AnswerBudget(),
             entry_points=(FUNNEL, UNIFIED),
             **bounds,
         )

@@ -66,15 +66,21 @@ class _Connection(RequestHandler):
 
     def await_head(self) -> None:
         """A request may come, within ``UNFINISHED_S_MAX``."""
-        if self.transport is not None:
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(UNFINISHED_S_MAX, self.transport.abort)
+        self._deadline = asyncio.get_running_loop().call_later(UNFINISHED_S_MAX, self._give_up)
 
     def head_is_whole(self) -> None:
         """It is there, or will not come."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _give_up(self) -> None:
+        """Close it, so that a device sees the end of an idle connection; cut off one that reads no answer."""
+        transport = self.transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()
+        elif transport is not None:
+            transport.close()
 
 
 class _Service:

@@ -107,6 +107,12 @@ class Metric(Enum):
         "Disconnect-Requests to NASes, by how they ended",
         ("outcome",),
     )
+    INSIDE_NETWORK_UP = (
+        "airloom_inside_network_up",
+        "gauge",
+        "Whether devices are served by TCP, HTTP and MQTT beside UDP",
+        (),
+    )
     CONNECTIONS_OPEN = ("airloom_connections_open", "gauge", "Connections of devices, open now", ())
     CONNECTIONS = (
         "airloom_connections",

@@ -5,7 +5,10 @@ Rules:
 - A connection belongs to the session that held its source address when it was accepted, and ends with it.
 - A device's packets go into the inside network only under its own address; what comes out of it goes to the
   session that holds the address now.
-- Connections are bounded, in all and per session; one too many is cut off at once.
+- Connections are bounded, in all and per SIM. One too many takes the place of the SIM's connection that is
+  silent for longest, or is cut off at once where none has been silent for ``GIVE_WAY_S``: a host that
+  restarts behind a modem leaves connections that nobody will ever end.
+- What is begun must be whole within ``UNFINISHED_S_MAX``, whatever the entry point.
 """
 
 import asyncio
@@ -13,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from ipaddress import IPv4Address
-from typing import cast
+from typing import TypeVar, cast
 
 from core.domain.message import DeviceMessage
 from core.domain.session import Session
@@ -21,9 +24,15 @@ from core.errors import Unavailable
 from core.ports.clock import Clock
 from core.ports.inside import InsideNetwork
 from core.services.delivery import Delivery, Receipt, Settled
+from mqtt_bridge.budget import AnswerBudget
+from mqtt_bridge.inner import is_plain_refusal
 
 CONNECTIONS_MAX = 65_536
-SESSION_CONNECTIONS_MAX = 8
+GIVE_WAY_S = 60.0
+"""A connection that was heard of within this time keeps its place."""
+UNFINISHED_S_MAX = 120.0
+"""How long a device may take for one packet, line, request's head or body: the longest, 131,072 octets, need
+9 kbit/s for it."""
 
 
 class ConnectionCount(Enum):
@@ -32,12 +41,15 @@ class ConnectionCount(Enum):
     ACCEPTED = "connection_accepted"
     NO_SESSION = "connection_without_session"
     TOO_MANY = "connection_too_many"
+    GAVE_WAY = "connection_gave_way"
+    OVER_BUDGET = "over_budget"
     ENDED = "connection_ended_with_session"
     NOT_TAKEN = "packet_not_taken"
     NO_HOLDER = "packet_without_holder"
     NOT_INJECTED = "packet_not_injected"
 
 
+Kept = TypeVar("Kept")
 EntryFactory = Callable[[Session], asyncio.Protocol]
 """What serves a connection of this session."""
 
@@ -54,6 +66,8 @@ class DeviceConnections:
         inject: Callable[[str, bytes], bool],
         delivery: Delivery,
         clock: Clock,
+        budget: AnswerBudget,
+        per_sim_max: int,
     ) -> None:
         self._network = network
         self._session_at = session_at
@@ -61,8 +75,13 @@ class DeviceConnections:
         self._inject = inject
         self._delivery = delivery
         self._clock = clock
+        self._budget = budget
+        self._per_sim_max = per_sim_max
         self._sessions: dict[asyncio.BaseTransport, Session] = {}
-        self._transports: dict[str, set[asyncio.Transport]] = {}
+        self._transports: dict[str, dict[asyncio.Transport, None]] = {}
+        """By session."""
+        self._heard: dict[str, dict[asyncio.Transport, float]] = {}
+        """By SIM, with the time."""
         self.counts: Counter[ConnectionCount] = Counter()
         network.on_packet(self._on_packet_down)
 
@@ -79,21 +98,30 @@ class DeviceConnections:
         """Whose connection it is, while both stand."""
         return self._sessions.get(transport) if transport is not None else None
 
+    def may_answer(self, session: Session) -> bool:
+        """Whether the SIM's budget lets it have one more answer that is not a message's."""
+        if self._budget.take(session.imsi, self._clock.monotonic()):
+            return True
+        self.counts[ConnectionCount.OVER_BUDGET] += 1
+        return False
+
     def deliver(
         self, session: Session, source_protocol: str, destination: str, payload: bytes
     ) -> asyncio.Future[Receipt]:
         """Send a message of this session on its way; raises ``Refused``, ``Unavailable``."""
-        return self._delivery.deliver(self._message(session, source_protocol, destination, payload))
+        return self._delivery.deliver(self.message(session, source_protocol, destination, payload))
 
-    def send(
-        self, session: Session, source_protocol: str, destination: str, payload: bytes, settled: Settled
-    ) -> None:
-        """The same, and ``settled`` is told how it ended."""
-        self._delivery.send(self._message(session, source_protocol, destination, payload), settled)
+    def send(self, message: DeviceMessage, settled: Settled, octets_missing: int = 0) -> None:
+        """The same, and ``settled`` is told how it ended; a message whose end is missing is kept aside."""
+        if octets_missing:
+            self._delivery.keep_aside(message, octets_missing, settled)
+        else:
+            self._delivery.send(message, settled)
 
-    def _message(
+    def message(
         self, session: Session, source_protocol: str, destination: str, payload: bytes
     ) -> DeviceMessage:
+        """A message of this session; raises ``Unavailable`` when it is over."""
         if self._session_of(session.session_id) is None:
             raise Unavailable("the session is over")
         return DeviceMessage(
@@ -131,23 +159,41 @@ class DeviceConnections:
         if session is None:
             self.counts[ConnectionCount.NO_SESSION] += 1
             return None
-        of_session = self._transports.setdefault(session.session_id, set())
-        if len(of_session) >= SESSION_CONNECTIONS_MAX or len(self._sessions) >= CONNECTIONS_MAX:
+        if len(self._sessions) >= CONNECTIONS_MAX or not self._has_place(session.imsi):
             self.counts[ConnectionCount.TOO_MANY] += 1
             return None
-        of_session.add(transport)
+        self._transports.setdefault(session.session_id, {})[transport] = None
         self._sessions[transport] = session
+        self.hear(transport)
         self.counts[ConnectionCount.ACCEPTED] += 1
         return session
+
+    def hear(self, transport: asyncio.Transport) -> None:
+        """Something came by this connection."""
+        session = self._sessions.get(transport)
+        if session is not None:
+            self._heard.setdefault(session.imsi, {})[transport] = self._clock.monotonic()
 
     def dismiss(self, transport: asyncio.Transport) -> None:
         """The connection is gone."""
         session = self._sessions.pop(transport, None)
-        if session is not None:
-            of_session = self._transports[session.session_id]
-            of_session.discard(transport)
-            if not of_session:
-                del self._transports[session.session_id]
+        if session is None:
+            return
+        _remove(self._transports, session.session_id, transport)
+        _remove(self._heard, session.imsi, transport)
+
+    def _has_place(self, imsi: str) -> bool:
+        """Whether one more connection of the SIM may be; the one that gives way for it is cut."""
+        heard = self._heard.get(imsi, {})
+        if len(heard) < self._per_sim_max:
+            return True
+        silent = min(heard, key=heard.__getitem__)
+        if self._clock.monotonic() - heard[silent] < GIVE_WAY_S:
+            return False
+        self.counts[ConnectionCount.GAVE_WAY] += 1
+        self.dismiss(silent)
+        silent.abort()
+        return True
 
     def _on_packet_down(self, packet: bytes) -> None:
         if len(packet) < 20:
@@ -155,8 +201,16 @@ class DeviceConnections:
         session = self._session_at(IPv4Address(packet[16:20]))
         if session is None:
             self.counts[ConnectionCount.NO_HOLDER] += 1
+        elif is_plain_refusal(packet) and not self.may_answer(session):
+            pass
         elif not self._inject(session.session_id, packet):
             self.counts[ConnectionCount.NOT_INJECTED] += 1
+
+
+def _remove(table: dict[str, dict[asyncio.Transport, Kept]], key: str, transport: asyncio.Transport) -> None:
+    del table[key][transport]
+    if not table[key]:
+        del table[key]
 
 
 class _Admitted(asyncio.Protocol):
@@ -179,6 +233,8 @@ class _Admitted(asyncio.Protocol):
         self._serving.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._connections.hear(self._transport)
         self._serving.data_received(data)
 
     def eof_received(self) -> bool | None:

@@ -18,6 +18,7 @@ TTL = 64
 PROTOCOL_ICMP = 1
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
+TCP_SYN, TCP_RST, TCP_ACK = 0x02, 0x04, 0x10
 ECHO_REPLY = 0
 DESTINATION_UNREACHABLE = 3
 PORT_UNREACHABLE = 3
@@ -67,10 +68,14 @@ class EchoRequest:
 
 @dataclass(frozen=True, slots=True)
 class TcpPacket:
-    """A packet for a TCP that is not ours to look into; ``whole`` is without what followed it."""
+    """A packet for a TCP that is not ours to look into; ``whole`` is without what followed it.
+
+    ``is_first``: it asks for a connection (RFC 9293 §3.5: SYN without ACK).
+    """
 
     source: IPv4Address
     whole: bytes
+    is_first: bool
 
 
 def parse(packet: bytes) -> UdpDatagram | EchoRequest | TcpPacket | Fault:
@@ -84,7 +89,8 @@ def parse(packet: bytes) -> UdpDatagram | EchoRequest | TcpPacket | Fault:
     if packet[9] == PROTOCOL_ICMP:
         return _parse_icmp(packet[12:20], content)
     if packet[9] == PROTOCOL_TCP:
-        return TcpPacket(IPv4Address(packet[12:16]), packet[: int.from_bytes(packet[2:4], "big")])
+        whole = packet[: int.from_bytes(packet[2:4], "big")]
+        return TcpPacket(IPv4Address(packet[12:16]), whole, tcp_flags(whole) & (TCP_SYN | TCP_ACK) == TCP_SYN)
     return Fault.PROTOCOL
 
 
@@ -101,6 +107,17 @@ def _header_fault(packet: bytes) -> Fault | None:
     if int.from_bytes(packet[6:8], "big") & MORE_FRAGMENTS_AND_OFFSET:
         return Fault.FRAGMENT
     return None
+
+
+def tcp_flags(packet: bytes) -> int:
+    """The control bits of a TCP packet over IPv4 (RFC 9293 §3.1); 0 where it ends before them."""
+    at = (packet[0] & 15) * 4 + 13
+    return packet[at] if len(packet) > at else 0
+
+
+def is_plain_refusal(packet: bytes) -> bool:
+    """Whether a packet over IPv4 only says that something did not work: ICMP, or a TCP RST."""
+    return packet[9] == PROTOCOL_ICMP or (packet[9] == PROTOCOL_TCP and bool(tcp_flags(packet) & TCP_RST))
 
 
 def _parse_udp(addresses: bytes, content: bytes) -> UdpDatagram | Fault:

@@ -5,7 +5,8 @@ Rules:
 - ``on_edge_packet`` never raises and never waits; a packet that is no message is counted and dropped.
 - A message is answered only after the stream accepted it, and only into the session that it came through.
 - One SIM's messages are delivered in the order of their packets.
-- What is under way is bounded, in all and per SIM; what comes over that is dropped without an answer.
+- What is under way is bounded, in all and per SIM; what comes over that is dropped without an answer. What is
+  answered at once has a budget per SIM, asked before anything is read by it.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.services.delivery import Delivery, Receipt
 from mqtt_bridge import inner
+from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.edge.udp import ACCEPTED, STATUS_OF_REFUSAL, UdpEntryPoint, message_of
 
 IN_FLIGHT_MAX = 4_096
@@ -36,6 +38,7 @@ class EdgeCount(Enum):
     OVERLOAD = "overload"
     NOT_ACCEPTED = "not_accepted"
     NOT_SERVING = "not_serving"
+    OVER_BUDGET = "over_budget"
     NO_SESSION = "no_session"
     FOREIGN_SOURCE = "foreign_source"
     NO_TCP = "no_tcp"
@@ -66,6 +69,7 @@ class DeviceEdge:
         session_of: Callable[[str], Session | None],
         inject: Callable[[str, bytes], bool],
         clock: Clock,
+        budget: AnswerBudget,
         entry_points: Iterable[UdpEntryPoint],
         responders: Mapping[tuple[IPv4Address, int], Responder] | None = None,
         on_tcp: Callable[[bytes], None] | None = None,
@@ -76,6 +80,7 @@ class DeviceEdge:
         self._session_of = session_of
         self._inject = inject
         self._clock = clock
+        self._budget = budget
         self._entry_points = {(entry.address, entry.port): entry for entry in entry_points}
         self._responders = dict(responders or {})
         self._on_tcp = on_tcp
@@ -115,31 +120,29 @@ class DeviceEdge:
         elif isinstance(parsed, inner.EchoRequest):
             self._receive_echo(session, parsed)
         elif isinstance(parsed, inner.TcpPacket):
-            self._receive_tcp(parsed)
+            self._receive_tcp(session, parsed)
         else:
             self._receive_datagram(session, parsed, packet)
 
-    def _receive_tcp(self, packet: inner.TcpPacket) -> None:
+    def _receive_tcp(self, session: Session, packet: inner.TcpPacket) -> None:
         if self._on_tcp is None:
             self.counts[EdgeCount.NO_TCP] += 1
-        else:
+        elif not packet.is_first or self._may_answer(session):
             self._on_tcp(packet.whole)
 
     def _receive_echo(self, session: Session, request: inner.EchoRequest) -> None:
         if request.destination not in self._addresses:
             self.counts[EdgeCount.NO_ENTRY_POINT] += 1
-            return
-        self.counts[EdgeCount.ECHO] += 1
-        self._answer(session, inner.echo_reply(request))
+        elif self._may_answer(session):
+            self.counts[EdgeCount.ECHO] += 1
+            self._answer(session, inner.echo_reply(request))
 
     def _receive_datagram(self, session: Session, datagram: inner.UdpDatagram, packet: bytes) -> None:
         to = (datagram.destination, datagram.destination_port)
         entry_point = self._entry_points.get(to)
-        if responder := self._responders.get(to):
-            self._respond(session, responder, datagram)
-        elif entry_point is None:
-            self.counts[EdgeCount.NO_ENTRY_POINT] += 1
-            self._answer(session, inner.port_unreachable(packet))
+        if entry_point is None:
+            if self._may_answer(session):
+                self._answer_at_once(session, self._responders.get(to), datagram, packet)
         elif self._group is None:
             self.counts[EdgeCount.NOT_SERVING] += 1
         elif self._is_overloaded(session):
@@ -147,7 +150,19 @@ class DeviceEdge:
         else:
             self._deliver(self._group, session, entry_point, datagram)
 
-    def _respond(self, session: Session, responder: Responder, datagram: inner.UdpDatagram) -> None:
+    def _may_answer(self, session: Session) -> bool:
+        if self._budget.take(session.imsi, self._clock.monotonic()):
+            return True
+        self.counts[EdgeCount.OVER_BUDGET] += 1
+        return False
+
+    def _answer_at_once(
+        self, session: Session, responder: Responder | None, datagram: inner.UdpDatagram, packet: bytes
+    ) -> None:
+        if responder is None:
+            self.counts[EdgeCount.NO_ENTRY_POINT] += 1
+            self._answer(session, inner.port_unreachable(packet))
+            return
         answer = responder(datagram.payload)
         self.counts[EdgeCount.NO_QUESTION if answer is None else EdgeCount.QUESTION] += 1
         if answer is not None:

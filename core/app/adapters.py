@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from core.domain.billing import Tariff
 from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
-from core.ports.inside import InsideNetwork
+from core.ports.inside import KeptInsideNetwork
 from core.ports.links import Links
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
@@ -39,6 +39,7 @@ from gtp.userplane.tun import Tun
 from gtp.userplane.udp import inner_addresses
 
 if TYPE_CHECKING:
+    from core.adapters.inside.late import LateNetwork
     from core.adapters.store.cassandra import CassandraAddress
 
 METADATA_PORT = 80
@@ -71,7 +72,7 @@ class Adapters:
     folder_id: str = ""
     stream_damage: Sequence[str] = ()
     stream_lost: int = 0
-    inside: InsideNetwork | None = None
+    inside: KeptInsideNetwork | None = None
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
     mover: AddressMover = NO_MOVER
@@ -100,8 +101,9 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     async with AsyncExitStack() as open_parts:
         own_folder = await asyncio.to_thread(NodeFolder.open, folder, entropy)
         open_parts.callback(own_folder.close)
-        making_inside = asyncio.create_task(_inside_network(config))  # in a child: meanwhile the rest opens
-        open_parts.push_async_callback(_close_inside, making_inside)
+        inside = _inside_network(config)  # made in a child: meanwhile the rest opens
+        if inside is not None:
+            open_parts.push_async_callback(inside.aclose)
         store = await open_store(config, clock)
         open_parts.push_async_callback(store.aclose)
         peers: Peers = NO_PEERS
@@ -114,6 +116,8 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         open_parts.push_async_callback(mover.aclose)
         stream = await _open_stream(config, clock, store)
         open_parts.push_async_callback(stream.aclose)
+        if inside is not None:
+            await _wait_for(inside, config)
         yield Adapters(
             clock=clock,
             entropy=entropy,
@@ -128,7 +132,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             stream_damage=stream.damage if isinstance(stream, LogStream) else (),
             stream_lost=stream.lost if isinstance(stream, LogStream) else 0,
             open_tuns=partial(_open_tuns, config.gateway),
-            inside=await making_inside,
+            inside=inside,
             peers=peers,
             links=links,
             mover=mover,
@@ -260,20 +264,16 @@ async def _open_mover(config: Config) -> AddressMover:
     return await Ec2Mover.open(interface=interface, station=interface.station)
 
 
-async def _close_inside(making: "asyncio.Task[InsideNetwork | None]") -> None:
-    with suppress(ConfigurationError):
-        if (inside := await making) is not None:
-            await inside.aclose()
-
-
-async def _inside_network(config: Config) -> InsideNetwork | None:
+def _inside_network(config: Config) -> "LateNetwork | None":
     edge = config.edge
     if edge.inside == "off" or "edge" not in config.node.roles:
         return None
-    from core.adapters.inside.namespace import NamespaceNetwork  # noqa: PLC0415 - else no netlink is loaded
+    from core.adapters.inside.late import LateNetwork  # noqa: PLC0415 - else no netlink is loaded
+    from core.adapters.inside.namespace import NamespaceNetwork  # noqa: PLC0415 - as before
 
-    try:
-        return await NamespaceNetwork.open(
+    return LateNetwork(
+        partial(
+            NamespaceNetwork.open,
             local=edge.platform_network,
             remote=config.gateway.devices,
             listeners=[
@@ -283,7 +283,11 @@ async def _inside_network(config: Config) -> InsideNetwork | None:
                 (edge.metadata_address, METADATA_PORT),
             ],
         )
+    )
+
+
+async def _wait_for(inside: "LateNetwork", config: Config) -> None:
+    try:
+        await inside.wait(insist=config.edge.inside == "on")
     except ConfigurationError as error:
-        if edge.inside == "on":
-            raise ConfigurationError(f"edge.inside: {error}; or set it to off, to serve UDP alone") from None
-        return None
+        raise ConfigurationError(f"edge.inside: {error}; or set it to off, to serve UDP alone") from None

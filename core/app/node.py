@@ -34,6 +34,7 @@ from core.services.folding import UsageFolder
 from core.services.gateway import Tenure
 from core.services.holding import Holdings
 from core.services.message_meter import MESSAGE_METER, MessageMeter
+from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.dns import DNS_PORT, NameServer
 from mqtt_bridge.edge.http import HttpEntryPoint, Metadata, MetadataService
@@ -41,6 +42,8 @@ from mqtt_bridge.edge.mqtt import MqttEntryPoint
 from mqtt_bridge.edge.tcp import TcpEntryPoint
 from mqtt_bridge.edge.udp import UdpEntryPoint
 from mqtt_bridge.service import DeviceEdge
+
+ENTRIES, UDP_ALONE = "udp, tcp, http, mqtt", "udp alone"
 
 
 class Node:
@@ -59,6 +62,8 @@ class Node:
         self._world = world = adapters
         self.faults = Faults(clock=world.clock, tell=tell)
         """Of every loop of this process that reads what others wrote."""
+        self._tell = tell
+        self.inside = world.inside
         own = _sought(config, world.mover)
         self.holdings = Holdings(
             leases=world.store.leases,
@@ -104,6 +109,7 @@ class Node:
             faults=self.faults,
             steps=self._chores() if "meter" in config.node.roles else {},
         )
+        self.answer_budget = AnswerBudget()
         self.connections = self.make_connections()
         self.edge = self.make_edge()
         self.remote = RemoteSessions(
@@ -142,6 +148,8 @@ class Node:
             yield "delivery", self.delivery.run
             yield "device-edge", self.edge.run
             yield "remote-sessions", self.remote.run
+            if self.inside is not None:
+                yield "inside-network", partial(self.inside.run, self._tell)
         if {"api", "meter"} & set(roles):
             yield "tariff", self._store_tariff
         if "meter" in roles:
@@ -196,6 +204,14 @@ class Node:
     async def _store_tariff(self) -> None:
         """The configured tariff is in force from the start of the node on, whoever reads a bill."""
         await self.billing.tariffs()
+
+    @property
+    def edge_entries(self) -> str:
+        """What devices can speak to this node as an edge, and why not more."""
+        if self.inside is None:
+            return f"{UDP_ALONE} (edge.inside = off)"
+        why_not = self.inside.why_not
+        return f"{UDP_ALONE} (no network namespace: {why_not})" if why_not else ENTRIES
 
     # -- sessions of every gateway held, or told by other nodes -----------------------------------------
 
@@ -311,6 +327,7 @@ class Node:
             session_of=self.session_of,
             inject=self.inject,
             clock=self._world.clock,
+            budget=self.answer_budget,
             entry_points=(UdpEntryPoint(edge.message_address, edge.udp_port),),
             responders={(address, DNS_PORT): answer for address in self._config.gateway.dns},
             on_tcp=self.connections.on_packet_up if self.connections is not None else None,
@@ -332,15 +349,17 @@ class Node:
 
     def make_connections(self) -> DeviceConnections | None:
         """What accepts devices' connections, where there is a network for them to end in."""
-        if self._world.inside is None:
+        if self.inside is None:
             return None
         return DeviceConnections(
-            network=self._world.inside,
+            network=self.inside,
             session_at=self.session_at,
             session_of=self.session_of,
             inject=self.inject,
             delivery=self.delivery,
             clock=self._world.clock,
+            budget=self.answer_budget,
+            per_sim_max=self._config.edge.connections_per_sim_max,
         )
 
     async def _serve_connections(self, connections: DeviceConnections) -> None:

@@ -143,6 +143,8 @@ def make_telemetry(node: Node, customers: Customers) -> Telemetry:
             if side is not None
         ),
     )
+    if (inside := node.inside) is not None:
+        telemetry.watch(Metric.INSIDE_NETWORK_UP, lambda: float(not inside.why_not))
     if (connections := node.connections) is not None:
         telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
         telemetry.watch_each(

@@ -117,7 +117,7 @@ def put_config(
     """Set keys of a group's configuration.
 
     Example: airloom groups put-config --group-id GROUP --namespace SoracomAir
-    --body '[{"key": "useCustomDns", "value": true}]'
+    --body '[{"key": "userdata", "value": "pump 7"}]'
     """
     try:
         values = json.loads(body)

@@ -29,7 +29,6 @@ from core.config import Config
 from core.config_file import exposed, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable
 
-UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tells why)"
 LABELS = {
     "roles": "roles",
     "api": "API",
@@ -100,9 +99,8 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         gc.enable()
         gc.set_threshold(*GC_THRESHOLDS)
         running = asyncio.create_task(node.run())
-        entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
         is_new = not (await adapters.store.accounts.open_operators(limit=1)).items
-        _say_ready(config, recovered, entries, is_new=is_new, as_json=as_json)
+        _say_ready(config, recovered, node.edge_entries, is_new=is_new, as_json=as_json)
         waiting = asyncio.create_task(stopped.wait())
         reloading = asyncio.create_task(_reload_on(hung_up, reload))
         open_parts.push_async_callback(_cancel, reloading)

@@ -15,6 +15,9 @@ class EdgeConfig(Section):
     what ``gateway.dns`` answers with each. TCP, HTTP and MQTT need a network namespace: with ``inside`` at
     ``auto`` they are served where one can be made, ``on`` insists, ``off`` serves UDP alone.
 
+    A SIM has at most ``connections_per_sim_max`` connections, MQTT, HTTP and TCP together. One more takes the
+    place of the one that is silent for longest, or is refused where none has been silent for a minute.
+
     A gateway without the role ``edge`` hands what is for the platform to one of ``nodes``, the control
     channels of nodes with that role (``http://10.0.0.21:8090``).
     """
@@ -32,4 +35,5 @@ class EdgeConfig(Section):
     mqtt_names: tuple[Name, ...] = ("beam.soracom.io",)
     metadata_address: IPv4Address = IPv4Address("100.127.100.127")
     metadata_names: tuple[Name, ...] = ("metadata.soracom.io",)
+    connections_per_sim_max: Annotated[int, Field(ge=1, le=65_536)] = 32
     inside: Annotated[str, StringConstraints(pattern=r"^(auto|on|off)$")] = "auto"

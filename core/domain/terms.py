@@ -8,6 +8,7 @@ nothing where they say the same. Keys of a group are the contract's: a group's S
 from msgspec import Struct
 
 from core.domain.account import Group
+from core.domain.group_settings import is_off
 from core.domain.session import Session
 from core.domain.sim import TRANSITIONS, Sim, SimEvent
 from core.domain.speed import granted
@@ -35,9 +36,15 @@ class Terms(Struct, frozen=True):
 
     @property
     def password(self) -> tuple[str, bytes] | None:
-        """The user name and password that devices must show (``SoracomAir.authentication``)."""
+        """The user name and password that devices must show.
+
+        ``SoracomAir.authenticationRequired`` with ``username`` and ``password`` (the contract's), or
+        ``SoracomAir.authentication`` with both in it.
+        """
+        if self._air("authenticationRequired") is True:
+            return str(self._air("username") or ""), str(self._air("password") or "").encode()
         demanded = self._air("authentication")
-        if not isinstance(demanded, dict):
+        if not isinstance(demanded, dict) or is_off(demanded):
             return None
         return str(demanded.get("username", "")), str(demanded.get("password", "")).encode()
 

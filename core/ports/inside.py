@@ -32,3 +32,16 @@ class InsideNetwork(Protocol):
     async def aclose(self) -> None:
         """Accept nothing any more and let the network go; idempotent."""
         ...
+
+
+class KeptInsideNetwork(InsideNetwork, Protocol):
+    """One that may be there only later; until then it takes no packet."""
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not there yet; empty once it is."""
+        ...
+
+    async def run(self, tell: Callable[[str], None]) -> None:
+        """Try until it is there; ``tell`` is called with a line for the operator."""
+        ...

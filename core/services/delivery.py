@@ -7,16 +7,16 @@ Rules:
 - One SIM's messages reach the stream in the order of the calls of ``deliver``.
 - A receipt is given only after the stream accepted. A retry puts the very same bytes, so that what an
   unclear outcome stored twice can be told by its ``recordId``.
+- An empty payload is a message like any other.
 - What the stream will never take is kept as a dead letter, and its sender is told so: the SIM's next messages
-  go on.
+  go on. So is the beginning of what is too long where the protocol cannot refuse it.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,6 +39,9 @@ LINGER_S = 0.003
 """How long a call waits for company while others are under way, if it would carry few records."""
 BATCH_WORTH = 128
 """Records that are no longer few: a call costs as much as some dozens of them."""
+ASIDE_MAX = 64
+"""Messages that wait to be kept aside."""
+ASIDE_RETRY_S = 1.0
 PROVIDER = "airloom"
 SERVICE = "stream"
 
@@ -50,14 +53,6 @@ REFUSALS = {
     LaneRefusal.FULL: RequestRefusal.TOO_MANY_REQUESTS,
     LaneRefusal.TOO_LARGE: RequestRefusal.BODY_TOO_LARGE,
 }
-
-
-class ContentType(Enum):
-    """What a group says its payloads are (SoracomFunnel ``contentType``); unsaid over UDP, TCP: binary."""
-
-    JSON = "json"
-    TEXT = "text"
-    BINARY = "binary"
 
 
 class Receipt(NamedTuple):
@@ -84,8 +79,12 @@ class _Waiting(NamedTuple):
     settled: Settled
 
 
-def _always_binary(_: DeviceMessage) -> ContentType:
-    return ContentType.BINARY
+class _Aside(NamedTuple):
+    """What is to be kept aside, and until when it is tried."""
+
+    record: StreamRecord
+    waiting: _Waiting
+    deadline: float
 
 
 class Delivery:
@@ -99,14 +98,12 @@ class Delivery:
         entropy: Entropy,
         dead_letters: ObjectStore | None = None,
         lanes: Lanes[Any] | None = None,
-        content_type_of: Callable[[DeviceMessage], ContentType] = _always_binary,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         self._stream = stream
         self._clock = clock
         self._lanes: Lanes[_Waiting] = Lanes(keeps_order=stream.keeps_order) if lanes is None else lanes
         self._record_ids = RecordIds(clock=clock, entropy=entropy)
-        self._content_type_of = content_type_of
         self._deadline_s = deadline_s
         self.delivered: Counter[str] = Counter()
         """Records that the stream accepted, by the protocol they came by."""
@@ -116,6 +113,8 @@ class Delivery:
         self._dead_letters = dead_letters
         self.dead_letters = 0
         """Records that the stream would not take, kept aside."""
+        self._aside: deque[_Aside] = deque()
+        self._wake_aside = asyncio.Event()
 
     @property
     def waiting(self) -> int:
@@ -125,15 +124,13 @@ class Delivery:
     def send(self, message: DeviceMessage, settled: Settled) -> None:
         """Send a message on its way; ``settled`` is called, later and once, when the stream has it.
 
-        Raises ``Refused`` at once: ``INVALID_FIELD`` (no payload, or not the JSON or text that it should
-        be), ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. ``settled`` is told ``Unavailable`` when the message
-        was given up; it may be stored all the same when that is ``ambiguous``; ``Refused`` when it became a
-        dead letter.
+        Raises ``Refused`` at once: ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. ``settled`` is told
+        ``Unavailable`` when the message was given up; it may be stored all the same when that is
+        ``ambiguous``; ``Refused`` when it became a dead letter.
         """
         self._check_open()
-        payloads = payloads_of(message.payload, self._content_type_of(message))
         record_id = self._record_ids.next()
-        record = StreamRecord(message.imsi, envelope(message, record_id, payloads))
+        record = StreamRecord(message.imsi, envelope(message, record_id))
         self._enter_lane(record, _Waiting(record_id, message.source_protocol, settled))
         self._wake.set()
 
@@ -142,6 +139,22 @@ class Delivery:
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self.send(message, partial(_resolve, receipt))
         return receipt
+
+    def keep_aside(self, message: DeviceMessage, octets_missing: int, settled: Settled) -> None:
+        """Make a dead letter of a message whose payload lacks its end; ``settled`` as ``send`` tells it.
+
+        Raises ``Refused(TOO_MANY_REQUESTS)``.
+        """
+        self._check_open()
+        if self._dead_letters is None:
+            raise Unavailable("there is no place for dead letters")
+        if len(self._aside) >= ASIDE_MAX:
+            raise Refused(RequestRefusal.TOO_MANY_REQUESTS, "too many messages are too long")
+        record_id = self._record_ids.next()
+        record = StreamRecord(message.imsi, envelope(message, record_id, octets_missing))
+        waiting = _Waiting(record_id, message.source_protocol, settled)
+        self._aside.append(_Aside(record, waiting, self._clock.monotonic() + self._deadline_s))
+        self._wake_aside.set()
 
     async def run(self) -> None:
         """Put what waits, for ever. When it ends, whatever waits is told that it may or may not be stored;
@@ -152,10 +165,13 @@ class Delivery:
             async with asyncio.TaskGroup() as group:
                 for _ in range(PUTS_IN_FLIGHT_MAX):
                     group.create_task(self._pump())
+                group.create_task(self._pump_aside())
         finally:
             self._is_over = True
             for entry in self._lanes.clear():
-                _fail(entry, "delivery has ended", ambiguous=True)
+                _fail(entry.token, "delivery has ended", ambiguous=True)
+            while self._aside:
+                _fail(self._aside.popleft().waiting, "delivery has ended", ambiguous=True)
 
     def _check_open(self) -> None:
         if self._is_over:
@@ -173,7 +189,7 @@ class Delivery:
                 await asyncio.sleep(LINGER_S)
             batch = self._lanes.next_batch(self._clock.monotonic())
             for entry in self._lanes.take_given_up():
-                _fail(entry, "the stream did not accept it in time", ambiguous=entry.failures > 0)
+                _fail(entry.token, "the stream did not accept it in time", ambiguous=entry.failures > 0)
             if batch:
                 await self._put(batch)
             else:
@@ -189,25 +205,44 @@ class Delivery:
         finally:
             self._under_way -= 1
         placed = dict(zip(batch, results, strict=True))
-        buried = {entry for entry, result in placed.items() if result.is_poison and await self._bury(entry)}
+        buried = {
+            entry
+            for entry, result in placed.items()
+            if result.is_poison and await self._bury(entry.token.record_id, entry.record)
+        }
         errors = ["" if entry in buried else result.error for entry, result in placed.items()]
         for entry in self._lanes.settle(batch, errors, self._clock.monotonic()):
             if entry in buried:
-                self.dead_letters += 1
                 entry.token.settled(Refused(RequestRefusal.INVALID_FIELD, placed[entry].error))
                 continue
             self.delivered[entry.token.protocol] += 1
             _acknowledge(entry, placed[entry])
         self._wake.set()
 
-    async def _bury(self, entry: Entry[_Waiting]) -> bool:
+    async def _pump_aside(self) -> None:
+        while True:
+            while not self._aside:
+                self._wake_aside.clear()
+                await self._wake_aside.wait()
+            record, waiting, deadline = self._aside[0]
+            if await self._bury(waiting.record_id, record):
+                self._aside.popleft()
+                waiting.settled(Refused(RequestRefusal.BODY_TOO_LARGE, "kept as a dead letter"))
+            elif self._clock.monotonic() >= deadline:
+                self._aside.popleft()
+                _fail(waiting, "it could not be kept aside in time", ambiguous=True)
+            else:
+                await asyncio.sleep(ASIDE_RETRY_S)
+
+    async def _bury(self, record_id: str, record: StreamRecord) -> bool:
         """Keep what the stream will never take; false when that cannot be done now."""
         if self._dead_letters is None:
             return False
         try:
-            await self._dead_letters.put(f"{DEAD_LETTERS}/{entry.token.record_id}", entry.record.data)
+            await self._dead_letters.put(f"{DEAD_LETTERS}/{record_id}", record.data)
         except (Unavailable, OSError):
             return False
+        self.dead_letters += 1
         return True
 
     async def _wait(self) -> None:
@@ -231,22 +266,29 @@ class _Envelope(msgspec.Struct, rename="camel"):
     imei: str
     imsi: str
     operator_id: str
-    payloads: object
+    payloads: bytes
     record_id: str
     sim_id: str
     source_protocol: str
     timestamp: int
 
 
-def envelope(message: DeviceMessage, record_id: str, payloads: object) -> bytes:
-    """Funnel's record as canonical JSON; bytes become base64."""
+class _Beginning(_Envelope):
+    """A dead letter of a message that was too long: how much of its payload is not in it."""
+
+    octets_missing: int
+
+
+def envelope(message: DeviceMessage, record_id: str, octets_missing: int = 0) -> bytes:
+    """Funnel's record as canonical JSON; the payload becomes base64."""
+    record = partial(_Beginning, octets_missing=octets_missing) if octets_missing else _Envelope
     return _CANONICAL.encode(
-        _Envelope(
+        record(
             destination=_Destination(PROVIDER, message.destination, SERVICE),
             imei=message.imei,
             imsi=message.imsi,
             operator_id=message.operator_id,
-            payloads=payloads,
+            payloads=message.payload,
             record_id=record_id,
             sim_id=message.sim_id,
             source_protocol=message.source_protocol,
@@ -255,32 +297,13 @@ def envelope(message: DeviceMessage, record_id: str, payloads: object) -> bytes:
     )
 
 
-def payloads_of(payload: bytes, content_type: ContentType) -> object:
-    """The envelope's ``payloads``: JSON as a value, text as text, binary as bytes (which become base64).
-
-    Raises ``Refused(INVALID_FIELD)`` for a payload that is empty or not what it should be.
-    """
-    if not payload:
-        raise Refused(RequestRefusal.INVALID_FIELD, "the payload is empty")
-    if content_type is ContentType.BINARY:
-        return payload
-    try:
-        if content_type is ContentType.TEXT:
-            return payload.decode()
-        value = msgspec.json.decode(payload)
-        msgspec.json.encode(value)  # what can be read but not written (a lone surrogate) is refused here
-    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
-        raise Refused(RequestRefusal.INVALID_FIELD, f"the payload is not {content_type.value}") from error
-    return value
-
-
 def _acknowledge(entry: Entry[_Waiting], result: PutResult) -> None:
     waiting = entry.token
     waiting.settled(Receipt(waiting.record_id, result.shard_id, result.sequence_number))
 
 
-def _fail(entry: Entry[_Waiting], why: str, *, ambiguous: bool) -> None:
-    entry.token.settled(Unavailable(why, ambiguous=ambiguous))
+def _fail(waiting: _Waiting, why: str, *, ambiguous: bool) -> None:
+    waiting.settled(Unavailable(why, ambiguous=ambiguous))
 
 
 def _resolve(receipt: asyncio.Future[Receipt], outcome: Outcome) -> None:

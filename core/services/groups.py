@@ -1,8 +1,9 @@
 """Groups of SIMs and their configuration.
 
 Rules: an operator sees its own groups only; the whole configuration is at most 8 KB as JSON and holds
-nothing that JSON cannot say; what it means is for the services that read it. A change of what open sessions
-go by is durable first, then gateways are told; repeating the call tells them again.
+nothing that JSON cannot say; what has no effect is refused when it is set (``core.domain.group_settings``),
+and what is stored stays readable and can be removed. A change of what open sessions go by is durable first,
+then gateways are told; repeating the call tells them again.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 
 from core.domain.account import Group
+from core.domain.group_settings import AIR, NAMESPACES, problem
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import RequestRefusal
 from core.domain.values import replace
@@ -24,10 +26,6 @@ from core.services.tags import check_tags
 
 CONFIGURATION_BYTES_MAX = 8_192
 CHANGE_TRIES_MAX = 16
-NAMESPACES = frozenset(
-    {"SoracomAir", "SoracomBeam", "SoracomEndorse", "SoracomFlux", "SoracomFunk", "SoracomFunnel"}
-    | {"SoracomHarvest", "SoracomHarvestFiles", "SoracomKrypton", "SoracomOrbit", "UnifiedEndpoint"}
-)
 OF_SESSIONS = "SoracomAir"
 """What open sessions go by (``core.domain.terms``)."""
 
@@ -57,6 +55,8 @@ class Groups:
             tags=tags,
         )
         _check(group)
+        for namespace, values in configuration.items():
+            _check_settings(namespace, values, values)
         return await self._store.groups.put(group)
 
     async def get(self, operator_id: str, group_id: str) -> Group:
@@ -108,6 +108,7 @@ class Groups:
 
         def changed(group: Group) -> Group:
             merged = {**group.configuration.get(namespace, {}), **values}
+            _check_settings(namespace, values, merged)
             return replace(group, configuration={**group.configuration, namespace: merged})
 
         return await self._configure(operator_id, group_id, namespace, changed)
@@ -130,7 +131,7 @@ class Groups:
         self, operator_id: str, group_id: str, namespace: str, change: Callable[[Group], Group]
     ) -> Group:
         group = await self._change(operator_id, group_id, change)
-        if namespace == OF_SESSIONS:
+        if namespace == AIR:  # what open sessions go by (``core.domain.terms``)
             await self._control.group_changed(operator_id, group_id)
         return group
 
@@ -149,6 +150,11 @@ def _without(values: Mapping[str, Any], key: str, noun: str) -> dict[str, Any]:
     if key not in values:
         raise Refused(RequestRefusal.NOT_FOUND, f"No such {noun} found.")
     return {k: v for k, v in values.items() if k != key}
+
+
+def _check_settings(namespace: str, values: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
+    if wrong := problem(namespace, values, merged):
+        raise Refused(RequestRefusal.INVALID_FIELD, wrong)
 
 
 def _check(group: Group) -> None:

@@ -24,11 +24,13 @@ import uvloop
 
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.stream.kinesis import KinesisStream
+from core.config import EdgeConfig
 from core.domain.message import StreamRecord
 from core.domain.session import Access, Session
 from core.ports.inside import ConnectionFactory
 from core.ports.stream import PutResult
 from core.services.delivery import Delivery
+from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.mqtt import MqttEntryPoint
 
@@ -154,6 +156,8 @@ async def endpoint(ask: dict[str, Any]) -> None:
         inject=lambda _, packet: False,
         delivery=delivery,
         clock=clock,
+        budget=AnswerBudget(),
+        per_sim_max=EdgeConfig().connections_per_sim_max,
     )
     entry = MqttEntryPoint(url="mqtt://bench", connections=connections, clock=clock, entropy=entropy)
     running = asyncio.create_task(delivery.run())

@@ -3,8 +3,9 @@
 Rules: a message is acknowledged after the stream accepted it, never before; a client is not read while its
 window is full, or while it does not read what it is sent; whoever connects under a name that its SIM uses
 already takes over (MQTT 5.0 §3.1.4). What cannot be delivered now ends the connection, unacknowledged, so
-that the client sends it again. While more of a client's messages wait, acknowledgements linger for each
-other: the last one never does.
+that the client sends it again; a PUBLISH of version 3.1.1 that is too long is kept aside, or the client would
+send it for ever. What is asked besides messages is taken from the SIM's budget. While more of a client's
+messages wait, acknowledgements linger for each other: the last one never does.
 """
 
 import asyncio
@@ -15,15 +16,16 @@ from typing import cast
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
-from core.services.delivery import REFUSALS, Outcome, Receipt, Settled
+from core.services.delivery import Outcome, Receipt, Settled
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.mqtt.codec import Message, Reason
-from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published
+from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published, Served
 
 SOURCE_PROTOCOL = "mqtt"
 LINGER_S = 0.005
 """How long an acknowledgement may wait for those behind it, to go out in one write."""
-PASSING = frozenset(REFUSALS.values())
+WATCH_S = 30.0
+"""The longest that a deadline which came nearer may go unseen."""
 
 
 class MqttEntryPoint:
@@ -123,6 +125,9 @@ class MqttProtocol(asyncio.Protocol):
             if isinstance(event, Connected):
                 self._client_id = event.client_id
                 self._entry.take_over(self._session.imsi, event.client_id, self)
+            elif isinstance(event, Served):
+                if not self._entry.connections.may_answer(self._session):
+                    machine.close(Reason.MESSAGE_RATE_TOO_HIGH)
             else:
                 self._take(event)
         if data := machine.data_to_send():
@@ -140,13 +145,9 @@ class MqttProtocol(asyncio.Protocol):
 
     def _take(self, published: Published) -> None:
         try:
-            self._send(published.message, partial(self._on_settled, published))
-        except Refused as refusal:
-            if refusal.reason in PASSING:
-                self._machine.close(Reason.QUOTA_EXCEEDED)
-            else:
-                reason = Reason.PAYLOAD_FORMAT_INVALID
-                self._machine.refused(published, reason, self._entry.clock.monotonic())
+            self._send(published.message, partial(self._on_settled, published), published.octets_missing)
+        except Refused:
+            self._machine.close(Reason.QUOTA_EXCEEDED)
         except Unavailable:
             self._machine.close(Reason.SERVER_UNAVAILABLE)
 
@@ -163,10 +164,11 @@ class MqttProtocol(asyncio.Protocol):
         elif self._linger is None and self._transport is not None:
             self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._pump)
 
-    def _send(self, message: Message, settled: Settled) -> None:
+    def _send(self, message: Message, settled: Settled, octets_missing: int = 0) -> None:
         destination = f"{self._entry.url}/{message.topic}"
         connections = self._entry.connections
-        connections.send(self._session, SOURCE_PROTOCOL, destination, message.payload, settled)
+        sent = connections.message(self._session, SOURCE_PROTOCOL, destination, message.payload)
+        connections.send(sent, settled, octets_missing)
 
     def _watch_time(self) -> None:
         """Look when the machine's time may be over; it moves on with everything that is heard."""
@@ -175,5 +177,5 @@ class MqttProtocol(asyncio.Protocol):
         self._pump()
         if self._transport is not None and not self._machine.is_closing:
             due = self._machine.get_timer()
-            delay_s = 1.0 if due is None else max(0.1, due - now)
+            delay_s = 1.0 if due is None else min(max(0.1, due - now), WATCH_S)
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._watch_time)

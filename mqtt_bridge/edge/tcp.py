@@ -3,10 +3,12 @@
 Rules: lines end with LF or CR LF, the last one may end with the connection; empty ones are passed over.
 Answers come in the order of the lines, ``200`` after the stream accepted; a line that is too long, and
 whatever cannot be delivered now, ends the connection after a status that says so. A device is not read
-while ``WINDOW`` of its lines wait, or while it does not read its answers.
+while ``WINDOW`` of its lines wait, or while it does not read its answers. A line that was begun must end
+within ``UNFINISHED_S_MAX``.
 """
 
 import asyncio
+import re
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -16,39 +18,57 @@ from core.domain.reasons import RequestRefusal
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
 from core.services.delivery import Receipt
-from mqtt_bridge.connections import DeviceConnections
+from mqtt_bridge.connections import UNFINISHED_S_MAX, DeviceConnections
 
 SOURCE_PROTOCOL = "tcp"
 LINE_BYTES_MAX = 65_536
 WINDOW = 64
 IDLE_S_MAX = 1_800.0
 ACCEPTED, INVALID, TOO_LARGE, UNAVAILABLE = b"200", b"400", b"413", b"503"
+_EMPTY_LINES = re.compile(rb"[\r\n]*\n")
 
 
 class Lines:
-    """Cuts octets into lines, without I/O."""
+    """Cuts octets into lines, without I/O: each octet is looked at and moved a fixed number of times."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._begin = 0
+        """Of the line under way; what is before it was given out."""
+        self._looked = 0
+        """Up to here it has no end."""
+        self.is_too_long = False
+        """Whether a line passed ``LINE_BYTES_MAX`` without ending; nothing comes after it."""
 
     @property
-    def is_too_long(self) -> bool:
-        """Whether a line passed ``LINE_BYTES_MAX`` without ending."""
-        return len(self._buffer) > LINE_BYTES_MAX and self._buffer.find(b"\n", 0, LINE_BYTES_MAX + 1) < 0
+    def is_begun(self) -> bool:
+        """Whether there are octets of a line that is not given out."""
+        return len(self._buffer) > self._begin
 
     def receive_data(self, data: bytes) -> None:
         """Take octets in."""
+        del self._buffer[: self._begin]
+        self._looked -= self._begin
+        self._begin = 0
         self._buffer += data
 
     def next_line(self, *, is_over: bool = False) -> bytes | None:
         """The next line that is not empty; ``is_over``: what is left is one too."""
+        buffer, begin = self._buffer, self._begin
         while not self.is_too_long:
-            line, separator, rest = self._buffer.partition(b"\n")
-            if not separator and not (is_over and line):
-                return None
-            self._buffer = rest
-            if stripped := bytes(line.rstrip(b"\r")):
-                return stripped
+            end = buffer.find(b"\n", self._looked, begin + LINE_BYTES_MAX + 1)
+            if end < 0:
+                self._looked = len(buffer)
+                self.is_too_long = len(buffer) - begin > LINE_BYTES_MAX
+                if self.is_too_long or not is_over or begin == len(buffer):
+                    return None
+                end = len(buffer)
+            line = bytes(buffer[begin:end]).rstrip(b"\r")
+            empty = _EMPTY_LINES.match(buffer, end)
+            begin = self._begin = self._looked = empty.end() if empty else end
+            del empty  # the buffer cannot change while a match looks at it
+            if line:
+                return line
         return None
 
 
@@ -78,7 +98,9 @@ class TcpProtocol(asyncio.Protocol):
         self._lines = Lines()
         self._answers: deque[_Answer] = deque()
         self._transport: asyncio.Transport | None = None
-        self._idle: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._began: float | None = None
+        """When the line under way was begun; ``None`` between lines, and while the device is not read."""
         self._is_reading = True
         self._is_heard = True
         self._is_over = False
@@ -87,13 +109,13 @@ class TcpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The device connected."""
         self._transport = cast("asyncio.Transport", transport)
-        self._wait_anew()
+        self._watch_time()
 
     def data_received(self, data: bytes) -> None:
         """The device sent something."""
-        self._wait_anew()
         self._lines.receive_data(data)
         self._pump()
+        self._watch_time()
 
     def eof_received(self) -> bool:
         """The device sends no more and waits for its answers."""
@@ -114,16 +136,24 @@ class TcpProtocol(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The device is gone."""
         self._transport = None
-        if self._idle is not None:
-            self._idle.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _wait_anew(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-        if self._transport is not None:
-            self._idle = asyncio.get_running_loop().call_later(IDLE_S_MAX, self._transport.abort)
+    def _watch_time(self) -> None:
+        """Cut off a device that is silent, or that does not come to the end of its line."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is None:
+            return
+        if not (self._is_reading and self._lines.is_begun):
+            self._began = None
+        elif self._began is None:
+            self._began = loop.time()
+        due = loop.time() + IDLE_S_MAX if self._began is None else self._began + UNFINISHED_S_MAX
+        self._timer = loop.call_at(due, self._transport.abort)
 
     def _pump(self) -> None:
         transport = self._transport
@@ -152,6 +182,7 @@ class TcpProtocol(asyncio.Protocol):
         return self._is_heard and not self._is_failed and len(self._answers) < WINDOW
 
     def _take(self, line: bytes) -> None:
+        self._began = None
         answer = _Answer()
         self._answers.append(answer)
         try:

@@ -57,6 +57,7 @@ class Reason(IntEnum):
     RECEIVE_MAXIMUM_EXCEEDED = 0x93
     TOPIC_ALIAS_INVALID = 0x94
     PACKET_TOO_LARGE = 0x95
+    MESSAGE_RATE_TOO_HIGH = 0x96
     QUOTA_EXCEEDED = 0x97
     ADMINISTRATIVE_ACTION = 0x98
     PAYLOAD_FORMAT_INVALID = 0x99
@@ -299,6 +300,13 @@ def checked_topic(topic: str) -> str:
     return topic
 
 
+def decode_release(flags: int, data: bytes) -> int:
+    """PUBREL of 3.1.1 (§3.6); the packet identifier."""
+    if flags != 2 or len(data) != 2:
+        raise Malformed("PUBREL")
+    return int.from_bytes(data, "big")
+
+
 def decode_subscribe(data: bytes, version: int) -> Subscribe:
     """SUBSCRIBE's content (§3.8)."""
     return _filters(data, version, SUBSCRIBE_PROPERTIES, option_octets=1)
@@ -382,6 +390,11 @@ def encode_puback(packet_id: int, reason: Reason = Reason.SUCCESS) -> bytes:
     if reason == Reason.SUCCESS:
         return _PUBACK.pack(PacketType.PUBACK << 4, 2, packet_id)
     return _PUBACK_REASON.pack(PacketType.PUBACK << 4, 3, packet_id, reason)
+
+
+def encode_release(kind: PacketType, packet_id: int) -> bytes:
+    """PUBREC or PUBCOMP of 3.1.1 (§3.5, §3.7)."""
+    return _PUBACK.pack(kind << 4, 2, packet_id)
 
 
 def encode_suback(version: int, kind: PacketType, subscribe: Subscribe, reason: int) -> bytes:

@@ -7,12 +7,18 @@ Rules:
 - PUBACKs go out in the order of the PUBLISHes (§4.6), each after its message was accepted.
 - At most ``window`` messages wait; then no event comes and ``wants_data`` is false, and the keep-alive
   stands still: a client that is not read cannot be heard.
+- CONNECT has a deadline, and so has every packet that was begun; the keep-alive counts whole packets
+  (§3.1.2.10).
 - A client that breaks the protocol is told why (version 5) and cut off; nothing that it sends raises.
 - There is no session state and nothing to subscribe to: what is not offered is said in CONNACK or refused.
+  Version 3.1.1 cannot refuse some of it, and a client that is cut off sends the same again for ever. So it is
+  served as far as it can be: QoS 2 within a connection; of a PUBLISH that is too long the beginning, to be
+  kept aside; a message to be retained, as a message.
 """
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mqtt_bridge.mqtt.codec import (
     VERSION_3,
@@ -26,12 +32,14 @@ from mqtt_bridge.mqtt.codec import (
     decode_connect,
     decode_disconnect,
     decode_publish,
+    decode_release,
     decode_subscribe,
     decode_unsubscribe,
     encode,
     encode_connack,
     encode_disconnect,
     encode_puback,
+    encode_release,
     encode_suback,
 )
 
@@ -43,6 +51,8 @@ CONNECT_S = 10.0
 KEEP_ALIVE_S_MAX = 1_200
 IDLE_S_MAX = 1_800.0
 """A client without keep-alive is cut off after this silence."""
+PACKET_S_MAX = 120.0
+"""How long a client may take for one packet, whatever its keep-alive."""
 SUBSCRIPTION_REFUSED = {VERSION_3: 0x80, VERSION_5: Reason.IMPLEMENTATION_SPECIFIC_ERROR}
 
 
@@ -55,13 +65,32 @@ class Connected:
 
 @dataclass(slots=True)
 class Published:
-    """A message; settle it by ``accepted`` or ``refused``."""
+    """A message; settle it by ``accepted`` or ``kept_aside``.
+
+    ``octets_missing``: how much of its payload was passed over, for it is too long.
+    """
 
     message: Message
     reason: Reason | None = None
+    octets_missing: int = 0
 
 
-Event = Connected | Published
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A request was answered that is no message: PINGREQ, SUBSCRIBE or UNSUBSCRIBE."""
+
+
+SERVED = Served()
+Event = Connected | Published | Served
+
+
+class _Packet(NamedTuple):
+    """Type, flags and content; ``octets_missing``: of the content, behind what is there."""
+
+    kind: int
+    flags: int
+    content: bytes
+    octets_missing: int
 
 
 class MqttConnection:
@@ -80,10 +109,20 @@ class MqttConnection:
         self._packet_bytes_max = packet_bytes_max
         self._received = b""
         self._at = 0
+        self._partial = bytearray()
+        """The beginning of a packet of which ``_wanted`` octets at the least are needed to go on."""
+        self._wanted = 0
+        self._too_long: _Packet | None = None
+        """What is kept of a packet that is too long, of which ``_passed_over`` octets are still to come."""
+        self._passed_over = 0
         self._outgoing = bytearray()
         self._unsettled: deque[Published] = deque()
-        self._heard = now
+        self._unreleased = 0
+        """A bit for each packet identifier of QoS 2 that waits for its PUBREL (§4.3.3)."""
+        self._heard = self._now = now
+        """When the last packet was whole, or the one under way was begun, or the client was read again."""
         self._patience_s = CONNECT_S
+        self._packet_s = PACKET_S_MAX
         self._connect: Connect | None = None
         self._is_answered = False
         self._will: Message | None = None
@@ -107,11 +146,22 @@ class MqttConnection:
         return self._connect.version if self._connect else 0
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """Take in what the client sent."""
-        self._heard = now
-        if not self.is_closing:
-            self._received = self._received[self._at :] + data
-            self._at = 0
+        """Take in what the client sent; however it is cut, an octet is moved a fixed number of times."""
+        if self.is_closing:
+            return
+        self._now = now
+        if self._passed_over:
+            passed_over = data[: self._passed_over]
+            self._passed_over -= len(passed_over)
+            data = data[len(passed_over) :]
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._wanted:
+                return
+            data = bytes(self._partial)
+            self._partial.clear()
+        self._received = self._received[self._at :] + data
+        self._at = 0
 
     def next_event(self) -> Event | None:
         """The next thing the client wants; ``None`` until more comes, or until the window opens."""
@@ -120,7 +170,7 @@ class MqttConnection:
                 packet = self._next_packet()
                 if packet is None:
                     return None
-                event = self._on_packet(*packet)
+                event = self._on_packet(packet)
             except Malformed as error:
                 self.close(error.reason)
                 return None
@@ -131,13 +181,6 @@ class MqttConnection:
     def accepted(self, published: Published, now: float) -> None:
         """The message is stored: acknowledge it when its turn comes."""
         self._settle(published, Reason.SUCCESS, now)
-
-    def refused(self, published: Published, reason: Reason, now: float) -> None:
-        """The message can never be stored. Version 5 is told so; 3.1.1 has no word for it: cut off."""
-        if self.version == VERSION_5:
-            self._settle(published, reason, now)
-        else:
-            self.close(reason)
 
     def kept_aside(self, published: Published, reason: Reason, now: float) -> None:
         """It is stored, but elsewhere: version 5 is told so, 3.1.1 is acknowledged, or would ask for ever."""
@@ -153,6 +196,8 @@ class MqttConnection:
             self._outgoing += encode_disconnect(reason)
         self.is_closing, self.closed_because = True, reason
         self._received, self._at = b"", 0
+        self._partial.clear()
+        self._too_long, self._passed_over = None, 0
 
     def connection_lost(self) -> Message | None:
         """The connection is gone: the will that the client left for this case (§3.1.2.5)."""
@@ -169,22 +214,33 @@ class MqttConnection:
 
     def get_timer(self) -> float | None:
         """When ``handle_timer`` is due; ``None`` while we are the ones who do not read."""
-        return self._heard + self._patience_s if self.wants_data else None
+        if not self.wants_data:
+            return None
+        is_begun = self._is_answered and (self._partial or self._passed_over)
+        return self._heard + (self._packet_s if is_begun else self._patience_s)
 
     def handle_timer(self, now: float) -> None:
-        """Cut off a client of whom nothing was heard for too long."""
+        """Cut off a client of whom no packet was heard for too long."""
         due = self.get_timer()
         if due is not None and due <= now:
             self.close(Reason.KEEP_ALIVE_TIMEOUT)
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _next_packet(self) -> tuple[int, int, bytes] | None:
-        """Type, flags and content of the next whole packet."""
+    def _next_packet(self) -> "_Packet | None":
+        """The next whole packet."""
+        if self._too_long is not None:
+            if self._passed_over:
+                return None
+            packet, self._too_long = self._too_long, None
+            self._hear()
+            return packet
         received, begin = self._received, self._at
         length, shift, at = 0, 0, begin + 1
         while True:
             if at >= len(received):
+                if begin < len(received):
+                    self._wait_for(at + 1 - begin)
                 return None
             octet = received[at]
             length |= (octet & 0x7F) << shift
@@ -194,20 +250,49 @@ class MqttConnection:
             if shift == 28:
                 raise Malformed("a remaining length of more than four octets")
         end = at + length
-        if end - begin > self._packet_bytes_max:
+        kept_end = min(end, begin + self._packet_bytes_max)
+        kind, flags = received[begin] >> 4, received[begin] & 15
+        if kept_end < end and not (kind == PacketType.PUBLISH and self.version == VERSION_3):
             raise Malformed(f"a packet of {end - begin} octets", Reason.PACKET_TOO_LARGE)
-        if end > len(received):
+        if kept_end > len(received):
+            self._wait_for(kept_end - begin)
             return None
-        self._at = end
-        return received[begin] >> 4, received[begin] & 15, received[at:end]
+        packet = _Packet(kind, flags, received[at:kept_end], end - kept_end)
+        self._at = min(end, len(received))
+        if packet.octets_missing:
+            self._begin_to_hear()
+            self._too_long, self._passed_over = packet, end - self._at
+            self._packet_s = PACKET_S_MAX * (end - begin) / self._packet_bytes_max
+            return self._next_packet()
+        self._hear()
+        return packet
 
-    def _on_packet(self, kind: int, flags: int, content: bytes) -> Event | None:
+    def _wait_for(self, wanted: int) -> None:
+        """Go on when so many octets of the packet under way are there."""
+        self._begin_to_hear()
+        self._partial += self._received[self._at :]
+        self._received, self._at = b"", 0
+        self._wanted, self._packet_s = wanted, PACKET_S_MAX
+
+    def _begin_to_hear(self) -> None:
+        if self._is_answered and not self._wanted:
+            self._heard = self._now
+
+    def _hear(self) -> None:
+        self._wanted = 0
+        if self._is_answered:
+            self._heard = self._now
+
+    def _on_packet(self, packet: "_Packet") -> Event | None:
+        kind, flags, content, octets_missing = packet
         if self._connect is None:
             if kind != PacketType.CONNECT or flags:
                 raise Malformed("not CONNECT first", Reason.PROTOCOL_ERROR)
             return self._on_connect(decode_connect(content))
         if kind == PacketType.PUBLISH:
-            return self._on_publish(decode_publish(flags, content, self.version))
+            return self._on_publish(decode_publish(flags, content, self.version), octets_missing)
+        if kind == PacketType.PUBREL and self.version == VERSION_3:
+            return self._on_release(decode_release(flags, content))
         if flags != (2 if kind in (PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE) else 0):
             raise Malformed("fixed header flags")
         match kind:
@@ -226,7 +311,7 @@ class MqttConnection:
                 self.is_closing = True
             case _:
                 raise Malformed(f"packet type {kind}", Reason.PROTOCOL_ERROR)
-        return None
+        return SERVED
 
     def _on_connect(self, connect: Connect) -> Event:
         self._connect = connect
@@ -235,13 +320,14 @@ class MqttConnection:
             raise Malformed("CONNECT refused", Reason.BAD_AUTHENTICATION_METHOD)
         if not connect.client_id and connect.version == VERSION_3 and not connect.is_clean:
             raise Malformed("CONNECT refused", Reason.CLIENT_IDENTIFIER_NOT_VALID)
-        if connect.will is not None and connect.will.qos > 1:
+        if connect.will is not None and connect.will.qos > 1 and connect.version == VERSION_5:
             raise Malformed("CONNECT refused", Reason.QOS_NOT_SUPPORTED)
         if connect.will is not None and connect.will.is_retain and connect.version == VERSION_5:
             raise Malformed("CONNECT refused", Reason.RETAIN_NOT_SUPPORTED)
         keep_alive_s = self._answer_connect(connect, client_id)
         self._patience_s = keep_alive_s * 1.5 if keep_alive_s else IDLE_S_MAX
         self._will, self._is_answered = connect.will, True
+        self._heard = self._now
         return Connected(client_id)
 
     def _answer_connect(self, connect: Connect, client_id: str) -> int:
@@ -264,21 +350,41 @@ class MqttConnection:
         self._outgoing += encode_connack(connect.version, Reason.SUCCESS, properties)
         return keep_alive_s
 
-    def _on_publish(self, message: Message) -> Published:
-        if message.qos > 1:
+    def _on_publish(self, message: Message, octets_missing: int) -> Published | None:
+        if self.version == VERSION_5 and message.qos > 1:
             raise Malformed("QoS 2", Reason.QOS_NOT_SUPPORTED)
-        if message.is_retain and self.version == VERSION_5:
+        if self.version == VERSION_5 and message.is_retain:
             raise Malformed("retain", Reason.RETAIN_NOT_SUPPORTED)
-        published = Published(message)
+        if message.qos > 1:
+            identifier = 1 << message.packet_id
+            if self._unreleased & identifier:
+                self._on_repeated(message.packet_id)
+                return None
+            self._unreleased |= identifier
+        published = Published(message, octets_missing=octets_missing)
         self._unsettled.append(published)
         return published
 
+    def _on_repeated(self, packet_id: int) -> None:
+        """A PUBLISH of QoS 2 once more: PUBREC once more, if the first one was stored."""
+        if all(each.message.qos < 2 or each.message.packet_id != packet_id for each in self._unsettled):
+            self._outgoing += encode_release(PacketType.PUBREC, packet_id)
+
+    def _on_release(self, packet_id: int) -> Event | None:
+        identifier = 1 << packet_id
+        was_waiting = self._unreleased & identifier
+        self._unreleased &= ~identifier
+        self._outgoing += encode_release(PacketType.PUBCOMP, packet_id)
+        return None if was_waiting else SERVED
+
     def _settle(self, published: Published, reason: Reason, now: float) -> None:
         if not self.wants_data:
-            self._heard = now  # it could not be heard until now
+            self._heard = self._now = now  # it could not be heard until now
         published.reason = reason
         unsettled = self._unsettled
         while unsettled and (settled := unsettled[0].reason) is not None:
             message = unsettled.popleft().message
-            if message.qos and not self.is_closing:
+            if message.qos == 1 and not self.is_closing:
                 self._outgoing += encode_puback(message.packet_id, settled)
+            elif message.qos and not self.is_closing:
+                self._outgoing += encode_release(PacketType.PUBREC, message.packet_id)

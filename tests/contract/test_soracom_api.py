@@ -209,7 +209,7 @@ async def details(world: ApiWorld, one: Tenant, ids: dict[str, str]) -> dict[str
         **{name: tag for name in ("putSimTags", "deleteSimTag", "putGroupTags", "deleteGroupTag")},
         "createGroup": {"body": {"tags": {"name": "x"}}},
         "putVirtualPrivateGatewayIpAddressMapEntry": {"body": {"key": ids["key"], "ipAddress": "10.127.0.7"}},
-        "putConfigurationParameters": {"body": [{"key": "useCustomDns", "value": True}]},
+        "putConfigurationParameters": {"body": [{"key": "userdata", "value": "x"}]},
         "sandboxInsertAirStats": {"body": {"unixtime": now - 600, "dataTrafficStatsMap": traffic}},
         "getAirStatsOfSim": span,
         "getAirStats": span,

@@ -1,8 +1,9 @@
 """Devices by others, from inside a tunnel that an SGSN by others made.
 
 mosquitto_pub in both versions, mqtt.js, curl, bash for TCP, a UDP socket: each gets its answer after the
-stream accepted. The ledger stands alone: a capture outside the gateway against the meter and the bill, what
-the devices were told against what Amazon's client reads back from the stream.
+stream accepted; so do an empty message, one to be retained, one of QoS 2 in 3.1.1, and a body that curl holds
+back until it is told to go on. The ledger stands alone: a capture outside the gateway against the meter and
+the bill, what the devices were told against what Amazon's client reads back from the stream.
 """
 
 import asyncio
@@ -51,9 +52,14 @@ async def publish(version: str, topic: str, lines: list[str]) -> None:
     )  # fmt: skip
 
 
-async def post(text: str) -> str:
+async def publish_one(version: str, topic: str, *what: str, qos: int) -> None:
+    """One message; mosquitto_pub ends well when its handshake is whole."""
+    await run("mosquitto_pub", "-V", version, "-h", MQTT, "-q", str(qos), "-t", topic, *what)
+
+
+async def post(text: str, *options: str) -> str:
     url = f"http://{MESSAGES}/"
-    return await run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-d", text, url)
+    return await run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-d", text, *options, url)
 
 
 async def metadata(path: str) -> str:
@@ -88,6 +94,10 @@ async def talk(customer: Customer, sim_id: str, imsi: str, *, has_node: bool) ->
     await publish("mqttv311", "meters/1", lines[: LINES // 2])
     await publish("mqttv5", "meters/1", lines[LINES // 2 :])
     assert await post("by http") == "204"
+    assert await post("asked first", "-H", "Expect: 100-continue", "--expect100-timeout", "25") == "204"
+    await publish_one("mqttv311", "meters/1", "-r", "-n", qos=1)
+    await publish_one("mqttv5", "meters/1", "-n", qos=1)
+    await publish_one("mqttv311", "meters/1", "-m", "once", qos=2)
     script = f"exec 3<>/dev/tcp/{MESSAGES}/23080; printf 'by tcp\\r\\nonce more\\n' >&3; head -n 2 <&3"
     assert (await run("bash", "-c", script)).split() == ["200", "200"]
     assert await asyncio.to_thread(udp, "by udp") == b"200"
@@ -98,7 +108,8 @@ async def talk(customer: Customer, sim_id: str, imsi: str, *, has_node: bool) ->
     await customer.call("POST", f"/sims/{sim_id}/set_group", {"groupId": group["groupId"]})
     assert await metadata("/v1/subscriber.imsi") == imsi
     assert await metadata("/v1/subscriber.nothing") == "Specified key does not exist."
-    return [*by_mqtt_js, *lines, "by http", "by tcp", "once more", "by udp"]
+    by_names = ["by http", "asked first", "", "", "once", "by tcp", "once more", "by udp"]
+    return [*by_mqtt_js, *lines, *by_names]
 
 
 async def attach_and_talk(lab: Lab, folder: Path, server: str) -> None:

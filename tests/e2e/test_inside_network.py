@@ -4,11 +4,14 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
+from core.adapters.inside import late, namespace
 from core.adapters.inside.make import MTU_BYTES
 from core.adapters.inside.namespace import NamespaceNetwork
 from core.errors import ConfigurationError
@@ -99,6 +102,69 @@ def test_the_same_as_an_ordinary_user(tmp_path: Path) -> None:
         timeout=90,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+SLOW = """#!/bin/sh
+echo $$ >> {folder}/started
+if [ ! -e {folder}/may ]; then exec sleep 600; fi
+exec {python} "$@"
+"""
+
+
+def children(folder: Path) -> list[int]:
+    started = folder / "started"
+    return list(map(int, started.read_text().split())) if started.exists() else []
+
+
+def is_alive(process_id: int) -> bool:
+    return Path(f"/proc/{process_id}").exists()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - what is waited for is no event of ours
+            await asyncio.sleep(0.05)
+
+
+async def test_a_child_that_hangs_is_ended_and_another_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "python"
+    slow.write_text(SLOW.format(folder=tmp_path, python=sys.executable))
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    monkeypatch.setattr(namespace, "READY_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(late, "START_S", 1.0)
+    monkeypatch.setattr(late, "RETRY_FIRST_S", 0.1)
+    network = late.LateNetwork(
+        partial(NamespaceNetwork.open, local=PLATFORM, remote=[DEVICES], listeners=[(ENTRY, 80)])
+    )
+    gone, told = asyncio.Event(), list[str]()
+    await network.wait(insist=False)
+    assert network.why_not == late.BEING_MADE
+    await network.serve(ENTRY, 80, lambda: Echo(gone))
+    running = asyncio.create_task(network.run(told.append))
+    await until(lambda: bool(told))
+    assert "it did not answer within 3 s" in told[0]
+    monkeypatch.setattr(namespace, "READY_TIMEOUT_S", 100.0)
+    (tmp_path / "may").touch()
+    await asyncio.wait_for(running, 120)
+    assert told[-1] == "devices are served by TCP, HTTP and MQTT too"
+    assert network.send(b"\x45" + bytes(39))
+    await network.aclose()
+    assert len(children(tmp_path)) > 1
+    assert not any(map(is_alive, children(tmp_path)))
+
+
+async def test_who_ends_meanwhile_ends_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "python"
+    slow.write_text(SLOW.format(folder=tmp_path, python=sys.executable))
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    network = late.LateNetwork(partial(NamespaceNetwork.open, local=PLATFORM, remote=[DEVICES]))
+    await until(lambda: bool(children(tmp_path)))
+    await network.aclose()
+    await until(lambda: not any(map(is_alive, children(tmp_path))))
 
 
 async def test_what_cannot_be_made_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

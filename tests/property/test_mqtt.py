@@ -9,17 +9,17 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from mqtt_bridge.mqtt.codec import Property, Reader, encode_properties, encode_variable
-from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published
+from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published, Served
 from tests.unit.test_mqtt_connection import V3, V5, connect, publish
 
 pieces = st.lists(
     st.one_of(
         st.binary(max_size=40),
-        st.sampled_from([b"\xc0\0", b"\xe0\0", connect(V3), connect(V5)]),
+        st.sampled_from([b"\xc0\0", b"\xe0\0", connect(V3), connect(V5), b"\x62\2\0\1"]),
         st.builds(
             publish,
             st.integers(1, 65_535),
-            st.binary(max_size=20),
+            st.binary(max_size=20) | st.just(b"long" * 30),
             qos=st.integers(0, 2),
             version=st.sampled_from([V3, V5]),
         ),
@@ -29,7 +29,7 @@ pieces = st.lists(
 
 
 def run(data: bytes, cuts: list[int]) -> tuple[list[object], bytes, bool]:
-    machine = MqttConnection(now=0, assigned_client_id="assigned", window=4)
+    machine = MqttConnection(now=0, assigned_client_id="assigned", window=4, packet_bytes_max=100)
     seen: list[object] = []
     sent = b""
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
@@ -37,10 +37,10 @@ def run(data: bytes, cuts: list[int]) -> tuple[list[object], bytes, bool]:
         machine.receive_data(data[start:end], 0)
         while (event := machine.next_event()) is not None:
             if isinstance(event, Published):
-                seen.append(event.message)
+                seen.append((event.message, event.octets_missing))
                 machine.accepted(event, 0)
             else:
-                assert isinstance(event, Connected)
+                assert isinstance(event, Connected | Served)
                 seen.append(event)
         sent += machine.data_to_send()
     return seen, sent, machine.is_closing

@@ -50,7 +50,7 @@ WITH_BODY: dict[str, Any] = {
     "registerSim": {"registrationSecret": "none", "groupId": "g", "tags": {"name": "x"}},
     "setSimGroup": {"groupId": "g"},
     "putVirtualPrivateGatewayIpAddressMapEntry": {"key": "001010000000001", "ipAddress": "10.127.0.9"},
-    "createGroup": {"tags": {"name": "x"}, "configuration": {"SoracomAir": {"useCustomDns": True}}},
+    "createGroup": {"tags": {"name": "x"}, "configuration": {"SoracomAir": {"userdata": "x"}}},
     "sandboxInitializeOperator": {
         "email": "new@example.com", "password": PASSWORD, "authKeyId": "keyId-x", "authKey": "secret-x",
     },

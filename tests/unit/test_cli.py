@@ -53,11 +53,11 @@ async def test_a_sims_life(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) 
     assert (await airloom(*sims, "set-group", *this, "--group-id", group_id)).json["groupId"] == group_id
     listed = (await airloom("groups", "list-subscribers", "--group-id", group_id)).json
     assert [sim["simId"] for sim in listed] == [sim_id]
-    parameter = '[{"key": "useCustomDns", "value": true}]'
+    parameter = '[{"key": "userdata", "value": "pumps"}]'
     configured = await airloom(
         "groups", "put-config", "--group-id", group_id, "--namespace", "SoracomAir", "--body", parameter
     )
-    assert configured.json["configuration"]["SoracomAir"] == {"useCustomDns": True}
+    assert configured.json["configuration"]["SoracomAir"] == {"userdata": "pumps"}
     assert (await airloom("groups", "put-tags", "--group-id", group_id, "--tag", "a=b")).code == 0
     assert (await airloom("groups", "get", "--group-id", group_id)).json["tags"]["a"] == "b"
     assert [group["groupId"] for group in (await airloom("groups", "list")).json] == [group_id]

@@ -5,6 +5,7 @@ The inside network is the loopback's here: what a connection comes from is 127.0
 
 import asyncio
 import base64
+import gzip
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,7 +17,6 @@ import aiohttp
 import aiomqtt
 import pytest
 
-import mqtt_bridge.connections
 from core.adapters.clock import SystemClock
 from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
@@ -27,12 +27,13 @@ from core.ports.inside import ConnectionFactory
 from core.ports.stream import PutResult
 from core.services.delivery import Delivery
 from loadtest.virtual import SeededEntropy
-from mqtt_bridge.connections import ConnectionCount, DeviceConnections
+from mqtt_bridge.budget import AnswerBudget
+from mqtt_bridge.connections import GIVE_WAY_S, ConnectionCount, DeviceConnections
 from mqtt_bridge.edge.http import BODY_BYTES_MAX, HttpEntryPoint, Metadata, MetadataService
 from mqtt_bridge.edge.mqtt import MqttEntryPoint
 from mqtt_bridge.edge.tcp import LINE_BYTES_MAX, Lines, TcpEntryPoint
 from mqtt_bridge.edge.tcp import WINDOW as TCP_WINDOW
-from mqtt_bridge.mqtt.connection import WINDOW
+from mqtt_bridge.mqtt.connection import PACKET_BYTES_MAX, WINDOW
 from tests.unit.test_device_edge import session
 from tests.unit.test_mqtt_connection import connect, publish
 
@@ -54,6 +55,15 @@ class StallingStream(MemoryStream):
         if self.poison and any(self.poison in record.data for record in records):
             return [PutResult(error="ValidationException", is_poison=True)] * len(records)
         return await super().put(records)
+
+
+class SteppedClock(SystemClock):
+    """The system's, set forward as a test likes."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
 
 
 class LoopbackNetwork:
@@ -88,8 +98,9 @@ MQTT, TCP, HTTP, METADATA = 1883, 23_080, 80, 81
 class Edge:
     """Every entry point, one session, one stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, burst: int = 100, per_s: float = 50) -> None:
         clock, entropy = SystemClock(), SeededEntropy(random.Random(1))
+        self.clock = SteppedClock()
         self.disk = MemoryDisk()
         self.stream = StallingStream(self.disk, clock)
         self.objects = MemoryObjectStore()
@@ -106,7 +117,9 @@ class Edge:
             session_of=lambda _: self.holder,
             inject=self._inject,
             delivery=self.delivery,
-            clock=clock,
+            clock=self.clock,
+            budget=AnswerBudget(per_s=per_s, burst=burst),
+            per_sim_max=4,
         )
         self.mqtt = MqttEntryPoint(
             url="mqtt://edge", connections=self.connections, clock=clock, entropy=entropy
@@ -148,8 +161,8 @@ class Edge:
 
 
 @asynccontextmanager
-async def edge() -> AsyncIterator[Edge]:
-    made = Edge()
+async def edge(*, burst: int = 100, per_s: float = 50) -> AsyncIterator[Edge]:
+    made = Edge(burst=burst, per_s=per_s)
     tcp = TcpEntryPoint(url="tcp://edge", connections=made.connections)
     for port, entry in ((MQTT, made.mqtt), (TCP, tcp), (HTTP, made.http), (METADATA, made.service)):
         await made.connections.serve(HERE, port, entry)
@@ -202,7 +215,7 @@ async def test_no_puback_before_the_stream_has_it_and_no_reading_past_the_window
 
 
 async def test_a_client_that_never_reads_is_not_read_either() -> None:
-    async with edge() as made:
+    async with edge(burst=100_000_000) as made:
         reader, writer = await made.open(MQTT)
         transport = writer.transport
         writer.write(connect(keep_alive=0) + b"\xc0\0" * 10)
@@ -264,12 +277,11 @@ async def test_a_session_that_ends_takes_its_connections_with_it() -> None:
         assert made.connections.counts[ConnectionCount.NO_SESSION] == 1
 
 
-async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt_bridge.connections, "SESSION_CONNECTIONS_MAX", 2)
+async def test_connections_are_bounded() -> None:
     async with edge() as made:
-        pairs = [await made.open(TCP) for _ in range(3)]
+        pairs = [await made.open(TCP) for _ in range(5)]
         await until(lambda: made.connections.counts[ConnectionCount.TOO_MANY] == 1)
-        assert made.connections.open == 2
+        assert made.connections.open == 4
         for _, writer in pairs:
             writer.close()
         await until(lambda: made.connections.open == 0)
@@ -335,10 +347,229 @@ def test_lines_of_any_pieces() -> None:
     assert found == [b"a", b"bc", None, b"d"]
 
 
+class Moved(bytearray):
+    """A buffer that counts the octets that are moved or looked through."""
+
+    octets = 0
+
+    def __iadd__(self, data: Any) -> Any:  # type: ignore[misc]  # __add__ is not used
+        Moved.octets += len(data)
+        return super().__iadd__(data)
+
+    def __getitem__(self, at: Any) -> Any:
+        part = super().__getitem__(at)
+        Moved.octets += len(part) if isinstance(at, slice) else 1
+        return part
+
+    def find(self, sought: Any, *range_: int) -> int:  # type: ignore[override]  # where it ends is ours to count
+        at = super().find(sought, *range_)
+        begin, end = (*range_, len(self), len(self))[:2]
+        Moved.octets += max((min(end, len(self)) if at < 0 else at) - begin, 0)
+        return at
+
+    def partition(self, separator: Any) -> Any:
+        parts = super().partition(separator)
+        Moved.octets += sum(map(len, parts))
+        return tuple(map(Moved, parts))
+
+
+@pytest.mark.parametrize("unit", [b"\n", b"\r\n", b"\r", b"a\n", b"a\n\n\n", b"a" * 50_000 + b"\n"])
+@pytest.mark.parametrize("piece", [1, 1_000, 256_000])
+def test_lines_are_cut_with_work_in_proportion(
+    unit: bytes, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mqtt_bridge.edge.tcp.bytearray", Moved, raising=False)
+    data = unit * (50_000 // len(unit) + 1)
+    Moved.octets = 0
+    lines = Lines()
+    for at in range(0, len(data), piece):
+        lines.receive_data(data[at : at + piece])
+        while lines.next_line() is not None:
+            pass
+    assert Moved.octets <= 6 * len(data)
+
+
+@pytest.mark.parametrize("burst", [b"\n" * 256_000, b"\r\n" * 128_000])
+async def test_empty_lines_are_passed_over(burst: bytes) -> None:
+    async with edge() as made:
+        reader, writer = await made.open(TCP)
+        writer.write(burst + b"one\n" + burst + b"two\n")
+        assert await reader.readexactly(10) == b"200\r\n" * 2
+        assert made.payloads() == [b"one", b"two"]
+
+
+async def test_a_line_that_never_ends_costs_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mqtt_bridge.edge.tcp.UNFINISHED_S_MAX", 0.3)
+    async with edge() as made:
+        slow, writer = await made.open(TCP)
+        patient, patient_writer = await made.open(TCP)
+        patient_writer.write(b"one\n")
+        assert await patient.readexactly(5) == b"200\r\n"
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(5):
+                while not slow.at_eof():
+                    writer.write(b"x")
+                    await asyncio.sleep(0.05)
+            raise ConnectionError
+        patient_writer.write(b"two\n")
+        assert await patient.readexactly(5) == b"200\r\n", "silence between lines is none of it"
+
+
+@pytest.mark.parametrize(
+    "begun", [b"POST / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nbegun", b""]
+)
+async def test_a_request_that_never_ends_costs_its_connection(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mqtt_bridge.edge.http.UNFINISHED_S_MAX", 0.3)
+    async with edge() as made:
+        reader, writer = await made.open(HTTP)
+        writer.write(begun)
+        try:
+            answer = await asyncio.wait_for(reader.read(), 15)
+        except ConnectionError:
+            answer = b""
+        assert answer.startswith(b"HTTP/1.1 408") if begun.endswith(b"begun") else answer == b""
+        await until(lambda: made.connections.open == 0)
+        assert made.payloads() == []
+
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: unified.soracom.io\r\nExpect: 100-continue\r\n"
+
+
+@pytest.mark.parametrize(("head", "body"), [
+    (b"Content-Length: 12\r\n", b"hello-expect"),
+    (b"Transfer-Encoding: chunked\r\n", b"c\r\nhello-expect\r\n0\r\n\r\n"),
+])  # fmt: skip
+async def test_a_device_that_asks_first_is_told_to_go_on(head: bytes, body: bytes) -> None:
+    async with edge() as made:
+        reader, writer = await made.open(HTTP)
+        writer.write(REQUEST + head + b"\r\n")
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert made.payloads() == []
+        writer.write(body)
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 204 ")
+        assert made.payloads() == [b"hello-expect"]
+
+
+@pytest.mark.parametrize(("head", "status"), [
+    (REQUEST + b"Content-Length: 131073\r\n", b"413"),
+    (REQUEST.replace(b"/ ", b"/x ") + b"Content-Length: 1\r\n", b"404"),
+    (REQUEST.replace(b"POST", b"PATCH") + b"Content-Length: 1\r\n", b"405"),
+    (REQUEST.replace(b"100-continue", b"200-maybe") + b"Content-Length: 1\r\n", b"417"),
+    (REQUEST + b"Content-Length: 1\r\nContent-Encoding: compress\r\n", b"415"),
+])  # fmt: skip
+async def test_what_the_head_already_says_is_answered_without_the_body(head: bytes, status: bytes) -> None:
+    async with edge() as made:
+        reader, writer = await made.open(HTTP)
+        writer.write(head + b"\r\n")
+        assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] == status
+
+
+@pytest.mark.parametrize(("extra", "body", "status", "stored"), [
+    (b"Content-Encoding: gzip\r\n", gzip.compress(b"21.5"), 204, [b"21.5"]),
+    (b"Content-Encoding: gzip\r\n", b"not gzip at all", 400, []),
+    (b"Content-Encoding: gzip\r\n", gzip.compress(bytes(10_000_000)), 413, []),
+    (b"Upgrade: websocket\r\nConnection: Upgrade\r\n", b"21.5", 204, [b"21.5"]),
+    (b"Upgrade: h2c\r\nConnection: Upgrade\r\nHTTP2-Settings: x\r\n", b"21.5", 204, [b"21.5"]),
+    (b"TE: trailers\r\nRange: bytes=0-1\r\nIf-None-Match: *\r\n", b"21.5", 204, [b"21.5"]),
+    (b"Connection: close\r\n", b"21.5", 204, [b"21.5"]),
+])  # fmt: skip
+async def test_rare_headers(extra: bytes, body: bytes, status: int, stored: list[bytes]) -> None:
+    async with edge() as made:
+        reader, writer = await made.open(HTTP)
+        length = b"Content-Length: %d\r\n" % len(body)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n" + extra + length + b"\r\n" + body)
+        assert int((await asyncio.wait_for(reader.readline(), 5)).split()[1]) == status
+        assert made.payloads() == stored
+
+
+async def test_requests_that_are_none_leave_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with edge() as made:
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/9\r\nHost: x\r\n\r\n", b"\0\1\2\r\n\r\n"):
+            reader, writer = await made.open(HTTP)
+            writer.write(nonsense)
+            assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] in (b"400", b"405")
+    assert caplog.records == []
+
+
+async def test_a_sim_has_a_budget_for_what_is_no_message() -> None:
+    async with edge(burst=3, per_s=0.001) as made, aiohttp.ClientSession() as client:
+        statuses = []
+        for _ in range(5):
+            async with client.get(made.url(METADATA, "/v1/subscriber.imsi")) as answer:
+                statuses.append(answer.status)
+        assert statuses == [200, 200, 200, 429, 429]
+        reader, writer = await made.open(MQTT)
+        writer.write(connect(5) + b"\xc0\0" * 1_000)
+        assert (await reader.read()).endswith(b"\xe0\x01\x96"), "message rate too high"
+        for number in range(10):
+            async with client.post(made.url(HTTP), data=b"%d" % number) as answer:
+                assert answer.status == 204, "messages are not counted"
+        refusal = bytearray(40)
+        refusal[0], refusal[9], refusal[33] = 0x45, 6, 0x14
+        refusal[16:20] = HERE.packed
+        made.network.deliver(bytes(refusal))
+        assert made.injected == []
+        assert made.connections.counts[ConnectionCount.OVER_BUDGET] >= 4
+
+
+async def test_connections_that_nobody_ends_give_way() -> None:
+    async with edge() as made:
+        dead = [await made.open(TCP) for _ in range(4)]
+        made.clock.ahead_s += GIVE_WAY_S / 2
+        alive, alive_writer = dead.pop(0)
+        alive_writer.write(b"one\n")
+        assert await alive.readexactly(5) == b"200\r\n"
+        made.clock.ahead_s += GIVE_WAY_S / 2
+        for number in range(3):
+            reader, writer = await made.open(TCP)
+            writer.write(b"%d\n" % number)
+            assert await asyncio.wait_for(reader.readexactly(5), 5) == b"200\r\n"
+        assert made.connections.counts[ConnectionCount.GAVE_WAY] == 3
+        for reader, _ in dead:
+            with pytest.raises(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+                raise ConnectionError
+        alive_writer.write(b"two\n")
+        assert await alive.readexactly(5) == b"200\r\n"
+        assert made.connections.open == 4
+    assert made.connections._heard == {}
+
+
+async def test_version_3_is_served_where_it_has_no_word_for_a_refusal() -> None:
+    """QoS 2, a payload of no octets, one that is too long, one to be retained: each once, and the next."""
+    too_long = b"x" * (PACKET_BYTES_MAX + 50_000)
+    async with edge() as made:
+        reader, writer = await made.open(MQTT)
+        writer.write(
+            connect()
+            + publish(qos=0, payload=b"", flags=1)
+            + publish(7, b"")
+            + publish(8, b"two", qos=2)
+            + publish(8, b"two", qos=2, flags=8)
+            + b"\x62\2\0\x08"
+            + publish(9, too_long)
+            + publish(10, b"on", flags=1)
+        )
+        assert await reader.readexactly(4) == b"\x20\2\0\0"
+        told = await asyncio.wait_for(reader.readexactly(5 * 4), 10)
+        told = b"".join(sorted(told[at : at + 4] for at in range(0, len(told), 4)))
+        assert told == b"\x40\2\0\7" + b"\x40\2\0\x09" + b"\x40\2\0\x0a" + b"\x50\2\0\x08" + b"\x70\2\0\x08"
+        assert made.payloads() == [b"", b"", b"two", b"on"]
+        ((name, kept),) = made.objects._objects.items()
+        letter = json.loads(kept)
+        beginning = base64.b64decode(letter["payloads"])
+        assert name == f"dead-letters/{letter['recordId']}"
+        assert beginning == b"x" * len(beginning)
+        assert len(beginning) + letter["octetsMissing"] == len(too_long)
+        assert letter["destination"]["resourceUrl"] == "mqtt://edge/meters/1"
+
+
 @pytest.mark.parametrize(("method", "path", "body", "status"), [
     ("POST", "/", b"21.5", 204),
     ("PUT", "/", b"21.5", 204),
-    ("POST", "/", b"", 400),
+    ("POST", "/", b"", 204),
     ("POST", "/", b"x" * (BODY_BYTES_MAX + 1), 413),
     ("GET", "/", None, 405),
     ("POST", "/elsewhere", b"x", 404),
@@ -347,7 +578,7 @@ async def test_http(method: str, path: str, body: bytes | None, status: int) -> 
     async with edge() as made, aiohttp.ClientSession() as client:
         async with client.request(method, made.url(HTTP, path), data=body) as answer:
             assert answer.status == status
-        assert made.payloads() == ([b"21.5"] if status == 204 else [])
+        assert made.payloads() == ([body] if status == 204 else [])
 
 
 async def test_http_is_answered_after_the_stream_and_never_when_it_gives_up() -> None:

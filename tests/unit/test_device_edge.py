@@ -14,13 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk
 from core.domain.session import Access, Session
 from core.domain.values import replace
-from core.services.delivery import ContentType, Delivery, Receipt
+from core.services.delivery import Delivery, Receipt
 from loadtest.peers.device import SimulatedDevice
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 from mqtt_bridge import inner
+from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.edge.udp import FUNNEL, UdpEntryPoint
 from mqtt_bridge.inner import EchoRequest, Fault, UdpDatagram, build_udp, checksum, parse
 from mqtt_bridge.service import SERVED, DeviceEdge, EdgeCount
@@ -53,7 +55,6 @@ class World:
         *,
         devices: int = 1,
         make_edge: Callable[..., DeviceEdge] = DeviceEdge,
-        content_type: ContentType = ContentType.BINARY,
         **bounds: int,
     ) -> None:
         self.clock = VirtualClock()
@@ -61,9 +62,9 @@ class World:
         self.stream = FaultyStream(self.disk, self.clock)
         self.delivery = Delivery(
             stream=self.stream,
+            dead_letters=MemoryObjectStore(),
             clock=self.clock,
             entropy=SeededEntropy(random.Random(1)),
-            content_type_of=lambda _: content_type,
             deadline_s=1e6,
         )
         self.sessions = {session(n).session_id: session(n) for n in range(1, devices + 1)}
@@ -74,6 +75,7 @@ class World:
             session_of=self.sessions.get,
             inject=self._inject,
             clock=self.clock,
+            budget=AnswerBudget(),
             entry_points=(FUNNEL, UNIFIED),
             **bounds,
         )
@@ -278,12 +280,12 @@ def test_session_that_was_only_modified_is_the_same() -> None:
 
 def test_refusals_are_answered_and_stored_nowhere() -> None:
     async def main() -> None:
-        async with World(content_type=ContentType.JSON).running() as world:
-            assert await world.device.send_raw(b"") == b"400"
-            assert await world.device.send_raw(b"{") == b"400"
+        async with World().running() as world:
+            world.stream.poison = base64.b64encode(b"poison")
+            assert await world.device.send_raw(b"poison") == b"400"
             assert await world.device.send_raw(b"7") == b"200"
             assert world.disk.record_count == 1
-            assert world.edge.counts[EdgeCount.REFUSED] == 2
+            assert world.edge.counts[EdgeCount.REFUSED] == world.delivery.dead_letters == 1
 
     run_virtual(main)
 

@@ -3,6 +3,8 @@
 Packets are written by hand, octet by octet, so that they do not lean on our codec.
 """
 
+from typing import Any
+
 import pytest
 
 from mqtt_bridge.mqtt.codec import Reason
@@ -11,6 +13,8 @@ from mqtt_bridge.mqtt.connection import (
     IDLE_S_MAX,
     KEEP_ALIVE_S_MAX,
     PACKET_BYTES_MAX,
+    PACKET_S_MAX,
+    SERVED,
     WINDOW,
     Connected,
     MqttConnection,
@@ -78,8 +82,9 @@ def published(made: MqttConnection, data: bytes) -> list[Published]:
     made.receive_data(data, 0)
     events = []
     while (event := made.next_event()) is not None:
-        assert isinstance(event, Published)
-        events.append(event)
+        if event is not SERVED:
+            assert isinstance(event, Published)
+            events.append(event)
     return events
 
 
@@ -150,12 +155,12 @@ def test_a_message_that_can_never_be_stored() -> None:
     five = machine(V5)
     first, second = published(five, publish(1, version=V5) + publish(2, version=V5))
     five.accepted(second, 0)
-    five.refused(first, Reason.PAYLOAD_FORMAT_INVALID, 0)
+    five.kept_aside(first, Reason.PAYLOAD_FORMAT_INVALID, 0)
     assert told(five) == [b"\x40\x03\x00\x01\x99", b"\x40\x02\x00\x02"]
     three = machine(V3)
     (event,) = published(three, publish())
-    three.refused(event, Reason.PAYLOAD_FORMAT_INVALID, 0)
-    assert (three.is_closing, told(three)) == (True, []), "3.1.1 has no word for it, so no PUBACK"
+    three.kept_aside(event, Reason.PAYLOAD_FORMAT_INVALID, 0)
+    assert (three.is_closing, told(three)) == (False, [b"\x40\x02\x00\x01"]), "3.1.1 has no word for it"
 
 
 def test_what_comes_late_is_not_acknowledged_after_the_end() -> None:
@@ -196,6 +201,121 @@ def test_time_is_up() -> None:
     five = machine(V5)
     five.handle_timer(90)
     assert told(five) == [b"\xe0\x01\x8d"]
+
+
+@pytest.mark.parametrize("octets", [connect(), connect()[:-1], b""])
+def test_the_time_for_connect_is_a_deadline(octets: bytes) -> None:
+    made = machine()
+    for number, octet in enumerate(octets):
+        made.receive_data(bytes((octet,)), number * 0.4)
+        assert (made.next_event() is not None) is (number == len(connect()) - 1)
+    if octets == connect():
+        assert made.get_timer() == (len(octets) - 1) * 0.4 + 90
+    else:
+        assert made.get_timer() == CONNECT_S
+        made.handle_timer(CONNECT_S)
+        assert made.is_closing
+
+
+def test_a_packet_that_was_begun_has_a_deadline_and_the_keep_alive_counts_whole_ones() -> None:
+    made = machine(V3)
+    message = publish(1, b"x" * 1_000)
+    made.receive_data(message[:1], 50)
+    assert made.next_event() is None
+    assert made.get_timer() == 50 + PACKET_S_MAX
+    made.receive_data(message[1:900], 100)
+    assert made.next_event() is None
+    assert made.get_timer() == 50 + PACKET_S_MAX, "octets do not move it"
+    made.receive_data(message[900:] + b"\xc0", 150)
+    assert isinstance(made.next_event(), Published)
+    assert made.next_event() is None
+    assert made.get_timer() == 150 + PACKET_S_MAX, "the next one's"
+    made.receive_data(b"\0", 160)
+    assert made.next_event() is SERVED
+    assert made.get_timer() == 160 + 90
+    made.receive_data(b"\xc0", 170)
+    assert made.next_event() is None
+    made.handle_timer(170 + PACKET_S_MAX)
+    assert made.is_closing
+
+
+def test_a_long_packet_has_time_in_proportion() -> None:
+    made = machine(V3, packet_bytes_max=100)
+    message = publish(7, b"x" * 1_000, qos=1)
+    made.receive_data(message[:100], 10)
+    assert made.next_event() is None
+    assert made.get_timer() == pytest.approx(10 + PACKET_S_MAX * len(message) / 100)
+    made.receive_data(message[100:-1], 500)
+    assert made.next_event() is None
+    made.receive_data(message[-1:] + publish(8), 600)
+    first, second = made.next_event(), made.next_event()
+    assert isinstance(first, Published)
+    assert isinstance(second, Published)
+    assert len(first.message.payload) + first.octets_missing == 1_000
+    assert (second.message.packet_id, second.octets_missing) == (8, 0)
+    assert made.get_timer() == 600 + 90
+
+
+def test_quality_2_of_version_3_is_kept_within_the_connection() -> None:
+    made = machine(V3)
+    once = publish(5, qos=2)
+    (event,) = published(made, once + once)
+    assert told(made) == [], "not before it is stored"
+    made.accepted(event, 0)
+    assert told(made) == [b"\x50\2\0\5"]
+    assert published(made, once) == []
+    assert told(made) == [b"\x50\2\0\5"]
+    assert published(made, b"\x62\2\0\5") == []
+    assert told(made) == [b"\x70\2\0\5"]
+    (again,) = published(made, once)
+    assert again.message.packet_id == 5, "its identifier is free"
+    made.receive_data(b"\x62\2\0\x09", 0)
+    assert made.next_event() is SERVED, "one that nobody waits for is taken from the budget"
+    assert told(made) == [b"\x70\2\0\x09"]
+    for wrong in (b"\x60\2\0\5", b"\x62\1\0"):
+        made = machine(V3)
+        assert published(made, wrong) == []
+        assert made.is_closing
+
+
+def test_a_will_of_quality_2_lets_version_3_in() -> None:
+    made = machine()
+    made.receive_data(connect(flags=0x16, rest=WILL), 0)
+    assert made.next_event() == Connected("meter")
+
+
+class Moved(bytes):
+    """Octets that count how many of them are moved."""
+
+    octets = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        part = super().__getitem__(at)
+        if isinstance(at, slice):
+            Moved.octets += len(part)
+            return Moved(part)
+        return part
+
+    def __add__(self, other: Any) -> "Moved":
+        Moved.octets += len(self) + len(other)
+        return Moved(super().__add__(other))
+
+    def __radd__(self, other: Any) -> "Moved":
+        return NotImplemented if isinstance(other, bytearray) else Moved(other).__add__(self)
+
+
+@pytest.mark.parametrize("piece", [1, 100, 50_000])
+def test_a_packet_in_pieces_is_moved_a_fixed_number_of_times(piece: int) -> None:
+    made = machine(V3)
+    data = publish(1, b"x" * 40_000) + publish(2, b"y" * 40_000)
+    Moved.octets = 0
+    events = []
+    for at in range(0, len(data), piece):
+        made.receive_data(Moved(data[at : at + piece]), 0)
+        while (event := made.next_event()) is not None:
+            events.append(event)
+    assert len(events) == 2
+    assert Moved.octets <= 6 * len(data)
 
 
 WILL = text("meters/1/gone") + text(b"bye")

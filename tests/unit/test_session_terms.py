@@ -248,6 +248,19 @@ def test_a_group_permits_nothing_but_by_saying_so(value: object) -> None:
     assert not Terms(sim_of(1)).reaches_group
 
 
+@pytest.mark.parametrize(
+    "air",
+    [
+        {"authentication": None},
+        {"authentication": {}},
+        {"authenticationRequired": False, "username": "meter", "password": "open sesame"},
+        {"username": "meter", "password": "open sesame"},
+    ],
+)
+def test_a_group_demands_no_password_but_by_saying_so(air: Mapping[str, Any]) -> None:
+    assert Terms(sim_of(1), Group("g", OPERATOR, NOW, NOW, {"SoracomAir": air})).password is None
+
+
 @played
 async def test_a_session_in_another_device_ends_when_the_sim_is_locked(stage: Stage) -> None:
     sims, sim_id = customer(stage), stage.sims[0].sim.sim_id
@@ -287,14 +300,17 @@ async def test_a_session_that_moves_into_another_device_than_its_sims_ends(stage
 
 @played
 async def test_a_group_may_demand_a_password_of_gtp_too(stage: Stage) -> None:
-    await put_group(stage, "meters", {"authentication": {"username": "meter", "password": "open sesame"}})
-    await change_unseen(stage, group_id="meters")
-    for proof in (None, Credentials("meter", b"wrong").prove, Credentials("other", b"open sesame").prove):
-        with pytest.raises(Refused) as caught:
-            await attach(stage, proof=proof)
-        assert caught.value.reason is AttachRefusal.WRONG_PASSWORD
-    assert (await events(stage))[0].cause == "wrong_password"
-    await attach(stage, proof=Credentials("meter", b"open sesame").prove)
+    own = {"authentication": {"username": "meter", "password": "open sesame"}}
+    contracts = {"authenticationRequired": True, "username": "meter", "password": "open sesame"}
+    for group_id, demanded in (("own", own), ("contracts", contracts)):
+        await put_group(stage, group_id, demanded)
+        await change_unseen(stage, group_id=group_id)
+        for proof in (None, Credentials("meter", b"wrong").prove, Credentials("other", b"open sesame").prove):
+            with pytest.raises(Refused) as caught:
+                await attach(stage, proof=proof)
+            assert caught.value.reason is AttachRefusal.WRONG_PASSWORD
+        assert (await events(stage))[0].cause == "wrong_password"
+        await attach(stage, proof=Credentials("meter", b"open sesame").prove)
 
 
 def test_a_gateway_that_was_not_told_finds_out_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
@@ -19,7 +21,9 @@ from core.ports.inside import ConnectionFactory
 
 PACKETS_PER_TURN_MAX = 64
 BUFFER_BYTES = 4 * 1_048_576
-READY_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 120.0
+"""For the child: a machine that starts many things at once may need long for one of them."""
+POLL_S = 0.2
 _ETH_P_IP = 0x0800
 
 
@@ -54,7 +58,7 @@ class NamespaceNetwork:
     ) -> "NamespaceNetwork":
         """Make it: every address of ``local`` is its own, packets for ``remote`` leave it.
 
-        Raises ``ConfigurationError`` where the process may not.
+        Raises ``ConfigurationError`` where the process may not, or after ``READY_TIMEOUT_S``.
         """
         wanted = Wanted(
             str(local),
@@ -62,7 +66,12 @@ class NamespaceNetwork:
             tuple((str(address), port) for address, port in listeners),
             tuple(map(str, clients)),
         )
-        packets, *others = await asyncio.to_thread(_sockets_from_child, wanted)
+        unwanted = threading.Event()
+        try:
+            packets, *others = await asyncio.to_thread(_sockets_from_child, wanted, unwanted)
+        except asyncio.CancelledError:
+            unwanted.set()
+            raise
         packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         packets.setblocking(False)
         listening, connecting = others[: len(listeners)], others[len(listeners) :]
@@ -109,10 +118,9 @@ class NamespaceNetwork:
                 deliver(packet)
 
 
-def _sockets_from_child(wanted: Wanted) -> list[socket.socket]:
+def _sockets_from_child(wanted: Wanted, unwanted: threading.Event) -> list[socket.socket]:
     near, far = socket.socketpair()
     with near, far:
-        near.settimeout(READY_TIMEOUT_S)
         child = subprocess.Popen(  # noqa: S603 - our own module, and what the configuration's types let through
             [sys.executable, "-m", "core.adapters.inside.make", str(far.fileno()), wanted.as_json()],
             pass_fds=[far.fileno()],
@@ -123,23 +131,36 @@ def _sockets_from_child(wanted: Wanted) -> list[socket.socket]:
         )
         far.close()
         expected = 1 + len(wanted.listeners) + len(wanted.clients)
-        fds: list[int] = []
-        try:
-            while len(fds) < expected:
-                _, ancillary, _, _ = near.recvmsg(len(READY), socket.CMSG_SPACE(SOCKETS_PER_MESSAGE_MAX * 4))
-                if not ancillary:
-                    break
-                received = array.array("i")
-                received.frombytes(ancillary[0][2])
-                fds += received
-        except TimeoutError:
+        sockets, is_in_time = _received(near, expected, unwanted)
+        if not is_in_time:
             child.kill()
         _, said = child.communicate()
-    sockets = [socket.socket(fileno=fd) for fd in fds]
-    if len(sockets) < expected:
+    if len(sockets) < expected or unwanted.is_set():
         for each in sockets:
             each.close()
         words = said.decode(errors="replace").strip().splitlines()
-        why = words[-1] if words else "it did not answer"
-        raise ConfigurationError(f"the inside network could not be made: {why}")
+        silence = "it did not answer" if is_in_time else f"it did not answer within {READY_TIMEOUT_S:g} s"
+        raise ConfigurationError(f"the inside network could not be made: {words[-1] if words else silence}")
     return sockets
+
+
+def _received(
+    near: socket.socket, expected: int, unwanted: threading.Event
+) -> tuple[list[socket.socket], bool]:
+    """What the child hands over, and whether it came to its end in time."""
+    near.settimeout(POLL_S)
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    sockets: list[socket.socket] = []
+    while len(sockets) < expected:
+        if unwanted.is_set() or time.monotonic() > deadline:
+            return sockets, False
+        try:
+            _, ancillary, _, _ = near.recvmsg(len(READY), socket.CMSG_SPACE(SOCKETS_PER_MESSAGE_MAX * 4))
+        except TimeoutError:
+            continue
+        if not ancillary:
+            break
+        fds = array.array("i")
+        fds.frombytes(ancillary[0][2])
+        sockets += [socket.socket(fileno=fd) for fd in fds]
+    return sockets, True

@@ -29,6 +29,12 @@ class Metric(Enum):
         "Datagrams dropped in silence, by door and reason", ("door", "reason"),
     )  # fmt: skip
     SESSIONS_OPEN = ("airloom_sessions_open", "gauge", "Sessions open on this node", ("access",))
+    GATEWAYS = (
+        "airloom_gateways",
+        "gauge",
+        "Virtual gateways that this node could hold, by how it is with them",
+        ("state",),
+    )
     LEASES = (
         "airloom_leases",
         "gauge",
@@ -131,6 +137,14 @@ class Metric(Enum):
         "counter",
         "API answers, by operation and status",
         ("operation", "status"),
+    )
+
+    HTTP_CONNECTIONS = ("airloom_http_connections", "gauge", "Connections to a listener", ("listener",))
+    HTTP_FAULTS = (
+        "airloom_http_faults",
+        "counter",
+        "Connections and requests to a listener that were refused or cut off, by reason",
+        ("listener", "reason"),
     )
 
     def __init__(self, metric_name: str, kind: str, help_text: str, labels: tuple[str, ...]) -> None:

@@ -19,6 +19,8 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from yarl import URL
 
+from core.api.limits import PAGE_DEFAULT, PAGE_MAX, OperatorLimits
+from core.api.ready import Readiness
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
 from core.ports.billing import Billing
@@ -30,8 +32,6 @@ from core.services.identity import Identity
 from core.services.sims import Sims
 from core.services.stats import Stats
 
-PAGE_DEFAULT = 100
-PAGE_MAX = 1_000
 PARAMETER_CHARACTERS_MAX = 1_024
 """One value of the path or the query; no id, key or tag name is longer."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -48,7 +48,7 @@ def _nobody_counts(_operation_id: str, _status: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiServices:
-    """What the API stands on. ``is_ready`` is asked by ``/readyz``; ``on_answer`` counts answers."""
+    """What the API stands on. ``readiness`` is asked by ``/readyz``; ``on_answer`` counts answers."""
 
     identity: Identity
     sims: Sims
@@ -58,7 +58,8 @@ class ApiServices:
     exports: Exports
     clock: Clock
     sandbox: bool
-    is_ready: Callable[[], bool]
+    limits: OperatorLimits
+    readiness: Callable[[str], Readiness]
     on_answer: Callable[[str, int], None] = _nobody_counts
 
 

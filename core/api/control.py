@@ -17,8 +17,9 @@ from aiohttp import web
 
 from core.adapters.links import EDGE_PATH, serve_link
 from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, read
+from core.api.ready import Readiness, readyz
 from core.domain.session import CloseReason
-from core.errors import ConfigurationError, Refused, Unavailable
+from core.errors import ConfigurationError, Refused, Unavailable, ungrouped
 from core.ports.links import Link
 
 BODY_BYTES_MAX = 4_096
@@ -95,7 +96,9 @@ class ControlServices:
     """Of each virtual gateway held, how many sessions are open."""
     fences: Callable[[], dict[str, int]]
     """Of each, the fence of its tenure: whoever tells a higher one holds it now."""
-    is_ready: Callable[[], bool]
+    readiness: Callable[[str], Readiness]
+    places: Callable[[], dict[str, str]]
+    """Of each virtual gateway that it could hold, how it is with it."""
     hand_over: Callable[[str], Awaitable[None]]
     end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]
     refresh_sessions_of: Callable[[str, str], Awaitable[None]]
@@ -115,7 +118,7 @@ def make_control(services: ControlServices) -> web.Application:
     application.on_shutdown.append(channel.say_bye)
     routes = application.router
     routes.add_get("/healthz", channel.healthz)
-    routes.add_get("/readyz", channel.readyz)
+    routes.add_get("/readyz", readyz(services.readiness))
     routes.add_get("/control/node", channel.trusted(channel.node))
     routes.add_get("/control/watch", channel.trusted(channel.watch))
     routes.add_get(EDGE_PATH, channel.trusted(channel.edge))
@@ -160,17 +163,16 @@ class _Channel:
     async def healthz(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"status": "ok"})
 
-    async def readyz(self, _: web.Request) -> web.StreamResponse:
-        is_ready = self._services.is_ready()
-        status = "ready" if is_ready else "not taking sessions"
-        return web.json_response({"status": status}, status=200 if is_ready else 503)
-
     async def node(self, _: web.Request) -> web.StreamResponse:
         services = self._services
+        readiness = services.readiness("")
         return web.json_response(
             {
                 "name": services.name,
-                "ready": services.is_ready(),
+                "ready": readiness.is_ready,
+                "status": readiness.status,
+                "parts": dict(readiness.parts),
+                "places": services.places(),
                 "gateways": services.gateways(),
                 "fences": services.fences(),
             }
@@ -298,7 +300,8 @@ def _text(body: object, name: str) -> str:
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(request)
+        with ungrouped():
+            return await handler(request)
     except ValueError as error:  # what is no JSON is one too
         return web.json_response({"error": str(error)}, status=400)
     except Unavailable as error:

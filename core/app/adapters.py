@@ -30,6 +30,7 @@ from core.ports.object_store import ObjectStore
 from core.ports.peers import Peers
 from core.ports.store import Store
 from core.ports.stream import Stream
+from core.services.sessions import LATE_S
 from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import inner_addresses
@@ -49,7 +50,8 @@ class Adapters:
     earlier tenure; ``open_tuns(gateway_id)`` its ways to the internet side, by access point that has its own,
     the common one under ""; ``inside`` is the network that devices' connections end in, where there is one;
     ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual gateway's addresses
-    here; ``folder_id`` tells this node's data folder from any other.
+    here; ``folder_id`` tells this node's data folder from any other; ``late_s`` is how long a write to the
+    store may be under way when whoever sent it is dead (0: the file of a dead process changes no more).
     """
 
     clock: Clock
@@ -62,6 +64,7 @@ class Adapters:
     left_slots: Callable[[str], Slots | None]
     token_key: bytes
     folder_id: str = ""
+    late_s: float = LATE_S
     inside: InsideNetwork | None = None
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
@@ -101,6 +104,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             left_slots=partial(_left_slots, config),
             token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
             folder_id=own_folder.folder_id,
+            late_s=LATE_S if config.store.cassandra else 0.0,
             open_tuns=partial(_open_tuns, config.gateway),
             inside=await making_inside,
             peers=peers,

@@ -14,10 +14,12 @@ from core.adapters.tokens import JwtTokens
 from core.api.app import make_application
 from core.api.calls import ApiServices
 from core.api.control import ControlServices, make_control
+from core.api.limits import OperatorLimits
 from core.app.adapters import Adapters
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.app.operations import Operations
+from core.app.readiness import NodeReadiness
 from core.config import Config
 from core.domain.session import Access
 from core.services.exports import Exports
@@ -57,6 +59,7 @@ def make_telemetry(node: Node) -> Telemetry:
         Metric.RESTART_COUNTER,
         lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
     )
+    telemetry.watch_each(Metric.GATEWAYS, lambda: node.holdings.counts)
     each(Metric.LEASES, lambda held: held.gateway.leases)
     for access in (Access.GTPV1, Access.GTPV2):
         each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
@@ -160,26 +163,30 @@ def _sum(tables: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
 
 
 def make_api(
-    config: Config, adapters: Adapters, node: Node, identity: Identity, telemetry: Telemetry
+    config: Config,
+    adapters: Adapters,
+    node: Node,
+    identity: Identity,
+    *,
+    telemetry: Telemetry,
+    readiness: NodeReadiness,
 ) -> web.Application:
-    """The customer API, with ``/metrics`` beside it."""
-    billing = config.billing
+    """The customer API, with ``/metrics`` beside it. What it asks of the store can wait."""
+    billing, store = config.billing, adapters.store.bulk
     services = ApiServices(
         identity=identity,
         sims=Sims(
-            store=adapters.store,
+            store=store,
             control=node.control,
             clock=adapters.clock,
             entropy=adapters.entropy,
             stock_plmn=config.api.sandbox_plmn,
             static_pool=config.gateway.static_pool,
         ),
-        groups=Groups(
-            store=adapters.store, control=node.control, clock=adapters.clock, entropy=adapters.entropy
-        ),
-        stats=Stats(usage=adapters.store.usage, clock=adapters.clock),
+        groups=Groups(store=store, control=node.control, clock=adapters.clock, entropy=adapters.entropy),
+        stats=Stats(usage=store.usage, clock=adapters.clock),
         billing=BillingService(
-            usage=adapters.store.usage,
+            usage=store.usage,
             objects=adapters.objects,
             clock=adapters.clock,
             tariff=Tariff(
@@ -191,7 +198,8 @@ def make_api(
         exports=Exports(objects=adapters.objects, clock=adapters.clock, key=adapters.token_key),
         clock=adapters.clock,
         sandbox=config.api.sandbox,
-        is_ready=lambda: not node.holdings.is_draining,
+        limits=OperatorLimits(clock=adapters.clock, calls_per_s=config.api.calls_per_s),
+        readiness=readiness.of,
         on_answer=lambda operation, status: telemetry.count(
             Metric.API_REQUESTS, operation=operation, status=str(status)
         ),
@@ -208,6 +216,7 @@ def make_control_channel(
     node: Node,
     telemetry: Telemetry,
     *,
+    readiness: NodeReadiness,
     drain: Callable[[], None],
     reload: Callable[[], Awaitable[list[str]]],
 ) -> web.Application:
@@ -223,7 +232,11 @@ def make_control_channel(
             gateways=lambda: {
                 gateway_id: len(held.sessions.open_sessions) for gateway_id, held in node.held.items()
             },
-            is_ready=lambda: not node.holdings.is_draining,
+            readiness=readiness.of,
+            places=lambda: {
+                gateway_id: f"{each.state.value} {each.detail}".strip()
+                for gateway_id, each in node.holdings.states.items()
+            },
             hand_over=node.holdings.hand_over,
             end_sessions_of=node.end_sessions_of,
             refresh_sessions_of=node.refresh_sessions_of,
@@ -248,7 +261,7 @@ def _add_metrics(application: web.Application, telemetry: Telemetry) -> None:
 def make_identity(adapters: Adapters) -> Identity:
     """Operators, keys and tokens, on this installation's token key."""
     return Identity(
-        accounts=adapters.store.accounts,
+        accounts=adapters.store.bulk.accounts,
         passwords=Argon2Passwords(),
         tokens=JwtTokens(key=adapters.token_key),
         clock=adapters.clock,

@@ -17,15 +17,26 @@ import uvloop
 from aiohttp import web
 
 from core.adapters.clock import SystemClock
+from core.adapters.http_server import Clients, connections_of, listening, raise_open_files
 from core.app.adapters import default_adapters
 from core.app.node import Node
+from core.app.readiness import NodeReadiness
 from core.app.serving import first_run, make_api, make_control_channel, make_identity, make_telemetry
-from core.config import Config
+from core.config import ApiConfig, Config, ControlConfig
 from core.config_file import load
-from core.errors import ConfigurationError, LeaseLost, Unavailable
+from core.errors import ConfigurationError, LeaseLost, Unavailable, first_of, ungrouped
+from core.telemetry import Metric
 
-UDP_ALONE = "udp alone (no network namespace could be made; edge.inside = on tells why)"
-LABELS = {"roles": "roles", "api": "API", "gtp_c": "GTP-C", "gtp_u": "GTP-U", "edge": "device edge"}
+LABELS = {
+    "roles": "roles",
+    "api": "API",
+    "gtp_c": "GTP-C",
+    "gtp_u": "GTP-U",
+    "stand_by": "stand-by for",
+    "edge": "device edge",
+}
+OF_NODE_MAX = 1_024
+"""Connections of one address to the control channel: nodes may share one."""
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 DRAIN_S = 20.0
 GC_THRESHOLDS = (3_000, 4, 1_000)
@@ -37,7 +48,8 @@ def serve(config_file: Path | None, *, roles: Sequence[str] = (), as_json: bool 
     """Serve until SIGTERM or SIGINT; the exit code."""
     try:
         config = load(config_file, roles=roles)
-        return uvloop.run(_serve(config, lambda: load(config_file, roles=roles), as_json=as_json))
+        with ungrouped():
+            return uvloop.run(_serve(config, lambda: load(config_file, roles=roles), as_json=as_json))
     except ConfigurationError as error:
         return _end(EX_CONFIG, str(error))
     except (Unavailable, LeaseLost) as error:
@@ -51,19 +63,32 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         loop.add_signal_handler(number, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, hung_up.set)
     async with AsyncExitStack() as open_parts:
+        connections_max = connections_of(raise_open_files())
         adapters = await open_parts.enter_async_context(default_adapters(config))
         node = Node(config=config, adapters=adapters, tell=_tell)
         open_parts.push_async_callback(node.aclose)
         telemetry = make_telemetry(node)
+        readiness = NodeReadiness(config=config, adapters=adapters, node=node)
+
+        async def listen(
+            application: web.Application, section: str, where: ApiConfig | ControlConfig
+        ) -> None:
+            of_address = where.connections_per_address if isinstance(where, ApiConfig) else OF_NODE_MAX
+            clients = Clients(most=connections_max, most_of_address=of_address)
+            telemetry.watch_each(Metric.HTTP_FAULTS, lambda: clients.faults, listener=section)
+            telemetry.watch(Metric.HTTP_CONNECTIONS, lambda: float(clients.open), listener=section)
+            await open_parts.enter_async_context(
+                listening(application, section=section, host=where.host, port=where.port, clients=clients)
+            )
 
         async def reload() -> list[str]:
             return node.reload(await asyncio.to_thread(load_again))
 
         if config.control.contact:
             channel = make_control_channel(
-                config, adapters, node, telemetry, drain=stopped.set, reload=reload
+                config, adapters, node, telemetry, readiness=readiness, drain=stopped.set, reload=reload
             )
-            await _listen(open_parts, channel, "control", config.control.host, config.control.port)
+            await listen(channel, "control", config.control)
         gc.collect()
         gc.disable()  # what is read back stays: to go through it again and again is half the time of a start
         recovered = await node.start()
@@ -73,17 +98,17 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         if "api" in config.node.roles:
             identity = make_identity(adapters)
             owner = await first_run(adapters, identity)
-            application = make_api(config, adapters, node, identity, telemetry)
-            await _listen(open_parts, application, "api", config.api.host, config.api.port)
+            application = make_api(config, adapters, node, identity, telemetry=telemetry, readiness=readiness)
+            await readiness.look()
+            await listen(application, "api", config.api)
         gc.freeze()
         gc.enable()
         gc.set_threshold(*GC_THRESHOLDS)
         running = asyncio.create_task(node.run())
-        entries = "udp, tcp, http, mqtt" if adapters.inside is not None else UDP_ALONE
-        _say_ready(config, recovered, owner, entries, as_json=as_json)
+        _say_ready(config, node, recovered, owner, readiness.entries, as_json=as_json)
         waiting = asyncio.create_task(stopped.wait())
-        reloading = asyncio.create_task(_reload_on(hung_up, reload))
-        open_parts.push_async_callback(_cancel, reloading)
+        for beside in (_reload_on(hung_up, reload), readiness.run()):
+            open_parts.push_async_callback(_cancel, asyncio.create_task(beside))
         await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             await _drain(node)
@@ -126,36 +151,13 @@ async def _wind_down(running: "asyncio.Task[None]", waiting: "asyncio.Task[bool]
     if isinstance(failure, BaseExceptionGroup):
         wrong, _ = failure.split(ConfigurationError)
         if wrong is not None:
-            return _end(EX_CONFIG, str(_first_of(wrong)))
+            return _end(EX_CONFIG, str(first_of(wrong)))
         lost, others = failure.split(LeaseLost)
         if others is not None:
             raise others
         if lost is not None:
-            return _end(EX_UNAVAILABLE, str(_first_of(lost)))
+            return _end(EX_UNAVAILABLE, str(first_of(lost)))
     return EX_OK
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What the groups of tasks within tasks are about."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
-
-
-async def _listen(
-    open_parts: AsyncExitStack, application: web.Application, section: str, host: str, port: int
-) -> None:
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
-    open_parts.push_async_callback(runner.cleanup)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{section}.port: {host}:{port}: {error.strerror or error}; stop what uses it,"
-            f" or set another with AIRLOOM_{section.upper()}__PORT"
-        ) from error
 
 
 def _tell(line: str) -> None:
@@ -164,8 +166,10 @@ def _tell(line: str) -> None:
     sys.stderr.flush()
 
 
-def _say_ready(config: Config, recovered: int, owner: dict[str, str], entries: str, *, as_json: bool) -> None:
-    served = _served(config, entries)
+def _say_ready(
+    config: Config, node: Node, recovered: int, owner: dict[str, str], entries: str, *, as_json: bool
+) -> None:
+    served = _served(config, node, entries)
     if as_json:
         facts: dict[str, object] = {"ready": True, **served, "sessions": recovered}
         lines = [json.dumps(facts | ({"first_run": owner} if owner else {}))]
@@ -178,16 +182,18 @@ def _say_ready(config: Config, recovered: int, owner: dict[str, str], entries: s
     sys.stdout.flush()
 
 
-def _served(config: Config, entries: str) -> dict[str, str]:
-    """What this node's roles open, and where."""
+def _served(config: Config, node: Node, entries: str) -> dict[str, str]:
+    """What this node's roles have open now, and where."""
     roles, gateway = config.node.roles, config.gateway
     facts = {"roles": ", ".join(roles)}
     if "api" in roles:
         facts["api"] = f"http://{config.api.host}:{config.api.port}"
     if "gateway" in roles:
-        addresses = [each.addresses for each in config.holdable]
-        facts["gtp_c"] = ", ".join(f"{each[0]}:{gateway.control_port}" for each in addresses)
-        facts["gtp_u"] = ", ".join(f"{each[-1]}:{gateway.user_port}" for each in addresses)
+        addresses = [each.addresses for each in config.holdable if each.id in node.held]
+        facts["gtp_c"] = ", ".join(f"{each[0]}:{gateway.control_port}" for each in addresses) or "none"
+        facts["gtp_u"] = ", ".join(f"{each[-1]}:{gateway.user_port}" for each in addresses) or "none"
+        if waiting := [gateway_id for gateway_id in node.holdings.states if gateway_id not in node.held]:
+            facts["stand_by"] = ", ".join(waiting)
     facts["edge"] = entries if "edge" in roles else ", ".join(config.edge.nodes) or "none"
     return facts
 

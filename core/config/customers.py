@@ -12,12 +12,18 @@ class ApiConfig(Section):
 
     ``sandbox`` adds SORACOM's sandbox operations (no payment, SIMs from nothing); the SIMs get IMSIs of
     ``sandbox_plmn`` (MCC and MNC; 00101 is the test network).
+
+    ``connections_per_address`` are the connections that one address may have open: raise it where all
+    customers come through a proxy. An operator may make ``calls_per_s`` calls a second (0: any number), lists
+    and bills counting as many (``core.api.limits``), on each node with the role ``api``.
     """
 
     host: str = "127.0.0.1"
     port: Port = 8_080
     sandbox: bool = True
     sandbox_plmn: Annotated[str, StringConstraints(pattern=r"^[0-9]{5,6}$")] = "00101"
+    connections_per_address: Annotated[int, Field(ge=1)] = 256
+    calls_per_s: Annotated[float, Field(ge=0)] = 1_000.0
 
 
 class UsageConfig(Section):

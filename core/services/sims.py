@@ -10,7 +10,7 @@ Rules:
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
@@ -128,6 +128,10 @@ class Sims:
     async def sessions_of(self, sim_id: str) -> list[Session]:
         """The open sessions of a SIM, oldest first."""
         return list(await self._store.sessions.of_sim(sim_id))
+
+    async def sessions_of_each(self, sims: Sequence[Sim]) -> Sequence[Sequence[Session]]:
+        """The same of each of a page of SIMs, in one read."""
+        return await self._store.sessions.of_sims([sim.sim_id for sim in sims])
 
     async def session_events(
         self, operator_id: str, sim_id: str, *, since: datetime, until: datetime, after: str, limit: int

@@ -11,6 +11,7 @@ from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.api.control import ControlServices, make_control
+from core.api.ready import Readiness
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.sim import Sim
@@ -77,7 +78,8 @@ async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
         secret=SECRET,
         gateways=dict,
         fences=dict,
-        is_ready=lambda: True,
+        readiness=lambda role: Readiness("ready", {"store": "ok"}),
+        places=dict,
         hand_over=there.refresh_sessions_of,
         end_sessions_of=there.end_sessions_of,
         refresh_sessions_of=there.refresh_sessions_of,

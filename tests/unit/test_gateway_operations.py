@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
+from core.app.readiness import NodeReadiness
 from core.app.serving import make_control_channel, make_telemetry
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
@@ -67,11 +68,13 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
         async def reload() -> list[str]:
             return stage.node.reload(found.wanted)
 
+        adapters = stage._adapters(stage._life, "x")
         channel = make_control_channel(
             config,
-            stage._adapters(stage._life, "x"),
+            adapters,
             stage.node,
             telemetry,
+            readiness=NodeReadiness(config=config, adapters=adapters, node=stage.node),
             drain=lambda: None,
             reload=reload,
         )

@@ -39,6 +39,7 @@ class Fault(Enum):
     """What a client did wrong, or had too much of."""
 
     MALFORMED = "malformed"
+    INCOMPLETE = "incomplete"
     HEAD_TIMEOUT = "head_timeout"
     BODY_TIMEOUT = "body_timeout"
     TOO_MANY = "too_many"
@@ -105,7 +106,12 @@ class _Connection(RequestHandler):
     __slots__ = ("_address", "_clients", "_due")
 
     def __init__(self, server: web.Server, clients: Clients, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(server, loop=loop, access_log=None, keepalive_timeout=IDLE_S)  # type: ignore[arg-type]  # none
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # none
+            keepalive_timeout=IDLE_S,
+        )
         self._clients = clients
         self._address = ""
         self._due: asyncio.TimerHandle | None = None
@@ -168,11 +174,14 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What is no HTTP is the client's; everything else is ours, and logged."""
-        if status != 400:
+        """What is no HTTP, or no whole request, is the client's; everything else is ours, and logged."""
+        if isinstance(exc, ConnectionError | web.PayloadAccessError | web.RequestPayloadError):
+            self._clients.count(Fault.INCOMPLETE)
+        elif status == 400:
+            self._clients.count(Fault.MALFORMED)
+        else:
             return super().handle_error(request, status, exc, message)
-        self._clients.count(Fault.MALFORMED)
-        response = web.Response(status=400, text="The request is not HTTP that can be read.\n")
+        response = web.Response(status=400, text="The request cannot be read.\n")
         response.force_close()
         return response
 

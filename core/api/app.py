@@ -100,7 +100,7 @@ async def _errors(request: web.Request, handler: WebHandler) -> web.StreamRespon
             raise
         return to_response(UNREADABLE, error.reason or "The request cannot be read.")
     except (ConnectionError, web.PayloadAccessError, web.RequestPayloadError):
-        return to_response(UNREADABLE, "The body did not come whole.")  # the client is gone, or cut off
+        raise  # the client is gone, or its body is no body: the listener counts it
     except Exception:
         _log.exception("%s %r", request.method, request.path)
         return to_response(INTERNAL, "Internal error.")

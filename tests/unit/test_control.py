@@ -1,6 +1,6 @@
 """What a node asks of the holders of gateways, over their control channels."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -69,11 +69,8 @@ async def there_is_none() -> list[str]:
     return []
 
 
-@asynccontextmanager
-async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
-    clock, here, there = SetClock(), Asked(), Asked()
-    store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
-    services = ControlServices(
+def services_of(there: Asked, reload: Callable[[], Awaitable[list[str]]] = there_is_none) -> ControlServices:
+    return ControlServices(
         name="there",
         secret=SECRET,
         gateways=dict,
@@ -85,11 +82,17 @@ async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
         refresh_sessions_of=there.refresh_sessions_of,
         group_changed=there.group_changed,
         operations=None,  # type: ignore[arg-type] # nobody looks at them here
-        reload=there_is_none,
+        reload=reload,
         drain=lambda: None,
         serve_link=None,
     )
-    async with TestServer(make_control(services)) as server:
+
+
+@asynccontextmanager
+async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
+    clock, here, there = SetClock(), Asked(), Asked()
+    store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
+    async with TestServer(make_control(services_of(there))) as server:
         http = HttpPeers(secret=SECRET)
         contacts = {"vg-there": str(server.make_url("")).rstrip("/"), "vg-gone": "http://127.0.0.1:1"}
         for gateway_id, contact in contacts.items():

@@ -334,7 +334,10 @@ class Holdings(Generic[S]):
             except ConfigurationError as error:
                 place.trouble = str(error)
                 self._trouble.tell(place.gateway_id, f"{place.gateway_id}: {error}; trying again")
-                await asyncio.sleep(RETRY_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await place.wanted_back.wait()
+                        raise _HandedOver from None
 
     async def _leave(self, place: _Place[S]) -> None:
         seat, place.seat = place.seat, None

@@ -164,6 +164,8 @@ class _Connection(RequestHandler):
 
     def _end(self, fault: Fault) -> None:
         self._due = None
+        if fault is Fault.HEAD_TIMEOUT and self._request_in_progress:
+            return  # what came was not of a head
         self._clients.count(fault)
         self.force_close()
 

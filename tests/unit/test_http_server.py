@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import ClassVar
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -25,10 +26,19 @@ async def echo(request: web.Request) -> web.Response:
     return web.Response(body=await request.read())
 
 
+async def link(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    async for message in socket:
+        await socket.send_bytes(message.data)
+    return socket
+
+
 @asynccontextmanager
 async def listener(most: int = 100, most_of_address: int = 100) -> AsyncIterator[tuple[int, Clients]]:
     application = web.Application()
     application.router.add_post("/echo", echo)
+    application.router.add_get("/link", link)
     clients = Clients(most=most, most_of_address=most_of_address)
     port = free_tcp_port(HOST, 0)
     async with listening(application, section="api", host=HOST, port=port, clients=clients):
@@ -111,6 +121,22 @@ async def test_a_body_that_does_not_come_whole_is_cut_off_without_a_word_in_the_
         assert clients.faults == {Fault.BODY_TIMEOUT.value: 1, Fault.INCOMPLETE.value: 2}
         await gone(clients, 0)
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+async def test_a_link_between_nodes_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "HEAD_S", 0.2)
+    monkeypatch.setattr(http_server, "BODY_S", 0.2)
+    monkeypatch.setattr(http_server, "IDLE_S", 0.2)
+    async with (
+        listener() as (port, clients),
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"http://{HOST}:{port}/link") as link,
+    ):
+        for _ in range(10):
+            await link.send_bytes(b"packet")
+            assert await link.receive_bytes() == b"packet"
+            await asyncio.sleep(0.1)
+        assert clients.faults == {}
 
 
 async def test_what_is_no_http_is_counted_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:

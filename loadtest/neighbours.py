@@ -166,6 +166,7 @@ async def run(names: list[str], *, count: int, sims: int, network: int) -> dict[
             gateway_address=free_gateway_address(f"127.{network}.0"),
             api_port=free_tcp_port("127.0.0.1", 0),
             environment={"AIRLOOM_API__SANDBOX": "true"},
+            ready_timeout_s=180,
         )
         await served.start()
         sgsn = Sgsn(

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import cast
 
 from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
@@ -119,10 +120,9 @@ class _Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         address = str((transport.get_extra_info("peername") or ("",))[0])
         if not self._clients.admit(address):
-            assert isinstance(transport, asyncio.Transport)
-            transport.write(_REFUSED)
-            transport.close()
             self._force_close = True
+            cast(asyncio.Transport, transport).write(_REFUSED)  # uvloop's is none by its type
+            transport.close()
             return
         self._address = address
         super().connection_made(transport)

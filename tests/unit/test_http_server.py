@@ -5,12 +5,13 @@ import logging
 import resource
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 from core.adapters import http_server
@@ -150,7 +151,19 @@ async def test_what_is_no_http_is_counted_and_not_logged(caplog: pytest.LogCaptu
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-async def test_one_address_has_so_many_connections_and_all_together_so_many() -> None:
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_address_has_so_many_connections_and_all_together_so_many(
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Also on the loop that is served with, which must have nothing to complain of."""
+    complaints: list[dict[str, Any]] = []
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        runner.run(_connect_too_often())
+    assert complaints == []
+
+
+async def _connect_too_often() -> None:
     async with listener(most=5, most_of_address=3) as (port, clients):
         held = [await Client.to(port, "127.76.0.2") for _ in range(3)]
         assert b" 503 " in await (await Client.to(port, "127.76.0.2")).reader.readline()

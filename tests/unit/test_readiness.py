@@ -149,15 +149,15 @@ async def test_a_gateway_that_cannot_begin_is_not_ready_and_says_it_now_and_then
     stage.node.holdings._trouble = Recurring(say=told.append, clock=stage.clock)
 
     def make(*of: object) -> object:
-        seat = seat_of(*of)  # type: ignore[arg-type]
+        seat = seat_of(*of)  # type: ignore[arg-type]  # planted
 
         async def start() -> int:
             raise ConfigurationError("127.0.0.1:2123 (UDP) is in use")
 
-        seat.start = start  # type: ignore[method-assign]
+        seat.start = start  # type: ignore[method-assign]  # planted
         return seat
 
-    stage.node.holdings._make = make  # type: ignore[assignment]
+    stage.node.holdings._make = make  # type: ignore[assignment]  # planted
     stage.node.holdings._places["vg-1"].wanted_back.set()
     await asyncio.sleep(200)
     assert not stage.readiness.of().is_ready
@@ -170,7 +170,7 @@ async def test_a_gateway_that_cannot_begin_is_not_ready_and_says_it_now_and_then
     stage.node.holdings._make = seat_of
     await asyncio.sleep(5)
     assert stage.readiness.of().is_ready
-    stage.node.holdings._make = make  # type: ignore[assignment]
+    stage.node.holdings._make = make  # type: ignore[assignment]  # planted
     stage.node.holdings._places["vg-1"].wanted_back.set()
     await asyncio.sleep(5)
     async with asyncio.timeout(5):

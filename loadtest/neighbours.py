@@ -146,7 +146,7 @@ async def measure(name: str, target: Target, sgsn: Sgsn, imsis: list[str], count
         await neighbour.wait()
         return {"name": name, "ok": None, "why": "the neighbour did not begin"}
     beside = await attaches(sgsn, imsis, count)
-    said, _ = await neighbour.communicate()
+    said, _ = await neighbour.communicate(b"")
     ratio = beside["p99_ms"] / quiet["p99_ms"] if beside["p99_ms"] and quiet["p99_ms"] else None
     return {
         "name": name,

@@ -20,6 +20,9 @@ else; services raise ``Refused``; adapters raise ``Unavailable`` or ``StaleVersi
 ``Refused.reason`` to its own wire by one total table.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from core.domain.reasons import AttachRefusal, RequestRefusal
 
 
@@ -94,3 +97,20 @@ class LeaseLost(AirloomError):
 
 class ConfigurationError(AirloomError):
     """What the operator wrote cannot be used; the message names the key and the fix."""
+
+
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raises what a group of tasks failed with: an error that nobody raised on purpose, else the first."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        _, unexpected = group.split(AirloomError)
+        raise first_of(unexpected or group) from group
+
+
+def first_of(error: BaseException) -> BaseException:
+    """What groups of tasks within tasks are about."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

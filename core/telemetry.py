@@ -33,6 +33,12 @@ class Metric(Enum):
         "Datagrams of devices that the device edge served, by what became of them", ("result",),
     )  # fmt: skip
     SESSIONS_OPEN = ("airloom_sessions_open", "gauge", "Sessions open on this node", ("access",))
+    GATEWAYS = (
+        "airloom_gateways",
+        "gauge",
+        "Virtual gateways that this node could hold, by how it is with them",
+        ("state",),
+    )
     LEASES = (
         "airloom_leases",
         "gauge",
@@ -196,6 +202,13 @@ class Metric(Enum):
         "counter",
         "Tries of a credential or secret that were refused unseen, after too many wrong ones",
         ("what",),
+    )
+    HTTP_CONNECTIONS = ("airloom_http_connections", "gauge", "Connections to a listener", ("listener",))
+    HTTP_FAULTS = (
+        "airloom_http_faults",
+        "counter",
+        "Connections and requests to a listener that were refused or cut off, by reason",
+        ("listener", "reason"),
     )
 
     def __init__(self, metric_name: str, kind: str, help_text: str, labels: tuple[str, ...]) -> None:

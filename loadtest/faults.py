@@ -87,6 +87,15 @@ class FaultyEngine:
         await self._gate.still_alive()
         return rows
 
+    async def scan_each(
+        self, table: Table, partitions: Sequence[Key], **bounds: Any
+    ) -> Sequence[Sequence[Row]]:
+        """Read, or fail."""
+        await self._gate.before()
+        found = await self._engine.scan_each(table, partitions, **bounds)
+        await self._gate.still_alive()
+        return found
+
     async def write(self, *batches: Batch) -> None:
         """Write, or fail before or after."""
         await self._gate.before()
@@ -127,7 +136,8 @@ class RetellingEngine:
         self._told = told
         self._rng = rng
         self._late: set[asyncio.Task[None]] = set()
-        self.get, self.scan, self.aclose = engine.get, engine.scan, engine.aclose
+        self.get, self.scan, self.scan_each = engine.get, engine.scan, engine.scan_each
+        self.aclose = engine.aclose
 
     async def write(self, *batches: Batch) -> None:
         """Write; usage among it may come again, or later."""

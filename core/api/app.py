@@ -11,9 +11,12 @@ from aiohttp.typedefs import Handler as WebHandler
 
 from core.api.calls import ApiServices, Call, answer
 from core.api.errors import FAULTS, INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNREADABLE, to_response
+from core.api.limits import TooMany, cost_of
+from core.api.ready import readyz
 from core.api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
 from core.domain.reasons import RequestRefusal
-from core.errors import Refused, Unavailable
+from core.errors import Refused, Unavailable, ungrouped
+from core.services.recurring import Recurring
 
 BODY_BYTES_MAX = 1_048_576
 CREDENTIAL_CHARACTERS_MAX = 4_096
@@ -26,27 +29,29 @@ _log = logging.getLogger(__name__)
 def make_application(services: ApiServices) -> web.Application:
     """Every route of the contract that is offered, ``/healthz`` and ``/readyz``."""
     application = web.Application(middlewares=[_errors], client_max_size=BODY_BYTES_MAX)
+    trouble = Recurring(say=_log.warning, clock=services.clock)
     sandbox = SANDBOX_ROUTES if services.sandbox else ()
     for route in (*ROUTES, DOWNLOAD, *sandbox, NOT_SUPPORTED):
-        application.router.add_route(route.method, f"/v1{route.path}", _serve(route, services))
+        application.router.add_route(route.method, f"/v1{route.path}", _serve(route, services, trouble))
 
     async def healthz(_: web.Request) -> web.Response:
         return answer({"status": "ok"})
 
-    async def readyz(_: web.Request) -> web.Response:
-        ready = services.is_ready()
-        return answer({"status": "ready" if ready else "starting"}, 200 if ready else 503)
-
     application.router.add_get("/healthz", healthz)
-    application.router.add_get("/readyz", readyz)
+    application.router.add_get("/readyz", readyz(services.readiness))
     return application
 
 
-def _serve(route: Route, services: ApiServices) -> WebHandler:
+def _serve(route: Route, services: ApiServices, trouble: Recurring) -> WebHandler:
     """A handler that authenticates, calls, turns refusals into answers and counts them."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        response = await _answered(route, services, request)
+        try:
+            response = await _answered(route, services, request)
+        except Unavailable as error:
+            trouble.tell(route.operation_id, f"{route.operation_id}: {error}")
+            response = to_response(UNAVAILABLE, "The service cannot answer now. Please try again.")
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
         services.on_answer(route.operation_id, response.status)
         return response
 
@@ -55,28 +60,37 @@ def _serve(route: Route, services: ApiServices) -> WebHandler:
 
 async def _answered(route: Route, services: ApiServices, request: web.Request) -> web.StreamResponse:
     try:
-        claims = None
-        if route.needs_token:
-            claims = await services.identity.authenticate(
-                request.headers.get("X-Soracom-API-Key", "")[:CREDENTIAL_CHARACTERS_MAX],
-                request.headers.get("X-Soracom-Token", ""),
-            )
-        call = Call(services, request, claims)
-        if route.query is not None:
-            call.check_query(route.query)
-        return await route.handler(call)
+        with ungrouped():
+            return await _called(route, services, request)
     except Refused as refusal:
         if not isinstance(refusal.reason, RequestRefusal):
             raise
         response = to_response(FAULTS[refusal.reason], refusal.detail or refusal.reason.value)
-        if refusal.retry_after_s:
+        if isinstance(refusal, TooMany):
+            response.headers.update(refusal.headers)
+        elif refusal.retry_after_s:
             response.headers["Retry-After"] = str(refusal.retry_after_s)
         return response
-    except Unavailable as error:
-        _log.warning("%s: %s", route.operation_id, error)
-        response = to_response(UNAVAILABLE, "The service cannot answer now. Please try again.")
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+
+
+async def _called(route: Route, services: ApiServices, request: web.Request) -> web.StreamResponse:
+    if not route.needs_token:
+        return await _handled(route, Call(services, request, None))
+    claims = await services.identity.authenticate(
+        request.headers.get("X-Soracom-API-Key", "")[:CREDENTIAL_CHARACTERS_MAX],
+        request.headers.get("X-Soracom-Token", ""),
+    )
+    cost = cost_of(route.operation_id, request.query.get("limit"))
+    async with services.limits.turn(claims.operator_id, cost) as headers:
+        response = await _handled(route, Call(services, request, claims))
+        response.headers.update(headers)
         return response
+
+
+async def _handled(route: Route, call: Call) -> web.StreamResponse:
+    if route.query is not None:
+        call.check_query(route.query)
+    return await route.handler(call)
 
 
 @web.middleware
@@ -98,6 +112,8 @@ async def _errors(request: web.Request, handler: WebHandler) -> web.StreamRespon
         if error.status >= 500:
             raise
         return to_response(UNREADABLE, error.reason or "The request cannot be read.")
+    except (ConnectionError, web.PayloadAccessError, web.RequestPayloadError):
+        raise  # the client is gone, or its body is no body: the listener counts it
     except Exception:
         _log.exception("%s %r", request.method, request.path)
         return to_response(INTERNAL, "Internal error.")

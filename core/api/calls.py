@@ -21,6 +21,8 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from yarl import URL
 
+from core.api.limits import PAGE_DEFAULT, PAGE_MAX, OperatorLimits
+from core.api.ready import Readiness
 from core.api.sources import source_of
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
@@ -35,8 +37,6 @@ from core.services.operators import Operators
 from core.services.sims import Sims
 from core.services.stats import Stats
 
-PAGE_DEFAULT = 100
-PAGE_MAX = 1_000
 PARAMETER_CHARACTERS_MAX = 1_024
 """One value of the path or the query; no id, key or tag name is longer."""
 PARAMETER_NAME_MAX = 64
@@ -55,7 +55,7 @@ def _nobody_counts(_operation_id: str, _status: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiServices:
-    """What the API stands on. ``is_ready`` is asked by ``/readyz``; ``on_answer`` counts answers."""
+    """What the API stands on. ``readiness`` is asked by ``/readyz``; ``on_answer`` counts answers."""
 
     identity: Identity
     sims: Sims
@@ -67,7 +67,8 @@ class ApiServices:
     guesses: Guesses
     clock: Clock
     sandbox: bool
-    is_ready: Callable[[], bool]
+    limits: OperatorLimits
+    readiness: Callable[[str], Readiness]
     on_answer: Callable[[str, int], None] = _nobody_counts
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Those whose X-Forwarded-For is believed."""

@@ -20,10 +20,11 @@ from aiohttp import web
 from core.adapters.links import EDGE_PATH, serve_link
 from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, read
 from core.api.customers import CustomerOperations
+from core.api.ready import Readiness, readyz
 from core.api.sources import source_of
 from core.domain.reasons import RequestRefusal
 from core.domain.session import CloseReason
-from core.errors import ConfigurationError, Refused, Unavailable
+from core.errors import ConfigurationError, Refused, Unavailable, ungrouped
 from core.ports.links import Link
 from core.services.guesses import Guess, Guesses
 
@@ -128,7 +129,9 @@ class ControlServices:
     """Of each virtual gateway held, how many sessions are open."""
     fences: Callable[[], dict[str, int]]
     """Of each, the fence of its tenure: whoever tells a higher one holds it now."""
-    is_ready: Callable[[], bool]
+    readiness: Callable[[str], Readiness]
+    places: Callable[[], dict[str, str]]
+    """Of each virtual gateway that it could hold, how it is with it."""
     hand_over: Callable[[str], Awaitable[None]]
     end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]
     refresh_sessions_of: Callable[[str, str], Awaitable[None]]
@@ -154,7 +157,7 @@ def make_control(services: ControlServices) -> web.Application:
     application.on_shutdown.append(channel.say_bye)
     routes = application.router
     routes.add_get("/healthz", channel.healthz)
-    routes.add_get("/readyz", channel.readyz)
+    routes.add_get("/readyz", readyz(services.readiness))
     routes.add_get("/control/node", channel.trusted(channel.node))
     routes.add_get("/control/watch", channel.trusted(channel.watch))
     routes.add_get(EDGE_PATH, channel.trusted(channel.edge))
@@ -207,17 +210,16 @@ class _Channel:
     async def healthz(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"status": "ok"})
 
-    async def readyz(self, _: web.Request) -> web.StreamResponse:
-        is_ready = self._services.is_ready()
-        status = "ready" if is_ready else "not taking sessions"
-        return web.json_response({"status": status}, status=200 if is_ready else 503)
-
     async def node(self, _: web.Request) -> web.StreamResponse:
         services = self._services
+        readiness = services.readiness("")
         return web.json_response(
             {
                 "name": services.name,
-                "ready": services.is_ready(),
+                "ready": readiness.is_ready,
+                "status": readiness.status,
+                "parts": dict(readiness.parts),
+                "places": services.places(),
                 "gateways": services.gateways(),
                 "fences": services.fences(),
                 "standing": services.standing(),
@@ -384,7 +386,8 @@ def _text(body: object, name: str) -> str:
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(request)
+        with ungrouped():
+            return await handler(request)
     except web.HTTPException as error:  # no such path, no such method
         headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
         return web.json_response({"error": error.reason}, status=error.status, headers=headers)

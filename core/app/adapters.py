@@ -33,6 +33,7 @@ from core.ports.peers import Peers
 from core.ports.store import Store
 from core.ports.stream import Stream
 from core.services.message_meter import MESSAGE_METER
+from core.services.sessions import LATE_S
 from gtp.userplane.links import device_mtus
 from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun
@@ -58,6 +59,8 @@ class Adapters:
     ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual gateway's addresses
     here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was found
     damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at least.
+    ``late_s`` is how long a write to the store may be under way when its sender is dead (0: the file of a
+    dead process changes no more).
     """
 
     clock: Clock
@@ -72,6 +75,7 @@ class Adapters:
     folder_id: str = ""
     stream_damage: Sequence[str] = ()
     stream_lost: int = 0
+    late_s: float = LATE_S
     inside: KeptInsideNetwork | None = None
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
@@ -131,6 +135,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             folder_id=own_folder.folder_id,
             stream_damage=stream.damage if isinstance(stream, LogStream) else (),
             stream_lost=stream.lost if isinstance(stream, LogStream) else 0,
+            late_s=LATE_S if config.store.cassandra else 0.0,
             open_tuns=partial(_open_tuns, config.gateway),
             inside=inside,
             peers=peers,

@@ -24,7 +24,7 @@ from core.services.quarantine import UsageQuarantine
 from core.services.reconciler import Reconciler
 from core.services.relay import EventRelay
 from core.services.reported import ReportedUsage
-from core.services.sessions import LATE_S, Sessions
+from core.services.sessions import Sessions
 from core.services.statics import EndAt, StaticAddresses
 from core.services.unanswered import UnansweredSessions
 from core.services.usage import UsageMeter
@@ -249,11 +249,14 @@ class HeldGateway:
     ) -> UeBlocks:
         """What finds the addresses that are lent, of an access point's ``network`` or of the common one.
 
-        An Access-Accept may promise one until its time is over.
+        An Access-Accept may promise one until its time is over, and a write that nobody waits for any more
+        may name one. Where neither can be, every address that anybody was given is read back.
         """
         config, world = self._config, self._world
         apn = config.gateway.apn_pools[network].name if network else ""
         promised_s = config.radius.provisional_s if config.radius.clients else 0.0
+        unknown_s = max(world.late_s, promised_s)
+        held_back_s = unknown_s + config.gateway.quarantine_s if unknown_s else 0.0
         return UeBlocks(
             blocks=world.store.blocks,
             pool=pool,
@@ -264,7 +267,7 @@ class HeldGateway:
             apart=[each.ue_pool for each in config.gateway.held if each.ue_pool not in (None, own.ue_pool)],
             apn_pools=tuple(config.gateway.apn_pools),
             prefix=config.gateway.block_prefix,
-            held_back_s=max(LATE_S, promised_s) + config.gateway.quarantine_s,
+            held_back_s=held_back_s,
             route=partial(self.user_plane.route, apn=apn),
             unroute=partial(self.user_plane.unroute, apn=apn),
         )

@@ -381,17 +381,18 @@ class Node:
 
     async def _metadata_of(self, session: Session) -> Metadata | None:
         """What a device may read of its own SIM, if its group lets it (``SoracomAir.metadata.enabled``)."""
-        sim = await self._world.store.sims.get(session.sim_id)
+        store = self._world.store.bulk
+        sim = await store.sims.get(session.sim_id)
         if sim is None or not sim.group_id or sim.operator_id != session.operator_id:
             return None
-        group = await self._world.store.groups.get(sim.operator_id, sim.group_id)
+        group = await store.groups.get(sim.operator_id, sim.group_id)
         air = group.configuration.get("SoracomAir", {}) if group is not None else {}
         allowed = air.get("metadata")
         if not isinstance(allowed, dict) or allowed.get("enabled") is not True:
             return None
         userdata = air.get("userdata")
         return Metadata(
-            subscriber=subscriber_view(sim, await self._world.store.sessions.of_sim(sim.sim_id)),
+            subscriber=subscriber_view(sim, await store.sessions.of_sim(sim.sim_id)),
             userdata=userdata if isinstance(userdata, str) else None,
         )
 

@@ -14,10 +14,12 @@ from core.api.app import make_application
 from core.api.calls import ApiServices
 from core.api.control import ControlServices, make_control
 from core.api.customers import CustomerOperations
-from core.app.adapters import Adapters
+from core.api.limits import OperatorLimits
+from core.app.adapters import Adapters, make_billing
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.app.operations import Operations
+from core.app.readiness import NodeReadiness
 from core.config import Config
 from core.domain.session import Access
 from core.services.audit import AuditTrail
@@ -45,8 +47,8 @@ class Customers:
 
 
 def make_customers(config: Config, adapters: Adapters, node: Node) -> Customers:
-    """On this installation's token key and store."""
-    store, clock, entropy = adapters.store, adapters.clock, adapters.entropy
+    """On this installation's token key and store, of which what they ask can wait."""
+    store, clock, entropy = adapters.store.bulk, adapters.clock, adapters.entropy
     audit = AuditTrail(audit=store.audit, clock=clock, entropy=entropy, actor=config.node.name)
     guesses = Guesses(clock=clock, audit=audit.guessed)
     identity = Identity(
@@ -100,6 +102,7 @@ def make_telemetry(node: Node, customers: Customers) -> Telemetry:
         Metric.RESTART_COUNTER,
         lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
     )
+    telemetry.watch_each(Metric.GATEWAYS, lambda: node.holdings.counts)
     each(Metric.LEASES, lambda held: held.gateway.leases)
     for access in (Access.GTPV1, Access.GTPV2):
         each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
@@ -228,23 +231,29 @@ def _sum(tables: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
 
 
 def make_api(
-    config: Config, adapters: Adapters, node: Node, customers: Customers, telemetry: Telemetry
+    config: Config,
+    adapters: Adapters,
+    node: Node,
+    customers: Customers,
+    *,
+    telemetry: Telemetry,
+    readiness: NodeReadiness,
 ) -> web.Application:
-    """The customer API."""
+    """The customer API. What it asks of the store can wait."""
+    store = adapters.store.bulk
     services = ApiServices(
         identity=customers.identity,
         sims=customers.sims,
         operators=customers.operators,
         guesses=customers.guesses,
-        groups=Groups(
-            store=adapters.store, control=node.control, clock=adapters.clock, entropy=adapters.entropy
-        ),
-        stats=Stats(usage=adapters.store.usage, clock=adapters.clock),
-        billing=node.billing,
+        groups=Groups(store=store, control=node.control, clock=adapters.clock, entropy=adapters.entropy),
+        stats=Stats(usage=store.usage, clock=adapters.clock),
+        billing=make_billing(config, store=store, objects=adapters.objects, clock=adapters.clock),
         exports=Exports(objects=adapters.objects, clock=adapters.clock, key=adapters.token_key),
         clock=adapters.clock,
         sandbox=config.api.sandbox,
-        is_ready=lambda: not node.holdings.is_draining,
+        limits=OperatorLimits(clock=adapters.clock, calls_per_s=config.api.calls_per_s),
+        readiness=readiness.of,
         on_answer=lambda operation, status: telemetry.count(
             Metric.API_REQUESTS, operation=operation, status=str(status)
         ),
@@ -260,6 +269,7 @@ def make_control_channel(
     customers: Customers,
     *,
     is_own: bool = False,
+    readiness: NodeReadiness,
     drain: Callable[[], None],
     reload: Callable[[], Awaitable[list[str]]],
 ) -> web.Application:
@@ -278,7 +288,11 @@ def make_control_channel(
             gateways=lambda: {
                 gateway_id: len(held.sessions.open_sessions) for gateway_id, held in node.held.items()
             },
-            is_ready=lambda: not node.holdings.is_draining,
+            readiness=readiness.of,
+            places=lambda: {
+                gateway_id: f"{each.state.value} {each.detail}".strip()
+                for gateway_id, each in node.holdings.states.items()
+            },
             standing=lambda: node.faults.standing,
             hand_over=node.holdings.hand_over,
             end_sessions_of=node.end_sessions_of,

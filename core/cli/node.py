@@ -34,15 +34,19 @@ node = typer.Typer(no_args_is_help=True, help="The nodes of this installation, o
 
 @node.command()
 def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Which virtual gateways a node holds, how many sessions each has, and which loops stand still, and why.
+    """Whether a node can do what its roles are for, the state of each virtual gateway, and loops that stand
+    still, with the reason.
 
     Example: airloom node status --contact http://10.0.0.12:8090
     """
     where, secret = where_of(config, contact)
     told = asyncio.run(ask("GET", f"{where}/control/node", secret))
-    typer.echo(f"{told['name']}: {'ready' if told['ready'] else 'draining'}")
-    for gateway_id, sessions in sorted(told["gateways"].items()):
-        typer.echo(f"  {gateway_id}: {sessions} sessions")
+    typer.echo(f"{told['name']}: {told['status']}")
+    for part, state in told["parts"].items():
+        typer.echo(f"  {part}: {state}")
+    for gateway_id, place in sorted(told["places"].items()):
+        sessions = told["gateways"].get(gateway_id)
+        typer.echo(f"  {gateway_id}: {place}" + ("" if sessions is None else f", {sessions} sessions"))
     for loop, why in sorted(told.get("standing", {}).items()):
         typer.echo(f"  {loop}: stands still: {why}")
 

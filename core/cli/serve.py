@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -20,14 +19,17 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from core.adapters import own_socket
 from core.adapters.clock import SystemClock
-from core.adapters.own_socket import listening
+from core.adapters.http_server import Clients, connections_of, listening, raise_open_files
 from core.app.adapters import default_adapters
 from core.app.node import Node
+from core.app.readiness import NodeReadiness
 from core.app.serving import add_metrics, make_api, make_control_channel, make_customers, make_telemetry
 from core.config import Config
 from core.config_file import exposed, load
-from core.errors import ConfigurationError, LeaseLost, Unavailable
+from core.errors import ConfigurationError, LeaseLost, Unavailable, first_of, ungrouped
+from core.telemetry import Metric, Telemetry
 
 LABELS = {
     "roles": "roles",
@@ -35,8 +37,11 @@ LABELS = {
     "metrics": "metrics",
     "gtp_c": "GTP-C",
     "gtp_u": "GTP-U",
+    "stand_by": "stand-by for",
     "edge": "device edge",
 }
+OF_NODE_MAX = 1_024
+"""Connections of one address to the control channel, or for metrics: nodes may share one."""
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 DRAIN_S = 20.0
 GC_THRESHOLDS = (3_000, 4, 1_000)
@@ -51,7 +56,8 @@ def serve(config_file: Path | None, *, roles: Sequence[str] = (), as_json: bool 
         config = load(config_file, roles=roles)
         if complaint := exposed(config_file):
             _tell(complaint)
-        return uvloop.run(_serve(config, lambda: load(config_file, roles=roles), as_json=as_json))
+        with ungrouped():
+            return uvloop.run(_serve(config, lambda: load(config_file, roles=roles), as_json=as_json))
     except ConfigurationError as error:
         return _end(EX_CONFIG, str(error))
     except (Unavailable, LeaseLost) as error:
@@ -70,40 +76,46 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         open_parts.push_async_callback(node.aclose)
         customers = make_customers(config, adapters, node)
         telemetry = make_telemetry(node, customers)
+        readiness = NodeReadiness(config=config, adapters=adapters, node=node)
+        listeners = Listeners(open_parts, telemetry)
 
         async def reload() -> list[str]:
             return node.reload(await asyncio.to_thread(load_again))
 
         channel = partial(
-            make_control_channel, config, adapters, node, customers, drain=stopped.set, reload=reload
-        )
+            make_control_channel, config, adapters, node, customers,
+            readiness=readiness, drain=stopped.set, reload=reload,
+        )  # fmt: skip
         if config.control.contact:
-            await _listen(open_parts, channel(), "control", config.control.host, config.control.port)
+            await listeners.open(channel(), "control", config.control.host, config.control.port)
         own = channel(is_own=True)
         add_metrics(own, telemetry)
-        listener = await asyncio.to_thread(listening, config.node.data_dir)
-        await _listen_on(open_parts, own, listener)
+        await listeners.open_own(own, config.node.data_dir)
         if config.metrics.port:
             metrics = web.Application()
             add_metrics(metrics, telemetry)
-            await _listen(open_parts, metrics, "metrics", config.metrics.host, config.metrics.port)
+            await listeners.open(metrics, "metrics", config.metrics.host, config.metrics.port)
         gc.collect()
         gc.disable()  # what is read back stays: to go through it again and again is half the time of a start
         recovered = await node.start()
         for lost in node.lost_counts:
             _tell(lost)
         if "api" in config.node.roles:
-            application = make_api(config, adapters, node, customers, telemetry)
-            await _listen(open_parts, application, "api", config.api.host, config.api.port)
+            application = make_api(
+                config, adapters, node, customers, telemetry=telemetry, readiness=readiness
+            )
+            await readiness.look()
+            of_address = config.api.connections_per_address
+            await listeners.open(application, "api", config.api.host, config.api.port, of_address=of_address)
         gc.freeze()
         gc.enable()
         gc.set_threshold(*GC_THRESHOLDS)
         running = asyncio.create_task(node.run())
         is_new = not (await adapters.store.accounts.open_operators(limit=1)).items
-        _say_ready(config, recovered, node.edge_entries, is_new=is_new, as_json=as_json)
+        _say_ready(config, node, recovered, is_new=is_new, as_json=as_json)
         waiting = asyncio.create_task(stopped.wait())
-        reloading = asyncio.create_task(_reload_on(hung_up, reload))
-        open_parts.push_async_callback(_cancel, reloading)
+        for beside in (_reload_on(hung_up, reload), readiness.run()):
+            open_parts.push_async_callback(_cancel, asyncio.create_task(beside))
         await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             await _drain(node)
@@ -146,47 +158,47 @@ async def _wind_down(running: "asyncio.Task[None]", waiting: "asyncio.Task[bool]
     if isinstance(failure, BaseExceptionGroup):
         wrong, _ = failure.split(ConfigurationError)
         if wrong is not None:
-            return _end(EX_CONFIG, str(_first_of(wrong)))
+            return _end(EX_CONFIG, str(first_of(wrong)))
         lost, others = failure.split(LeaseLost)
         if others is not None:
             raise others
         if lost is not None:
-            return _end(EX_UNAVAILABLE, str(_first_of(lost)))
+            return _end(EX_UNAVAILABLE, str(first_of(lost)))
     return EX_OK
 
 
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What the groups of tasks within tasks are about."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
+class Listeners:
+    """What the node listens with for HTTP: each counted and limited by itself."""
 
+    def __init__(self, open_parts: AsyncExitStack, telemetry: Telemetry) -> None:
+        self._open_parts = open_parts
+        self._telemetry = telemetry
+        self._connections_max = connections_of(raise_open_files())
 
-async def _listen(
-    open_parts: AsyncExitStack, application: web.Application, section: str, host: str, port: int
-) -> None:
-    runner = await _runner(open_parts, application)
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{section}.port: {host}:{port}: {error.strerror or error}; stop what uses it,"
-            f" or set another with AIRLOOM_{section.upper()}__PORT"
-        ) from error
+    async def open(
+        self,
+        application: web.Application,
+        section: str,
+        host: str,
+        port: int,
+        *,
+        of_address: int = OF_NODE_MAX,
+    ) -> None:
+        """Serve there; raises ``ConfigurationError``."""
+        clients = Clients(most=self._connections_max, most_of_address=of_address)
+        self._telemetry.watch_each(Metric.HTTP_FAULTS, lambda: clients.faults, listener=section)
+        self._telemetry.watch(Metric.HTTP_CONNECTIONS, lambda: float(clients.open), listener=section)
+        await self._open_parts.enter_async_context(
+            listening(application, section=section, host=host, port=port, clients=clients)
+        )
 
-
-async def _listen_on(
-    open_parts: AsyncExitStack, application: web.Application, listener: socket.socket
-) -> None:
-    await web.SockSite(await _runner(open_parts, application), listener).start()
-
-
-async def _runner(open_parts: AsyncExitStack, application: web.Application) -> web.AppRunner:
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
-    open_parts.push_async_callback(runner.cleanup)
-    await runner.setup()
-    return runner
+    async def open_own(self, application: web.Application, folder: Path) -> None:
+        """Serve on the socket in the data folder, which its owner alone reaches."""
+        listener = await asyncio.to_thread(own_socket.listening, folder)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+        self._open_parts.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
 
 
 def _tell(line: str) -> None:
@@ -195,8 +207,8 @@ def _tell(line: str) -> None:
     sys.stderr.flush()
 
 
-def _say_ready(config: Config, recovered: int, entries: str, *, is_new: bool, as_json: bool) -> None:
-    served = _served(config, entries)
+def _say_ready(config: Config, node: Node, recovered: int, *, is_new: bool, as_json: bool) -> None:
+    served = _served(config, node)
     if as_json:
         lines = [json.dumps({"ready": True, **served, "sessions": recovered, "is_new": is_new})]
     else:
@@ -209,8 +221,8 @@ def _say_ready(config: Config, recovered: int, entries: str, *, is_new: bool, as
     sys.stdout.flush()
 
 
-def _served(config: Config, entries: str) -> dict[str, str]:
-    """What this node's roles open, and where."""
+def _served(config: Config, node: Node) -> dict[str, str]:
+    """What this node's roles have open now, and where."""
     roles, gateway = config.node.roles, config.gateway
     facts = {"roles": ", ".join(roles)}
     if "api" in roles:
@@ -218,10 +230,12 @@ def _served(config: Config, entries: str) -> dict[str, str]:
     if config.metrics.port:
         facts["metrics"] = f"http://{config.metrics.host}:{config.metrics.port}/metrics"
     if "gateway" in roles:
-        addresses = [each.addresses for each in config.holdable]
-        facts["gtp_c"] = ", ".join(f"{each[0]}:{gateway.control_port}" for each in addresses)
-        facts["gtp_u"] = ", ".join(f"{each[-1]}:{gateway.user_port}" for each in addresses)
-    facts["edge"] = entries if "edge" in roles else ", ".join(config.edge.nodes) or "none"
+        addresses = [each.addresses for each in config.holdable if each.id in node.held]
+        facts["gtp_c"] = ", ".join(f"{each[0]}:{gateway.control_port}" for each in addresses) or "none"
+        facts["gtp_u"] = ", ".join(f"{each[-1]}:{gateway.user_port}" for each in addresses) or "none"
+        if waiting := [gateway_id for gateway_id in node.holdings.states if gateway_id not in node.held]:
+            facts["stand_by"] = ", ".join(waiting)
+    facts["edge"] = node.edge_entries if "edge" in roles else ", ".join(config.edge.nodes) or "none"
     return facts
 
 

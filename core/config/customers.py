@@ -15,6 +15,10 @@ class ApiConfig(Section):
     nothing; so beyond loopback ``sandbox_exposed`` must say that it is meant. The SIMs get IMSIs of
     ``sandbox_plmn`` (MCC and MNC; 00101 is the test network). ``proxies`` are the load balancers whose
     X-Forwarded-For says where a request comes from: wrong passwords are bounded by source.
+
+    ``connections_per_address`` are the connections that one address may have open: raise it where all
+    customers come through a proxy. An operator may make ``calls_per_s`` calls a second (0: any number), lists
+    and bills counting as many (``core.api.limits``), on each node with the role ``api``.
     """
 
     host: str = "127.0.0.1"
@@ -23,6 +27,8 @@ class ApiConfig(Section):
     sandbox_exposed: bool = False
     sandbox_plmn: Annotated[str, StringConstraints(pattern=r"^[0-9]{5,6}$")] = "00101"
     proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1_000)] = ()
+    connections_per_address: Annotated[int, Field(ge=1)] = 256
+    calls_per_s: Annotated[float, Field(ge=0)] = 1_000.0
 
     @model_validator(mode="after")
     def _check(self) -> "ApiConfig":

@@ -203,6 +203,10 @@ class Sessions(Protocol):
         """The open sessions of one SIM, oldest first."""
         ...
 
+    async def of_sims(self, sim_ids: Sequence[str]) -> Sequence[Sequence[Session]]:
+        """The same of each of several SIMs, in one read."""
+        ...
+
     def of_gateway(self, gateway_id: str, *, known: Container[str] = ()) -> AsyncIterator[Session | Resting]:
         """The open sessions of a virtual gateway, and what others left at rest: what a node must load to take
         it over. Those whose ids are ``known`` are passed over. No full scan.
@@ -250,6 +254,10 @@ class Usage(Protocol):
 
     async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
         """All rows of one IMSI and UTC day (yyyymmdd), by slot, session, epoch, segment."""
+        ...
+
+    async def of_each_day(self, imsi: str, days: Sequence[int]) -> Sequence[Sequence[UsageReport]]:
+        """The same of each of several days, in few reads."""
         ...
 
     async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
@@ -491,6 +499,11 @@ class Store(Protocol):
     @property
     def audit(self) -> Audit:
         """The audit."""
+        ...
+
+    @property
+    def bulk(self) -> "Store":
+        """The same store for callers that can wait: what they ask never stands before attaches and leases."""
         ...
 
     async def aclose(self) -> None:

@@ -4,8 +4,11 @@ Rules:
 
 - What was read of the map of blocks counts only once this gateway has changed the map from just that state:
   whatever a holder before, or this node itself, still had under way can then never take effect.
-- A tenure lends from blocks that it took itself. Of those that were there before, the open sessions keep
-  their addresses; the rest is held back until no promise of the holder before and no write of its can come.
+- Of the blocks that were there before a tenure, the open sessions keep their addresses; the rest is held back
+  until no promise of the holder before and no write of its can come. Where neither can ever come
+  (``held_back_s`` is 0) a tenure lends from them at once; else it lends from blocks that it took itself.
+- The first block that a tenure takes beside held ones is small, and each next one twice as large up to the
+  size configured: a node that starts again and again uses up little of the pool each time.
 - A block is of one pool: what is lent under an access point with a pool of its own is of no other. A block
   that is in none any more, for the configuration changed, keeps its open sessions and is lent from no more.
 - The next block is taken before the last one is used up, so that an attach waits for no store; a block that
@@ -17,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
-from core.domain.blocks import Block, BlockMap, BlockOwner, first_free, prefix_within
+from core.domain.blocks import PREFIX_MAX, Block, BlockMap, BlockOwner, first_free, prefix_within
 from core.domain.pools import NEVER_LENT, AddressPool
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
@@ -29,6 +32,8 @@ LOOK_S = 1.0
 GIVE_BACK_S = 60.0
 EXHAUSTED_S = 10.0
 """How long a gateway that found no free block waits until it looks again."""
+SMALLER_BITS = 3
+"""The first block beside held ones is an eighth of an ordinary one, but never below ``PREFIX_MAX``."""
 CHANGE_TRIES_MAX = 64
 """How often the map is read again because another gateway changed it meanwhile."""
 TURN_S = 0.05
@@ -42,7 +47,7 @@ class UeBlocks:
     alone; else it is what all others lend from, and whatever else is found to be the gateway's is kept here.
 
     ``route`` and ``unroute`` are told of each block that comes and goes; ``held_back_s`` is how long what the
-    holder before may have lent is not.
+    holder before may have lent is not: 0 when every address that anybody was given is known.
     """
 
     def __init__(
@@ -77,7 +82,8 @@ class UeBlocks:
         self._route = route
         self._unroute = unroute
         self._owner = BlockOwner(gateway.gateway_id, gateway.epoch)
-        self._ahead = max(1, (1 << (32 - self._prefix)) - NEVER_LENT) // 2 + 1
+        self._next_prefix = self._prefix
+        self._ahead = _half_of(self._prefix)
         self._is_unsure = False
         self._may_take_at = self._give_back_at = 0.0
         self._lent = asyncio.Event()
@@ -102,12 +108,17 @@ class UeBlocks:
             own = self._own_in(seen)
             around = {Block.around(each, self._prefix) for each in _outside(own, within)}
             older = [block for block in around if not any(_overlap(block, other) for other in seen.owners)]
-            held = {block for block in own if seen.owners[block].fence != self._owner.fence}
+            before = {block for block in own if seen.owners[block].fence != self._owner.fence}
+            held = before if self._held_back_s else set()
+            if held:
+                self._next_prefix = min(max(self._prefix, PREFIX_MAX), self._prefix + SMALLER_BITS)
             taken = older[: BLOCKS_CHANGED_MAX - 1]
             fresh = None if own - held else self._free_in(seen, taken)
             is_changed = await self._change(seen, (*taken, fresh) if fresh else taken, held={*held, *taken})
             if is_changed and len(taken) == len(older):
                 break
+        if fresh:
+            self._heed_taken()
         self._give_back_at = self._clock.monotonic() + GIVE_BACK_S
         return _outside({Block.of(network) for network in self._pool.blocks}, within)
 
@@ -145,8 +156,15 @@ class UeBlocks:
             if not (fresh or spare or self._is_unsure):
                 return
             if await self._change(seen, [fresh] if fresh else [], given_back=spare):
+                if fresh:
+                    self._heed_taken()
                 return
         raise Unavailable("the map of blocks changes too fast")
+
+    def _heed_taken(self) -> None:
+        """The next one is taken when half of this one is lent, and twice as large."""
+        self._ahead = _half_of(self._next_prefix)
+        self._next_prefix = max(self._prefix, self._next_prefix - 1)
 
     async def _read(self) -> BlockMap:
         self._gateway.demand_held()
@@ -226,7 +244,12 @@ class UeBlocks:
         return self._is_common and not any(_holds(other, block) for other in self._others)
 
     def _free_in(self, seen: BlockMap, taken: Collection[Block] = ()) -> Block | None:
-        return first_free(self._network, self._prefix, (*seen.owners, *self._apart, *taken))
+        return first_free(self._network, self._next_prefix, (*seen.owners, *self._apart, *taken))
+
+
+def _half_of(prefix: int) -> int:
+    """More than half of what may be lent of such a block."""
+    return max(1, (1 << (32 - prefix)) - NEVER_LENT) // 2 + 1
 
 
 async def start_all(pools: Sequence[UeBlocks], in_use: Collection[IPv4Address]) -> Collection[IPv4Address]:

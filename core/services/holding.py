@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 from zlib import crc32
@@ -32,6 +33,7 @@ from core.ports.peers import Peers
 from core.ports.store import Leases
 from core.services.faults import Faults
 from core.services.gateway import LEASE_S, RENEW_S, Tenure, take_lease
+from core.services.recurring import Recurring
 
 LOOP, LEASES, START = "gateway", "lease", "gateway-start"
 GONE_AFTER_S = LEASE_S + 2.0
@@ -80,6 +82,24 @@ class Seat(Protocol):
         ...
 
 
+class State(Enum):
+    """How it is with a gateway that this node could hold."""
+
+    HELD = "held"
+    BEGINNING = "beginning"
+    FAILING = "failing"
+    ELSEWHERE = "elsewhere"
+    FREE = "free"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A gateway's state; ``detail`` says who holds it, or why it cannot begin."""
+
+    state: State
+    detail: str = ""
+
+
 S = TypeVar("S", bound=Seat)
 R = TypeVar("R")
 
@@ -103,6 +123,8 @@ class _Place(Generic[S]):
     look_now: asyncio.Event = field(default_factory=asyncio.Event)
     tenure: Tenure | None = None
     seat: S | None = None
+    trouble: str = ""
+    """Why it cannot begin, as of the last try."""
     is_taking: bool = False
     wanted_back: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -147,12 +169,31 @@ class Holdings(Generic[S]):
         self._make = make
         self._settle_left = settle_left
         self._tell = tell
+        self._trouble = Recurring(say=tell, clock=clock)
         self._places = {gateway_id: _Place[S](gateway_id) for gateway_id in gateways}
         self._held_by: Counter[str] = Counter()
         self.is_draining = False
         """Nothing is taken any more."""
         self.held: dict[str, S] = {}
         """Who works now, by gateway id."""
+
+    @property
+    def states(self) -> dict[str, Standing]:
+        """Of each gateway that this node could hold, how it is with it."""
+        return {gateway_id: self._standing(place) for gateway_id, place in self._places.items()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of them are in each state."""
+        found = Counter(each.state for each in self.states.values())
+        return {state.value: found[state] for state in State}
+
+    def _standing(self, place: _Place[S]) -> Standing:
+        if place.gateway_id in self.held:
+            return Standing(State.HELD)
+        if place.tenure is not None:
+            return Standing(State.FAILING, place.trouble) if place.trouble else Standing(State.BEGINNING)
+        return Standing(State.ELSEWHERE, place.holder) if place.holder else Standing(State.FREE)
 
     async def start(self) -> int:
         """Take the home gateways that are free and begin their work; how many sessions were read back.
@@ -294,6 +335,8 @@ class Holdings(Generic[S]):
                 raise
             self._faults.goes_on(START, place.gateway_id)
             self.held[place.gateway_id] = place.seat
+            place.trouble = ""
+            self._trouble.over(place.gateway_id)
             return count
 
     async def _begin_later(self, place: _Place[S], tenure: Tenure, before: GatewayLease | None) -> int:
@@ -302,8 +345,12 @@ class Holdings(Generic[S]):
             try:
                 return await self._begin(place, tenure, before)
             except ConfigurationError as error:
-                self._tell(f"{place.gateway_id}: {error}; trying again")
-                await asyncio.sleep(RETRY_S)
+                place.trouble = str(error)
+                self._trouble.tell(place.gateway_id, f"{place.gateway_id}: {error}; trying again")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await place.wanted_back.wait()
+                        raise _HandedOver from None
 
     async def _leave(self, place: _Place[S]) -> None:
         seat, place.seat = place.seat, None

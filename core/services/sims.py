@@ -11,7 +11,7 @@ Rules:
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -131,6 +131,10 @@ class Sims:
     async def sessions_of(self, sim_id: str) -> list[Session]:
         """The open sessions of a SIM, oldest first."""
         return list(await self._store.sessions.of_sim(sim_id))
+
+    async def sessions_of_each(self, sims: Sequence[Sim]) -> Sequence[Sequence[Session]]:
+        """The same of each of a page of SIMs, in one read."""
+        return await self._store.sessions.of_sims([sim.sim_id for sim in sims])
 
     async def previous_session(self, operator_id: str, sim_id: str) -> SessionEvent | None:
         """The end of the SIM's last session that ended, if it is among its newest events."""

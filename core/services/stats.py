@@ -8,7 +8,6 @@ Rules:
 - Rows belong to the operator that they carry, whoever owns the SIM now.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -114,11 +113,10 @@ class Stats:
         self, operator_id: str, imsi: str, days: list[datetime]
     ) -> list[tuple[datetime, dict[str, Volume]]]:
         """Of at most as many days as the window of minutes has."""
-        async with asyncio.TaskGroup() as tasks:
-            reading = [tasks.create_task(self._usage.of_day(imsi, day_of(day))) for day in days]
+        reports = await self._usage.of_each_day(imsi, [day_of(day) for day in days])
         found: list[tuple[datetime, dict[str, Volume]]] = []
-        for day, task in zip(days, reading, strict=True):
-            rows = [row for row in task.result() if row.operator_id == operator_id]
+        for day, of_day in zip(days, reports, strict=True):
+            rows = [row for row in of_day if row.operator_id == operator_id]
             slots = usage_of_slots(rows)
             found += [(day + timedelta(seconds=slot * SLOT_S), used) for slot, used in slots.items()]
         return found

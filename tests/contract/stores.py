@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from core.adapters.store.bulk import BulkEngine
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, connect
 from core.adapters.store.engine import Engine
 from core.adapters.store.memory import Disk, MemoryEngine
@@ -71,7 +72,17 @@ def _sqlite(folder: Path) -> Callable[[SetClock], Awaitable[Engine]]:
     return open_engine
 
 
-OPENERS = {"memory": _memory, "sqlite": _sqlite}
+def _bulk(folder: Path) -> Callable[[SetClock], Awaitable[Engine]]:
+    """What customers' calls go through, before the embedded store."""
+    behind = _sqlite(folder)
+
+    async def open_engine(clock: SetClock) -> Engine:
+        return BulkEngine(await behind(clock))
+
+    return open_engine
+
+
+OPENERS = {"memory": _memory, "sqlite": _sqlite, "bulk": _bulk}
 
 
 def cassandra_opener(address: CassandraAddress) -> Callable[[SetClock], Awaitable[Engine]]:

@@ -52,6 +52,45 @@ async def test_a_scan_is_bounded_on_both_sides(world: World, reverse: bool, expe
     assert len(rows) == 2
 
 
+async def test_rows_are_read_at_once_in_the_order_of_their_keys(world: World) -> None:
+    names = [f"{number:03}" for number in range(0, 200, 2)]
+    batches = [Batch(SIM_GROUP, (f"OP{name}",), (Put((name,), (name,)),)) for name in names]
+    await world.engine.write_all(batches)
+    asked = [f"{number:03}" for number in reversed(range(200))]
+    found = await world.engine.get(SIM_GROUP, [RowKey((f"OP{name}",), (name,)) for name in asked])
+    assert [row.values[0] if row else None for row in found] == [
+        name if name in names else None for name in asked
+    ]
+
+
+async def test_several_partitions_are_read_at_once_in_their_order(world: World) -> None:
+    for number in range(40):
+        puts = tuple(Put((f"{name}{number}",), ("{}",)) for name in "cab"[: number % 4])
+        if puts:
+            await world.engine.write(Batch(SIM_GROUP, (f"OP{number}",), puts))
+    partitions = [(f"OP{number}",) for number in reversed(range(40))]
+    found = await world.engine.scan_each(SIM_GROUP, partitions)
+    assert [[row.clustering[0] for row in rows] for rows in found] == [
+        sorted(f"{name}{number}" for name in "cab"[: number % 4]) for number in reversed(range(40))
+    ]
+    assert [len(rows) for rows in await world.engine.scan_each(SIM_GROUP, partitions, limit=1)] == [
+        min(number % 4, 1) for number in reversed(range(40))
+    ]
+    assert await world.engine.scan_each(SIM_GROUP, []) == []
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_a_long_scan_is_whole(world: World, reverse: bool) -> None:
+    names = [f"{number:03}" for number in range(150)]
+    for start in (0, 75):
+        puts = tuple(Put((name,), ("{}",)) for name in names[start : start + 75])
+        await world.engine.write(Batch(SIM_GROUP, ("OP1",), puts))
+    rows = await world.engine.scan(SIM_GROUP, ("OP1",), limit=120, reverse=reverse)
+    assert [row.clustering[0] for row in rows] == sorted(names, reverse=reverse)[:120]
+    rows = await world.engine.scan(SIM_GROUP, ("OP1",), above=("009",), below=("140",), reverse=reverse)
+    assert [row.clustering[0] for row in rows] == sorted(names[10:140], reverse=reverse)
+
+
 @pytest.mark.parametrize(
     ("partition", "writes", "condition"),
     [

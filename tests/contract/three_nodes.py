@@ -89,6 +89,11 @@ class PatientEngine:
     async def scan(self, table: Table, partition: Key, **bounds: Any) -> Sequence[Row]:
         return await self._tried(partial(self._engine.scan, table, partition, **bounds))
 
+    async def scan_each(
+        self, table: Table, partitions: Sequence[Key], **bounds: Any
+    ) -> Sequence[Sequence[Row]]:
+        return await self._tried(partial(self._engine.scan_each, table, partitions, **bounds))
+
     async def write(self, *batches: Batch) -> None:
         for batch in batches:
             await self._write(batch)

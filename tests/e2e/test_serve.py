@@ -178,6 +178,8 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             assert await phone.say(b"hello")
             await asyncio.to_thread(_bombard, served.gateway_address)
             await guess_keys(customer)
+            with socket.create_connection((served.api_host, served.api_port)) as stranger:
+                stranger.sendall(b"no HTTP\r\n\r\n")
             assert await still_metrics(served) == set()
 
             await customer.call("POST", f"/sims/{sim_id}/suspend")
@@ -189,6 +191,7 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             metrics = await asyncio.to_thread(served.metrics)
             assert metrics['airloom_sessions_open{access="gtpv1"}'] == 0
             assert metrics["airloom_connections_open"] == 0, "its connection ended with its session"
+            assert "Traceback" not in (served.data_dir / "serve.log").read_text()
             assert phone.program is not None
             with pytest.raises((OSError, TimeoutError)):  # nobody hears its good-bye
                 async with asyncio.timeout(0.5):

@@ -3,6 +3,7 @@ long after their process died; kills between any two steps; promises of Access-A
 """
 
 import asyncio
+import dataclasses
 import json
 import random
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from core.app.node import Node
 from core.config import Config, VirtualGatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool
+from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, Nas, NasName, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
@@ -148,7 +150,7 @@ class Stage:
         self.lives: dict[str, Incarnation] = {}
         self.nodes: dict[str, Node] = {}
         self.running: dict[str, asyncio.Task[None]] = {}
-        self.refused = self.static_told = 0
+        self.refused = self.occupied = self.static_told = 0
         self._sims = [
             Sim(
                 sim_id=f"89811000000000{number:05d}",
@@ -185,9 +187,17 @@ class Stage:
             await self._end(name)
 
     async def _begin(self, name: str) -> None:
-        self.lives[name] = life = Incarnation()
-        engine = self._engine_type(disk=self.disk, clock=self.clock, life=life, rng=self.rng)
-        world = Adapters(
+        self.lives[name] = Incarnation()
+        node = self.nodes[name] = self._node_type(config=self._config_of(name), adapters=self._world(name))
+        await node.start()
+        self.running[name] = asyncio.create_task(node.run())
+
+    def _config_of(self, name: str) -> Config:
+        return _config(name)
+
+    def _world(self, name: str) -> Adapters:
+        engine = self._engine_type(disk=self.disk, clock=self.clock, life=self.lives[name], rng=self.rng)
+        return Adapters(
             clock=self.clock,
             entropy=NarrowEntropy(self.rng),
             network=self.network,
@@ -199,9 +209,6 @@ class Stage:
             token_key=bytes(32),
             peers=StagePeers(self, name),
         )
-        node = self.nodes[name] = self._node_type(config=_config(name), adapters=world)
-        await node.start()
-        self.running[name] = asyncio.create_task(node.run())
 
     async def _end(self, name: str) -> None:
         self.lives[name].is_alive = False
@@ -233,8 +240,9 @@ class Stage:
             asking.cancel()
             try:
                 await asking
-            except (Refused, Unavailable):
+            except (Refused, Unavailable) as error:
                 self.refused += 1
+                self.occupied += getattr(error, "reason", None) is AttachRefusal.ADDRESSES_OCCUPIED
             except asyncio.CancelledError:
                 pass  # its node died: nobody was told anything
 
@@ -353,6 +361,79 @@ def test_nothing_is_lent_twice_whatever_dies(seed: int) -> None:
     assert stage.ledger.found == []
     assert stage.ledger.told > 200
     assert stage.static_told > 20
+
+
+class AtOnceEngine(LateEngine):
+    """An embedded store: a write of a dead process is there or is not, and never comes."""
+
+    async def _land(self, batches: Sequence[Batch]) -> None:
+        await MemoryEngine.write(self, *batches)
+
+
+class EmbeddedStage(Stage):
+    """One node after the other on one file, without RADIUS clients, killed every few seconds."""
+
+    def __init__(self, seed: int, held_type: type[HeldGateway] = HeldGateway) -> None:
+        super().__init__(seed, held_type, AtOnceEngine)
+        self.restarts = 0
+
+    async def run(self) -> None:
+        store = WideStore(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
+        for sim in self._sims:
+            await store.sims.put(sim)
+        await self._begin("node-1")
+        async with asyncio.TaskGroup() as actors:
+            for sim in self._sims:
+                actors.create_task(self._live(sim))
+            actors.create_task(self._kill())
+        await self._end("node-1")
+
+    async def _kill(self) -> None:
+        while self.clock.monotonic() < ACTIVE_S:
+            await asyncio.sleep(self.rng.uniform(1, 5))
+            await self._end("node-1")
+            await asyncio.sleep(0.2)  # whoever asked it something sees that it is dead
+            await self._begin("node-1")
+            self.restarts += 1
+
+    async def _promise(self, imsi: str, gateway: HeldGateway) -> None:
+        """There is no RADIUS client."""
+
+    def _config_of(self, name: str) -> Config:
+        config = _config(name).model_dump(mode="json") | {"radius": {}}
+        config["node"]["home"] = []
+        config["control"] = {}
+        config["gateway"]["virtual"] = config["gateway"]["virtual"][:1]
+        return Config.model_validate(config)
+
+    def _world(self, name: str) -> Adapters:
+        return dataclasses.replace(super()._world(name), late_s=0.0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_node_that_is_killed_again_and_again_goes_on_and_gives_nothing_twice(seed: int) -> None:
+    stage = EmbeddedStage(seed)
+    run_virtual(stage.run)
+    assert stage.ledger.found == []
+    assert stage.restarts > 80
+    assert stage.ledger.told > 200
+    assert stage.occupied == 0, "no restart may cost an attach its address"
+
+
+def test_it_is_the_rule_that_keeps_addresses_there_and_its_soundness_is_watched() -> None:
+    class Hasty(EmbeddedStage):
+        """Planted: the store is not such a one."""
+
+        def __init__(self, seed: int) -> None:
+            super().__init__(seed)
+            self._engine_type = LateEngine
+
+    def found(seed: int) -> list[str]:
+        stage = Hasty(seed)
+        run_virtual(stage.run)
+        return stage.ledger.found
+
+    assert any(found(seed) for seed in range(10))
 
 
 class RashEngine(LateEngine):

@@ -23,6 +23,8 @@ from core.adapters.store.wide import WideStore
 from core.adapters.tokens import JwtTokens
 from core.api.app import make_application
 from core.api.calls import ApiServices
+from core.api.limits import OperatorLimits
+from core.api.ready import Readiness
 from core.domain.billing import Tariff
 from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim
@@ -105,7 +107,7 @@ class ApiWorld:
         return self.clock.at
 
 
-def make_world(*, sandbox: bool = True) -> ApiWorld:
+def make_world(*, sandbox: bool = True, calls_per_s: float = 0) -> ApiWorld:
     clock, entropy = SetClock(), SystemEntropy()
     store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
     control = StoreControl(store, clock)
@@ -140,7 +142,8 @@ def make_world(*, sandbox: bool = True) -> ApiWorld:
         exports=Exports(objects=objects, clock=clock, key=KEY),
         clock=clock,
         sandbox=sandbox,
-        is_ready=lambda: True,
+        limits=OperatorLimits(clock=clock, calls_per_s=calls_per_s),
+        readiness=lambda role: Readiness("ready", {}),
         on_answer=lambda operation_id, status: answers.append((operation_id, status)),
     )
     stock = Stock(store=store, clock=clock, audit=audit)

@@ -72,7 +72,13 @@ class Stage:
         return WideStore(engine=faulty, clock=self.clock)
 
     async def gateway(
-        self, name: str, *in_use: str, runs: bool = True, network: IPv4Network = POOL
+        self,
+        name: str,
+        *in_use: str,
+        runs: bool = True,
+        network: IPv4Network = POOL,
+        prefix: int = 29,
+        held_back_s: float = HELD_BACK_S,
     ) -> tuple[VirtualGateway, UeBlocks]:
         self.fences[name] = self.fences.get(name, 0) + 1
         now = self.clock.now()
@@ -100,8 +106,8 @@ class Stage:
             entropy=entropy,
             network=network,
             apart=[],
-            prefix=29,
-            held_back_s=HELD_BACK_S,
+            prefix=prefix,
+            held_back_s=held_back_s,
             route=self.routes.add,
             unroute=self.routes.remove,
         )
@@ -109,6 +115,14 @@ class Stage:
         if runs:
             self.running.append(asyncio.create_task(blocks.run()))
         return made, blocks
+
+    async def kill(self) -> None:
+        """Whatever runs."""
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+        self.running.clear()
+        self.routes.clear()
 
     async def owned(self, name: str) -> list[Block]:
         owners = (await self.store.blocks.read()).owners
@@ -121,9 +135,7 @@ def play(script: Callable[[Stage], Awaitable[None]]) -> None:
         try:
             await script(stage)
         finally:
-            for task in stage.running:
-                task.cancel()
-            await asyncio.gather(*stage.running, return_exceptions=True)
+            await stage.kill()
 
     run_virtual(whole)
 
@@ -201,6 +213,42 @@ def test_a_tenure_lends_from_a_fresh_block_and_from_the_old_ones_later() -> None
         second.claim_address(lent, "imsi")
         await asyncio.sleep(HELD_BACK_S)
         assert second.lease_address() in old.network
+
+    play(script)
+
+
+@pytest.mark.parametrize("size", [24, 20])
+def test_50_restarts_in_a_row_use_up_nothing_where_all_that_was_lent_is_known(size: int) -> None:
+    async def script(stage: Stage) -> None:
+        network, in_use = IPv4Network(f"10.128.0.0/{size}"), list[IPv4Address]()
+        for attaches in (*[2] * 50, 50):
+            await stage.kill()
+            gateway, _ = await stage.gateway(
+                "vg-1", *map(str, in_use), network=network, prefix=22, held_back_s=0
+            )
+            for address in in_use:
+                gateway.claim_address(address, "imsi")
+            in_use += [await gateway.lease_address_soon() for _ in range(attaches)]
+        assert len(set(in_use)) == 150
+
+    play(script)
+
+
+def test_where_something_may_be_promised_a_restart_uses_up_a_64th_of_the_pool() -> None:
+    async def script(stage: Stage) -> None:
+        network, lent = IPv4Network("10.128.0.0/20"), list[IPv4Address]()
+        for life in range(50):
+            await stage.kill()
+            gateway, _ = await stage.gateway("vg-1", network=network, prefix=22, held_back_s=1_000)
+            assert len(await stage.owned("vg-1")) == life + 1
+            lent += [await gateway.lease_address_soon() for _ in range(5)]
+            await asyncio.sleep(2)
+        while len(lent) < 50 * 5 + 400:
+            lent.append(await gateway.lease_address_soon())
+            await asyncio.sleep(0.01)
+        assert len(set(lent)) == len(lent), "what may be promised is lent to nobody else"
+        sizes = {each.prefix for each in await stage.owned("vg-1")}
+        assert sizes == {23, 24, 25, 26}, "each next block is twice as large"
 
     play(script)
 

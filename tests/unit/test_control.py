@@ -1,6 +1,6 @@
 """What a node asks of the holders of gateways, over their control channels."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.store.wide import WideStore
 from core.api.control import ControlServices, make_control
 from core.api.customers import CustomerOperations
+from core.api.ready import Readiness
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.sim import Sim
@@ -74,29 +75,34 @@ async def no_bills() -> dict[str, object]:
     return {"closed_until": None, "tariffs": [], "late": []}
 
 
-@asynccontextmanager
-async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
-    here, there, world = Asked(), Asked(), make_world()
-    clock, store = world.clock, world.store
-    services = ControlServices(
+def services_of(there: Asked, reload: Callable[[], Awaitable[list[str]]] = there_is_none) -> ControlServices:
+    world = make_world()
+    return ControlServices(
         name="there",
         secret=SECRET,
         guesses=world.services.guesses,
         customers=CustomerOperations(world.services.operators, world.stock),
         gateways=dict,
         fences=dict,
-        is_ready=lambda: True,
+        readiness=lambda role: Readiness("ready", {"store": "ok"}),
+        places=dict,
         hand_over=there.refresh_sessions_of,
         end_sessions_of=there.end_sessions_of,
         refresh_sessions_of=there.refresh_sessions_of,
         group_changed=there.group_changed,
         operations=None,  # type: ignore[arg-type] # nobody looks at them here
         billing=no_bills,
-        reload=there_is_none,
+        reload=reload,
         drain=lambda: None,
         serve_link=None,
     )
-    async with TestServer(make_control(services)) as server:
+
+
+@asynccontextmanager
+async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
+    here, there, world = Asked(), Asked(), make_world()
+    clock, store = world.clock, world.store
+    async with TestServer(make_control(services_of(there))) as server:
         http = HttpPeers(secret=SECRET)
         contacts = {"vg-there": str(server.make_url("")).rstrip("/"), "vg-gone": "http://127.0.0.1:1"}
         for gateway_id, contact in contacts.items():

@@ -19,6 +19,7 @@ from aiohttp.test_utils import TestServer
 from core.adapters.own_socket import SOCKET_FILE, listening, reachable
 from core.api.control import ControlServices, make_control
 from core.api.customers import IMPORT_BYTES_MAX, CustomerOperations
+from core.api.ready import Readiness
 from core.cli import stock as import_command
 from core.domain.account import Operator
 from core.domain.audit import AuditAction
@@ -59,7 +60,8 @@ def control_of(world: ApiWorld, secret: str | None) -> web.Application:
             customers=CustomerOperations(world.services.operators, world.stock),
             gateways=dict,
             fences=dict,
-            is_ready=lambda: True,
+            readiness=lambda role: Readiness("ready", {}),
+            places=dict,
             hand_over=nobody,
             end_sessions_of=nobody,
             refresh_sessions_of=nobody,

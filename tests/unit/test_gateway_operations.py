@@ -14,6 +14,7 @@ from aiohttp import web
 
 from core.api.control import TraceQuery
 from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
+from core.app.readiness import NodeReadiness
 from core.app.serving import add_metrics, make_control_channel, make_customers, make_telemetry
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
@@ -72,8 +73,15 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
         async def reload() -> list[str]:
             return stage.node.reload(found.wanted)
 
+        adapters = stage._adapters(stage._life, "x")
         channel = make_control_channel(
-            config, adapters, stage.node, customers, drain=lambda: None, reload=reload
+            config,
+            adapters,
+            stage.node,
+            customers,
+            readiness=NodeReadiness(config=config, adapters=adapters, node=stage.node),
+            drain=lambda: None,
+            reload=reload,
         )
         add_metrics(channel, make_telemetry(stage.node, customers))
         runner = web.AppRunner(channel, shutdown_timeout=0.1)

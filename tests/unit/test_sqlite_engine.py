@@ -6,29 +6,35 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from core.adapters.clock import SystemClock
+from core.adapters.store import bulk as bulk_module
 from core.adapters.store import sqlite as sqlite_module
-from core.adapters.store.engine import Batch, Put, RowKey
+from core.adapters.store.bulk import CALLS_AT_ONCE, ROWS_AT_ONCE, BulkEngine
+from core.adapters.store.engine import Batch, Condition, Put, Row, RowKey
+from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sqlite import (
     GROUP_REQUESTS_MAX,
+    LEASES_WAITING_MAX,
     READS_WAITING_MAX,
     WRITES_WAITING_MAX,
     SqliteEngine,
 )
 from core.adapters.store.tables import (
+    GATEWAY_LEASE,
     OPERATOR,
     OUTBOX,
     REVOKED_TOKEN,
     SCHEMA_VERSION,
     SESSION_BY_GATEWAY,
     SIM_GROUP,
+    Table,
 )
 from core.adapters.store.wide import WideStore
 from core.domain.values import replace
@@ -82,6 +88,117 @@ async def test_too_many_reads_are_refused(engine: SqliteEngine) -> None:
     with pytest.raises(Unavailable, match=str(READS_WAITING_MAX)):
         await engine.get(REVOKED_TOKEN, keys[:1])
     assert await reading == [None] * READS_WAITING_MAX
+
+
+async def test_a_lease_is_renewed_though_all_else_waits(engine: SqliteEngine) -> None:
+    many = [token(number) for number in range(WRITES_WAITING_MAX)]
+    writing = asyncio.create_task(engine.write_all(many))
+    await asyncio.sleep(0)
+    lease = Batch(GATEWAY_LEASE, ("vg-1",), (Put((), ("{}",), 1),), Condition((), 0))
+    with pytest.raises(Unavailable):
+        await engine.write(token(0))
+    await engine.write(lease)
+    await writing
+    keys = [RowKey((f"t{number}",)) for number in range(READS_WAITING_MAX)]
+    reading = asyncio.create_task(engine.get(REVOKED_TOKEN, keys))
+    await asyncio.sleep(0)
+    (row,) = await engine.get(GATEWAY_LEASE, [RowKey(("vg-1",))])
+    assert row is not None
+    await reading
+
+
+@pytest.mark.parametrize("calls", [LEASES_WAITING_MAX])
+async def test_calls_for_leases_are_bounded_too(engine: SqliteEngine, calls: int) -> None:
+    keys = [RowKey((f"t{number}",)) for number in range(READS_WAITING_MAX)]
+    reading = asyncio.create_task(engine.get(REVOKED_TOKEN, keys))
+    await asyncio.sleep(0)
+    asked = [RowKey((f"vg-{number}",)) for number in range(calls)]
+    more = asyncio.create_task(engine.get(GATEWAY_LEASE, asked))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await engine.get(GATEWAY_LEASE, [RowKey(("vg-1",))])
+    await asyncio.gather(reading, more)
+
+
+async def test_what_is_read_at_once_is_of_one_moment(engine: SqliteEngine) -> None:
+    """Each commit writes both ends alike, so whoever reads them at once never finds them unlike."""
+    ends, keys = [("a",), ("z",)], [RowKey((f"t{number}",), ("g",)) for number in range(200)]
+    keys = [RowKey(("a",), ("g",)), *keys, RowKey(("z",), ("g",))]
+
+    async def write(number: int) -> None:
+        await engine.write(*(Batch(SIM_GROUP, end, (Put(("g",), (str(number),)),)) for end in ends))
+
+    async def write_on() -> None:
+        for number in range(1, 300):
+            await write(number)
+
+    await write(0)
+    writing = asyncio.create_task(write_on())
+    seen: set[str] = set()
+    while not writing.done():
+        first, *_, last = await engine.get(SIM_GROUP, keys)
+        assert first is not None
+        assert first == last
+        ((one,), (other,)) = await engine.scan_each(SIM_GROUP, ends)
+        assert one == other
+        seen.add(str(first.values[0]))
+    await writing
+    assert len(seen) > 10
+
+
+async def test_customers_lists_never_stand_before_an_attach(engine: SqliteEngine) -> None:
+    """40 lists of 1,000 SIMs at once: before, they were refused, and so was every attach."""
+    bulk = BulkEngine(engine)
+    keys = [RowKey((f"t{number}",)) for number in range(1_000)]
+    partitions = [(f"sim-{number}",) for number in range(1_000)]
+    lists = [asyncio.ensure_future(bulk.get(REVOKED_TOKEN, keys)) for _ in range(40)]
+    more = [asyncio.ensure_future(bulk.scan_each(SIM_GROUP, partitions)) for _ in range(40)]
+    for _ in range(20):
+        await engine.get(OPERATOR, [RowKey(("an attach reads",))])
+        await engine.write(token(1))
+    assert not any(each.done() for each in (*lists, *more))
+    await asyncio.gather(*lists, *more)
+
+
+async def test_bulk_calls_are_bounded_and_fair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_module, "CALLS_MAX", 20)
+    below = CountingEngine()
+    bulk = BulkEngine(below)
+    key = RowKey(("t",))
+    long = asyncio.create_task(bulk.get(REVOKED_TOKEN, [key] * 100_000))
+    short = [asyncio.create_task(bulk.get(REVOKED_TOKEN, [key])) for _ in range(19)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="20 calls of customers"):
+        await bulk.write(token(0))
+    await asyncio.gather(*short)
+    assert not long.done(), "a long one holds up no short one"
+    await bulk.write_all([token(number) for number in range(100)])
+    long.cancel()
+    assert (below.calls_max, below.rows_max) == (CALLS_AT_ONCE, ROWS_AT_ONCE)
+
+
+class CountingEngine(MemoryEngine):
+    """How many calls are before it at a time, and the rows of the largest."""
+
+    def __init__(self) -> None:
+        super().__init__(disk=Disk(), clock=SetClock())
+        self.calls = self.calls_max = self.rows_max = 0
+
+    async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
+        async with self._call(len(keys)):
+            return await super().get(table, keys)
+
+    async def write_all(self, batches: Sequence[Batch]) -> None:
+        async with self._call(len(batches)):
+            await super().write_all(batches)
+
+    @asynccontextmanager
+    async def _call(self, rows: int) -> AsyncIterator[None]:
+        self.calls += 1
+        self.calls_max, self.rows_max = max(self.calls_max, self.calls), max(self.rows_max, rows)
+        await asyncio.sleep(0.001)
+        yield
+        self.calls -= 1
 
 
 async def test_a_commit_takes_a_bounded_number_of_calls(engine: SqliteEngine) -> None:

@@ -208,6 +208,13 @@ class CassandraEngine:
             last = tuple(rows[-1][len(prefix) : len(table.clustering)])
             above, below = (above, last) if reverse else (last, below)
 
+    async def scan_each(
+        self, table: Table, partitions: Sequence[Key], *, prefix: Key = (), limit: int = SCAN_ROWS_MAX
+    ) -> Sequence[Sequence[Row]]:
+        """Rows of several partitions, asked for side by side."""
+        scans = (self.scan(table, each, prefix=prefix, limit=limit) for each in partitions)
+        return await asyncio.gather(*scans)
+
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
         with self._accepted_for(batches[0].table if batches else None):

@@ -124,6 +124,12 @@ class Engine(Protocol):
         """
         ...
 
+    async def scan_each(
+        self, table: Table, partitions: Sequence[Key], *, prefix: Key = (), limit: int = SCAN_ROWS_MAX
+    ) -> Sequence[Sequence[Row]]:
+        """``scan`` of several partitions in one read, in their order. Raises ``Unavailable``."""
+        ...
+
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order, each atomic; durable on return.
 

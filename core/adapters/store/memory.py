@@ -84,6 +84,12 @@ class MemoryEngine:
                 found.append(row)
         return found
 
+    async def scan_each(
+        self, table: Table, partitions: Sequence[Key], *, prefix: Key = (), limit: int = SCAN_ROWS_MAX
+    ) -> Sequence[Sequence[Row]]:
+        """Rows of several partitions."""
+        return [await self.scan(table, each, prefix=prefix, limit=limit) for each in partitions]
+
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
         await self._turn()

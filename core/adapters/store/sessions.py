@@ -149,6 +149,14 @@ class WideSessions:
         rows = await self._engine.scan(SIM, (sim_id,), prefix=(_SESSION,))
         return [self._sessions.read((sim_id,), row) for row in rows]
 
+    async def of_sims(self, sim_ids: Sequence[str]) -> Sequence[Sequence[Session]]:
+        """The same of each of several SIMs, in one read."""
+        found = await self._engine.scan_each(SIM, [(each,) for each in sim_ids], prefix=(_SESSION,))
+        return [
+            [self._sessions.read((sim_id,), row) for row in rows]
+            for sim_id, rows in zip(sim_ids, found, strict=True)
+        ]
+
     async def of_gateway(
         self, gateway_id: str, *, known: Container[str] = ()
     ) -> AsyncIterator[Session | Resting]:

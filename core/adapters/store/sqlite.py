@@ -37,7 +37,7 @@ from core.adapters.store.engine import (
 )
 from core.adapters.store.hot import HotRows, is_hot
 from core.adapters.store.statements import Statements, add_column, scan_of, statements_of
-from core.adapters.store.tables import SCHEMA_VERSION, TABLES, Table
+from core.adapters.store.tables import GATEWAY_LEASE, SCHEMA_VERSION, TABLES, Table
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from core.ports.clock import Clock
 
@@ -45,6 +45,8 @@ WRITES_WAITING_MAX = 20_000
 """Batches accepted and not yet durable; beyond it a write is refused at once."""
 READS_WAITING_MAX = 20_000
 """Rows and scans asked for and not yet answered."""
+LEASES_WAITING_MAX = 64
+"""Besides: calls for leases of virtual gateways are taken in though all else waits, or it would cost them."""
 GROUP_REQUESTS_MAX = 1_000
 """Calls in one commit: bounds how long the first of them waits for the others."""
 PURGE_INTERVAL_S = 60.0
@@ -104,12 +106,14 @@ class _Lane:
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def submit(self, work: Work[R], weight: int = 1, on_end: Callable[[], None] = lambda: None) -> R:
-        """Have it done; raises ``Unavailable`` when too much waits already.
+    async def submit(
+        self, work: Work[R], weight: int = 1, on_end: Callable[[], None] = lambda: None, reserve: int = 0
+    ) -> R:
+        """Have it done; raises ``Unavailable`` when too much waits already, by more than the ``reserve``.
 
         ``on_end`` is called on the loop when it is over, though its caller were cancelled.
         """
-        if self._is_closed or self._waiting + weight > self._waiting_max:
+        if self._is_closed or self._waiting + weight > self._waiting_max + reserve:
             on_end()
             why = "closed" if self._is_closed else f"behind: {self._waiting} calls wait"
             raise Unavailable(f"the store is {why}")
@@ -219,7 +223,7 @@ class SqliteEngine:
                     found.append(rows[0] if rows else None)
             return found
 
-        return await self._reads.submit(work, len(keys))
+        return await self._reads.submit(work, len(keys), reserve=_reserve(table))
 
     async def scan(
         self,
@@ -246,6 +250,23 @@ class SqliteEngine:
         )
         return await self._reads.submit(lambda connection: _rows(table, connection.execute(sql, bound)))
 
+    async def scan_each(
+        self, table: Table, partitions: Sequence[Key], *, prefix: Key = (), limit: int = SCAN_ROWS_MAX
+    ) -> Sequence[Sequence[Row]]:
+        """Rows of several partitions, all of one moment."""
+        check_scan(table, prefix, (), (), limit)
+        now_us = self._now_us()
+        scans = [
+            scan_of(table, each, prefix=prefix, above=(), below=(), limit=limit, reverse=False, now_us=now_us)
+            for each in partitions
+        ]
+
+        def work(connection: sqlite3.Connection) -> list[list[Row]]:
+            with _reading(connection):
+                return [_rows(table, connection.execute(sql, bound)) for sql, bound in scans]
+
+        return await self._reads.submit(work, len(scans))
+
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
         now_us = self._now_us()
@@ -254,7 +275,8 @@ class SqliteEngine:
             for batch in batches:
                 _apply(connection, batch, now_us)
 
-        await self._writes.submit(work, len(batches), self._hot.begin_write(batches))
+        reserve = _reserve(batches[0].table) if batches else 0
+        await self._writes.submit(work, len(batches), self._hot.begin_write(batches), reserve)
 
     async def write_all(self, batches: Sequence[Batch]) -> None:
         """Write unconditional batches, all in one commit."""
@@ -319,6 +341,10 @@ class SqliteEngine:
         for statements in _STATEMENTS.values():
             left -= connection.execute(statements.purge, (self._now_us(), left)).rowcount
         self._purge_due = self._clock.monotonic() + (PURGE_INTERVAL_S if left else PURGE_AGAIN_S)
+
+
+def _reserve(table: Table) -> int:
+    return LEASES_WAITING_MAX if table is GATEWAY_LEASE else 0
 
 
 def _read_group(connection: sqlite3.Connection, requests: list[_Request[Any]]) -> Iterable[_Outcome]:

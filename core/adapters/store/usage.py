@@ -31,7 +31,7 @@ from core.ports.store import Page, Quarantined
 INDEXED_MAX = 1_000_000
 """Index rows remembered as written; beyond it they are forgotten and written again, which changes nothing."""
 READ_AT_A_TIME = 31
-"""Days of one IMSI that are read side by side."""
+"""Days of one IMSI that are read at once."""
 FOLDS_AT_A_TIME = 4
 """Late days that are folded side by side: each costs the event loop some milliseconds."""
 
@@ -75,6 +75,19 @@ class WideUsage:
                 return reports
             above = rows[-1].clustering
 
+    async def of_each_day(self, imsi: str, days: Sequence[int]) -> Sequence[Sequence[UsageReport]]:
+        """The same of each of several days, some days in one read."""
+        found: list[Sequence[UsageReport]] = []
+        for start in range(0, len(days), READ_AT_A_TIME):
+            some = days[start : start + READ_AT_A_TIME]
+            scans = await self._engine.scan_each(USAGE, [(imsi, day) for day in some])
+            for day, rows in zip(some, scans, strict=True):
+                if len(rows) == SCAN_ROWS_MAX:
+                    found.append(await self.of_day(imsi, day))
+                else:
+                    found.append([report_from(imsi, day, (*row.clustering, *row.values)) for row in rows])
+        return found
+
     async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
         """The highest report of each segment: folded rows, and slots where these do not say everything."""
         known = await self._days.known()
@@ -87,10 +100,8 @@ class WideUsage:
         wanted = set(days)
         rows = [row for of_month in folded for row in of_month if row.day in wanted]
         open_days = [day for day in days if not known.is_whole(day)]
-        for start in range(0, len(open_days), READ_AT_A_TIME):
-            some = open_days[start : start + READ_AT_A_TIME]
-            for of_day in await asyncio.gather(*(self.of_day(imsi, day) for day in some)):
-                rows += of_day
+        for of_day in await self.of_each_day(imsi, open_days):
+            rows += of_day
         return fold(rows)[0]
 
     async def fold(self, imsi: str, day: int) -> None:

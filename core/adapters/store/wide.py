@@ -4,6 +4,7 @@ from core.adapters.store.accounts import WideAccounts
 from core.adapters.store.audit import WideAudit
 from core.adapters.store.bills import WideBills
 from core.adapters.store.blocks import WideBlocks
+from core.adapters.store.bulk import BulkEngine
 from core.adapters.store.engine import Engine
 from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideHolders, WideLeases, WideShardLeases
@@ -20,6 +21,8 @@ class WideStore:
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
+        self._clock = clock
+        self._bulk: WideStore | None = self if isinstance(engine, BulkEngine) else None
         self._accounts = WideAccounts(engine=engine, clock=clock)
         self._sims = WideSims(engine=engine, clock=clock)
         self._groups = WideGroups(engine=engine)
@@ -98,6 +101,13 @@ class WideStore:
     def audit(self) -> WideAudit:
         """The audit."""
         return self._audit
+
+    @property
+    def bulk(self) -> "WideStore":
+        """The same rows, for callers that can wait."""
+        if self._bulk is None:
+            self._bulk = WideStore(engine=BulkEngine(self._engine), clock=self._clock)
+        return self._bulk
 
     async def aclose(self) -> None:
         """Finish what was accepted, then let go; idempotent."""

@@ -1,0 +1,54 @@
+"""Trouble that comes again each second, said to the operator without filling the log.
+
+Rule: a line is said when it is another than before for its topic, and the same again after 1, 2, 4 … 60 s,
+with how often it was left out.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.ports.clock import Clock
+
+AGAIN_S, AGAIN_S_MAX = 1.0, 60.0
+TOPICS_MAX = 256
+"""Beyond it the topic that was heard of longest ago is forgotten."""
+
+
+@dataclass(slots=True)
+class _Said:
+    line: str
+    again_s: float
+    due: float
+    left_out: int = 0
+
+
+class Recurring:
+    """``say`` is called with each line that is due."""
+
+    def __init__(self, *, say: Callable[[str], None], clock: Clock) -> None:
+        self._say = say
+        self._clock = clock
+        self._said: OrderedDict[str, _Said] = OrderedDict()
+
+    def tell(self, topic: str, line: str) -> None:
+        """It happened, perhaps again."""
+        now = self._clock.monotonic()
+        before = self._said.pop(topic, None)
+        if before is None or before.line != line:
+            self._said[topic] = _Said(line, AGAIN_S, now + AGAIN_S)
+            self._say(line)
+        elif now < before.due:
+            before.left_out += 1
+            self._said[topic] = before
+        else:
+            again_s = min(2 * before.again_s, AGAIN_S_MAX)
+            self._said[topic] = _Said(line, again_s, now + again_s)
+            more = f" ({before.left_out} times more meanwhile)" if before.left_out else ""
+            self._say(f"{line}{more}")
+        if len(self._said) > TOPICS_MAX:
+            self._said.popitem(last=False)
+
+    def over(self, topic: str) -> None:
+        """It is mended: if it comes again it is news."""
+        self._said.pop(topic, None)

@@ -23,9 +23,10 @@ from core.adapters import own_socket
 from core.adapters.clock import SystemClock
 from core.adapters.http_server import Clients, connections_of, listening, raise_open_files
 from core.app.adapters import default_adapters
+from core.app.measuring import make_telemetry
 from core.app.node import Node
 from core.app.readiness import NodeReadiness
-from core.app.serving import add_metrics, make_api, make_control_channel, make_customers, make_telemetry
+from core.app.serving import add_metrics, make_api, make_control_channel, make_customers
 from core.config import Config
 from core.config_file import exposed, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable, first_of, ungrouped
@@ -75,7 +76,7 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         node = Node(config=config, adapters=adapters, tell=_tell)
         open_parts.push_async_callback(node.aclose)
         customers = make_customers(config, adapters, node)
-        telemetry = make_telemetry(node, customers)
+        telemetry = make_telemetry(node, customers.guesses)
         readiness = NodeReadiness(config=config, adapters=adapters, node=node)
         listeners = Listeners(open_parts, telemetry)
 

@@ -13,9 +13,10 @@ import pytest
 from aiohttp import web
 
 from core.api.control import TraceQuery
+from core.app.measuring import make_telemetry
 from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
 from core.app.readiness import NodeReadiness
-from core.app.serving import add_metrics, make_control_channel, make_customers, make_telemetry
+from core.app.serving import add_metrics, make_control_channel, make_customers
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
@@ -83,7 +84,7 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
             drain=lambda: None,
             reload=reload,
         )
-        add_metrics(channel, make_telemetry(stage.node, customers))
+        add_metrics(channel, make_telemetry(stage.node, customers.guesses))
         runner = web.AppRunner(channel, shutdown_timeout=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

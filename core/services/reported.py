@@ -39,7 +39,8 @@ class _Counted:
     """What is durable of one session: ``total`` since it began, ``before`` of it on days before ``day``.
 
     ``tried`` is above ``total`` while a write may have been stored whose answer was lost. ``paid_until``: the
-    time, in seconds since 1970, up to which the line was busy with what is durable.
+    monotonic time up to which the line was busy with what is durable, or when that was stored: a wall clock
+    that is set back leaves no usage unbilled.
     """
 
     day: int
@@ -89,16 +90,16 @@ class ReportedUsage:
             total = counted.total.highest(told)
             if total == counted.total:
                 return True
-            now = self._clock.now()
-            paid_until = _paid_until(counted, total, ceiling)
-            if paid_until > now.timestamp() + SLACK_S:
+            now, now_s = self._clock.now(), self._clock.monotonic()
+            paid_until = counted.paid_until + _busy_s(total - counted.total, ceiling)
+            if paid_until > now_s + SLACK_S:
                 return False
             if day_of(now) > counted.day:
                 if counted.tried != counted.total:
                     await self._record(session, counted, counted.tried)
                 await self._begin_day(session, nas, counted, day_of(now))
             await self._record(session, counted, total)
-            counted.paid_until = paid_until
+            counted.paid_until = max(paid_until, now_s)
             return True
 
     def discard(self, session_id: str) -> None:
@@ -113,7 +114,9 @@ class ReportedUsage:
             that_day = that_day.highest(row.volume)
         timestamp_us = max((row.timestamp_us for row in rows), default=0)
         tried = nas.before + that_day  # whoever wrote it may have died before the day was folded with it
-        return _Counted(day, nas.before, nas.before, tried, timestamp_us, _began(session, ceiling))
+        since = max(_began(session, ceiling), timestamp_us / 1_000_000)
+        paid_until = self._clock.monotonic() - max(0.0, self._clock.now().timestamp() - since)
+        return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until)
 
     async def _record(self, session: Session, counted: _Counted, total: Volume) -> None:
         now = self._clock.now()
@@ -142,11 +145,9 @@ def _began(session: Session, ceiling: Ceiling) -> float:
     return opened - min(unseen_s, UNSEEN_S_MAX)
 
 
-def _paid_until(counted: _Counted, total: Volume, ceiling: Ceiling) -> float:
-    """Until when a line of this rate is busy with what is new; idle time before the last report is gone."""
-    added = total - counted.total
-    busy_s = max(added.up_bytes, added.down_bytes) * 8 / (ceiling.kbps * 1_000)
-    return max(counted.paid_until, counted.timestamp_us / 1_000_000) + busy_s
+def _busy_s(added: Volume, ceiling: Ceiling) -> float:
+    """How long a line of this rate is busy with what is new."""
+    return max(added.up_bytes, added.down_bytes) * 8 / (ceiling.kbps * 1_000)
 
 
 def _row(session: Session, counted: _Counted, total: Volume) -> UsageReport:

@@ -379,7 +379,10 @@ class HeldGateway:
 
     def make_reported_usage(self) -> ReportedUsage:
         """What records the counts of NASes."""
-        return ReportedUsage(usage=self._world.store.usage, sessions=self.sessions, clock=self._world.clock)
+        world = self._world
+        return ReportedUsage(
+            usage=world.store.usage, sessions=self.sessions, clock=world.clock, late_s=world.late_s
+        )
 
     def make_relay(self) -> EventRelay:
         """What puts events of sessions into the stream."""

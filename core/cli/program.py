@@ -25,7 +25,7 @@ from core.cli.stream import stream
 from core.cli.words import Root
 from core.version import VERSION
 
-OPERATORS_COMMANDS = ("serve", "store", "stream", "billing", "operators", "node", "gateway")
+OPERATORS_COMMANDS = ("serve", "store", "stream", "billing", "node", "gateway")
 """They go by airloom.toml, not by a profile."""
 
 app = typer.Typer(

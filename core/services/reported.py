@@ -9,7 +9,8 @@ Rules (RFC 2866 §5.3, RFC 2869 §5.1):
   charged stands in the session itself, so a restart reads one day of usage, whatever the session's age.
 - What goes beyond its ceiling, the most that can have been carried since the last durable report, is not
   recorded; a later report that does not is.
-- A day ends only when all that may have been stored for it is known to be.
+- A day ends only when all that may have been stored for it is known to be: also what a dead holder had under
+  way, which may arrive for ``late_s`` after this tenure began. What is read before then is read again.
 """
 
 import asyncio
@@ -49,6 +50,8 @@ class _Counted:
     tried: Volume
     timestamp_us: int
     paid_until: float
+    is_settled: bool
+    """Whether it was read when nothing of a holder before could arrive any more."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -65,10 +68,11 @@ class Ceiling:
 class ReportedUsage:
     """The counters that peers report for sessions of this node."""
 
-    def __init__(self, *, usage: Usage, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, *, usage: Usage, sessions: Sessions, clock: Clock, late_s: float) -> None:
         self._usage = usage
         self._sessions = sessions
         self._clock = clock
+        self._settled_at = clock.monotonic() + late_s
         self._counted: dict[str, _Counted] = {}
         self.reports_durable = 0
 
@@ -94,7 +98,9 @@ class ReportedUsage:
             paid_until = counted.paid_until + _busy_s(total - counted.total, ceiling)
             if paid_until > now_s + SLACK_S:
                 return False
-            if day_of(now) > counted.day:
+            if not counted.is_settled and self._is_settled:
+                await self._read_again(session, counted)
+            if counted.is_settled and day_of(now) > counted.day:
                 if counted.tried != counted.total:
                     await self._record(session, counted, counted.tried)
                 await self._begin_day(session, nas, counted, day_of(now))
@@ -106,17 +112,31 @@ class ReportedUsage:
         """The session is over: nothing is reported of it any more."""
         self._counted.pop(session_id, None)
 
-    async def _load(self, session: Session, nas: Nas, ceiling: Ceiling) -> _Counted:
-        day = nas.day or day_of(session.opened)
+    @property
+    def _is_settled(self) -> bool:
+        return self._clock.monotonic() >= self._settled_at
+
+    async def _read_again(self, session: Session, counted: _Counted) -> None:
+        that_day, timestamp_us = await self._stored(session, counted.day)
+        counted.tried = counted.tried.highest(counted.before + that_day)
+        counted.timestamp_us = max(counted.timestamp_us, timestamp_us)
+        counted.is_settled = True
+
+    async def _stored(self, session: Session, day: int) -> tuple[Volume, int]:
+        """What is stored of a session's day, and when that was written."""
         rows = [r for r in await self._usage.of_day(session.imsi, day) if r.session_id == session.session_id]
         that_day = Volume()
         for row in rows:
             that_day = that_day.highest(row.volume)
-        timestamp_us = max((row.timestamp_us for row in rows), default=0)
+        return that_day, max((row.timestamp_us for row in rows), default=0)
+
+    async def _load(self, session: Session, nas: Nas, ceiling: Ceiling) -> _Counted:
+        day, is_settled = nas.day or day_of(session.opened), self._is_settled
+        that_day, timestamp_us = await self._stored(session, day)
         tried = nas.before + that_day  # whoever wrote it may have died before the day was folded with it
         since = max(_began(session, ceiling), timestamp_us / 1_000_000)
         paid_until = self._clock.monotonic() - max(0.0, self._clock.now().timestamp() - since)
-        return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until)
+        return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until, is_settled)
 
     async def _record(self, session: Session, counted: _Counted, total: Volume) -> None:
         now = self._clock.now()

@@ -145,7 +145,7 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
         if not options.json:
             _print_proof(result)
         if options.keep:
-            await _go_on(layout, folder, customer, sims)
+            await _go_on(layout, folder, customer, sims, stream)
         return result
 
 
@@ -387,11 +387,13 @@ def _compare(phones: Sequence[Phone], stored: dict[str, list[bytes]]) -> dict[st
     }
 
 
-async def _go_on(layout: Layout, folder: Path, customer: Customer, sims: Sequence[dict[str, Any]]) -> None:
+async def _go_on(
+    layout: Layout, folder: Path, customer: Customer, sims: Sequence[dict[str, Any]], stream: DemoStream
+) -> None:
     """Attach again and keep talking, so that there is something to look at, until the node ends."""
     async with _attached(Progress(live=False), layout, sims) as fleet, asyncio.TaskGroup() as tasks:
         talking = [tasks.create_task(_keep_talking(phone)) for phone in fleet.phones]
-        _print_how_to_go_on(layout, folder, customer)
+        _print_how_to_go_on(layout, folder, customer, stream)
         await layout.api.ended()
         for task in talking:
             task.cancel()
@@ -405,8 +407,10 @@ async def _keep_talking(phone: Phone) -> None:
         await asyncio.sleep(KEPT_EVERY_S)
 
 
-def _print_how_to_go_on(layout: Layout, folder: Path, customer: Customer) -> None:
+def _print_how_to_go_on(layout: Layout, folder: Path, customer: Customer, stream: DemoStream) -> None:
     """What to type; the credentials lie in a file that only its owner reads."""
+    own = f"  ./run airloom stream tail --data-dir {layout.api.data_dir}\n"
+    messages = own if not stream.name else ""
     names = {
         "AIRLOOM_ENDPOINT": layout.endpoint,
         "AIRLOOM_AUTH_KEY_ID": customer.auth_key_id,
@@ -420,7 +424,8 @@ def _print_how_to_go_on(layout: Layout, folder: Path, customer: Customer) -> Non
         f" message every {KEPT_EVERY_S:g} s.\nIn another terminal, be the customer:\n\n"
         f"  . {file}\n"
         "  ./run airloom sims list\n"
-        "  ./run airloom bills get-latest\n\n"
+        "  ./run airloom bills get-latest\n"
+        f"{messages}\n"
         f"Ctrl-C ends it and removes its data ({folder}).",
         flush=True,
     )

@@ -99,17 +99,19 @@ def test_the_demo_keeps_serving_and_its_commands_work() -> None:
             printed.append(line.strip())
             if "Ctrl-C" in line:
                 break
-        keys = dict(
-            word.split("=") for line in printed if line.startswith("export") for word in line.split()[1:]
-        )
+        file = Path(next(line for line in printed if line.startswith(". "))[2:])
+        assert file.stat().st_mode & 0o077 == 0
+        keys = dict(line.removeprefix("export ").split("=") for line in file.read_text().splitlines())
         commands = [line.split()[2:] for line in printed if line.startswith("./run airloom")]
-        answers = [json.loads(_airloom(*command, **keys)) for command in commands]
+        *asked, tail = commands
+        answers = [json.loads(_airloom(*command, **keys)) for command in asked]
+        messages = _airloom(*tail, "--no-follow", "--json").splitlines()
         demo.terminate()
     assert demo.returncode == 0
     assert [len(answer) for answer in answers] == [6, 3]
-    folder = Path(next(line.split("data in ")[1].split(". ")[0] for line in printed if "data in" in line))
-    assert folder.is_absolute()
-    assert not folder.exists()
+    assert sum(sim["sessionStatus"]["online"] for sim in answers[0]) == 6, "they are attached again"
+    assert len([json.loads(message) for message in messages]) >= 4 * 3
+    assert not file.parent.exists()
 
 
 def _airloom(*arguments: str, **environment: str) -> str:

@@ -106,6 +106,9 @@ class Peer:
         self.control = self._open(CONTROL)
         self.user = self._open(USER)
         self.heard: list[Message] = []
+        self._asked: dict[int, int] = {}
+        self._known: set[int] = set()
+        """Our control TEIDs: by the number of the request that named them; those of contexts that we have."""
 
     def _open(self, port: int) -> socket.socket:
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -167,6 +170,8 @@ class Peer:
                 continue
             if message.kind == 1 and self.answers_echo:
                 self.answer_echo(message)
+            elif (message.version, message.kind) in ((1, 18), (2, 97)):
+                self._answer_update(message)
             self.heard.append(message)
             found.append(message)
 
@@ -177,6 +182,17 @@ class Peer:
             data = self.message1(2, 0, request.sequence, body)
         else:
             data = self.message2(2, None, request.sequence, element2(3, bytes((self.recovery,))))
+        self.control.sendto(data, request.came_from)
+
+    def _answer_update(self, request: Message) -> None:
+        """Update PDP Context or Update Bearer: accepted, or no such context."""
+        is_known = request.teid in self._known
+        if request.version == 1:
+            cause = element1(1, b"\x80" if is_known else b"\xc0")
+            data = self.message1(19, 0, request.sequence, cause)
+        else:
+            cause = element2(2, b"\x10\x00" if is_known else b"\x40\x00")
+            data = self.message2(98, 0, request.sequence, cause)
         self.control.sendto(data, request.came_from)
 
     def ask(self, data: bytes, sequence: int, kind: int, *, wait_s: float = ANSWER_S) -> Message | None:
@@ -211,6 +227,7 @@ class Peer:
         """The request; ``nsapi``, ``apn``, ``pco``, ``eua``, ``recovery``, ``gsns`` may be given."""
         own = socket.inet_aton(self.address)
         self._next += 2
+        self._asked[number] = self._next + 1
         gsns = more.get("gsns", 2)
         recovery = more.get("recovery", self.recovery)
         assert isinstance(gsns, int)
@@ -242,6 +259,7 @@ class Peer:
         found = elements1(answer.body)
         context = Context(1, found[1][0][0], imsi, raw=dict(found))
         if context.is_good:
+            self._known.add(self._asked.get(answer.sequence, 0))
             context.teid_user = int.from_bytes(found[16][0], "big")
             context.teid_control = int.from_bytes(found[17][0], "big")
             context.ue_address = socket.inet_ntoa(found[128][0][2:6]) if len(found[128][0]) == 6 else ""
@@ -258,6 +276,7 @@ class Peer:
         """The request; ``handover``, ``apn``, ``ebi``, ``recovery``, ``pdn``, ``paa``, ``indication``."""
         own = socket.inet_aton(self.address)
         self._next += 2
+        self._asked[number] = self._next + 1
         ebi, recovery, pdn = more.get("ebi", 5), more.get("recovery", self.recovery), more.get("pdn", 1)
         assert isinstance(ebi, int)
         assert isinstance(recovery, int)
@@ -296,6 +315,7 @@ class Peer:
         found = elements2(answer.body)
         context = Context(2, found[2, 0][0][0], imsi, raw=dict(found))
         if context.is_good:
+            self._known.add(self._asked.get(answer.sequence, 0))
             context.teid_control = int.from_bytes(found[87, 1][0][1:5], "big")
             inside = elements2(found[93, 0][0])
             user = inside.get((87, 2)) or inside[87, 1]

@@ -48,12 +48,18 @@ class Node:
             "GATEWAY__ADDRESS": self.address,
             "API__PORT": str(self.port),
             "CONTROL__PORT": str(self.port + 1_000),
+            **({"METRICS__PORT": str(self.port + 2_000)} if self._has_metrics else {}),
         } | self.settings
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRLOOM_")},
             "PYTHONPATH": str(self.tree),
             **{f"AIRLOOM_{name}": value for name, value in named.items() if value},
         }
+
+    @property
+    def _has_metrics(self) -> bool:
+        """Whether metrics have a listener of their own; an earlier version does not know the key."""
+        return (self.tree / "core" / "app" / "measuring.py").exists()
 
     @property
     def log(self) -> str:

@@ -27,6 +27,7 @@ class Node:
         self.file: Path | None = None
         self.settings = {"API__SANDBOX": "true", "USAGE__REPORT_INTERVAL_S": "0.5", **settings}
         self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
         self.stdout: list[str] = []
 
     def __enter__(self) -> "Node":
@@ -82,7 +83,8 @@ class Node:
                 stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment, cwd=self.data,
             )  # fmt: skip
         said: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, args=(self._process, said), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._process, said), daemon=True)
+        self._reader.start()
         try:
             return bool(said.get(timeout=ready_s))
         except queue.Empty:
@@ -90,9 +92,10 @@ class Node:
 
     def _read(self, process: "subprocess.Popen[str]", said: "queue.Queue[str]") -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.stdout.append(line)
-            said.put(line)
+        with process.stdout:
+            for line in process.stdout:
+                self.stdout.append(line)
+                said.put(line)
         said.put("")
 
     def kill(self) -> None:
@@ -106,7 +109,9 @@ class Node:
     def _end(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+        if self._process is not None and self._reader is not None:
             self._process.wait(60)
+            self._reader.join(10)
 
     def run(self, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         """An `airloom` command with the node's configuration."""

@@ -193,9 +193,10 @@ def flipped_bit(place: Place) -> Outcome:
         data = bytearray(segment.read_bytes())
         data[len(data) // 4] ^= 1
         segment.write_bytes(data)
+        before_start = len(node.log)
         is_ready = node.start()
-        said = len(node.log)
         time.sleep(3)
+        said = len(node.log) - before_start
         after = _sent(peer, context, 20, "after") if node.is_alive else []
         text = _stored(stream)
         kept = _found(before, text)

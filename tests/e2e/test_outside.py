@@ -31,4 +31,4 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize("name", QUICK)
 def test_it_holds(name: str, tmp_path: Path) -> None:
     outcome = TRIES[name](Place(ROOT, tmp_path, 100 + QUICK.index(name)))
-    assert outcome["ok"], outcome
+    assert outcome["ok"], str(outcome)

@@ -110,7 +110,9 @@ def _refused(row: StockRow, known: set[str]) -> RowOutcome | None:
 
 
 def _judged(row: StockRow, sim: Sim | None) -> RowOutcome | None:
-    """Of a SIM that is there already; ``None``: the row has something to do."""
+    """Of a SIM that is there already; ``None``: the row has something to do. Of a SIM that is somebody's the
+    speed class is what its owner chose.
+    """
     if sim is None:
         return None
     subscriber = sim.subscribers[0]
@@ -119,6 +121,7 @@ def _judged(row: StockRow, sim: Sim | None) -> RowOutcome | None:
         "msisdn": subscriber.msisdn == row.msisdn,
         "subscription": subscriber.subscription == row.subscription,
         "module_type": sim.module_type == row.module_type,
+        "speed_class": sim.operator_id != "" or sim.speed_class == row.speed_class,
         "registration_secret": sim.registration_secret_sha256 == _digest_of(row),
         "operator_id": not row.operator_id or sim.operator_id in ("", row.operator_id),
     }

@@ -275,6 +275,22 @@ async def test_a_row_that_contradicts_is_refused_by_line_and_the_others_go_on(
     assert "operator_id: no open operator 'OP9999999999'" in nowhere.err
 
 
+async def test_a_speed_class_that_contradicts_is_refused_until_its_customer_has_the_sim(
+    operated: Operated, airloom: Airloom, tmp_path: Path
+) -> None:
+    file = tmp_path / "sims.csv"
+    header, row = HEADER.strip(), ROWS[0].strip()
+    file.write_text(f"{header}\n{row}\n")
+    await airloom("sims", "import", str(file))
+    operator = (await airloom("operators", "create", "--email", "a@b.c")).json["operator_id"]
+    file.write_text(f"{header},speed_class\n{row},s1.fast\n")
+    ended = await airloom("sims", "import", str(file), "--operator", operator)
+    assert (ended.code, ended.out) == (1, "imported 0, registered 0, unchanged 0, refused 1\n")
+    assert "iccid: the SIM is there with another speed_class" in ended.err
+    await operated.world.services.sims.register(operator, "8981100000000000001", "secret-1")
+    assert (await airloom("sims", "import", str(file))).out.endswith("unchanged 1, refused 0\n")
+
+
 async def test_another_customers_sim_is_not_brought_in(
     operated: Operated, airloom: Airloom, tmp_path: Path
 ) -> None:

@@ -112,7 +112,9 @@ def put_config(
     context: typer.Context,
     group_id: GroupId,
     namespace: Namespace,
-    body: Annotated[str, typer.Option(help="A list of key and value, as JSON; - reads it from stdin.", show_default=False)],
+    body: Annotated[
+        str, typer.Option(help="A list of key and value, as JSON; - reads it from stdin.", show_default=False)
+    ],
 ) -> None:
     """Set keys of a group's configuration.
 

@@ -65,7 +65,11 @@ class Stock:
         for number, sim in zip(new, stored, strict=True):
             why = "" if sim is not None else "imsi: it is another SIM's, or the row is there twice"
             outcomes[number] = RowOutcome(Outcome.REFUSED if why else Outcome.IMPORTED, why)
-        brought = Counter(rows[number].operator_id for number in new if outcomes[number] == _IMPORTED)
+        brought = Counter(
+            row.operator_id
+            for row, became in zip(rows, outcomes, strict=True)
+            if became is not None and became.outcome in (Outcome.IMPORTED, Outcome.REGISTERED)
+        )
         for operator_id, count in brought.items():
             await self._audit.sims_imported(operator_id, count)
         return [outcome for outcome in outcomes if outcome is not None]
@@ -97,9 +101,6 @@ class Stock:
             module_type=row.module_type,
             serial_number=row.iccid,
         )
-
-
-_IMPORTED = RowOutcome(Outcome.IMPORTED)
 
 
 def _refused(row: StockRow, known: set[str]) -> RowOutcome | None:

@@ -247,6 +247,10 @@ async def test_sims_are_brought_in_registered_and_not_twice(
     owned = await airloom("sims", "import", str(file), "--operator", operator)
     assert owned.out == "imported 0, registered 4, unchanged 1, refused 0\n"
     assert len((await sims.of_operator(operator)).items) == 5
+    now = operated.world.clock.now()
+    audited = await operated.world.store.audit.of_day(now.year * 10_000 + now.month * 100 + now.day)
+    imported = [each for each in audited.items if each.action is AuditAction.SIMS_IMPORTED]
+    assert [(each.subject, each.detail) for each in imported][-1] == (operator, "4 SIMs"), "from stock"
     before = [await sims.get(f"898110000000000000{n}") for n in range(1, 6)]
     assert (await airloom("sims", "import", str(file), "--operator", operator)).out.endswith(
         "unchanged 5, refused 0\n"

@@ -266,8 +266,8 @@ class RadiusDoor:
         try:
             sim = await self._sessions.permit(request)
             if client.terms.own_addresses:
-                class_ = self._admissions.fresh_id().encode()
-                return Granted(None, class_, self._interim_interval_s), "accepted"
+                expected = self._admissions.expect(asked.imsi, (client.name, asked.nas), apn=apn)
+                return Granted(None, expected.session_id.encode(), self._interim_interval_s), "accepted"
             grant = self._admissions.promise(
                 asked.imsi,
                 (client.name, asked.nas),

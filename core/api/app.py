@@ -102,7 +102,10 @@ async def _errors(request: web.Request, handler: WebHandler) -> web.StreamRespon
         fault = FAULTS[RequestRefusal.BODY_TOO_LARGE]
         return to_response(fault, f"The body is larger than {BODY_BYTES_MAX} bytes.")
     except web.HTTPNotFound:
-        return to_response(FAULTS[RequestRefusal.NOT_SUPPORTED], "There is nothing here; try /v1.")
+        return to_response(
+            FAULTS[RequestRefusal.NOT_SUPPORTED],
+            "There is nothing here; operations are below /v1, as GET /v1/sims.",
+        )
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         response = to_response(METHOD_NOT_ALLOWED, f"{request.method} is not allowed here; {allowed} is.")

@@ -23,7 +23,7 @@ from core.api.customers import CustomerOperations
 from core.api.ready import Readiness, readyz
 from core.api.sources import source_of
 from core.domain.reasons import RequestRefusal
-from core.domain.session import CloseReason
+from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable, ungrouped
 from core.ports.links import Link
 from core.services.guesses import Guess, Guesses
@@ -347,6 +347,9 @@ def _session_query(asked: dict[str, str]) -> SessionQuery:
         raise ValueError(f"{', '.join(sorted(unknown))}: unknown")
     if not 1 <= limit <= PAGE_MAX:
         raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")
+    accesses = [each.value for each in Access]
+    if asked.get("access", "") not in ("", *accesses):
+        raise ValueError(f"access: must be one of {', '.join(accesses)}")
     address, teid = asked.pop("address", ""), asked.pop("teid", "")
     return SessionQuery(
         **asked,

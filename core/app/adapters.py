@@ -54,8 +54,9 @@ class Adapters:
     """The world that a node runs in.
 
     ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``left_slots`` one that is there from an
-    earlier tenure; ``open_tuns(gateway_id)`` its ways to the internet side, by access point that has its own,
-    the common one under ""; ``inside`` is the network that devices' connections end in, where there is one;
+    earlier tenure; ``open_tuns(config, gateway_id)`` its ways to the internet side, by access point that
+    has its own, the common one under ""; ``inside`` is the network that devices' connections end in, where
+    there is one;
     ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual gateway's addresses
     here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was found
     damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at least.
@@ -80,7 +81,7 @@ class Adapters:
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
     mover: AddressMover = NO_MOVER
-    open_tuns: Callable[[str], Mapping[str, Tun]] = lambda _: {}
+    open_tuns: Callable[[GatewayConfig, str], Mapping[str, Tun]] = lambda *_: {}
 
 
 def make_billing(config: Config, *, store: Store, objects: ObjectStore, clock: Clock) -> BillingService:
@@ -136,7 +137,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             stream_damage=stream.damage if isinstance(stream, LogStream) else (),
             stream_lost=stream.lost if isinstance(stream, LogStream) else 0,
             late_s=LATE_S if config.store.cassandra else 0.0,
-            open_tuns=partial(_open_tuns, config.gateway),
+            open_tuns=_open_tuns,
             inside=inside,
             peers=peers,
             links=links,

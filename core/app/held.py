@@ -241,7 +241,7 @@ class HeldGateway:
             mtu_bytes=config.mtu_bytes,
             is_numbered=config.user_sequence_numbers,
             sources=Sources(_partners(config), config.allowed_peers),
-            tuns=world.open_tuns(own.id),
+            tuns=world.open_tuns(config, own.id),  # as of now: it may have been reloaded
         )
 
     def make_blocks(

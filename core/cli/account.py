@@ -112,7 +112,9 @@ def put_config(
     context: typer.Context,
     group_id: GroupId,
     namespace: Namespace,
-    body: Annotated[str, typer.Option(help="A list of key and value, as JSON.", show_default=False)],
+    body: Annotated[
+        str, typer.Option(help="A list of key and value, as JSON; - reads it from stdin.", show_default=False)
+    ],
 ) -> None:
     """Set keys of a group's configuration.
 
@@ -120,7 +122,7 @@ def put_config(
     --body '[{"key": "userdata", "value": "pump 7"}]'
     """
     try:
-        values = json.loads(body)
+        values = json.loads(sys.stdin.read() if body == "-" else body)
     except ValueError as error:
         raise CliError(f"--body: not JSON: {error}", EX_USAGE) from error
     request(context, "PUT", f"/groups/{segment(group_id)}/configuration/{segment(namespace)}", body=values)

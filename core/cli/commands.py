@@ -43,6 +43,9 @@ Limit = Annotated[int | None, typer.Option(help="Items per page.", show_default=
 FetchAll = Annotated[bool, typer.Option("--fetch-all", help="Go on through all pages.")]
 Tags = Annotated[list[str], typer.Option("--tag", help="name=value; may be given again.", show_default=False)]
 
+PROFILE_OPTIONS = ("endpoint", "auth_key_id", "auth_key", "profile")
+"""Options of every command that say which API is asked, and as whom."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -73,13 +76,29 @@ def settings_of(
             f" save it with: airloom --profile {profile_name} configure",
             EX_USAGE,
         )
-    if auth_key == "-":
-        auth_key = sys.stdin.readline().strip()
+    auth_key = secret_of(auth_key)
     if bool(auth_key_id) != bool(auth_key):
         raise CliError("--auth-key-id and --auth-key go together", EX_USAGE)
     if auth_key_id:
         saved = Profile(endpoint=saved.endpoint, authKeyId=auth_key_id, authKey=auth_key)
     return Settings(path, replace(saved, endpoint=endpoint or saved.endpoint), output)
+
+
+def demand_heeded(context: typer.Context, command: str, ignored: Sequence[str]) -> None:
+    """Raises ``CliError`` when one of the options of every command is given to a command that ignores it."""
+    root = context.find_root()
+    for name in ignored:
+        source = root.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise CliError(
+                f"{option}: airloom {command} goes by airloom.toml and heeds none; see its --help", EX_USAGE
+            )
+
+
+def secret_of(value: str) -> str:
+    """A secret that was given as an option: ``-`` reads it from stdin, where no other process sees it."""
+    return sys.stdin.readline().strip() if value == "-" else value
 
 
 def run(

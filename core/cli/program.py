@@ -13,7 +13,7 @@ import typer
 from core.cli.account import bills, groups, operator, sandbox
 from core.cli.billing import billing
 from core.cli.client import CliError, Profile, save_profile
-from core.cli.commands import Settings, run, settings_of
+from core.cli.commands import PROFILE_OPTIONS, Settings, demand_heeded, run, settings_of
 from core.cli.gateway import gateway
 from core.cli.node import node
 from core.cli.operators import operators
@@ -86,11 +86,16 @@ def options(
         bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of every command; they may stand before or after it."""
-    if context.invoked_subcommand not in OPERATORS_COMMANDS:
+    """Options of every command that asks the API; they may stand before or after it."""
+    command = context.invoked_subcommand or ""
+    if command in OPERATORS_COMMANDS:
+        demand_heeded(context, command, (*PROFILE_OPTIONS, "output"))
+    else:
+        if command == "operators":
+            demand_heeded(context, command, PROFILE_OPTIONS)
         context.obj = settings_of(
             profile_name=profile,
-            must_exist=profile != "default" and context.invoked_subcommand != "configure",
+            must_exist=profile != "default" and command != "configure",
             endpoint=endpoint,
             auth_key_id=auth_key_id,
             auth_key=auth_key,

@@ -16,6 +16,7 @@ from core.cli.commands import (
     listing,
     pairs,
     request,
+    secret_of,
     segment,
 )
 from core.cli.words import Command
@@ -61,7 +62,10 @@ def register(
     context: typer.Context,
     sim_id: SimId,
     registration_secret: Annotated[
-        str, typer.Option(help="The secret on the card (PUK or passcode).", show_default=False)
+        str,
+        typer.Option(
+            help="The secret on the card (PUK or passcode); - reads it from stdin.", show_default=False
+        ),
     ],
     group_id: Annotated[str, typer.Option(help="A group to put it into.")] = "",
     tag: Tags = [],  # noqa: B006 - typer copies defaults
@@ -70,7 +74,8 @@ def register(
 
     Example: airloom sims register --sim-id 8981100000000000001 --registration-secret 12345678 --tag name=pump
     """
-    body = {"registrationSecret": registration_secret, "groupId": group_id or None, "tags": pairs(tag)}
+    secret = secret_of(registration_secret)
+    body = {"registrationSecret": secret, "groupId": group_id or None, "tags": pairs(tag)}
     request(context, "POST", f"/sims/{segment(sim_id)}/register", body=body)
 
 

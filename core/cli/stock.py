@@ -17,6 +17,7 @@ import msgspec
 import typer
 
 from core.cli.client import EX_USAGE, CliError
+from core.cli.commands import PROFILE_OPTIONS, demand_heeded
 from core.cli.node import ContactOption, ask, where_of
 from core.cli.store import ConfigOption
 from core.domain.stock import FIELDS, StockRow, problems_of
@@ -36,6 +37,7 @@ OperatorOption = Annotated[str, typer.Option("--operator", help="Whose they are 
 
 
 def import_sims(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="CSV with a header, or JSON lines.", dir_okay=False)],
     *,
     operator: OperatorOption = "",
@@ -51,6 +53,7 @@ def import_sims(
 
     Example: airloom sims import sims.csv --operator OP0123456789
     """
+    demand_heeded(context, "sims import", (*PROFILE_OPTIONS, "output"))
     _check(file, operator)
     where, secret = where_of(config, contact)
     counts: Counter[str] = Counter()

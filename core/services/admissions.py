@@ -23,7 +23,8 @@ from core.services.session_requests import Grant
 
 OF_IMSI_MAX = 8
 """NASes by which one IMSI has a promise at a time; beyond it the oldest is taken back."""
-
+EXPECTED_MAX = 65_536
+"""Promises, beyond which one without an address of ours is not remembered."""
 
 Asker = tuple[str, NasName]
 """A NAS, and the network as which it is known here."""
@@ -39,7 +40,7 @@ class _Promise:
 
 
 class Admissions:
-    """The promises of one virtual gateway; bounded by its address pools.
+    """The promises of one virtual gateway; bounded by its address pools and by ``EXPECTED_MAX``.
 
     In every call ``asker`` is who asks, and ``pool`` that of the access point, ``None`` the common one.
     """
@@ -79,13 +80,14 @@ class Admissions:
                 address = None
         if address is None:
             address = static_address or self._gateway.lease_address(pool)
-        if len(others := self._of_imsi.get(imsi, [])) >= OF_IMSI_MAX:
-            self._give_up(others[0])
-        grant = Grant(self.fresh_id(), address, apn)
-        promise = _Promise(imsi, asker, grant, self._clock.monotonic() + self._lifetime_s, pool)
-        self._promises[grant.session_id] = promise
-        self._of_imsi.setdefault(imsi, []).append(promise)
-        return grant
+        return self._keep(imsi, asker, Grant(self.fresh_id(), address, apn), pool)
+
+    def expect(self, imsi: str, asker: Asker, *, apn: str) -> Grant:
+        """What the IMSI's next session will have where the peer gives it an address of its own."""
+        if (before := self._find(imsi, asker)) is not None:
+            self._forget(before)
+        grant = Grant(self.fresh_id(), IPv4Address(0), apn, is_lent=False)
+        return self._keep(imsi, asker, grant, None) if len(self._promises) < EXPECTED_MAX else grant
 
     def redeem(
         self,
@@ -131,9 +133,18 @@ class Admissions:
                 return promise
         return None
 
+    def _keep(self, imsi: str, asker: Asker, grant: Grant, pool: IPv4Network | None) -> Grant:
+        if len(others := self._of_imsi.get(imsi, [])) >= OF_IMSI_MAX:
+            self._give_up(others[0])
+        promise = _Promise(imsi, asker, grant, self._clock.monotonic() + self._lifetime_s, pool)
+        self._promises[grant.session_id] = promise
+        self._of_imsi.setdefault(imsi, []).append(promise)
+        return grant
+
     def _give_up(self, promise: _Promise) -> None:
         self._forget(promise)
-        self._gateway.release_address(promise.grant.address, promise.imsi)
+        if promise.grant.is_lent:
+            self._gateway.release_address(promise.grant.address, promise.imsi)
 
     def _forget(self, promise: _Promise) -> None:
         del self._promises[promise.grant.session_id]

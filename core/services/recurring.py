@@ -1,7 +1,7 @@
 """Trouble that comes again each second, said to the operator without filling the log.
 
-Rule: a line is said when it is another than before for its topic, and the same again after 1, 2, 4 … 60 s,
-with how often it was left out.
+Rule: the first lines that differ for a topic are said at once; what was said before, or is one of too many,
+is said again after 1, 2, 4 … 60 s, with how often anything was left out.
 """
 
 from collections import OrderedDict
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from core.ports.clock import Clock
 
 AGAIN_S, AGAIN_S_MAX = 1.0, 60.0
+LINES_MAX = 4
+"""Of a topic so many are said at once: an error that names a node or a time differs at each try."""
 TOPICS_MAX = 256
 """Beyond it the topic that was heard of longest ago is forgotten."""
 
 
 @dataclass(slots=True)
 class _Said:
-    line: str
+    lines: frozenset[str]
     again_s: float
     due: float
     left_out: int = 0
@@ -35,15 +37,19 @@ class Recurring:
         """It happened, perhaps again."""
         now = self._clock.monotonic()
         before = self._said.pop(topic, None)
-        if before is None or before.line != line:
-            self._said[topic] = _Said(line, AGAIN_S, now + AGAIN_S)
+        if before is None:
+            self._said[topic] = _Said(frozenset({line}), AGAIN_S, now + AGAIN_S)
+            self._say(line)
+        elif line not in before.lines and len(before.lines) < LINES_MAX:
+            before.lines |= {line}
+            self._said[topic] = before
             self._say(line)
         elif now < before.due:
             before.left_out += 1
             self._said[topic] = before
         else:
             again_s = min(2 * before.again_s, AGAIN_S_MAX)
-            self._said[topic] = _Said(line, again_s, now + again_s)
+            self._said[topic] = _Said(before.lines, again_s, now + again_s)
             more = f" ({before.left_out} times more meanwhile)" if before.left_out else ""
             self._say(f"{line}{more}")
         if len(self._said) > TOPICS_MAX:

@@ -65,7 +65,11 @@ class Stock:
         for number, sim in zip(new, stored, strict=True):
             why = "" if sim is not None else "imsi: it is another SIM's, or the row is there twice"
             outcomes[number] = RowOutcome(Outcome.REFUSED if why else Outcome.IMPORTED, why)
-        brought = Counter(rows[number].operator_id for number in new if outcomes[number] == _IMPORTED)
+        brought = Counter(
+            row.operator_id
+            for row, became in zip(rows, outcomes, strict=True)
+            if became is not None and became.outcome in (Outcome.IMPORTED, Outcome.REGISTERED)
+        )
         for operator_id, count in brought.items():
             await self._audit.sims_imported(operator_id, count)
         return [outcome for outcome in outcomes if outcome is not None]
@@ -99,9 +103,6 @@ class Stock:
         )
 
 
-_IMPORTED = RowOutcome(Outcome.IMPORTED)
-
-
 def _refused(row: StockRow, known: set[str]) -> RowOutcome | None:
     problems = list(problems_of(row))
     if row.operator_id and row.operator_id not in known:
@@ -110,7 +111,9 @@ def _refused(row: StockRow, known: set[str]) -> RowOutcome | None:
 
 
 def _judged(row: StockRow, sim: Sim | None) -> RowOutcome | None:
-    """Of a SIM that is there already; ``None``: the row has something to do."""
+    """Of a SIM that is there already; ``None``: the row has something to do. Of a SIM that is somebody's the
+    speed class is what its owner chose.
+    """
     if sim is None:
         return None
     subscriber = sim.subscribers[0]
@@ -119,6 +122,7 @@ def _judged(row: StockRow, sim: Sim | None) -> RowOutcome | None:
         "msisdn": subscriber.msisdn == row.msisdn,
         "subscription": subscriber.subscription == row.subscription,
         "module_type": sim.module_type == row.module_type,
+        "speed_class": sim.operator_id != "" or sim.speed_class == row.speed_class,
         "registration_secret": sim.registration_secret_sha256 == _digest_of(row),
         "operator_id": not row.operator_id or sim.operator_id in ("", row.operator_id),
     }

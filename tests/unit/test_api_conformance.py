@@ -28,6 +28,18 @@ def links(headers: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+async def test_where_nothing_is_the_way_to_something_is_told() -> None:
+    async with tenants(make_world()) as (one, _):
+        for path in ("/", "/v1", "/openapi.json"):
+            async with one.http.get(f"{one.endpoint}{path}") as answered:
+                message = (await answered.json())["message"]
+                assert answered.status == 404
+            assert (path, message) == (
+                path,
+                "There is nothing here; operations are below /v1, as GET /v1/sims.",
+            )
+
+
 async def test_any_page_but_an_only_one_has_links() -> None:
     async with tenants(make_world()) as (one, _):
         made = sorted([(await one.new_sim())["simId"] for _ in range(5)])

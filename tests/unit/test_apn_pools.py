@@ -1,5 +1,6 @@
 """Access points with pools of their own, before a whole node in virtual time."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
@@ -197,7 +198,7 @@ def test_what_an_access_point_lends_is_led_to_its_own_device(
 ) -> None:
     plain, lives = Stage._adapters, list[dict[str, RecordedTun]]()
 
-    def opened(_gateway_id: str) -> dict[str, RecordedTun]:
+    def opened(*_: object) -> dict[str, RecordedTun]:
         lives.append({"": RecordedTun(), "meters": RecordedTun()})
         return lives[-1] | {"more-meters": lives[-1]["meters"]}
 
@@ -241,7 +242,7 @@ def test_a_running_node_takes_over_the_whole_of_an_mtu_or_nothing(
 ) -> None:
     plain, common, meters = Stage._adapters, RecordedTun(), RecordedTun()
     tuns = {"": common, "meters": meters, "more-meters": meters}
-    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), open_tuns=lambda _: tuns))
+    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), open_tuns=lambda *_: tuns))
 
     async def script(stage: Stage) -> None:
         await stage.restart_node()
@@ -265,6 +266,28 @@ def test_a_running_node_takes_over_the_whole_of_an_mtu_or_nothing(
         assert (tunnel.link.mtu_bytes, common.mtu_bytes, meters.mtu_bytes) == (1_400, 1_400, 1_300)
         assert held.door.machines[Access.GTPV1]._apns[APN].mtu_bytes == 1_400
         assert stage.node._config.gateway.access_points[0].mtu_bytes == 1_400
+
+    play(script)
+
+
+def test_a_gateway_that_is_taken_after_a_reload_has_the_mtus_of_then(
+    play: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, asked = Stage._adapters, list[GatewayConfig]()
+
+    def opened(config: GatewayConfig, _: str) -> dict[str, RecordedTun]:
+        asked.append(config)
+        return {}
+
+    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), open_tuns=opened))
+
+    async def script(stage: Stage) -> None:
+        await stage.restart_node()
+        apns = [{**apn, "mtu_bytes": 1_300} for apn in APNS]
+        stage.node.reload(stage.node._config.model_copy(update={"gateway": with_apns(apns)}))
+        stage.node.holdings._places["vg-1"].wanted_back.set()
+        await asyncio.sleep(30)
+        assert [config.mtu_bytes for config in asked][-2:] == [1_358, 1_300]
 
     play(script)
 

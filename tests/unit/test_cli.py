@@ -1,5 +1,6 @@
 """`airloom`, driven against a served API: verbs, outputs, profiles, and errors in one line."""
 
+import io
 import json
 import os
 import re
@@ -133,6 +134,39 @@ async def test_options_of_every_command_may_stand_behind_it(
     wrong = await airloom("sims", "list", "--outptu", "json")
     assert wrong.code == 2
     assert "--output" in wrong.err or "No such option" in wrong.err
+
+
+async def test_an_option_that_a_command_would_ignore_is_refused(
+    airloom: Airloom, customer: tuple[ApiWorld, Tenant]
+) -> None:
+    endpoint = ("--endpoint", "http://127.0.0.1:1")
+    for arguments in (
+        ("gateway", "peers", "--output", "json"),
+        ("--output", "jsonl", "billing", "late"),
+        ("node", "status", *endpoint),
+        ("--profile", "prod", "store", "check"),
+        ("stream", "tail", "--auth-key", "secret-1"),
+        ("operators", "list", *endpoint),
+        ("sims", "import", "sims.csv", *endpoint),
+        ("sims", "import", "sims.csv", "--output", "json"),
+    ):
+        ended = await airloom(*arguments)
+        assert (ended.code, ended.out) == (2, ""), arguments
+        assert "heeds none; see its --help" in ended.err
+
+
+async def test_a_secret_may_come_by_stdin(
+    airloom: Airloom, customer: tuple[ApiWorld, Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = (await airloom("sandbox", "subscribers", "create")).json
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{made['registrationSecret']}\n"))
+    registered = await airloom("sims", "register", made["serialNumber"], "--registration-secret", "-")
+    assert registered.json["simId"] == made["serialNumber"]
+    group_id = (await airloom("groups", "create")).json["groupId"]
+    monkeypatch.setattr("sys.stdin", io.StringIO('[{"key": "userdata",\n"value": "pumps"}]\n'))
+    air = ("--namespace", "SoracomAir", "--body", "-")
+    configured = await airloom("groups", "put-config", "--group-id", group_id, *air)
+    assert configured.json["configuration"]["SoracomAir"] == {"userdata": "pumps"}
 
 
 async def test_an_id_may_stand_by_itself(airloom: Airloom, customer: tuple[ApiWorld, Tenant]) -> None:

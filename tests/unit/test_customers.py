@@ -247,6 +247,10 @@ async def test_sims_are_brought_in_registered_and_not_twice(
     owned = await airloom("sims", "import", str(file), "--operator", operator)
     assert owned.out == "imported 0, registered 4, unchanged 1, refused 0\n"
     assert len((await sims.of_operator(operator)).items) == 5
+    now = operated.world.clock.now()
+    audited = await operated.world.store.audit.of_day(now.year * 10_000 + now.month * 100 + now.day)
+    imported = [each for each in audited.items if each.action is AuditAction.SIMS_IMPORTED]
+    assert [(each.subject, each.detail) for each in imported][-1] == (operator, "4 SIMs"), "from stock"
     before = [await sims.get(f"898110000000000000{n}") for n in range(1, 6)]
     assert (await airloom("sims", "import", str(file), "--operator", operator)).out.endswith(
         "unchanged 5, refused 0\n"
@@ -273,6 +277,22 @@ async def test_a_row_that_contradicts_is_refused_by_line_and_the_others_go_on(
     assert await operated.world.store.sims.get("8981100000000000099") is None
     nowhere = await airloom("sims", "import", str(file), "--operator", "OP9999999999")
     assert "operator_id: no open operator 'OP9999999999'" in nowhere.err
+
+
+async def test_a_speed_class_that_contradicts_is_refused_until_its_customer_has_the_sim(
+    operated: Operated, airloom: Airloom, tmp_path: Path
+) -> None:
+    file = tmp_path / "sims.csv"
+    header, row = HEADER.strip(), ROWS[0].strip()
+    file.write_text(f"{header}\n{row}\n")
+    await airloom("sims", "import", str(file))
+    operator = (await airloom("operators", "create", "--email", "a@b.c")).json["operator_id"]
+    file.write_text(f"{header},speed_class\n{row},s1.fast\n")
+    ended = await airloom("sims", "import", str(file), "--operator", operator)
+    assert (ended.code, ended.out) == (1, "imported 0, registered 0, unchanged 0, refused 1\n")
+    assert "iccid: the SIM is there with another speed_class" in ended.err
+    await operated.world.services.sims.register(operator, "8981100000000000001", "secret-1")
+    assert (await airloom("sims", "import", str(file))).out.endswith("unchanged 1, refused 0\n")
 
 
 async def test_another_customers_sim_is_not_brought_in(

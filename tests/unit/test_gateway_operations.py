@@ -568,6 +568,7 @@ async def test_the_channel_refuses_strangers_and_what_it_does_not_know(
             ("sessions?limit=0", "limit: must be from 1 to 1000"),
             ("sessions?limit=x", "invalid literal"),
             ("sessions?colour=red", "colour: unknown"),
+            ("sessions?access=gtpv3", "access: must be one of gtpv1, gtpv2, radius"),
             ("sessions?address=x", "does not appear to be an IPv4 or IPv6 address"),
             ("sessions?teid=x", "teid: x must be a number"),
             ("trace?imsi=x", "imsi: must be digits"),

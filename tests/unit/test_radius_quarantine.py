@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+import core.services.admissions
 import core.services.quarantine
 import radius.notices
 from core.domain.audit import AuditAction
@@ -235,6 +236,33 @@ def test_a_nas_with_addresses_of_its_own_needs_no_access(monkeypatch: pytest.Mon
         assert await nas.tell(START, *said, (a.CLASS, answer.firsts[a.CLASS]))
         assert stage.session(answer.firsts[a.CLASS].decode()) is not None
         assert await ours.tell(STOP, 1, 1)
+
+    play(monkeypatch, script, alpha={"own_addresses": True})
+
+
+@pytest.mark.parametrize("expected_max", [None, 1])
+def test_an_access_point_in_access_alone_is_known_also_where_the_nas_has_addresses_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, expected_max: int | None
+) -> None:
+    if expected_max is not None:
+        monkeypatch.setattr(core.services.admissions, "EXPECTED_MAX", expected_max)
+
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        began: list[bool] = []
+        for count, sim in enumerate(stage.sims[:2]):
+            user: Attribute = (a.USER_NAME, sim.imsi.encode())
+            answer = await nas.ask(user, (a.CALLED_STATION_ID, APN.encode()))
+            assert answer is not None and answer.code == Code.ACCESS_ACCEPT
+            assert await nas.tell(
+                START, user, (a.ACCT_SESSION_ID, b"%d" % count), (a.CLASS, answer.firsts[a.CLASS])
+            )
+            began.append(stage.session(answer.firsts[a.CLASS].decode()) is not None)
+        assert began == [True, expected_max is None]
+        await asyncio.sleep(61)
+        assert len(stage.open_sessions()) == sum(began)
+        assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
 
     play(monkeypatch, script, alpha={"own_addresses": True})
 

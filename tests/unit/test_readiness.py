@@ -202,6 +202,22 @@ def test_what_recurs_is_said_when_it_changes_and_then_ever_more_seldom() -> None
     run_virtual(main)
 
 
+def test_what_recurs_in_other_words_each_time_fills_no_log() -> None:
+    """As a store of three nodes that are away: each try ends at another of them, or after another time."""
+
+    async def main() -> None:
+        stage, said = Stage(0, Plan(sims=1)), list[str]()
+        recurring = Recurring(say=said.append, clock=stage.clock)
+        for number in range(600):
+            recurring.tell("three nodes", f"no answer of node {number % 3}")
+            recurring.tell("times", f"no answer within {number} ms")
+            await asyncio.sleep(1)
+        assert {"no answer of node 0", "no answer of node 1", "no answer of node 2"} <= set(said)
+        assert len(said) < 50, "1,200 before"
+
+    run_virtual(main)
+
+
 async def test_both_listeners_answer_and_tell_no_names(
     airloom: Airloom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ class Run:
         async with AsyncExitStack() as parts:
             customer = await parts.enter_async_context(Customer(self._target.endpoint))
             await self._sign_in(customer)
-            tell(f"registering {options.sims} SIMs")
+            tell(f"getting {options.sims} SIMs ready")
             sims = await self._sims(customer)
             peers = await self._start_peers(parts)
             self._began = time.monotonic()
@@ -125,7 +125,15 @@ class Run:
         elif target.installation is not None:
             await customer.sign_in(*await target.installation.create_operator(email))
         else:
-            await customer.sign_up(email, f"Aa1-{secrets.token_urlsafe(12)}")
+            try:
+                await customer.sign_up(email, f"Aa1-{secrets.token_urlsafe(12)}")
+            except ApiError as error:
+                if error.code != "AIR0011":
+                    raise
+                raise DidNotStart(
+                    f"{target.endpoint} has its sandbox off: give a customer's --auth-key-id with"
+                    " AIRLOOM_AUTH_KEY, or --profile; or its --config or --contact, to have a customer made"
+                ) from error
 
     async def _sims(self, customer: Customer) -> list[dict[str, Any]]:
         """The customer's own, and where there are too few some that are brought in, or the sandbox's."""

@@ -17,6 +17,8 @@ from loadtest.serving import DidNotStart
         (demo.main, ["--endpoint", "http://127.0.0.1:1"], "add --stream kinesis"),
         (demo.main, ["--sims", "abc"], "'abc' must be a number, 6 or more"),
         (demo.main, ["--sims", "5"], "'5' must be a number, 6 or more"),
+        (demo.main, ["--messages", "0"], "'0' must be a number, 1 or more"),
+        (demo.main, ["--stream", "kinesis", "--endpoint", "here:4567"], "write http://HOST:PORT"),
         (load.main, ["--endpoint", "127.0.0.1:8080"], "write http://HOST:PORT"),
         (load.main, ["--local", "127.0.77.21"], "name two, --local 127.0.77.21,ANOTHER"),
         (load.main, ["--local", "here"], "write 10.0.0.5"),

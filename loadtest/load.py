@@ -260,11 +260,14 @@ class Run:
 
     async def _timed(self, name: str, due: float, step: Awaitable[Any]) -> Any:
         """Await a step; ``None`` when it failed. An answer that says no is a failure too."""
+        why = "the answer says no"
         try:
             result = await step
-        except FAILURES:
-            result = False
+        except FAILURES as error:
+            result, why = False, str(error) or type(error).__name__
         if result is False:
+            if not self.steps[name].errors:
+                tell(f"{name}: first error: {why}")
             self.steps[name].failed(self.elapsed_s)
             return None
         self.steps[name].done(self.elapsed_s, self.elapsed_s - due)
@@ -312,7 +315,12 @@ def _other(options: argparse.Namespace) -> Target:
     saved = Profile()
     if options.profile:
         folder = Path(os.environ.get("AIRLOOM_PROFILE_DIR") or Path.home() / ".airloom")
-        saved = load_profile(profile_path(folder, options.profile))
+        file = profile_path(folder, options.profile)
+        if not file.exists():
+            raise CliError(
+                f"profile {options.profile!r}: there is no {file}; save it with: airloom configure"
+            )
+        saved = load_profile(file)
     is_operated = options.config or options.contact
     return Target(
         options.endpoint or saved.endpoint or DEFAULT_ENDPOINT,

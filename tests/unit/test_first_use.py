@@ -1,6 +1,7 @@
 """What a newcomer meets: what is wrong with a command is said in one line, with the fix."""
 
 import asyncio
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -31,6 +32,14 @@ def test_what_cannot_be_is_refused_with_the_fix(
     with pytest.raises(SystemExit, match="2"):
         command(arguments)
     assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_profile_that_is_not_there_drives_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AIRLOOM_PROFILE_DIR", str(tmp_path))
+    assert load.main(["--profile", "nope"]) == 1
+    assert "load: profile 'nope': there is no" in capsys.readouterr().err
 
 
 def test_help_shows_what_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:

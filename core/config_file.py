@@ -33,7 +33,7 @@ def load(
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_explain(item) for item in error.errors())) from None
+        raise ConfigurationError("\n".join(map(_explain, _mistakes(error)))) from None
 
 
 def exposed(path: Path | None) -> str:
@@ -92,6 +92,15 @@ def _is_list(section: str, key: str) -> bool:
     annotation = fields[section].annotation
     inner = getattr(annotation, "model_fields", {}).get(key)
     return inner is not None and "tuple[" in str(inner.annotation)
+
+
+def _mistakes(error: ValidationError) -> Iterator[Any]:
+    """But that a list is too short for an item of it that is wrong."""
+    places = [item["loc"] for item in error.errors()]
+    for item in error.errors():
+        is_of_items = any(item["loc"] == place[:-1] for place in places if place)
+        if not (item["type"] == "too_short" and is_of_items):
+            yield item
 
 
 def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict that differs by version

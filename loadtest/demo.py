@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import re
 import secrets
 import signal
 import sys
@@ -465,13 +466,27 @@ def _six_or_more(text: str) -> int:
     return int(text)
 
 
+def _one_or_more(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number, 1 or more")
+    return int(text)
+
+
+def _endpoint(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^/]+/?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT")
+    return text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, prove; exit code 0 when it adds up."""
     parser = argparse.ArgumentParser(
         prog="./run demo", description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ")
     )
     parser.add_argument("--sims", type=_six_or_more, default=20, help="how many SIMs, 6 or more (default 20)")
-    parser.add_argument("--messages", type=int, default=50, help="messages from each SIM (default 50)")
+    parser.add_argument(
+        "--messages", type=_one_or_more, default=50, help="messages from each GTP device (default 50)"
+    )
     parser.add_argument(
         "--stream", choices=("log", "kinesis"), default="log", help="the embedded log (default), or Kinesis"
     )
@@ -483,7 +498,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         " over a real Cassandra and a Kinesis, which it starts itself (./run test fetches them)",
     )
     parser.add_argument(
-        "--endpoint", default="", help="with --stream kinesis: another server than Amazon's, http://HOST:PORT"
+        "--endpoint",
+        type=_endpoint,
+        default="",
+        help="with --stream kinesis: another server than Amazon's, http://HOST:PORT",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object last")
     parser.add_argument("--keep", action="store_true", help="go on serving, and say how to use it")

@@ -102,7 +102,7 @@ class Run:
         async with AsyncExitStack() as parts:
             customer = await parts.enter_async_context(Customer(self._target.endpoint))
             await self._sign_in(customer)
-            tell(f"registering {options.sims} SIMs")
+            tell(f"getting {options.sims} SIMs ready")
             sims = await self._sims(customer)
             peers = await self._start_peers(parts)
             self._began = time.monotonic()
@@ -125,7 +125,15 @@ class Run:
         elif target.installation is not None:
             await customer.sign_in(*await target.installation.create_operator(email))
         else:
-            await customer.sign_up(email, f"Aa1-{secrets.token_urlsafe(12)}")
+            try:
+                await customer.sign_up(email, f"Aa1-{secrets.token_urlsafe(12)}")
+            except ApiError as error:
+                if error.code != "AIR0011":
+                    raise
+                raise DidNotStart(
+                    f"{target.endpoint} has its sandbox off: give a customer's --auth-key-id with"
+                    " AIRLOOM_AUTH_KEY, or --profile; or its --config or --contact, to have a customer made"
+                ) from error
 
     async def _sims(self, customer: Customer) -> list[dict[str, Any]]:
         """The customer's own, and where there are too few some that are brought in, or the sandbox's."""
@@ -252,11 +260,14 @@ class Run:
 
     async def _timed(self, name: str, due: float, step: Awaitable[Any]) -> Any:
         """Await a step; ``None`` when it failed. An answer that says no is a failure too."""
+        why = "the answer says no"
         try:
             result = await step
-        except FAILURES:
-            result = False
+        except FAILURES as error:
+            result, why = False, str(error) or type(error).__name__
         if result is False:
+            if not self.steps[name].errors:
+                tell(f"{name}: first error: {why}")
             self.steps[name].failed(self.elapsed_s)
             return None
         self.steps[name].done(self.elapsed_s, self.elapsed_s - due)
@@ -304,7 +315,12 @@ def _other(options: argparse.Namespace) -> Target:
     saved = Profile()
     if options.profile:
         folder = Path(os.environ.get("AIRLOOM_PROFILE_DIR") or Path.home() / ".airloom")
-        saved = load_profile(profile_path(folder, options.profile))
+        file = profile_path(folder, options.profile)
+        if not file.exists():
+            raise CliError(
+                f"profile {options.profile!r}: there is no {file}; save it with: airloom configure"
+            )
+        saved = load_profile(file)
     is_operated = options.config or options.contact
     return Target(
         options.endpoint or saved.endpoint or DEFAULT_ENDPOINT,

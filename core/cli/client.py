@@ -135,8 +135,7 @@ class Client:
                     raise _error_of(response.status, value)
                 return Reply(value, response.headers)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            why = str(error) or type(error).__name__
-            raise CliError(f"{self._endpoint}: {why}", EX_UNREACHABLE) from error
+            raise CliError(f"{self._endpoint}: {_why(error)}", EX_UNREACHABLE) from error
 
     async def pages(self, path: str, *, query: Mapping[str, Any], fetch_all: bool) -> tuple[list[Any], bool]:
         """A list, with ``fetch_all`` all of its pages, and whether that is all of it."""
@@ -166,6 +165,14 @@ class Client:
 
     def _url(self, path: str) -> URL:
         return URL(f"{self._endpoint}/v1{path}", encoded=True)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        number = error.os_error.errno or 0
+        why = os.strerror(number) if number > 0 else error.os_error.strerror or str(error.os_error)
+        return f"cannot connect: {why}; does it run there? --endpoint names another API"
+    return str(error) or type(error).__name__
 
 
 def _error_of(status: int, value: Any) -> CliError:

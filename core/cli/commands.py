@@ -6,6 +6,7 @@ failing happen here.
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,14 @@ def settings_of(
         raise CliError("--auth-key-id and --auth-key go together", EX_USAGE)
     if auth_key_id:
         saved = Profile(endpoint=saved.endpoint, authKeyId=auth_key_id, authKey=auth_key)
-    return Settings(path, replace(saved, endpoint=endpoint or saved.endpoint), output)
+    return Settings(path, replace(saved, endpoint=checked_endpoint(endpoint or saved.endpoint)), output)
+
+
+def checked_endpoint(endpoint: str) -> str:
+    """As it was given, empty for the default one; raises ``CliError`` for what is no http address."""
+    if endpoint and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
+        raise CliError(f"endpoint {endpoint!r}: write http://HOST:PORT", EX_USAGE)
+    return endpoint
 
 
 def demand_heeded(context: typer.Context, command: str, ignored: Sequence[str]) -> None:

@@ -34,8 +34,7 @@ node = typer.Typer(no_args_is_help=True, help="The nodes of this installation, o
 
 @node.command()
 def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Whether a node can do what its roles are for, the state of each virtual gateway, and loops that stand
-    still, with the reason.
+    """Whether a node does what its roles are for; each virtual gateway; loops that stand still, and why.
 
     Example: airloom node status --contact http://10.0.0.12:8090
     """

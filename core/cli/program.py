@@ -12,8 +12,15 @@ import typer
 
 from core.cli.account import bills, groups, operator, sandbox
 from core.cli.billing import billing
-from core.cli.client import CliError, Profile, save_profile
-from core.cli.commands import PROFILE_OPTIONS, Settings, demand_heeded, run, settings_of
+from core.cli.client import DEFAULT_ENDPOINT, CliError, Profile, save_profile
+from core.cli.commands import (
+    PROFILE_OPTIONS,
+    Settings,
+    checked_endpoint,
+    demand_heeded,
+    run,
+    settings_of,
+)
 from core.cli.gateway import gateway
 from core.cli.node import node
 from core.cli.operators import operators
@@ -23,6 +30,7 @@ from core.cli.stock import import_sims
 from core.cli.store import store
 from core.cli.stream import stream
 from core.cli.words import Root
+from core.domain.values import replace
 from core.version import VERSION
 
 OPERATORS_COMMANDS = ("serve", "store", "stream", "billing", "node", "gateway")
@@ -101,6 +109,9 @@ def options(
             auth_key=auth_key,
             output=output,
         )
+    if context.invoked_subcommand == "configure" and not auth_key_id:
+        saved: Settings = context.obj
+        context.obj = replace(saved, profile=Profile(endpoint=saved.profile.endpoint))
 
 
 @app.command()
@@ -109,21 +120,25 @@ def configure(
     email: Annotated[str, typer.Option(help="Save this and a password instead of an auth key.")] = "",
     password: Annotated[str, typer.Option(envvar="AIRLOOM_PASSWORD", help="Asked for if not given.")] = "",
 ) -> None:
-    """Save endpoint and credentials as a profile that only you can read.
+    """Save endpoint and credentials as a profile that only you can read; what is not given is asked for.
 
     Example: airloom --endpoint http://127.0.0.1:8080 --auth-key-id keyId-1 --auth-key secret-1 configure
     """
     settings: Settings = context.obj
     given = settings.profile
+    is_asked = not given.authKeyId and not (email and password)
+    endpoint = given.endpoint
+    if is_asked and not (context.parent and context.parent.params.get("endpoint")):
+        endpoint = checked_endpoint(typer.prompt("endpoint", default=endpoint or DEFAULT_ENDPOINT))
     if email:
         password = password or typer.prompt("password", hide_input=True)
-        wanted = Profile(endpoint=given.endpoint, email=email, password=password)
+        wanted = Profile(endpoint=endpoint, email=email, password=password)
     else:
         key_id = given.authKeyId or typer.prompt("auth key id")
         secret = given.authKey or typer.prompt("auth key", hide_input=True)
-        wanted = Profile(endpoint=given.endpoint, authKeyId=key_id, authKey=secret)
+        wanted = Profile(endpoint=endpoint, authKeyId=key_id, authKey=secret)
     save_profile(settings.profile_file, wanted)
-    sys.stderr.write(f"saved {settings.profile_file}\n")
+    sys.stderr.write(f"saved {settings.profile_file}, for {endpoint or DEFAULT_ENDPOINT}\n")
 
 
 @app.command()

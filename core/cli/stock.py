@@ -87,7 +87,8 @@ def _check(file: Path, operator: str) -> None:
             if count > FILE_ROWS_MAX:
                 raise CliError(f"{file}: more than {FILE_ROWS_MAX:,} rows; split it", EX_USAGE)
     if problems:
-        raise CliError(f"{file}: {problems:,} problems; nothing was imported", EX_USAGE)
+        plural = "" if problems == 1 else "s"
+        raise CliError(f"{file}: {problems:,} problem{plural}; nothing was imported", EX_USAGE)
     if not count:
         raise CliError(f"{file}: no rows", EX_USAGE)
 

@@ -62,8 +62,9 @@ def tail(
 ) -> None:
     """Print device messages as they are in the stream: UTC time of arrival, IMSI, protocol, payload.
 
-    A payload that is no text is shown in base64. Run it on the node's machine; with stream.kinesis, anywhere
-    with credentials that may ListShards, GetShardIterator and GetRecords.
+    A payload that is no text is shown in base64. Run it on the node's machine.
+
+    With stream.kinesis anywhere: the credentials must allow ListShards, GetShardIterator, GetRecords.
 
     Example: airloom stream tail --imsi 440100000000001 --from latest | airloom stream tail --no-follow --json
     """

@@ -309,8 +309,31 @@ async def test_errors_are_one_line_with_a_code_of_their_own(
         "list",
     )
     assert unreachable.code == 69
-    assert len(unreachable.err.splitlines()) == 1
-    assert "secret-1" not in unreachable.err
+    assert unreachable.err == (
+        "airloom: http://127.0.0.1:1: cannot connect: Connection refused; does it run there?"
+        " --endpoint names another API\n"
+    )
+    halved = await airloom("--endpoint", "127.0.0.1:1", "sims", "list")
+    assert (halved.code, halved.err) == (2, "airloom: endpoint '127.0.0.1:1': write http://HOST:PORT\n")
+
+
+async def test_configure_asks_for_what_is_not_given(
+    airloom: Airloom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"endpoint": "http://10.0.0.12:8080", "auth key id": "keyId-1", "auth key": "secret-1"}
+    monkeypatch.setattr("typer.prompt", lambda what, **_: answers[what])
+    file = tmp_path / "profiles" / "default.json"
+    for secret in ("secret-1", "secret-2"):
+        answers["auth key"] = secret
+        told = await airloom("configure")
+        assert (told.code, told.err) == (0, f"saved {file}, for http://10.0.0.12:8080\n")
+        wanted = {"endpoint": "http://10.0.0.12:8080", "authKeyId": "keyId-1", "authKey": secret}
+        assert json.loads(file.read_text()) == wanted
+    answers["endpoint"] = "10.0.0.12:8080"
+    assert "write http://HOST:PORT" in (await airloom("configure")).err
+    del answers["endpoint"]
+    assert (await airloom("--endpoint", "http://10.0.0.13:8080", "configure")).code == 0
+    assert json.loads(file.read_text())["endpoint"] == "http://10.0.0.13:8080"
 
 
 async def test_what_is_no_api_of_ours(airloom: Airloom) -> None:

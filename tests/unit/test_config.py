@@ -143,6 +143,7 @@ def test_roles_that_do_not_fit_are_named(roles: list[str], environment: dict[str
     with pytest.raises(ConfigurationError) as caught:
         load(None, environment, roles=roles)
     assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a newcomer meets: what is wrong with a command is said in one line, with the fix."""
 
 import asyncio
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -17,6 +18,8 @@ from loadtest.serving import DidNotStart
         (demo.main, ["--endpoint", "http://127.0.0.1:1"], "add --stream kinesis"),
         (demo.main, ["--sims", "abc"], "'abc' must be a number, 6 or more"),
         (demo.main, ["--sims", "5"], "'5' must be a number, 6 or more"),
+        (demo.main, ["--messages", "0"], "'0' must be a number, 1 or more"),
+        (demo.main, ["--stream", "kinesis", "--endpoint", "here:4567"], "write http://HOST:PORT"),
         (load.main, ["--endpoint", "127.0.0.1:8080"], "write http://HOST:PORT"),
         (load.main, ["--local", "127.0.77.21"], "name two, --local 127.0.77.21,ANOTHER"),
         (load.main, ["--local", "here"], "write 10.0.0.5"),
@@ -29,6 +32,14 @@ def test_what_cannot_be_is_refused_with_the_fix(
     with pytest.raises(SystemExit, match="2"):
         command(arguments)
     assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_profile_that_is_not_there_drives_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AIRLOOM_PROFILE_DIR", str(tmp_path))
+    assert load.main(["--profile", "nope"]) == 1
+    assert "load: profile 'nope': there is no" in capsys.readouterr().err
 
 
 def test_help_shows_what_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:

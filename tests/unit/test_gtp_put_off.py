@@ -7,7 +7,15 @@ import pytest
 from core.domain.values import replace
 from gtp.contexts import Context
 from gtp.events import Accepted, BearerAnswered, DeviceAsleep
-from gtp.initiated import CHANGE_AGAIN_S, CHANGE_TRIES_MAX, PUT_OFF_EACH_MAX, Initiated, Procedure, PutOff, Verdict
+from gtp.initiated import (
+    CHANGE_AGAIN_S,
+    CHANGE_TRIES_MAX,
+    PUT_OFF_EACH_MAX,
+    Initiated,
+    Procedure,
+    PutOff,
+    Verdict,
+)
 from gtp.v2.cause import Cause
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support.gtp2 import SGW, element, message2, modify_bearer

@@ -556,7 +556,7 @@ class GtpEndpoint(GtpVersion):
         session_id, is_release = initiated.about, initiated.procedure is Procedure.RELEASE
         if verdict is Verdict.ASLEEP and self._standing(session_id) is not None:
             self._events.append(DeviceAsleep(session_id))
-        if initiated.procedure is Procedure.CHANGE or not (
+        if initiated.procedure in (Procedure.CHANGE, Procedure.RELEASE_FORMER) or not (
             self._contexts.by_session(session_id) if is_release else self._standing(session_id)
         ):
             return False

@@ -21,6 +21,8 @@ CHANGE_AGAIN_S = 10.0
 CHANGE_TRIES_MAX = 4
 PUT_OFF_MAX = 4_096
 """Sessions of which requests are put off; beyond it those of the oldest are given up."""
+PUT_OFF_EACH_MAX = 32
+"""Requests of one session that are put off; one more is refused. A peer's own commands may set them off."""
 
 
 class Procedure(Enum):
@@ -164,6 +166,8 @@ class PutOff:
 
     def keep(self, initiated: Initiated, verdict: Verdict, now: float) -> bool:
         """Whether it is asked again: at once when ``due``, or when its session is heard of."""
+        if len(self._kept.get(initiated.about, ())) >= PUT_OFF_EACH_MAX:
+            return False
         if verdict is Verdict.LATER and initiated.tries < CHANGE_TRIES_MAX:
             self._due.append((now + CHANGE_AGAIN_S, initiated))
         elif verdict is not Verdict.ASLEEP:

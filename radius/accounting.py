@@ -336,6 +336,7 @@ class Accounting:
         if not self._has_room_for_restart(client, now):
             return NotRecorded(), "too_many_restarts"
         heard = await self._restarts.first_heard(client.name, report.authenticator, now)
+        self._restarts_of[client.name, day_of(now)] += heard == now  # who repeats one uses up nothing
         delay = timedelta(seconds=report.delay_s)
         before, is_timely = heard - delay, False
         if report.event_timestamp is not None:
@@ -359,8 +360,7 @@ class Accounting:
             self._restarts_of = Counter(
                 {each: n for each, n in self._restarts_of.items() if each[1] == key[1]}
             )
-        self._restarts_of[key] += 1
-        return self._restarts_of[key] <= RESTARTS_A_DAY_MAX
+        return self._restarts_of[key] < RESTARTS_A_DAY_MAX
 
     def _held_by(self, event: AccountingRequested) -> list[Session]:
         """The sessions of the NAS that speaks. An address alone does not tell NASes apart that share it and

@@ -394,6 +394,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:  # no such path, no such method
         headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
         return web.json_response({"error": error.reason}, status=error.status, headers=headers)
+    except RecursionError:
+        return web.json_response({"error": "the body is nested too deep"}, status=400)
     except (ValueError, Unavailable, ConfigurationError) as error:  # what is no JSON is a ValueError too
         return web.json_response({"error": str(error)}, status=_status_of(error))
     except Refused as refusal:

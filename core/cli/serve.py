@@ -203,9 +203,11 @@ class Listeners:
 
 
 def _tell(line: str) -> None:
+    """A log that cannot be written, on a disk that is full or to a reader that is gone, ends nothing."""
     at = SystemClock().now().isoformat(timespec="milliseconds")
-    sys.stderr.write(f"{at} airloom serve: {line}\n")
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.write(f"{at} airloom serve: {line}\n")
+        sys.stderr.flush()
 
 
 def _say_ready(config: Config, node: Node, recovered: int, *, is_new: bool, as_json: bool) -> None:

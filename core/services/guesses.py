@@ -48,7 +48,7 @@ _BOTH, _NAME, _SOURCE = "both", "name", "source"
 BOUNDS = {
     Guess.PASSWORD: {_BOTH: Bound(10, 30.0), _NAME: Bound(100, 10.0), _SOURCE: Bound(20, 5.0)},
     Guess.AUTH_KEY: {_BOTH: Bound(20, 10.0), _SOURCE: Bound(100, 1.0)},
-    Guess.REGISTRATION_SECRET: {_NAME: Bound(20, 60.0), _SOURCE: Bound(50, 30.0)},
+    Guess.REGISTRATION_SECRET: {_BOTH: Bound(20, 60.0), _NAME: Bound(200, 10.0), _SOURCE: Bound(50, 30.0)},
     Guess.CONTROL_SECRET: {_SOURCE: Bound(20, 5.0)},
 }
 """A password is chosen by a person, the others are random: what is bounded there is the work."""

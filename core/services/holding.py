@@ -193,7 +193,9 @@ class Holdings(Generic[S]):
             return Standing(State.HELD)
         if place.tenure is not None:
             return Standing(State.FAILING, place.trouble) if place.trouble else Standing(State.BEGINNING)
-        return Standing(State.ELSEWHERE, place.holder) if place.holder else Standing(State.FREE)
+        if place.holder in ("", self._owner):  # what this node lost is nobody else's
+            return Standing(State.FREE)
+        return Standing(State.ELSEWHERE, place.holder)
 
     async def start(self) -> int:
         """Take the home gateways that are free and begin their work; how many sessions were read back.

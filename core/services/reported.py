@@ -95,7 +95,8 @@ class ReportedUsage:
             if total == counted.total:
                 return True
             now, now_s = self._clock.now(), self._clock.monotonic()
-            paid_until = counted.paid_until + _busy_s(total - counted.total, ceiling)
+            known = counted.tried  # what a tenure before this one stored, or a try of this one, is paid for
+            paid_until = counted.paid_until + _busy_s(known.highest(total) - known, ceiling)
             if paid_until > now_s + SLACK_S:
                 return False
             if not counted.is_settled and self._is_settled:
@@ -104,8 +105,8 @@ class ReportedUsage:
                 if counted.tried != counted.total:
                     await self._record(session, counted, counted.tried)
                 await self._begin_day(session, nas, counted, day_of(now))
-            await self._record(session, counted, total)
             counted.paid_until = max(paid_until, now_s)
+            await self._record(session, counted, total)
             return True
 
     def discard(self, session_id: str) -> None:

@@ -389,8 +389,8 @@ def _mistrust(view: memoryview, boot_id: str) -> str:
         return "its header is damaged"
     if (version, slot_words) != (VERSION, SLOT_WORDS):
         return f"it has layout version {version}, this is {VERSION}"
-    if table_bytes(capacity) > len(view):
-        return "it was cut short"
+    if table_bytes(capacity) != len(view):
+        return "it was cut short" if table_bytes(capacity) > len(view) else "it is longer than its table"
     if _plain(boot) != boot_id:
         return "the host was restarted"
     with view.cast("Q") as words:

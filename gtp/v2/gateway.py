@@ -278,7 +278,10 @@ class GtpV2Gateway(GtpEndpoint):
             session = outcome.session
 
             def encode(sequence: int) -> bytes:
-                return self._encode_accepted(replace(pending, sequence=sequence), session)
+                """Put off, it is asked of whoever has the session by then, by that peer's TEID."""
+                context = self._contexts.by_session(session.session_id)
+                asked = replace(pending.asked, peer_teid=context.peer_teid if context else 0)
+                return self._encode_accepted(replace(pending, sequence=sequence, asked=asked), session)
 
             commanded = Initiated(Procedure.COMMANDED, session.session_id, encode=encode)
             self._requests.begin(pending.sequence, data, peer, commanded, now)

@@ -579,6 +579,8 @@ async def test_the_channel_refuses_strangers_and_what_it_does_not_know(
             async with http.get(f"{watched.url}/control/gateway/{path}") as answer:
                 assert answer.status == 400
                 assert told in json.dumps(await answer.json())
+        async with http.post(f"{watched.url}/control/gateway/add-bearer", data="[" * 4_000) as answer:
+            assert (answer.status, await answer.json()) == (400, {"error": "the body is nested too deep"})
     monkeypatch.setenv("AIRLOOM_CONTROL__SECRET", "another secret of nobody")
     for command in (("status",), ("peers",), ("sessions",), ("trace", "1"), ("drop-peer", "x", "--yes")):
         ended = await airloom("gateway", *command)

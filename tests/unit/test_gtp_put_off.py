@@ -1,10 +1,21 @@
 """Requests of ours that a peer puts off: because of a handover, or because the device saves power."""
 
+from copy import copy
+
 import pytest
 
 from core.domain.values import replace
+from gtp.contexts import Context
 from gtp.events import Accepted, BearerAnswered, DeviceAsleep
-from gtp.initiated import CHANGE_AGAIN_S, CHANGE_TRIES_MAX, PutOff
+from gtp.initiated import (
+    CHANGE_AGAIN_S,
+    CHANGE_TRIES_MAX,
+    PUT_OFF_EACH_MAX,
+    Initiated,
+    Procedure,
+    PutOff,
+    Verdict,
+)
 from gtp.v2.cause import Cause
 from gtp.v2.gateway import GtpV2Gateway
 from tests.support.gtp2 import SGW, element, message2, modify_bearer
@@ -156,3 +167,52 @@ def test_of_what_is_put_off_the_oldest_is_given_up_when_there_is_too_much() -> N
     machine.remove_bearer(other.session_id, 6, 0)
     machine.receive_datagram(reply(100, 102, ASLEEP), SGW, 0)
     assert (machine.put_off, machine.contexts) == (1, 1)
+
+
+def test_what_is_put_off_of_one_session_is_bounded() -> None:
+    """A partner that commands changes and puts each off."""
+    put_off = PutOff()
+    commanded = [
+        Initiated(Procedure.COMMANDED, SESSION, token=token) for token in range(2 * PUT_OFF_EACH_MAX)
+    ]
+    kept = [each for each in commanded if put_off.keep(each, Verdict.ASLEEP, 0)]
+    assert kept == commanded[:PUT_OFF_EACH_MAX] == put_off.take(SESSION)
+    assert put_off.keep(commanded[-1], Verdict.ASLEEP, 0)
+
+
+def test_what_was_put_off_is_asked_of_who_has_the_session_now_by_its_own_teid() -> None:
+    """Else whoever had it chooses what is changed at another."""
+    machine = standing()
+    event = decided(machine, modify_command(COMMANDED | 7), 0)
+    machine.answer(event.token, Accepted(told()), 0)
+    machine.receive_datagram(reply(98, COMMANDED | 7, ASLEEP), SGW, 0)
+    assert machine.next_event() == DeviceAsleep(SESSION)
+    answers(machine)
+    before = session()
+    assert before.tunnel is not None
+    moved = replace(before, tunnel=replace(before.tunnel, peer_teid_control=0x7777))
+    asked = decided(machine, modify_bearer(PGW_TEID, 2), 1)
+    machine.answer(asked.token, Accepted(moved), 1)
+    _, again = answers(machine)
+    assert (again[1], again[4:8]) == (97, bytes.fromhex("00007777"))
+
+
+@pytest.mark.parametrize("cause", [ASLEEP, LATER])
+def test_a_former_peer_that_puts_its_release_off_has_nothing_sent_to_the_next(cause: Cause) -> None:
+    machine = standing()
+    before = machine._contexts.by_session(SESSION)
+    assert before is not None
+    machine.release_former(replace_teid(before, 0x6666), 0)
+    (told_former,) = answers(machine)
+    assert (told_former[1], told_former[4:8]) == (99, bytes.fromhex("00006666"))
+    machine.receive_datagram(reply(100, 101, cause), SGW, 0)
+    machine.handle_timer(2 * CHANGE_AGAIN_S)
+    machine.wake(SESSION, 1)
+    assert (answers(machine), machine.put_off) == ([], 0)
+
+
+def replace_teid(context: Context, teid: int) -> Context:
+    """As it was of the peer before."""
+    former = copy(context)
+    former.peer_teid = teid
+    return former

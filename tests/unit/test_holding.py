@@ -14,7 +14,7 @@ from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
 from core.services.faults import Faults
 from core.services.gateway import LEASE_S, Tenure
-from core.services.holding import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S, Holdings
+from core.services.holding import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S, Holdings, State
 from loadtest.virtual import SkewedClock, VirtualClock, run_virtual
 
 GATEWAYS = ("vg-1", "vg-2")
@@ -248,6 +248,7 @@ def test_a_holder_that_is_cut_off_stops_by_itself_before_another_begins() -> Non
         node.leases.is_cut_off = True
         await asyncio.sleep(LEASE_S + 0.1)
         assert stage.owner("vg-1") == ""
+        assert node.holdings.states["vg-1"].state is State.FREE, "what it lost no other node has"
         await asyncio.sleep(GONE_AFTER_S - LEASE_S + 3)
         assert stage.owner("vg-1") == "node-2"
         node.leases.is_cut_off = False
@@ -365,6 +366,7 @@ def test_a_node_that_was_built_anew_waits_for_the_lease_of_its_name() -> None:
         await again.begin()
         await asyncio.sleep(LEASE_S - RENEWED_WITHIN_S)
         assert stage.owner("vg-1") == ""
+        assert again.holdings.states["vg-1"].state is State.FREE
         await asyncio.sleep(GONE_AFTER_S - LEASE_S + RENEWED_WITHIN_S + 1)
         assert stage.owner("vg-1") == "node-1"
 

@@ -297,6 +297,28 @@ def test_restarts_of_a_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     play(monkeypatch, script)
 
 
+def test_who_repeats_an_accounting_on_uses_up_no_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sniffed once and sent as often as one likes, from other ports."""
+    monkeypatch.setattr(radius.accounting, "RESTARTS_A_DAY_MAX", 2)
+
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        sniffed = nas.accounting(ON)
+        assert await nas.send(sniffed, 1813) is not None
+        for _ in range(5):
+            await asyncio.sleep(60)
+            other = await stage.raw("127.0.3.22")
+            assert await other.send(sniffed, 1813) is not None
+            other.close()
+        await nas.attach(stage.imsi, "A1")
+        await asyncio.sleep(1)
+        assert await nas.tell(ON, (a.ACCT_DELAY_TIME, number(0)))
+        assert stage.open_sessions() == []
+
+    play(monkeypatch, script)
+
+
 def test_a_class_among_others_is_found_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(plain: Stage) -> None:
         stage = of(plain)

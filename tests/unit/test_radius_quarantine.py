@@ -87,6 +87,28 @@ def test_what_a_line_can_carry_is_recorded_however_late(
     play(monkeypatch, script)
 
 
+def test_what_is_durable_already_is_not_held_against_a_session_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor does a restart give the slack once more."""
+
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        session = await nas.attach(stage.imsi, "A1")
+        for hour in range(1, 4):
+            await asyncio.sleep(1_700)
+            assert await session.tell(INTERIM, hour * 1_700 * GBIT_S, 0)
+        await stage.restart_node()
+        assert await session.tell(INTERIM, 5_200 * GBIT_S, 0), "100 s of the line more"
+        assert await stage.metered() == (3 * 1_700 * GBIT_S, 0)
+        await asyncio.sleep(300)
+        assert await session.tell(STOP, 5_400 * GBIT_S, 0)
+        assert await stage.metered() == (5_400 * GBIT_S, 0)
+
+    play(monkeypatch, script)
+
+
 def test_slack_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many reports, each below the slack, are no way around the ceiling."""
 

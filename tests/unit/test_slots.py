@@ -246,6 +246,10 @@ def test_a_table_cut_short_is_lost(tmp_path: Path) -> None:
     table = open_file(path, capacity=4)
     assert table.opening.why == "it is too short"
     table.release()
+    os.truncate(path, table_bytes(4) + 3)
+    table = open_file(path, capacity=4)
+    assert table.opening.why == "it is longer than its table"
+    table.release()
 
 
 def test_lost_tables_are_bounded_and_the_newest_stay(tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ Rules:
 
 - A call costs what it reads: one unit, a list one more for each two rows of its page, and what goes through
   the whole fleet or a month as much as ``DEAR``. An operator gets ``calls_per_s`` units a second and may save
-  up ``BURST_S`` seconds of them; what is beyond is refused at once, with the time after which it will not be.
+  up ``BURST_S`` seconds of them; what is beyond is refused, with the time after which it will not be.
 - ``CALLS_AT_ONCE`` of an operator's calls are worked on, ``CALLS_WAITING_MAX`` wait for their turn.
+- One call begins in each turn of the event loop (``Beginnings``), however many clients and connections there
+  are, so that an attach or a lease stands behind one of them and not behind all.
 - Each answer says what is left (``X-Soracom-Ratelimit-*``, the contract's own headers).
 """
 
 import asyncio
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -59,6 +61,31 @@ class TooMany(Refused):
     def __init__(self, detail: str, headers: dict[str, str]) -> None:
         super().__init__(RequestRefusal.TOO_MANY_REQUESTS, detail)
         self.headers = headers
+
+
+class Beginnings:
+    """Lets one request begin in each turn of the event loop, in their order. What else is ready has its turn
+    between; nobody waits for a time, so it costs no throughput.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def turn(self) -> None:
+        """Wait for it."""
+        loop = asyncio.get_running_loop()
+        begins: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(begins)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._begin_one)
+        await begins
+
+    def _begin_one(self) -> None:
+        begins = self._waiting.popleft()
+        if not begins.done():
+            begins.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._begin_one)
 
 
 class OperatorLimits:

@@ -43,6 +43,8 @@ OTHERS = 12
 MAKERS = 8
 """SIMs made side by side."""
 SETTLE_S = 1.0
+PORT = 8_183
+"""Of the first node's API, the one before; each has its control channel 1,000 above."""
 QUIET = "quiet"
 
 
@@ -147,10 +149,12 @@ async def served(name: str, tree: Path, number: int, *, sims: int, network: int)
         return f"127.{network}.{number}.{last}"
 
     folder = tempfile.TemporaryDirectory(prefix="airloom-neighbours-")
-    with folder as data, Node(tree, Path(data), address(1), free_tcp_port("127.0.0.1", 0)) as node:
-        sgsn = Sgsn(
-            address=address(2), gateway=node.address, network=UdpNetwork(), entropy=SystemEntropy()
-        )
+    port = free_tcp_port("127.0.0.1", PORT + number)
+    settings = {"METRICS__PORT": "0"} if tree == ROOT else {}  # another checkout may not know it
+    with folder as data, Node(tree, Path(data), address(1), port, **settings) as node:
+        if not node.is_alive:
+            raise RuntimeError(f"{tree}: {node.log.strip() or 'it ended without a word'}")
+        sgsn = Sgsn(address=address(2), gateway=node.address, network=UdpNetwork(), entropy=SystemEntropy())
         async with sgsn.running(), Customer(node.endpoint) as others, Customer(node.endpoint) as greedy:
             await others.sign_up("others@example.com", "Aa1-all-the-others")
             await greedy.sign_up("greedy@example.com", "Aa1-a-greedy-customer")
@@ -198,7 +202,10 @@ def row_of(name: str, found: dict[str, dict[str, Figures]]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "floor": RATIO_MAX}
     for tree, figures in found.items():
         quiet, loud = figures[QUIET].view, figures[name].view
-        row[tree] = loud | {"quiet_p99_ms": quiet["p99_ms"], "ratio": round(loud["p99_ms"] / quiet["p99_ms"], 2)}
+        row[tree] = loud | {
+            "quiet_p99_ms": quiet["p99_ms"],
+            "ratio": round(loud["p99_ms"] / quiet["p99_ms"], 2),
+        }
     row["ratio"] = row["now"]["ratio"]
     row["ok"] = row["ratio"] < RATIO_MAX and not row["now"]["not_accepted"]
     return row

@@ -45,14 +45,23 @@ Neighbour = Callable[[Target, Callable[[], None]], Counter[str]]
 
 def lister(target: Target, ready: Callable[[], None]) -> Counter[str]:
     """A customer who lists all of its SIMs on ``CONNECTIONS`` connections, by status."""
+    return _calls("/v1/sims?limit=1000", target, ready)
+
+
+def caller(target: Target, ready: Callable[[], None]) -> Counter[str]:
+    """The same with one SIM a call: as many small calls as may be made."""
+    return _calls("/v1/sims?limit=1", target, ready)
+
+
+def _calls(path: str, target: Target, ready: Callable[[], None]) -> Counter[str]:
     headers = _signed_in(target)
     parts: list[Counter[str]] = [Counter() for _ in range(CONNECTIONS)]
 
-    def list_on(counts: Counter[str]) -> None:
+    def call_on(counts: Counter[str]) -> None:
         connection = HTTPConnection(target.api, timeout=ANSWER_S)
         while not target.ended.is_set():
             try:
-                connection.request("GET", "/v1/sims?limit=1000", headers=headers)
+                connection.request("GET", path, headers=headers)
                 answer = connection.getresponse()
                 answer.read()
                 counts[str(answer.status)] += 1
@@ -60,7 +69,7 @@ def lister(target: Target, ready: Callable[[], None]) -> Counter[str]:
                 counts[type(error).__name__] += 1
                 connection.close()
 
-    threads = [threading.Thread(target=list_on, args=(counts,)) for counts in parts]
+    threads = [threading.Thread(target=call_on, args=(counts,)) for counts in parts]
     for thread in threads:
         thread.start()
     ready()
@@ -116,7 +125,7 @@ def tcp(target: Target, ready: Callable[[], None]) -> Counter[str]:
     return counts
 
 
-NEIGHBOURS: Mapping[str, Neighbour] = {"lister": lister, "dns": dns, "tcp": tcp}
+NEIGHBOURS: Mapping[str, Neighbour] = {"lister": lister, "caller": caller, "dns": dns, "tcp": tcp}
 
 
 def main(name: str) -> None:

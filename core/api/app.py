@@ -13,7 +13,7 @@ from aiohttp.typedefs import Middleware
 
 from core.api.calls import ApiServices, Call, answer
 from core.api.errors import FAULTS, INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNREADABLE, to_response
-from core.api.limits import Beginnings, TooMany, cost_of
+from core.api.limits import LoopTurns, TooMany, cost_of
 from core.api.ready import readyz
 from core.api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
 from core.domain.reasons import RequestRefusal
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 def make_application(services: ApiServices) -> web.Application:
     """Every route of the contract that is offered, ``/healthz`` and ``/readyz``."""
-    in_turn = _in_turn(Beginnings())
+    in_turn = _in_turn(services.limits.loop_turns)
     application = web.Application(middlewares=[in_turn, _errors], client_max_size=BODY_BYTES_MAX)
     trouble = Recurring(say=_log.warning, clock=services.clock)
     sandbox = SANDBOX_ROUTES if services.sandbox else ()
@@ -102,10 +102,10 @@ async def _handled(route: Route, call: Call) -> web.StreamResponse:
     return await route.handler(call)
 
 
-def _in_turn(beginnings: Beginnings) -> Middleware:
+def _in_turn(loop_turns: LoopTurns) -> Middleware:
     @web.middleware
     async def handle(request: web.Request, handler: WebHandler) -> web.StreamResponse:
-        await beginnings.turn()
+        await loop_turns.next()
         return await handler(request)
 
     return handle

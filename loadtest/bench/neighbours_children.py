@@ -24,6 +24,7 @@ CONNECTIONS = 40
 QUESTIONS_PER_S = 119
 LINE_ENDS = b"\n" * 600_000
 ANSWER_S = 30.0
+SEND_S = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,7 @@ def tcp(target: Target, ready: Callable[[], None]) -> Counter[str]:
                 counts["refused"] += 1
                 continue
             counts["connections"] += 1
-            while not target.ended.is_set() and not line.is_closed and line.send(LINE_ENDS, wait_s=2.0):
+            while not target.ended.is_set() and not line.is_closed and line.send(LINE_ENDS, wait_s=SEND_S):
                 counts["line_ends"] += len(LINE_ENDS)
             if not line.is_closed:
                 line.close()

@@ -4,14 +4,16 @@ Rules: nothing leaves but the contract's JSON, errors included; an error of ours
 and told without it; a body is at most 1 MiB.
 """
 
+import asyncio
 import logging
 
 from aiohttp import web
 from aiohttp.typedefs import Handler as WebHandler
+from aiohttp.typedefs import Middleware
 
 from core.api.calls import ApiServices, Call, answer
 from core.api.errors import FAULTS, INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNREADABLE, to_response
-from core.api.limits import TooMany, cost_of
+from core.api.limits import LoopTurns, TooMany, cost_of
 from core.api.ready import readyz
 from core.api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
 from core.domain.reasons import RequestRefusal
@@ -21,6 +23,10 @@ from core.services.recurring import Recurring
 BODY_BYTES_MAX = 1_048_576
 CREDENTIAL_CHARACTERS_MAX = 4_096
 """Of the API key's and the token's header."""
+HELD_S = 1.0
+"""Before the answer 429: who does not wait as it says still costs no more than an answer a second for each
+of its connections.
+"""
 RETRY_AFTER_S = 1
 
 _log = logging.getLogger(__name__)
@@ -28,7 +34,8 @@ _log = logging.getLogger(__name__)
 
 def make_application(services: ApiServices) -> web.Application:
     """Every route of the contract that is offered, ``/healthz`` and ``/readyz``."""
-    application = web.Application(middlewares=[_errors], client_max_size=BODY_BYTES_MAX)
+    in_turn = _in_turn(services.limits.loop_turns)
+    application = web.Application(middlewares=[in_turn, _errors], client_max_size=BODY_BYTES_MAX)
     trouble = Recurring(say=_log.warning, clock=services.clock)
     sandbox = SANDBOX_ROUTES if services.sandbox else ()
     for route in (*ROUTES, DOWNLOAD, *sandbox, NOT_SUPPORTED):
@@ -65,6 +72,8 @@ async def _answered(route: Route, services: ApiServices, request: web.Request) -
     except Refused as refusal:
         if not isinstance(refusal.reason, RequestRefusal):
             raise
+        if refusal.reason is RequestRefusal.TOO_MANY_REQUESTS:
+            await asyncio.sleep(HELD_S)
         response = to_response(FAULTS[refusal.reason], refusal.detail or refusal.reason.value)
         if isinstance(refusal, TooMany):
             response.headers.update(refusal.headers)
@@ -91,6 +100,15 @@ async def _handled(route: Route, call: Call) -> web.StreamResponse:
     if route.query is not None:
         call.check_query(route.query)
     return await route.handler(call)
+
+
+def _in_turn(loop_turns: LoopTurns) -> Middleware:
+    @web.middleware
+    async def handle(request: web.Request, handler: WebHandler) -> web.StreamResponse:
+        await loop_turns.next()
+        return await handler(request)
+
+    return handle
 
 
 @web.middleware

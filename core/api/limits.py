@@ -4,14 +4,16 @@ Rules:
 
 - A call costs what it reads: one unit, a list one more for each two rows of its page, and what goes through
   the whole fleet or a month as much as ``DEAR``. An operator gets ``calls_per_s`` units a second and may save
-  up ``BURST_S`` seconds of them; what is beyond is refused at once, with the time after which it will not be.
+  up ``BURST_S`` seconds of them; what is beyond is refused, with the time after which it will not be.
 - ``CALLS_AT_ONCE`` of an operator's calls are worked on, ``CALLS_WAITING_MAX`` wait for their turn.
+- In each turn of the event loop one call begins, or goes on with the next part of a page (``LoopTurns``),
+  however many clients and connections there are: an attach or a lease stands behind one, not behind all.
 - Each answer says what is left (``X-Soracom-Ratelimit-*``, the contract's own headers).
 """
 
 import asyncio
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -61,6 +63,31 @@ class TooMany(Refused):
         self.headers = headers
 
 
+class LoopTurns:
+    """Hands out the turns of the event loop, one to each who waits, in their order. What else is ready has
+    its own between; nobody waits for a time, so it costs no throughput.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def next(self) -> None:
+        """Wait for it."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._give)
+        await turn
+
+    def _give(self) -> None:
+        turn = self._waiting.popleft()
+        if not turn.done():
+            turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._give)
+
+
 class OperatorLimits:
     """Every operator's share of one node's API; ``calls_per_s`` 0 counts nothing."""
 
@@ -69,6 +96,7 @@ class OperatorLimits:
         self._rate = calls_per_s
         self._most = calls_per_s * BURST_S
         self._shares: OrderedDict[str, _Share] = OrderedDict()
+        self.loop_turns = LoopTurns()
 
     @asynccontextmanager
     async def turn(self, operator_id: str, cost: int) -> AsyncIterator[dict[str, str]]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
+import msgspec
 from aiohttp import web
 
 from core.api.calls import Call, Handler, answer, instant, nothing, page
@@ -39,14 +40,14 @@ async def _one(call: Call, sim: Sim, view: View = sim_view, status: int = 200) -
     return answer(view(sim, sessions, previous), status)
 
 
-async def views_of(call: Call, sims: Sequence[Sim], view: View = sim_view) -> list[dict[str, object]]:
-    """The views of a page of SIMs; others have their turn between some and the next."""
+async def views_of(call: Call, sims: Sequence[Sim], view: View = sim_view) -> list[msgspec.Raw]:
+    """The views of a page of SIMs as JSON; others have their turn between some and the next."""
     sessions = await call.services.sims.sessions_of_each(sims)
-    views: list[dict[str, object]] = []
+    views: list[msgspec.Raw] = []
     for sim, of_sim in zip(sims, sessions, strict=True):
         if len(views) % _VIEWS_AT_ONCE == _VIEWS_AT_ONCE - 1:
-            await asyncio.sleep(0)
-        views.append(view(sim, of_sim, None))
+            await call.services.limits.loop_turns.next()
+        views.append(msgspec.Raw(msgspec.json.encode(view(sim, of_sim, None))))
     return views
 
 

@@ -1,14 +1,21 @@
 """One customer at full speed: its own share of the API, and what a group of tasks failed with."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
+import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from core.api import app as app_module
 from core.api import limits as limits_module
 from core.api import sims as sims_module
+from core.api.calls import Call
 from core.api.control import make_control
 from core.api.limits import (
     BURST_S,
@@ -20,9 +27,14 @@ from core.api.limits import (
     cost_of,
 )
 from core.api.routes import ROUTES
+from core.api.sims import views_of
 from core.domain.reasons import AttachRefusal, RequestRefusal
+from core.domain.sim import Sim
 from core.errors import ConfigurationError, Refused, Unavailable, ungrouped
+from core.ports.secrets import TokenClaims
+from core.services.identity import Identity
 from loadtest.virtual import VirtualClock, run_virtual
+from tests.contract.stores import sim_of
 from tests.support.api import make_world, served, tenants
 from tests.unit.test_control import SECRET, Asked, services_of
 
@@ -117,6 +129,80 @@ def test_what_was_spent_comes_back_and_who_is_away_long_is_forgotten(monkeypatch
         assert len(limits._shares) == 3
 
     in_virtual_time(10, script)
+
+
+# -- turns of the event loop -----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def turns_counted() -> AsyncIterator[list[int]]:
+    """The number of the event loop's turn, as its only item."""
+    turn = [0]
+
+    async def count() -> None:
+        while True:
+            turn[0] += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    try:
+        yield turn
+    finally:
+        counting.cancel()
+
+
+async def test_calls_that_come_at_once_begin_one_in_each_turn_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = make_world()
+    authenticate = Identity.authenticate
+    async with tenants(world) as (one, other), turns_counted() as turn:
+        began: Counter[int] = Counter()
+
+        async def noted(identity: Identity, api_key: str, token: str) -> TokenClaims:
+            began[turn[0]] += 1
+            return await authenticate(identity, api_key, token)
+
+        monkeypatch.setattr(Identity, "authenticate", noted)
+        answers = await asyncio.gather(*(each.call("GET", "/sims") for each in (one, other) * 20))
+        assert {answer.status for answer in answers} == {200}
+        assert began.total() == 40
+        assert max(began.values()) == 1
+
+
+async def test_pages_that_are_made_at_once_go_on_one_part_in_each_turn_of_the_loop() -> None:
+    world = make_world()
+    call = Call(world.services, make_mocked_request("GET", "/v1/sims"), None)
+    sims = [sim_of(number) for number in range(200)]
+    async with turns_counted() as turn:
+        made: Counter[int] = Counter()
+
+        def view(sim: Sim, *_: object) -> dict[str, object]:
+            made[turn[0]] += 1
+            return {"simId": sim.sim_id}
+
+        pages = await asyncio.gather(*(views_of(call, sims, view) for _ in range(8)))
+        assert [[msgspec.json.decode(each)["simId"] for each in page] for page in pages] == [
+            [sim.sim_id for sim in sims]
+        ] * 8
+        assert made.total() == 1_600
+        first = min(made)
+        assert max(count for number, count in made.items() if number != first) <= sims_module._VIEWS_AT_ONCE
+
+
+async def test_who_comes_again_at_once_waits_for_its_429_and_nobody_else_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_module, "HELD_S", 0.5)
+    world = make_world(calls_per_s=100)
+    async with tenants(world) as (one, other):
+        assert (await one.call("GET", "/sims", limit=1_000)).status == 200
+        began = time.monotonic()
+        refused = asyncio.create_task(one.call("GET", "/sims", limit=1_000))
+        assert (await other.call("GET", "/sims")).status == 200
+        assert not refused.done()
+        assert (await refused).status == 429
+        assert time.monotonic() - began >= 0.5
 
 
 # -- errors of groups ----------------------------------------------------------------------------------

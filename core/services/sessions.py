@@ -18,8 +18,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from sys import intern
 
 from core.domain.apn import Apn
-from core.domain.ids import time_of_id as _began
-from core.domain.ids import time_ordered_id
+from core.domain.ids import time_of_id, time_ordered_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import (
     Access,
@@ -464,7 +463,7 @@ class Sessions:
                 and (holder := request.holder_of(session)) is not Holder.OTHER
             ):
                 grant = request.grant
-                if grant is not None and _began(grant.session_id) < _began(session.session_id):
+                if grant is not None and time_of_id(grant.session_id) < time_of_id(session.session_id):
                     raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
                 await self._close(session, CloseReason.REPLACED, tell_peer=holder is Holder.YIELDING)
         if going_on is None and len(self._sessions_of(permission.sim.sim_id)) >= self._sessions_per_sim_max:

@@ -36,7 +36,7 @@ class Target:
     address: str
     imsi: str
     auth_key_id: str
-    auth_key: str
+    auth_key: str = field(repr=False)
     ended: threading.Event = field(default_factory=threading.Event)
 
 

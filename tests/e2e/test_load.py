@@ -32,7 +32,7 @@ async def test_an_airloom_without_a_sandbox_is_driven_by_what_its_operator_gives
     try:
         refused = await asyncio.to_thread(_load, *where)
         assert refused.returncode == 1
-        assert "sandbox/init is not offered" in refused.stderr
+        assert "has its sandbox off: give a customer's --auth-key-id" in refused.stderr
         first = await asyncio.to_thread(_load, *where, "--config", str(file))
         assert first.returncode == 0, first.stderr
         installation = Installation.in_folder(served.data_dir)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,7 @@ def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
     assert ended.returncode == 78
     assert ended.stderr == (
         "airloom serve: api.prot: unknown key; known here: host, port, sandbox, sandbox_exposed,"
-        " sandbox_plmn, proxies\n"
+        " sandbox_plmn, proxies, connections_per_address, calls_per_s\n"
     )
     assert not (tmp_path / "var").exists()
 
@@ -364,7 +365,7 @@ async def test_what_a_node_keeps_and_says_is_its_operators_alone(tmp_path: Path)
         async with Customer(served.endpoint) as customer, aiohttp.ClientSession() as http:
             await customer.sign_in(made["auth_key_id"], made["auth_key"])
             assert await customer.call("GET", "/sims") == []
-            exported = await customer.month_csv("202601")
+            exported = await customer.month_csv(datetime.now(UTC).strftime("%Y%m"))
             assert exported.startswith(b"\xef\xbb\xbf")
             with pytest.raises(ApiError, match="is not offered"):
                 await customer.sign_up("b@b.c", "Aa1-no-sandbox-here")

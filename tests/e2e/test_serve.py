@@ -179,6 +179,7 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             phones = Phones([phone])
             await phones.start_programs(("tcp",))
             assert await phone.say(b"hello")
+            assert await phone.device.send_raw(b"hello") == b"200"
             await asyncio.to_thread(_bombard, served.gateway_address)
             await guess_keys(customer)
             with socket.create_connection((served.api_host, served.api_port)) as stranger:
@@ -220,7 +221,8 @@ async def still_metrics(served: Served) -> set[str]:
     The embedded stream takes everything: its dead letters are ``tests/unit/test_delivery.py``'s. Links are
     between nodes: ``tests/e2e/test_spread.py`` has some. A day is folded long after its end:
     ``tests/unit/test_folding.py``, a month closed: ``tests/unit/test_closing.py``. No path fails:
-    ``tests/unit/test_gateway_operations.py``.
+    ``tests/unit/test_gateway_operations.py``. Nobody claims another's session, no loop fails:
+    ``tests/unit/test_gtp_trust.py``, ``tests/unit/test_faults.py``.
     """
     elsewhere = (
         Metric.DEAD_LETTERS,
@@ -231,6 +233,9 @@ async def still_metrics(served: Served) -> set[str]:
         Metric.LATE_USAGE_BYTES,
         Metric.GTP_PATH_EVENTS,
         Metric.GTP_WAITING,
+        Metric.GTP_CLAIMS,
+        Metric.LOOP_FAULTS,
+        Metric.LOOPS_STANDING,
     )
     still = {metric.metric_name for metric in Metric if metric not in elsewhere}
     for _ in range(50):

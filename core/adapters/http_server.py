@@ -110,7 +110,7 @@ class _Connection(RequestHandler):
         super().__init__(
             server,
             loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # none
+            access_log=None,  # type: ignore[arg-type]  # it takes None: no access log
             keepalive_timeout=IDLE_S,
         )
         self._clients = clients

@@ -275,7 +275,7 @@ def _inside_network(config: Config) -> "LateNetwork | None":
     if edge.inside == "off" or "edge" not in config.node.roles:
         return None
     from core.adapters.inside.late import LateNetwork  # noqa: PLC0415 - else no netlink is loaded
-    from core.adapters.inside.namespace import NamespaceNetwork  # noqa: PLC0415 - as before
+    from core.adapters.inside.namespace import NamespaceNetwork  # noqa: PLC0415 - else netlink is loaded
 
     return LateNetwork(
         partial(

@@ -87,7 +87,7 @@ async def _tail(
     follow: bool,
 ) -> None:
     from core.errors import ConfigurationError, Unavailable  # noqa: PLC0415 - a customer's command needs none
-    from core.ports.stream import IteratorType  # noqa: PLC0415 - the same
+    from core.ports.stream import IteratorType  # noqa: PLC0415 - only this command needs it
 
     kind = IteratorType.TRIM_HORIZON if start is Start.OLDEST else IteratorType.LATEST
     async with AsyncExitStack() as open_parts:
@@ -119,7 +119,7 @@ async def _open(settings: "Config", data_dir: Path | None, open_parts: AsyncExit
         opened = await KinesisStream.open(name=wanted.kinesis, region=wanted.region, endpoint=wanted.endpoint)
         open_parts.push_async_callback(opened.aclose)
         return opened
-    from core.adapters.stream.log import STREAM_FOLDER  # noqa: PLC0415 - the same
+    from core.adapters.stream.log import STREAM_FOLDER  # noqa: PLC0415 - only this command needs it
     from core.adapters.stream.reader import LogReader  # noqa: PLC0415 - a customer's command needs none
 
     return await LogReader.open((data_dir or settings.node.data_dir) / STREAM_FOLDER)

@@ -32,14 +32,17 @@ class FrontFaults:
 
 
 class CassandraFront:
-    """Stands before one node; ``happened`` counts what it did, ``waiting_max`` the most it held at a time."""
+    """Stands before one node; ``happened`` counts what it did, ``waiting_max`` the most answers that its
+    clients waited for at a time.
+    """
 
     def __init__(self, host: str, port: int, faults: FrontFaults, seed: int) -> None:
         self._target = (host, port)
         self._dice = random.Random(seed)
         self.faults = faults
         self.happened: Counter[str] = Counter()
-        self.waiting, self.waiting_max = 0, 0
+        self.waiting_max = 0
+        self._waiting: Counter[asyncio.StreamWriter] = Counter()
 
     @asynccontextmanager
     async def served(self, host: str, port: int) -> AsyncIterator[None]:
@@ -67,6 +70,7 @@ class CassandraFront:
             pass
         finally:
             self._open.discard(writer)
+            del self._waiting[writer]
             for end in (writer, back):
                 end.transport.abort()
 
@@ -81,10 +85,10 @@ class CassandraFront:
             head, stream, opcode, body = await _frame(reader)
             fate = self._fate() if opcode in (EXECUTE, BATCH) else ""
             if opcode in (EXECUTE, BATCH):
-                self.waiting += 1
-                self.waiting_max = max(self.waiting, self.waiting_max)
+                self._waiting[client] += 1
+                self.waiting_max = max(self._waiting.total(), self.waiting_max)
             if fate == "unavailable":
-                self.waiting -= 1
+                self._waiting[client] -= 1
                 client.write(_error(stream, UNAVAILABLE, struct.pack("!Hii", LOCAL_QUORUM, 2, 1)))
                 continue
             fates[stream] = fate if opcode in (EXECUTE, BATCH) else "passed on"
@@ -103,7 +107,9 @@ class CassandraFront:
                 loop.call_later(self.faults.delay_s, self._answer, client, fate, stream, head + body)
 
     def _answer(self, client: asyncio.StreamWriter, fate: str, stream: int, answer: bytes) -> None:
-        self.waiting -= 1
+        if client not in self._open:
+            return  # nobody waits for it any more
+        self._waiting[client] -= 1
         if fate == "cut":
             client.transport.abort()
         elif fate == "timed_out":

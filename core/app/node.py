@@ -87,7 +87,11 @@ class Node:
         self.lost_counts: list[str] = []
         """Why counts of open sessions were lost, when they were: audited, for the bill may be too low."""
         self.delivery = Delivery(
-            stream=world.stream, dead_letters=world.objects, clock=world.clock, entropy=world.entropy
+            stream=world.stream,
+            dead_letters=world.objects,
+            clock=world.clock,
+            entropy=world.entropy,
+            faults=self.faults,
         )
         self.messages = self.make_message_meter()
         self.audit = AuditTrail(

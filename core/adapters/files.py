@@ -12,14 +12,19 @@ import asyncio
 import errno
 import os
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 
+from core.adapters.durable import sync_folder
 from core.errors import ConfigurationError, LocalProtocolError, Unavailable
 
 KEY_BYTES_MAX = 1_024
 """As in S3."""
 NAME_BYTES_MAX = 255
 """One name between slashes, as file systems take it."""
+LEFT_S = 86_400.0
+"""What is older in the folder of what is being written was left by a process that was killed."""
 _INCOMING = ".incoming"
 
 
@@ -102,15 +107,21 @@ def names_of(key: str) -> list[str]:
 
 
 def _prepare(root: Path) -> None:
-    (root / _INCOMING).mkdir(parents=True, exist_ok=True)
-    if not os.access(root / _INCOMING, os.W_OK):
+    incoming = root / _INCOMING
+    incoming.mkdir(parents=True, exist_ok=True)
+    if not os.access(incoming, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    for left in incoming.iterdir():  # of this node, or of one that shares the folder and may be writing now
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - LEFT_S:
+                left.unlink()
 
 
 def _put(root: Path, names: list[str], data: bytes) -> bool:
     target = root.joinpath(*names)
     aside = root / _INCOMING / secrets.token_hex(16)
     target.parent.mkdir(parents=True, exist_ok=True)
+    aside.parent.mkdir(exist_ok=True)  # somebody may have removed it as a leftover
     try:
         with aside.open("xb") as file:
             file.write(data)
@@ -121,7 +132,7 @@ def _put(root: Path, names: list[str], data: bytes) -> bool:
         aside.unlink(missing_ok=True)
     # Also when it was there: who put it may not have come to this line yet.
     for folder in (target.parent, *target.parent.parents):
-        _fsync_folder(folder)
+        sync_folder(folder)
         if folder == root:
             break
     return is_new
@@ -135,11 +146,3 @@ def _link(aside: Path, target: Path) -> bool:
             raise
         return False
     return True
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

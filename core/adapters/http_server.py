@@ -74,7 +74,6 @@ class Clients:
             fault = Fault.TOO_MANY
         if fault is not None:
             self.count(fault)
-            self.of_address += Counter()  # without those that are at 0
             return False
         self.of_address[address] += 1
         return True

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import aioboto3
+import aiohttp
 from botocore.config import Config as SdkConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -17,6 +18,7 @@ from core.errors import ConfigurationError, Unavailable
 CONNECT_S, CALL_S = 3.0, 30.0
 _TAKEN = frozenset({"PreconditionFailed", "412"})
 _ABSENT = frozenset({"NoSuchKey", "404"})
+_CUT_OFF = (BotoCoreError, aiohttp.ClientError, OSError)
 
 
 class S3ObjectStore:
@@ -61,8 +63,8 @@ class S3ObjectStore:
             if _code(error) in _TAKEN:
                 return False
             raise Unavailable(f"object {key}: {error}") from error
-        except BotoCoreError as error:
-            raise Unavailable(f"object {key}: {error}", ambiguous=True) from error
+        except _CUT_OFF as error:
+            raise Unavailable(f"object {key}: {error!r}", ambiguous=True) from error
         return True
 
     async def get(self, key: str) -> bytes | None:
@@ -74,8 +76,8 @@ class S3ObjectStore:
             if _code(error) in _ABSENT:
                 return None
             raise Unavailable(f"object {key}: {error}") from error
-        except BotoCoreError as error:
-            raise Unavailable(f"object {key}: {error}") from error
+        except _CUT_OFF as error:
+            raise Unavailable(f"object {key}: {error!r}") from error
         return data
 
     async def aclose(self) -> None:

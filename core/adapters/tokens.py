@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jwt
 
+from core.adapters.durable import sync_folder
 from core.errors import ConfigurationError
 from core.ports.clock import Entropy
 from core.ports.secrets import TokenClaims
@@ -81,7 +82,9 @@ def key_of_file(path: Path, entropy: Entropy) -> bytes:
 
 
 def _make_key(path: Path, key: bytes) -> None:
-    """Written aside, then linked: whoever comes second finds the first one's whole key."""
+    """Written aside, then linked: whoever comes second finds the first one's whole key, also after a loss of
+    power.
+    """
     if path.exists():
         return
     aside = path.with_name(f"{path.name}.{os.getpid()}")
@@ -97,3 +100,4 @@ def _make_key(path: Path, key: bytes) -> None:
         return
     finally:
         aside.unlink()
+    sync_folder(path.parent)

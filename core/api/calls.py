@@ -22,6 +22,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from yarl import URL
 
 from core.api.limits import PAGE_DEFAULT, PAGE_MAX, OperatorLimits
+from core.api.queries import unknown_parameter
 from core.api.ready import Readiness
 from core.api.sources import source_of
 from core.domain.reasons import RequestRefusal
@@ -39,8 +40,6 @@ from core.services.stats import Stats
 
 PARAMETER_CHARACTERS_MAX = 1_024
 """One value of the path or the query; no id, key or tag name is longer."""
-PARAMETER_NAME_MAX = 64
-"""Characters of a name that are repeated in a refusal."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_9999_S = 253_370_764_800
 
@@ -114,12 +113,9 @@ class Call:
             raise _refusal_of(error) from None
 
     def check_query(self, known: Collection[str]) -> None:
-        """Refuse what the operation does not know: ignored, it would be taken for heeded."""
-        for name in self.request.query:
-            if name not in known:
-                offered = f"known here: {', '.join(known)}" if known else "none is known here"
-                shown = name[:PARAMETER_NAME_MAX].encode(errors="backslashreplace").decode()
-                raise Refused(RequestRefusal.INVALID_FIELD, f"{shown}: unknown query parameter; {offered}")
+        """Refuse what the operation does not know."""
+        if unknown := unknown_parameter(self.request.query, known):
+            raise Refused(RequestRefusal.INVALID_FIELD, unknown)
 
     async def allowed_methods(self) -> set[str]:
         """Methods that another route has for this path."""

@@ -20,6 +20,7 @@ from aiohttp import web
 from core.adapters.links import EDGE_PATH, serve_link
 from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, read
 from core.api.customers import CustomerOperations
+from core.api.queries import demand_known
 from core.api.ready import Readiness, readyz
 from core.api.sources import source_of
 from core.domain.reasons import RequestRefusal
@@ -289,6 +290,7 @@ class _Channel:
         )
 
     async def quarantined(self, request: web.Request) -> web.StreamResponse:
+        demand_known(request.query, "day")
         day = request.query.get("day", "")
         if not (len(day) == 8 and day.isascii() and day.isdigit()):
             raise ValueError("day: must be yyyymmdd")
@@ -322,6 +324,7 @@ class _Channel:
         )
 
     async def bearers(self, request: web.Request) -> web.StreamResponse:
+        demand_known(request.query, "session_id")
         session_id = _text(dict(request.query), "session_id")
         return web.json_response({"bearers": self._services.operations.bearers(session_id)})
 
@@ -342,9 +345,8 @@ class _Channel:
 
 
 def _session_query(asked: dict[str, str]) -> SessionQuery:
+    demand_known(asked, "imsi", "msisdn", "address", "teid", "apn", "access", "peer", "after", "limit")
     limit = int(asked.pop("limit", PAGE_DEFAULT))
-    if unknown := asked.keys() - {"imsi", "msisdn", "address", "teid", "apn", "access", "peer", "after"}:
-        raise ValueError(f"{', '.join(sorted(unknown))}: unknown")
     if not 1 <= limit <= PAGE_MAX:
         raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")
     accesses = [each.value for each in Access]
@@ -367,8 +369,7 @@ def _teid(text: str) -> int:
 
 
 def _trace_query(asked: dict[str, str]) -> TraceQuery:
-    if unknown := asked.keys() - {"imsi", "partner", "refused"}:
-        raise ValueError(f"{', '.join(sorted(unknown))}: unknown")
+    demand_known(asked, "imsi", "partner", "refused")
     imsi, partner, refused = (asked.get(name, "") for name in ("imsi", "partner", "refused"))
     if imsi and not (imsi.isascii() and imsi.isdigit()):
         raise ValueError("imsi: must be digits")

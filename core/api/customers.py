@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from core.api.queries import demand_known
 from core.domain.account import Operator
 from core.domain.stock import StockRow
 from core.services.identity import NewAuthKey
@@ -73,6 +74,7 @@ class CustomerOperations:
         ]
 
     async def _list(self, request: web.Request) -> web.Response:
+        demand_known(request.query, "limit", "after")
         limit = int(request.query.get("limit", PAGE_MAX))
         if not 1 <= limit <= PAGE_MAX:
             raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from core.api.queries import unknown_parameter
+from core.config.node import ROLES
+
 READY = "ready"
+_ROLE = "role"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,24 @@ class Readiness:
 
 
 def readyz(ask: Callable[[str], Readiness]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A handler; ``?role=`` asks for one of the node's roles, else it is about all of them."""
+    """A handler; ``?role=`` asks for one of the node's roles, else it is about all of them. What it cannot
+    heed is answered 400: a load balancer with a slip in its path must not hear of something else.
+    """
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        found = ask(request.query.get("role", ""))
+        if wrong := _wrong_in(request):
+            return web.json_response({"status": wrong, "parts": {}}, status=400)
+        found = ask(request.query.get(_ROLE, ""))
         body = {"status": found.status, "parts": dict(found.parts)}
         return web.json_response(body, status=200 if found.is_ready else 503)
 
     return handle
+
+
+def _wrong_in(request: web.Request) -> str:
+    if unknown := unknown_parameter(request.query, (_ROLE,)):
+        return unknown
+    roles = request.query.getall(_ROLE, [])
+    if len(roles) > 1:
+        return f"{_ROLE}: given more than once"
+    return "" if set(roles) <= set(ROLES) else f"{_ROLE}: must be one of {', '.join(ROLES)}"

@@ -282,6 +282,7 @@ def _inside_network(config: Config) -> "LateNetwork | None":
             NamespaceNetwork.open,
             local=edge.platform_network,
             remote=config.gateway.devices,
+            mtu_bytes=config.gateway.mtu_bytes,
             listeners=[
                 (edge.mqtt_address, edge.mqtt_port),
                 (edge.message_address, edge.tcp_port),

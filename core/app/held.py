@@ -15,6 +15,7 @@ from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.user_plane import PacketSink
 from core.services.admissions import Admissions
 from core.services.audit import AuditTrail
+from core.services.blocks import LOOP as BLOCKS_LOOP
 from core.services.blocks import UeBlocks, start_all
 from core.services.dedicated import DedicatedBearers
 from core.services.faults import Fault, Faults
@@ -39,6 +40,7 @@ from radius.accounting import Books
 from radius.server import ClientTerms, NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
+ADDRESS_LOOP = "gateway-address"
 KEEP_ADDRESS_S = 2.0
 """How often the address is brought again: it stays until the tenure's end, as that stood then."""
 
@@ -162,13 +164,13 @@ class HeldGateway:
         yield "session-ends", self.sessions.finish_unfinished
         yield "late-sessions", self.sessions.end_late
         for blocks in (self.blocks, *self.apn_blocks):
-            yield "address-blocks", blocks.run
+            yield BLOCKS_LOOP, blocks.run
         yield "usage-meter", self.usage.run
         yield "idle-sessions", self.make_idle().run
         yield "user-paths", self._watch_user_paths
         yield "event-relay", self.relay.run
         yield "unanswered-sessions", self.make_unanswered().run
-        yield "gateway-address", self._keep_address
+        yield ADDRESS_LOOP, self._keep_address
 
     def fence(self) -> None:
         """Answer and forward nothing any more."""
@@ -270,6 +272,7 @@ class HeldGateway:
             held_back_s=held_back_s,
             route=partial(self.user_plane.route, apn=apn),
             unroute=partial(self.user_plane.unroute, apn=apn),
+            faults=self._faults,
         )
 
     def make_statics(self) -> StaticAddresses:
@@ -411,8 +414,12 @@ class HeldGateway:
     async def _keep_address(self) -> None:
         while True:
             await asyncio.sleep(KEEP_ADDRESS_S)
-            with suppress(Unavailable):  # tried again well before it ends
+            try:
                 await self._bring_address()
+            except Unavailable as error:  # tried again well before it ends
+                self._faults.stands(ADDRESS_LOOP, error, self.gateway.gateway_id)
+            else:
+                self._faults.goes_on(ADDRESS_LOOP, self.gateway.gateway_id)
 
     async def _let_address_go(self) -> None:
         async with self._moving:

@@ -86,9 +86,7 @@ class Node:
         )
         self.lost_counts: list[str] = []
         """Why counts of open sessions were lost, when they were: audited, for the bill may be too low."""
-        self.delivery = Delivery(
-            stream=world.stream, dead_letters=world.objects, clock=world.clock, entropy=world.entropy
-        )
+        self.delivery = self._make_delivery()
         self.messages = self.make_message_meter()
         self.audit = AuditTrail(
             audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=config.node.name
@@ -294,6 +292,16 @@ class Node:
             bills=world.store.bills,
             clock=world.clock,
             audit=self.audit,
+        )
+
+    def _make_delivery(self) -> Delivery:
+        world = self._world
+        return Delivery(
+            stream=world.stream,
+            dead_letters=world.objects,
+            clock=world.clock,
+            entropy=world.entropy,
+            faults=self.faults,
         )
 
     def make_message_meter(self) -> MessageMeter:

@@ -121,7 +121,7 @@ class Operations:
 
     def _tap(self, held: HeldGateway, query: TraceQuery, rows: "_Rows") -> Tap:
         sessions = held.sessions.open_sessions.values()
-        own = [session for session in sessions if session.imsi == query.imsi]
+        own = [session for session in sessions if session.imsi == query.imsi] if query.imsi else []
         trace = SimTrace(query.imsi, own) if query.imsi else None
         refusals: Refusals[Row] | None = Refusals() if query.refused else None
 

@@ -2,8 +2,8 @@
 
 Rules:
 
-- It is looked each ``LOOK_S`` whether the store and the stream answer within ``ANSWER_S``; being asked costs
-  nothing, so that nobody who asks can make the node slow.
+- It is looked each ``LOOK_S`` whether the store takes a row and gives it back and the stream answers, within
+  ``ANSWER_S``; being asked costs nothing, so that nobody who asks can make the node or the store slow.
 - ``gateway`` and ``aaa`` are ready while a virtual gateway of theirs is held. A node that stands by while
   others hold them all is ready as a whole, but not for traffic to these roles. ``api`` and ``meter`` need the
   store; ``edge`` is ready once it is open: a stream that is away is shown, it acknowledges nothing meanwhile.
@@ -41,9 +41,9 @@ class NodeReadiness:
 
     async def look(self) -> None:
         """Ask the store and the stream once."""
-        any_row, world = self._config.gateway.held[0].id, self._world
+        world, name = self._world, self._config.node.name
         self._store, self._stream = await asyncio.gather(
-            _asked(lambda: world.store.leases.get(any_row)), _asked(world.stream.shards)
+            _asked(lambda: world.store.prove(name)), _asked(world.stream.shards)
         )
 
     def of(self, role: str = "") -> Readiness:

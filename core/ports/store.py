@@ -506,6 +506,10 @@ class Store(Protocol):
         """The same store for callers that can wait: what they ask never stands before attaches and leases."""
         ...
 
+    async def prove(self, node: str) -> None:
+        """Write a row that is this node's own and read it back; raises ``Unavailable``."""
+        ...
+
     async def aclose(self) -> None:
         """Finish what was accepted, then let go; idempotent."""
         ...

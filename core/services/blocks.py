@@ -25,8 +25,10 @@ from core.domain.pools import NEVER_LENT, AddressPool
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.store import BLOCKS_CHANGED_MAX, Blocks
+from core.services.faults import Faults
 from core.services.gateway import VirtualGateway
 
+LOOP = "address-blocks"
 LOOK_S = 1.0
 """How often the pool is looked at while nothing is lent."""
 GIVE_BACK_S = 60.0
@@ -65,7 +67,9 @@ class UeBlocks:
         held_back_s: float,
         route: Callable[[IPv4Network], None],
         unroute: Callable[[IPv4Network], None],
+        faults: Faults,
     ) -> None:
+        self._faults = faults
         self._blocks = blocks
         self._pool = pool
         self._gateway = gateway
@@ -129,14 +133,19 @@ class UeBlocks:
                 async with asyncio.timeout(LOOK_S):
                     await self._lent.wait()
             self._lent.clear()
+            was_unsure = self._is_unsure
             try:
                 await self._keep()
-            except Unavailable:
+            except Unavailable as error:
                 self._is_unsure = True
+                self._faults.stands(LOOP, error, self._gateway.gateway_id)
                 await asyncio.sleep(LOOK_S)
             except Exception:
                 self._is_unsure = True  # what was on its way is found when this is run again
                 raise
+            else:
+                if was_unsure:
+                    self._faults.goes_on(LOOP, self._gateway.gateway_id)
 
     async def _keep(self) -> None:
         """What is given back leaves the pool before it is written; if it was not, it is found to be ours."""

@@ -24,10 +24,11 @@ import msgspec
 
 from core.domain.message import DeviceMessage, StreamRecord
 from core.domain.reasons import RequestRefusal
-from core.errors import Refused, Unavailable
+from core.errors import LocalProtocolError, Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.object_store import ObjectStore
 from core.ports.stream import PutResult, Stream
+from core.services.faults import Faults
 from core.services.ids import RecordIds
 from core.services.lanes import Entry, LaneRefusal, Lanes
 
@@ -42,6 +43,8 @@ BATCH_WORTH = 128
 ASIDE_MAX = 64
 """Messages that wait to be kept aside."""
 ASIDE_RETRY_S = 1.0
+LOOP, STREAM, LETTERS = "delivery", "stream", "dead-letters"
+"""As what a stream that takes nothing, and an object store that keeps nothing, are told."""
 PROVIDER = "airloom"
 SERVICE = "stream"
 
@@ -96,12 +99,14 @@ class Delivery:
         stream: Stream,
         clock: Clock,
         entropy: Entropy,
+        faults: Faults | None = None,
         dead_letters: ObjectStore | None = None,
         lanes: Lanes[Any] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         self._stream = stream
         self._clock = clock
+        self._faults = faults or Faults(clock=clock)
         self._lanes: Lanes[_Waiting] = Lanes(keeps_order=stream.keeps_order) if lanes is None else lanes
         self._record_ids = RecordIds(clock=clock, entropy=entropy)
         self._deadline_s = deadline_s
@@ -200,10 +205,14 @@ class Delivery:
         self._under_way += 1
         try:
             results = await self._stream.put([entry.record for entry in batch])
-        except Unavailable:
-            results = [PutResult(error="Unavailable")] * len(batch)
+        except Unavailable as error:
+            results = [PutResult(error=str(error))] * len(batch)
         finally:
             self._under_way -= 1
+        if all(result.error and not result.is_poison for result in results):
+            self._faults.stands(LOOP, Unavailable(results[0].error), STREAM)
+        else:
+            self._faults.goes_on(LOOP, STREAM)
         placed = dict(zip(batch, results, strict=True))
         buried = {
             entry
@@ -222,6 +231,7 @@ class Delivery:
     async def _pump_aside(self) -> None:
         while True:
             while not self._aside:
+                self._note_rest()
                 self._wake_aside.clear()
                 await self._wake_aside.wait()
             record, waiting, deadline = self._aside[0]
@@ -240,13 +250,22 @@ class Delivery:
             return False
         try:
             await self._dead_letters.put(f"{DEAD_LETTERS}/{record_id}", record.data)
-        except (Unavailable, OSError):
+        except (Unavailable, LocalProtocolError) as error:  # or a foreign file stands where the folder would
+            self._faults.stands(LOOP, Unavailable(str(error)), LETTERS)
             return False
+        self._faults.goes_on(LOOP, LETTERS)
         self.dead_letters += 1
         return True
 
+    def _note_rest(self) -> None:
+        """Where nothing waits any more, nothing stands still: it was stored, or given up."""
+        if not self._lanes.record_count and not self._aside:
+            self._faults.goes_on(LOOP, STREAM)
+            self._faults.goes_on(LOOP, LETTERS)
+
     async def _wait(self) -> None:
         """Until a lane may have something to go."""
+        self._note_rest()
         self._wake.clear()
         pause_end = self._lanes.next_pause_end()
         timeout_s = None if pause_end is None else max(0.0, pause_end - self._clock.monotonic())

@@ -101,11 +101,19 @@ class Faults:
             self._tell(f"{_name(loop, source)}: goes on")
 
     async def supervise(self, loop: str, run: Callable[[], Awaitable[None]], source: str = "") -> None:
-        """Run a loop for ever; one that raises begins again, except for ``ENDS``."""
+        """Run a loop until its end or its cancellation; one that raises begins again, except for ``ENDS``."""
+        try:
+            await self._run_again(loop, run, source)
+            self.goes_on(loop, source)
+        finally:
+            self._standing.pop((loop, source), None)  # nobody runs it any more
+
+    async def _run_again(self, loop: str, run: Callable[[], Awaitable[None]], source: str) -> None:
         pause_s = RESTART_FIRST_S
         while True:
             began = self._clock.monotonic()
-            lasting = asyncio.get_running_loop().call_later(RESTART_S_MAX, self.goes_on, loop, source)
+            crash = self._standing.get((loop, source))
+            lasting = asyncio.get_running_loop().call_later(RESTART_S_MAX, self._lasts, loop, source, crash)
             try:
                 return await run()
             except Exception as error:
@@ -116,6 +124,11 @@ class Faults:
                 pause_s = RESTART_FIRST_S
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RESTART_S_MAX)
+
+    def _lasts(self, loop: str, source: str, crash: "_Standing | None") -> None:
+        """Since it was begun again it has run for long; what it has told of itself since then stands."""
+        if crash is not None and self._standing.get((loop, source)) is crash:
+            self.goes_on(loop, source)
 
     def crashed(self, loop: str, error: Exception, source: str = "") -> None:
         """Count and tell what a loop did not foresee; raises it again when it is not the loop's alone."""

@@ -51,7 +51,11 @@ BOUNDS = {
     Guess.REGISTRATION_SECRET: {_BOTH: Bound(20, 60.0), _NAME: Bound(200, 10.0), _SOURCE: Bound(50, 30.0)},
     Guess.CONTROL_SECRET: {_SOURCE: Bound(20, 5.0)},
 }
-"""A password is chosen by a person, the others are random: what is bounded there is the work."""
+"""A password is chosen by a person, the others are random: what is bounded there is the work.
+
+The control secret has no bucket of all sources together: whoever has many addresses would empty it, and the
+other nodes and the owner would be refused with the right secret.
+"""
 DEAR = frozenset({Guess.PASSWORD})
 DEBT_MAX = 10
 """Times its tries that a bucket may be below empty."""

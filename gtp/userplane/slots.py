@@ -323,7 +323,12 @@ def _open_file(path: Path, capacity: int, boot_id: str) -> Slots:
     mapping.close()
     kept_as = _set_aside(path)
     os.close(fd)
-    return _begin_file(path, _locked(path), capacity, boot_id, Opening(Origin.LOST, why=why, kept_as=kept_as))
+    opening = Opening(Origin.LOST, why=why, kept_as=kept_as)
+    try:
+        return _begin_file(path, _locked(path), capacity, boot_id, opening)
+    except OSError:
+        kept_as.rename(path)  # a later try finds it again, and tells that it is lost
+        raise
 
 
 def _begin_file(path: Path, fd: int, capacity: int, boot_id: str, opening: Opening) -> Slots:

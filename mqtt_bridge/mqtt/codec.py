@@ -14,7 +14,6 @@ from core.errors import RemoteProtocolError
 
 VERSION_3, VERSION_5 = 4, 5
 """Protocol levels: 3.1.1 calls itself 4."""
-REMAINING_LENGTH_MAX = 268_435_455
 
 
 class PacketType(IntEnum):

@@ -4,17 +4,20 @@ import asyncio
 import os
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from aiohttp import ClientPayloadError
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from core.adapters.clock import SystemClock, SystemEntropy
-from core.adapters.files import KEY_BYTES_MAX, NAME_BYTES_MAX, FolderObjectStore, MemoryObjectStore
+from core.adapters.files import KEY_BYTES_MAX, LEFT_S, NAME_BYTES_MAX, FolderObjectStore, MemoryObjectStore
 from core.adapters.s3 import S3ObjectStore
 from core.errors import ConfigurationError, LocalProtocolError, Unavailable
 from core.ports.clock import Clock, Entropy
@@ -144,6 +147,26 @@ async def test_nothing_is_left_aside(tmp_path: Path) -> None:
     assert files_in(tmp_path) == ["b"]
 
 
+async def test_what_a_kill_left_aside_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    await FolderObjectStore.open(root=tmp_path)
+    left, young = (tmp_path / ".incoming" / name for name in ("left", "young"))
+    for path in (left, young):
+        path.write_bytes(b"half")
+    long_ago = time.time() - LEFT_S - 60
+    os.utime(left, (long_ago, long_ago))
+    (tmp_path / ".incoming" / "folder").mkdir()
+    os.utime(tmp_path / ".incoming" / "folder", (long_ago, long_ago))
+    await FolderObjectStore.open(root=tmp_path)
+    assert files_in(tmp_path) == ["young"]
+
+
+async def test_a_folder_whose_insides_somebody_removed_is_made_again(tmp_path: Path) -> None:
+    objects = await FolderObjectStore.open(root=tmp_path)
+    (tmp_path / ".incoming").rmdir()
+    assert await objects.put("a/b", b"x")
+    assert await objects.get("a/b") == b"x"
+
+
 async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="Not a directory"):
@@ -181,6 +204,25 @@ async def test_a_bucket_that_does_not_answer_is_unavailable() -> None:
     assert refused.value.ambiguous
     with pytest.raises(Unavailable):
         await store.get("a")
+    await store.aclose()
+
+
+async def test_a_bucket_that_cuts_off_an_answer_is_unavailable(
+    s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = await asyncio.to_thread(bucket_at, s3_endpoint)
+    store = await S3ObjectStore.open(bucket=bucket, endpoint=s3_endpoint)
+
+    async def cut_off(**_: object) -> None:
+        raise ClientPayloadError("Response payload is not completed")
+
+    monkeypatch.setattr(store, "_sdk", SimpleNamespace(put_object=cut_off, get_object=cut_off))
+    with pytest.raises(Unavailable) as refused:
+        await store.put("a", b"x")
+    assert refused.value.ambiguous
+    with pytest.raises(Unavailable):
+        await store.get("a")
+    monkeypatch.undo()
     await store.aclose()
 
 

@@ -524,6 +524,13 @@ async def test_quarantine(world: World) -> None:
 # -- leases -------------------------------------------------------------------------------------------
 
 
+async def test_a_node_proves_that_rows_are_taken_and_nobody_else_sees_its_row(world: World) -> None:
+    store = as_port(world.store)
+    for _ in range(2):
+        await store.prove("vg-1")
+    assert await store.leases.get("vg-1") is None
+
+
 async def test_a_lease_is_compared_and_set(world: World) -> None:
     leases = as_port(world.store).leases
     lease = GatewayLease("vg-1", "a", 1, NOW, 1)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from core.adapters.inside import late, namespace
-from core.adapters.inside.make import MTU_BYTES
 from core.adapters.inside.namespace import NamespaceNetwork
 from core.errors import ConfigurationError
 from loadtest.serving import ROOT
@@ -22,6 +21,7 @@ pytestmark = pytest.mark.e2e
 PLATFORM, DEVICES = IPv4Network("100.127.0.0/16"), IPv4Network("10.128.0.0/9")
 ENTRY, DEVICE = IPv4Address("100.127.9.9"), IPv4Address("10.200.3.4")
 OCTETS = os.urandom(3_000_000)
+MTU_BYTES = 1_311
 
 
 class Echo(asyncio.Protocol):
@@ -43,7 +43,9 @@ class Echo(asyncio.Protocol):
 
 async def exchange() -> None:
     """A device sends megabytes and has them back; every packet fits a tunnel."""
-    platform = await NamespaceNetwork.open(local=PLATFORM, remote=[DEVICES], listeners=[(ENTRY, 80)])
+    platform = await NamespaceNetwork.open(
+        local=PLATFORM, remote=[DEVICES], mtu_bytes=MTU_BYTES, listeners=[(ENTRY, 80)]
+    )
     devices = await NamespaceNetwork.open(local=DEVICES, remote=[PLATFORM], clients=[DEVICE])
     sizes: set[int] = set()
 
@@ -63,7 +65,7 @@ async def exchange() -> None:
     writer.write(OCTETS)
     assert await asyncio.wait_for(reader.readexactly(len(OCTETS)), 60) == OCTETS
     assert Echo.peers[-1][0] == str(DEVICE)
-    assert max(sizes) <= MTU_BYTES
+    assert max(sizes) == MTU_BYTES
     writer.close()
     await asyncio.wait_for(gone.wait(), 5)
     await devices.aclose()

@@ -135,11 +135,14 @@ class Mover:
 
     def __init__(self) -> None:
         self.here: list[str] = []
+        self.is_away = False
 
     def may_bring(self, address: IPv4Address) -> bool:
         return str(address) != "192.0.2.1"
 
     async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+        if self.is_away:
+            raise Unavailable("EC2 does not answer")
         if str(address) not in self.here:
             self.here.append(str(address))
 
@@ -164,6 +167,23 @@ def test_both_addresses_come_with_the_gateway_and_go_with_it(
         assert mover.here == []
         await stage.crash()
         await stage.start_node()
+
+    play(script)
+
+
+def test_an_address_that_cannot_be_brought_again_is_told_while_it_lasts(
+    play: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mover, plain = Mover(), Stage._adapters
+    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), mover=mover))
+
+    async def script(stage: Stage) -> None:
+        mover.is_away = True
+        await asyncio.sleep(30)
+        assert stage.node.faults.standing == {"gateway-address vg-1": "transient: EC2 does not answer"}
+        mover.is_away = False
+        await asyncio.sleep(5)
+        assert not stage.node.faults.standing
 
     play(script)
 

@@ -19,6 +19,7 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.reasons import AttachRefusal
 from core.errors import Refused, Unavailable
 from core.services.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
+from core.services.faults import Faults
 from core.services.gateway import MORE_S, Tenure, VirtualGateway
 from loadtest.faults import FaultRates, FaultyEngine, Incarnation
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
@@ -61,9 +62,14 @@ class Stage:
     clock: VirtualClock = field(default_factory=lambda: VirtualClock(datetime(2026, 11, 30, tzinfo=UTC)))
     disk: Disk = field(default_factory=Disk)
     rates: FaultRates = field(default_factory=FaultRates)
+    told: list[str] = field(default_factory=list)
+    faults: Faults = field(init=False)
     fences: dict[str, int] = field(default_factory=dict)
     running: list[asyncio.Task[None]] = field(default_factory=list)
     routes: set[IPv4Network] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.faults = Faults(clock=self.clock, tell=self.told.append)
 
     @property
     def store(self) -> WideStore:
@@ -110,6 +116,7 @@ class Stage:
             held_back_s=held_back_s,
             route=self.routes.add,
             unroute=self.routes.remove,
+            faults=self.faults,
         )
         assert await blocks.start([IPv4Address(each) for each in in_use]) == []
         if runs:
@@ -158,6 +165,23 @@ def test_the_next_block_is_there_before_it_is_needed_and_goes_when_it_is_not() -
         await asyncio.sleep(2 * GIVE_BACK_S)
         assert len(await stage.owned("vg-1")) == 1
         assert stage.routes == {each.network for each in await stage.owned("vg-1")}
+
+    play(script)
+
+
+def test_a_map_that_cannot_be_read_is_told_while_it_lasts() -> None:
+    async def script(stage: Stage) -> None:
+        gateway, _ = await stage.gateway("vg-1")
+        stage.rates.before = 1.0
+        for _ in range(5):
+            gateway.lease_address()
+        await asyncio.sleep(30)
+        assert list(stage.faults.standing) == ["address-blocks vg-1"]
+        stage.rates.before = 0.0
+        await asyncio.sleep(5)
+        assert not stage.faults.standing
+        assert [line.split(": ")[1] for line in stage.told] == ["stands still", "goes on"]
+        assert len(await stage.owned("vg-1")) > 1
 
     play(script)
 

@@ -17,12 +17,8 @@ from core.domain.reasons import RequestRefusal
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.stream import PutResult
-from core.services.delivery import (
-    DEAD_LETTERS,
-    DEADLINE_S,
-    Delivery,
-    Receipt,
-)
+from core.services.delivery import ASIDE_MAX, DEAD_LETTERS, DEADLINE_S, Delivery, Outcome, Receipt
+from core.services.faults import Faults
 from core.services.ids import RecordIds
 from core.services.lanes import LANE_RECORDS_MAX, Lanes
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
@@ -244,6 +240,32 @@ def test_a_call_that_hangs_holds_up_only_its_own_sims() -> None:
     run_virtual(main)
 
 
+class AwayStore(MemoryObjectStore):
+    async def put(self, key: str, data: bytes) -> bool:
+        raise Unavailable("away")
+
+
+def test_what_waits_to_be_kept_aside_is_bounded_and_ends() -> None:
+    async def main() -> None:
+        world, outcomes = World(), list[Outcome]()
+        world.delivery = Delivery(
+            stream=world.stream,
+            dead_letters=AwayStore(),
+            clock=world.clock,
+            entropy=SeededEntropy(random.Random(1)),
+        )
+        async with world.running():
+            for _ in range(ASIDE_MAX):
+                world.delivery.keep_aside(message(), 5, outcomes.append)
+            with pytest.raises(Refused) as refused:
+                world.delivery.keep_aside(message(), 5, outcomes.append)
+            assert refused.value.reason is RequestRefusal.TOO_MANY_REQUESTS
+            await asyncio.sleep(DEADLINE_S + 5)
+        assert [type(outcome) for outcome in outcomes] == [Unavailable] * ASIDE_MAX
+
+    run_virtual(main)
+
+
 def test_given_up_after_the_deadline_and_the_next_goes_on() -> None:
     async def main() -> None:
         async with World(deadline_s=5.0).running() as world:
@@ -310,6 +332,47 @@ class FailingStore(MemoryObjectStore):
         if len(self.asked) < 3:
             raise Unavailable("away")
         return await super().put(key, data)
+
+
+def test_a_stream_that_takes_nothing_and_letters_that_cannot_be_kept_are_told_while_it_lasts() -> None:
+    async def main() -> None:
+        world, told = World(deadline_s=30.0), list[str]()
+        faults = Faults(clock=world.clock, tell=told.append)
+        world.stream = PoisonedStream(world.disk, world.clock)
+        objects = MemoryObjectStore()
+        await objects.put(DEAD_LETTERS, b"somebody's file where the folder would be")
+        world.delivery = Delivery(
+            stream=world.stream,
+            dead_letters=objects,
+            clock=world.clock,
+            entropy=SeededEntropy(random.Random(1)),
+            faults=faults,
+            deadline_s=30.0,
+        )
+        async with world.running():
+            sent = world.delivery.deliver(message(payload=b"poison"))
+            await asyncio.sleep(20)
+            assert list(faults.standing) == ["delivery dead-letters"]
+            assert "a name is a file and a folder" in told[0]
+            with pytest.raises(Unavailable):
+                await sent
+            await asyncio.sleep(5)
+            assert not faults.standing
+            await world.delivery.deliver(message(payload=b"the next"))
+            world.stream.call_failure = 1.0
+            later = world.delivery.deliver(message(payload=b"later"))
+            await asyncio.sleep(20)
+            assert list(faults.standing) == ["delivery stream"]
+            world.stream.call_failure = 0.0
+            await later
+            assert not faults.standing
+        assert [line.split(": ")[0] for line in told] == [
+            *["delivery dead-letters"] * 2,
+            *["delivery stream"] * 2,
+        ]
+        assert world.delivery.dead_letters == 0
+
+    run_virtual(main)
 
 
 def test_what_the_stream_never_takes_is_a_dead_letter_and_the_lane_goes_on() -> None:

@@ -15,6 +15,7 @@ from core.adapters.store.rows import body_of, entity_of
 from core.domain.session import Access, Session
 from core.errors import Unavailable
 from core.ports.links import Link
+from core.services import edge_links
 from core.services.edge_links import LOST_S, EdgeLinks, LinkCount, RemoteSessions
 from core.services.faults import Faults
 from loadtest.serving import free_tcp_port
@@ -161,6 +162,20 @@ def test_packets_go_up_and_down_and_a_session_is_told_once_to_one_edge() -> None
             assert edge.sessions.inject(f"s-{n}", b"reply")
         await asyncio.sleep(1)
         assert sorted(gateway.down) == sorted((f"s-{n}", b"reply") for n in range(20))
+
+    play(script)
+
+
+def test_sessions_that_were_told_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_links, "SESSIONS_MAX", 3)
+
+    async def script(gateway: Gateway, _: Gateway, edges: dict[str, Edge]) -> None:
+        for n in range(20):
+            gateway.links.deliver(f"s-{n}", b"up")
+        await asyncio.sleep(1)
+        assert [edge.sessions.open for edge in edges.values()] == [3, 3]
+        refused = sum(edge.sessions.counts[LinkCount.TOO_MANY_SESSIONS] for edge in edges.values())
+        assert refused == 20 - 6
 
     play(script)
 

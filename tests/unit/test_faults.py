@@ -81,6 +81,55 @@ def test_a_loop_that_a_fault_of_ours_ends_begins_again_ever_more_slowly() -> Non
     in_virtual_time(script)
 
 
+def test_what_was_done_in_the_end_stands_still_no_more() -> None:
+    async def script(faults: Faults, _: VirtualClock, told: list[str]) -> None:
+        tries = iter([Unavailable("away"), Unavailable("away"), None])
+
+        async def run() -> None:
+            if (error := next(tries)) is not None:
+                raise error
+
+        await faults.supervise("once", run)
+        assert not faults.standing
+        assert not told, "it did not last"
+
+    in_virtual_time(script)
+
+
+def test_what_a_loop_says_of_itself_stands_until_it_says_otherwise() -> None:
+    async def script(faults: Faults, _: VirtualClock, told: list[str]) -> None:
+        async def run() -> None:
+            for _ in range(300):
+                faults.stands("a-loop", Unavailable("away"))
+                await asyncio.sleep(1)
+            faults.goes_on("a-loop")
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(faults.supervise("a-loop", run))
+        await asyncio.sleep(400)
+        assert told == ["a-loop: stands still: away", "a-loop: goes on"]
+        assert faults.counts == {("a-loop", "transient"): 1}
+        task.cancel()
+
+    in_virtual_time(script)
+
+
+def test_what_nobody_runs_any_more_does_not_stand_still() -> None:
+    async def script(faults: Faults, _: VirtualClock, __: list[str]) -> None:
+        async def run() -> None:
+            faults.stands("a-loop", Unavailable("away"), "vg-1")
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(faults.supervise("a-loop", run, "vg-1"))
+        await asyncio.sleep(20)
+        assert faults.standing
+        task.cancel()
+        await asyncio.wait([task])
+        assert not faults.standing, "the gateway was handed over"
+
+    in_virtual_time(script)
+
+
 @pytest.mark.parametrize("end", [LeaseLost("gone"), ConfigurationError("wrong")])
 def test_what_ends_a_gateway_or_a_node_goes_further_up(end: Exception) -> None:
     async def script(faults: Faults, _: VirtualClock, told: list[str]) -> None:

@@ -41,8 +41,10 @@ class Network:
 class Maker:
     """Takes its time, and fails as often as it is told."""
 
-    def __init__(self, *, takes_s: float = 0.0, failures: int = 0) -> None:
-        self.takes_s, self.failures = takes_s, failures
+    def __init__(
+        self, *, takes_s: float = 0.0, failures: int = 0, error: type[Exception] = ConfigurationError
+    ) -> None:
+        self.takes_s, self.failures, self.error = takes_s, failures, error
         self.tries = 0
         self.network = Network()
 
@@ -50,7 +52,7 @@ class Maker:
         self.tries += 1
         await asyncio.sleep(self.takes_s)
         if self.tries <= self.failures:
-            raise ConfigurationError(f"not now ({(self.tries + 1) // 2})")
+            raise self.error(f"not now ({(self.tries + 1) // 2})")
         return self.network
 
 
@@ -59,7 +61,14 @@ def now() -> float:
 
 
 @pytest.mark.parametrize(
-    "maker", [Maker(), Maker(takes_s=100), Maker(failures=3), Maker(takes_s=20, failures=1)]
+    "maker",
+    [
+        Maker(),
+        Maker(takes_s=100),
+        Maker(failures=3),
+        Maker(takes_s=20, failures=1),
+        Maker(failures=3, error=OSError),
+    ],
 )
 def test_it_is_there_at_the_last(maker: Maker) -> None:
     async def main() -> None:

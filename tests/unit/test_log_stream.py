@@ -3,8 +3,10 @@
 # ruff: noqa: ASYNC220, ASYNC221, ASYNC240, ASYNC251 - nothing else runs in these loops
 
 import asyncio
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -17,8 +19,9 @@ import pytest
 
 from core.adapters.stream.frames import decode, encode
 from core.adapters.stream.log import LogStream
+from core.adapters.stream.reader import LogReader
 from core.adapters.stream.rules import FAILED, THROTTLED
-from core.adapters.stream.segments import MARK_BYTES, ShardLog
+from core.adapters.stream.segments import FOREIGN_NAMED_MAX, LOST_FILES_MAX, MARK_BYTES, ShardLog
 from core.domain.message import StreamRecord
 from core.errors import ConfigurationError
 from core.ports.stream import IteratorType, StoredRecord
@@ -169,6 +172,94 @@ async def test_foreign_file_is_refused(tmp_path: Path, clock: SetClock) -> None:
     with pytest.raises(ConfigurationError, match="not a segment"):
         await LogStream.open(folder=tmp_path, clock=clock, shards=1)
     assert path.read_bytes() == b"something else entirely"
+
+
+FOREIGN = ["x.log", "00000000000000000001.log.bak", "\u0660" * 19 + "\u0661.log", "-1.log", f"{0:020d}.log"]
+
+
+@pytest.mark.parametrize("name", [*FOREIGN, f"{5:020d}.log/"])
+async def test_what_is_not_named_as_a_segment_is_told_and_left_alone(
+    tmp_path: Path, clock: SetClock, name: str
+) -> None:
+    folder = tmp_path / "stream"
+    await (await LogStream.open(folder=folder, clock=clock, shards=1)).aclose()
+    shard = next(folder.glob("shardId-*"))
+    foreign = shard / name
+    if name.endswith("/"):
+        foreign.mkdir()
+    else:
+        foreign.write_bytes(b"somebody's")
+    (folder / "shardId-of-an-older-time").mkdir()
+    (folder / "stream.json").write_bytes(b"damaged, so that the folders of shards are looked at")
+    for life in range(2):
+        stream = await LogStream.open(folder=folder, clock=clock, shards=1)
+        told = [line for line in stream.damage if foreign.name in line]
+        assert [line.partition(": ")[0] for line in told] == [str(shard)]
+        assert stream.lost == 0
+        await stream.put(one(b"%d" % life))
+        wanted = [b"%d" % n for n in range(life + 1)]
+        assert [found.data for found in await read_all(stream)] == wanted
+        reader = await LogReader.open(folder)
+        result = await reader.read(await reader.iterator(shard.name, IteratorType.TRIM_HORIZON))
+        assert ([found.data for found in result.records], result.lost) == (wanted, 0)
+        await stream.aclose()
+    assert foreign.is_dir() or foreign.read_bytes() == b"somebody's"
+
+
+async def test_of_many_foreign_files_some_are_named(tmp_path: Path, clock: SetClock) -> None:
+    await (await LogStream.open(folder=tmp_path, clock=clock, shards=1)).aclose()
+    shard = next(tmp_path.glob("shardId-*"))
+    for number in range(FOREIGN_NAMED_MAX + 3):
+        (shard / f"x{number}.log").touch()
+    stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
+    assert stream.damage == (
+        f"{shard}: x0.log, x1.log, x2.log, x3.log and 3 others: not of the stream; left as it is",
+    )
+    await stream.aclose()
+
+
+async def damaged_last(folder: Path, clock: SetClock) -> Path:
+    """Two records more, of which the first one has a flipped bit."""
+    stream = await LogStream.open(folder=folder, clock=clock, shards=1)
+    await stream.put(one(b"hit"))
+    await stream.put(one(b"kept"))
+    await stream.aclose()
+    path = max(folder.glob("*/*.log"))
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"hit")] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+async def test_a_damaged_segment_on_a_full_disk_is_set_aside_once(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await damaged_last(tmp_path, clock)
+    damaged = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for _ in range(3):
+        with monkeypatch.context() as patch, pytest.raises(ConfigurationError, match="free some space"):
+            patch.setattr(os, "fsync", full)
+            await LogStream.open(folder=tmp_path, clock=clock, shards=1)
+    assert sorted(each.name for each in path.parent.iterdir()) == [f"{1:020d}.log", f"{1:020d}.lost-1"]
+    stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
+    assert [found.data for found in await read_all(stream)] == [b"kept"]
+    assert (len(stream.damage), stream.lost) == (1, 1)
+    await stream.aclose()
+    assert [each.read_bytes() for each in path.parent.glob("*.lost-*")] == [damaged]
+
+
+async def test_of_damaged_segments_the_newest_are_kept(tmp_path: Path, clock: SetClock) -> None:
+    damaged: list[bytes] = []
+    for _ in range(LOST_FILES_MAX + 3):
+        damaged.append((await damaged_last(tmp_path, clock)).read_bytes())
+    await (await LogStream.open(folder=tmp_path, clock=clock, shards=1)).aclose()
+    kept = {each.read_bytes() for each in tmp_path.glob("*/*.lost-*")}
+    assert kept == set(damaged[-LOST_FILES_MAX:])
 
 
 async def test_damage_that_comes_later_is_passed_over_and_counted_once(

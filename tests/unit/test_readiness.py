@@ -14,7 +14,7 @@ from core.api.ready import READY, Readiness
 from core.app.readiness import ANSWER_S, DRAINING, LOOK_S, NodeReadiness
 from core.domain.gateway import GatewayLease
 from core.domain.values import replace
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, Unavailable
 from core.services.holding import State
 from core.services.recurring import AGAIN_S_MAX, TOPICS_MAX, Recurring
 from loadtest.virtual import run_virtual
@@ -98,6 +98,24 @@ def test_a_store_that_is_away_is_seen_within_seconds(rate: float, delay_s: float
         assert stage.readiness.of().is_ready
 
     script()
+
+
+@watched
+async def test_a_store_that_is_read_and_takes_no_row_is_not_ready(stage: Watched) -> None:
+    """As on a full disk, or with too few replicas. A node of the API alone has no lease to lose."""
+    await begin(stage)
+    engine = stage.readiness._world.store._engine  # type: ignore[attr-defined]  # the far side
+
+    async def full(*_: object) -> None:
+        raise Unavailable("the store cannot write: database or disk is full")
+
+    engine.write = full
+    await asyncio.sleep(SOON_S)
+    assert not stage.readiness.of("api").is_ready
+    assert not stage.readiness.of("meter").is_ready
+    del engine.write
+    await asyncio.sleep(60)
+    assert stage.readiness.of().is_ready
 
 
 @watched
@@ -258,3 +276,22 @@ async def test_both_listeners_answer_and_tell_no_names(
         "  vg-2: elsewhere node-2",
     ]
     assert asked == ["", "api", "", "api", ""]
+
+
+@pytest.mark.parametrize(("query", "said"), [
+    ("?rol=api", "rol: unknown query parameter; known here: role"),
+    ("?role=api&verbose", "verbose: unknown query parameter; known here: role"),
+    ("?role=ap", "role: must be one of gateway, aaa, edge, api, meter"),
+    ("?role=", "role: must be one of gateway, aaa, edge, api, meter"),
+    ("?role=api&role=meter", "role: given more than once"),
+])  # fmt: skip
+async def test_what_readyz_cannot_heed_is_refused(query: str, said: str) -> None:
+    customers, control = make_application(make_world().services), make_control(services_of(Asked()))
+    async with (
+        served(customers) as api,
+        served(control) as channel,
+        aiohttp.ClientSession() as http,
+    ):
+        for endpoint in (api, channel):
+            async with http.get(f"{endpoint}/readyz{query}") as answer:
+                assert (answer.status, await answer.json()) == (400, {"status": said, "parts": {}})

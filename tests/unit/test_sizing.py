@@ -46,6 +46,9 @@ async def test_the_writes_are_those_that_the_code_makes() -> None:
     engine.written.clear()
     await store.usage.record([report_of(2)])
     assert engine.written == {"plain": 1}, "a report is one write"
+    engine.written.clear()
+    await store.prove("node-1")
+    assert engine.written == {"plain": 1}, "of a node, each time it is looked whether it is ready"
 
 
 def test_rows_are_as_big_as_they_are() -> None:

@@ -1,5 +1,6 @@
 """The slot table: what survives what."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -258,6 +259,25 @@ def test_lost_tables_are_bounded_and_the_newest_stay(tmp_path: Path) -> None:
         open_file(path, capacity=1, boot_id=str(boot)).release()
     kept = sorted(int(p.name.rpartition("-")[2]) for p in tmp_path.glob("*.lost-*"))
     assert kept == list(range(4, LOST_FILES_MAX + 4))
+
+
+def test_a_table_that_is_lost_on_a_full_disk_is_told_once_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "usage.slots"
+    open_file(path, capacity=4, boot_id="one").release()
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for _ in range(3):
+        with monkeypatch.context() as patch, pytest.raises(ConfigurationError, match="free some space"):
+            patch.setattr(os, "posix_fallocate", full)
+            open_file(path, capacity=4, boot_id="two")
+    again = open_file(path, capacity=4, boot_id="two")
+    assert again.opening.origin is Origin.LOST, "FRESH before: that counts were lost was never said"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["usage.slots", "usage.slots.lost-1"]
+    again.release()
 
 
 def test_an_existing_table_keeps_its_capacity(tmp_path: Path) -> None:

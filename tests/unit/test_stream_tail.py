@@ -4,17 +4,19 @@
 
 import base64
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from core.adapters.stream import reader as reading
 from core.adapters.stream.log import LogStream
 from core.adapters.stream.reader import LogReader
 from core.cli.program import app
 from core.domain.message import StreamRecord
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, SourceGone
 from core.ports.stream import IteratorType, StoredRecord
 from tests.contract.test_stream import SystemClock
 
@@ -84,6 +86,27 @@ async def test_the_reader_writes_nothing_and_takes_a_torn_end_for_what_is_on_its
         result = await reader.read(iterator)
         assert (len(result.records), result.lost) == (1, 0)
     assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == before
+
+
+async def test_the_reader_passes_over_a_segment_that_retention_takes_while_it_reads(
+    tmp_path: Path, stream: LogStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stream.put([message(IMSI, b"whole")])
+    (path,) = [each for each in tmp_path.glob("stream/*/*.log") if each.stat().st_size > 8]
+    monkeypatch.setattr(reading, "segments_in", lambda _: [(1, tmp_path / "gone.log"), (1, path)])
+    reader = await LogReader.open(tmp_path / "stream")
+    iterator = await reader.iterator(path.parent.name, IteratorType.TRIM_HORIZON)
+    assert len((await reader.read(iterator)).records) == 1
+
+
+async def test_a_shard_whose_folder_is_gone_is_a_source_that_is_gone(
+    tmp_path: Path, stream: LogStream
+) -> None:
+    reader = await LogReader.open(tmp_path / "stream")
+    iterator = await reader.iterator((await reader.shards())[0].shard_id, IteratorType.TRIM_HORIZON)
+    shutil.rmtree(tmp_path / "stream")
+    with pytest.raises(SourceGone):
+        await reader.read(iterator)
 
 
 async def test_the_reader_passes_over_damage_and_says_so(tmp_path: Path, stream: LogStream) -> None:

@@ -85,9 +85,9 @@ class LateNetwork:
         self.why_not = BEING_MADE
         try:
             network = await self._make()
-        except ConfigurationError as error:
+        except (ConfigurationError, OSError) as error:  # the host may lack processes or open files just now
             self.why_not = str(error)
-            raise
+            raise ConfigurationError(str(error)) from error
         network.on_packet(self._deliver)
         for address, port, factory in self._served:  # what is added meanwhile is reached too
             await network.serve(address, port, factory)

@@ -26,8 +26,6 @@ from pyroute2 import IPRoute
 EDGE, WIRE = "edge0", "wire0"
 EDGE_STATION = bytes.fromhex("020000000001")
 """The link address of ``edge0``: neither end of the wire resolves addresses."""
-MTU_BYTES = 1_464
-"""1500 less outer IPv4, UDP and GTP-U headers (TS 23.060 §9.3)."""
 BACKLOG = 1_024
 SOCKETS_PER_MESSAGE_MAX = 64
 READY = b"ready"
@@ -43,11 +41,13 @@ _RTN_LOCAL = 2
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the namespace shall have: networks as CIDR text, every address of ``local`` its own, ``remote``
-    behind the wire; listeners as address and port; ``clients`` are the addresses of sockets to connect with.
+    behind the wire, which takes packets of ``mtu_bytes``; listeners as address and port; ``clients`` are the
+    addresses of sockets to connect with.
     """
 
     local: str
     remote: tuple[str, ...]
+    mtu_bytes: int
     listeners: tuple[tuple[str, int], ...] = ()
     clients: tuple[str, ...] = ()
 
@@ -96,8 +96,8 @@ def _build(wanted: Wanted) -> None:
         ip.link("add", ifname=EDGE, kind="veth", peer={"ifname": WIRE})
         loopback, edge, wire = (ip.link_lookup(ifname=name)[0] for name in ("lo", EDGE, WIRE))
         ip.link("set", index=edge, address=EDGE_STATION.hex(":"))
-        ip.link("set", index=edge, mtu=MTU_BYTES, flags=_IFF_NOARP, change=_IFF_NOARP)
-        ip.link("set", index=wire, mtu=MTU_BYTES, flags=_IFF_NOARP, change=_IFF_NOARP)
+        for index in (edge, wire):
+            ip.link("set", index=index, mtu=wanted.mtu_bytes, flags=_IFF_NOARP, change=_IFF_NOARP)
         for command in (_ETHTOOL_STXCSUM, _ETHTOOL_SSG, _ETHTOOL_STSO, _ETHTOOL_SGSO):
             _switch_off(EDGE, command)
         for index in (loopback, edge, wire):
@@ -134,7 +134,9 @@ if __name__ == "__main__":
     try:
         main(
             int(sys.argv[1]),
-            Wanted(given["local"], tuple(given["remote"]), listeners, tuple(given["clients"])),
+            Wanted(
+                given["local"], tuple(given["remote"]), given["mtu_bytes"], listeners, tuple(given["clients"])
+            ),
         )
     except OSError as error:
         sys.exit(f"{error.strerror or error}")

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from core.adapters.inside.make import EDGE_STATION, MTU_BYTES, READY, SOCKETS_PER_MESSAGE_MAX, WIRE, Wanted
+from core.adapters.inside.make import EDGE_STATION, READY, SOCKETS_PER_MESSAGE_MAX, WIRE, Wanted
+from core.domain.apn import MTU_BYTES_DEFAULT, MTU_BYTES_MAX
 from core.errors import ConfigurationError
 from core.ports.inside import ConnectionFactory
 
@@ -53,16 +54,19 @@ class NamespaceNetwork:
         *,
         local: IPv4Network,
         remote: Sequence[IPv4Network],
+        mtu_bytes: int = MTU_BYTES_DEFAULT,
         listeners: Sequence[tuple[IPv4Address, int]] = (),
         clients: Sequence[IPv4Address] = (),
     ) -> "NamespaceNetwork":
-        """Make it: every address of ``local`` is its own, packets for ``remote`` leave it.
+        """Make it: every address of ``local`` is its own, packets for ``remote`` leave it, none of more than
+        ``mtu_bytes``.
 
         Raises ``ConfigurationError`` where the process may not, or after ``READY_TIMEOUT_S``.
         """
         wanted = Wanted(
             str(local),
             tuple(map(str, remote)),
+            mtu_bytes,
             tuple((str(address), port) for address, port in listeners),
             tuple(map(str, clients)),
         )
@@ -111,7 +115,7 @@ class NamespaceNetwork:
         receive, deliver = self._packets.recvfrom, self._deliver
         for _ in range(PACKETS_PER_TURN_MAX):
             try:
-                packet, (_, _, kind, *_) = receive(MTU_BYTES)
+                packet, (_, _, kind, *_) = receive(MTU_BYTES_MAX)
             except OSError:  # nothing left, or it was closed
                 return
             if kind != socket.PACKET_OUTGOING:

@@ -283,7 +283,7 @@ class CassandraEngine:
     async def _write(self, batch: Batch) -> None:
         now_us = self._now_us()
         statements = [_unconditional(self._keyspace, batch, write, now_us) for write in batch.writes]
-        await self._execute(await self._bound(statements), is_write=True)
+        await self._execute(await self._bound(statements), is_write=True, table=batch.table)
 
     async def _execute_joined(self, statements: Sequence[BoundStatement]) -> None:
         try:

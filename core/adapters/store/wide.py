@@ -5,15 +5,21 @@ from core.adapters.store.audit import WideAudit
 from core.adapters.store.bills import WideBills
 from core.adapters.store.blocks import WideBlocks
 from core.adapters.store.bulk import BulkEngine
-from core.adapters.store.engine import Engine
+from core.adapters.store.engine import Batch, Engine, Put, microseconds
 from core.adapters.store.groups import WideGroups
 from core.adapters.store.leases import WideHolders, WideLeases, WideShardLeases
 from core.adapters.store.message_counts import WideMessageCounts
 from core.adapters.store.nas_restarts import WideNasRestarts
+from core.adapters.store.rows import get_row
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
+from core.adapters.store.tables import DAY_US, GATEWAY_LEASE
 from core.adapters.store.usage import WideUsage
+from core.errors import Unavailable
 from core.ports.clock import Clock
+
+_NODE_PREFIX = "node/"
+"""No virtual gateway is named so, and no chore."""
 
 
 class WideStore:
@@ -108,6 +114,15 @@ class WideStore:
         if self._bulk is None:
             self._bulk = WideStore(engine=BulkEngine(self._engine), clock=self._clock)
         return self._bulk
+
+    async def prove(self, node: str) -> None:
+        """One row, beside the leases, as whose calls these wait for no other; it ends a day later."""
+        partition = (f"{_NODE_PREFIX}{node}",)
+        expires_us = microseconds(self._clock.now()) + DAY_US
+        put = Put((), ("",), 1, expires_us=expires_us)
+        await self._engine.write(Batch(GATEWAY_LEASE, partition, (put,)))
+        if await get_row(self._engine, GATEWAY_LEASE, partition) is None:
+            raise Unavailable("the store does not have what it said to have written")
 
     async def aclose(self) -> None:
         """Finish what was accepted, then let go; idempotent."""

@@ -11,9 +11,11 @@ Rules:
 """
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +28,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from core.adapters.durable import replace_file
 from core.adapters.stream.frames import Frame
-from core.adapters.stream.numbers import Numbers, replace_file
+from core.adapters.stream.numbers import Numbers
 from core.adapters.stream.rules import (
     FAILED,
     THROTTLED,
@@ -58,6 +61,7 @@ READ_BYTES_MAX = 10_485_760
 READERS = 2
 STREAM_FOLDER, SHARDS_FILE = "stream", "stream.json"
 """In ``node.data_dir``, and in there."""
+_SHARD = re.compile(r"shardId-[0-9]{12}")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Entry = tuple[int, bytes, bytes]
 """Shard, key, data."""
@@ -370,7 +374,9 @@ def _open_folder(
 
 
 def _cannot_use(folder: Path, error: OSError) -> str:
-    return f"stream folder {folder}: {error.strerror}; name a folder that can be written (node.data_dir)"
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = "free some space" if is_full else "name a folder that can be written (node.data_dir)"
+    return f"stream folder {folder}: {error.strerror}; {fix}"
 
 
 def _lock(folder: Path, lock_file: int) -> None:
@@ -396,7 +402,7 @@ def _check_shards(folder: Path, shard_map: ShardMap) -> list[str]:
         stored = None
     if stored == wanted:
         return []
-    found = {each.name for each in folder.glob("shardId-*")}
+    found = {each.name for each in folder.iterdir() if _SHARD.fullmatch(each.name)}
     if found == {shard.shard_id for shard in shard_map.shards}:
         replace_file(path, content)
         return [f"{path}: damaged; written anew from the {wanted} shards that are there"]

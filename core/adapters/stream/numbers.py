@@ -6,10 +6,11 @@ log that was closed in order leaves them exact.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+
+from core.adapters.durable import replace_file
 
 RESERVED = 65_536
 """Numbers that one write of the file allows: so many at most are left out after a kill."""
@@ -60,23 +61,3 @@ class Numbers:
         body = json.dumps({"next": marks, "exact": is_exact}).encode()
         replace_file(self._path, b"%08x %s" % (zlib.crc32(body), body))
         self._marks, self.is_exact = marks, is_exact
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that either the old or the new content survives a crash. Raises ``OSError``."""
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. Raises ``OSError``."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

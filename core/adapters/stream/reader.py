@@ -9,10 +9,12 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from core.adapters.stream.frames import MAGIC, Frame, decode, next_whole
 from core.adapters.stream.log import SHARDS_FILE, to_stored
 from core.adapters.stream.rules import ShardMap, check_limit
+from core.adapters.stream.segments import segments_in
 from core.errors import ConfigurationError, SourceGone, Unavailable
 from core.ports.stream import IteratorType, ReadResult, Shard
 
@@ -68,30 +70,48 @@ class LogReader:
 
 
 def _read(folder: Path, first: int, offset: int, number: int, limit: int) -> ReadResult:
-    segments = sorted(int(path.stem) for path in folder.glob("*.log"))
     frames: list[Frame] = []
     lost = 0
-    for segment, is_last in [(each, each == segments[-1]) for each in segments if each >= first]:
+    segments = [(segment, path) for segment, path in segments_in(folder) if segment >= first]
+    for segment, path in segments:
         if segment != first:
             first, offset, number = segment, len(MAGIC), segment
-        while len(frames) < limit:
-            with (folder / f"{segment:020d}.log").open("rb") as file:
-                file.seek(offset)
-                buffer = file.read(PIECE_BYTES)
-            at = 0
-            while len(frames) < limit and (found := decode(buffer, at, number)) is not None:
-                frames.append(found[0])
-                at, number = found[1], number + 1
-            offset += at
-            if at:
-                continue
-            following = next_whole(buffer, 0, number)
-            if following is None:
-                lost += bool(buffer) and not is_last
-                break
-            lost += following[1] - number
-            offset, number = offset + following[0], following[1]
+        is_last = segment == segments[-1][0]
+        try:
+            with path.open("rb") as file:
+                offset, number, passed_over = _read_segment(
+                    file, offset, number, limit, frames, is_last=is_last
+                )
+        except FileNotFoundError:  # retention took it
+            continue
+        lost += passed_over
         if len(frames) >= limit:
             break
     records = tuple(to_stored(folder.name, frame) for frame in frames)
     return ReadResult(records, f"{folder.name}:{first}:{offset}:{number}", lost)
+
+
+def _read_segment(
+    file: BinaryIO, offset: int, number: int, limit: int, frames: list[Frame], *, is_last: bool
+) -> tuple[int, int, int]:
+    """Add records to ``frames``; where to go on, with which number, and how many damaged ones at least were
+    passed over.
+    """
+    lost = 0
+    while len(frames) < limit:
+        file.seek(offset)
+        buffer = file.read(PIECE_BYTES)
+        at = 0
+        while len(frames) < limit and (found := decode(buffer, at, number)) is not None:
+            frames.append(found[0])
+            at, number = found[1], number + 1
+        offset += at
+        if at:
+            continue
+        following = next_whole(buffer, 0, number)
+        if following is None:
+            lost += bool(buffer) and not is_last
+            break
+        lost += following[1] - number
+        offset, number = offset + following[0], following[1]
+    return offset, number, lost

@@ -11,16 +11,19 @@ Rules:
   from a torn end by whole records behind it, or by what no torn write leaves: then the file is kept as
   ``.lost-1`` and its whole records go on as segments of their own. Damage in an older segment is found when
   it is read, and passed over.
+- What is not named as a segment is nobody's business here: it is said, and left as it is.
 - One thread appends; any thread reads.
 """
 
 import os
+import re
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.adapters.durable import replace_file, sync_folder
 from core.adapters.stream.frames import (
     BODY_BYTES_MAX,
     MAGIC,
@@ -32,12 +35,17 @@ from core.adapters.stream.frames import (
     next_whole,
     scan,
 )
-from core.adapters.stream.numbers import replace_file, sync_folder
 from core.errors import ConfigurationError, PositionLost, Unavailable
 
 MARK_BYTES = 65_536
 """A segment remembers where a record begins about once in this many bytes; a reader scans no more."""
 READ_CHUNK_BYTES = 262_144
+LOST_FILES_MAX = 8
+"""Damaged segments of a shard that are kept; beyond it the oldest gives way."""
+FOREIGN_NAMED_MAX = 4
+"""Foreign files of a shard that are named; of more it is said how many."""
+_SEGMENT = re.compile(r"[0-9]{20}\.log")
+_LOST = re.compile(r"([0-9]{20})\.lost-([0-9]{1,9})")
 
 
 @dataclass(slots=True)
@@ -97,7 +105,9 @@ class ShardLog:
         reserve: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.damage: list[str] = []
-        """What was found damaged when it was opened, a line each; ``lost``: how many records at least."""
+        """What was found damaged or foreign when it was opened, a line each; ``lost``: how many records at
+        least.
+        """
         self.lost = 0
         self._reserve = reserve
         self._folder = folder
@@ -119,11 +129,6 @@ class ShardLog:
         if (wanted := max(above, numbers_from)) > self.next_number:
             self.next_number = wanted
             self._roll(self._segments[-1].newest_us)
-
-    @property
-    def segment_count(self) -> int:
-        """Files in use."""
-        return len(self._segments)
 
     def append(self, entries: Sequence[tuple[bytes, bytes]], arrived_us: int) -> int:
         """Write (key, data) pairs behind the durable end; the first one's number. Raises ``OSError``.
@@ -229,11 +234,13 @@ class ShardLog:
 
     def _open_segments(self) -> tuple[int, int]:
         """Find the segments, mend the last; the number after its last record, and one above all of them."""
-        for path in sorted(self._folder.glob("*.log")):
-            first, status = int(path.stem), path.stat()
+        for first, path in segments_in(self._folder):
+            status = path.stat()
             self._segments.append(
                 _Segment(path, first, status.st_size, status.st_mtime_ns // 1_000, [(first, len(MAGIC))])
             )
+        if foreign := self._foreign():
+            self.damage.append(foreign)
         if not self._segments:
             self._segments.append(self._create(1, 0))
         last = self._segments.pop()
@@ -269,15 +276,33 @@ class ShardLog:
         self._segments.append(segment)
 
     def _set_aside(self, last: _Segment, buffer: bytes, runs: Sequence[Run]) -> None:
-        """Keep a damaged file under another name and its runs as segments, so that a crash in between leaves
-        what the next start makes the same of.
+        """Keep a damaged file under another name and its runs as segments, so that a crash or a full disk in
+        between leaves what the next start makes the same of: what is kept already is not kept again.
         """
-        number = 1
-        while (kept := last.path.with_suffix(f".lost-{number}")).exists():
-            number += 1
-        os.link(last.path, kept)
+        kept = sorted(
+            (int(name[1]), int(name[2]), path)
+            for path in self._folder.iterdir()
+            if (name := _LOST.fullmatch(path.name))
+        )
+        if not any(path.samefile(last.path) for _, _, path in kept):
+            for _, _, path in kept[: max(0, len(kept) + 1 - LOST_FILES_MAX)]:
+                path.unlink()
+            number = 1 + max((number for first, number, _ in kept if first == last.first), default=0)
+            os.link(last.path, last.path.with_suffix(f".lost-{number}"))
         for run in reversed(runs):
             replace_file(self._path_of(run.first), MAGIC + buffer[run.begin : run.end])
+
+    def _foreign(self) -> str:
+        """A line about what is neither a segment nor was made of one; empty: there is nothing such."""
+        own = {path.name for _, path in segments_in(self._folder)}
+        names = sorted(
+            path.name
+            for path in self._folder.iterdir()
+            if path.name not in own and not _LOST.fullmatch(path.name) and path.suffix != ".new"
+        )
+        named = ", ".join(names[:FOREIGN_NAMED_MAX])
+        more = f" and {len(names) - FOREIGN_NAMED_MAX} others" if len(names) > FOREIGN_NAMED_MAX else ""
+        return f"{self._folder}: {named}{more}: not of the stream; left as it is" if names else ""
 
     def _path_of(self, first: int) -> Path:
         return self._folder / f"{first:020d}.log"
@@ -326,6 +351,15 @@ class ShardLog:
             os.lseek(self._file, size, os.SEEK_SET)
             self._pending = []
             self._is_doubtful = False
+
+
+def segments_in(folder: Path) -> list[tuple[int, Path]]:
+    """The segments of a shard in order, each with the number of its first record; raises ``OSError``."""
+    return sorted(
+        (int(path.stem), path)
+        for path in folder.iterdir()
+        if _SEGMENT.fullmatch(path.name) and int(path.stem) and path.is_file()
+    )
 
 
 def _frames(piece: _Piece) -> Iterator[tuple[Frame | None, int]]:

@@ -1,10 +1,12 @@
 """Sessions that their peer may not know, and is to be asked about.
 
-Rule: every table is bounded. Pure.
+Rule: every table is bounded, and no party fills it for the others. Pure.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from enum import Enum
+
+from core.domain.shares import Kept, Places
 
 DOUBTS_MAX = 65_536
 """Beyond it a session is not asked about: its next restart, Error Indication or attach tells."""
@@ -15,17 +17,18 @@ class Doubts:
 
     def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
-        self._waiting: deque[tuple[float, str]] = deque()
+        self._waiting: deque[tuple[float, str, str]] = deque()
+        self._places = Places(DOUBTS_MAX)
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
 
-    def add(self, session_id: str, now: float) -> bool:
-        """Have it asked about; false when there is no room."""
-        if len(self._waiting) >= DOUBTS_MAX:
+    def add(self, session_id: str, party: str, now: float) -> bool:
+        """Have a session of this party's asked about; false when there is no room."""
+        if not self._places.take(party):
             return False
-        self._waiting.append((now + self._wait_s, session_id))
+        self._waiting.append((now + self._wait_s, session_id, party))
         return True
 
     def timer(self) -> float | None:
@@ -36,7 +39,9 @@ class Doubts:
         """What is to be asked about now."""
         found = []
         while self._waiting and self._waiting[0][0] <= now:
-            found.append(self._waiting.popleft()[1])
+            _, session_id, party = self._waiting.popleft()
+            self._places.give_back(party)
+            found.append(session_id)
         return found
 
 
@@ -62,24 +67,22 @@ class Indicated:
     """
 
     def __init__(self) -> None:
-        self._of: OrderedDict[str, tuple[int, float, int]] = OrderedDict()
+        self._of: Kept[str, tuple[int, float, int]] = Kept(INDICATED_MAX)
         """How often the peer was asked about a session, when last, and what had come up by then."""
 
     def __len__(self) -> int:
         """How many sessions are remembered."""
         return len(self._of)
 
-    def heed(self, session_id: str, up_packets: int, now: float) -> Heeded:
-        """An Error Indication for a session by whose tunnel ``up_packets`` have come."""
-        times, asked_at, up_before = self._of.pop(session_id, (0, float("-inf"), up_packets))
+    def heed(self, session_id: str, party: str, up_packets: int, now: float) -> Heeded:
+        """An Error Indication for a session of this party's by whose tunnel ``up_packets`` have come."""
+        times, asked_at, up_before = self._of.pop(session_id) or (0, float("-inf"), up_packets)
         if up_packets != up_before:
             times = 0  # the tunnel lives
         if now - asked_at < INDICATED_AGAIN_S:
-            self._of[session_id] = times, asked_at, up_packets
+            self._of.put(session_id, party, (times, asked_at, up_packets))
             return Heeded.NOTHING
         if times >= INDICATED_TIMES:
             return Heeded.END
-        self._of[session_id] = times + 1, now, up_packets
-        if len(self._of) > INDICATED_MAX:
-            self._of.popitem(last=False)
+        self._of.put(session_id, party, (times + 1, now, up_packets))
         return Heeded.ASK

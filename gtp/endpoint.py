@@ -114,12 +114,12 @@ class GtpEndpoint(GtpVersion):
         self._timers = timers
         self._partners = Partners(partners, allowed_peers)
         self._contexts = Contexts() if contexts is None else contexts
-        self._responses = ResponseCache(kept_s=timers.kept_s)
+        self._responses = ResponseCache(kept_s=timers.kept_s, party_of=self.party_of)
         self._requests: RequestSender[Initiated] = RequestSender(
-            random_bytes=random_bytes, bits=self.SEQUENCE_BITS, timers=timers
+            random_bytes=random_bytes, bits=self.SEQUENCE_BITS, timers=timers, party_of=self.party_of
         )
         self._changes = Changes()
-        self._put_off = PutOff()
+        self._put_off = PutOff(party_of=self.party_of)
         self._spoken_of: list[str] = []
         """Sessions that we released and that their peer speaks of."""
         self._doubts = Doubts(timers.patience_s)
@@ -170,6 +170,10 @@ class GtpEndpoint(GtpVersion):
         partner = self._partners.of(address)
         return partner.name if partner is not None else OTHER
 
+    def party_of(self, address: str) -> str:
+        """Whose share of a bounded table what concerns this address takes."""
+        return self._partners.party_of(address)
+
     def tell_restart(self, counter: int) -> None:
         """Our own sessions were lost: what peers are told as Recovery from now on."""
         self._recovery = counter & 0xFF
@@ -213,16 +217,17 @@ class GtpEndpoint(GtpVersion):
         pending = self._pending.pop(token)
         self._admission.end(token)
         is_shed = token in self._shed
-        if is_shed or now - pending.received > self._timers.patience_s:
-            self._shed.discard(token)
-            if not is_shed:
-                self._responses.forget(pending.key)
-            if isinstance(outcome, Accepted) and isinstance(pending.asked.event, SessionRequested):
-                self._events.append(OutcomeTooLate(outcome.session.session_id))
+        is_late = is_shed or now - pending.received > self._timers.patience_s
+        self._shed.discard(token)
+        if is_late and not is_shed:
+            self._responses.forget(pending.key)
+        if is_late and isinstance(outcome, Accepted) and isinstance(pending.asked.event, SessionRequested):
+            self._events.append(OutcomeTooLate(outcome.session.session_id))
             return
-        if isinstance(outcome, Accepted):
+        if isinstance(outcome, Accepted):  # what has changed has, whoever waits for the answer
             self._hold(pending, outcome.session, now)
-        self._tell(pending, outcome, now)
+        if not is_late:
+            self._tell(pending, outcome, now)
         if isinstance(outcome, Accepted):
             self.wake(outcome.session.session_id, now)
 
@@ -390,8 +395,8 @@ class GtpEndpoint(GtpVersion):
             self.dropped[arrival.value] += 1
         return arrival is Arrival.NEW
 
-    def _has_room(self) -> bool:
-        return len(self._pending) < EVENTS_MAX
+    def _has_room(self, address: str) -> bool:
+        return self._admission.has_room(self.party_of(address), room=EVENTS_MAX)
 
     def _token(self) -> int:
         self._next_token += 1
@@ -403,13 +408,17 @@ class GtpEndpoint(GtpVersion):
         self._hear(self._speaker(addr[0], event), asked.recovery, now)
         refusal = None
         if isinstance(event, SessionRequested):
-            refusal = self._admit(token, addr[0], event.wish)
+            refusal = self._refusal(addr[0], event.wish)
         elif isinstance(event, UpdateRequested) and not self._may_name(addr[0], event.ends, event.bearers):
             refusal = AttachRefusal.FOREIGN_ADDRESS
         if refusal is not None:
             self.dropped[f"refused_{refusal.value}"] += 1
             self._tell(pending, Rejected(refusal), now)
             return
+        wish = event.wish if isinstance(event, SessionRequested) else None
+        self._admission.begin(token, self.party_of(addr[0]), wish)
+        if wish is not None:
+            self._undecided.append(token)
         self._pending[token] = pending
         self._events.append(event)
 
@@ -422,26 +431,20 @@ class GtpEndpoint(GtpVersion):
         named = str(ends.control_address) if ends is not None and ends.control_address else address
         return named if self._partners.are_one(address, named) else address
 
-    def _admit(self, token: int, address: str, wish: SessionWish) -> AttachRefusal | None:
-        """Whether a new session is decided on at all: it is counted then, else the reason."""
+    def _refusal(self, address: str, wish: SessionWish) -> AttachRefusal | None:
+        """Why a new session is not decided on."""
         partner = self._partners.of(address)
         if partner is None or self._partners.is_reserved(partner):
             return AttachRefusal.CONGESTED
         if not self._may_name(address, wish.ends):
             return AttachRefusal.FOREIGN_ADDRESS
-        payer = address if partner.name == OTHER else partner.name
-        refusal = self._admission.refusal(
+        return self._admission.refusal(
             wish,
-            payer,
+            self.party_of(address),
             partner.priority,
-            waiting=len(self._pending),
             room=EVENTS_MAX,
             shares_apns=len(self._apns) > 1,
         )
-        if refusal is None:
-            self._admission.begin(token, wish, payer)
-            self._undecided.append(token)
-        return refusal
 
     def _may_name(self, address: str, ends: PeerEnds, bearers: Sequence[BearerEnds] = ()) -> bool:
         """Whether it may have us send there: else others get what they never asked for."""
@@ -490,8 +493,9 @@ class GtpEndpoint(GtpVersion):
             self._contexts.move(session)
         if (tunnel := session.tunnel) is not None:
             self._peers.watch(tunnel.peer_control_address, now)
-            if self._is_doubted(session.session_id) and not self._doubts.add(session.session_id, now):
-                self.claims["not_asked"] += 1
+            if self._is_doubted(session.session_id):
+                party = self.party_of(tunnel.peer_control_address)
+                self.claims["not_asked"] += not self._doubts.add(session.session_id, party, now)
 
     def _is_doubted(self, session_id: str) -> bool:
         """Whether its peer asked for it under another restart counter than is known of it: the request may be
@@ -560,10 +564,10 @@ class GtpEndpoint(GtpVersion):
             self._contexts.by_session(session_id) if is_release else self._standing(session_id)
         ):
             return False
-        is_put_off = self._put_off.keep(initiated, verdict, now)
-        for surplus in self._put_off.surplus():
+        given_up = self._put_off.keep(initiated, verdict, now)
+        for surplus in given_up or ():
             self._end_request(surplus, None, now)
-        return is_put_off
+        return given_up is not None
 
     def _take_response(self, message_type: int, sequence: int, addr: Peer, now: float, reply: Reply) -> None:
         initiated = self._requests.answered(addr, sequence, message_type)

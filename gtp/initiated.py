@@ -7,20 +7,22 @@ late, and as long as the session lasts. Pure.
 """
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from core.domain.flow import DedicatedBearer
 from core.domain.session import Session
+from core.domain.shares import Kept
 from gtp.events import BearerEnds
+from gtp.transaction import PartyOf, itself
 
 CHANGE_AGAIN_S = 10.0
 """After this a change that was put off is told again (TS 29.274 §7.2.16 leaves the time to us)."""
 CHANGE_TRIES_MAX = 4
 PUT_OFF_MAX = 4_096
-"""Sessions of which requests are put off; beyond it those of the oldest are given up."""
+"""Sessions of which requests are put off; beyond it, or a party's share, those of the oldest are given up."""
 PUT_OFF_EACH_MAX = 32
 """Requests of one session that are put off; one more is refused. A peer's own commands may set them off."""
 
@@ -155,39 +157,40 @@ class Changes:
 class PutOff:
     """Requests but changes that their peers put off, by session."""
 
-    def __init__(self, capacity: int = PUT_OFF_MAX) -> None:
-        self._capacity = capacity
-        self._kept: OrderedDict[str, list[Initiated]] = OrderedDict()
+    def __init__(self, capacity: int = PUT_OFF_MAX, party_of: PartyOf = itself) -> None:
+        self._party_of = party_of
+        self._kept: Kept[str, list[Initiated]] = Kept(capacity)
         self._due: deque[tuple[float, Initiated]] = deque()
 
     def __len__(self) -> int:
         """Of how many sessions."""
         return len(self._kept)
 
-    def keep(self, initiated: Initiated, verdict: Verdict, now: float) -> bool:
-        """Whether it is asked again: at once when ``due``, or when its session is heard of."""
-        if len(self._kept.get(initiated.about, ())) >= PUT_OFF_EACH_MAX:
-            return False
+    def keep(self, initiated: Initiated, verdict: Verdict, now: float) -> list[Initiated] | None:
+        """Have it asked again, when ``due`` or when its session is heard of; what is given up for it.
+        ``None``: it is not put off.
+        """
+        of_session = self._kept.get(initiated.about) or []
+        if len(of_session) >= PUT_OFF_EACH_MAX:
+            return None
         if verdict is Verdict.LATER and initiated.tries < CHANGE_TRIES_MAX:
             self._due.append((now + CHANGE_AGAIN_S, initiated))
         elif verdict is not Verdict.ASLEEP:
-            return False
-        self._kept.setdefault(initiated.about, []).append(initiated)
-        return True
-
-    def surplus(self) -> list[Initiated]:
-        """What is given up, for there is too much."""
-        return self._kept.popitem(last=False)[1] if len(self._kept) > self._capacity else []
+            return None
+        of_session.append(initiated)
+        if len(of_session) > 1:
+            return []
+        return self._kept.put(initiated.about, self._party_of(initiated.address), of_session) or []
 
     def take(self, session_id: str) -> list[Initiated]:
         """What was put off of this session is no more: it is asked now, or given up."""
-        return self._kept.pop(session_id, [])
+        return self._kept.pop(session_id) or []
 
     def timer(self) -> float | None:
         """When ``due`` has something to ask."""
         while self._due:
             again_at, initiated = self._due[0]
-            if any(each is initiated for each in self._kept.get(initiated.about, ())):
+            if any(each is initiated for each in self._kept.get(initiated.about) or ()):
                 return again_at
             self._due.popleft()
         return None
@@ -197,8 +200,9 @@ class PutOff:
         found: list[Initiated] = []
         while (again_at := self.timer()) is not None and again_at <= now:
             initiated = self._due.popleft()[1]
-            left = [each for each in self._kept.pop(initiated.about) if each is not initiated]
-            if left:
-                self._kept[initiated.about] = left
+            of_session = self._kept.get(initiated.about) or []
+            of_session[:] = [each for each in of_session if each is not initiated]
+            if not of_session:
+                self._kept.pop(initiated.about)
             found.append(initiated)
         return found

@@ -81,6 +81,11 @@ class Partners:
             self._by_address[address] = found
             return found
 
+    def party_of(self, address: str) -> str:
+        """Whose share of a table its places are of: its partner's, or its own where that has no name."""
+        partner = self.of(address)
+        return address if partner is None or partner.name == OTHER else partner.name
+
     def are_one(self, address: str, other: str) -> bool:
         """Whether both are of one partner; with no table each is a stranger to the other."""
         if address == other:

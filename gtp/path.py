@@ -190,7 +190,9 @@ class Peers:
             state.asked_at = now
 
     def unanswered(self, peer: str, now: float) -> None:
-        """Our Echo Request was given up: nothing is confirmed, the next sign asks again."""
+        """Our Echo Request was given up, or there was no room for it: nothing is confirmed, the next sign
+        asks again. A peer that was not asked is not suspect.
+        """
         state = self._states.get(peer)
         if state is None:
             return
@@ -198,7 +200,7 @@ class Peers:
         state.restart.unanswered()
         if state.restart.state is RestartState.CLEARING:
             self._queue_proof(peer, state, now + PROOF_S)
-        if state.heard_at is not None and asked_at is not None and state.heard_at >= asked_at:
+        if asked_at is None or (state.heard_at is not None and state.heard_at >= asked_at):
             return
         if not self._interval_s(peer):
             return  # it may be one that never answers

@@ -228,8 +228,10 @@ class GtpDoor:
 
     async def _answered(self, machine: GtpEndpoint, session: Session, token: int | None) -> DedicatedBearer:
         """The bearer as the peer answers it."""
-        if token is None:
+        if not machine.HAS_BEARERS:
             raise Refused(AttachRefusal.NOT_SUPPORTED, f"{session.access.value} has no dedicated bearers")
+        if token is None:
+            raise Unavailable("the session is ending, or too many requests to its peer are open: try again")
         answer: asyncio.Future[DedicatedBearer | None] = asyncio.get_running_loop().create_future()
         self._asked[machine.ACCESS, token] = answer
         self._pump()
@@ -382,9 +384,7 @@ class GtpDoor:
         for other, holder in others.values():
             if holder is Holder.OTHER:
                 machine.claims["beside_anothers"] += 1
-            elif (
-                other.session_id != session.session_id
-            ):  # else it was handed over, and its peer is told by that
+            elif other.session_id != session.session_id:  # else it was handed over: that tells its peer
                 await self._on_taken_over(machine, event.peer, other)
         return Accepted(session)
 
@@ -420,9 +420,12 @@ class GtpDoor:
         opened may not be known there yet: the next packet brings the next indication.
         """
         session = self._sessions.open_sessions.get(session_id)
-        if session is None or abs((self._clock.now() - session.opened).total_seconds()) < self._patience_s:
+        if session is None or session.tunnel is None:
             return
-        heeded = self._indicated.heed(session_id, up_packets, self._clock.monotonic())
+        if abs((self._clock.now() - session.opened).total_seconds()) < self._patience_s:
+            return
+        party = self._machines[session.access].party_of(session.tunnel.peer_control_address)
+        heeded = self._indicated.heed(session_id, party, up_packets, self._clock.monotonic())
         if heeded is Heeded.ASK:
             self.ask_about((session_id,))
         elif heeded is Heeded.END and self._tasks is not None:

@@ -1,11 +1,13 @@
 """GTP-C transactions over an unreliable network (TS 29.060 §7.6).
 
-Rules: a request that was answered is answered again with the same bytes, never carried out twice; one
-that is still being carried out is dropped when it comes again; what we ask is repeated with the same
-bytes and sequence number, N3 times, T3 apart, and answered from the address and port that was asked. Nobody
-can foresee our sequence numbers. All
-tables are bounded: of answers the oldest is forgotten for the newest, what is being carried out is never
-forgotten for something else.
+Rules:
+
+- A request that was answered is answered again with the same bytes, never carried out twice; one that is
+  still being carried out is dropped when it comes again.
+- What we ask is repeated with the same bytes and sequence number, N3 times, T3 apart, and answered from the
+  address and port that was asked. Nobody can foresee our sequence numbers.
+- All tables are bounded, and no party fills them for the others (``core.domain.shares``): of answers the
+  oldest is forgotten for the newest, what is being carried out is never forgotten for something else.
 """
 
 from collections import OrderedDict
@@ -13,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
+
+from core.domain.shares import Kept, Places
 
 T3_RESPONSE_S = 5.0
 N3_REQUESTS = 4
@@ -63,6 +67,15 @@ RequestKey = tuple[str, int, int, int]
 """Peer address, peer port, message type, sequence number."""
 
 
+PartyOf = Callable[[str], str]
+"""Whose an address is, of those that share the places of a table."""
+
+
+def itself(address: str) -> str:
+    """Each address is a party of its own."""
+    return address
+
+
 class Arrival(Enum):
     """What a request is to the cache."""
 
@@ -75,11 +88,14 @@ class Arrival(Enum):
 class ResponseCache:
     """Requests of peers and what they were answered, kept for ``kept_s``."""
 
-    def __init__(self, *, capacity: int = RESPONSES_MAX, kept_s: float = TIMERS.kept_s) -> None:
+    def __init__(
+        self, *, capacity: int = RESPONSES_MAX, kept_s: float = TIMERS.kept_s, party_of: PartyOf = itself
+    ) -> None:
         self._capacity = capacity
         self._kept_s = kept_s
+        self._party_of = party_of
         self._in_progress: OrderedDict[RequestKey, float] = OrderedDict()
-        self._answered: OrderedDict[RequestKey, tuple[float, bytes]] = OrderedDict()
+        self._answered: Kept[RequestKey, tuple[float, bytes]] = Kept(capacity)
 
     def __len__(self) -> int:
         """How many requests are remembered."""
@@ -100,14 +116,11 @@ class ResponseCache:
     def answer(self, key: RequestKey, response: bytes) -> None:
         """Keep the answer for repeats."""
         if (arrived := self._in_progress.pop(key, None)) is not None:
-            self._answered[key] = (arrived, response)
-            if len(self._answered) > self._capacity:
-                self._answered.popitem(last=False)
+            self._answered.put(key, self._party_of(key[0]), (arrived, response))
 
     def forget(self, key: RequestKey) -> None:
         """The request will not be answered: a repeat is carried out afresh."""
         self._in_progress.pop(key, None)
-        self._answered.pop(key, None)
 
     def _forget_old(self, now: float) -> None:
         """The oldest stand first. One in progress past its time is gone too: its peer has given up."""
@@ -116,11 +129,8 @@ class ResponseCache:
             if self._in_progress[key] + self._kept_s > now:
                 break
             del self._in_progress[key]
-        while self._answered:
-            key = next(iter(self._answered))
-            if self._answered[key][0] + self._kept_s > now:
-                break
-            del self._answered[key]
+        while (oldest := self._answered.oldest()) is not None and oldest[0] + self._kept_s <= now:
+            self._answered.pop_oldest()
 
 
 Subject = TypeVar("Subject")
@@ -130,6 +140,7 @@ Subject = TypeVar("Subject")
 class _Request(Generic[Subject]):
     data: bytes
     peer: Peer
+    party: str
     subject: Subject
     due: float
     sent: int
@@ -148,11 +159,13 @@ class RequestSender(Generic[Subject]):
         bits: int = 16,
         capacity: int = REQUESTS_MAX,
         timers: Timers = TIMERS,
+        party_of: PartyOf = itself,
     ) -> None:
         self._timers = timers
         self._random_bytes = random_bytes
         self._mask = (1 << bits) - 1
-        self._capacity = capacity
+        self._party_of = party_of
+        self._places = Places(capacity)
         self._open: OrderedDict[tuple[str, int], _Request[Subject]] = OrderedDict()
         """Whoever is due first stands first, for all wait equally long."""
 
@@ -161,7 +174,7 @@ class RequestSender(Generic[Subject]):
 
         ``None``: there is no room.
         """
-        if len(self._open) >= self._capacity:
+        if not self._places.is_free(self._party_of(address)):
             return None
         for _ in range(DRAWS_MAX):
             sequence = int.from_bytes(self._random_bytes(3), "big") & self._mask
@@ -171,11 +184,12 @@ class RequestSender(Generic[Subject]):
 
     def begin(self, sequence: int, data: bytes, peer: Peer, subject: Subject, now: float) -> bool:
         """Remember a request that is being sent; false when there is no room for it."""
-        if len(self._open) >= self._capacity:
+        key, party = (peer[0], sequence), self._party_of(peer[0])
+        if key in self._open:
+            self._end(key)
+        if not self._places.take(party):
             return False
-        key = (peer[0], sequence)
-        self._open[key] = _Request(data, peer, subject, now + self._timers.t3_response_s, 1)
-        self._open.move_to_end(key)
+        self._open[key] = _Request(data, peer, party, subject, now + self._timers.t3_response_s, 1)
         return True
 
     def answered(self, peer: Peer, sequence: int, message_type: int) -> Subject | None:
@@ -184,8 +198,11 @@ class RequestSender(Generic[Subject]):
         request = self._open.get(key)
         if request is None or message_type != request.data[1] + 1 or peer != request.peer:
             return None
-        del self._open[key]
+        self._end(key)
         return request.subject
+
+    def _end(self, key: tuple[str, int]) -> None:
+        self._places.give_back(self._open.pop(key).party)
 
     def timer(self) -> float | None:
         """When ``expire`` has something to do."""
@@ -200,7 +217,7 @@ class RequestSender(Generic[Subject]):
             if request.due > now:
                 break
             if request.sent > self._timers.n3_requests:
-                del self._open[key]
+                self._end(key)
                 given_up.append(request.subject)
                 continue
             request.sent += 1

@@ -1,1 +1,1 @@
-"""The RADIUS door. Empty until its issue: nothing here is claimed to work."""
+"""RADIUS, as the server of NASes that carry the traffic themselves: docs/radius.md."""

@@ -14,7 +14,7 @@ Rules:
   does it, which alone hears of it; a node that takes over waits as long again.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from ipaddress import IPv4Address
 from core.domain.ids import time_of_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Access, CloseReason, Nas, Session
+from core.domain.shares import Kept
 from core.domain.speed import SPEEDS_KBPS
 from core.domain.usage import day_of
 from core.domain.values import replace
@@ -44,6 +45,7 @@ from radius.terms import apn_of, foreign, holder_of
 ENDED_KEPT_S = 300.0
 """How long the last counters of a session that we ended are waited for."""
 ENDED_MAX = 65_536
+"""Such sessions; beyond it, or a client's share, the oldest is waited for no longer."""
 CLASS_AGE_MAX = timedelta(days=31)
 """A session that is over is found in the history for 32 days; an older Class opens none."""
 CLASS_EARLY_MAX = timedelta(days=1)
@@ -96,7 +98,7 @@ class Accounting:
         self._locks = KeyedLocks()
         self._heard: dict[str, float] = {}
         self._by_name: dict[Name, tuple[str, ...]] = {}
-        self._ended: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+        self._ended: Kept[str, tuple[float, Session]] = Kept(ENDED_MAX)
         self._restarts_of: Counter[tuple[str, int]] = Counter()
 
     def __len__(self) -> int:
@@ -113,15 +115,16 @@ class Accounting:
     def forget(self, session: Session) -> None:
         """The session is over; reports of it may still be on their way."""
         self._heard.pop(session.session_id, None)
-        self._ended[session.session_id] = (self._clock.monotonic() + ENDED_KEPT_S, session)
-        if len(self._ended) > ENDED_MAX:
-            self._discard_oldest()
+        ended = (self._clock.monotonic() + ENDED_KEPT_S, session)
+        if (surplus := self._ended.put(session.session_id, _name_of(session)[0], ended)) is not None:
+            self._discard(surplus[1])
 
     async def tick(self) -> None:
         """Forget what was waited for long enough, end what is silent."""
         now = self._clock.monotonic()
-        while self._ended and next(iter(self._ended.values()))[0] <= now:
-            self._discard_oldest()
+        while (oldest := self._ended.oldest()) is not None and oldest[0] <= now:
+            self._ended.pop_oldest()
+            self._discard(oldest[1])
         silent_since = now - self._silent_s
         for session_id in [known for known, heard in self._heard.items() if heard < silent_since]:
             with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
@@ -275,9 +278,13 @@ class Accounting:
         return await self._sessions.modify(change)
 
     def _ceiling(self, session: Session, event: AccountingRequested) -> Ceiling:
-        """A NAS that asks no access may have carried a session for as long as it says."""
+        """A NAS that asks no access may have carried a session for as long as it says; one that holds devices
+        to their class, as fast as the fastest since the session was opened: nobody tells it of changes, and
+        it may learn of them when it will.
+        """
         terms, unseen_s = event.client.terms, 0.0
-        kbps = SPEEDS_KBPS.get(session.speed_class, 0) if terms.enforces_speed_class else 0
+        fastest = session.nas.fastest_class if session.nas else ""
+        kbps = SPEEDS_KBPS.get(fastest or session.speed_class, 0) if terms.enforces_speed_class else 0
         if terms.own_addresses:
             open_s = (self._clock.now() - session.opened).total_seconds()
             unseen_s = max(0.0, event.report.session_s + event.report.delay_s - open_s)
@@ -374,8 +381,9 @@ class Accounting:
         are_several = not name.identifier and len({identifier for identifier, _ in held if identifier}) > 1
         return [session for identifier, session in held if not (are_several and identifier)]
 
-    def _discard_oldest(self) -> None:
-        session_id, (_, session) = self._ended.popitem(last=False)
+    def _discard(self, session: Session) -> None:
+        """Nothing more is waited for of a session that is over."""
+        session_id = session.session_id
         if session_id in (known := self._by_name.get(name := _name_of(session), ())):
             if others := tuple(each for each in known if each != session_id):
                 self._by_name[name] = others

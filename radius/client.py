@@ -6,6 +6,7 @@ Rules:
   §2.2.1's back-off without its jitter: there is one of us for each NAS).
 - An identifier is used once at a time towards one NAS; who finds none free waits its turn.
 - Only an authentic answer from the address that was asked counts; everything else is dropped and counted.
+- Open requests are bounded for one NAS and in all, and one client has a share (``core.domain.shares``).
 """
 
 from collections import Counter, deque
@@ -15,6 +16,7 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from core.domain.session import Nas, Session
+from core.domain.shares import Places
 from core.errors import RemoteProtocolError
 from radius import attributes as a
 from radius.codec import Attribute, Code, decode, encode_signed_request, is_answer, vendor_attribute
@@ -25,7 +27,8 @@ TRIES_MAX = 6
 IDENTIFIERS = 256
 WAITING_MAX = 10_000
 """Requests that wait for an identifier of one NAS; beyond it they are given up: it does not answer."""
-
+OPEN_MAX = 65_536
+"""Requests that are not answered yet, those that wait included; beyond it, or a client's share, as well."""
 FAILED_MAX = 10_000
 """Requests whose bad end waits to be told; beyond it the oldest is not."""
 
@@ -68,22 +71,22 @@ class DisconnectClient:
     def __init__(self) -> None:
         self._asked: dict[tuple[Peer, int], _Request] = {}
         self._waiting: dict[Peer, deque[_Request]] = {}
-        self._last_identifier: Counter[Peer] = Counter()
+        self._last_identifier = 0
+        self._places = Places(OPEN_MAX)
         self._outgoing: list[tuple[bytes, Peer]] = []
         self.outcomes: Counter[str] = Counter()
         self.failed: deque[Ended] = deque(maxlen=FAILED_MAX)
 
     def __len__(self) -> int:
         """Requests that are not answered yet."""
-        return len(self._asked) + sum(map(len, self._waiting.values()))
+        return len(self._places)
 
     def disconnect(self, ending: Ending, peer: Peer, secret: bytes, now: float, wall: datetime) -> None:
         """Ask the NAS at ``peer`` to end a session. ``wall`` is what a request may not be replayed after."""
-        waiting = self._waiting.setdefault(peer, deque())
-        if len(waiting) >= WAITING_MAX:
+        if len(self._waiting.get(peer, ())) >= WAITING_MAX or not self._places.take(ending.client):
             self._fail(ending, "not_asked")
             return
-        waiting.append(_Request(peer, ending, secret))
+        self._waiting.setdefault(peer, deque()).append(_Request(peer, ending, secret))
         self._send_waiting(peer, now, wall)
 
     def receive_datagram(self, data: bytes, addr: Peer, now: float, wall: datetime) -> None:
@@ -99,7 +102,7 @@ class DisconnectClient:
         elif not is_answer(packet, request.data[4:20], request.secret):
             self.outcomes["not_authentic"] += 1
         elif packet.code in (Code.DISCONNECT_ACK, Code.DISCONNECT_NAK):
-            del self._asked[addr, packet.identifier]
+            self._end(addr, packet.identifier)
             if packet.code == Code.DISCONNECT_ACK:
                 self.outcomes["ended"] += 1
             else:
@@ -116,7 +119,7 @@ class DisconnectClient:
             if request.due > now:
                 continue
             if request.tries >= TRIES_MAX:
-                del self._asked[key]
+                self._end(*key)
                 self._fail(request.ending, "not_answered")
                 self._send_waiting(request.peer, now, wall)
             else:
@@ -128,6 +131,9 @@ class DisconnectClient:
         return outgoing
 
     # -- inside ---------------------------------------------------------------------------------------
+
+    def _end(self, peer: Peer, identifier: int) -> None:
+        self._places.give_back(self._asked.pop((peer, identifier)).ending.client)
 
     def _fail(self, ending: Ending, outcome: str, error_cause: int = 0) -> None:
         self.outcomes[outcome] += 1
@@ -148,9 +154,9 @@ class DisconnectClient:
 
     def _free_identifier(self, peer: Peer) -> int | None:
         for step in range(1, IDENTIFIERS + 1):
-            identifier = (self._last_identifier[peer] + step) % IDENTIFIERS
+            identifier = (self._last_identifier + step) % IDENTIFIERS
             if (peer, identifier) not in self._asked:
-                self._last_identifier[peer] = identifier
+                self._last_identifier = identifier
                 return identifier
         return None
 

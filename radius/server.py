@@ -7,9 +7,10 @@ Rules:
 - Whoever is no client gets silence, as does whatever is not authentic: nothing confirms a guess.
 - A request that comes again is answered again with the same octets, or dropped while it is being decided.
 - Nothing that a peer sends raises; what is dropped is counted in ``dropped`` by reason.
+- No client fills a table for the others (``core.domain.shares``).
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,6 +18,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from core.domain.reasons import AttachRefusal
+from core.domain.shares import Kept, Places
 from core.errors import RemoteProtocolError
 from radius import attributes as a
 from radius.codec import (
@@ -41,9 +43,10 @@ from radius.mapping import (
 KEPT_S = 30.0
 """How long an answer is kept for repeats: longer than a client goes on (RFC 5080 §2.2.1)."""
 RESPONSES_MAX = 65_536
-"""Beyond it the oldest is forgotten: its repeat is decided anew, which an accounting request may be at any
-time and an Access-Request too."""
+"""Answers; beyond it, or a client's share, the oldest is forgotten: its repeat is decided anew, which an
+accounting request may be at any time and an Access-Request too."""
 EVENTS_MAX = 8_192
+"""Requests that are being decided; beyond it, or a client's share, new ones get silence."""
 CHOSEN_BY_NAS = IPv4Address("255.255.255.254")
 STRANGERS_MAX = 64
 """Addresses of strangers that wait to be named in the log; beyond it the oldest is not."""
@@ -150,6 +153,7 @@ class _Pending(NamedTuple):
     service: Service
     packet: Packet
     client: NasNetwork
+    arrived: float
 
 
 class RadiusServer:
@@ -158,8 +162,10 @@ class RadiusServer:
     def __init__(self, clients: Sequence[NasNetwork]) -> None:
         self._clients = sorted(clients, key=lambda client: client.network.prefixlen, reverse=True)
         self._client_at: dict[str, NasNetwork | None] = {}
-        self._responses: OrderedDict[_Key, tuple[float, bytes | None]] = OrderedDict()
+        self._answered: Kept[_Key, tuple[float, bytes]] = Kept(RESPONSES_MAX)
         self._pending: dict[int, _Pending] = {}
+        self._deciding: set[_Key] = set()
+        self._places = Places(EVENTS_MAX)
         self._next_token = 0
         self._events: deque[Event] = deque()
         self._outgoing: list[tuple[Service, bytes, Peer]] = []
@@ -181,7 +187,7 @@ class RadiusServer:
         if fault := _fault(service, packet, client):
             self.dropped[fault] += 1
         elif self._is_new(key := (*addr, packet.code, packet.identifier, packet.authenticator), service, now):
-            self._begin(_Pending(key, addr, service, packet, client))
+            self._begin(_Pending(key, addr, service, packet, client, now))
 
     def next_event(self) -> Event | None:
         """The next thing to decide, or nothing."""
@@ -190,6 +196,8 @@ class RadiusServer:
     def answer(self, token: int, outcome: Outcome) -> None:
         """Answer an event."""
         pending = self._pending.pop(token)
+        self._deciding.remove(pending.key)
+        self._places.give_back(pending.client.name)
         match outcome:
             case Granted():
                 given = [
@@ -203,7 +211,7 @@ class RadiusServer:
             case Recorded():
                 self._respond(pending, Code.ACCOUNTING_RESPONSE, [])
             case NotRecorded():
-                self._responses.pop(pending.key, None)
+                pass
 
     def datagrams_to_send(self) -> list[tuple[Service, bytes, Peer]]:
         """What to send now, from which port, and where."""
@@ -223,20 +231,16 @@ class RadiusServer:
         return client
 
     def _is_new(self, key: _Key, service: Service, now: float) -> bool:
-        """Account for a request; one that was answered is answered again (RFC 5080 §2.2.2)."""
-        while self._responses and next(iter(self._responses.values()))[0] + KEPT_S <= now:
-            self._responses.popitem(last=False)
-        known = self._responses.get(key)
-        if known is None:
-            if len(self._responses) >= RESPONSES_MAX:
-                self._responses.popitem(last=False)
-            self._responses[key] = (now, None)
-            return True
-        if known[1] is None:
+        """Whether a request is to be decided; one that was answered is answered again (RFC 5080 §2.2.2)."""
+        while (oldest := self._answered.oldest()) is not None and oldest[0] + KEPT_S <= now:
+            self._answered.pop_oldest()
+        if key in self._deciding:
             self.dropped["in_progress"] += 1
-        else:
-            self._outgoing.append((service, known[1], (key[0], key[1])))
-        return False
+            return False
+        if (answered := self._answered.get(key)) is not None:
+            self._outgoing.append((service, answered[1], (key[0], key[1])))
+            return False
+        return True
 
     def _begin(self, pending: _Pending) -> None:
         packet, client = pending.packet, pending.client
@@ -245,8 +249,8 @@ class RadiusServer:
             self._respond(pending, Code.ACCESS_ACCEPT if is_access else Code.ACCOUNTING_RESPONSE, [])
             return
         event: Event
-        if len(self._pending) >= EVENTS_MAX:
-            self._forget(pending, "too_many")
+        if not self._places.is_free(client.name):
+            self.dropped["too_many"] += 1
             return
         self._next_token += 1
         if packet.code == Code.ACCESS_REQUEST:
@@ -255,20 +259,17 @@ class RadiusServer:
         elif (report := accounting_report_of(packet, pending.peer[0], client.terms.realms)) is not None:
             event = AccountingRequested(self._next_token, client, report)
         else:
-            self._forget(pending, "status_type_not_supported")
+            self.dropped["status_type_not_supported"] += 1
             return
+        self._places.take(client.name)
+        self._deciding.add(pending.key)
         self._pending[self._next_token] = pending
         self._events.append(event)
-
-    def _forget(self, pending: _Pending, why: str) -> None:
-        self.dropped[why] += 1
-        self._responses.pop(pending.key, None)
 
     def _respond(self, pending: _Pending, code: Code, attributes: Iterable[Attribute]) -> None:
         proxied = [(a.PROXY_STATE, value) for value in pending.packet.all(a.PROXY_STATE)]
         data = encode_response(code, pending.packet, [*attributes, *proxied], pending.client.secret)
-        if pending.key in self._responses:
-            self._responses[pending.key] = (self._responses[pending.key][0], data)
+        self._answered.put(pending.key, pending.client.name, (pending.arrived, data))
         self._outgoing.append((pending.service, data, pending.peer))
 
 

@@ -211,11 +211,11 @@ class RadiusDoor:
     async def _tell_failed(self, ended: Ended) -> None:
         """The NAS did not end a session: its device may still be on line."""
         ending, nas = ended.ending, ended.ending.nas
-        cause = f"disconnect_{ended.outcome}"
-        if ended.error_cause:
-            cause = f"{cause}:{ended.error_cause}"
+        cause, error_cause = f"disconnect_{ended.outcome}", ended.error_cause
         text = f"NAS {nas.identifier} at {nas.address}, IMSI {ending.imsi}, session {nas.acct_session_id!r}"
-        self._note(cause, ending.client, text)
+        text += f", Error-Cause {error_cause}" if error_cause else ""
+        self._note(cause, ending.client, text)  # not by Error-Cause: of these a NAS has as many as it likes
+        cause += f":{error_cause}" if error_cause else ""
         if ending.session is not None:
             with suppress(Unavailable):  # the line above stands
                 await self._sessions.remark(ending.session, cause)

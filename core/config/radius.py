@@ -36,7 +36,8 @@ class RadiusClient(Section):
     only when its Event-Timestamp is within five minutes.
 
     What it may count: of one session and direction ``line_rate_mbps`` since the last report; with
-    ``enforces_speed_class`` no more than the SIM's speed class, for NASes that hold devices to it.
+    ``enforces_speed_class`` no more than the fastest speed class of the SIM since the session was opened,
+    for NASes that hold devices to it.
     """
 
     network: IPv4Network

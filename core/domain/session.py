@@ -94,7 +94,8 @@ class Nas(Struct, frozen=True, gc=False):
     NAS-IP-Address, else ``address``, where it takes Disconnect-Requests. Of its counters, ``before`` was
     charged to days before ``day`` (yyyymmdd, 0: none yet). The rest is the session as the NAS names it, empty
     where it did not: ``ip_address`` is its NAS-IP-Address, ``says_imsi`` whether it sends 3GPP-IMSI. With
-    ``has_own_address`` the session's address is of a pool of the NAS's, not ours.
+    ``has_own_address`` the session's address is of a pool of the NAS's, not ours. ``fastest_class`` is the
+    fastest speed class that the SIM had since the session was opened; empty: the session's own.
     """
 
     network: str
@@ -108,6 +109,7 @@ class Nas(Struct, frozen=True, gc=False):
     framed_address: str = ""
     says_imsi: bool = False
     has_own_address: bool = False
+    fastest_class: str = ""
 
     @property
     def nas_identifier(self) -> str:

@@ -11,7 +11,7 @@ from core.domain.account import Group
 from core.domain.group_settings import is_off
 from core.domain.session import Session
 from core.domain.sim import TRANSITIONS, Sim, SimEvent
-from core.domain.speed import granted
+from core.domain.speed import faster, granted
 from core.domain.values import replace
 
 DEVICE_DIGITS = 14
@@ -57,14 +57,24 @@ class Terms(Struct, frozen=True):
         """The session as it is to be.
 
         The speed class of a session that a NAS counts stays: it carries the traffic, and its counters go on.
+        How fast it may have become is remembered.
         """
         group_id = self.group.group_id if self.group else ""
-        speed_class, qos = session.speed_class, session.qos
+        speed_class, qos, nas = session.speed_class, session.qos, session.nas
         if session.tunnel is not None:
             speed_class = self.sim.speed_class
             qos = granted(qos, speed_class, up_kbps=session.asked_up_kbps, down_kbps=session.asked_down_kbps)
+        if nas is not None:
+            before = nas.fastest_class or speed_class
+            fastest = faster(before, self.sim.speed_class)
+            nas = nas if fastest == before else replace(nas, fastest_class=fastest)
         return replace(
-            session, group_id=group_id, reaches_group=self.reaches_group, speed_class=speed_class, qos=qos
+            session,
+            group_id=group_id,
+            reaches_group=self.reaches_group,
+            speed_class=speed_class,
+            qos=qos,
+            nas=nas,
         )
 
     def _air(self, key: str) -> object:

@@ -9,12 +9,14 @@ Rules:
   nobody else until the promise would have ended and rested (``core.services.blocks``).
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NasName
+from core.domain.shares import Places
 from core.domain.values import replace
 from core.errors import Refused
 from core.ports.clock import Clock, Entropy
@@ -24,7 +26,7 @@ from core.services.session_requests import Grant
 OF_IMSI_MAX = 8
 """NASes by which one IMSI has a promise at a time; beyond it the oldest is taken back."""
 EXPECTED_MAX = 65_536
-"""Promises, beyond which one without an address of ours is not remembered."""
+"""Promises without an address of ours; beyond it, or a network's share, one more is not remembered."""
 
 Asker = tuple[str, NasName]
 """A NAS, and the network as which it is known here."""
@@ -50,8 +52,9 @@ class Admissions:
         self._clock = clock
         self._entropy = entropy
         self._lifetime_s = lifetime_s
-        self._promises: dict[str, _Promise] = {}
+        self._promises: OrderedDict[str, _Promise] = OrderedDict()
         self._of_imsi: dict[str, list[_Promise]] = {}
+        self._expected = Places(EXPECTED_MAX)
 
     def __len__(self) -> int:
         """How many are open."""
@@ -87,7 +90,7 @@ class Admissions:
         if (before := self._find(imsi, asker)) is not None:
             self._forget(before)
         grant = Grant(self.fresh_id(), IPv4Address(0), apn, is_lent=False)
-        return self._keep(imsi, asker, grant, None) if len(self._promises) < EXPECTED_MAX else grant
+        return self._keep(imsi, asker, grant, None) if self._expected.take(asker[0]) else grant
 
     def redeem(
         self,
@@ -148,6 +151,8 @@ class Admissions:
 
     def _forget(self, promise: _Promise) -> None:
         del self._promises[promise.grant.session_id]
+        if not promise.grant.is_lent:
+            self._expected.give_back(promise.asker[0])
         others = self._of_imsi[promise.imsi]
         others.remove(promise)
         if not others:

@@ -4,8 +4,9 @@ Rule: values in, values out; whoever asks makes it durable.
 """
 
 from core.domain.flow import DedicatedBearer
-from core.domain.session import Access, PdnType, Qos, Session, Tunnel
+from core.domain.session import Access, Nas, PdnType, Qos, Session, Tunnel
 from core.domain.speed import granted
+from core.domain.usage import Volume
 from core.domain.values import replace
 from core.services.session_requests import ModifySession, OpenSession, PeerTunnel
 
@@ -18,7 +19,7 @@ def modified(session: Session, change: ModifySession) -> Session:
         access=change.access or session.access,
         tunnel=_moved(tunnel, change.peer) if tunnel and change.peer else tunnel,
         location=session.location.moved(change.location) if change.location else session.location,
-        nas=change.nas or session.nas,
+        nas=_charged(session.nas, change.charged) if change.charged else session.nas,
         imei=change.imei or session.imei,
         dedicated=_rearranged(session, change),
         is_suspended=session.is_suspended if change.is_suspended is None else change.is_suspended,
@@ -63,6 +64,11 @@ def _asking(session: Session, asked: Qos) -> Session:
     up, down = asked.ambr_up_kbps or session.asked_up_kbps, asked.ambr_down_kbps or session.asked_down_kbps
     qos = granted(asked, session.speed_class, up_kbps=up, down_kbps=down)
     return replace(session, qos=qos, asked_up_kbps=up, asked_down_kbps=down)
+
+
+def _charged(nas: Nas | None, charged: tuple[int, Volume]) -> Nas | None:
+    day, before = charged
+    return None if nas is None else replace(nas, day=day, before=before)
 
 
 def _moved(tunnel: Tunnel, peer: PeerTunnel) -> Tunnel:

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from core.domain.ids import time_of_id
 from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
-from core.domain.values import replace
 from core.ports.clock import Clock
 from core.ports.store import Usage
 from core.services.session_requests import ModifySession
@@ -86,9 +85,9 @@ class ReportedUsage:
         Raises ``Unavailable``, ``Refused(UNKNOWN_SESSION)``.
         """
         assert session.nas is not None, "only a NAS's session is reported"
-        nas, counted = session.nas, self._counted.get(session.session_id)
+        counted = self._counted.get(session.session_id)
         if counted is None:
-            loaded = await self._load(session, nas, ceiling)
+            loaded = await self._load(session, session.nas, ceiling)
             counted = self._counted.setdefault(session.session_id, loaded)
         async with counted.lock:
             total = counted.total.highest(told)
@@ -104,7 +103,7 @@ class ReportedUsage:
             if counted.is_settled and day_of(now) > counted.day:
                 if counted.tried != counted.total:
                     await self._record(session, counted, counted.tried)
-                await self._begin_day(session, nas, counted, day_of(now))
+                await self._begin_day(session, counted, day_of(now))
             counted.paid_until = max(paid_until, now_s)
             await self._record(session, counted, total)
             return True
@@ -147,15 +146,16 @@ class ReportedUsage:
         counted.total = total
         self.reports_durable += 1
 
-    async def _begin_day(self, session: Session, nas: Nas, counted: _Counted, day: int) -> None:
+    async def _begin_day(self, session: Session, counted: _Counted, day: int) -> None:
         """First what the days before were charged, then the new day's first row: a kill between is harmless.
 
         A session that is over has no row to keep it in; its last reports stay on its last day.
         """
         if session.session_id not in self._sessions.open_sessions:
             return
-        changed = replace(nas, day=day, before=counted.total)
-        await self._sessions.modify(ModifySession(session_id=session.session_id, nas=changed))
+        await self._sessions.modify(
+            ModifySession(session_id=session.session_id, charged=(day, counted.total))
+        )
         counted.day, counted.before = day, counted.total
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Access, Location, Nas, PdnType, Qos, Session
+from core.domain.usage import Volume
 
 
 class PeerTunnel(Struct, frozen=True):
@@ -91,14 +92,15 @@ Rearrange = Callable[[tuple[DedicatedBearer, ...]], tuple[DedicatedBearer, ...]]
 
 class ModifySession(Struct, frozen=True):
     """A peer changes a session; ``None`` or empty leaves as it is, and so does an AMBR of 0 in ``qos``.
-    ``access``: the protocol by which it speaks now.
+    ``access``: the protocol by which it speaks now. ``charged``: the day, as yyyymmdd, to which what a NAS
+    counts is charged from now on, and what was charged to those before.
     """
 
     session_id: str
     access: Access | None = None
     peer: PeerTunnel | None = None
     location: Location | None = None
-    nas: Nas | None = None
+    charged: tuple[int, Volume] | None = None
     qos: Qos | None = None
     imei: str = ""
     dedicated: Rearrange | None = None

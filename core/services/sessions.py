@@ -44,6 +44,7 @@ from core.services.changes import handed_over, is_replaced, modified
 from core.services.gateway import VirtualGateway
 from core.services.history import SessionHistory
 from core.services.locks import KeyedLocks
+from core.services.open_sessions import OpenSessions
 from core.services.session_requests import Grant, Holder, HolderOf, ModifySession, OpenSession
 from core.services.sharing import Sharing
 from core.services.statics import StaticAddresses, demand_yielding
@@ -93,9 +94,7 @@ class Sessions:
         )
         self.unreadable: list[str] = []
         """Why sessions that are stored could not be read back."""
-        self._open: dict[str, Session] = {}
-        self._of_sim: dict[str, tuple[str, ...]] = {}
-        self._at: dict[int, str] = {}
+        self._open = OpenSessions()
         self._heed_end: Callable[[str], None] = lambda _: None
         self._heed_event: Callable[[], None] = lambda: None
         self._heed_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
@@ -104,23 +103,27 @@ class Sessions:
         self._sharing = Sharing()
         self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
         self._without_address: set[str] = set()
-        self.open_by_access: Counter[str] = Counter({access.value: 0 for access in Access})
         self.attaches: dict[Access, Counter[str]] = {access: Counter() for access in Access}
         """Answers to ``open`` by access: ``accepted``, the refusal, or ``unavailable``."""
 
     @property
     def open_sessions(self) -> Mapping[str, Session]:
         """By session id; a live view."""
-        return self._open
+        return self._open.by_id
+
+    @property
+    def open_by_access(self) -> Mapping[str, int]:
+        """How many are open; a live view."""
+        return self._open.count_by_access
 
     @property
     def sim_ids(self) -> list[str]:
         """The SIMs that have a session now."""
-        return list(self._of_sim)
+        return self._open.sim_ids
 
     def session_at(self, address: IPv4Address) -> Session | None:
         """Who holds a device address now."""
-        return self._open.get(self._at.get(int(address), ""))
+        return self._open.at(address)
 
     def on_end(self, heed: Callable[[str], None]) -> None:
         """Call ``heed(session_id)`` as soon as a session's bearer is cut; it must not raise."""
@@ -184,12 +187,12 @@ class Sessions:
             if isinstance(each, Resting):
                 self._gateway.rest(each)
                 self.unreadable += [each.unreadable] if each.unreadable else []
-            elif each.has_lent_address and (each.ue_address in lost or int(each.ue_address) in self._at):
+            elif each.has_lent_address and (each.ue_address in lost or self._open.at(each.ue_address)):
                 self._end_without_address(each)
             else:
                 await self._take_back(each)
-        await self._usage.settle_orphans(self._open.keys())
-        return len(self._open)
+        await self._usage.settle_orphans(self.open_sessions.keys())
+        return len(self.open_sessions)
 
     async def _take_back(self, session: Session) -> None:
         if session.has_lent_address:
@@ -199,7 +202,7 @@ class Sessions:
             bearer = self._bearer(session)
             self._user_plane.install(bearer)
             self._usage.relabel(session.session_id, bearer.label)
-        self._add(session)
+        self._open.add(session)
         if door := self._doors.get(session.access):
             await door.adopt(session)
 
@@ -212,7 +215,7 @@ class Sessions:
         while True:
             try:
                 async for found in self._store.sessions.of_gateway(
-                    self._gateway.gateway_id, known=self._open
+                    self._gateway.gateway_id, known=self.open_sessions
                 ):
                     if isinstance(found, Session):
                         await self._end_if_late(found)
@@ -224,7 +227,7 @@ class Sessions:
         async with self._locks.hold(session.sim_id):  # else it may just be opened or closed here
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
-            if is_stored and session.session_id not in self._open.keys() | self._unfinished.keys():
+            if is_stored and session.session_id not in self.open_sessions.keys() | self._unfinished.keys():
                 if not session.has_lent_address:
                     self._must_end(session, CloseReason.LOST)
                 elif self._gateway.reclaim(session) or self._gateway.is_static(session.ue_address):
@@ -322,10 +325,10 @@ class Sessions:
 
         One that moved into a device to which its SIM is not locked ends: ``Refused(IMEI_MISMATCH)``.
         """
-        session = self._session(change.session_id)
+        session = self._open.one(change.session_id)
         async with self._locks.hold(session.sim_id):
             self._gateway.demand_held()
-            session = self._session(change.session_id)
+            session = self._open.one(change.session_id)
             wanted = modified(session, change)
             if wanted.imei != session.imei:
                 await self._demand_unlocked(wanted)
@@ -341,9 +344,7 @@ class Sessions:
                 self._keep_bearers(session, wanted)
             raise
         self._heed_event()
-        self._open[stored.session_id] = stored
-        self.open_by_access[session.access.value] -= 1
-        self.open_by_access[stored.access.value] += 1
+        self._open.change(stored)
         if stored.tunnel is not None:
             self._user_plane.update(self._bearer(stored))
         self._usage.relabel(stored.session_id, self._label(stored))
@@ -355,7 +356,8 @@ class Sessions:
         """A bearer that may be stored stands, so that its TEID is given back with the session's others."""
         more = tuple(bearer for bearer in wanted.dedicated if bearer.local_teid_user not in session.teids)
         if more:
-            kept = self._open[session.session_id] = replace(session, dedicated=(*session.dedicated, *more))
+            kept = replace(session, dedicated=(*session.dedicated, *more))
+            self._open.change(kept)
             self._user_plane.update(self._bearer(kept))
 
     async def _demand_unlocked(self, session: Session) -> None:
@@ -381,18 +383,18 @@ class Sessions:
         Raises ``Refused(UNKNOWN_SESSION)``; ``Unavailable`` when the end is not durable yet: it will be
         tried again until it is.
         """
-        session = self._session(session_id)
+        session = self._open.one(session_id)
         async with self._locks.hold(session.sim_id):
-            await self._close(self._session(session_id), reason, tell_peer=tell_peer)
+            await self._close(self._open.one(session_id), reason, tell_peer=tell_peer)
 
     async def close_lost(self, session_id: str, address: str, teid: int) -> None:
         """End a session that its peer at this control end does not know; one that moved meanwhile stays.
 
         Raises as ``close`` does.
         """
-        session = self._session(session_id)
+        session = self._open.one(session_id)
         async with self._locks.hold(session.sim_id):
-            session = self._session(session_id)
+            session = self._open.one(session_id)
             tunnel = session.tunnel
             if tunnel is None or (tunnel.peer_control_address, tunnel.peer_teid_control) == (address, teid):
                 await self._close(session, CloseReason.PEER_LOST, tell_peer=False)
@@ -406,7 +408,7 @@ class Sessions:
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
         """End every session of a SIM and tell its peers; returns how many there were."""
         async with self._locks.hold(sim_id):
-            sessions = self._sessions_of(sim_id)
+            sessions = self._open.of_sim(sim_id)
             for session in sessions:
                 await self._close(session, reason, tell_peer=True)
             return len(sessions)
@@ -417,7 +419,7 @@ class Sessions:
         Raises ``Unavailable``; then it is to be asked for again.
         """
         async with self._locks.hold(sim_id):
-            sessions = self._sessions_of(sim_id)
+            sessions = self._open.of_sim(sim_id)
             terms = await self._authoriser.terms_of(sim_id) if sessions else None
             for session in sessions:
                 if terms is None or not terms.may_connect or terms.is_locked_out(session.imei):
@@ -443,7 +445,7 @@ class Sessions:
 
     def _handed_over(self, permission: Permission, request: OpenSession) -> tuple[Session, Session] | None:
         """The session that goes on from its new peer, as it is and as it is to be."""
-        for session in self._sessions_of(permission.sim.sim_id) if request.is_handover else ():
+        for session in self._open.of_sim(permission.sim.sim_id) if request.is_handover else ():
             wanted = handed_over(session, request, permission.pdn_type)
             if wanted is not None and request.holder_of(session) is not Holder.OTHER:
                 return session, wanted
@@ -455,7 +457,7 @@ class Sessions:
         """What another holds stays beside the new session. A late beginning of an older session ends no
         newer one: raises ``Refused(UNKNOWN_SESSION)``.
         """
-        for session in self._sessions_of(permission.sim.sim_id):
+        for session in self._open.of_sim(permission.sim.sim_id):
             if (
                 (going_on is None or session is not going_on[0])
                 and session.imsi == request.imsi
@@ -466,7 +468,7 @@ class Sessions:
                 if grant is not None and time_of_id(grant.session_id) < time_of_id(session.session_id):
                     raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
                 await self._close(session, CloseReason.REPLACED, tell_peer=holder is Holder.YIELDING)
-        if going_on is None and len(self._sessions_of(permission.sim.sim_id)) >= self._sessions_per_sim_max:
+        if going_on is None and len(self._open.of_sim(permission.sim.sim_id)) >= self._sessions_per_sim_max:
             raise Refused(AttachRefusal.TOO_MANY_SESSIONS, f"{self._sessions_per_sim_max} are open")
 
     def _demand_room(self) -> None:
@@ -496,7 +498,7 @@ class Sessions:
                 self._must_end(session, CloseReason.LOST)
             raise
         undo.pop_all()
-        self._add(stored)
+        self._open.add(stored)
         return stored
 
     async def _claim_static(self, session: Session, holder_of: HolderOf, undo: AsyncExitStack) -> None:
@@ -509,7 +511,7 @@ class Sessions:
                 await self._statics.abandon(session)
 
         undo.push_async_exit(abandon)
-        for other in self._sessions_of(session.sim_id):
+        for other in self._open.of_sim(session.sim_id):
             if other.ue_address == session.ue_address:
                 demand_yielding(other, holder_of)
                 await self._close(other, CloseReason.REPLACED, tell_peer=True)
@@ -581,7 +583,8 @@ class Sessions:
 
     async def _close(self, session: Session, reason: CloseReason, *, tell_peer: bool) -> None:
         self._user_plane.close(session.session_id)
-        self._remove(session)
+        self._open.remove(session)
+        self._heed_end(session.session_id)
         if door := self._doors.get(session.access):
             if tell_peer:
                 door.release(session, reason)
@@ -616,32 +619,6 @@ class Sessions:
         del self._unfinished[session.session_id]
 
     # -- small parts ----------------------------------------------------------------------------------
-
-    def _session(self, session_id: str) -> Session:
-        try:
-            return self._open[session_id]
-        except KeyError:
-            raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id) from None
-
-    def _sessions_of(self, sim_id: str) -> list[Session]:
-        return [self._open[session_id] for session_id in sorted(self._of_sim.get(sim_id, ()))]
-
-    def _add(self, session: Session) -> None:
-        self._open[session.session_id] = session
-        self._of_sim[session.sim_id] = (*self._of_sim.get(session.sim_id, ()), session.session_id)
-        if session.has_lent_address:
-            self._at[int(session.ue_address)] = session.session_id
-        self.open_by_access[session.access.value] += 1
-
-    def _remove(self, session: Session) -> None:
-        del self._open[session.session_id]
-        if self._at.get(number := int(session.ue_address)) == session.session_id:
-            del self._at[number]
-        self._heed_end(session.session_id)
-        self.open_by_access[session.access.value] -= 1
-        of_sim = tuple(each for each in self._of_sim.pop(session.sim_id) if each != session.session_id)
-        if of_sim:
-            self._of_sim[session.sim_id] = of_sim
 
     def _install(self, session: Session) -> None:
         if session.tunnel is not None:

@@ -137,7 +137,7 @@ class GtpV1Gateway(GtpEndpoint):
         """Decode a new request and hand it out; raises ``RemoteProtocolError`` with the cause to answer."""
         if not _is_understood(header):
             raise RemoteProtocolError("extension header", cause=Cause.UNKNOWN_MANDATORY_EXTENSION_HEADER)
-        if not self._has_room():
+        if not self._has_room(addr[0]):
             raise RemoteProtocolError("too many requests at once", cause=Cause.NO_RESOURCES_AVAILABLE)
         token = self._token()
         if header.message_type == MessageType.CREATE_PDP_CONTEXT_REQUEST:

@@ -146,7 +146,7 @@ class GtpV2Gateway(GtpEndpoint):
 
     def _begin(self, key: RequestKey, header: Header, teid: int, addr: Peer, now: float) -> None:
         """Decode a new request and hand it out; raises ``RemoteProtocolError`` with the cause to answer."""
-        if not self._has_room():
+        if not self._has_room(addr[0]):
             raise RemoteProtocolError("too many requests at once", cause=Cause.NO_RESOURCES_AVAILABLE)
         token = self._token()
         asked: Asked
@@ -283,7 +283,7 @@ class GtpV2Gateway(GtpEndpoint):
                 asked = replace(pending.asked, peer_teid=context.peer_teid if context else 0)
                 return self._encode_accepted(replace(pending, sequence=sequence, asked=asked), session)
 
-            commanded = Initiated(Procedure.COMMANDED, session.session_id, encode=encode)
+            commanded = Initiated(Procedure.COMMANDED, session.session_id, address=peer[0], encode=encode)
             self._requests.begin(pending.sequence, data, peer, commanded, now)
 
     def _encode_answer(self, pending: Pending, outcome: Outcome) -> bytes:

@@ -20,7 +20,7 @@ from core.services.dedicated import BEARERS_MAX, DedicatedBearers
 from core.services.session_requests import ModifySession
 from core.services.sessions import Sessions
 from core.services.sims import Sims
-from gtp.transaction import PATIENCE_S
+from gtp.transaction import PATIENCE_S, RequestSender
 from gtp.v2.cause import Cause
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.sgsn import Sgsn
@@ -377,6 +377,17 @@ async def test_a_bearer_of_a_peer_from_which_the_session_moved_is_none(stage: St
     with pytest.raises(Refused):
         await adding
     assert not stage.only.dedicated
+    assert stage.node.held["vg-1"].gateway.leases["teids"] == 2
+
+
+@played
+async def test_a_bearer_that_cannot_be_asked_for_now_is_not_called_unsupported(stage: Stage) -> None:
+    sgw = await stage.peer(Sgw, "127.0.2.1")
+    await sgw.attach(imsi=stage.imsi, apn=APN)
+    machine = stage.node.held["vg-1"].door.machines[Access.GTPV2]
+    machine._requests = RequestSender(random_bytes=bytes, capacity=0)
+    with pytest.raises(Unavailable, match="too many requests"):
+        await added(stage)
     assert stage.node.held["vg-1"].gateway.leases["teids"] == 2
 
 

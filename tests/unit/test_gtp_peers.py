@@ -651,11 +651,11 @@ def test_the_key_of_a_repeat_is_address_port_type_and_sequence() -> None:
 def test_a_full_cache_forgets_the_oldest_answer_and_nothing_that_is_being_decided() -> None:
     cache = ResponseCache(capacity=2)
     for number in range(4):
-        assert cache.arrive(("a", 1, 16, number), number)[0] is Arrival.NEW
-        cache.answer(("a", 1, 16, number), bytes((number,)))
-    assert cache.arrive(("a", 1, 16, 3), 5) == (Arrival.ANSWERED, b"\x03")
-    assert cache.arrive(("a", 1, 16, 0), 5)[0] is Arrival.NEW
-    assert cache.arrive(("a", 1, 16, 0), 6)[0] is Arrival.IN_PROGRESS
+        assert cache.arrive((str(number), 1, 16, number), number)[0] is Arrival.NEW
+        cache.answer((str(number), 1, 16, number), bytes((number,)))
+    assert cache.arrive(("3", 1, 16, 3), 5) == (Arrival.ANSWERED, b"\x03")
+    assert cache.arrive(("0", 1, 16, 0), 5)[0] is Arrival.NEW
+    assert cache.arrive(("0", 1, 16, 0), 6)[0] is Arrival.IN_PROGRESS
     assert len(cache) == 3
 
 

@@ -175,9 +175,9 @@ def test_what_is_put_off_of_one_session_is_bounded() -> None:
     commanded = [
         Initiated(Procedure.COMMANDED, SESSION, token=token) for token in range(2 * PUT_OFF_EACH_MAX)
     ]
-    kept = [each for each in commanded if put_off.keep(each, Verdict.ASLEEP, 0)]
+    kept = [each for each in commanded if put_off.keep(each, Verdict.ASLEEP, 0) is not None]
     assert kept == commanded[:PUT_OFF_EACH_MAX] == put_off.take(SESSION)
-    assert put_off.keep(commanded[-1], Verdict.ASLEEP, 0)
+    assert put_off.keep(commanded[-1], Verdict.ASLEEP, 0) == []
 
 
 def test_what_was_put_off_is_asked_of_who_has_the_session_now_by_its_own_teid() -> None:

@@ -552,21 +552,21 @@ def packet_for(session: Session) -> bytes:
 
 def test_what_is_remembered_of_doubts_and_indications_is_bounded() -> None:
     doubts = Doubts(1.0)
-    assert all(doubts.add(str(number), 0.0) for number in range(DOUBTS_MAX))
-    assert not doubts.add("one more", 0.0)
+    assert all(doubts.add(str(number), str(number % 2), 0.0) for number in range(DOUBTS_MAX))
+    assert not doubts.add("one more", "another", 0.0)
     assert len(doubts.due(1.0)) == DOUBTS_MAX
     assert doubts.timer() is None
     indicated = Indicated()
     for number in range(INDICATED_MAX + 5):
-        assert indicated.heed(str(number), 0, 0.0) is Heeded.ASK
+        assert indicated.heed(str(number), str(number % 2), 0, 0.0) is Heeded.ASK
     assert len(indicated) == INDICATED_MAX
-    assert indicated.heed(str(INDICATED_MAX), 0, 1.0) is Heeded.NOTHING
+    assert indicated.heed(str(INDICATED_MAX), "0", 0, 1.0) is Heeded.NOTHING
 
 
 def test_what_comes_up_the_tunnel_begins_the_count_of_indications_anew() -> None:
     indicated = Indicated()
     for number in range(20):
-        assert indicated.heed("a", number, number * INDICATED_AGAIN_S) is Heeded.ASK
+        assert indicated.heed("a", "one", number, number * INDICATED_AGAIN_S) is Heeded.ASK
     for number in range(20, 20 + INDICATED_TIMES - 1):
-        assert indicated.heed("a", 19, number * INDICATED_AGAIN_S) is Heeded.ASK
-    assert indicated.heed("a", 19, 40 * INDICATED_AGAIN_S) is Heeded.END
+        assert indicated.heed("a", "one", 19, number * INDICATED_AGAIN_S) is Heeded.ASK
+    assert indicated.heed("a", "one", 19, 40 * INDICATED_AGAIN_S) is Heeded.END

@@ -12,6 +12,7 @@ from core.domain.session import CloseReason, NasName, SessionEventKind
 from loadtest.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code, encode_access_request
+from radius.notices import LINES_A_MINUTE
 from tests.support.radius import (
     INTERIM,
     OFF,
@@ -374,10 +375,18 @@ def test_a_disconnect_names_the_session_as_its_nas_does(
 
 
 @pytest.mark.parametrize(
-    ("error_cause", "cause"), [(503, "disconnect_refused:503"), (None, "disconnect_not_answered")]
+    ("error_cause", "cause", "line"),
+    [
+        (503, "disconnect_refused:503", "disconnect_refused: NAS 127.0.3.21 at {}, Error-Cause 503"),
+        (None, "disconnect_not_answered", "disconnect_not_answered: NAS 127.0.3.21 at {}"),
+    ],
 )
 def test_a_nas_that_does_not_end_a_session_is_told_of_in_log_and_history(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error_cause: int | None, cause: str
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error_cause: int | None,
+    cause: str,
+    line: str,
 ) -> None:
     async def script(plain: Stage) -> None:
         stage = of(plain)
@@ -391,7 +400,23 @@ def test_a_nas_that_does_not_end_a_session_is_told_of_in_log_and_history(
             sim_id, since=stage.clock._epoch, until=stage.clock.now()
         )
         assert (page.items[0].kind, page.items[0].cause) == (SessionEventKind.REJECTED, cause)
-        assert f"RADIUS client alpha: {cause}: NAS 127.0.3.21" in caplog.text
+        place = f"127.0.3.21, IMSI {stage.imsi}, session 'A1'"
+        assert f"RADIUS client alpha: {line.format(place)}\n" in caplog.text
+
+    play(monkeypatch, script)
+
+
+def test_a_nas_that_refuses_for_ever_new_reasons_gets_no_more_lines_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        for count in range(2 * LINES_A_MINUTE):
+            nas.error_cause = 500 + count
+            await nas.tell(INTERIM, (a.ACCT_SESSION_ID, b"%d" % count), imsi_of(stage.imsi))
+            await asyncio.sleep(1)
+        assert caplog.text.count("disconnect_refused") == LINES_A_MINUTE
 
     play(monkeypatch, script)
 

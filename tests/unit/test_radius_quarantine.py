@@ -10,11 +10,17 @@ import core.services.admissions
 import core.services.quarantine
 import radius.notices
 from core.domain.audit import AuditAction
+from core.domain.session import Nas
 from core.domain.sim import SimStatus
+from core.domain.usage import Volume
+from core.domain.values import replace
+from core.services.changes import modified
+from core.services.session_requests import ModifySession
 from loadtest.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code
 from radius.notices import Notices
+from tests.support.gtp import session
 from tests.support.radius import INTERIM, START, STOP, RadiusStage, counters, imsi_of, number, play
 from tests.unit.test_radius_door import Stage
 
@@ -141,6 +147,78 @@ def test_a_nas_that_enforces_the_speed_class_counts_no_more(
         assert await stage.metered() == (billed, 0)
 
     play(monkeypatch, script, alpha={"enforces_speed_class": enforces})
+
+
+MBIT_S = 125_000
+"""Octets of a line of 1 Mbit/s in a second."""
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "mbit_s"),
+    [
+        (["s1.minimum"], 16),  # the NAS need not know of it yet, and this session keeps its class
+        (["u1.standard", "s1.minimum"], 1_000),  # of no published speed: its line's
+    ],
+)
+def test_the_fastest_class_since_a_session_began_is_its_ceiling(
+    monkeypatch: pytest.MonkeyPatch, changes: list[str], mbit_s: int, *, restarts: bool
+) -> None:
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        session = await nas.attach(stage.imsi, "A1")
+        await be_of(stage, *changes)
+        await asyncio.sleep(300)
+        if restarts:
+            await stage.restart_node()
+        octets = 300 * mbit_s * MBIT_S
+        assert await session.tell(INTERIM, octets, 0)
+        assert await stage.metered() == (octets, 0)
+        await asyncio.sleep(120)
+        assert await session.tell(STOP, 2 * octets, 0), "more than that in 120 seconds it is not"
+        assert await stage.metered() == (octets, 0)
+
+    play(monkeypatch, script, alpha={"enforces_speed_class": True})
+
+
+def test_a_class_that_becomes_faster_amid_a_session_is_its_ceiling_from_then_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        await be_of(stage, "s1.minimum")
+        session = await nas.attach(stage.imsi, "A1")
+        await be_of(stage, "s1.fast")
+        for interval in (1, 2, 3):
+            await asyncio.sleep(600)
+            octets = interval * 600 * 2 * MBIT_S
+            assert await session.tell(INTERIM, octets, 0)
+            assert await stage.metered() == (octets, 0)
+        held = stage.session(session.session_id)
+        assert held is not None
+        assert held.speed_class == "s1.minimum", "it is charged as it began"
+
+    play(monkeypatch, script, alpha={"enforces_speed_class": True})
+
+
+def test_what_was_charged_is_written_into_a_session_without_what_was_known_of_it_before() -> None:
+    """A day may begin while the customer changes the class."""
+    nas = Nas("127.0.3.0/24", "bras-1", "127.0.3.1", "A1", fastest_class="s1.fast")
+    held = replace(session(), tunnel=None, nas=nas)
+    charged = modified(held, ModifySession(held.session_id, charged=(20_261_130, Volume(5, 6))))
+    assert charged.nas == replace(nas, day=20_261_130, before=Volume(5, 6))
+
+
+async def be_of(stage: RadiusStage, *classes: str) -> None:
+    """The customer gives the SIM these classes, one after another."""
+    store, sim_id = stage.node._world.store, stage.sims[0].sim.sim_id
+    for each in classes:
+        sim = await store.sims.get(sim_id)
+        assert sim is not None
+        await store.sims.put(replace(sim, speed_class=each))
+        await stage.node.held["vg-1"].sessions.refresh_sessions_of(sim_id)
 
 
 UNBOOKABLE: dict[str, list[Attribute]] = {
@@ -287,6 +365,24 @@ def test_an_access_point_in_access_alone_is_known_also_where_the_nas_has_address
         assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
 
     play(monkeypatch, script, alpha={"own_addresses": True})
+
+
+def test_what_one_client_asks_access_for_leaves_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.services.admissions, "EXPECTED_MAX", 4)
+
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        admissions = stage.node.held["vg-1"].radius._admissions
+        for network, held in (("127.0.3", 3), ("127.0.4", 4)):
+            for host in range(5):
+                nas = await stage.raw(f"{network}.{host + 1}")
+                answer = await nas.ask(imsi_of(stage.imsi), (a.CALLED_STATION_ID, APN.encode()))
+                assert answer is not None and answer.code == Code.ACCESS_ACCEPT
+            assert len(admissions) == held
+        await asyncio.sleep(61)
+        assert (len(admissions), len(admissions._expected)) == (0, 0)
+
+    play(monkeypatch, script, alpha={"own_addresses": True}, beta={"own_addresses": True})
 
 
 def test_a_session_of_which_nothing_was_heard_is_believed_a_day(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,6 +243,7 @@ def test_counters_are_64_bits_and_may_be_missing() -> None:
 def test_bounds() -> None:
     machine = server()
     for number in range(EVENTS_MAX + 1):
-        machine.receive_datagram(AUTH, access(number), ("127.0.3.1", number), 0)
+        address, secret = (("127.0.3.1", SECRET), ("127.0.4.1", OTHER))[number % 2]
+        machine.receive_datagram(AUTH, access(number, secret=secret), (address, number), 0)
     assert machine.dropped == {"too_many": 1}
     assert RESPONSES_MAX == 65_536

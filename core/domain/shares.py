@@ -1,0 +1,103 @@
+"""Bounded tables that many parties fill: one party's flood costs it its own places, not the others'.
+
+Rule: a party has ``PART_OF_ONE`` of the places at most, so that the others together always have the rest.
+"""
+
+from collections import Counter, OrderedDict
+from typing import Generic, TypeVar
+
+PART_OF_ONE = 0.75
+"""Of the places: a single party, which is all that many an installation has, finds most of them its own."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def share_of(capacity: int) -> int:
+    """The most places of one party."""
+    return max(1, int(capacity * PART_OF_ONE))
+
+
+class Places:
+    """Places that are refused when there is none left."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._taken: Counter[str] = Counter()
+        self._count = 0
+
+    def __len__(self) -> int:
+        """How many are taken."""
+        return self._count
+
+    def is_free(self, party: str) -> bool:
+        """Whether there is one for this party."""
+        return self._count < self._capacity and self._taken[party] < share_of(self._capacity)
+
+    def take(self, party: str) -> bool:
+        """Take one, if there is one for this party."""
+        if not self.is_free(party):
+            return False
+        self._taken[party] += 1
+        self._count += 1
+        return True
+
+    def give_back(self, party: str) -> None:
+        """Give one back that was taken."""
+        self._count -= 1
+        self._taken[party] -= 1
+        if not self._taken[party]:
+            del self._taken[party]
+
+
+class Kept(Generic[Key, Value]):
+    """What is remembered by key, in the order in which it was put: beyond its share a party's oldest is
+    forgotten for its newest, beyond ``capacity`` the oldest of all.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._items: OrderedDict[Key, tuple[str, Value]] = OrderedDict()
+        self._of: dict[str, OrderedDict[Key, None]] = {}
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._items)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._items
+
+    def get(self, key: Key) -> Value | None:
+        """What is remembered under a key."""
+        item = self._items.get(key)
+        return None if item is None else item[1]
+
+    def put(self, key: Key, party: str, value: Value) -> Value | None:
+        """Remember; what is forgotten for it. What was there under this key is replaced."""
+        self.pop(key)
+        self._items[key] = (party, value)
+        of_party = self._of.setdefault(party, OrderedDict())
+        of_party[key] = None
+        if len(of_party) > share_of(self._capacity):
+            return self.pop(next(iter(of_party)))
+        return self.pop(next(iter(self._items))) if len(self._items) > self._capacity else None
+
+    def pop(self, key: Key) -> Value | None:
+        """Forget; what was remembered."""
+        item = self._items.pop(key, None)
+        if item is None:
+            return None
+        party, value = item
+        of_party = self._of[party]
+        del of_party[key]
+        if not of_party:
+            del self._of[party]
+        return value
+
+    def oldest(self) -> Value | None:
+        """What was put before all others."""
+        return next(iter(self._items.values()))[1] if self._items else None
+
+    def pop_oldest(self) -> Value | None:
+        """Forget it; ``None``: nothing is remembered."""
+        return self.pop(next(iter(self._items))) if self._items else None

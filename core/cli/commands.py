@@ -100,7 +100,7 @@ def demand_heeded(context: typer.Context, command: str, ignored: Sequence[str]) 
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
             raise CliError(
-                f"{option}: airloom {command} goes by airloom.toml and heeds none; see its --help", EX_USAGE
+                f"{option}: airloom {command} is configured by airloom.toml instead; see its --help", EX_USAGE
             )
 
 

@@ -41,7 +41,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Airloom's command line: SIMs, usage and bills over the REST API.\n\n"
+    help="Airloom's command line. Customers use sims, groups, stats, bills and operator, over the REST API;"
+    " operators of nodes use serve, operators, sims import, node, gateway, billing, store and stream.\n\n"
     "First steps: airloom operators create --email me@example.com; airloom configure; airloom sims list.\n\n"
     "Examples: airloom sims list | airloom sims suspend --sim-id 8981100000000000001 |"
     " airloom sims list --fetch-all --output jsonl",

@@ -152,7 +152,7 @@ async def test_an_option_that_a_command_would_ignore_is_refused(
     ):
         ended = await airloom(*arguments)
         assert (ended.code, ended.out) == (2, ""), arguments
-        assert "heeds none; see its --help" in ended.err
+        assert "is configured by airloom.toml instead; see its --help" in ended.err
 
 
 async def test_a_secret_may_come_by_stdin(

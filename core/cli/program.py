@@ -29,7 +29,7 @@ from core.cli.sims import sims, stats
 from core.cli.stock import import_sims
 from core.cli.store import store
 from core.cli.stream import stream
-from core.cli.words import Root
+from core.cli.words import Root, unwrap_help
 from core.domain.values import replace
 from core.version import VERSION
 
@@ -167,6 +167,9 @@ def serve(
     from core.cli.serve import serve as serve_node  # noqa: PLC0415 - a customer's command loads no gateway
 
     raise typer.Exit(serve_node(config, roles=role or (), as_json=as_json))
+
+
+unwrap_help(app)
 
 
 def main() -> None:

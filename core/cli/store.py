@@ -68,7 +68,7 @@ def check(config: ConfigOption = None) -> None:
 def audit(
     day: Annotated[str, typer.Argument(help="A UTC day, as 2026-11-30.")], config: ConfigOption = None
 ) -> None:
-    """Print the audit log of a day, one JSON object a line.
+    """Print the audit log of a day, one JSON object a line; of the embedded store, while no node runs on it.
 
     It has customers created and closed, SIMs imported, take-overs of gateways and sessions, restarts of
     peers, usage that is late, lost or quarantined, records that were skipped, and secrets that were wrong

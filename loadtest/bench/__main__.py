@@ -24,7 +24,7 @@ def summary(name: str) -> str:
     """What a benchmark compares: the first paragraph of its module's docstring."""
     documented = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())) or ""
     first = " ".join(documented.partition("\n\n")[0].split())
-    return re.sub(r"^`+[^`]*`+: ", "", first)
+    return re.sub(r"^`+[^`]*`+: ", "", first).replace("``", "")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -62,7 +62,7 @@ def test_nothing_configured_is_the_default() -> None:
         ("[gateway]\nidle_s = 59\n", "gateway.idle_s: must be 0 (off) or at least 60"),
         (
             "[gateway]\nidle_s = 100\n[usage]\nreport_interval_s = 30\n",
-            "gateway.idle_s: must be 0 (it does not",
+            "gateway.idle_s: must be 0 (off)",
         ),
         (
             '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\nmay_take_over = ["beta"]\n',

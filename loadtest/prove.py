@@ -25,9 +25,19 @@ from loadtest.parts.namespaces import Lab, why_not
 from loadtest.sizing import Demand
 from loadtest.world import EXACTLY_ONCE, ROAMING, Plan
 
-PROOFS = (
-    "seeds", "exact", "roaming", "kills", "gateway", "edge", "nodes", "store", "hostile", "scale", "outside",
-)  # fmt: skip
+PROOFS = {
+    "seeds": "simulated runs of the whole, with every fault",
+    "exact": "usage exactly once: repeats, kills, take-overs, clocks that jump",
+    "roaming": "peers that restart with counters of every kind, and handovers",
+    "kills": "kill -9 of a served node under traffic",
+    "gateway": "kill -9 of a gateway with thousands of sessions (as root)",
+    "edge": "kill -9 while devices talk, into a Kinesis that misbehaves",
+    "nodes": "kill -9 of gateway nodes over Cassandra: another node takes over",
+    "store": "a Cassandra that fails or is slow, partitions, a full disk",
+    "hostile": "mutated messages at a served gateway",
+    "scale": "a large fleet laid out, and its nodes simulated while they fail",
+    "outside": "what outsiders broke, tried by code that shares nothing with the product",
+}
 
 
 def findings_of(plan: Plan, seed: int) -> tuple[int, list[str], str]:
@@ -134,8 +144,13 @@ def tell(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; exit code 0 when everything holds."""
-    parser = argparse.ArgumentParser(prog="./run prove", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="*", default=list(PROOFS), help=f"{', '.join(PROOFS)} (default: all)")
+    parser = argparse.ArgumentParser(
+        prog="./run prove",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="\n".join(["proofs:", *(f"  {name:<8} {text}" for name, text in PROOFS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="*", default=list(PROOFS), help="proofs, see below (default: all)")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--kills", type=int, default=50, help="how many kills (default 50)")

@@ -17,7 +17,7 @@ PACKAGES = ["core", "gtp", "radius", "mqtt_bridge", "billing", "loadtest"]
 SOURCES = sorted(source for package in PACKAGES for source in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 EVERYTHING = [*SOURCES, *TESTS, ROOT / "run"]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
 
 FUNCTION_LINES_MAX = 70

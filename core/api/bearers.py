@@ -48,7 +48,9 @@ class FilterBody(_Body):
     def _read_protocol(cls, protocol: object) -> object:
         number = PROTOCOLS.get(str(protocol).lower(), protocol)
         if number is not None and not (str(number).isdecimal() and int(str(number)) <= 255):
-            raise ValueError(f"{protocol!r} is none; write {', '.join(PROTOCOLS)} or a number up to 255")
+            raise ValueError(
+                f"{protocol!r}: unknown protocol; write {', '.join(PROTOCOLS)} or a number up to 255"
+            )
         return number
 
     @field_validator("local_ports", "remote_ports", mode="before")

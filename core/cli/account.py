@@ -31,7 +31,9 @@ bills = typer.Typer(no_args_is_help=True, help="What it costs.")
 operator = typer.Typer(no_args_is_help=True, help="The account itself.")
 _auth_keys = typer.Typer(no_args_is_help=True, help="Keys for programs.")
 operator.add_typer(_auth_keys, name="auth-keys")
-sandbox = typer.Typer(no_args_is_help=True, help="Accounts and SIMs to try things with.")
+sandbox = typer.Typer(
+    no_args_is_help=True, help="Accounts and SIMs to try things with, where api.sandbox is on."
+)
 _sandbox_subscribers = typer.Typer(no_args_is_help=True, help="SIMs in stock.")
 sandbox.add_typer(_sandbox_subscribers, name="subscribers")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from core.cli.client import CliError
-from core.cli.node import ContactOption, ask, where_of
+from core.cli.node import ContactOption, JsonOption, ask, where_of
 from core.cli.output import Format, show
 from core.cli.store import ConfigOption
 
@@ -22,7 +22,6 @@ bearer = typer.Typer(
 
 SessionArgument = Annotated[str, typer.Argument(help="The session's id.")]
 EbiArgument = Annotated[int, typer.Argument(help="The bearer's EPS bearer identity, 5 to 15.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, whatever stdout is.")]
 FilterOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -31,12 +30,12 @@ FilterOption = Annotated[
         " direction=up|down|both and precedence (0 to 255, asked in ascending order). May be repeated.",
     ),
 ]
-PriorityOption = Annotated[int | None, typer.Option(help="Of its ARP, 1 (served first) to 15.")]
+PriorityOption = Annotated[int | None, typer.Option(help="ARP priority level, 1 (highest) to 15.")]
 PreemptOption = Annotated[
-    bool | None, typer.Option("--may-preempt/--may-not-preempt", help="Whether it may take others' place.")
+    bool | None, typer.Option("--may-preempt/--may-not-preempt", help="ARP pre-emption capability.")
 ]
 PreemptableOption = Annotated[
-    bool | None, typer.Option("--preemptable/--not-preemptable", help="Whether others may take its place.")
+    bool | None, typer.Option("--preemptable/--not-preemptable", help="ARP pre-emption vulnerability.")
 ]
 COLUMNS = ("ebi", "qci", "priority", "may_preempt", "preemptable", "filters", "teid_user", "peer")
 
@@ -62,7 +61,7 @@ def list_(
 def add(
     session_id: SessionArgument,
     *,
-    qci: Annotated[int, typer.Option(help="5 to 9, or another without guaranteed rates.")],
+    qci: Annotated[int, typer.Option(help="A non-GBR QCI, as 5 to 9.")],
     filters: FilterOption = None,
     priority: PriorityOption = None,
     may_preempt: PreemptOption = None,

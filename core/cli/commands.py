@@ -99,9 +99,7 @@ def demand_heeded(context: typer.Context, command: str, ignored: Sequence[str]) 
         source = root.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
-            raise CliError(
-                f"{option}: airloom {command} goes by airloom.toml and heeds none; see its --help", EX_USAGE
-            )
+            raise CliError(f"{option}: is not an option of airloom {command}; see its --help", EX_USAGE)
 
 
 def secret_of(value: str) -> str:

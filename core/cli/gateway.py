@@ -19,7 +19,7 @@ import typer
 
 from core.cli.bearers import bearer
 from core.cli.client import CliError
-from core.cli.node import EX_UNAVAILABLE, ContactOption, ask, channel, where_of
+from core.cli.node import EX_UNAVAILABLE, ContactOption, JsonOption, YesOption, ask, channel, where_of
 from core.cli.output import Format, show
 from core.cli.pcap import PcapFile
 from core.cli.store import ConfigOption
@@ -37,8 +37,6 @@ gateway = typer.Typer(
     " airloom gateway trace 440100000000001 --pcap sim.pcap",
 )
 gateway.add_typer(bearer, name="bearer")
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, whatever stdout is.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")]
 
 
 @gateway.command()
@@ -118,15 +116,15 @@ def sessions(
     config: ConfigOption = None,
     contact: ContactOption = "",
     as_json: JsonOption = False,
-    imsi: Annotated[str, typer.Option(help="Of this IMSI alone.")] = "",
+    imsi: Annotated[str, typer.Option(help="Filter by IMSI.")] = "",
     msisdn: Annotated[str, typer.Option(help="Filter by MSISDN.")] = "",
     address: Annotated[
         str, typer.Option(help="Filter by the device's IPv4 address, or an IPv6 address of its prefix.")
     ] = "",
     teid: Annotated[str, typer.Option(help="Filter by a TEID, ours or the peer's, as 0x1a2b3c4d.")] = "",
-    apn: Annotated[str, typer.Option(help="Of this APN alone.")] = "",
-    access: Annotated[str, typer.Option(help="gtpv1, gtpv2 or radius.")] = "",
-    peer: Annotated[str, typer.Option(help="Of this peer's address, or of this partner.")] = "",
+    apn: Annotated[str, typer.Option(help="Filter by APN.")] = "",
+    access: Annotated[str, typer.Option(help="Filter by access: gtpv1, gtpv2 or radius.")] = "",
+    peer: Annotated[str, typer.Option(help="Filter by a peer's address, or by partner.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at once.")] = 50,
     after: Annotated[str, typer.Option(help="Go on after this session id.")] = "",
 ) -> None:
@@ -149,7 +147,7 @@ def sessions(
 
 @gateway.command()
 def trace(
-    imsi: Annotated[str, typer.Argument(help="The SIM's IMSI; without it every SIM's.")] = "",
+    imsi: Annotated[str, typer.Argument(help="The SIM's IMSI; all SIMs without it.")] = "",
     *,
     partner: Annotated[str, typer.Option(help="Filter by partner, or by the address of one peer.")] = "",
     refused: Annotated[
@@ -274,7 +272,7 @@ def drop_peer(
     config: ConfigOption = None,
     contact: ContactOption = "",
     silently: Annotated[
-        bool, typer.Option("--silently", help="Do not tell the peer, for one that is gone.")
+        bool, typer.Option("--silently", help="Send no delete requests, for a peer that is gone.")
     ] = False,
     yes: YesOption = False,
     as_json: JsonOption = False,

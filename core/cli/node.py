@@ -29,12 +29,15 @@ ContactOption = Annotated[
     str, typer.Option("--contact", help="Another node's control channel, as http://10.0.0.12:8090.")
 ]
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Output JSON.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Skip confirmation.")]
+
 node = typer.Typer(no_args_is_help=True, help="The nodes of this installation, over their control channels.")
 
 
 @node.command()
 def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Whether a node does what its roles are for; each virtual gateway; loops that stand still, and why.
+    """Show whether a node is ready, its virtual gateways, and loops that stand still, with the reason.
 
     Example: airloom node status --contact http://10.0.0.12:8090
     """
@@ -52,7 +55,7 @@ def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
 
 @node.command()
 def drain(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Have a node hand its virtual gateways over and end; sessions go on on the other nodes.
+    """Have a node hand over its virtual gateways and end; their sessions continue on other nodes.
 
     Example: airloom node drain --config airloom.toml
     """
@@ -64,10 +67,9 @@ def drain(config: ConfigOption = None, contact: ContactOption = "") -> None:
 
 @node.command()
 def reload(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Have a node read its configuration again (SIGHUP does the same): the table of peers, and the APNs.
+    """Have a node read its configuration again, as by SIGHUP: partners, allowed peers, APNs and refusals.
 
-    Sessions that are open stay as they are. What cannot be changed in a running node is named, and then
-    nothing is changed.
+    Open sessions stay. If any other key differs it is named, and nothing is changed.
 
     Example: airloom node reload
     """
@@ -82,9 +84,9 @@ def quarantined(
     config: ConfigOption = None,
     contact: ContactOption = "",
 ) -> None:
-    """Usage that was reported on a day and is billed to nobody, of the whole installation, and why.
+    """List usage of a day, of the whole installation, that NASes reported and that is not billed, and why.
 
-    NASes reported more than their line can carry, or sessions that are none of ours.
+    It was more than their line can carry, or of no session that is known here.
 
     Example: airloom node quarantined 20261130
     """

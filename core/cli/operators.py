@@ -13,7 +13,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from core.cli.client import EX_USAGE, CliError
-from core.cli.node import ContactOption, ask, where_of
+from core.cli.node import ContactOption, YesOption, ask, where_of
 from core.cli.output import show
 from core.cli.store import ConfigOption, settings_from
 
@@ -24,7 +24,7 @@ CLOSE_S = 120.0
 
 operators = typer.Typer(
     no_args_is_help=True,
-    help="The customers of this installation, for whoever runs it: on a node's host, or with --contact.",
+    help="The customers of this installation, for its operators: on a node's host, or with --contact.",
 )
 OperatorId = Annotated[str, typer.Argument(help="As OP0123456789.")]
 OutOption = Annotated[
@@ -103,7 +103,7 @@ def close(
     terminate_sims: Annotated[
         bool, typer.Option("--terminate-sims", help="Terminate its SIMs, which cannot be undone.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     contact: ContactOption = "",
 ) -> None:

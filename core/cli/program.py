@@ -29,7 +29,7 @@ from core.cli.sims import sims, stats
 from core.cli.stock import import_sims
 from core.cli.store import store
 from core.cli.stream import stream
-from core.cli.words import Root
+from core.cli.words import Root, unwrap_help
 from core.domain.values import replace
 from core.version import VERSION
 
@@ -41,7 +41,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Airloom's command line: SIMs, usage and bills over the REST API.\n\n"
+    help="Airloom's command line. Customers use sims, groups, stats, bills and operator, over the REST API;"
+    " operators of nodes use serve, operators, sims import, node, gateway, billing, store and stream.\n\n"
     "First steps: airloom operators create --email me@example.com; airloom configure; airloom sims list.\n\n"
     "Examples: airloom sims list | airloom sims suspend --sim-id 8981100000000000001 |"
     " airloom sims list --fetch-all --output jsonl",
@@ -166,6 +167,9 @@ def serve(
     from core.cli.serve import serve as serve_node  # noqa: PLC0415 - a customer's command loads no gateway
 
     raise typer.Exit(serve_node(config, roles=role or (), as_json=as_json))
+
+
+unwrap_help(app)
 
 
 def main() -> None:

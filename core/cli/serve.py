@@ -147,7 +147,7 @@ async def _drain(node: Node) -> None:
         async with asyncio.timeout(DRAIN_S):
             await node.drain()
     except TimeoutError:
-        _tell("not everything could be handed over in time; the slot tables keep what was counted")
+        _tell("not every gateway was handed over in time; unreported counters remain in the counter file")
 
 
 async def _wind_down(running: "asyncio.Task[None]", waiting: "asyncio.Task[bool]") -> int:

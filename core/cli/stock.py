@@ -33,7 +33,9 @@ IMPORT_S = 120.0
 
 Line = tuple[int, StockRow | str]
 """Its number, and a row or what keeps it from being one."""
-OperatorOption = Annotated[str, typer.Option("--operator", help="Whose they are at once, as OP0123456789.")]
+OperatorOption = Annotated[
+    str, typer.Option("--operator", help="Register them to this customer, as OP0123456789.")
+]
 
 
 def import_sims(
@@ -44,7 +46,7 @@ def import_sims(
     config: ConfigOption = None,
     contact: ContactOption = "",
 ) -> None:
-    """Bring SIMs in (for whoever runs the installation): into stock, or with --operator registered at once.
+    """Import SIMs, as operator of the installation: into stock, or with --operator registered to a customer.
 
     Columns: imsi, iccid, msisdn, registration_secret, subscription, module_type, speed_class, operator_id;
     all but imsi, iccid and the secret may be left out, and the secret where the operator is named. A customer
@@ -127,7 +129,9 @@ def _rows(text: IO[str], operator: str) -> Iterator[Line]:
 def _bounded(text: IO[str]) -> Iterator[str]:
     while line := text.readline(LINE_CHARACTERS_MAX):
         if len(line) == LINE_CHARACTERS_MAX:
-            raise CliError(f"{text.name}: a line of {LINE_CHARACTERS_MAX:,} characters is none", EX_USAGE)
+            raise CliError(
+                f"{text.name}: lines must be shorter than {LINE_CHARACTERS_MAX:,} characters", EX_USAGE
+            )
         yield line
 
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 EX_CONFIG = 78
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="airloom.toml; AIRLOOM_* variables win.")]
 
-store = typer.Typer(no_args_is_help=True, help="The tables in Cassandra. The embedded store makes its own.")
+store = typer.Typer(
+    no_args_is_help=True,
+    help="The tables in Cassandra (the embedded store makes its own), and the audit log.",
+)
 
 
 @store.command()
@@ -65,7 +68,11 @@ def check(config: ConfigOption = None) -> None:
 def audit(
     day: Annotated[str, typer.Argument(help="A UTC day, as 2026-11-30.")], config: ConfigOption = None
 ) -> None:
-    """What happened on a day, one JSON object a line: take-overs, counts left and lost, late usage.
+    """Print the audit log of a day, one JSON object a line; of the embedded store, while no node runs on it.
+
+    It has customers created and closed, SIMs imported, take-overs of gateways and sessions, restarts of
+    peers, usage that is late, lost or quarantined, records that were skipped, and secrets that were wrong
+    too often.
 
     Example: airloom store audit 2026-11-30 --config airloom.toml
     """

@@ -51,8 +51,8 @@ def tail(
         Path | None,
         typer.Option(help="The node's data folder, in place of node.data_dir.", show_default=False),
     ] = None,
-    imsi: Annotated[str, typer.Option(help="Of this SIM alone.", show_default=False)] = "",
-    sim_id: Annotated[str, typer.Option("--sim-id", help="The same by its id.", show_default=False)] = "",
+    imsi: Annotated[str, typer.Option(help="Filter by IMSI.", show_default=False)] = "",
+    sim_id: Annotated[str, typer.Option("--sim-id", help="Filter by SIM id.", show_default=False)] = "",
     events: Annotated[bool, typer.Option("--events", help="Session events too.")] = False,
     start: Annotated[Start, typer.Option("--from", help="Where to begin.")] = Start.OLDEST,
     follow: Annotated[bool, typer.Option(help="Go on with what comes, until Ctrl-C.")] = True,
@@ -64,7 +64,8 @@ def tail(
 
     A payload that is no text is shown in base64. Run it on the node's machine.
 
-    With stream.kinesis anywhere: the credentials must allow ListShards, GetShardIterator, GetRecords.
+    With stream.kinesis it runs anywhere; the credentials must allow DescribeStreamSummary, ListShards,
+    GetShardIterator and GetRecords.
 
     Example: airloom stream tail --imsi 440100000000001 --from latest | airloom stream tail --no-follow --json
     """

@@ -1,12 +1,15 @@
-"""How the words of a command are read: global options anywhere, an id with or without its option's name.
+"""How the words of a command are read, global options anywhere, an id with or without its option's name; and
+how its help is broken into lines.
 
 Rule: nothing is guessed. An option that the command itself has is the command's; a word is taken for an id
 only where the command has an option for one.
 """
 
 from collections.abc import Sequence
+from inspect import cleandoc
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 ID_OPTIONS = ("--sim-id", "--group-id", "--yyyy-mm")
@@ -33,6 +36,16 @@ class Root(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Bring its own options to the front."""
         return super().parse_args(ctx, hoisted(self, args))
+
+
+def unwrap_help(group: typer.Typer) -> None:
+    """Make a paragraph of each command's docstring one line, which the terminal's width breaks."""
+    for command in group.registered_commands:
+        paragraphs = cleandoc(command.help or getattr(command.callback, "__doc__", "") or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            unwrap_help(inner.typer_instance)
 
 
 def hoisted(root: Any, args: Sequence[str]) -> list[str]:

@@ -79,7 +79,9 @@ class Config(Section):
     def _check(self) -> "Config":
         known = [each.id for each in self.gateway.held]
         if unknown := set(self.node.home) - set(known):
-            raise ValueError(f"node.home: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
+            raise ValueError(
+                f"node.home: {', '.join(sorted(unknown))}: no such virtual gateway; known: {', '.join(known)}"
+            )
         if len(known) > 1 and self.radius.address is not None:
             raise ValueError("radius.address: each virtual gateway has its own; leave it out")
         for each in self.gateway.held:
@@ -92,7 +94,7 @@ class Config(Section):
         named = [(f"gateway.{key}", network) for key, network in self.gateway.networks]
         demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
         if 0 < self.gateway.idle_s < (least := max(60.0, 4 * self.usage.report_interval_s)):
-            raise ValueError(f"gateway.idle_s: must be 0 (it does not matter) or at least {least:g}")
+            raise ValueError(f"gateway.idle_s: must be 0 (off) or at least {least:g}")
         if self.edge.nodes and not self.control.contact:
             raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
         return self

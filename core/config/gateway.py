@@ -63,9 +63,8 @@ class GatewayConfig(Section):
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
     never), by GTP-U every ``user_echo_interval_s``; the sessions of one that does not answer by GTP-C are
-    kept for ``path_keep_s``. A session through which nothing goes for ``idle_s`` (0: it does not matter)
-    ends. A peer whose attaches for one APN are too many is told to stay away from it for ``back_off_s`` (0:
-    it is not told how long).
+    kept for ``path_keep_s``. A session without a packet for ``idle_s`` (0: off) ends. A peer whose attaches
+    for one APN are too many is asked to stay away from it for ``back_off_s`` (0: it is not told how long).
 
     ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
     the usual ones (docs/gateway-operations.md).

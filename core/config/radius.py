@@ -63,7 +63,7 @@ class RadiusClient(Section):
 
 
 def _demand_own_names(clients: Sequence[RadiusClient]) -> Sequence[RadiusClient]:
-    """Raises ``ValueError`` when two clients share a name or a network, or one names another that is none."""
+    """Raises ``ValueError`` when two clients share a name or a network, or one names an unknown client."""
     for values in ([each.known_as for each in clients], [str(each.network) for each in clients]):
         if twice := sorted({value for value in values if values.count(value) > 1}):
             raise ValueError(f"{', '.join(twice)}: stands twice; each client needs its own")
@@ -71,7 +71,8 @@ def _demand_own_names(clients: Sequence[RadiusClient]) -> Sequence[RadiusClient]
     for each in clients:
         if unknown := sorted(set(each.may_take_over) - names):
             raise ValueError(
-                f"{each.known_as}: may_take_over: {', '.join(unknown)} is none of {', '.join(sorted(names))}"
+                f"{each.known_as}: may_take_over: {', '.join(unknown)}: no such client;"
+                f" known: {', '.join(sorted(names))}"
             )
         if each.apns and each.default_apn not in (None, *each.apns):
             raise ValueError(f"{each.known_as}: default_apn: {each.default_apn} must be one of apns")

@@ -169,14 +169,16 @@ def _demand_possible(bearers: Sequence[DedicatedBearer], qci: int, filters: Sequ
     if len(bearers) >= BEARERS_MAX:
         raise Refused(AttachRefusal.NO_RESOURCES, f"{BEARERS_MAX} dedicated bearers are the most")
     if not 1 <= qci <= 254 or qci in GUARANTEED_QCIS:
-        raise Refused(AttachRefusal.NOT_SUPPORTED, f"QCI {qci} has guaranteed rates, which no bearer gets")
+        raise Refused(AttachRefusal.NOT_SUPPORTED, f"QCI {qci} is a GBR QCI; GBR bearers are not supported")
     taken = {each.precedence for bearer in bearers for each in bearer.filters}
     precedences, identifiers = {each.precedence for each in filters}, {each.identifier for each in filters}
     if both := precedences & taken:
         raise Refused(AttachRefusal.NOT_SUPPORTED, f"precedence {min(both)} is another bearer's")
     are_apart = len(precedences) == len(identifiers) == len(filters)
     if not 0 < len(filters) <= FILTERS_MAX or not are_apart or not all(map(_is_possible, filters)):
-        raise Refused(AttachRefusal.NOT_SUPPORTED, "filters that cannot be told, or stand in no order")
+        raise Refused(
+            AttachRefusal.NOT_SUPPORTED, "invalid filters: duplicate precedence, or not encodable as a TFT"
+        )
 
 
 def _is_possible(each: PacketFilter) -> bool:

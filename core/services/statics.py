@@ -93,7 +93,7 @@ class StaticAddresses:
                 continue
             self.resume(session)
             return
-        raise _unavailable(f"{session.ue_address} changes hands too fast")
+        raise _unavailable(f"{session.ue_address}: concurrent updates; try again")
 
     def resume(self, session: Session) -> None:
         """The session, if it has a static address, is this gateway's now."""
@@ -134,7 +134,7 @@ class StaticAddresses:
         now = self._clock.now()
         if held.rests_until is not None:
             if held.sim_id != session.sim_id and now < held.rests_until:
-                raise _unavailable(f"{held.address} is at rest")
+                raise _unavailable(f"{held.address} is in quarantine")
             return True
         is_ours = (held.gateway_id, held.fence) == (self._gateway.gateway_id, self._gateway.epoch)
         if is_ours and held.session_id not in self._claimed:

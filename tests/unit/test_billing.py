@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from billing.service import BillingService
 from billing.statement import make_statement, to_minor_units
 from core.adapters.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.usage import WideUsage
 from core.adapters.store.wide import WideStore
 from core.domain.billing import Tariff
 from core.domain.usage import SegmentLabel, UsageReport, Volume, fold
@@ -172,6 +174,21 @@ async def test_rows_are_billed_to_the_operator_that_they_carry() -> None:
     billing = await service([row(100, 0), row(9, 0, operator="OP0000000002", session="s2")], clock)
     assert (await billing.bill(OPERATOR, 202611)).quantity_bytes == 100
     assert (await billing.bill("OP0000000002", 202611)).quantity_bytes == 9
+
+
+async def test_a_bill_reads_each_sim_of_a_month_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sims, days, read = ["440100000000001", "440100000000002"], (20261121, 20261122, 20261124), list[str]()
+    of_days = WideUsage.of_days
+
+    async def counted(usage: WideUsage, imsi: str, wanted: Sequence[int]) -> Sequence[UsageReport]:
+        read.append(imsi)
+        return await of_days(usage, imsi, wanted)
+
+    monkeypatch.setattr(WideUsage, "of_days", counted)
+    rows = [row(100, 0, imsi=imsi, day=day) for imsi in sims for day in days]
+    billing = await service(rows, SetClock(datetime(2026, 11, 25, tzinfo=UTC)))
+    assert (await billing.bill(OPERATOR, 202611)).quantity_bytes == 600
+    assert read == sims
 
 
 async def test_an_open_month_follows_usage() -> None:

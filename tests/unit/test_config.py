@@ -59,14 +59,14 @@ def test_nothing_configured_is_the_default() -> None:
             "[gateway.refusals.sim_inactive]\ngtpv2 = 16\n",
             "gateway.refusals.sim_inactive.gtpv2: Input should be",
         ),
-        ("[gateway]\nidle_s = 59\n", "gateway.idle_s: must be 0 (it does not matter) or at least 60"),
+        ("[gateway]\nidle_s = 59\n", "gateway.idle_s: must be 0 (off) or at least 60"),
         (
             "[gateway]\nidle_s = 100\n[usage]\nreport_interval_s = 30\n",
-            "gateway.idle_s: must be 0 (it does not",
+            "gateway.idle_s: must be 0 (off)",
         ),
         (
             '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\nmay_take_over = ["beta"]\n',
-            "radius.clients: 10.0.0.0/8: may_take_over: beta is none of 10.0.0.0/8",
+            "radius.clients: 10.0.0.0/8: may_take_over: beta: no such client; known: 10.0.0.0/8",
         ),
         (
             '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\n' * 2,

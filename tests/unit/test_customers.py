@@ -327,7 +327,7 @@ async def test_another_customers_sim_is_not_brought_in(
         ("", "1: columns"),
         (HEADER, "no rows"),
         ("imsi,iccid,speed_class\n001010000000001,8981100000000000001,s9\n", "2: speed_class: no such"),
-        ("x" * 5_000, "a line of 4,096 characters"),
+        ("x" * 5_000, "lines must be shorter than 4,096 characters"),
         ("imsi,iccid\n\x00,\udcff\n", "2: imsi: must be"),
     ],
 )

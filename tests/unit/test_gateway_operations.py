@@ -162,6 +162,18 @@ async def test_a_restart_counter_that_differs_is_seen_and_a_dropped_peer_begins_
     assert (row["restart_counter"], row["restart"]) == (3, "agreed")
 
 
+async def test_healthy_traffic_is_counted_as_served_and_not_as_dropped(watched: Watched) -> None:
+    sgsn, state = await watched.peer(SGSN), watched.stage.sims[0]
+    context = await sgsn.attach(imsi=state.imsi, apn=APN)
+    state.peer, state.context = sgsn, context
+    watched.stage.owner_of[context.ue_address] = state.imsi
+    assert await watched.stage._device(state, context).send() == b"200"
+    metrics = await watched.metrics()
+    assert [name for name, value in metrics.items() if "datagrams_dropped" in name and value] == []
+    assert metrics['airloom_edge_datagrams_total{result="accepted"}'] == 1
+    assert metrics['airloom_edge_datagrams_total{result="answered"}'] == 1
+
+
 async def test_usage_that_is_billed_to_nobody_is_listed(watched: Watched, airloom: Airloom) -> None:
     nas = await watched.stack.enter_async_context(watched.stage._nas("127.0.3.1", 0).running())
     session = await nas.attach(imsi=watched.imsi(), apn=APN)
@@ -497,7 +509,7 @@ async def test_a_dedicated_bearer_is_made_changed_and_ended_by_an_operator(
         ({"qci": 7}, "filters: Field required"),
         ({"qci": 7, "filters": []}, "filters: Tuple should have at least 1 item"),
         ({"qci": 0, "filters": [{"protocol": 6}]}, "qci: Input should be greater than or equal to 1"),
-        ({"qci": 1, "filters": [{"protocol": 6}]}, "QCI 1 has guaranteed rates, which no bearer gets"),
+        ({"qci": 1, "filters": [{"protocol": 6}]}, "QCI 1 is a GBR QCI; GBR bearers are not supported"),
         ({"qci": 7, "filters": [{}]}, "filters.0: takes everything; name remote, protocol,"),
         (
             {"qci": 7, "filters": [{"remote": "10.0.0.1/8"}]},
@@ -505,9 +517,9 @@ async def test_a_dedicated_bearer_is_made_changed_and_ended_by_an_operator(
         ),
         (
             {"qci": 7, "filters": [{"protocol": "ip"}]},
-            "filters.0.protocol: 'ip' is none; write icmp, tcp, udp,",
+            "filters.0.protocol: 'ip': unknown protocol; write icmp, tcp, udp,",
         ),
-        ({"qci": 7, "filters": [{"protocol": 256}]}, "filters.0.protocol: 256 is none"),
+        ({"qci": 7, "filters": [{"protocol": 256}]}, "filters.0.protocol: 256: unknown protocol"),
         (
             {"qci": 7, "filters": [{"remote_ports": "9-5"}]},
             "filters.0.remote_ports: '9-5' are none; write 5060 or",
@@ -522,7 +534,10 @@ async def test_a_dedicated_bearer_is_made_changed_and_ended_by_an_operator(
             {"qci": 7, "priority": 16, "filters": [{"protocol": 6}]},
             "priority: Input should be less than or equal",
         ),
-        ({"qci": 7, "filters": [{"protocol": 6, "precedence": 4}] * 2}, "filters that cannot be told"),
+        (
+            {"qci": 7, "filters": [{"protocol": 6, "precedence": 4}] * 2},
+            "invalid filters: duplicate precedence",
+        ),
         (
             {"qci": 7, "session_id": "x", "filters": [{"protocol": 6}]},
             "session_id: x is not open on this node; ",

@@ -14,7 +14,7 @@ from gtp.events import PeerRestarted
 from gtp.pending import Pending
 from gtp.restart import is_newer
 from loadtest.checks import simulate
-from loadtest.world import ROAMING
+from loadtest.plan import ROAMING
 from tests.simulation.test_world import SEEDS, holding
 
 

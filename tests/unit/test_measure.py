@@ -31,6 +31,7 @@ def step(name: str, latencies: list[float], errors: int = 0) -> Step:
         made.done(number, latency)
     for _ in range(errors):
         made.failed(1)
+    made.asked_s = 10.0
     return made
 
 
@@ -52,7 +53,7 @@ def test_thresholds(text: str, holds: bool) -> None:
         step("attach.gtpv2", [0.03] * 9),
         Step("message.udp"),
     ]
-    assert Threshold.of(text).holds(steps, 10.0) is holds
+    assert Threshold.of(text).holds(steps) is holds
 
 
 @pytest.mark.parametrize("text", ["attach<5", "attach.p99=5", "attach.p99<fast", "attach.speed<5", ""])
@@ -93,7 +94,7 @@ class Counter(HTMLParser):
 def test_the_report_tells_the_same_in_lines_and_on_a_page() -> None:
     steps = [step("attach.gtpv1", [0.01, 0.02], errors=1), Step("message.mqtt")]
     thresholds = [Threshold.of("attach.p99<50ms"), Threshold.of("attach.errors<=0%")]
-    lines = as_lines(steps, 2.0, thresholds)
+    lines = as_lines(steps, thresholds)
     assert len(lines) == 4, "what was not tried is not shown"
     assert lines[2].startswith("kept")
     assert lines[3].startswith("MISSED")

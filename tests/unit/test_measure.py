@@ -60,7 +60,7 @@ def test_thresholds(text: str, holds: bool) -> None:
 
 def test_a_rate_is_over_the_time_in_which_its_step_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr(load.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr("loadtest.load.time.monotonic", lambda: now_s)
     run = load.Run(argparse.Namespace(), load.Target("", "", "", ""))
     for names, name, count, lasting_s in (
         (("attach",), "attach.gtpv2", 20, 4.0),

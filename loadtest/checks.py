@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,8 +29,10 @@ from core.domain.session import Session, SessionEventKind
 from core.domain.usage import UsageReport, Volume, day_of, fold
 from core.ports.stream import IteratorType, StoredRecord
 from loadtest.customer import Customer
+from loadtest.folders import temporary_folder
+from loadtest.plan import Plan
 from loadtest.virtual import run_virtual
-from loadtest.world import OPERATOR, Plan, World
+from loadtest.world import OPERATOR, World
 
 EPOCH_OF_NASES = 0
 """Counted by others: what they told last, unanswered, may or may not be in it."""
@@ -262,8 +263,8 @@ def payloads_by_imsi(records: Sequence[StoredRecord | StreamRecord]) -> dict[str
 
 async def read_stream(data_dir: Path) -> list[StoredRecord]:
     """Every record of a served node's stream, read from a copy of its folder: the node holds the original."""
-    with tempfile.TemporaryDirectory(prefix="airloom-stream-") as folder:
-        copy = Path(folder) / "stream"
+    with temporary_folder("stream") as folder:
+        copy = folder / "stream"
         await asyncio.to_thread(shutil.copytree, data_dir / "stream", copy)
         shards = len([path for path in copy.iterdir() if path.is_dir()])
         stream = await LogStream.open(folder=copy, clock=SystemClock(), shards=shards)

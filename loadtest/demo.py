@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import itertools
 import json
-import re
 import secrets
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
@@ -35,6 +33,7 @@ from core.errors import ConfigurationError
 from core.ports.stream import StoredRecord
 from loadtest.checks import is_subsequence, payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.customer import ApiError, Customer
+from loadtest.folders import temporary_folder
 from loadtest.layouts import Layout, in_one, spread
 from loadtest.parts import cassandra, kinesis
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
@@ -42,7 +41,7 @@ from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.serving import DidNotStart, free_gateway_address, radius_clients
+from loadtest.serving import DidNotStart, endpoint_of, free_gateway_address, radius_clients
 
 T = TypeVar("T")
 Peer = TypeVar("Peer", bound=GtpPeer[Any])
@@ -131,9 +130,10 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
     """Run everything once; what it returns tells whether it adds up."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-demo-")))
+        folder = stack.enter_context(temporary_folder("demo"))
         with progress.shown():
             environment, stream = await _surroundings(options, progress, stack)
             layout = (spread if options.layout == "spread" else in_one)(folder, environment)
@@ -472,12 +472,6 @@ def _one_or_more(text: str) -> int:
     return int(text)
 
 
-def _endpoint(text: str) -> str:
-    if text and not re.fullmatch(r"https?://[^/]+/?", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT")
-    return text
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, prove; exit code 0 when it adds up."""
     parser = argparse.ArgumentParser(
@@ -499,7 +493,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--endpoint",
-        type=_endpoint,
+        type=endpoint_of,
         default="",
         help="with --stream kinesis: another server than Amazon's, http://HOST:PORT",
     )

@@ -11,7 +11,6 @@ import asyncio
 import json
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -23,6 +22,7 @@ from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.ports.network import Address, DatagramSocket, Receiver
 from loadtest.customer import Customer
+from loadtest.folders import temporary_folder
 from loadtest.killing import APN, Talker, attach_talker, talk
 from loadtest.peers.gtp import GTP_C_PORT, GTP_U_PORT, GtpPeer, NotAnswered, Refusal
 from loadtest.peers.sgsn import Sgsn
@@ -170,9 +170,9 @@ class _Attacker:
 
 async def attack(*, messages: int, seed: int, tell: Callable[[str], None] = lambda _: None) -> HostileFinding:
     """Run it."""
-    with tempfile.TemporaryDirectory(prefix="airloom-hostile-") as folder:
+    with temporary_folder("hostile") as folder:
         served = Served(
-            Path(folder) / "var",
+            folder / "var",
             gateway_address=free_gateway_address(),
             api_port=free_tcp_port("127.0.0.1", 0),
             environment={"AIRLOOM_GATEWAY__SESSIONS_MAX": "4096"},

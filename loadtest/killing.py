@@ -12,7 +12,6 @@ import json
 import random
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from core.adapters.network import UdpNetwork
 from core.config import EdgeConfig
 from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.customer import Customer
+from loadtest.folders import temporary_folder
 from loadtest.ledger import counters_of, metered_of
 from loadtest.parts.namespaces import FAR_HOST, SGSN, SGW, Lab
 from loadtest.peers.device import SimulatedDevice
@@ -113,8 +113,8 @@ async def kill_under_traffic(
 ) -> Finding:
     """Run it; with a ``lab`` this process must itself be in the lab's radio namespace."""
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="airloom-kill-") as folder:
-        served = _served(Path(folder), lab)
+    with temporary_folder("kill") as folder:
+        served = _served(folder, lab)
         finding = Finding(kills)
         if lab is None:
             finding.not_run.append("far side: network namespaces need root")

@@ -14,13 +14,11 @@ import random
 import secrets
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -32,6 +30,7 @@ from core.adapters.network import UdpNetwork
 from core.ports.stream import StoredRecord
 from loadtest.checks import payloads_by_imsi
 from loadtest.customer import Customer
+from loadtest.folders import temporary_folder
 from loadtest.layouts import Layout, in_one, spread
 from loadtest.parts import cassandra, kinesis
 from loadtest.parts.kinesis_front import Faults, Front
@@ -93,7 +92,7 @@ async def kill_the_edge(*, kills: int, seed: int, layout: str, tell: Callable[[s
     if finding.not_run:
         return finding
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-kill-")))
+        folder = stack.enter_context(temporary_folder("kill"))
         behind = await asyncio.to_thread(stack.enter_context, kinesis.served("kinesalite"))
         await kinesis.create_stream(behind, STREAM, shards=SHARDS)
         front = Front(behind, Faults(), seed)

@@ -14,7 +14,6 @@ import random
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from core.adapters.clock import SystemClock
 from core.adapters.store.sqlite import SqliteEngine
 from loadtest.bench.gtpc_load import Load, user_end_v1
 from loadtest.bench.gtpc_store import seed
+from loadtest.folders import temporary_folder
 from loadtest.killing import far_side, udp_packet
 from loadtest.ledger import GTP_U_PORT, Ledger, all_metered, open_sessions
 from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
@@ -156,8 +156,7 @@ async def kill_gateway(
 ) -> Finding:
     """Run it; this process must itself be in the lab's radio namespace."""
     rng, finding = random.Random(seed_), Finding(kills, sessions)
-    with tempfile.TemporaryDirectory(prefix="airloom-gateway-") as name:
-        folder = Path(name)
+    with temporary_folder("gateway") as folder:
         engine = await SqliteEngine.open(path=folder / "airloom.db", clock=SystemClock())
         await seed(engine, sims=sessions, sessions=0, peer=SGSN)
         await engine.aclose()

@@ -15,12 +15,10 @@ import asyncio
 import json
 import random
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from core.adapters.clock import SystemClock, SystemEntropy
@@ -30,6 +28,7 @@ from core.adapters.store.wide import WideStore
 from core.config import EdgeConfig, GatewayConfig
 from loadtest.checks import payloads_by_imsi, total_of_stats
 from loadtest.customer import Customer
+from loadtest.folders import temporary_folder
 from loadtest.killing import (
     APN,
     NAS_SECRET,
@@ -136,7 +135,7 @@ async def kill_the_holder(
     if finding.not_run:
         return finding
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-nodes-")))
+        folder = stack.enter_context(temporary_folder("nodes"))
         environment = SETTINGS | await shared_parts(stack, NAME, shards=SHARDS)
         layout = spread(folder, environment, nodes=NODES, gateways=GATEWAYS)
         stack.push_async_callback(layout.stop)

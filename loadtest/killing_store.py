@@ -9,13 +9,11 @@ time: octets and messages to the last one, nothing doubled, nothing leaked.
 import asyncio
 import json
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from core.adapters.clock import SystemClock
@@ -25,11 +23,13 @@ from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from loadtest.checks import FIRST_DAY, check_world
 from loadtest.faults import FaultRates, RetoldRates
+from loadtest.folders import temporary_folder
 from loadtest.parts import cassandra
 from loadtest.parts.cassandra_front import CassandraFront, FrontFaults
+from loadtest.plan import Plan
 from loadtest.serving import free_tcp_port
 from loadtest.virtual import VirtualClock
-from loadtest.world import Plan, World
+from loadtest.world import World
 
 KINDS = ("sqlite", "front", "three")
 KEYSPACE = "airloom_world"
@@ -135,8 +135,8 @@ Opened = tuple[Engine, Callable[[bool], None]]
 
 @asynccontextmanager
 async def _sqlite(_seed: int, _finding: StoreFinding, _: cassandra.Node | None) -> AsyncIterator[Opened]:
-    with tempfile.TemporaryDirectory(prefix="airloom-store-") as folder:
-        engine = await SqliteEngine.open(path=Path(folder) / "airloom.db", clock=SystemClock())
+    with temporary_folder("store") as folder:
+        engine = await SqliteEngine.open(path=folder / "airloom.db", clock=SystemClock())
         yield engine, lambda _: None
         await engine.aclose()
 

@@ -10,17 +10,14 @@ Thresholds decide the exit code.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import platform
-import re
 import secrets
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from itertools import cycle, islice
@@ -36,6 +33,7 @@ from core.cli.client import DEFAULT_ENDPOINT, CliError, Profile, load_profile, p
 from core.cli.node import where_of
 from core.errors import ConfigurationError
 from loadtest.customer import ApiError, Customer
+from loadtest.folders import temporary_folder
 from loadtest.installation import Installation
 from loadtest.measure import Step, Threshold
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
@@ -44,7 +42,14 @@ from loadtest.peers.phone import NoSocketLeft, Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.report import as_lines, as_page
-from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port, radius_clients
+from loadtest.serving import (
+    DidNotStart,
+    Served,
+    endpoint_of,
+    free_gateway_address,
+    free_tcp_port,
+    radius_clients,
+)
 
 APN = "soracom.io"
 ACCESSES = ("gtpv1", "gtpv2", "radius")
@@ -106,17 +111,17 @@ class Run:
             sims = await self._sims(customer)
             peers = await self._start_peers(parts)
             self._began = time.monotonic()
-            await self._attach_all(sims, peers)
+            with self._asking_for("attach"):
+                await self._attach_all(sims, peers)
             self._together = Phones(self._phones)
             parts.push_async_callback(self._together.aclose)
             await self._start_programs()
-            await self._talk_for(options.duration)
-            with contextlib.suppress(*FAILURES):
+            with self._asking_for("message", "reconnect", "report"):
+                await self._talk_for(options.duration)
+            with suppress(*FAILURES):
                 await self._together.stop_programs()
-            for phone in self._phones:
-                await self._timed("detach", self.elapsed_s, phone.peer.detach(phone.context))
-            for nas, session in self._at_nas:
-                await self._timed("detach", self.elapsed_s, nas.detach(session))
+            with self._asking_for("detach"):
+                await self._detach_all()
 
     async def _sign_in(self, customer: Customer) -> None:
         target, email = self._target, f"load-{secrets.token_hex(4)}@example.com"
@@ -197,6 +202,21 @@ class Run:
         phone = await self._timed(f"attach.{access}", due, attaching)
         if phone is not None:
             self._phones.append(phone)
+
+    async def _detach_all(self) -> None:
+        for phone in self._phones:
+            await self._timed("detach", self.elapsed_s, phone.peer.detach(phone.context))
+        for nas, session in self._at_nas:
+            await self._timed("detach", self.elapsed_s, nas.detach(session))
+
+    @contextmanager
+    def _asking_for(self, *names: str) -> Iterator[None]:
+        """Steps of these names are asked for inside: their rates are over this time, not the whole run."""
+        began = self.elapsed_s
+        yield
+        for step in self.steps.values():
+            if step.name.partition(".")[0] in names:
+                step.asked_s = self.elapsed_s - began
 
     async def _start_programs(self) -> None:
         protocols = _in_shares(self._options.mix)
@@ -292,9 +312,9 @@ async def _target(options: argparse.Namespace) -> AsyncIterator[Target]:
         yield _other(options)
         return
     secret = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="airloom-load-") as folder:
+    with temporary_folder("load") as folder:
         served = Served(
-            Path(folder) / "var",
+            folder / "var",
             gateway_address=free_gateway_address(),
             api_port=free_tcp_port("127.0.0.1", 8080),
             environment={
@@ -381,12 +401,6 @@ def _addresses(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}; write 10.0.0.5 or 10.0.0.5,10.0.0.6") from None
 
 
-def _endpoint(text: str) -> str:
-    if text and not re.fullmatch(r"https?://[^/]+", text.rstrip("/")):
-        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT")
-    return text.rstrip("/")
-
-
 def _threshold(text: str) -> Threshold:
     try:
         return Threshold.of(text)
@@ -398,8 +412,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="./run load",
         description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " "),
-        epilog="A threshold names a step (attach, attach.gtpv2, message.mqtt, report.radius, detach) and a"
-        " figure (p50, p99, p99.9, avg, max, rate, count, errors): --threshold 'attach.p99<50ms'"
+        epilog="A threshold names a step (attach, attach.gtpv2, message.mqtt, reconnect, report.radius,"
+        " detach) and a figure (p50, p99, p99.9, avg, max, rate, count, errors; a rate is per second of"
+        " attaching, of talking or of detaching, each by itself): --threshold 'attach.p99<50ms'"
         " --threshold 'message.errors<=0.1%'. Exit code 99: one was missed.",
     )
     everywhere = ",".join(f"{name}=1" for name in PROTOCOLS)
@@ -418,7 +433,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--html", type=Path, help="write a page with plots there")
     add("--json", action="store_true", help="print the figures as one JSON object last")
     other = parser.add_argument_group("another Airloom than one of its own")
-    other.add_argument("--endpoint", type=_endpoint, default="", help="its API, http://HOST:PORT")
+    other.add_argument("--endpoint", type=endpoint_of, default="", help="its API, http://HOST:PORT")
     other.add_argument("--gateway", default="127.0.0.1", help="its GTP address (default 127.0.0.1)")
     other.add_argument("--radius", default="", help="its RADIUS address (default: the GTP address)")
     other.add_argument("--radius-secret", default="", help="what it shares with this host")
@@ -473,14 +488,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         tell(f"load: {error}")
         return 1
     steps, elapsed_s = list(run.steps.values()), run.elapsed_s
-    print("\n".join(as_lines(steps, elapsed_s, options.threshold)))
+    print("\n".join(as_lines(steps, options.threshold)))
     if options.html:
         options.html.write_text(as_page(steps, elapsed_s, options.threshold, _facts(options, elapsed_s)))
         print(f"plots: {options.html}")
-    kept = {threshold.text: threshold.holds(steps, elapsed_s) for threshold in options.threshold}
+    kept = {threshold.text: threshold.holds(steps) for threshold in options.threshold}
     if options.json:
         figures = ("count", "rate", "errors", "avg", "p50", "p90", "p95", "p99", "max")
-        measured = {s.name: {f: s.value(f, elapsed_s) for f in figures} for s in steps if s.tried}
+        measured = {s.name: {f: s.value(f) for f in figures} for s in steps if s.tried}
         print(json.dumps({"steps": measured, "thresholds": kept, "ok": all(kept.values())}))
     return 0 if all(kept.values()) else EX_THRESHOLD
 

@@ -67,6 +67,8 @@ class Step:
         self.latencies = Histogram()
         self.errors = 0
         self.seconds: dict[int, Second] = {}
+        self.asked_s = 0.0
+        """How long it was asked for: what its rate is over. Attaches are asked for before devices talk."""
 
     def done(self, at_s: float, latency_s: float) -> None:
         """It went well, so many seconds into the run, after so long."""
@@ -85,9 +87,9 @@ class Step:
         """How often in all."""
         return self.latencies.count + self.errors
 
-    def value(self, what: str, elapsed_s: float) -> float:
-        """A figure by its name: ``p99`` and the like, ``avg``, ``max`` in seconds; ``count``; ``rate`` per
-        second; ``errors`` as a share of all. Raises ``ValueError``.
+    def value(self, what: str) -> float:
+        """A figure by its name: ``p99`` and the like, ``avg``, ``max`` in seconds; ``count``; ``rate``: done
+        per second of ``asked_s``; ``errors`` as a share of all. Raises ``ValueError``.
         """
         if match := re.fullmatch(r"p(\d+(?:\.\d+)?)", what):
             return self.latencies.percentile(float(match[1]))
@@ -95,7 +97,7 @@ class Step:
             "avg": self.latencies.mean_s,
             "max": self.latencies.max_s,
             "count": float(self.latencies.count),
-            "rate": self.latencies.count / elapsed_s if elapsed_s else 0.0,
+            "rate": self.latencies.count / self.asked_s if self.asked_s else 0.0,
             "errors": self.errors / self.tried if self.tried else 0.0,
         }
         if what not in figures:
@@ -128,14 +130,14 @@ class Threshold:
         if match is None:
             raise ValueError(f"{text!r}: not a threshold; write STEP.FIGURE < NUMBER, as in attach.p99<50ms")
         step, figure, sign, number, unit = match.groups()
-        Step("").value(figure, 1.0)
+        Step("").value(figure)
         bound = float(number) * _UNITS[unit]
         return cls(text.strip(), step, figure, sign[0] == "<", sign.endswith("="), bound)
 
-    def holds(self, steps: Iterable[Step], elapsed_s: float) -> bool:
+    def holds(self, steps: Iterable[Step]) -> bool:
         """Whether it does, for every step of that name or under it; false when there is none."""
         named = [step for step in steps if step.name == self.step or step.name.startswith(f"{self.step}.")]
-        values = [step.value(self.figure, elapsed_s) for step in named if step.tried]
+        values = [step.value(self.figure) for step in named if step.tried]
         return bool(values) and all(self._allows(value) for value in values)
 
     def _allows(self, value: float) -> bool:

@@ -22,8 +22,8 @@ from loadtest.killing_store import KINDS
 from loadtest.outside import tries as outside
 from loadtest.outside.tries import ROOT
 from loadtest.parts.namespaces import Lab, why_not
+from loadtest.plan import EXACTLY_ONCE, ROAMING, Plan
 from loadtest.sizing import Demand
-from loadtest.world import EXACTLY_ONCE, ROAMING, Plan
 
 PROOFS = {
     "seeds": "simulated runs of the whole, with every fault",

@@ -55,12 +55,12 @@ def shown(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def columns(step: Step, elapsed_s: float) -> list[str]:
+def columns(step: Step) -> list[str]:
     """One step's figures, as text."""
     return [
         step.name,
         str(step.latencies.count),
-        f"{step.value('rate', elapsed_s):.1f}/s",
+        f"{step.value('rate'):.1f}/s",
         str(step.errors),
         shown(step.latencies.mean_s),
         *(shown(step.latencies.percentile(percent)) for percent in PERCENTILES),
@@ -71,9 +71,9 @@ def columns(step: Step, elapsed_s: float) -> list[str]:
 HEADINGS = ("step", "done", "rate", "errors", "avg", *(f"p{percent}" for percent in PERCENTILES), "max")
 
 
-def as_lines(steps: Sequence[Step], elapsed_s: float, thresholds: Sequence[Threshold]) -> list[str]:
+def as_lines(steps: Sequence[Step], thresholds: Sequence[Threshold]) -> list[str]:
     """For a terminal."""
-    rows = [list(HEADINGS), *(columns(step, elapsed_s) for step in steps if step.tried)]
+    rows = [list(HEADINGS), *(columns(step) for step in steps if step.tried)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(HEADINGS))]
     lines = [
         "  ".join(
@@ -83,7 +83,7 @@ def as_lines(steps: Sequence[Step], elapsed_s: float, thresholds: Sequence[Thres
         for row in rows
     ]
     for threshold in thresholds:
-        mark = "kept  " if threshold.holds(steps, elapsed_s) else "MISSED"
+        mark = "kept  " if threshold.holds(steps) else "MISSED"
         lines.append(f"{mark}  {threshold.text}")
     return lines
 
@@ -96,8 +96,8 @@ def as_page(
 ) -> str:
     """For a browser. ``facts`` say what was measured: name and value."""
     tried = [step for step in steps if step.tried]
-    table = table_of([list(HEADINGS), *(columns(step, elapsed_s) for step in tried)])
-    kept = "".join(_threshold(threshold, tried, elapsed_s) for threshold in thresholds)
+    table = table_of([list(HEADINGS), *(columns(step) for step in tried)])
+    kept = "".join(_threshold(threshold, tried) for threshold in thresholds)
     p99 = {each.text: each.bound * 1e3 for each in thresholds if each.figure == "p99"}
     plots = [
         _plot("done per second", tried, elapsed_s, lambda step, n: step.seconds[n].done, empty=0.0),
@@ -115,8 +115,8 @@ def _p99_ms(step: Step, second: int) -> float | None:
     return latencies.percentile(99) * 1e3 if latencies.count else None
 
 
-def _threshold(threshold: Threshold, steps: Sequence[Step], elapsed_s: float) -> str:
-    name = "good" if threshold.holds(steps, elapsed_s) else "bad"
+def _threshold(threshold: Threshold, steps: Sequence[Step]) -> str:
+    name = "good" if threshold.holds(steps) else "bad"
     word = "kept" if name == "good" else "missed"
     return f'<li class="{name}">{word}: {html.escape(threshold.text)}</li>'
 

@@ -1,8 +1,10 @@
 """A served Airloom as a child process: started, awaited, killed, started again on what it left."""
 
+import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,6 +19,13 @@ from core.adapters.own_socket import reachable
 ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_S = 60.0
 METRICS_S = 5.0
+ENDS_WITH_US = (
+    "import ctypes, os, signal, sys; "
+    "ctypes.CDLL(None).prctl(1, signal.SIGTERM); "  # PR_SET_PDEATHSIG (prctl(2)) stays over execve
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""What a child runs first, so that it ends in order when a load test is killed, and is not left behind."""
+LAUNCHER = (sys.executable, "-ISc", ENDS_WITH_US) if sys.platform == "linux" else ()
 
 
 class DidNotStart(Exception):
@@ -27,7 +36,7 @@ _RESERVED: set[str] = set()
 """What this process has reserved, until it ends."""
 
 
-def _is_reserved(name: str) -> bool:
+def _reserve(name: str) -> bool:
     """Reserve an address or port for this process; false where another process has it. Two load tests that
     start together would otherwise both find it free before either binds it. An abstract socket (unix(7)) goes
     with its process, and is seen in its own network namespace alone.
@@ -47,7 +56,7 @@ def _is_reserved(name: str) -> bool:
 
 def free_tcp_port(host: str, wanted: int) -> int:
     """``wanted``, or any free one where that is taken or reserved by another load test."""
-    for port in (wanted, 0) if _is_reserved(f"{host}:{wanted}") else (0,):
+    for port in (wanted, 0) if _reserve(f"{host}:{wanted}") else (0,):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -68,9 +77,16 @@ def free_gateway_address(network: str = "127.0.0") -> str:
     """The first address of a /24 on which the ports of GTP and RADIUS are free; reserved for this process."""
     for last in range(1, 200):
         address = f"{network}.{last}"
-        if all(_is_udp_free(address, port) for port in UDP_PORTS) and _is_reserved(address):
+        if all(_is_udp_free(address, port) for port in UDP_PORTS) and _reserve(address):
             return address
     raise DidNotStart(f"UDP {', '.join(map(str, UDP_PORTS))} are taken on every {network}.x")
+
+
+def endpoint_of(text: str) -> str:
+    """An API's endpoint, as a command's option names it; raises ``ArgumentTypeError``."""
+    if text and not re.fullmatch(r"https?://[^/]+/?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT")
+    return text.rstrip("/")
 
 
 def radius_clients(secret: str, network: str = NAS_NETWORK) -> str:
@@ -91,8 +107,9 @@ def _is_udp_free(address: str, port: int) -> bool:
 class Served:
     """One ``serve`` on one data folder; ``prefix`` puts it into a network namespace.
 
-    With a ``control_port`` other nodes reach it there. What an operator asks goes by the socket in its
-    folder, and so are its metrics read. It has the sandbox, and no port for metrics.
+    It ends with the thread that started it. With a ``control_port`` other nodes reach it there. What an
+    operator asks goes by the socket in its folder, and so are its metrics read. It has the sandbox, and no
+    port for metrics.
     """
 
     data_dir: Path
@@ -141,6 +158,7 @@ class Served:
         with (self.data_dir / "serve.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.prefix,
+                *LAUNCHER,
                 sys.executable,
                 "-m",
                 self.module,

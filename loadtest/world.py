@@ -9,22 +9,24 @@ import asyncio
 import random
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import Any
 
+import loadtest.plan
 from core.adapters.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
+from core.adapters.store.sessions import WideSessions
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.app.adapters import Adapters
 from core.app.held import HeldGateway, settle_left
 from core.app.node import Node
-from core.config import Config, EdgeConfig, GatewayConfig, NodeConfig, RadiusConfig, UsageConfig
+from core.config import EdgeConfig
 from core.domain.flow import PacketFilter
 from core.domain.session import CloseReason, Qos, Session
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
@@ -49,9 +51,9 @@ from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
+from loadtest.plan import NAS_SECRET, PATH_LOSS_S_MAX, SLOTS, Plan
 from loadtest.virtual import (
     PERFECT,
-    NetworkFaults,
     SeededEntropy,
     SkewedClock,
     VirtualClock,
@@ -68,67 +70,13 @@ PEERS: Mapping[str, type[GtpPeer[Any]]] = {
 }
 NASES: Mapping[str, int] = {"127.0.3.1": 0, "127.0.3.2": 2**32 - 20_000}
 """Their addresses, and what their counters begin at: those of the second soon pass 32 bits."""
-NAS_SECRET = b"the secret of all NASes"
+HASTY_NAS = "127.0.3.2"
+"""Sessions begin here before its Accounting-On is acknowledged."""
 APN = "soracom.io"
 OPERATOR = "OP0000000001"
-SLOTS = 64
 REQUEST_S = 10.0
-FOLD_AFTER_S = 10.0
-"""A day is folded amid the traffic of the next one, and before its last reports have come."""
-PATH_LOSS_S_MAX = 60.0
 RESTART_HEARD_S = 130.0
 """By then a gateway has asked a peer that restarted, twice if need be, and ended what it lost."""
-QUIET_S = 90.0
-"""After the last action: longer than every repeat, retry and quarantine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How big the run is and what may go wrong in it."""
-
-    sims: int = 5
-    active_s: float = 120.0
-    pace_s: float = 4.0
-    """Between the actions of a device, at the mean."""
-    network: NetworkFaults = NetworkFaults(loss=0.05, duplication=0.05, delay_s_max=0.08)  # noqa: RUF009 - frozen
-    store: FaultRates = field(default_factory=lambda: FaultRates(0.03, 0.03, 0.2))
-    stream: FaultRates = field(default_factory=lambda: FaultRates(0.05, 0.05, 0.2))
-    crashes: int = 2
-    takeover: float = 0.5
-    """How often another node goes on after a crash, and not the same one."""
-    outages: int = 2
-    peer_restarts: int = 0
-    peer_replacements: int = 0
-    """How often a peer begins anew under any restart counter, and how often its twin takes its place."""
-    path_losses: int = 0
-    """How often a peer is out of reach, for up to ``PATH_LOSS_S_MAX``."""
-    retold: RetoldRates | None = None
-    quarantine_s: float = 60.0
-    path_keep_s: float = 14_400.0
-    idle_s: float = 0.0
-    echo_interval_s: float = 60.0
-    user_echo_interval_s: float = 0.0
-    quiet_s: float = QUIET_S
-    partners: tuple[Mapping[str, object], ...] = ()
-    """The table of roaming partners; empty: all peers are of one."""
-    policies: int = 0
-    """How often a session's grant is changed, and a dedicated bearer of it made or ended."""
-    clock_jumps: int = 0
-    """How often the nodes' wall clock is set wrong, by an hour at most."""
-
-
-ROAMING = Plan(
-    sims=5, active_s=240.0, peer_restarts=3, peer_replacements=2, path_losses=4, crashes=2, outages=1
-)
-"""Peers that restart with counters of every kind, vanish, come back, amid moves between them and versions."""
-EXACTLY_ONCE = Plan(
-    sims=4,
-    crashes=3,
-    outages=3,
-    retold=RetoldRates(again=0.05, rewound=0.05, late=0.03),
-    clock_jumps=4,
-)
-"""Everything that may make a meter count twice or not at all."""
 
 
 @dataclass(slots=True)
@@ -151,6 +99,13 @@ class SimState:
     def imsi(self) -> str:
         """Its identity."""
         return self.sim.imsi
+
+
+class _AtOnce(MemoryEngine):
+    """For whoever looks at the disk from outside the run: nobody else has a turn meanwhile."""
+
+    async def _turn(self) -> None:
+        pass
 
 
 class World:
@@ -209,7 +164,7 @@ class World:
     async def start_node(self) -> None:
         """Begin a life on what the last one left, trying waiting while the store is away."""
         self._life = Incarnation()
-        config = _config(self.node_name, self.plan)
+        config = loadtest.plan.config_of(self.node_name, self.plan)
         self._own_addresses = {str(each) for own in config.gateway.held for each in own.addresses}
         self.node = self._node_type(config=config, adapters=self._adapters(self._life, self.node_name))
         self.node.deliver = self._watch_edge
@@ -330,6 +285,8 @@ class World:
             self.retold_rates.late = 0.0
             self.node_clock.skew = timedelta()
             await self._check_ghosts()
+            if "vg-1" not in self.node.held:
+                self.findings.append("nobody serves, though nothing fails any more")
             for state in self.sims:
                 self._check_accepted(state)
             await self._go_home()
@@ -349,7 +306,7 @@ class World:
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)
-                await settle_left(_config(name, self.plan), adapters, "vg-1")
+                await settle_left(loadtest.plan.config_of(name, self.plan), adapters, "vg-1")
 
     async def finish(self) -> None:
         """End the last life in order."""
@@ -371,6 +328,7 @@ class World:
             secret=NAS_SECRET,
             entropy=SeededEntropy(self.rng),
             first_octets=first_octets,
+            is_hasty=address == HASTY_NAS,
         )
 
     async def _make_sims(self) -> None:
@@ -612,18 +570,36 @@ class World:
                 self.findings.append(f"session of {session.imsi} outlived its peer's restart")
 
     def _check_accepted(self, state: SimState) -> None:
-        """The peers' own view: what they were told is open is, without an Error Indication."""
+        """The peers' own view: what they were told is open is stored, open wherever somebody serves, and no
+        packet of it was answered with an Error Indication.
+
+        Nobody serves after a crash, and when the store was away until the lease ended (TS 23.007 §18: a peer
+        that gets no answer keeps its contexts); what was accepted is stored then, too.
+        """
         context, peer = state.context, state.peer
-        held = self.node.held.get("vg-1")
-        if held is None or held.door._socket is None or not self._gate.is_set():
-            return  # nobody serves now: the lease is lost for a while, or its sessions are being read back
         if context is None or peer is None or not context.is_active:
             return
         if state.is_touched or state.cuts_under_way:
             return
-        is_open = any(context.peer_teid_control in session.teids for session in self._open())
-        if not is_open or any(context is each for each in peer.refuted):
+        kept = [self._stored(state)]
+        if self._gate.is_set() and "vg-1" in self.node.held:
+            kept.append(self._open())
+        is_kept = all(any(context.peer_teid_control in each.teids for each in found) for found in kept)
+        if not is_kept or any(context is each for each in peer.refuted):
             self.findings.append(f"session of {state.imsi} was accepted and is dead")
+
+    def _stored(self, state: SimState) -> Sequence[Session]:
+        """A SIM's sessions on the disk, looked at between two steps of the run: none of them is changed."""
+        if self._engine is not None:
+            return self._open()  # a real store takes time to be asked
+        sessions = WideSessions(engine=_AtOnce(disk=self.disk, clock=self.clock), clock=self.clock)
+        reading = sessions.of_sim(state.sim.sim_id)
+        try:
+            reading.send(None)
+        except StopIteration as done:
+            found: Sequence[Session] = done.value
+            return found
+        raise AssertionError("a look at the disk waits for nothing")
 
     async def _outage(self) -> None:
         """The store or the stream is away for some seconds."""
@@ -660,33 +636,3 @@ class World:
                 await state.nas.detach(state.nas_session)
         for state in self.sims:
             await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
-
-
-def _config(name: str, plan: Plan) -> Config:
-    return Config(
-        node=NodeConfig(name=name),
-        usage=UsageConfig(fold_after_s=FOLD_AFTER_S),
-        gateway=GatewayConfig.model_validate(
-            {
-                "allowed_peers": [] if plan.partners else ["127.0.0.0/8"],
-                "peers": list(plan.partners),
-                "sessions_max": SLOTS,
-                "quarantine_s": plan.quarantine_s,
-                "path_keep_s": plan.path_keep_s,
-                "idle_s": plan.idle_s,
-                "echo_interval_s": plan.echo_interval_s,
-                "user_echo_interval_s": plan.user_echo_interval_s,
-                "static_pool": "10.127.0.0/24",
-                "ue_prefixes": "2001:db8::/41",
-                "static_prefixes": "2001:db8:ff00::/56",
-            }
-        ),
-        radius=RadiusConfig.model_validate(
-            {
-                "clients": [
-                    {"network": "127.0.3.0/24", "secret": NAS_SECRET.decode()},
-                    {"network": "127.0.4.0/24", "secret": "another secret of ours"},
-                ]
-            }
-        ),
-    )

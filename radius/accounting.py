@@ -51,6 +51,8 @@ CLASS_AGE_MAX = timedelta(days=31)
 CLASS_EARLY_MAX = timedelta(days=1)
 RESTARTS_A_DAY_MAX = 10_000
 """Accounting-Ons and -Offs of one client that are remembered a day; beyond it they get silence."""
+UNSTORED_RESTARTS_MAX = 1_024
+"""Accounting-Ons and -Offs whose time is kept while the store is away; beyond it the oldest loses its own."""
 TIMESTAMP_OFF_MAX = timedelta(minutes=5)
 """By so much may the clock of a NAS be off, as RFC 5176 §6.3 recommends it for Disconnect-Requests."""
 NOT_OURS = (AttachRefusal.UNKNOWN_SIM, AttachRefusal.FOREIGN_SIM)
@@ -100,6 +102,8 @@ class Accounting:
         self._by_name: dict[Name, tuple[str, ...]] = {}
         self._ended: Kept[str, tuple[float, Session]] = Kept(ENDED_MAX)
         self._restarts_of: Counter[tuple[str, int]] = Counter()
+        self._first_heard: OrderedDict[tuple[str, bytes], datetime] = OrderedDict()
+        """Of restarts that could not be stored yet: repeats are of the same time."""
 
     def __len__(self) -> int:
         """Sessions that are held; those that are waited for after their end are not among them."""
@@ -342,8 +346,9 @@ class Accounting:
         report, client, now = event.report, event.client, self._clock.now()
         if not self._has_room_for_restart(client, now):
             return NotRecorded(), "too_many_restarts"
-        heard = await self._restarts.first_heard(client.name, report.authenticator, now)
-        self._restarts_of[client.name, day_of(now)] += heard == now  # who repeats one uses up nothing
+        first, heard = await self._first_heard_at(client, report.authenticator, now)
+        is_new = first == heard
+        self._restarts_of[client.name, day_of(now)] += is_new  # who repeats one uses up nothing
         delay = timedelta(seconds=report.delay_s)
         before, is_timely = heard - delay, False
         if report.event_timestamp is not None:
@@ -359,7 +364,19 @@ class Accounting:
             if session.opened <= before:
                 with suppress(Refused):  # over already
                     await self._sessions.close(session.session_id, CloseReason.PEER_LOST)
-        return Recorded(), "restarted" if heard == now else "restart_repeated"
+        return Recorded(), "restarted" if is_new else "restart_repeated"
+
+    async def _first_heard_at(
+        self, client: NasNetwork, authenticator: bytes, now: datetime
+    ) -> tuple[datetime, datetime]:
+        """When it was heard first by this tenure, and at all, which is durable; raises ``Unavailable``."""
+        key = (client.name, authenticator)
+        first = self._first_heard.setdefault(key, now)
+        if len(self._first_heard) > UNSTORED_RESTARTS_MAX:
+            self._first_heard.popitem(last=False)
+        heard = await self._restarts.first_heard(*key, first)
+        self._first_heard.pop(key, None)
+        return first, heard
 
     def _has_room_for_restart(self, client: NasNetwork, now: datetime) -> bool:
         key = (client.name, day_of(now))

@@ -16,7 +16,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from typing import Any
 
 from loadtest.bench.bridge_children import LINGER_S, MQTT_PORT
 from loadtest.bench.radius import cpu_seconds
+from loadtest.folders import temporary_folder
 from loadtest.parts import kinesis as kinesis_parts
 from loadtest.serving import free_tcp_port
 
@@ -173,8 +173,8 @@ def _python(child: str) -> list[str]:
 @contextmanager
 def _mosquitto() -> Iterator[int]:
     """The broker's process id."""
-    with tempfile.TemporaryDirectory(prefix="airloom-bench-") as folder:
-        configuration = Path(folder) / "mosquitto.conf"
+    with temporary_folder("bench") as folder:
+        configuration = folder / "mosquitto.conf"
         configuration.write_text(CONFIGURATION.format(port=MQTT_PORT, host=BROKER))
         command = ("taskset", "-c", str(OTHERS_CPU), "mosquitto", "-c", str(configuration))
         with subprocess.Popen(command) as process:

@@ -18,7 +18,6 @@ import os
 import platform
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -31,6 +30,7 @@ from core.adapters.store.sqlite import SqliteEngine
 from core.domain.values import replace
 from loadtest.bench.gtpc_store import seed
 from loadtest.bench.userplane_lab import OSMO, OURS, OURS_VOLATILE, PEER, Child, Lab
+from loadtest.folders import temporary_folder
 from loadtest.serving import Served
 
 CREATES = 1_000
@@ -90,13 +90,13 @@ def _why_no_peer() -> str:
 
 
 async def _measure(plan: Plan) -> list[dict[str, Any]]:
-    with Lab() as lab, tempfile.TemporaryDirectory(prefix="airloom-gtpc-") as folder:
+    with Lab() as lab, temporary_folder("gtpc") as folder:
         load = lab.start_module("ran", "loadtest.bench.gtpc_load", PEER, cpu=GENERATOR_CPU)
-        rows, half = await _rates(lab, Path(folder), load, plan)
+        rows, half = await _rates(lab, folder, load, plan)
         if "held" in plan.parts:
-            rows += await _held(lab, Path(folder), load, plan, half)
+            rows += await _held(lab, folder, load, plan, half)
         if "most" in plan.parts:
-            rows += await _most(lab, Path(folder), load, plan)
+            rows += await _most(lab, folder, load, plan)
         return rows
 
 

@@ -14,7 +14,6 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +26,7 @@ from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from loadtest.bench.neighbours_children import NEIGHBOURS
 from loadtest.customer import Customer
+from loadtest.folders import temporary_folder
 from loadtest.outside.node import Node
 from loadtest.peers.gtp import NotAnswered, Refusal
 from loadtest.peers.sgsn import Sgsn
@@ -154,12 +154,12 @@ async def served(name: str, tree: Path, number: int, *, sims: int, network: int)
     def address(last: int) -> str:
         return f"127.{network}.{number}.{last}"
 
-    folder = tempfile.TemporaryDirectory(prefix="airloom-neighbours-")
     port = free_tcp_port("127.0.0.1", PORT + number)
     settings = {"METRICS__PORT": "0"} if tree == ROOT else {}  # another checkout may not know it
-    with folder as data, Node(tree, Path(data), address(1), port, **settings) as node:
-        if not node.is_alive:
-            raise RuntimeError(f"{tree}: {node.log.strip() or 'it ended without a word'}")
+    with (
+        temporary_folder("neighbours") as folder,
+        Node(tree, folder, address(1), port, **settings) as node,
+    ):
         sgsn = Sgsn(address=address(2), gateway=node.address, network=UdpNetwork(), entropy=SystemEntropy())
         async with sgsn.running(), Customer(node.endpoint) as others, Customer(node.endpoint) as greedy:
             await others.sign_up("others@example.com", "Aa1-all-the-others")

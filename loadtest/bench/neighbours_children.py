@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from itertools import cycle
 
 from loadtest.outside.gtp import Peer
 from loadtest.outside.inner import DNS, MESSAGES, Tcp, udp
@@ -111,9 +112,9 @@ def tcp(target: Target, ready: Callable[[], None]) -> Counter[str]:
     with Peer(target.address, target.gateway) as peer:
         context = peer.create1(target.imsi)
         ready()
-        port = 45_000
+        ports = cycle(range(45_000, 65_000))
         while not target.ended.is_set():
-            port = 45_000 + (port + 1) % 20_000
+            port = next(ports)
             line = Tcp(peer, context, MESSAGES, port)
             if not line.connect():
                 counts["refused"] += 1

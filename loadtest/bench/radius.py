@@ -15,7 +15,6 @@ import os
 import platform
 import shutil
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from loadtest.bench.radius_load import Request, access_requests, drive, interim_updates
 from loadtest.customer import Customer
+from loadtest.folders import temporary_folder
 from loadtest.peers.nas import Nas, NasSession
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
 from radius.codec import Code
@@ -103,8 +103,7 @@ def _why_not() -> str:
 
 async def _measure(rounds: int) -> list[dict[str, Any]]:
     trials: dict[tuple[str, str], list[Trial]] = {}
-    with tempfile.TemporaryDirectory(prefix="airloom-bench-") as name:
-        folder = Path(name)
+    with temporary_folder("bench") as folder:
         served = Served(
             folder / "var",
             gateway_address=free_gateway_address(),

@@ -16,7 +16,6 @@ import os
 import platform
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
 from loadtest.bench import records_gateways
+from loadtest.folders import temporary_folder
 from loadtest.measure import Histogram
 from loadtest.parts import cassandra
 
@@ -112,8 +112,8 @@ def _children_cpu() -> float:
 
 
 async def _embedded(reports: int) -> Trial:
-    with tempfile.TemporaryDirectory(prefix="airloom-records-") as folder:
-        engine = await SqliteEngine.open(path=Path(folder) / "airloom.db", clock=SystemClock())
+    with temporary_folder("records") as folder:
+        engine = await SqliteEngine.open(path=folder / "airloom.db", clock=SystemClock())
         try:
             return await _trial(engine, reports)
         finally:

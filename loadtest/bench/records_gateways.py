@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import statistics
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, mig
 from core.adapters.store.wide import WideStore
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.values import replace
+from loadtest.folders import temporary_folder
 from loadtest.parts import cassandra
 from loadtest.peers.sgsn import Sgsn
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
@@ -61,7 +61,7 @@ async def measure(nodes: list[cassandra.Node], *, sessions: int, rounds: int) ->
     imsis = await _write_sims(address, 2 * sessions)
     trials: dict[int, list[GatewaysTrial]] = {1: [], 2: []}
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-gateways-")))
+        folder = stack.enter_context(temporary_folder("gateways"))
         gateways = _gateways(folder, address)
         for served in gateways:
             stack.push_async_callback(served.stop)

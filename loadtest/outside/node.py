@@ -19,6 +19,10 @@ READY_S = 60.0
 PASSWORD = "Aa1-outside-tries"  # noqa: S105 - of a lab
 
 
+class NotReady(Exception):
+    """It ended, or said nothing for ``READY_S``; the message is what it said last."""
+
+
 class Node:
     """`airloom serve` of ``tree``, with ``address`` for GTP and RADIUS; ``settings`` are variables."""
 
@@ -31,8 +35,10 @@ class Node:
         self.stdout: list[str] = []
 
     def __enter__(self) -> "Node":
-        """Serve, and wait until it is ready."""
-        self.start()
+        """Serve, and wait until it is ready; raises ``NotReady``: nothing could be tried."""
+        if not self.start():
+            self.stop()
+            raise NotReady(self.log.strip()[-200:] or "it ended without a word")
         return self
 
     def __exit__(
@@ -212,11 +218,6 @@ class Customer:
                 up += figures.get("uploadByteSizeTotal", 0)
                 down += figures.get("downloadByteSizeTotal", 0)
         return up, down
-
-    def sessions(self) -> int:
-        """How many SIMs are on line."""
-        sims = self.call("GET", "/sims?limit=100")[1]
-        return sum(bool((each.get("sessionStatus") or {}).get("online")) for each in sims)
 
 
 class Sim:

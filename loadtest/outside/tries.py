@@ -1,12 +1,12 @@
 """Every try by its name, and one run of some."""
 
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtest.folders import temporary_folder
 from loadtest.outside import tries_api, tries_edge, tries_gtp, tries_radius
 from loadtest.outside.place import Outcome, Place
 
@@ -24,8 +24,8 @@ def run(tree: Path, names: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="airloom-outside-") as folder:
-            place = Place(tree.resolve(), Path(folder), list(TRIES).index(name))
+        with temporary_folder("outside") as folder:
+            place = Place(tree.resolve(), folder, list(TRIES).index(name))
             try:
                 outcome = TRIES[name](place)
             except Exception as error:

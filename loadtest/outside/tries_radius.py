@@ -90,10 +90,16 @@ def impossible_usage(place: Place) -> Outcome:
         amount = _bill(customer)
         nas.report(STOP, "a1", 5_000, 6_000, who)
         octets = eventually(lambda: _moved(customer, sim.sim_id), within_s=6)
-        return {"ok": amount < 1 and octets == (5_000, 6_000), "code": code, "bill": amount, "octets": octets}
+        return {
+            "ok": 0 <= amount < 1 and octets == (5_000, 6_000),
+            "code": code,
+            "bill": amount,
+            "octets": octets,
+        }
 
 
 def _bill(customer: Customer) -> float:
+    """The latest bill's amount; -1 where there is none."""
     rows: Any = customer.call("GET", "/bills/latest")[1]
     return float(rows.get("amount", -1)) if isinstance(rows, dict) else -1.0
 

@@ -12,13 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from core.adapters.store.cassandra import CassandraAddress, migrate
+from loadtest.folders import temporary_folder
 from loadtest.serving import free_tcp_port
 
 JARS = Path(sys.prefix) / "cassandra"
@@ -214,10 +214,8 @@ class Node:
 def served(nodes: int = 1, *, network: str = "127.0.0") -> Iterator[list[Node]]:
     """So many nodes run inside. Blocks until they serve, some 15 s for one."""
     port, storage_port = free_tcp_port("127.0.0.1", 0), free_tcp_port("127.0.0.1", 0)
-    with tempfile.TemporaryDirectory(prefix="airloom-cassandra-") as folder:
-        made = [
-            Node(n, Path(folder), network=network, port=port, storage_port=storage_port) for n in range(nodes)
-        ]
+    with temporary_folder("cassandra") as folder:
+        made = [Node(n, folder, network=network, port=port, storage_port=storage_port) for n in range(nodes)]
         try:
             for node in made:  # one after the other: each must see the ring of those before it
                 node.start()
@@ -242,9 +240,9 @@ async def stored(stack: AsyncExitStack, keyspace: str) -> dict[str, str]:
     """
     (node,) = await asyncio.to_thread(stack.enter_context, served())
     await migrate(address=address_of([node], keyspace), replication_factor=1)
-    objects = stack.enter_context(tempfile.TemporaryDirectory(prefix="airloom-objects-"))
+    objects = stack.enter_context(temporary_folder("objects"))
     return {
-        "AIRLOOM_OBJECTS__FOLDER": objects,
+        "AIRLOOM_OBJECTS__FOLDER": str(objects),
         "AIRLOOM_STORE__CASSANDRA": node.host,
         "AIRLOOM_STORE__PORT": str(node.port),
         "AIRLOOM_STORE__KEYSPACE": keyspace,

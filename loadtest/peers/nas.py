@@ -7,7 +7,7 @@ answered, and a Stop until it is; what it carried it counts itself, and keeps ap
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from ipaddress import IPv4Address
@@ -34,6 +34,8 @@ from loadtest.peers.gtp import NotAnswered
 
 DISCONNECT_PORT = 3_799
 REPEAT_S, TRIES = 1.0, 5
+BOOT_S = 1.0
+"""Of a NAS that began anew, until it has its first session: Acct-Delay-Time is of whole seconds."""
 DICTIONARY = Dictionary(
     StringIO(
         "ATTRIBUTE User-Name 1 string\nATTRIBUTE NAS-IP-Address 4 ipaddr\nATTRIBUTE Service-Type 6 integer\n"
@@ -81,7 +83,12 @@ class NasSession:
 
 
 class Nas:
-    """One NAS on one address."""
+    """One NAS on one address.
+
+    Sessions begin once its Accounting-On is acknowledged. Where it ``is_hasty`` they begin ``BOOT_S`` after
+    it was first sent, and it has Acct-Delay-Time, by which alone a server can tell which sessions began
+    before it (RFC 2866 §5.2): packets get lost, and the one that is heard first may be a repeat.
+    """
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class Nas:
         entropy: Entropy,
         repeat_s: float = REPEAT_S,
         first_octets: int = 0,
+        is_hasty: bool = False,
     ) -> None:
         self._network = network
         self._servers = {"auth": authentication, "acct": accounting}
@@ -101,6 +109,7 @@ class Nas:
         self._entropy = entropy
         self._repeat_s = repeat_s
         self._first_octets = first_octets
+        self._is_hasty = is_hasty
         self._sockets: dict[str, DatagramSocket] = {}
         self._disconnect: DatagramSocket | None = None
         self._waiting: dict[tuple[str, int], tuple[Packet, asyncio.Future[Packet]]] = {}
@@ -166,7 +175,7 @@ class Nas:
         )
 
     async def begin(self, session: NasSession) -> None:
-        """Accounting-Start, once an Accounting-On that is under way is acknowledged: it would end this too.
+        """Accounting-Start, after an Accounting-On that is under way.
 
         Raises ``NotAnswered``: then the session is over without having begun.
         """
@@ -202,11 +211,26 @@ class Nas:
             session.stopped.set()
         self.sessions.clear()
         self._is_on.clear()
-        await self._ask("acct", self._accounting(ON), None)
-        self._is_on.set()
+        if self._is_hasty:
+            asyncio.get_running_loop().call_later(BOOT_S, self._is_on.set)
+            await self._say_on()
+        else:
+            await self._ask("acct", self._accounting(ON), None)
+            self._is_on.set()
         return lost
 
     # -- inside ---------------------------------------------------------------------------------------
+
+    async def _say_on(self) -> None:
+        """With Acct-Delay-Time each repeat is a request of its own (RFC 2866 §5.2)."""
+        loop = asyncio.get_running_loop()
+        began, is_heard = loop.time(), False
+        while not is_heard:
+            request = self._accounting(ON)
+            request["Acct-Delay-Time"] = int(loop.time() - began)
+            with suppress(NotAnswered):
+                await self._ask("acct", request, 1)
+                is_heard = True
 
     def _stop_for_ever(self, session: NasSession) -> None:
         if self._tasks is not None and self.sessions.pop(session.acct_session_id, None) is not None:

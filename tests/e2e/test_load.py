@@ -85,4 +85,6 @@ def test_a_load_is_driven_and_judged(tmp_path: Path) -> None:
     }
     messages = sum(steps[name]["count"] for name in steps if name.startswith("message"))
     assert messages == 8 * 3 * 5
+    rate = sum(steps[name]["rate"] for name in steps if name.startswith("message"))
+    assert messages / rate == pytest.approx(3.0, abs=0.5), "over the time of talk, not of the whole run"
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")

@@ -19,8 +19,9 @@ from loadtest.checks import check_world
 from loadtest.faults import FaultRates
 from loadtest.peers.gtp import PdpContext, Refusal
 from loadtest.peers.sgsn import Sgsn
+from loadtest.plan import QUIET_S, Plan
 from loadtest.virtual import SeededEntropy, run_virtual
-from loadtest.world import APN, GATEWAY, QUIET_S, Plan, SimState, World
+from loadtest.world import APN, GATEWAY, SimState, World
 from tests.simulation.test_world import holding
 
 SLOW = FaultRates(delay_s=5.0)

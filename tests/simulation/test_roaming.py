@@ -8,13 +8,14 @@ import pytest
 
 from core.app.held import HeldGateway
 from core.domain.session import Session
+from core.domain.values import replace
 from gtp.contexts import Contexts
 from gtp.endpoint import GtpEndpoint
 from gtp.events import PeerRestarted
 from gtp.pending import Pending
 from gtp.restart import is_newer
 from loadtest.checks import simulate
-from loadtest.world import ROAMING
+from loadtest.plan import ROAMING, Plan
 from tests.simulation.test_world import SEEDS, holding
 
 
@@ -29,6 +30,13 @@ def test_peers_restart_and_sessions_move_between_versions() -> None:
     wanted = ROAMING.peer_restarts + 2 * ROAMING.peer_replacements
     assert all(world.restarts == wanted for world in worlds)
     assert sum(world.handovers for world in worlds) > 4
+
+
+def is_found_out(held_type: type[HeldGateway], finding: str) -> bool:
+    """By this finding: others need not be of the planted bug."""
+    node = holding(held_type)
+    worlds = (simulate(seed, ROAMING, node_type=node) for seed in range(6))
+    return any(finding in each for world in worlds for each in world.findings)
 
 
 class ForgetfulGateway(HeldGateway):
@@ -63,7 +71,8 @@ def _hasty(kind: type[GtpEndpoint]) -> type[GtpEndpoint]:
         kind._hold(self, pending, session, now)
         assert session.tunnel is not None
         peer, counter = session.tunnel.peer_control_address, session.tunnel.peer_restart_counter
-        if counter is None or is_newer(newest.setdefault(peer, counter), counter):
+        assert counter is not None, "simulated peers say theirs"
+        if is_newer(newest.setdefault(peer, counter), counter):
             self._events.append(PeerRestarted(peer, newest[peer], (session.session_id,)))
         else:
             newest[peer] = counter
@@ -72,8 +81,7 @@ def _hasty(kind: type[GtpEndpoint]) -> type[GtpEndpoint]:
 
 
 def test_a_gateway_that_ends_what_an_older_counter_asked_for_is_found_out() -> None:
-    node = holding(HastyGateway)
-    assert any(simulate(seed, ROAMING, node_type=node).findings for seed in range(6))
+    assert is_found_out(HastyGateway, "was accepted and is dead")
 
 
 class CredulousGateway(HeldGateway):
@@ -86,10 +94,24 @@ class CredulousGateway(HeldGateway):
 
 
 def test_a_gateway_that_asks_nobody_is_found_out() -> None:
-    node = holding(CredulousGateway)
-    assert any(simulate(seed, ROAMING, node_type=node).findings for seed in range(6))
+    assert is_found_out(CredulousGateway, "outlived its peer's restart")
 
 
 def test_a_gateway_that_ends_nothing_when_a_peer_restarts_is_found_out() -> None:
-    node = holding(ForgetfulGateway)
-    assert any(simulate(seed, ROAMING, node_type=node).findings for seed in range(6))
+    assert is_found_out(ForgetfulGateway, "outlived its peer's restart")
+
+
+class UnstoredGateway(HeldGateway):
+    """Sessions are answered for and never stored, which shows when nobody holds them any more."""
+
+    def make_sessions(self) -> Any:
+        async def put(session: Session, _: object) -> Session:
+            return replace(session, version=session.version + 1)
+
+        self._world.store.sessions.put = put  # type: ignore[method-assign, assignment]  # planted
+        return super().make_sessions()
+
+
+def test_a_gateway_that_stores_no_session_is_found_out_while_it_serves() -> None:
+    world = simulate(0, Plan(crashes=0, outages=0), node_type=holding(UnstoredGateway))
+    assert any("was accepted and is dead" in each for each in world.findings)

@@ -31,7 +31,8 @@ from core.services.session_requests import OpenSession
 from core.services.sessions import Sessions
 from core.services.usage import UsageMeter
 from loadtest.checks import simulate
-from loadtest.world import OPERATOR, Plan
+from loadtest.plan import Plan
+from loadtest.world import OPERATOR
 from mqtt_bridge import inner
 from mqtt_bridge.service import DeviceEdge
 

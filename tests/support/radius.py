@@ -8,13 +8,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-import loadtest.world
+import loadtest.plan
 from core.config import Config, RadiusConfig
 from core.domain.session import CloseReason, Session
 from core.ports.network import Address, DatagramSocket, Network
 from core.ports.store import Quarantined
+from loadtest.plan import Plan
 from loadtest.virtual import PERFECT, run_virtual
-from loadtest.world import APN, GATEWAY, Plan
+from loadtest.world import APN, GATEWAY
 from radius import attributes as a
 from radius.codec import (
     Attribute,
@@ -185,12 +186,12 @@ def play(monkeypatch: pytest.MonkeyPatch, script: Script, **clients: dict[str, o
             ]
         }
     )
-    plain = loadtest.world._config
+    plain = loadtest.plan.config_of
 
     def config(name: str, plan: Plan) -> Config:
         return plain(name, plan).model_copy(update={"radius": radius})
 
-    monkeypatch.setattr(loadtest.world, "_config", config)
+    monkeypatch.setattr(loadtest.plan, "config_of", config)
 
     async def main() -> None:
         stage = RadiusStage(0, Plan(sims=2, network=PERFECT))

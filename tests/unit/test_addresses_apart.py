@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import loadtest.world
+import loadtest.plan
 from core.config import Config, GatewayConfig
 from core.domain.values import replace
 from core.errors import Unavailable
@@ -18,7 +18,8 @@ from loadtest.killing_nodes import QUERY
 from loadtest.peers.gtp import GtpPeer, PdpContext
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.world import APN, GATEWAY, Plan
+from loadtest.plan import Plan
+from loadtest.world import APN, GATEWAY
 from mqtt_bridge.edge.dns import DNS_PORT
 from tests.unit.test_gtp_door import FILTERS, Script, Stage, played
 
@@ -29,7 +30,7 @@ NAME_SERVER = IPv4Address("100.127.0.53")
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
     """Runs a script on a stage whose gateway has an address of its own for GTP-U."""
-    plain = loadtest.world._config
+    plain = loadtest.plan.config_of
 
     def config(name: str, plan: Plan) -> Config:
         given = plain(name, plan).gateway.model_dump() | {
@@ -43,7 +44,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
     def run(script: Script) -> None:
         played(script)()  # type: ignore[call-arg]  # the stage is the decorator's
 
-    monkeypatch.setattr(loadtest.world, "_config", config)
+    monkeypatch.setattr(loadtest.plan, "config_of", config)
     return run
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import loadtest.world
+import loadtest.plan
 from core.app.operations import Operations
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
@@ -18,7 +18,8 @@ from core.errors import ConfigurationError, Refused
 from core.services.session_requests import OpenSession, PeerTunnel
 from gtp.userplane.tun import Tun
 from loadtest.peers.nas import AccessDenied
-from loadtest.world import APN, Plan
+from loadtest.plan import Plan
+from loadtest.world import APN
 from tests.unit.test_radius_door import Script, Stage, played
 from tests.unit.test_statics import STATIC, bind
 
@@ -33,19 +34,19 @@ APNS: list[dict[str, Any]] = [
 
 
 def with_apns(apns: list[dict[str, Any]]) -> GatewayConfig:
-    given = {**loadtest.world._config("node-1", Plan()).gateway.model_dump(), "virtual": (), "apns": apns}
+    given = {**loadtest.plan.config_of("node-1", Plan()).gateway.model_dump(), "virtual": (), "apns": apns}
     return GatewayConfig.model_validate(given)
 
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
     """Runs a script on a stage whose access points are ``APNS``."""
-    plain, gateway = loadtest.world._config, with_apns(APNS)
+    plain, gateway = loadtest.plan.config_of, with_apns(APNS)
 
     def config(name: str, plan: Plan) -> Config:
         return plain(name, plan).model_copy(update={"gateway": gateway})
 
-    monkeypatch.setattr(loadtest.world, "_config", config)
+    monkeypatch.setattr(loadtest.plan, "config_of", config)
 
     def run(script: Script) -> None:
         played(script)()  # type: ignore[call-arg]  # the stage is the decorator's

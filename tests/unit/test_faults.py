@@ -19,8 +19,9 @@ from core.services.faults import ITEMS_TOLD_S, RESTART_S_MAX, Fault, Faults, fau
 from core.services.message_meter import MessageMeter
 from core.services.relay import EventRelay
 from loadtest.peers.sgsn import Sgsn
+from loadtest.plan import Plan
 from loadtest.virtual import VirtualClock, run_virtual
-from loadtest.world import APN, Plan, World
+from loadtest.world import APN, World
 
 POISON = [
     b'{"imsi": "", "operatorId": "OP0000000001", "recordId": "x", "timestamp": 1796000000000, "payloads": 1}',

@@ -11,8 +11,9 @@ from core.ports.network import Address
 from core.services.session_requests import ModifySession
 from loadtest.killing import udp_packet
 from loadtest.peers.sgw import Sgw
+from loadtest.plan import Plan
 from loadtest.virtual import PERFECT, run_virtual
-from loadtest.world import APN, Plan
+from loadtest.world import APN
 from tests.unit.test_gtp_door import Stage
 
 IDLE_S = 400.0

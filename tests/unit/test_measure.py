@@ -1,10 +1,12 @@
 """What a load test measures and how it is judged, and its page."""
 
+import argparse
 import random
 from html.parser import HTMLParser
 
 import pytest
 
+from loadtest import load
 from loadtest.load import ACCESSES, PROTOCOLS, main
 from loadtest.measure import BUCKET_GROWTH, Histogram, Step, Threshold
 from loadtest.report import COLOURS, as_lines, as_page, plot, shown
@@ -31,6 +33,7 @@ def step(name: str, latencies: list[float], errors: int = 0) -> Step:
         made.done(number, latency)
     for _ in range(errors):
         made.failed(1)
+    made.asked_s = 10.0
     return made
 
 
@@ -52,7 +55,24 @@ def test_thresholds(text: str, holds: bool) -> None:
         step("attach.gtpv2", [0.03] * 9),
         Step("message.udp"),
     ]
-    assert Threshold.of(text).holds(steps, 10.0) is holds
+    assert Threshold.of(text).holds(steps) is holds
+
+
+def test_a_rate_is_over_the_time_in_which_its_step_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("loadtest.load.time.monotonic", lambda: now_s)
+    run = load.Run(argparse.Namespace(), load.Target("", "", "", ""))
+    for names, name, count, lasting_s in (
+        (("attach",), "attach.gtpv2", 20, 4.0),
+        (("message", "reconnect", "report"), "message.udp", 50, 10.0),
+        (("detach",), "detach", 20, 2.0),
+    ):
+        with run._asking_for(*names):
+            for _ in range(count):
+                run.steps[name].done(run.elapsed_s, 0.1)
+            now_s += lasting_s
+        now_s += 3.0
+    assert [run.steps[name].value("rate") for name in ("attach.gtpv2", "message.udp", "detach")] == [5, 5, 10]
 
 
 @pytest.mark.parametrize("text", ["attach<5", "attach.p99=5", "attach.p99<fast", "attach.speed<5", ""])
@@ -93,7 +113,7 @@ class Counter(HTMLParser):
 def test_the_report_tells_the_same_in_lines_and_on_a_page() -> None:
     steps = [step("attach.gtpv1", [0.01, 0.02], errors=1), Step("message.mqtt")]
     thresholds = [Threshold.of("attach.p99<50ms"), Threshold.of("attach.errors<=0%")]
-    lines = as_lines(steps, 2.0, thresholds)
+    lines = as_lines(steps, thresholds)
     assert len(lines) == 4, "what was not tried is not shown"
     assert lines[2].startswith("kept")
     assert lines[3].startswith("MISSED")

@@ -14,8 +14,9 @@ from core.domain.sim import SimStatus
 from core.domain.values import replace
 from loadtest.checks import metered_volume
 from loadtest.peers.nas import INTERIM, START, STOP, AccessDenied, Nas, NasSession
+from loadtest.plan import NAS_SECRET, Plan
 from loadtest.virtual import run_virtual
-from loadtest.world import APN, NAS_SECRET, OPERATOR, Plan, World
+from loadtest.world import APN, OPERATOR, World
 
 NAS_A, NAS_B, STRANGER = "127.0.3.1", "127.0.3.2", "127.0.4.1"
 

@@ -285,6 +285,47 @@ def test_a_time_that_is_not_of_these_minutes_ends_nothing_that_came_since(
     play(monkeypatch, script, alpha={"require_event_timestamp": is_demanded})
 
 
+def test_an_accounting_on_that_could_not_be_stored_at_once_ends_nothing_that_came_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says no Acct-Delay-Time: all that is known is when it was heard first, which nothing stored."""
+
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        await nas.attach(stage.sims[0].imsi, "1")
+        await asyncio.sleep(1)
+        restarted = nas.accounting(ON, (a.ACCT_SESSION_ID, b"0"))
+        stage.store_rates.before = 1.0
+        assert await nas.send(restarted, 1813) is None
+        stage.store_rates.before = 0.0
+        after = await nas.attach(stage.sims[1].imsi, "2")
+        assert await nas.send(restarted, 1813) is not None
+        assert [each.session_id for each in stage.open_sessions()] == [after.session_id]
+
+    play(monkeypatch, script)
+
+
+def test_accounting_ons_that_wait_to_be_stored_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(radius.accounting, "UNSTORED_RESTARTS_MAX", 3)
+
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        stage.store_rates.before = 1.0
+        said = [nas.accounting(ON, (a.ACCT_DELAY_TIME, number(each))) for each in range(5)]
+        for each in said:
+            assert await nas.send(each, 1813) is None
+        accounting = stage.node.held["vg-1"].radius._accounting
+        assert len(accounting._first_heard) == 3
+        stage.store_rates.before = 0.0
+        for each in said:
+            assert await nas.send(each, 1813) is not None
+        assert not accounting._first_heard
+
+    play(monkeypatch, script)
+
+
 def test_restarts_of_a_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(radius.accounting, "RESTARTS_A_DAY_MAX", 3)
 

@@ -17,8 +17,8 @@ from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from core.services.holding import State
 from core.services.recurring import AGAIN_S_MAX, TOPICS_MAX, Recurring
+from loadtest.plan import Plan, config_of
 from loadtest.virtual import run_virtual
-from loadtest.world import Plan, _config
 from tests.support.api import make_world, served
 from tests.support.cli import Airloom
 from tests.unit.test_control import SECRET, Asked, services_of
@@ -34,7 +34,7 @@ class Watched(Stage):
 
     async def make_node(self) -> None:
         """Made, and not begun."""
-        config, adapters = _config(self.node_name, self.plan), self._adapters(self._life, self.node_name)
+        config, adapters = config_of(self.node_name, self.plan), self._adapters(self._life, self.node_name)
         self.node = self._node_type(config=config, adapters=adapters)
         self.readiness = NodeReadiness(config=config, adapters=adapters, node=self.node)
         self.looking = asyncio.create_task(self.readiness.run())

@@ -15,8 +15,9 @@ from core.services.relay import LOOP
 from loadtest.faults import FaultRates
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn
+from loadtest.plan import Plan
 from loadtest.virtual import run_virtual
-from loadtest.world import APN, Plan, World
+from loadtest.world import APN, World
 
 AWAY = FaultRates(before=1.0)
 

@@ -6,6 +6,8 @@ Rules:
   folder or meets a file that is being written.
 - A name is a file or a folder, not both: ``a`` and ``a/b`` exclude each other, as in every file system.
 - What is there never changes: content is written aside, made durable, and linked under its name at once.
+- Files are their owner's alone (mode 0600), whoever may look into the folder: bills and dead letters are
+  customers'.
 """
 
 import asyncio
@@ -112,7 +114,7 @@ def _put(root: Path, names: list[str], data: bytes) -> bool:
     aside = root / _INCOMING / secrets.token_hex(16)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with aside.open("xb") as file:
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

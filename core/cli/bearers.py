@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from core.cli.client import CliError
-from core.cli.node import ContactOption, ask, where_of
+from core.cli.client import EX_USAGE, CliError
+from core.cli.node import ContactOption, JsonOption, ask, where_of
 from core.cli.output import Format, show
 from core.cli.store import ConfigOption
 
@@ -22,7 +22,6 @@ bearer = typer.Typer(
 
 SessionArgument = Annotated[str, typer.Argument(help="The session's id.")]
 EbiArgument = Annotated[int, typer.Argument(help="The bearer's EPS bearer identity, 5 to 15.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, whatever stdout is.")]
 FilterOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -33,10 +32,10 @@ FilterOption = Annotated[
 ]
 PriorityOption = Annotated[int | None, typer.Option(help="Of its ARP, 1 (served first) to 15.")]
 PreemptOption = Annotated[
-    bool | None, typer.Option("--may-preempt/--may-not-preempt", help="Whether it may take others' place.")
+    bool | None, typer.Option("--may-preempt/--may-not-preempt", help="Its ARP's pre-emption capability.")
 ]
 PreemptableOption = Annotated[
-    bool | None, typer.Option("--preemptable/--not-preemptable", help="Whether others may take its place.")
+    bool | None, typer.Option("--preemptable/--not-preemptable", help="Its ARP's pre-emption vulnerability.")
 ]
 COLUMNS = ("ebi", "qci", "priority", "may_preempt", "preemptable", "filters", "teid_user", "peer")
 
@@ -62,7 +61,7 @@ def list_(
 def add(
     session_id: SessionArgument,
     *,
-    qci: Annotated[int, typer.Option(help="5 to 9, or another without guaranteed rates.")],
+    qci: Annotated[int, typer.Option(help="A non-GBR QCI, as 5 to 9.")],
     filters: FilterOption = None,
     priority: PriorityOption = None,
     may_preempt: PreemptOption = None,
@@ -130,7 +129,9 @@ def _filters(filters: list[str] | None) -> list[dict[str, str]]:
     for text in filters or ():
         parts = [part.partition("=") for part in text.split(",")]
         if bad := next((name for name, equals, _ in parts if not equals), None):
-            raise CliError(f"--filter {text}: {bad} has no value; write name=value, as protocol=udp", 2)
+            raise CliError(
+                f"--filter {text}: {bad} has no value; write name=value, as protocol=udp", EX_USAGE
+            )
         found.append({name.strip(): value.strip() for name, _, value in parts})
     return found
 

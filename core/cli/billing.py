@@ -5,11 +5,11 @@ Rule: a node is asked by the configuration that it runs with; ``--contact`` name
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from core.cli.node import ContactOption, ask, where_of
+from core.cli.node import ContactOption, JsonOption, ask, where_of
 from core.cli.output import Format, show
 from core.cli.store import ConfigOption
 
@@ -17,7 +17,6 @@ ASK_S = 60.0
 """Late usage is worked out when it is asked for."""
 
 billing = typer.Typer(no_args_is_help=True, help="Tariff versions, and usage in no bill; for operators.")
-JsonOption = Annotated[bool, typer.Option("--json", help="Output JSON.")]
 
 
 @billing.command()

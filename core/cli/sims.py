@@ -190,7 +190,7 @@ def session_events(
 def get_air_stats(
     context: typer.Context,
     sim_id: SimId,
-    period: Annotated[StatsPeriod, typer.Option(help="The length of a line.")] = StatsPeriod.DAY,
+    period: Annotated[StatsPeriod, typer.Option(help="Aggregation period.")] = StatsPeriod.DAY,
     since: Annotated[str, typer.Option("--from", help="A day (2026-01-31) or seconds since 1970.")] = "0",
     until: Annotated[
         str, typer.Option("--to", help="A day or seconds since 1970; now, if not given.")

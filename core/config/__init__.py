@@ -92,7 +92,7 @@ class Config(Section):
         named = [(f"gateway.{key}", network) for key, network in self.gateway.networks]
         demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
         if 0 < self.gateway.idle_s < (least := max(60.0, 4 * self.usage.report_interval_s)):
-            raise ValueError(f"gateway.idle_s: must be 0 (it does not matter) or at least {least:g}")
+            raise ValueError(f"gateway.idle_s: must be 0 (they never end for it) or at least {least:g}")
         if self.edge.nodes and not self.control.contact:
             raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
         return self

@@ -11,12 +11,19 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from core.config import Config
 from core.errors import ConfigurationError
+from core.validation import problem_of
+
+SHOWN_MAX = 80
+"""Characters of a wrong value that are repeated."""
+Place = tuple[str | int, ...]
+"""Keys and numbers of items, from the outermost section on."""
 
 
 def load(
@@ -33,7 +40,12 @@ def load(
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(map(_explain, _mistakes(error)))) from None
+        raise ConfigurationError("\n".join(mistakes_of(error))) from None
+
+
+def mistakes_of(error: ValidationError) -> list[str]:
+    """A line for each: key, what is wrong, what would be right."""
+    return [_explain(place, items) for place, items in _by_place(error).items()]
 
 
 def exposed(path: Path | None) -> str:
@@ -67,13 +79,25 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     """``AIRLOOM_SECTION__KEY=value``; a comma separates the items of a list; tables are a JSON array."""
     for variable, text in environment.items():
+        if not variable.startswith("AIRLOOM_"):
+            continue
         section, separator, key = variable.removeprefix("AIRLOOM_").lower().partition("__")
-        if not variable.startswith("AIRLOOM_") or not separator:
+        if not separator:  # one of a command, or of another program
+            _demand_not_meant(variable, section)
             continue
         of_section = values.setdefault(section, {})
         if not isinstance(of_section, dict):
             raise ConfigurationError(f"{section}: must be a table, as in [{section}]")
         of_section[key] = _items(variable, text) if _is_list(section, key) else text
+
+
+def _demand_not_meant(variable: str, name: str) -> None:
+    """Raises ``ConfigurationError`` for ``AIRLOOM_API_PORT``: ignored, it would be taken for heeded."""
+    for section in Config.model_fields:
+        for key in _known_keys(section):
+            if name == f"{section}_{key}":
+                meant = f"AIRLOOM_{section}__{key}".upper()
+                raise ConfigurationError(f"{variable}: no such variable; write {meant}, with two underscores")
 
 
 def _items(variable: str, text: str) -> list[Any]:
@@ -94,24 +118,35 @@ def _is_list(section: str, key: str) -> bool:
     return inner is not None and "tuple[" in str(inner.annotation)
 
 
-def _mistakes(error: ValidationError) -> Iterator[Any]:
-    """But that a list is too short for an item of it that is wrong."""
-    places = [item["loc"] for item in error.errors()]
+def _by_place(error: ValidationError) -> dict[Place, list[Any]]:
+    """What is wrong at each place; but not that a list is too short for an item of it that is wrong."""
+    found: dict[Place, list[Any]] = {}
     for item in error.errors():
-        is_of_items = any(item["loc"] == place[:-1] for place in places if place)
-        if not (item["type"] == "too_short" and is_of_items):
-            yield item
+        found.setdefault(_place_of(item), []).append(item)
+    return {
+        place: items
+        for place, items in found.items()
+        if items[0]["type"] != "too_short" or not any(each[:-1] == place for each in found if each)
+    }
 
 
-def _explain(item: Any) -> str:  # pydantic_core.ErrorDetails is a TypedDict that differs by version
-    key = ".".join(str(part) for part in item["loc"])
+def _place_of(item: Any) -> Place:
+    """Without the alternative that pydantic names when a value is none of several types."""
+    place: Place = item["loc"]
+    is_alternative = bool(place) and get_origin(_type_at(place[:-1])) in (Union, UnionType)
+    return place[:-1] if is_alternative else place
+
+
+def _explain(place: Place, items: Sequence[Any]) -> str:  # pydantic_core.ErrorDetails differs by version
+    """What is wrong at one place, in one line; ``items`` are several when all of its types are refused."""
+    key, item = ".".join(str(part) for part in place), items[0]
     if item["type"] == "extra_forbidden":
-        section = _type_at(item["loc"][:-1])
-        return f"{key}: unknown key; known here: {', '.join(_fields(section))}"
-    if item["type"] == "value_error":  # of a whole section, whose input may hold secrets
-        return ": ".join(part for part in (key, str(item["ctx"]["error"])) if part)
-    is_shown = isinstance(item["input"], str | int | float) and not _may_hold_secret(_type_at(item["loc"]))
-    return f"{key}: {item['msg']} (got {item['input']!r})" if is_shown else f"{key}: {item['msg']}"
+        return f"{key}: unknown key; known here: {', '.join(_fields(_type_at(place[:-1])))}"
+    first, *others = dict.fromkeys(problem_of(each, table="a table") for each in items)
+    problem = ", or ".join((first, *(each.removeprefix("must be ") for each in others)))
+    is_shown = isinstance(item["input"], str | int | float) and not _may_hold_secret(_type_at(place))
+    shown = f" (got {item['input']!r:.{SHOWN_MAX}})" if is_shown else ""
+    return ": ".join(part for part in (key, f"{problem}{shown}") if part)
 
 
 def _type_at(place: Sequence[str | int]) -> Any:
@@ -121,6 +156,8 @@ def _type_at(place: Sequence[str | int]) -> Any:
         if isinstance(part, int):
             items = [each for each in _alternatives(found) if get_args(each)]
             found = get_args(items[0])[0] if items else None
+        elif get_origin(found) is Mapping:
+            found = get_args(found)[1]
         else:
             fields = [_fields(each)[part] for each in _alternatives(found) if part in _fields(each)]
             found = fields[0].annotation if fields else None

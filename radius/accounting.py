@@ -52,7 +52,8 @@ CLASS_EARLY_MAX = timedelta(days=1)
 RESTARTS_A_DAY_MAX = 10_000
 """Accounting-Ons and -Offs of one client that are remembered a day; beyond it they get silence."""
 UNSTORED_RESTARTS_MAX = 1_024
-"""Accounting-Ons and -Offs whose time is kept while the store is away; beyond it the oldest loses its own."""
+"""Accounting-Ons and -Offs whose time is kept while the store is away; beyond it, or a client's share, the
+oldest loses its own."""
 TIMESTAMP_OFF_MAX = timedelta(minutes=5)
 """By so much may the clock of a NAS be off, as RFC 5176 §6.3 recommends it for Disconnect-Requests."""
 NOT_OURS = (AttachRefusal.UNKNOWN_SIM, AttachRefusal.FOREIGN_SIM)
@@ -102,7 +103,7 @@ class Accounting:
         self._by_name: dict[Name, tuple[str, ...]] = {}
         self._ended: Kept[str, tuple[float, Session]] = Kept(ENDED_MAX)
         self._restarts_of: Counter[tuple[str, int]] = Counter()
-        self._first_heard: OrderedDict[tuple[str, bytes], datetime] = OrderedDict()
+        self._first_heard: Kept[tuple[str, bytes], datetime] = Kept(UNSTORED_RESTARTS_MAX)
         """Of restarts that could not be stored yet: repeats are of the same time."""
 
     def __len__(self) -> int:
@@ -371,11 +372,11 @@ class Accounting:
     ) -> tuple[datetime, datetime]:
         """When it was heard first by this tenure, and at all, which is durable; raises ``Unavailable``."""
         key = (client.name, authenticator)
-        first = self._first_heard.setdefault(key, now)
-        if len(self._first_heard) > UNSTORED_RESTARTS_MAX:
-            self._first_heard.popitem(last=False)
+        if (first := self._first_heard.get(key)) is None:
+            first = now
+            self._first_heard.put(key, client.name, first)
         heard = await self._restarts.first_heard(*key, first)
-        self._first_heard.pop(key, None)
+        self._first_heard.pop(key)
         return first, heard
 
     def _has_room_for_restart(self, client: NasNetwork, now: datetime) -> bool:

@@ -6,6 +6,8 @@ Rules:
   folder or meets a file that is being written.
 - A name is a file or a folder, not both: ``a`` and ``a/b`` exclude each other, as in every file system.
 - What is there never changes: content is written aside, made durable, and linked under its name at once.
+- Files are their owner's alone (mode 0600), whoever may look into the folder: bills and dead letters are
+  customers'.
 """
 
 import asyncio
@@ -123,7 +125,7 @@ def _put(root: Path, names: list[str], data: bytes) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside.parent.mkdir(exist_ok=True)  # somebody may have removed it as a leftover
     try:
-        with aside.open("xb") as file:
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -50,15 +50,19 @@ def make_application(services: ApiServices) -> web.Application:
 
 
 def _serve(route: Route, services: ApiServices, trouble: Recurring) -> WebHandler:
-    """A handler that authenticates, calls, turns refusals into answers and counts them."""
+    """A handler that authenticates, calls, turns refusals and faults into answers and counts them all."""
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    async def call(request: web.Request) -> web.StreamResponse:
         try:
-            response = await _answered(route, services, request)
+            return await _answered(route, services, request)
         except Unavailable as error:
             trouble.tell(route.operation_id, f"{route.operation_id}: {error}")
             response = to_response(UNAVAILABLE, "The service cannot answer now. Please try again.")
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
+            return response
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = await _errors(request, call)
         services.on_answer(route.operation_id, response.status)
         return response
 
@@ -113,7 +117,7 @@ def _in_turn(loop_turns: LoopTurns) -> Middleware:
 
 @web.middleware
 async def _errors(request: web.Request, handler: WebHandler) -> web.StreamResponse:
-    """What no handler answered for."""
+    """What a handler did not foresee, or there is none for."""
     try:
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:

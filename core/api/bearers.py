@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from core.domain.flow import DedicatedBearer, PacketFilter, Ports
+from core.validation import problem_of
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "esp": 50, "icmpv6": 58, "sctp": 132}
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
@@ -182,6 +183,4 @@ def _told(kind: type[BaseModel], item: Any) -> str:  # pydantic_core.ErrorDetail
     if item["type"] == "extra_forbidden":
         known = FilterBody if "filters" in item["loc"] else kind
         return f"{name}: unknown; known here: {', '.join(known.model_fields)}"
-    if item["type"] == "value_error":
-        return f"{name}: {item['ctx']['error']}"
-    return f"{name}: {item['msg']}"
+    return f"{name}: {problem_of(item)}"

@@ -83,8 +83,7 @@ async def download(call: Call) -> web.Response:
 
 
 def _url(call: Call, key: str) -> str:
-    origin = f"{call.request.scheme}://{call.request.host}"
-    return f"{origin}/v1/downloads/{call.services.exports.link(call.operator_id, key)}"
+    return f"{call.origin}/v1/downloads/{call.services.exports.link(call.operator_id, key)}"
 
 
 def _present(call: Call) -> int:

@@ -24,7 +24,7 @@ from yarl import URL
 from core.api.limits import PAGE_DEFAULT, PAGE_MAX, OperatorLimits
 from core.api.queries import unknown_parameter
 from core.api.ready import Readiness
-from core.api.sources import source_of
+from core.api.sources import scheme_of, source_of
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
 from core.ports.billing import Billing
@@ -37,6 +37,7 @@ from core.services.identity import Identity
 from core.services.operators import Operators
 from core.services.sims import Sims
 from core.services.stats import Stats
+from core.validation import problem_of
 
 PARAMETER_CHARACTERS_MAX = 1_024
 """One value of the path or the query; no id, key or tag name is longer."""
@@ -91,6 +92,11 @@ class Call:
     def source(self) -> str:
         """Where it comes from, as guesses are counted."""
         return source_of(self.request, self.services.proxies)
+
+    @property
+    def origin(self) -> str:
+        """What its client asked, as ``https://api.example.com``."""
+        return f"{scheme_of(self.request, self.services.proxies)}://{self.request.host}"
 
     def path(self, name: str) -> str:
         """A value of the path, decoded."""
@@ -180,10 +186,10 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 def _refusal_of(error: ValidationError) -> Refused:
-    """The first thing that pydantic has against a body."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    name = ".".join(str(part) for part in first["loc"])[:PARAMETER_CHARACTERS_MAX]
-    detail = f"{name}: {first['msg']}" if name else str(first["msg"])
+    """The first thing that is wrong with a body."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"])[:PARAMETER_CHARACTERS_MAX] or "body"
+    detail = f"{name}: {problem_of(first)}"
     return Refused(RequestRefusal.INVALID_FIELD, detail.encode(errors="backslashreplace").decode())
 
 

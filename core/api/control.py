@@ -11,15 +11,17 @@ import json
 from asyncio import Queue
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
 from core.adapters.links import EDGE_PATH, serve_link
 from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, read
-from core.api.customers import CustomerOperations
+from core.api.customers import CustomerOperations, page_limit
 from core.api.queries import demand_known
 from core.api.ready import Readiness, readyz
 from core.api.sources import source_of
@@ -30,8 +32,11 @@ from core.ports.links import Link
 from core.services.guesses import Guess, Guesses
 
 BODY_BYTES_MAX = 4_096
-PAGE_DEFAULT, PAGE_MAX = 50, 1_000
+PAGE_DEFAULT = 50
 """Sessions in an answer."""
+SHOWN_MAX = 64
+"""Characters of a value that are repeated in an error."""
+Choice = TypeVar("Choice", bound=Enum)
 Row = dict[str, Any]
 SESSION_ENDED = "session ended"
 """In a trace, where a message would be named."""
@@ -250,8 +255,9 @@ class _Channel:
 
     async def end_sessions(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        gateway_id, sim_id, reason = (_text(body, name) for name in ("gateway_id", "sim_id", "reason"))
         ended = await self._services.end_sessions_of(
-            _text(body, "gateway_id"), _text(body, "sim_id"), CloseReason(_text(body, "reason"))
+            gateway_id, sim_id, _choice(CloseReason, "reason", reason)
         )
         return web.json_response({"ended": ended})
 
@@ -291,10 +297,8 @@ class _Channel:
 
     async def quarantined(self, request: web.Request) -> web.StreamResponse:
         demand_known(request.query, "day")
-        day = request.query.get("day", "")
-        if not (len(day) == 8 and day.isascii() and day.isdigit()):
-            raise ValueError("day: must be yyyymmdd")
-        return web.json_response({"quarantined": await self._services.operations.quarantined(int(day))})
+        day = _day(request.query.get("day", ""))
+        return web.json_response({"quarantined": await self._services.operations.quarantined(day)})
 
     async def trace(self, request: web.Request) -> web.StreamResponse:
         """A line of JSON for each message, and an empty one while there are none."""
@@ -318,7 +322,9 @@ class _Channel:
 
     async def drop_peer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        peer, tell_peer = _text(body, "peer"), body.get("tell_peer") is not False
+        peer, tell_peer = _text(body, "peer"), body.get("tell_peer", True)
+        if not isinstance(tell_peer, bool):
+            raise ValueError("tell_peer: must be true or false")
         return web.json_response(
             {"ended": await self._services.operations.drop_peer(peer, tell_peer=tell_peer)}
         )
@@ -345,31 +351,51 @@ class _Channel:
 
 
 def _session_query(asked: dict[str, str]) -> SessionQuery:
-    demand_known(asked, "imsi", "msisdn", "address", "teid", "apn", "access", "peer", "after", "limit")
-    limit = int(asked.pop("limit", PAGE_DEFAULT))
-    if not 1 <= limit <= PAGE_MAX:
-        raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")
-    accesses = [each.value for each in Access]
-    if asked.get("access", "") not in ("", *accesses):
-        raise ValueError(f"access: must be one of {', '.join(accesses)}")
+    demand_known(asked, *(each.name for each in fields(SessionQuery)))
+    if access := asked.get("access", ""):
+        _choice(Access, "access", access)
+    limit = page_limit(asked.pop("limit", str(PAGE_DEFAULT)))
     address, teid = asked.pop("address", ""), asked.pop("teid", "")
     return SessionQuery(
         **asked,
-        address=ip_address(address) if address else None,
+        address=_address(address) if address else None,
         teid=_teid(teid) if teid else None,
         limit=limit,
     )
+
+
+def _choice(choices: type[Choice], name: str, value: str) -> Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        known = ", ".join(str(each.value) for each in choices)
+        raise ValueError(f"{name}: {value[:SHOWN_MAX]} must be one of {known}") from None
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise ValueError(f"address: {text[:SHOWN_MAX]} must be an IPv4 or IPv6 address") from None
+
+
+def _day(text: str) -> int:
+    """A day that the calendar has."""
+    try:
+        return int(f"{datetime.strptime(text, '%Y%m%d').replace(tzinfo=UTC):%Y%m%d}")
+    except ValueError:
+        raise ValueError(f"day: {text[:SHOWN_MAX]} must be a day as yyyymmdd") from None
 
 
 def _teid(text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        raise ValueError(f"teid: {text[:32]} must be a number, as 0x1a2b3c4d") from None
+        raise ValueError(f"teid: {text[:SHOWN_MAX]} must be a number, as 0x1a2b3c4d") from None
 
 
 def _trace_query(asked: dict[str, str]) -> TraceQuery:
-    demand_known(asked, "imsi", "partner", "refused")
+    demand_known(asked, *(each.name for each in fields(TraceQuery)))
     imsi, partner, refused = (asked.get(name, "") for name in ("imsi", "partner", "refused"))
     if imsi and not (imsi.isascii() and imsi.isdigit()):
         raise ValueError("imsi: must be digits")
@@ -397,7 +423,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.json_response({"error": error.reason}, status=error.status, headers=headers)
     except RecursionError:
         return web.json_response({"error": "the body is nested too deep"}, status=400)
-    except (ValueError, Unavailable, ConfigurationError) as error:  # what is no JSON is a ValueError too
+    except json.JSONDecodeError as error:
+        return web.json_response({"error": f"body: must be JSON: {error}"}, status=400)
+    except (ValueError, Unavailable, ConfigurationError) as error:
         return web.json_response({"error": str(error)}, status=_status_of(error))
     except Refused as refusal:
         wait_s = refusal.retry_after_s

@@ -75,9 +75,7 @@ class CustomerOperations:
 
     async def _list(self, request: web.Request) -> web.Response:
         demand_known(request.query, "limit", "after")
-        limit = int(request.query.get("limit", PAGE_MAX))
-        if not 1 <= limit <= PAGE_MAX:
-            raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")
+        limit = page_limit(request.query.get("limit", str(PAGE_MAX)))
         page = await self.operators.page(after=request.query.get("after", ""), limit=limit)
         return web.json_response({"operators": [_row(each) for each in page.items], "next": page.next_key})
 
@@ -107,6 +105,15 @@ class CustomerOperations:
             counts[each.outcome.value] += 1
         refusals = [{"row": number, "why": each.why} for number, each in enumerate(outcomes) if each.why]
         return web.json_response({**counts, "refusals": refusals})
+
+
+def page_limit(text: str) -> int:
+    """How many items one answer shall have; raises ``ValueError``."""
+    if not (
+        text.isascii() and text.isdigit() and len(text) <= len(str(PAGE_MAX)) and 1 <= int(text) <= PAGE_MAX
+    ):
+        raise ValueError(f"limit: must be from 1 to {PAGE_MAX}")
+    return int(text)
 
 
 def _body(raw: bytes, model: type[Body]) -> Body:

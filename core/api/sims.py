@@ -65,12 +65,20 @@ async def get_sim(call: Call) -> web.Response:
 async def register_sim(call: Call) -> web.Response:
     """By SIM id and registration secret."""
     sim_id = call.path("sim_id")
+    body = await _registration(call)
     async with _guessing(call, sim_id):
-        return await _register(call, sim_id, sim_view)
+        return await _register(call, sim_id, body, sim_view)
 
 
-async def _register(call: Call, sim_id: str, view: View) -> web.Response:
+async def _registration(call: Call) -> RegisterRequest:
+    """The body; a group that the operator has not is refused before anything is guessed."""
     body = await call.body(RegisterRequest)
+    if body.groupId:
+        await call.services.groups.get(call.operator_id, body.groupId)
+    return body
+
+
+async def _register(call: Call, sim_id: str, body: RegisterRequest, view: View) -> web.Response:
     sim = await call.services.sims.register(
         call.operator_id,
         sim_id,
@@ -182,9 +190,10 @@ async def list_sim_session_events(call: Call) -> web.Response:
 
 async def register_subscriber(call: Call) -> web.Response:
     """By IMSI and registration secret."""
+    body = await _registration(call)
     async with _guessing(call, call.path("imsi")):
         sim_id = await call.services.sims.id_in_stock(call.operator_id, call.path("imsi"))
-        return await _register(call, sim_id, subscriber_view)
+        return await _register(call, sim_id, body, subscriber_view)
 
 
 async def get_subscriber(call: Call) -> web.Response:

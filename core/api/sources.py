@@ -1,4 +1,4 @@
-"""Where a request comes from, as far as it can be known.
+"""Where a request comes from, and by what scheme its client asked, as far as it can be known.
 
 Rule: a header is believed only from a proxy that the configuration names; of IPv6 a /64 is one source.
 """
@@ -21,6 +21,13 @@ def source_of(request: web.BaseRequest, proxies: Collection[IPv4Network | IPv6Ne
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address) >> _HOST_BITS << _HOST_BITS, _HOST_BITS)))
     return str(address) if address is not None else ""
+
+
+def scheme_of(request: web.BaseRequest, proxies: Collection[IPv4Network | IPv6Network] = ()) -> str:
+    """``https`` also where a proxy ended TLS and says so (X-Forwarded-Proto)."""
+    address, told = _address(request.remote or ""), request.headers.get("X-Forwarded-Proto", "").lower()
+    is_proxy = address is not None and any(address in proxy for proxy in proxies)
+    return told if is_proxy and told in ("http", "https") else request.scheme
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

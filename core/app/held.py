@@ -221,8 +221,8 @@ class HeldGateway:
         if opening.origin is not Origin.LOST:
             return ""
         return (
-            f"the meter's file could not be trusted ({opening.why}); sessions are counted on from their last"
-            f" durable report, what came after it is not billed; the file is kept as {opening.kept_as}"
+            f"the counter file cannot be trusted ({opening.why}): open sessions are counted on from their"
+            f" last stored usage report, and what they used after it is not billed; kept as {opening.kept_as}"
         )
 
     def make_user_plane(self) -> UdpUserPlane:

@@ -84,8 +84,6 @@ class Node:
         self.control = ClusterControl(
             store=world.store, peers=world.peers, held=self.held, gateway_ids=gateway_ids
         )
-        self.lost_counts: list[str] = []
-        """Why counts of open sessions were lost, when they were: audited, for the bill may be too low."""
         self.delivery = self._make_delivery()
         self.messages = self.make_message_meter()
         self.audit = AuditTrail(
@@ -278,7 +276,7 @@ class Node:
             faults=self.faults,
         )
         if held.lost_counts:
-            self.lost_counts.append(held.lost_counts)
+            self._tell(f"{own.id}: {held.lost_counts}")
         return held
 
     def _chores(self) -> Mapping[str, Step]:

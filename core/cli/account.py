@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +23,7 @@ from core.cli.commands import (
     run,
     segment,
 )
+from core.cli.files import write_private
 from core.cli.words import Command
 
 groups = typer.Typer(no_args_is_help=True, help="Groups: SIMs under one configuration.")
@@ -181,24 +181,23 @@ def export_bill(
     if out is None:
         return request(context, "POST", path, query={"export_mode": export_mode.value})
 
-    async def task(client: Client) -> bytes:
-        link = (await client.call("POST", path, query={"export_mode": ExportMode.SYNC.value})).value["url"]
+    if export_mode is not ExportMode.SYNC:
+        raise CliError("--export-mode async: gives an id and no file; leave out it or --out", EX_USAGE)
+
+    async def task(client: Client) -> bytes | None:
+        link = (await client.call("POST", path, query={"export_mode": export_mode.value})).value["url"]
         content = await client.download(link)
         return content if str(out) == "-" else await asyncio.to_thread(_write, out, content)
 
     return run(context, task)
 
 
-def _write(path: Path, content: bytes) -> bytes:
-    """Whole or not at all; nothing is left to print."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+def _write(path: Path, content: bytes) -> None:
     try:
-        aside.write_bytes(content)
-        aside.replace(path)
+        write_private(path, content)
     except OSError as error:
         raise CliError(f"--out {path}: {error.strerror or error}", EX_USAGE) from error
     sys.stderr.write(f"wrote {path}, {len(content)} bytes\n")
-    return b""
 
 
 @operator.command("get")

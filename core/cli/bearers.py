@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from core.cli.client import CliError
+from core.cli.client import EX_USAGE, CliError
 from core.cli.node import ContactOption, JsonOption, ask, where_of
 from core.cli.output import Format, show
 from core.cli.store import ConfigOption
@@ -129,7 +129,9 @@ def _filters(filters: list[str] | None) -> list[dict[str, str]]:
     for text in filters or ():
         parts = [part.partition("=") for part in text.split(",")]
         if bad := next((name for name, equals, _ in parts if not equals), None):
-            raise CliError(f"--filter {text}: {bad} has no value; write name=value, as protocol=udp", 2)
+            raise CliError(
+                f"--filter {text}: {bad} has no value; write name=value, as protocol=udp", EX_USAGE
+            )
         found.append({name.strip(): value.strip() for name, _, value in parts})
     return found
 

@@ -15,12 +15,15 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from core.cli.files import write_private
+
 DEFAULT_ENDPOINT = "http://127.0.0.1:8080"
 TIMEOUT_S = 60
 PAGES_MAX = 100_000
 """Pages that one ``--fetch-all`` reads."""
 
-EX_FAILED, EX_USAGE, EX_UNREACHABLE, EX_DENIED = 1, 2, 69, 77
+EX_FAILED, EX_USAGE, EX_UNAVAILABLE, EX_DENIED, EX_CONFIG = 1, 2, 69, 77, 78
+"""Exit codes, beside 0 for success; those from 64 on are those of sysexits.h."""
 
 
 class CliError(Exception):
@@ -51,6 +54,7 @@ def profile_path(folder: Path, name: str) -> Path:
 
 def load_profile(path: Path) -> Profile:
     """The saved profile; an empty one when there is no file."""
+    again = f"save it again with: airloom --profile {path.stem} configure"
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise CliError(f"{path} can be read by others; run: chmod 600 {path}", EX_USAGE)
@@ -58,22 +62,23 @@ def load_profile(path: Path) -> Profile:
     except FileNotFoundError:
         return Profile()
     except (OSError, ValueError) as error:
-        raise CliError(f"{path}: {error}; save it again with: airloom configure", EX_USAGE) from error
+        raise CliError(f"{path}: {error}; {again}", EX_USAGE) from error
     if not isinstance(values, dict):
-        raise CliError(f"{path}: not a JSON object; save it again with: airloom configure", EX_USAGE)
+        raise CliError(f"{path}: not a JSON object; {again}", EX_USAGE)
     known = {each.name for each in fields(Profile)}
     return Profile(**{key: str(value) for key, value in values.items() if key in known})
 
 
 def save_profile(path: Path, profile: Profile) -> None:
-    """Write it whole, mode 0600 from its first moment on."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({key: value for key, value in asdict(profile).items() if value}, file, indent=2)
-        file.write("\n")
-    aside.replace(path)
+    """Write it; raises ``CliError``."""
+    values = {key: value for key, value in asdict(profile).items() if value}
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, f"{json.dumps(values, indent=2)}\n".encode())
+    except OSError as error:
+        raise CliError(
+            f"{path}: {error.strerror}; AIRLOOM_PROFILE_DIR names another folder", EX_USAGE
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,7 @@ class Client:
                     raise _error_of(response.status, value)
                 return Reply(value, response.headers)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            raise CliError(f"{self._endpoint}: {_why(error)}", EX_UNREACHABLE) from error
+            raise CliError(f"{self._endpoint}: {_why(error)}", EX_UNAVAILABLE) from error
 
     async def pages(self, path: str, *, query: Mapping[str, Any], fetch_all: bool) -> tuple[list[Any], bool]:
         """A list, with ``fetch_all`` all of its pages, and whether that is all of it."""
@@ -158,7 +163,7 @@ class Client:
             async with self._http.get(URL(url, encoded=True)) as response:
                 content = await response.read()
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            raise CliError(f"{url}: {str(error) or type(error).__name__}", EX_UNREACHABLE) from error
+            raise CliError(f"{url}: {str(error) or type(error).__name__}", EX_UNAVAILABLE) from error
         if response.status != 200:
             raise CliError(f"the link of the export answers HTTP {response.status}")
         return content

@@ -6,20 +6,21 @@ sessions asks first, unless ``--yes`` says so.
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import aiohttp
 import typer
 
 from core.cli.bearers import bearer
-from core.cli.client import CliError
-from core.cli.node import EX_UNAVAILABLE, ContactOption, JsonOption, YesOption, ask, channel, where_of
+from core.cli.client import EX_UNAVAILABLE, EX_USAGE, CliError
+from core.cli.files import open_private
+from core.cli.node import ContactOption, JsonOption, YesOption, ask, channel, confirm, where_of
 from core.cli.output import Format, show
 from core.cli.pcap import PcapFile
 from core.cli.store import ConfigOption
@@ -169,9 +170,9 @@ def trace(
     """
     where, secret = where_of(config, contact)
     if imsi and not (imsi.isascii() and imsi.isdigit()):
-        raise CliError(f"{imsi}: an IMSI has digits alone", 2)
+        raise CliError(f"{imsi}: an IMSI has digits alone", EX_USAGE)
     if not (imsi or partner or refused):
-        raise CliError("name what to trace: an IMSI, --partner or --refused", 2)
+        raise CliError("name what to trace: an IMSI, --partner or --refused", EX_USAGE)
     query = {"imsi": imsi, "partner": partner, "refused": "true" if refused else ""}
     query = {name: value for name, value in query.items() if value}
 
@@ -194,10 +195,10 @@ def trace(
         file = None
         if pcap is not None:
             try:
-                descriptor = os.open(pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                opened = open_private(pcap)
             except OSError as error:
-                raise CliError(f"{pcap}: {error.strerror}") from error
-            file = PcapFile(files.enter_context(os.fdopen(descriptor, "wb")))
+                raise CliError(f"--pcap {pcap}: {error.strerror}", EX_USAGE) from error
+            file = PcapFile(files.enter_context(opened))
         try:
             asyncio.run(follow(file))
         except KeyboardInterrupt:
@@ -212,14 +213,15 @@ async def _traced(url: str, secret: str, query: Mapping[str, str]) -> AsyncItera
             http.get(where, params=query) as answer,
         ):
             if answer.status != 200:
-                raise CliError(f"{url}: {(await answer.json()).get('error', answer.status)}")
+                raise CliError(f"{unquote(url)}: {(await answer.json()).get('error', answer.status)}")
             sys.stderr.write(f"tracing {', '.join(map(' '.join, query.items()))}; Ctrl-C ends it\n")
             async for line in answer.content:
                 if line.strip():
                     yield json.loads(line)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise CliError(f"{url}: {error or type(error).__name__}", EX_UNAVAILABLE) from error
-    raise CliError(f"{url}: the node has ended", EX_UNAVAILABLE)
+        why = str(error) or type(error).__name__
+        raise CliError(f"{unquote(url)}: {why}", EX_UNAVAILABLE) from error
+    raise CliError(f"{unquote(url)}: the node has ended", EX_UNAVAILABLE)
 
 
 def _print_row(row: Mapping[str, Any], *, as_json: bool) -> None:
@@ -258,7 +260,7 @@ def raise_restart_counter(
     Example: airloom gateway raise-restart-counter vg-1
     """
     where, secret = where_of(config, contact)
-    _ask_whether(f"end every GTP session of {gateway_id}?", yes=yes)
+    confirm(f"end every GTP session of {gateway_id}?", yes=yes)
     body = {"gateway_id": gateway_id}
     url = f"{where}/control/gateway/restart-counter"
     told = asyncio.run(ask("POST", url, secret, body=body, within_s=END_S))
@@ -282,7 +284,7 @@ def drop_peer(
     Example: airloom gateway drop-peer 203.0.113.7 --silently
     """
     where, secret = where_of(config, contact)
-    _ask_whether(f"end every session of {peer}?", yes=yes)
+    confirm(f"end every session of {peer}?", yes=yes)
     body = {"peer": peer, "tell_peer": not silently}
     told = asyncio.run(ask("POST", f"{where}/control/gateway/drop-peer", secret, body=body, within_s=END_S))
     _tell(told, f"ended: {told['ended']} sessions", as_json=as_json)
@@ -293,8 +295,3 @@ def _tell(told: Mapping[str, Any], text: str, *, as_json: bool) -> None:
         show(told, Format.JSON)
     else:
         typer.echo(text)
-
-
-def _ask_whether(question: str, *, yes: bool) -> None:
-    if not yes and not typer.confirm(question):
-        raise CliError("nothing was done")

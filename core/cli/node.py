@@ -16,11 +16,10 @@ import aiohttp
 import typer
 
 from core.adapters.own_socket import SOCKET_FILE, reachable
-from core.cli.client import CliError
+from core.cli.client import EX_CONFIG, EX_UNAVAILABLE, CliError
 from core.cli.output import show
 from core.cli.store import ConfigOption, settings_from
 
-EX_UNAVAILABLE, EX_CONFIG = 69, 78
 ASK_S, DRAIN_S, LOOK_S = 5.0, 60.0, 0.1
 
 SOCKET_SCHEME = "unix:"
@@ -28,7 +27,6 @@ SOCKET_SCHEME = "unix:"
 ContactOption = Annotated[
     str, typer.Option("--contact", help="Another node's control channel, as http://10.0.0.12:8090.")
 ]
-
 JsonOption = Annotated[bool, typer.Option("--json", help="Output JSON.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Skip confirmation.")]
 
@@ -107,6 +105,12 @@ async def _has_drained(where: str, secret: str) -> bool:
                     return True
                 await asyncio.sleep(LOOK_S)
     return False
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Raises ``CliError`` unless the answer, or ``--yes``, says so."""
+    if not yes and not typer.confirm(question):
+        raise CliError("nothing was done")
 
 
 def where_of(path: Path | None, contact: str) -> tuple[str, str]:

@@ -5,15 +5,15 @@ Rule: an auth key is shown once, on stdout or in a file that is its owner's alon
 
 import asyncio
 import json
-import os
 import sys
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
 from core.cli.client import EX_USAGE, CliError
-from core.cli.node import ContactOption, YesOption, ask, where_of
+from core.cli.files import open_private
+from core.cli.node import ContactOption, YesOption, ask, confirm, where_of
 from core.cli.output import show
 from core.cli.store import ConfigOption, settings_from
 
@@ -114,8 +114,7 @@ def close(
 
     Example: airloom operators close OP0123456789 --terminate-sims
     """
-    if not yes and not typer.confirm(f"close {operator_id} for good?"):
-        raise CliError("nothing was done")
+    confirm(f"close {operator_id} for good?", yes=yes)
     where, secret = where_of(config, contact)
     body: dict[str, Any] = {"operator_id": operator_id, "terminate_sims": terminate_sims}
     terminated = 0
@@ -155,14 +154,13 @@ def _show_key(
             "authKey": told["auth_key"],
         }
         with file:
-            json.dump(profile, file, indent=2)
-            file.write("\n")
+            file.write(f"{json.dumps(profile, indent=2)}\n".encode())
         told["auth_key"] = f"in {out}"
     show(told, context.obj.output)
 
 
-def _made(out: Path) -> IO[str]:
+def _made(out: Path) -> BinaryIO:
     try:
-        return os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
+        return open_private(out, must_be_new=True)
     except OSError as error:
         raise CliError(f"{out}: {error.strerror}; name another file", EX_USAGE) from error

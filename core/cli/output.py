@@ -120,7 +120,11 @@ def _moment(seconds: float) -> str:
         return f"{seconds:g}"
 
 
+def printable(text: str) -> str:
+    """On one line, without what a terminal would obey."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def _printable(text: str) -> str:
-    """Without what a terminal, or rich, would obey."""
-    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return printable.replace("[", r"\[")
+    """Nor what rich would."""
+    return printable(text).replace("[", r"\[")

@@ -4,6 +4,7 @@ Rule: what goes wrong is one line on stderr and an exit code: 1 the API said no,
 be reached, 77 not authenticated or not permitted, 78 a configuration that cannot be used.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -174,6 +175,7 @@ unwrap_help(app)
 
 def main() -> None:
     """The console script."""
+    os.umask(0o077)  # whatever a command or a node makes holds secrets, or what customers did
     try:
         app(prog_name="airloom")
     except CliError as error:

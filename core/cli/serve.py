@@ -1,14 +1,14 @@
 """`airloom serve`: one node, by default with every role on the embedded defaults, until it is told to stop.
 
 Rules: it says that it is ready in one line on stdout, once everything is open; what it cannot use it says in
-one line on stderr, with the fix, and ends with 78 (EX_CONFIG) before anything is half-written. What it writes
-is its own user's alone, and no secret is among what it says.
+one line on stderr, with the fix, and ends with 78 (EX_CONFIG) before anything is half-written. No secret is
+among what it says.
 """
 
 import asyncio
 import gc
 import json
-import os
+import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,6 +27,7 @@ from core.app.measuring import make_telemetry
 from core.app.node import Node
 from core.app.readiness import NodeReadiness
 from core.app.serving import add_metrics, make_api, make_control_channel, make_customers
+from core.cli.client import EX_CONFIG, EX_UNAVAILABLE
 from core.config import Config
 from core.config_file import exposed, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable, first_of, ungrouped
@@ -43,7 +44,7 @@ LABELS = {
 }
 OF_NODE_MAX = 1_024
 """Connections of one address to the control channel, or for metrics: nodes may share one."""
-EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
+EX_OK = 0
 DRAIN_S = 20.0
 GC_THRESHOLDS = (3_000, 4, 1_000)
 """A collection takes some 0.3 us for each object that came to stay since the last: young ones are looked at
@@ -52,20 +53,19 @@ in small parts, and what was read back never (``gc.freeze``)."""
 
 def serve(config_file: Path | None, *, roles: Sequence[str] = (), as_json: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
-    os.umask(0o077)
     try:
         config = load(config_file, roles=roles)
         if complaint := exposed(config_file):
             _tell(complaint)
         with ungrouped():
-            return uvloop.run(_serve(config, lambda: load(config_file, roles=roles), as_json=as_json))
+            return uvloop.run(_serve(config, config_file, roles, as_json=as_json))
     except ConfigurationError as error:
         return _end(EX_CONFIG, str(error))
     except (Unavailable, LeaseLost) as error:
         return _end(EX_UNAVAILABLE, str(error))
 
 
-async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: bool) -> int:
+async def _serve(config: Config, config_file: Path | None, roles: Sequence[str], *, as_json: bool) -> int:
     stopped, hung_up = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,7 +81,7 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         listeners = Listeners(open_parts, telemetry)
 
         async def reload() -> list[str]:
-            return node.reload(await asyncio.to_thread(load_again))
+            return node.reload(await asyncio.to_thread(load, config_file, roles=roles))
 
         channel = partial(
             make_control_channel, config, adapters, node, customers,
@@ -99,8 +99,6 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         gc.collect()
         gc.disable()  # what is read back stays: to go through it again and again is half the time of a start
         recovered = await node.start()
-        for lost in node.lost_counts:
-            _tell(lost)
         if "api" in config.node.roles:
             application = make_api(
                 config, adapters, node, customers, telemetry=telemetry, readiness=readiness
@@ -113,7 +111,7 @@ async def _serve(config: Config, load_again: Callable[[], Config], *, as_json: b
         gc.set_threshold(*GC_THRESHOLDS)
         running = asyncio.create_task(node.run())
         is_new = not (await adapters.store.accounts.open_operators(limit=1)).items
-        _say_ready(config, node, recovered, is_new=is_new, as_json=as_json)
+        _say_ready(config, node, recovered, as_json=as_json, is_new=is_new, config_file=config_file)
         waiting = asyncio.create_task(stopped.wait())
         for beside in (_reload_on(hung_up, reload), readiness.run()):
             open_parts.push_async_callback(_cancel, asyncio.create_task(beside))
@@ -129,10 +127,10 @@ async def _reload_on(hung_up: asyncio.Event, reload: Callable[[], Awaitable[list
         await hung_up.wait()
         hung_up.clear()
         try:
-            _tell(f"read again: {', '.join(await reload()) or 'nothing'} changed")
+            _tell(f"configuration reloaded: {', '.join(await reload()) or 'nothing'} changed")
         except ConfigurationError as error:
             for line in str(error).splitlines():
-                _tell(f"not taken over: {line}")
+                _tell(f"configuration not reloaded, the one before stays in force: {line}")
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:
@@ -147,7 +145,11 @@ async def _drain(node: Node) -> None:
         async with asyncio.timeout(DRAIN_S):
             await node.drain()
     except TimeoutError:
-        _tell("not every gateway was handed over in time; unreported counters remain in the counter file")
+        _tell(
+            f"drain: not every gateway was handed over within {DRAIN_S:g} s; other nodes take the rest when"
+            " its leases expire. Usage that was not reported stays in the counter files (*.slots in"
+            " node.data_dir) and is reported when this node starts again"
+        )
 
 
 async def _wind_down(running: "asyncio.Task[None]", waiting: "asyncio.Task[bool]") -> int:
@@ -210,7 +212,9 @@ def _tell(line: str) -> None:
         sys.stderr.flush()
 
 
-def _say_ready(config: Config, node: Node, recovered: int, *, is_new: bool, as_json: bool) -> None:
+def _say_ready(
+    config: Config, node: Node, recovered: int, *, as_json: bool, is_new: bool, config_file: Path | None
+) -> None:
     served = _served(config, node)
     if as_json:
         lines = [json.dumps({"ready": True, **served, "sessions": recovered, "is_new": is_new})]
@@ -219,7 +223,10 @@ def _say_ready(config: Config, node: Node, recovered: int, *, is_new: bool, as_j
         folder = config.node.data_dir.absolute()
         lines = [f"ready: {told}; {recovered} sessions read back; data in {folder}"]
         if is_new:
-            lines.append("no operator yet; make one: airloom operators create --email you@example.com")
+            named = "" if config_file is None else f" --config {shlex.quote(str(config_file))}"
+            lines.append(
+                f"no operator yet; make one: airloom operators create{named} --email you@example.com"
+            )
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
 

@@ -5,7 +5,8 @@ Rule: only an operator changes tables, by this command; a node that finds anothe
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli.client import CliError
+from core.cli.client import EX_CONFIG, EX_UNAVAILABLE, CliError
 from core.domain.usage import day_of
+from core.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:
     from core.config import Config
 
-EX_CONFIG = 78
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="airloom.toml; AIRLOOM_* variables win.")]
 
 store = typer.Typer(
@@ -105,12 +106,20 @@ def audit(
 def settings_from(path: Path | None) -> "Config":
     """An operator's configuration; raises ``CliError``."""
     from core.config_file import load  # noqa: PLC0415 - a customer's command reads no airloom.toml
-    from core.errors import ConfigurationError  # noqa: PLC0415 - the same
 
-    try:
+    with said_plainly():
         return load(path)
+
+
+@contextmanager
+def said_plainly() -> Iterator[None]:
+    """What the configuration, the store or the stream raises, as ``CliError``."""
+    try:
+        yield
     except ConfigurationError as error:
         raise CliError(str(error), EX_CONFIG) from error
+    except Unavailable as error:
+        raise CliError(str(error), EX_UNAVAILABLE) from error
 
 
 def _with_cassandra(path: Path | None) -> "Config":
@@ -121,9 +130,5 @@ def _with_cassandra(path: Path | None) -> "Config":
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    from core.errors import ConfigurationError  # noqa: PLC0415 - a customer's command needs none
-
-    try:
+    with said_plainly():
         return asyncio.run(work)
-    except ConfigurationError as error:
-        raise CliError(str(error), EX_CONFIG) from error

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli.client import CliError
-from core.cli.node import EX_UNAVAILABLE
-from core.cli.store import EX_CONFIG, ConfigOption, settings_from
+from core.cli.output import printable
+from core.cli.store import ConfigOption, said_plainly, settings_from
 
 if TYPE_CHECKING:
     from core.adapters.stream.kinesis import KinesisStream
@@ -87,12 +86,11 @@ async def _tail(
     *,
     follow: bool,
 ) -> None:
-    from core.errors import ConfigurationError, Unavailable  # noqa: PLC0415 - a customer's command needs none
     from core.ports.stream import IteratorType  # noqa: PLC0415 - only this command needs it
 
     kind = IteratorType.TRIM_HORIZON if start is Start.OLDEST else IteratorType.LATEST
-    async with AsyncExitStack() as open_parts:
-        try:
+    with said_plainly():
+        async with AsyncExitStack() as open_parts:
             reading = await _open(settings, data_dir, open_parts)
             places = {
                 each.shard_id: await reading.iterator(each.shard_id, kind) for each in await reading.shards()
@@ -106,10 +104,6 @@ async def _tail(
                         if each.shard_id not in places:  # of a split or a merge
                             oldest = IteratorType.TRIM_HORIZON
                             places[each.shard_id] = await reading.iterator(each.shard_id, oldest)
-        except ConfigurationError as error:
-            raise CliError(str(error), EX_CONFIG) from error
-        except Unavailable as error:
-            raise CliError(str(error), EX_UNAVAILABLE) from error
 
 
 async def _open(settings: "Config", data_dir: Path | None, open_parts: AsyncExitStack) -> "Reading":
@@ -166,11 +160,9 @@ def _show(record: "StoredRecord", *, imsi: str, sim_id: str, events: bool, as_js
     if is_event:
         event = envelope["sessionEvent"] if isinstance(envelope["sessionEvent"], dict) else {}
         what = "session event"
-        payload = " ".join(
-            str(event.get(name, "")) for name in ("event", "apn", "ueIpAddress", "cause")
-        ).strip()
+        payload = " ".join(str(event.get(name, "")) for name in EVENT_FIELDS).strip()
     at = record.arrived.isoformat(sep=" ", timespec="milliseconds")[:23]
-    typer.echo(_printable(f"{at} {envelope.get('imsi', record.partition_key)} {what}: {payload}"))
+    typer.echo(printable(f"{at} {envelope.get('imsi', record.partition_key)} {what}: {payload}"))
 
 
 def _envelope_of(data: bytes) -> Mapping[str, Any]:
@@ -197,8 +189,3 @@ def _payload_of(payloads: Any) -> str:
         if all(each.isprintable() or each in "\r\n\t" for each in text):
             return text
     return f"base64:{base64.b64encode(data).decode()}"
-
-
-def _printable(text: str) -> str:
-    """On one line, without what a terminal would obey."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -1,11 +1,11 @@
 """The customer API, metering and the tariff."""
 
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from core.config.base import Port, Section, is_loopback
+from core.config.base import Port, Section, is_loopback, text
 
 
 class ApiConfig(Section):
@@ -14,7 +14,8 @@ class ApiConfig(Section):
     ``sandbox`` adds SORACOM's sandbox operations, which give whoever reaches the API an account and SIMs from
     nothing; so beyond loopback ``sandbox_exposed`` must say that it is meant. The SIMs get IMSIs of
     ``sandbox_plmn`` (MCC and MNC; 00101 is the test network). ``proxies`` are the load balancers whose
-    X-Forwarded-For says where a request comes from: wrong passwords are bounded by source.
+    X-Forwarded-For says where a request comes from (wrong passwords are bounded by source), and whose
+    X-Forwarded-Proto says whether links to exports begin with https.
 
     ``connections_per_address`` are the connections that one address may have open: raise it where all
     customers come through a proxy. An operator may make ``calls_per_s`` calls a second (0: any number), lists
@@ -25,7 +26,7 @@ class ApiConfig(Section):
     port: Port = 8_080
     sandbox: bool = False
     sandbox_exposed: bool = False
-    sandbox_plmn: Annotated[str, StringConstraints(pattern=r"^[0-9]{5,6}$")] = "00101"
+    sandbox_plmn: Annotated[str, text(r"[0-9]{5,6}", "MCC and MNC: 5 or 6 digits, as 00101")] = "00101"
     proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1_000)] = ()
     connections_per_address: Annotated[int, Field(ge=1)] = 256
     calls_per_s: Annotated[float, Field(ge=0)] = 1_000.0
@@ -52,6 +53,6 @@ class UsageConfig(Section):
 class BillingConfig(Section):
     """The tariff: integer nano-units of the currency for each byte."""
 
-    currency: Annotated[str, StringConstraints(pattern=r"^(USD|JPY|EUR)$")] = "USD"
+    currency: Literal["USD", "JPY", "EUR"] = "USD"
     nano_per_byte: Annotated[int, Field(ge=0)] = 200
     unit_bytes: Annotated[int, Field(ge=1)] = 1

@@ -1,9 +1,9 @@
 """The device edge: what devices reach inside their tunnels."""
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from core.config.base import Contact, Name, Port, Section
 
@@ -36,4 +36,4 @@ class EdgeConfig(Section):
     metadata_address: IPv4Address = IPv4Address("100.127.100.127")
     metadata_names: tuple[Name, ...] = ("metadata.soracom.io",)
     connections_per_sim_max: Annotated[int, Field(ge=1, le=65_536)] = 32
-    inside: Annotated[str, StringConstraints(pattern=r"^(auto|on|off)$")] = "auto"
+    inside: Literal["auto", "on", "off"] = "auto"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from core.config.apn import APN_POOLS_MAX, OWN_KEYS, ApnConfig
-from core.config.base import DEVICE_CHARACTERS_MAX, Name, Port, Section, TunName
+from core.config.base import DEVICE_CHARACTERS_MAX, Name, Port, Section, TunName, text
 from core.config.node import Door
 from core.config.peers import PARTNERS_MAX, PeerConfig, RefusalConfig, demand_own_networks
 from core.domain.apn import MTU_BYTES_DEFAULT, MTU_BYTES_MAX, NUMBER_BYTES, Apn
@@ -47,15 +47,14 @@ class GatewayConfig(Section):
     """The virtual gateways, the same list on every node.
 
     One is written as ``id``, ``address``, ``user_address`` and ``doors``, several as ``virtual``, a table
-    each. Devices'
-    addresses are of ``ue_pool``, or of the pool of their access point, of which each takes blocks of
-    2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of ``static_pool``.
-    The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without which there is no
-    IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A virtual gateway holds ``sessions_max``
-    sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With ``tun`` named, packets to the
-    internet go through that TUN device (needs NET_ADMIN), without it only the device edge is reachable; never
-    are the gateways and the operator's ``core_networks``. With ``user_sequence_numbers`` each packet down has
-    one (TS 29.281 §5.1), and links an MTU of 1,460 at most.
+    each. Devices' addresses are of ``ue_pool``, or of the pool of their access point, of which each takes
+    blocks of 2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of
+    ``static_pool``. The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without
+    which there is no IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A virtual gateway
+    holds ``sessions_max`` sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With
+    ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN), without it only the
+    device edge is reachable; never are the gateways and the operator's ``core_networks``. With
+    ``user_sequence_numbers`` each packet down has one (TS 29.281 §5.1), and links an MTU of 1,460 at most.
 
     Who may speak GTP-C is told by ``peers``, the table of roaming partners (``PeerConfig``), and by
     ``allowed_peers``, networks of partners without a name; both empty: everybody.
@@ -106,7 +105,9 @@ class GatewayConfig(Section):
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
     virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
     address_mover: Literal["none", "interface", "ec2"] = "none"
-    address_interface: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z][a-zA-Z0-9_.-]{0,14})?$")] = ""
+    address_interface: Annotated[
+        str, text(r"([a-zA-Z][a-zA-Z0-9_.-]{0,14})?", "a network interface, as eth0, or empty")
+    ] = ""
 
     @field_validator("echo_interval_s", "user_echo_interval_s")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, SecretStr, field_validator
 
-from core.config.base import Name, Port, Section
+from core.config.base import Name, Port, Section, secret_of
 
 Role = Literal["gateway", "aaa", "edge", "api", "meter"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -48,14 +48,7 @@ class ControlConfig(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8_090
-    secret: SecretStr = SecretStr("")
-
-    @field_validator("secret")
-    @classmethod
-    def _check_secret(cls, secret: SecretStr) -> SecretStr:
-        if 0 < len(secret.get_secret_value()) < SECRET_CHARACTERS_MIN:
-            raise ValueError(f"must have at least {SECRET_CHARACTERS_MIN} characters")
-        return secret
+    secret: Annotated[SecretStr, secret_of(SECRET_CHARACTERS_MIN, may_be_empty=True)] = SecretStr("")
 
     @property
     def contact(self) -> str:

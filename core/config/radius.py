@@ -6,14 +6,20 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
-from core.config.base import Name, Port, Section
+from core.config.base import Name, Port, Section, secret_of, text
 
+SECRET_CHARACTERS_MIN = 8
+"""Of what a NAS shares with us."""
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
 
-ImsiPrefix = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
-ApnName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,63}$")]
-Realm = Annotated[str, StringConstraints(pattern=r"^[^\s@\\/]{1,253}$", to_lower=True)]
+ImsiPrefix = Annotated[str, text(r"[0-9]{1,15}", "1 to 15 digits")]
+ApnName = Annotated[str, text(r"[a-z0-9.-]{1,63}", "1 to 63 lower-case letters, digits, '.' and '-'")]
+Realm = Annotated[
+    str,
+    StringConstraints(to_lower=True),
+    text(r"[^\s@\\/]{1,253}", "1 to 253 characters without spaces, '@', '/' and backslashes"),
+]
 
 
 class RadiusClient(Section):
@@ -41,7 +47,7 @@ class RadiusClient(Section):
     """
 
     network: IPv4Network
-    secret: Annotated[SecretStr, Field(min_length=8)]
+    secret: Annotated[SecretStr, secret_of(SECRET_CHARACTERS_MIN)]
     name: Name | None = None
     require_message_authenticator: bool = True
     disconnect_port: Port = 3_799
@@ -82,10 +88,10 @@ def _demand_own_names(clients: Sequence[RadiusClient]) -> Sequence[RadiusClient]
 class RadiusConfig(Section):
     """The RADIUS door of each virtual gateway; closed while it has no ``clients``.
 
-    ``address``: where it listens, without one at the virtual gateway's own. An
-    Access-Accept holds its address for ``provisional_s``; NASes are asked to report every ``interim_s``. A
-    session of which nothing came for ``silent_intervals`` of these is ended, though not before half an hour:
-    a NAS may go by an interval of its own (RFC 2869 §2.1).
+    ``address``: where it listens, without one at the virtual gateway's own. An Access-Accept holds its
+    address for ``provisional_s``; NASes are asked to report every ``interim_s``. A session of which nothing
+    came for ``silent_intervals`` of these is ended, though not before half an hour: a NAS may go by an
+    interval of its own (RFC 2869 §2.1).
     """
 
     address: IPv4Address | None = None

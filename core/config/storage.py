@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from core.config.base import Name, Port, Section
+from core.config.base import Endpoint, Name, Port, Region, Section, text
 
 
 class StoreConfig(Section):
@@ -15,9 +15,13 @@ class StoreConfig(Section):
     migrate`` makes the keyspace with.
     """
 
-    cassandra: tuple[Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9.-]{1,253}$")], ...] = ()
+    cassandra: tuple[
+        Annotated[str, text(r"[a-zA-Z0-9.-]{1,253}", "a host's name or IPv4 address, without a port")], ...
+    ] = ()
     port: Port = 9_042
-    keyspace: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")] = "airloom"
+    keyspace: Annotated[
+        str, text(r"[a-z][a-z0-9_]{0,47}", "1 to 48 lower-case letters, digits and '_', a letter first")
+    ] = "airloom"
     datacenter: Name = "datacenter1"
     user_name: str = ""
     password: SecretStr = SecretStr("")
@@ -32,9 +36,11 @@ class StreamConfig(Section):
     """
 
     shards: Annotated[int, Field(ge=1, le=64)] = 4
-    kinesis: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{0,128}$")] = ""
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,32}$")] = ""
-    endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
+    kinesis: Annotated[
+        str, text(r"[a-zA-Z0-9_.-]{0,128}", "at most 128 letters, digits, '_', '.' and '-'")
+    ] = ""
+    region: Region = ""
+    endpoint: Endpoint = ""
 
 
 class ObjectsConfig(Section):
@@ -45,11 +51,17 @@ class ObjectsConfig(Section):
     put on another. ``region``, ``endpoint``: as for the stream.
     """
 
-    s3: Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")] = ""
+    s3: Annotated[
+        str,
+        text(
+            r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?",
+            "a bucket: 3 to 63 lower-case letters, digits, '.' and '-', or empty",
+        ),
+    ] = ""
     folder: Path | None = None
-    prefix: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{0,128}$")] = ""
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,32}$")] = ""
-    endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
+    prefix: Annotated[str, text(r"[a-zA-Z0-9_-]{0,128}", "at most 128 letters, digits, '_' and '-'")] = ""
+    region: Region = ""
+    endpoint: Endpoint = ""
 
     @model_validator(mode="after")
     def _check(self) -> "ObjectsConfig":

@@ -54,11 +54,3 @@ class Group:
     """May hold a password for CHAP (``SoracomAir.authentication``)."""
     tags: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RevokedToken:
-    """A token that was logged out before its time; kept until ``expires``."""
-
-    token_id: str
-    expires: datetime

@@ -26,8 +26,6 @@ from core.services.tags import check_tags
 
 CONFIGURATION_BYTES_MAX = 8_192
 CHANGE_TRIES_MAX = 16
-OF_SESSIONS = "SoracomAir"
-"""What open sessions go by (``core.domain.terms``)."""
 
 Configuration = Mapping[str, Mapping[str, Any]]
 

@@ -288,22 +288,34 @@ class Holdings(Generic[S]):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep(place, tenure))
                 if place.seat is None:
-                    self._tell(f"{place.gateway_id}: the lease is taken")
+                    self._tell(
+                        f"{place.gateway_id}: lease acquired ({_left_by(before)}); reading its sessions"
+                    )
                     count = await self._begin_later(place, tenure, before)
-                    self._tell(f"{place.gateway_id}: taken over, {count} sessions")
+                    self._tell(
+                        f"{place.gateway_id}: taken over; {self._owner} serves its {count} sessions now"
+                    )
                 assert place.seat is not None, "it has just begun"
                 tasks.create_task(place.seat.run())
                 await self._end_when_asked(place, place.seat)
         except* LeaseLost as lost:
-            self._tell(str(lost.exceptions[0]))
+            self._tell(f"{lost.exceptions[0]}; {self._owner} has stopped serving it and stands by for it")
         except* _HandedOver:
-            with suppress(
-                Unavailable, LeaseLost
-            ):  # else it is found gone when the lease has stood long enough
-                await tenure.release()
-            self._tell(f"{place.gateway_id}: handed over")
+            self._tell(f"{place.gateway_id}: handed over; {await self._released(tenure)}")
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError  # a TaskGroup forgets it beside an error of its own (3.11)
+
+    async def _released(self, tenure: Tenure) -> str:
+        """Give the lease up; what an operator should know of it."""
+        stopped = f"{self._owner} has stopped serving it, its sessions stay open"
+        try:
+            await tenure.release()
+        except (Unavailable, LeaseLost) as error:
+            return (
+                f"{stopped}; its lease was not released ({error}), another node may take it after"
+                f" {GONE_AFTER_S:g} s"
+            )
+        return f"{stopped}; its lease is released, the next node that may hold it takes it now"
 
     async def _keep(self, place: _Place[S], tenure: Tenure) -> None:
         try:
@@ -526,3 +538,9 @@ class Holdings(Generic[S]):
                 return await ask()
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
+
+
+def _left_by(before: GatewayLease | None) -> str:
+    if before is None:
+        return "no node held it before"
+    return f"{before.owner} {'had released it' if before.is_released else 'was gone'}"

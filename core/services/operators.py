@@ -55,7 +55,7 @@ class Operators:
         operator = await self._store.accounts.operator(operator_id)
         if operator is not None and operator.closed is None and not terminate_sims:
             await self._check_idle(operator_id)
-        if not after:
+        if not after or operator is None or operator.closed is None:
             await self._identity.close_operator(operator_id)
         page = await self._store.sims.of_operator(operator_id, after=after, limit=CLOSED_AT_ONCE_MAX)
         terminated = 0

@@ -167,6 +167,17 @@ async def test_a_folder_whose_insides_somebody_removed_is_made_again(tmp_path: P
     assert await objects.get("a/b") == b"x"
 
 
+async def test_files_are_their_owners_alone(tmp_path: Path) -> None:
+    objects = await FolderObjectStore.open(root=tmp_path)
+    before = os.umask(0)
+    try:
+        await objects.put("bills/OP0000000001/202611.csv", b"x")
+    finally:
+        os.umask(before)
+    stored = await asyncio.to_thread((tmp_path / "bills" / "OP0000000001" / "202611.csv").stat)
+    assert stored.st_mode & 0o777 == 0o600
+
+
 async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="Not a directory"):

@@ -223,9 +223,6 @@ async def details(world: ApiWorld, one: Tenant, ids: dict[str, str]) -> dict[str
 async def walk(world: ApiWorld, one: Tenant) -> dict[str, Answer]:
     """Ask for each operation; what each answered."""
     ids = await possessions(world, one)
-    sim = await world.store.sims.get(ids["sim_id"])
-    assert sim is not None
-    await world.connect(sim)
     given = await details(world, one, ids)
     routes = {route.operation_id: route for route in (*ROUTES, *SANDBOX_ROUTES)}
     answers = {}

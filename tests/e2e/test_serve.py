@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -64,6 +65,38 @@ def run_serve(folder: Path, *arguments: str, **environment: str) -> "subprocess.
         check=False,
         timeout=120,
     )
+
+
+def test_the_first_command_that_serve_names_works_as_it_stands(tmp_path: Path) -> None:
+    """With the configuration that serve itself was given, and nothing in the environment."""
+    file = tmp_path / "an airloom.toml"
+    file.write_text(
+        f'[node]\ndata_dir = "{tmp_path / "var"}"\n[gateway]\naddress = "{free_gateway_address()}"\n'
+        f"[api]\nport = {free_tcp_port('127.0.0.1', 0)}\n[metrics]\nport = 0\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRLOOM_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "core.cli", "serve", "--config", str(file)],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as node:
+        assert node.stdout is not None
+        try:
+            assert node.stdout.readline().startswith("ready: ")
+            command = node.stdout.readline().partition("make one: airloom ")[2]
+            made = subprocess.run(
+                [sys.executable, "-m", "core.cli", *shlex.split(command)],
+                env={**environment, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+        finally:
+            node.terminate()
+    assert (made.returncode, made.stderr) == (0, "")
+    assert json.loads(made.stdout)["email"] == "you@example.com"
 
 
 def test_the_demo_adds_up() -> None:
@@ -423,9 +456,9 @@ async def test_sighup_has_the_configuration_read_again(tmp_path: Path) -> None:
     served.process.send_signal(signal.SIGHUP)
     log = served.data_dir / "serve.log"
     for _ in range(200):
-        if "read again: nothing changed" in (told := await asyncio.to_thread(log.read_text)):
+        if "configuration reloaded: nothing changed" in (told := await asyncio.to_thread(log.read_text)):
             break
         await asyncio.sleep(0.05)
-    assert "read again: nothing changed" in told
+    assert "configuration reloaded: nothing changed" in told
     assert served.process.returncode is None
     assert await served.stop() == 0

@@ -1,6 +1,7 @@
 """The `airloom` command, in a thread beside the loop of whatever it asks."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,10 @@ def airloom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     async def call(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["airloom", *arguments])
         capsys.readouterr()
+        umask = os.umask(0o077)
+        os.umask(umask)
         code = await asyncio.to_thread(_exit_code)
+        os.umask(umask)
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
         return Ended(code, out, err)

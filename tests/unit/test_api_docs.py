@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from core.api.routes import ROUTES, SANDBOX_ROUTES
+from core.services.guesses import BOUNDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 ROW = re.compile(r"^\| `(\w+)` \| `([A-Z]+) /v1(\S+)` \| (.+) \|$", re.MULTILINE)
@@ -16,3 +17,15 @@ def test_the_page_lists_each_operation_with_its_parameters() -> None:
     ]
     offered = [(r.operation_id, r.method, r.path, r.query) for r in (*ROUTES, *SANDBOX_ROUTES)]
     assert listed == offered
+
+
+def test_the_page_on_credentials_has_the_bounds_of_wrong_tries() -> None:
+    page = (PAGE.parent / "accounts.md").read_text().split("| what is guessed |")[1]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in page.splitlines()[2:6]]
+    assert {name.replace(" ", "_"): cells for name, *cells in rows} == {
+        guess.value: [
+            f"{bounds[of].tries}, then one each {bounds[of].again_s:g} s" if of in bounds else ""
+            for of in ("both", "name", "source")
+        ]
+        for guess, bounds in BOUNDS.items()
+    }

@@ -140,7 +140,7 @@ async def test_a_refusal_names_the_field() -> None:
             ("speed", {"speedClass": 7}, "speedClass"),
             ("group", {}, "groupId"),
             ("tags", [{"tagName": "a"}], "tagValue"),
-            ("tags", {"tagName": "a"}, "array"),
+            ("tags", {"tagName": "a"}, "body: must be a list"),
         ):
             method, last = {"speed": ("POST", "update_speed_class"), "group": ("POST", "set_group")}.get(
                 path, ("PUT", "tags")

@@ -224,9 +224,11 @@ async def test_an_error_in_a_group_of_tasks_is_answered_as_the_error(
         raise ExceptionGroup("unhandled errors in a TaskGroup", [ExceptionGroup("inner", errors)])
 
     monkeypatch.setattr(sims_module, "views_of", fail)
-    async with tenants(make_world()) as (one, _):
+    world = make_world()
+    async with tenants(world) as (one, _):
         answer = await one.call("GET", "/sims")
         assert answer.status == status
+        assert world.answers[-1] == ("listSims", status), "it is counted, whatever it is"
         assert "Retry-After" in answer.headers or status != 503
 
 

@@ -1,5 +1,6 @@
 """`airloom`, driven against a served API: verbs, outputs, profiles, and errors in one line."""
 
+import asyncio
 import io
 import json
 import os
@@ -14,8 +15,10 @@ import pytest
 import typer
 from aiohttp import web
 
+from core.app import adapters
 from core.cli.client import Profile, load_profile, save_profile
 from core.cli.program import app
+from core.errors import Unavailable
 from tests.support.api import ApiWorld, Tenant, make_world, served, tenants
 from tests.support.cli import Airloom
 
@@ -215,14 +218,47 @@ async def test_a_bill_goes_into_a_file(
 ) -> None:
     world, _ = customer
     month = world.clock.now().strftime("%Y%m")
-    file = tmp_path / "bill.csv"
+    file, folder = tmp_path / "bill.csv", tmp_path / "folder"
     file.write_text("old")
+    file.chmod(0o644)
     ended = await airloom("bills", "export", month, "--out", str(file))
     assert (ended.code, ended.out) == (0, "")
     assert file.read_bytes().startswith(b"\xef\xbb\xbfimsi,date")
-    assert sorted(os.listdir(tmp_path)) == ["bill.csv"]
-    refused = await airloom("bills", "export", month, "--out", str(tmp_path / "none" / "bill.csv"))
-    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    folder.mkdir()
+    for out in (tmp_path / "none" / "bill.csv", folder):
+        refused = await airloom("bills", "export", month, "--out", str(out))
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    ignored = await airloom("bills", "export", month, "--out", str(file), "--export-mode", "async")
+    assert (ignored.code, "--export-mode async: gives an id and no file" in ignored.err) == (2, True)
+    assert sorted(os.listdir(tmp_path)) == ["bill.csv", "folder"]
+    assert os.listdir(folder) == []
+
+
+async def test_whatever_a_command_makes_is_its_users_alone(
+    airloom: Airloom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRLOOM_NODE__DATA_DIR", str(tmp_path))
+    before = os.umask(0)
+    try:
+        assert (await airloom("store", "audit", "2026-11-30")).code == 0
+    finally:
+        os.umask(before)
+    made = await asyncio.to_thread(lambda: [*tmp_path.rglob("*")])
+    assert len(made) >= 1
+    assert [str(path) for path in made if path.stat().st_mode & 0o077] == []
+
+
+async def test_a_store_that_does_not_answer_is_one_line(
+    airloom: Airloom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> object:
+        raise Unavailable("the store does not answer")
+
+    monkeypatch.setenv("AIRLOOM_NODE__DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(adapters, "open_store", away)
+    ended = await airloom("store", "audit", "2026-11-30")
+    assert (ended.code, ended.err) == (69, "airloom: the store does not answer\n")
 
 
 async def test_the_version_is_that_of_the_package(airloom: Airloom) -> None:

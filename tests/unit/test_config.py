@@ -1,13 +1,16 @@
 """Configuration: an unknown key or a bad value is one line that names the key and the way out."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from core.app.adapters import demand_shared_objects
 from core.config import Config, RadiusConfig
-from core.config_file import load
+from core.config_file import load, mistakes_of
 from core.domain.session import PdnType
 from core.errors import ConfigurationError
 
@@ -29,8 +32,7 @@ def test_nothing_configured_is_the_default() -> None:
     [
         ("[api]\nprot = 1\n", "api.prot: unknown key; known here: host, port, sandbox"),
         ("[apis]\nport = 1\n", "apis: unknown key; known here: node, control, gateway"),
-        ("[api]\nport = 99999\n", "api.port: Input should be less than or equal to 65535 (got 99999)"),
-        ('[gateway]\naddress = "localhost"\n', "gateway.address: "),
+        ("[api]\nport = 99999\n", "api.port: must be at most 65535 (got 99999)"),
         ("[gateway]\necho_interval_s = 59\n", "must be 0 (none are sent) or at least 60"),
         (
             '[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\n'
@@ -50,14 +52,17 @@ def test_nothing_configured_is_the_default() -> None:
             "[gateway.refusals.unknown_session]\ngtpv1 = 199\n",
             "gateway.refusals: unknown_session: no refusal",
         ),
-        ("[gateway.refusals.sim_inactive]\ngtpv3 = 1\n", "gateway.refusals.sim_inactive.gtpv3: unknown key"),
+        (
+            "[gateway.refusals.sim_inactive]\ngtpv3 = 1\n",
+            "gateway.refusals.sim_inactive.gtpv3: unknown key; known here: gtpv1, gtpv2",
+        ),
         (
             "[gateway.refusals.sim_inactive]\ngtpv1 = 128\n",
-            "gateway.refusals.sim_inactive.gtpv1: Input should be",
+            "gateway.refusals.sim_inactive.gtpv1: must be at least 192 (got 128)",
         ),
         (
             "[gateway.refusals.sim_inactive]\ngtpv2 = 16\n",
-            "gateway.refusals.sim_inactive.gtpv2: Input should be",
+            "gateway.refusals.sim_inactive.gtpv2: must be at least 64 (got 16)",
         ),
         ("[gateway]\nidle_s = 59\n", "gateway.idle_s: must be 0 (off) or at least 60"),
         (
@@ -77,8 +82,21 @@ def test_nothing_configured_is_the_default() -> None:
             'apns = ["a"]\ndefault_apn = "b"\n',
             "radius.clients: 10.0.0.0/8: default_apn: b must be one of apns",
         ),
+        ('[gateway]\naddress = "localhost"\n', "gateway.address: must be an IPv4 address, as 10.0.0.12"),
+        ('[gateway]\nue_pool = "10.0.0.1/8"\n', "must be an IPv4 network without host bits, as 10.0.0.0/24"),
+        (
+            '[gateway]\ncore_networks = ["10.0.0.1/8"]\n',
+            "gateway.core_networks.0: must be an IPv4 network without host bits, as 10.0.0.0/24, or an IPv6"
+            " network without host bits, as 2001:db8::/32 (got '10.0.0.1/8')",
+        ),
+        ('[node]\nname = "Node 1"\n', "node.name: must be 1 to 63 lower-case letters, digits, '.' and '-'"),
+        ("[node]\nname = 1\n", "node.name: must be a text (got 1)"),
+        ("[node]\nroles = []\n", "node.roles: must have 1 or more items"),
+        ('[stream]\nendpoint = "localhost"\n', "stream.endpoint: must be a URL, as https://127.0.0.1:4566"),
+        ('[billing]\ncurrency = "GBP"\n', "billing.currency: must be 'USD', 'JPY' or 'EUR' (got 'GBP')"),
+        ("[billing]\nunit_bytes = 1.5\n", "billing.unit_bytes: must be a whole number (got 1.5)"),
         ("[api\n", "not TOML"),
-        ("api = 3\n", "api: "),
+        ("api = 3\n", "api: must be a table (got 3)"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, told: str) -> None:
@@ -87,6 +105,70 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(file, {})
     assert told in str(caught.value)
+
+
+WRONG: tuple[Any, ...] = (
+    {},
+    {"x": {"y": 1}},
+    [],
+    [[]],
+    [{}],
+    "",
+    "\0",
+    "x" * 2_000,
+    -1,
+    10**400,
+    1.5,
+    float("nan"),
+    [1.5, {}],
+)
+PHRASES = re.compile(
+    r"[Ii]nput|[Ss]tring|[Tt]uple|[Dd]ictionary|valid|after validation|instance of|[Ff]ield|None"
+)
+"""What pydantic says."""
+
+
+def wrong_values(model: type[BaseModel], known: dict[str, object]) -> Iterator[dict[str, object]]:
+    """Tables of this kind in which one value, of the table or of one in it, is wrong in each way."""
+    yield {**known, "unknown": 1}
+    for name, field in model.model_fields.items():
+        for value in (*WRONG, *([each] for each in WRONG)):
+            yield {**known, name: value}
+        if inner := [each for each in kinds(field.annotation) if issubclass(each, BaseModel)]:
+            for value in wrong_values(inner[0], {}):
+                is_list = get_origin(field.annotation) is tuple
+                yield {**known, name: [value] if is_list else value}
+
+
+def kinds(annotation: Any) -> Iterator[type]:
+    """The classes that a type is made of."""
+    if get_args(annotation):
+        for each in get_args(annotation):
+            yield from kinds(each)
+    elif isinstance(annotation, type):
+        yield annotation
+
+
+def test_no_mistake_is_told_in_the_words_of_a_library() -> None:
+    """Each key, wrong in each way: its name and what it must be."""
+    told: set[str] = set()
+    for values in wrong_values(Config, {}):
+        try:
+            Config.model_validate(values)
+        except ValidationError as error:
+            told.update(each for mistake in mistakes_of(error) for each in mistake.splitlines())
+    assert len(told) > 1_000
+    alien = [line for line in told if PHRASES.search(re.sub(r"\(got .*|known here: .*", "", line))]
+    assert not alien, "\n".join(sorted(alien)[:20])
+    unnamed = [line for line in told if not re.match(r"[a-z]+(\.[a-z0-9_]+)*: ", line)]
+    assert not unnamed, "\n".join(sorted(unnamed)[:20])
+
+
+def test_a_variable_with_one_underscore_is_named_with_the_right_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"AIRLOOM_API_PORT: .* write AIRLOOM_API__PORT"):
+        load(None, {"AIRLOOM_API_PORT": "8081"})
+    others = dict.fromkeys(("ENDPOINT", "AUTH_KEY", "AUTH_KEY_ID", "PROFILE", "PASSWORD", "PROFILE_DIR"), "x")
+    assert load(None, {f"AIRLOOM_{name}": value for name, value in others.items()}) == Config()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -130,7 +212,7 @@ def test_without_clients_radius_needs_no_role() -> None:
             {"AIRLOOM_RADIUS__CLIENTS": '[{"network": "127.0.3.0/24", "secret": "a secret of NASes"}]'},
             "node.roles: vg-1 has the doors gtp, radius, so whoever holds it also needs the role aaa",
         ),
-        (["gatway"], {}, "node.roles.0: Input should be 'gateway', 'aaa', 'edge', 'api' or 'meter'"),
+        (["gatway"], {}, "node.roles.0: must be 'gateway', 'aaa', 'edge', 'api' or 'meter' (got 'gatway')"),
         (["aaa"], {"AIRLOOM_GATEWAY__DOORS": "radius"}, "gateway.doors: vg-1 has none that is open"),
         (
             ["gateway"],

@@ -388,3 +388,40 @@ def test_what_was_taken_first_is_kept_while_the_others_are_read_back() -> None:
 
     stage = run_virtual(whole)
     assert (stage.told, stage.two_owners) == ([], [])
+
+
+def test_the_log_says_who_serves_a_gateway_and_what_comes_next() -> None:
+    async def script(stage: Stage) -> None:
+        one, two = stage.nodes["node-1"], stage.nodes["node-2"]
+        await one.holdings.drain()
+        await asyncio.sleep(3)
+        assert stage.owner("vg-1") == "node-2"
+        assert stage.told == [
+            "vg-1: handed over; node-1 has stopped serving it, its sessions stay open; its lease is released,"
+            " the next node that may hold it takes it now",
+            "vg-1: lease acquired (node-1 had released it); reading its sessions",
+            "vg-1: taken over; node-2 serves its 3 sessions now",
+        ]
+        stage.told.clear()
+        two.leases.is_cut_off = True
+        await asyncio.sleep(LEASE_S + 1)
+        assert sorted(stage.told)[-2:] == [
+            f"{each}: the lease could not be renewed in time; node-2 has stopped serving it and stands by"
+            " for it"
+            for each in GATEWAYS
+        ]
+
+    play(script)
+
+
+def test_a_lease_that_cannot_be_released_is_told() -> None:
+    async def script(stage: Stage) -> None:
+        one = stage.nodes["node-1"]
+        one.leases.is_cut_off = True
+        await one.holdings.hand_over("vg-1")
+        assert stage.told == [
+            "vg-1: handed over; node-1 has stopped serving it, its sessions stay open; its lease was not"
+            f" released (cut off), another node may take it after {GONE_AFTER_S:g} s"
+        ]
+
+    play(script)

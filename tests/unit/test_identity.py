@@ -11,7 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from core.adapters.passwords import WAITING_MAX
 from core.api.sandbox import SANDBOX_OPERATORS_MAX, SANDBOX_SIMS_MAX
-from core.api.sources import source_of
+from core.api.sources import scheme_of, source_of
 from core.domain.account import Operator
 from core.domain.audit import AuditAction
 from core.domain.reasons import RequestRefusal
@@ -311,6 +311,22 @@ def test_a_source_is_believed_from_a_proxy_alone(remote: str, forwarded: str, so
     assert source_of(request, (IPv4Network("10.0.0.0/8"), IPv6Network("fd00::/8"))) == source
 
 
+@pytest.mark.parametrize(
+    ("remote", "forwarded", "scheme"),
+    [
+        ("10.0.0.1", "https", "https"),
+        ("10.0.0.1", "HTTP", "http"),
+        ("10.0.0.1", "javascript", "http"),
+        ("10.0.0.1", "", "http"),
+        ("192.0.2.1", "https", "http"),
+        ("", "https", "http"),
+    ],
+)
+def test_a_scheme_is_believed_from_a_proxy_alone(remote: str, forwarded: str, scheme: str) -> None:
+    request = make_mocked_request("GET", "/", headers={"X-Forwarded-Proto": forwarded}).clone(remote=remote)
+    assert scheme_of(request, (IPv4Network("10.0.0.0/8"),)) == scheme
+
+
 # -- operators --------------------------------------------------------------------------------------------
 
 
@@ -346,6 +362,28 @@ async def test_a_closed_operator_is_gone_but_its_usage_stays_somebodys() -> None
         assert (await operators.close(one.operator_id, terminate_sims=False)).terminated == 0, "again"
         await one.sign_up(one.email)
         assert await status(one) == 200
+
+
+async def test_a_group_that_is_not_there_is_no_wrong_guess() -> None:
+    world = make_world()
+    tries = BOUNDS[Guess.REGISTRATION_SECRET]["both"].tries
+    async with tenants(world) as (one, _):
+        made = (await one.call("POST", "/sandbox/subscribers/create", {})).body
+        right = {"registrationSecret": made["registrationSecret"]}
+        for path in (f"/sims/{made['serialNumber']}/register", f"/subscribers/{made['imsi']}/register"):
+            for _ in range(tries + 1):
+                refused = await one.call("POST", path, right | {"groupId": "no-such-group"})
+                assert (refused.status, refused.body["message"]) == (404, "No such group found.")
+        assert (await one.call("POST", path, right)).status == 201
+
+
+async def test_no_step_of_closing_comes_before_the_operator_is_closed() -> None:
+    world = make_world()
+    async with tenants(world) as (one, _):
+        await world.services.operators.close(one.operator_id, terminate_sims=True, after="1")
+        assert await status(one) == 401
+        with pytest.raises(Refused, match="No such operator"):
+            await world.services.operators.close("OP9999999999", terminate_sims=True, after="1")
 
 
 async def test_closing_goes_on_where_it_was_broken_off() -> None:

@@ -1,5 +1,6 @@
 """A customer's program: Airloom through its REST API alone."""
 
+import asyncio
 from types import TracebackType
 from typing import Any
 
@@ -40,15 +41,19 @@ class Customer:
         await self._http.close()
 
     async def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """One request under /v1; raises ``ApiError`` for anything but 2xx."""
-        async with self._http.request(
-            method, f"{self.endpoint}/v1{path}", json=body, params=query or None, headers=self._headers
-        ) as response:
-            is_json = response.content_type == "application/json"
-            answer = await (response.json() if is_json else response.text())
-            if response.status >= 300:
-                raise ApiError(response.status, answer)
-            return answer
+        """One request under /v1, after a 429 again in time; raises ``ApiError`` for anything but 2xx."""
+        while True:
+            async with self._http.request(
+                method, f"{self.endpoint}/v1{path}", json=body, params=query or None, headers=self._headers
+            ) as response:
+                is_json = response.content_type == "application/json"
+                answer = await (response.json() if is_json else response.text())
+                if response.status < 300:
+                    return answer
+                if response.status != 429 or not self._headers:
+                    raise ApiError(response.status, answer)
+                wait_s = float(response.headers["Retry-After"])
+            await asyncio.sleep(wait_s)
 
     async def fetch(self, url: str) -> bytes:
         """The content behind a link that the API gave."""

@@ -4,15 +4,18 @@ Rules: every command signs in afresh, as soracom-cli does; a profile file is its
 what goes wrong is one ``CliError`` with one line and an exit code.
 """
 
+import asyncio
 import json
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import typer
 from yarl import URL
 
 from core.cli.files import write_private
@@ -21,6 +24,8 @@ DEFAULT_ENDPOINT = "http://127.0.0.1:8080"
 TIMEOUT_S = 60
 PAGES_MAX = 100_000
 """Pages that one ``--fetch-all`` reads."""
+WAIT_S_MAX = 30.0
+"""As long as this a command waits for its share of the API when it is told to (429, Retry-After)."""
 
 EX_FAILED, EX_USAGE, EX_UNAVAILABLE, EX_DENIED, EX_CONFIG = 1, 2, 69, 77, 78
 """Exit codes, beside 0 for success; those from 64 on are those of sysexits.h."""
@@ -128,19 +133,33 @@ class Client:
     async def call(
         self, method: str, path: str, *, body: Any = None, query: Mapping[str, Any] | None = None
     ) -> Reply:
-        """One request below ``/v1``; raises ``CliError`` for anything but 2xx."""
+        """One request below ``/v1``, again after a 429; raises ``CliError`` for anything but 2xx."""
         parameters = {key: str(value) for key, value in (query or {}).items() if value is not None}
         try:
-            async with self._http.request(
-                method, self._url(path), json=body, params=parameters, headers=self._headers
-            ) as response:
-                content = await response.read()
+            while True:
+                async with self._http.request(
+                    method, self._url(path), json=body, params=parameters, headers=self._headers
+                ) as response:
+                    content = await response.read()
                 value = json.loads(content) if content and "json" in response.content_type else content
-                if response.status >= 300:
+                if response.status < 300:
+                    return Reply(value, response.headers)
+                wait_s = self._wait_s(response)
+                if not 0 < wait_s <= WAIT_S_MAX:
                     raise _error_of(response.status, value)
-                return Reply(value, response.headers)
+                typer.echo(f"too many calls: waiting {wait_s:g} s, as the API asks", err=True)
+                await asyncio.sleep(wait_s)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise CliError(f"{self._endpoint}: {_why(error)}", EX_UNAVAILABLE) from error
+
+    def _wait_s(self, response: aiohttp.ClientResponse) -> float:
+        """After how long the API will have room for this operator; 0: it does not say so. Wrong credentials
+        are not tried again.
+        """
+        if response.status != HTTPStatus.TOO_MANY_REQUESTS or not self._headers:
+            return 0.0
+        text = response.headers.get("Retry-After", "")
+        return float(text) if text.isascii() and text.isdigit() else 0.0
 
     async def pages(self, path: str, *, query: Mapping[str, Any], fetch_all: bool) -> tuple[list[Any], bool]:
         """A list, with ``fetch_all`` all of its pages, and whether that is all of it."""

@@ -50,9 +50,14 @@ GC_THRESHOLDS = (3_000, 4, 1_000)
 """A collection takes some 0.3 us for each object that came to stay since the last: young ones are looked at
 in small parts, and what was read back never (``gc.freeze``)."""
 
+THREAD_SWITCH_S = 0.0005
+"""So long a thread that runs Python keeps the event loop's waiting (``sys.setswitchinterval``). By default it
+is 5 ms, for which an attach would wait each time that a thread of the store makes rows."""
+
 
 def serve(config_file: Path | None, *, roles: Sequence[str] = (), as_json: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
+    sys.setswitchinterval(THREAD_SWITCH_S)
     try:
         config = load(config_file, roles=roles)
         if complaint := exposed(config_file):

@@ -29,7 +29,7 @@ class ApiConfig(Section):
     sandbox_plmn: Annotated[str, text(r"[0-9]{5,6}", "MCC and MNC: 5 or 6 digits, as 00101")] = "00101"
     proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1_000)] = ()
     connections_per_address: Annotated[int, Field(ge=1)] = 256
-    calls_per_s: Annotated[float, Field(ge=0)] = 1_000.0
+    calls_per_s: Annotated[float, Field(ge=0)] = 200.0
 
     @model_validator(mode="after")
     def _check(self) -> "ApiConfig":

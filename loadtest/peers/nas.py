@@ -5,6 +5,7 @@ answered, and a Stop until it is; what it carried it counts itself, and keeps ap
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -33,7 +34,7 @@ from core.ports.network import Address, DatagramSocket, Network
 from loadtest.peers.gtp import NotAnswered
 
 DISCONNECT_PORT = 3_799
-REPEAT_S, TRIES = 1.0, 5
+REPEAT_S, GIVE_UP_S = 1.0, 5.0
 BOOT_S = 1.0
 """Of a NAS that began anew, until it has its first session: Acct-Delay-Time is of whole seconds."""
 DICTIONARY = Dictionary(
@@ -108,6 +109,7 @@ class Nas:
         self._secret = secret
         self._entropy = entropy
         self._repeat_s = repeat_s
+        self._tries = math.ceil(GIVE_UP_S / repeat_s)
         self._first_octets = first_octets
         self._is_hasty = is_hasty
         self._sockets: dict[str, DatagramSocket] = {}
@@ -159,7 +161,7 @@ class Nas:
         request["Called-Station-Id"] = apn
         request["NAS-IP-Address"] = self.address
         request.add_message_authenticator()
-        answer: Any = await self._ask("auth", request, TRIES)
+        answer: Any = await self._ask("auth", request, self._tries)
         if answer.code == AccessReject:
             raise AccessDenied(str(answer.get("Reply-Message", [""])[0]))
         assert answer.code == AccessAccept, f"code {answer.code}"
@@ -183,7 +185,7 @@ class Nas:
         session.is_active = True
         self.sessions[session.acct_session_id] = session
         try:
-            await self._account(START, session, TRIES)
+            await self._account(START, session, self._tries)
         except NotAnswered:
             session.is_active = False
             self._stop_for_ever(session)
@@ -191,7 +193,7 @@ class Nas:
 
     async def report(self, session: NasSession) -> None:
         """Interim-Update; raises ``NotAnswered``."""
-        await self._account(INTERIM, session, TRIES)
+        await self._account(INTERIM, session, self._tries)
 
     async def detach(self, session: NasSession) -> None:
         """The device left: Accounting-Stop, until it is acknowledged."""

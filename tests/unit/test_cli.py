@@ -314,6 +314,41 @@ async def test_hostile_text_reaches_no_terminal(airloom: Airloom, customer: tupl
     assert (await airloom("--output", "json", "sims", "get", "--sim-id", sim_id)).json["tags"]["name"] == evil
 
 
+async def test_a_command_waits_for_its_share_of_the_api_but_not_for_long(
+    airloom: Airloom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = ["1", "31", "soon", None]
+    refused: list[str | None] = []
+
+    async def sign_in(_: web.Request) -> web.Response:
+        return web.json_response({"apiKey": "a", "token": "t", "operatorId": "OP0000000001"})
+
+    async def sims(_: web.Request) -> web.Response:
+        if len(refused) % 2:
+            refused.append(None)
+            return web.json_response([])
+        refused.append(waits[len(refused) // 2])
+        wait = refused[-1]
+        return web.json_response(
+            {"code": "AIR0012", "message": "Too many calls."},
+            status=429,
+            headers={} if wait is None else {"Retry-After": wait},
+        )
+
+    node = web.Application()
+    node.add_routes([web.post("/v1/auth", sign_in), web.get("/v1/sims", sims)])
+    monkeypatch.setenv("AIRLOOM_AUTH_KEY_ID", "keyId-1")
+    monkeypatch.setenv("AIRLOOM_AUTH_KEY", "secret-1")
+    async with served(node) as endpoint:
+        monkeypatch.setenv("AIRLOOM_ENDPOINT", endpoint)
+        waited = await airloom("sims", "list")
+        assert (waited.json, waited.err) == ([], "too many calls: waiting 1 s, as the API asks\n")
+        for _ in waits[1:]:
+            told = await airloom("sims", "list")
+            assert (told.code, told.err) == (1, "airloom: AIR0012: Too many calls. (HTTP 429)\n")
+            refused.append(None)
+
+
 async def test_errors_are_one_line_with_a_code_of_their_own(
     airloom: Airloom, customer: tuple[ApiWorld, Tenant], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,9 +248,9 @@ class Holdings(Generic[S]):
     async def hand_over(self, gateway_id: str) -> None:
         """End a tenure in order, so that another node may begin its own; nothing when it is not held."""
         place = self._places.get(gateway_id)
-        if place is not None and place.tenure is not None:
+        if place is not None and (tenure := place.tenure) is not None:
             place.wanted_back.set()
-            while place.tenure is not None:  # noqa: ASYNC110 - the end of a tenure has many reasons
+            while place.tenure is tenure:  # noqa: ASYNC110 - the end of a tenure has many reasons
                 await asyncio.sleep(0.01)
 
     async def drain(self) -> None:

@@ -425,3 +425,15 @@ def test_a_lease_that_cannot_be_released_is_told() -> None:
         ]
 
     play(script)
+
+
+def test_a_hand_over_ends_though_the_same_node_takes_the_gateway_again_at_once() -> None:
+    async def script(stage: Stage) -> None:
+        one = stage.nodes["node-1"]
+        fence = one.holdings.held["vg-1"].tenure.lease.fence
+        async with asyncio.timeout(60):
+            await one.holdings.hand_over("vg-1")
+        assert stage.owner("vg-1") == "node-1", "it is at home here"
+        assert one.holdings.held["vg-1"].tenure.lease.fence > fence
+
+    play(script)

@@ -574,14 +574,15 @@ class World:
         packet of it was answered with an Error Indication.
 
         Nobody serves after a crash, and when the store was away until the lease ended (TS 23.007 §18: a peer
-        that gets no answer keeps its contexts); what was accepted is stored then, too.
+        that gets no answer keeps its contexts); what was accepted is stored then, too. A real store is not
+        asked: that takes time.
         """
         context, peer = state.context, state.peer
         if context is None or peer is None or not context.is_active:
             return
         if state.is_touched or state.cuts_under_way:
             return
-        kept = [self._stored(state)]
+        kept = [self._stored(state)] if self._engine is None else []
         if self._gate.is_set() and "vg-1" in self.node.held:
             kept.append(self._open())
         is_kept = all(any(context.peer_teid_control in each.teids for each in found) for found in kept)
@@ -590,8 +591,6 @@ class World:
 
     def _stored(self, state: SimState) -> Sequence[Session]:
         """A SIM's sessions on the disk, looked at between two steps of the run: none of them is changed."""
-        if self._engine is not None:
-            return self._open()  # a real store takes time to be asked
         sessions = WideSessions(engine=_AtOnce(disk=self.disk, clock=self.clock), clock=self.clock)
         reading = sessions.of_sim(state.sim.sim_id)
         try:

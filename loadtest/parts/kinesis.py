@@ -147,3 +147,10 @@ async def delete_stream(endpoint: str, name: str) -> None:
     """Take it away."""
     async with client(endpoint) as sdk:
         await sdk.delete_stream(StreamName=name)
+
+
+async def wait_until_gone(endpoint: str, name: str) -> None:
+    """Until the name of a stream that was deleted is free again."""
+    async with client(endpoint) as sdk:
+        waiter = sdk.get_waiter("stream_not_exists")
+        await waiter.wait(StreamName=name, WaiterConfig={"Delay": 1, "MaxAttempts": int(ACTIVE_S)})

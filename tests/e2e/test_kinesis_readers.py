@@ -136,6 +136,7 @@ async def test_foreign_records_and_positions_that_are_lost(tmp_path: Path) -> No
 
         assert await stage.served.stop() == 0
         await kinesis.delete_stream(stage.endpoint, NAME)
+        await kinesis.wait_until_gone(stage.endpoint, NAME)
         await kinesis.create_stream(stage.endpoint, NAME, shards=1)
         await stage.served.start()
         await stage.message()
@@ -149,6 +150,7 @@ async def test_a_stream_that_is_deleted_under_a_node(tmp_path: Path) -> None:
         await stage.message()
         await stage.until(COUNTED, 1)
         await kinesis.delete_stream(stage.endpoint, NAME)
+        await kinesis.wait_until_gone(stage.endpoint, NAME)
         await stage.until("airloom_loops_standing", 1)
         await stage.attach()
         async with asyncio.timeout(WITHIN_S):

@@ -239,13 +239,14 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
 
 
 async def guess_keys(customer: Customer) -> None:
-    """Until it is stopped."""
-    statuses = []
-    for _ in range(BOUNDS[Guess.AUTH_KEY]["both"].tries + 1):
+    """Until it is stopped; while it guesses it gets another try now and then."""
+    tries, statuses = BOUNDS[Guess.AUTH_KEY]["both"].tries, [401]
+    while statuses[-1] == 401 and len(statuses) < 3 * tries:
         with pytest.raises(ApiError) as caught:
             await customer.call("POST", "/auth", {"authKeyId": "keyId-1", "authKey": "secret-1"})
         statuses.append(caught.value.status)
-    assert statuses == [401] * (len(statuses) - 1) + [429]
+    assert statuses[-1] == 429
+    assert len(statuses) > 1 + tries
 
 
 async def still_metrics(served: Served) -> set[str]:

@@ -7,6 +7,8 @@ from typing import Any
 import aiohttp
 
 PAGE = 1_000
+SHARE = "X-Soracom-Ratelimit-Remaining"
+"""Without it a 429 is for wrong credentials, or too many calls at once."""
 MAY_ATTACH = ("ready", "active", "standby")
 
 
@@ -41,7 +43,9 @@ class Customer:
         await self._http.close()
 
     async def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """One request under /v1, after a 429 again in time; raises ``ApiError`` for anything but 2xx."""
+        """One request under /v1, again when its operator has its share of calls again (429); raises
+        ``ApiError`` for anything but 2xx.
+        """
         while True:
             async with self._http.request(
                 method, f"{self.endpoint}/v1{path}", json=body, params=query or None, headers=self._headers
@@ -50,7 +54,7 @@ class Customer:
                 answer = await (response.json() if is_json else response.text())
                 if response.status < 300:
                     return answer
-                if response.status != 429 or not self._headers:
+                if response.status != 429 or SHARE not in response.headers:
                     raise ApiError(response.status, answer)
                 wait_s = float(response.headers["Retry-After"])
             await asyncio.sleep(wait_s)

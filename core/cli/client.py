@@ -24,6 +24,7 @@ DEFAULT_ENDPOINT = "http://127.0.0.1:8080"
 TIMEOUT_S = 60
 PAGES_MAX = 100_000
 """Pages that one ``--fetch-all`` reads."""
+SHARE = "X-Soracom-Ratelimit-Remaining"
 WAIT_S_MAX = 30.0
 """As long as this a command waits for its share of the API when it is told to (429, Retry-After)."""
 
@@ -153,10 +154,10 @@ class Client:
             raise CliError(f"{self._endpoint}: {_why(error)}", EX_UNAVAILABLE) from error
 
     def _wait_s(self, response: aiohttp.ClientResponse) -> float:
-        """After how long the API will have room for this operator; 0: it does not say so. Wrong credentials
-        are not tried again.
+        """After how long this operator has its share of calls again; 0: the API does not say so. Without the
+        share's headers a 429 is for wrong credentials or secrets, which are not tried again.
         """
-        if response.status != HTTPStatus.TOO_MANY_REQUESTS or not self._headers:
+        if response.status != HTTPStatus.TOO_MANY_REQUESTS or SHARE not in response.headers:
             return 0.0
         text = response.headers.get("Retry-After", "")
         return float(text) if text.isascii() and text.isdigit() else 0.0

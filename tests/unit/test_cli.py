@@ -16,7 +16,7 @@ import typer
 from aiohttp import web
 
 from core.app import adapters
-from core.cli.client import Profile, load_profile, save_profile
+from core.cli.client import SHARE, Profile, load_profile, save_profile
 from core.cli.program import app
 from core.errors import Unavailable
 from tests.support.api import ApiWorld, Tenant, make_world, served, tenants
@@ -317,7 +317,7 @@ async def test_hostile_text_reaches_no_terminal(airloom: Airloom, customer: tupl
 async def test_a_command_waits_for_its_share_of_the_api_but_not_for_long(
     airloom: Airloom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits = ["1", "31", "soon", None]
+    waits = ["1", "31", "soon", None, "2"]
     refused: list[str | None] = []
 
     async def sign_in(_: web.Request) -> web.Response:
@@ -332,7 +332,7 @@ async def test_a_command_waits_for_its_share_of_the_api_but_not_for_long(
         return web.json_response(
             {"code": "AIR0012", "message": "Too many calls."},
             status=429,
-            headers={} if wait is None else {"Retry-After": wait},
+            headers={"Retry-After": wait or ""} | ({} if wait == "2" else {SHARE: "0"}),
         )
 
     node = web.Application()

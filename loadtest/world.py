@@ -562,12 +562,24 @@ class World:
         self.network.cut_off.clear()
         for peer in self.peers:
             await peer.echo()
-        await asyncio.sleep(RESTART_HEARD_S)
+        if self._engine is None:
+            await asyncio.sleep(RESTART_HEARD_S)
+        else:  # real time: no longer than it takes
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RESTART_HEARD_S):
+                    while self._ghosts():  # noqa: ASYNC110 - the ends have many reasons
+                        await asyncio.sleep(1)
+        self.findings += [f"session of {each.imsi} outlived its peer's restart" for each in self._ghosts()]
+
+    def _ghosts(self) -> list[Session]:
+        """Open sessions that their peers do not have."""
         known = {(peer.address, teid) for peer in self.peers for teid in {*peer.contexts, *peer.silent}}
-        for session in self._open():
-            tunnel = session.tunnel
-            if tunnel and (tunnel.peer_control_address, tunnel.peer_teid_control) not in known:
-                self.findings.append(f"session of {session.imsi} outlived its peer's restart")
+        return [
+            each
+            for each in self._open()
+            if (tunnel := each.tunnel)
+            and (tunnel.peer_control_address, tunnel.peer_teid_control) not in known
+        ]
 
     def _check_accepted(self, state: SimState) -> None:
         """The peers' own view: what they were told is open is stored, open wherever somebody serves, and no

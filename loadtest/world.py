@@ -9,12 +9,12 @@ import asyncio
 import random
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, TypeVar
 
 import loadtest.plan
 from core.adapters.files import MemoryObjectStore
@@ -28,7 +28,7 @@ from core.app.held import HeldGateway, settle_left
 from core.app.node import Node
 from core.config import EdgeConfig
 from core.domain.flow import PacketFilter
-from core.domain.session import CloseReason, Qos, Session
+from core.domain.session import CloseReason, Qos, Session, SessionEventKind
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
 from core.domain.usage import Folding, day_of
 from core.domain.values import replace
@@ -59,6 +59,8 @@ from loadtest.virtual import (
     VirtualClock,
     VirtualNetwork,
 )
+
+Seen = TypeVar("Seen")
 
 GATEWAY = "127.0.0.1"
 NODES = ("node-1", "node-2")
@@ -602,14 +604,35 @@ class World:
             self.findings.append(f"session of {state.imsi} was accepted and is dead")
 
     def _stored(self, state: SimState) -> Sequence[Session]:
-        """A SIM's sessions on the disk, looked at between two steps of the run: none of them is changed."""
-        sessions = WideSessions(engine=_AtOnce(disk=self.disk, clock=self.clock), clock=self.clock)
-        reading = sessions.of_sim(state.sim.sim_id)
+        """A SIM's sessions on the disk."""
+        return self._look(lambda sessions: sessions.of_sim(state.sim.sim_id))
+
+    def _was_lost(self, state: SimState) -> bool:
+        """Whether the session at its NAS was ended for its opening was in doubt: a kill may have taken the
+        Disconnect-Request, which goes again with the NAS's next report.
+        """
+        if state.nas_session is None or self._engine is not None:
+            return False
+        session_id, now = state.nas_session.class_.decode(), self.clock.now()
+        history = self._look(
+            lambda sessions: sessions.events(
+                state.sim.sim_id, since=now - timedelta(days=1), until=now + timedelta(days=1)
+            )
+        )
+        return any(
+            (event.session_id, event.kind, event.cause)
+            == (session_id, SessionEventKind.DELETED, CloseReason.LOST.value)
+            for event in history.items
+        )
+
+    def _look(self, at: Callable[[WideSessions], Coroutine[Any, Any, Seen]]) -> Seen:
+        """At the disk, between two steps of the run: none of them is changed."""
+        reading = at(WideSessions(engine=_AtOnce(disk=self.disk, clock=self.clock), clock=self.clock))
         try:
             reading.send(None)
         except StopIteration as done:
-            found: Sequence[Session] = done.value
-            return found
+            seen: Seen = done.value
+            return seen
         raise AssertionError("a look at the disk waits for nothing")
 
     async def _outage(self) -> None:
@@ -634,7 +657,7 @@ class World:
             context = state.nas_session or state.context
             if context is None or not context.is_active or state.is_touched or state.cuts_under_way:
                 continue
-            if context.ue_address not in addresses:
+            if context.ue_address not in addresses and not self._was_lost(state):
                 self.findings.append(f"session of {state.imsi} was acknowledged and is gone")
 
     def _open(self) -> list[Session]:

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
 import radius.accounting
+from core.adapters.store.sessions import WideSessions
 from core.config import RadiusConfig
 from core.domain.account import Group
 from core.domain.session import Access, CloseReason, Session, SessionEventKind
 from core.domain.sim import SimStatus
 from core.domain.values import replace
+from core.errors import Unavailable
 from loadtest.checks import metered_volume
 from loadtest.peers.nas import INTERIM, START, STOP, AccessDenied, Nas, NasSession
 from loadtest.plan import NAS_SECRET, Plan
@@ -73,6 +76,26 @@ def played(script: Script) -> Script:
 
     test.__name__, test.__doc__ = script.__name__, script.__doc__
     return test  # type: ignore[return-value]  # pytest calls it without a stage
+
+
+@played
+async def test_a_session_whose_opening_is_in_doubt_ends_at_its_nas_too(stage: Stage) -> None:
+    """Its Start, repeated, is acknowledged as that of a session that is over."""
+    nas, put = await stage.nas(), WideSessions.put
+
+    async def put_in_doubt(*args: Any) -> Session:
+        doubt.undo()
+        await put(*args)
+        raise Unavailable("carried out, answer lost", ambiguous=True)
+
+    with pytest.MonkeyPatch.context() as doubt:
+        doubt.setattr(WideSessions, "put", put_in_doubt)
+        session = await nas.attach(imsi=stage.imsi, apn=APN)
+    await asyncio.wait_for(session.stopped.wait(), 60)
+    assert (session.ended_by_network, nas.disconnects) == (True, 1)
+    again = await nas.attach(imsi=stage.imsi, apn=APN)
+    assert [each.session_id for each in stage.open_sessions()] == [again.class_.decode()]
+    await nas.detach(again)
 
 
 @played

@@ -382,7 +382,10 @@ def _address(text: str) -> IPv4Address | IPv6Address:
 def _day(text: str) -> int:
     """A day that the calendar has."""
     try:
-        return int(f"{datetime.strptime(text, '%Y%m%d').replace(tzinfo=UTC):%Y%m%d}")
+        day = f"{datetime.strptime(text, '%Y%m%d').replace(tzinfo=UTC):%Y%m%d}"
+        if day != text:  # strptime takes days of one digit
+            raise ValueError
+        return int(day)
     except ValueError:
         raise ValueError(f"day: {text[:SHOWN_MAX]} must be a day as yyyymmdd") from None
 

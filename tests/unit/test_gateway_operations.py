@@ -594,6 +594,7 @@ async def test_the_channel_refuses_strangers_and_what_it_does_not_know(
             ("trace?refused=yes", "refused: must be true or false"),
             ("trace?colour=red", "colour: unknown query parameter; known here: imsi, partner, refused"),
             ("../usage/quarantined?day=20261131", "day: 20261131 must be a day as yyyymmdd"),
+            ("../usage/quarantined?day=2026113", "day: 2026113 must be a day as yyyymmdd"),
         ):
             async with http.get(f"{watched.url}/control/gateway/{path}") as answer:
                 assert answer.status == 400

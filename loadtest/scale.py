@@ -21,9 +21,9 @@ from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
-from core.services.faults import Faults
-from core.services.gateway import Tenure
-from core.services.holding import Holdings
+from core.services.cluster.holding import Holdings
+from core.services.gateway.virtual_gateway import Tenure
+from core.services.running.faults import Faults
 from loadtest.report import page, plot, table_of
 from loadtest.sizing import Demand, Layout, Supply, as_lines, lay_out
 from loadtest.virtual import VirtualClock, run_virtual

@@ -34,8 +34,8 @@ from core.domain.usage import Folding, day_of
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
-from core.services.faults import Fault
-from core.services.session_requests import ModifySession
+from core.services.running.faults import Fault
+from core.services.sessions.requests import ModifySession
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.faults import (
     FaultRates,

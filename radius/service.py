@@ -21,8 +21,8 @@ from core.domain.session import Access, CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Network
-from core.services.eager import begin
-from core.services.session_requests import OpenSession
+from core.services.running.eager import begin
+from core.services.sessions.requests import OpenSession
 from radius.accounting import Accounting, Books
 from radius.client import DisconnectClient, Ended, Ending
 from radius.notices import Notices

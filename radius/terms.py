@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Nas, Session
-from core.services.session_requests import Holder, HolderOf
+from core.services.sessions.requests import Holder, HolderOf
 from radius.server import NasNetwork
 
 

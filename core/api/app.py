@@ -18,7 +18,7 @@ from core.api.ready import readyz
 from core.api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused, Unavailable, ungrouped
-from core.services.recurring import Recurring
+from core.services.running.recurring import Recurring
 
 BODY_BYTES_MAX = 1_048_576
 CREDENTIAL_CHARACTERS_MAX = 4_096

@@ -30,13 +30,13 @@ from core.errors import Refused
 from core.ports.billing import Billing
 from core.ports.clock import Clock
 from core.ports.secrets import TokenClaims
-from core.services.exports import Exports
-from core.services.groups import Groups
-from core.services.guesses import Guesses
-from core.services.identity import Identity
-from core.services.operators import Operators
-from core.services.sims import Sims
-from core.services.stats import Stats
+from core.services.customers.exports import Exports
+from core.services.customers.groups import Groups
+from core.services.customers.guesses import Guesses
+from core.services.customers.identity import Identity
+from core.services.customers.operators import Operators
+from core.services.customers.sims import Sims
+from core.services.metering.stats import Stats
 from core.validation import problem_of
 
 PARAMETER_CHARACTERS_MAX = 1_024

@@ -29,7 +29,7 @@ from core.domain.reasons import RequestRefusal
 from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable, ungrouped
 from core.ports.links import Link
-from core.services.guesses import Guess, Guesses
+from core.services.customers.guesses import Guess, Guesses
 
 BODY_BYTES_MAX = 4_096
 PAGE_DEFAULT = 50

@@ -14,9 +14,9 @@ from aiohttp import web
 from core.api.queries import demand_known
 from core.domain.account import Operator
 from core.domain.stock import StockRow
-from core.services.identity import NewAuthKey
-from core.services.operators import Operators
-from core.services.stock import ROWS_MAX, Outcome, Stock
+from core.services.customers.identity import NewAuthKey
+from core.services.customers.operators import Operators
+from core.services.customers.stock import ROWS_MAX, Outcome, Stock
 
 IMPORT_BYTES_MAX = 1_048_576
 """Of one batch of SIMs."""

@@ -7,7 +7,7 @@ from core.api.models import AuthRequest, UpdatePasswordRequest
 from core.api.views import auth_key_view, operator_view
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
-from core.services.identity import TOKEN_LIFETIME_DEFAULT_S, Credentials
+from core.services.customers.identity import TOKEN_LIFETIME_DEFAULT_S, Credentials
 
 
 def credentials_view(credentials: Credentials) -> dict[str, str]:

@@ -18,7 +18,7 @@ from core.domain.reasons import RequestRefusal
 from core.domain.speed import SPEEDS_KBPS
 from core.domain.usage import Volume
 from core.errors import Refused
-from core.services.identity import TOKEN_LIFETIME_DEFAULT_S
+from core.services.customers.identity import TOKEN_LIFETIME_DEFAULT_S
 
 SANDBOX_OPERATORS_MAX, SANDBOX_SIMS_MAX = 100, 1_000
 """Operators that are open; SIMs of each, and in stock."""

@@ -21,7 +21,7 @@ from core.domain.reasons import RequestRefusal
 from core.domain.session import Session, SessionEvent
 from core.domain.sim import Sim, SimEvent, SimStatus
 from core.errors import Refused
-from core.services.guesses import Guess
+from core.services.customers.guesses import Guess
 
 View = Callable[[Sim, Sequence[Session], SessionEvent | None], dict[str, object]]
 

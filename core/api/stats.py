@@ -6,7 +6,7 @@ from aiohttp import web
 
 from core.api.calls import Call, answer, instant
 from core.api.views import air_stats_view
-from core.services.stats import Period
+from core.services.metering.stats import Period
 
 
 async def get_air_stats_of_sim(call: Call) -> web.Response:

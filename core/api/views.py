@@ -13,7 +13,7 @@ from core.domain.session import Cell, Location, Session, SessionEvent
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.usage import Volume
 from core.ports.billing import Bill, DailyAmount
-from core.services.stats import Line, Period
+from core.services.metering.stats import Line, Period
 
 _MINOR_UNITS = {"JPY": 1}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -32,8 +32,8 @@ from core.ports.object_store import ObjectStore
 from core.ports.peers import Peers
 from core.ports.store import Store
 from core.ports.stream import Stream
-from core.services.message_meter import MESSAGE_METER
-from core.services.sessions import LATE_S
+from core.services.metering.message_meter import MESSAGE_METER
+from core.services.sessions.service import LATE_S
 from gtp.userplane.links import device_mtus
 from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun

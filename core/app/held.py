@@ -13,22 +13,22 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.user_plane import PacketSink
-from core.services.admissions import Admissions
-from core.services.audit import AuditTrail
-from core.services.blocks import LOOP as BLOCKS_LOOP
-from core.services.blocks import UeBlocks, start_all
-from core.services.dedicated import DedicatedBearers
-from core.services.faults import Fault, Faults
-from core.services.gateway import Tenure, VirtualGateway
-from core.services.idle import IdleSessions
-from core.services.quarantine import UsageQuarantine
-from core.services.reconciler import Reconciler
-from core.services.relay import EventRelay
-from core.services.reported import ReportedUsage
-from core.services.sessions import Sessions
-from core.services.statics import EndAt, StaticAddresses
-from core.services.unanswered import UnansweredSessions
-from core.services.usage import UsageMeter
+from core.services.cluster.reconciler import Reconciler
+from core.services.gateway.blocks import LOOP as BLOCKS_LOOP
+from core.services.gateway.blocks import UeBlocks, start_all
+from core.services.gateway.virtual_gateway import Tenure, VirtualGateway
+from core.services.metering.usage import UsageMeter
+from core.services.running.audit import AuditTrail
+from core.services.running.faults import Fault, Faults
+from core.services.sessions.admissions import Admissions
+from core.services.sessions.dedicated import DedicatedBearers
+from core.services.sessions.idle import IdleSessions
+from core.services.sessions.quarantine import UsageQuarantine
+from core.services.sessions.reported import ReportedUsage
+from core.services.sessions.service import Sessions
+from core.services.sessions.statics import EndAt, StaticAddresses
+from core.services.sessions.unanswered import UnansweredSessions
+from core.services.streaming.relay import EventRelay
 from gtp.endpoint import Causes
 from gtp.partners import Partner, Priority
 from gtp.service import GtpDoor

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.domain.session import Access
-from core.services.guesses import Guesses
+from core.services.customers.guesses import Guesses
 from core.telemetry import Metric, Telemetry
 from mqtt_bridge.service import SERVED
 

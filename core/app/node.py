@@ -23,17 +23,17 @@ from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.store import Quarantined
 from core.ports.user_plane import PacketSink
-from core.services.audit import AuditTrail
-from core.services.chores import Chores, Step
-from core.services.consumer import Consumer
-from core.services.control import ClusterControl
-from core.services.delivery import Delivery
-from core.services.edge_links import EdgeLinks, RemoteSessions
-from core.services.faults import Fault, Faults
-from core.services.folding import UsageFolder
-from core.services.gateway import Tenure
-from core.services.holding import Holdings
-from core.services.message_meter import MESSAGE_METER, MessageMeter
+from core.services.cluster.chores import Chores, Step
+from core.services.cluster.control import ClusterControl
+from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
+from core.services.cluster.holding import Holdings
+from core.services.gateway.virtual_gateway import Tenure
+from core.services.metering.folding import UsageFolder
+from core.services.metering.message_meter import MESSAGE_METER, MessageMeter
+from core.services.running.audit import AuditTrail
+from core.services.running.faults import Fault, Faults
+from core.services.streaming.consumer import Consumer
+from core.services.streaming.delivery import Delivery
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.dns import DNS_PORT, NameServer
@@ -126,7 +126,9 @@ class Node:
         return await self.holdings.start()
 
     async def run(self) -> None:
-        """Drive every loop until cancelled; one that fails ends no other (``core.services.faults``)."""
+        """Drive every loop until cancelled; one that fails ends no other: see
+        ``core.services.running.faults``.
+        """
         supervise = self.faults.supervise
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.holdings.run())

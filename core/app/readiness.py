@@ -17,7 +17,7 @@ from core.app.adapters import Adapters
 from core.app.node import Node
 from core.config import Config
 from core.config.node import ROLE_OF_DOOR
-from core.services.holding import State
+from core.services.cluster.holding import State
 
 LOOK_S, ANSWER_S = 2.0, 2.0
 OK = "ok"

@@ -23,7 +23,7 @@ from core.adapters.mover.interface import InterfaceMover
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
 from core.errors import ConfigurationError
-from core.services.gateway import LEASE_S
+from core.services.gateway.virtual_gateway import LEASE_S
 from loadtest.customer import Customer
 from loadtest.killing import Talker, attach_talker, udp_packet
 from loadtest.killing_nodes import QUERY

@@ -23,8 +23,8 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
-from core.services.gateway import LEASE_S
-from core.services.holding import GONE_AFTER_S
+from core.services.cluster.holding import GONE_AFTER_S
+from core.services.gateway.virtual_gateway import LEASE_S
 from loadtest.checks import total_of_stats
 from loadtest.customer import Customer
 from loadtest.killing import Talker, attach_talker, udp_packet

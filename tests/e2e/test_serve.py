@@ -21,7 +21,7 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.own_socket import reachable
-from core.services.guesses import BOUNDS, Guess
+from core.services.customers.guesses import BOUNDS, Guess
 from core.telemetry import Metric
 from loadtest.customer import ApiError, Customer
 from loadtest.parts.namespaces import why_not

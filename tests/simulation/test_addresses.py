@@ -30,9 +30,9 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, Nas, NasName, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
-from core.services.blocks import UeBlocks
-from core.services.session_requests import OpenSession, PeerTunnel
-from core.services.statics import StaticAddresses
+from core.services.gateway.blocks import UeBlocks
+from core.services.sessions.requests import OpenSession, PeerTunnel
+from core.services.sessions.statics import StaticAddresses
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.faults import Incarnation
 from loadtest.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual

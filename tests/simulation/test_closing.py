@@ -23,9 +23,9 @@ from core.domain.months import end_of
 from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
-from core.services.audit import AuditTrail
-from core.services.chores import Step
-from core.services.folding import UsageFolder
+from core.services.cluster.chores import Step
+from core.services.metering.folding import UsageFolder
+from core.services.running.audit import AuditTrail
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 from tests.property.test_folding import SlowEngine
 

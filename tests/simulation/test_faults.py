@@ -11,7 +11,7 @@ from core.app.held import HeldGateway
 from core.domain.session import Access
 from core.domain.usage import UsageReport
 from core.ports.user_plane import Counters, Segment
-from core.services.usage import UsageMeter
+from core.services.metering.usage import UsageMeter
 from gtp import endpoint
 from gtp.admission import PART_OF_ONE
 from gtp.v1.cause import Cause

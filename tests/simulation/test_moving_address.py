@@ -13,7 +13,7 @@ from core.app.adapters import Adapters
 from core.app.held import KEEP_ADDRESS_S
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
-from core.services.gateway import LEASE_S
+from core.services.gateway.virtual_gateway import LEASE_S
 from loadtest.faults import Incarnation
 from loadtest.virtual import run_virtual
 from loadtest.world import GATEWAY, World

@@ -22,14 +22,14 @@ from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.stream import StoredRecord
 from core.ports.user_plane import Counters, Segment
-from core.services.consumer import Consumer
-from core.services.delivery import Receipt
-from core.services.message_meter import MessageMeter
-from core.services.relay import EventRelay, envelope
-from core.services.reported import Ceiling, ReportedUsage
-from core.services.session_requests import OpenSession
-from core.services.sessions import Sessions
-from core.services.usage import UsageMeter
+from core.services.metering.message_meter import MessageMeter
+from core.services.metering.usage import UsageMeter
+from core.services.sessions.reported import Ceiling, ReportedUsage
+from core.services.sessions.requests import OpenSession
+from core.services.sessions.service import Sessions
+from core.services.streaming.consumer import Consumer
+from core.services.streaming.delivery import Receipt
+from core.services.streaming.relay import EventRelay, envelope
 from loadtest.checks import simulate
 from loadtest.plan import Plan
 from loadtest.world import OPERATOR

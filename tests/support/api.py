@@ -30,15 +30,15 @@ from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim
 from core.domain.values import replace
 from core.errors import Unavailable
-from core.services.audit import AuditTrail
-from core.services.exports import Exports
-from core.services.groups import Groups
-from core.services.guesses import Guesses
-from core.services.identity import Identity
-from core.services.operators import Operators
-from core.services.sims import Sims
-from core.services.stats import Stats
-from core.services.stock import Stock
+from core.services.customers.exports import Exports
+from core.services.customers.groups import Groups
+from core.services.customers.guesses import Guesses
+from core.services.customers.identity import Identity
+from core.services.customers.operators import Operators
+from core.services.customers.sims import Sims
+from core.services.customers.stock import Stock
+from core.services.metering.stats import Stats
+from core.services.running.audit import AuditTrail
 from tests.contract.stores import SetClock, event_of, session_of
 
 KEY = b"k" * 32

@@ -12,7 +12,7 @@ import pytest
 from core.api.routes import ROUTES, SANDBOX_ROUTES
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
 from core.ports.store import PAGE_MAX, Page
-from core.services.filtered import EMPTY_PAGES_MAX, SCANNED_PAGES_MAX, filtered_page
+from core.services.customers.filtered import EMPTY_PAGES_MAX, SCANNED_PAGES_MAX, filtered_page
 from tests.contract.test_soracom_api import walk
 from tests.support.api import PASSWORD, ApiWorld, Tenant, make_world, tenants
 from tests.unit.test_api_tenancy import QUERIES, path_of, possessions

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from core.api.routes import ROUTES, SANDBOX_ROUTES
-from core.services.guesses import BOUNDS
+from core.services.customers.guesses import BOUNDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 ROW = re.compile(r"^\| `(\w+)` \| `([A-Z]+) /v1(\S+)` \| (.+) \|$", re.MULTILINE)

@@ -32,7 +32,7 @@ from core.domain.reasons import AttachRefusal, RequestRefusal
 from core.domain.sim import Sim
 from core.errors import ConfigurationError, Refused, Unavailable, ungrouped
 from core.ports.secrets import TokenClaims
-from core.services.identity import Identity
+from core.services.customers.identity import Identity
 from loadtest.virtual import VirtualClock, run_virtual
 from tests.contract.stores import sim_of
 from tests.support.api import make_world, served, tenants

@@ -15,7 +15,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, NasName, PdnType, Session
 from core.domain.values import replace
 from core.errors import ConfigurationError, Refused
-from core.services.session_requests import OpenSession, PeerTunnel
+from core.services.sessions.requests import OpenSession, PeerTunnel
 from gtp.userplane.tun import Tun
 from loadtest.peers.nas import AccessDenied
 from loadtest.plan import Plan

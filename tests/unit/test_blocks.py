@@ -18,9 +18,9 @@ from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.reasons import AttachRefusal
 from core.errors import Refused, Unavailable
-from core.services.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
-from core.services.faults import Faults
-from core.services.gateway import MORE_S, Tenure, VirtualGateway
+from core.services.gateway.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
+from core.services.gateway.virtual_gateway import MORE_S, Tenure, VirtualGateway
+from core.services.running.faults import Faults
 from loadtest.faults import FaultRates, FaultyEngine, Incarnation
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 

@@ -20,8 +20,8 @@ from core.domain.billing import EPOCH, LateUsage, Tariff
 from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.errors import StaleVersion, Unavailable
 from core.ports.billing import Bill
-from core.services.audit import AuditTrail
-from core.services.folding import UsageFolder
+from core.services.metering.folding import UsageFolder
+from core.services.running.audit import AuditTrail
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 
 ONE, OTHER = "OP0000000001", "OP0000000002"

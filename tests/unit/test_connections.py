@@ -25,7 +25,7 @@ from core.domain.session import Session
 from core.ports.clock import Clock
 from core.ports.inside import ConnectionFactory
 from core.ports.stream import PutResult
-from core.services.delivery import Delivery
+from core.services.streaming.delivery import Delivery
 from loadtest.virtual import SeededEntropy
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import GIVE_WAY_S, ConnectionCount, DeviceConnections

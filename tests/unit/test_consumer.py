@@ -14,9 +14,9 @@ from core.domain.usage import day_of
 from core.domain.values import replace
 from core.errors import PositionLost, SourceGone, Unavailable, Unreadable
 from core.ports.stream import IteratorType, PutResult, ReadResult, Shard, StoredRecord
-from core.services.audit import AuditTrail
-from core.services.consumer import LEASE_S, PASSED_OVER_MAX, Consumer
-from core.services.faults import Faults
+from core.services.running.audit import AuditTrail
+from core.services.running.faults import Faults
+from core.services.streaming.consumer import LEASE_S, PASSED_OVER_MAX, Consumer
 from loadtest.virtual import SeededEntropy, SkewedClock, VirtualClock, run_virtual
 
 APPLICATION = "test"

@@ -18,7 +18,7 @@ from core.domain.session import CloseReason
 from core.domain.sim import Sim
 from core.errors import Unavailable
 from core.ports.peers import Peers
-from core.services.control import ClusterControl
+from core.services.cluster.control import ClusterControl
 from tests.contract.stores import event_of, session_of, sim_of
 from tests.support.api import make_world
 

@@ -29,8 +29,8 @@ from core.domain.sim import SimStatus
 from core.domain.usage import day_of
 from core.domain.values import replace
 from core.errors import ConfigurationError
-from core.services.guesses import BOUNDS, Guess
-from core.services.stock import ROWS_MAX
+from core.services.customers.guesses import BOUNDS, Guess
+from core.services.customers.stock import ROWS_MAX
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.world import APN, PEERS
 from tests.support.api import ApiWorld, make_world, tenants

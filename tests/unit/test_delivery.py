@@ -17,10 +17,10 @@ from core.domain.reasons import RequestRefusal
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.stream import PutResult
-from core.services.delivery import ASIDE_MAX, DEAD_LETTERS, DEADLINE_S, Delivery, Outcome, Receipt
-from core.services.faults import Faults
-from core.services.ids import RecordIds
-from core.services.lanes import LANE_RECORDS_MAX, Lanes
+from core.services.running.faults import Faults
+from core.services.running.ids import RecordIds
+from core.services.streaming.delivery import ASIDE_MAX, DEAD_LETTERS, DEADLINE_S, Delivery, Outcome, Receipt
+from core.services.streaming.lanes import LANE_RECORDS_MAX, Lanes
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 
 AT = datetime(2026, 11, 30, 12, 0, 0, 123_456, tzinfo=UTC)

@@ -18,7 +18,7 @@ from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk
 from core.domain.session import Access, Session
 from core.domain.values import replace
-from core.services.delivery import Delivery, Receipt
+from core.services.streaming.delivery import Delivery, Receipt
 from loadtest.peers.device import SimulatedDevice
 from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
 from mqtt_bridge import inner

@@ -15,9 +15,9 @@ from core.adapters.store.rows import body_of, entity_of
 from core.domain.session import Access, Session
 from core.errors import Unavailable
 from core.ports.links import Link
-from core.services import edge_links
-from core.services.edge_links import LOST_S, EdgeLinks, LinkCount, RemoteSessions
-from core.services.faults import Faults
+from core.services.cluster import edge_links
+from core.services.cluster.edge_links import LOST_S, EdgeLinks, LinkCount, RemoteSessions
+from core.services.running.faults import Faults
 from loadtest.serving import free_tcp_port
 from loadtest.virtual import VirtualClock, run_virtual
 

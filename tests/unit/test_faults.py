@@ -15,9 +15,9 @@ from core.app.node import Node
 from core.domain.message import StreamRecord
 from core.domain.usage import day_of
 from core.errors import ConfigurationError, LeaseLost, SourceGone, Unavailable, Unreadable
-from core.services.faults import ITEMS_TOLD_S, RESTART_S_MAX, Fault, Faults, fault_of
-from core.services.message_meter import MessageMeter
-from core.services.relay import EventRelay
+from core.services.metering.message_meter import MessageMeter
+from core.services.running.faults import ITEMS_TOLD_S, RESTART_S_MAX, Fault, Faults, fault_of
+from core.services.streaming.relay import EventRelay
 from loadtest.peers.sgsn import Sgsn
 from loadtest.plan import Plan
 from loadtest.virtual import VirtualClock, run_virtual

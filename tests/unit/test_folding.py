@@ -16,14 +16,14 @@ from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, day_af
 from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.store import FOLDING_FRESH_S
-from core.services import folding as folding_module
-from core.services.chores import Chores
-from core.services.faults import Faults
-from core.services.folding import BACK, LOOK_S, SEAL_S, UsageFolder
-from core.services.gateway import LEASE_S
-from core.services.holding import GONE_AFTER_S
-from core.services.holding import LOOK_S as LEASE_LOOK_S
-from core.services.stats import Period, Stats
+from core.services.cluster.chores import Chores
+from core.services.cluster.holding import GONE_AFTER_S
+from core.services.cluster.holding import LOOK_S as LEASE_LOOK_S
+from core.services.gateway.virtual_gateway import LEASE_S
+from core.services.metering import folding as folding_module
+from core.services.metering.folding import BACK, LOOK_S, SEAL_S, UsageFolder
+from core.services.metering.stats import Period, Stats
+from core.services.running.faults import Faults
 from loadtest.virtual import VirtualClock, run_virtual
 
 OPERATOR = "OP0000000001"

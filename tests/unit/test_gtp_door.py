@@ -16,10 +16,10 @@ from core.domain.session import Access, CloseReason, PdnType, Qos, Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.network import Address
-from core.services.dedicated import BEARERS_MAX, DedicatedBearers
-from core.services.session_requests import ModifySession
-from core.services.sessions import Sessions
-from core.services.sims import Sims
+from core.services.customers.sims import Sims
+from core.services.sessions.dedicated import BEARERS_MAX, DedicatedBearers
+from core.services.sessions.requests import ModifySession
+from core.services.sessions.service import Sessions
 from gtp.transaction import PATIENCE_S, RequestSender
 from gtp.v2.cause import Cause
 from loadtest.peers.gtp import GtpPeer

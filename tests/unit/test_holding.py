@@ -12,9 +12,9 @@ from core.adapters.store.wide import WideStore
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
-from core.services.faults import Faults
-from core.services.gateway import LEASE_S, Tenure
-from core.services.holding import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S, Holdings, State
+from core.services.cluster.holding import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S, Holdings, State
+from core.services.gateway.virtual_gateway import LEASE_S, Tenure
+from core.services.running.faults import Faults
 from loadtest.virtual import SkewedClock, VirtualClock, run_virtual
 
 GATEWAYS = ("vg-1", "vg-2")

@@ -19,9 +19,9 @@ from core.domain.sim import Sim, SimStatus
 from core.domain.usage import day_of
 from core.domain.values import replace
 from core.errors import Refused
-from core.services.guesses import AUDITED, BOUNDS, BUCKETS_MAX, Guess, Guesses
-from core.services.identity import CLOCKS_APART_S, TOKEN_LIFETIME_MAX_S, Identity
-from core.services.operators import CLOSED_AT_ONCE_MAX
+from core.services.customers.guesses import AUDITED, BOUNDS, BUCKETS_MAX, Guess, Guesses
+from core.services.customers.identity import CLOCKS_APART_S, TOKEN_LIFETIME_MAX_S, Identity
+from core.services.customers.operators import CLOSED_AT_ONCE_MAX
 from tests.contract.stores import SetClock, sim_of
 from tests.support.api import KEY, PASSWORD, ApiWorld, Tenant, make_world, tenants
 

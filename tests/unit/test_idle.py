@@ -8,7 +8,7 @@ import pytest
 
 from core.domain.session import CloseReason
 from core.ports.network import Address
-from core.services.session_requests import ModifySession
+from core.services.sessions.requests import ModifySession
 from loadtest.killing import udp_packet
 from loadtest.peers.sgw import Sgw
 from loadtest.plan import Plan

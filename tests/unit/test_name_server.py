@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import EdgeConfig, GatewayConfig
-from core.services.delivery import Delivery
+from core.services.streaming.delivery import Delivery
 from loadtest.peers.device import SimulatedDevice
 from loadtest.virtual import VirtualClock, run_virtual
 from mqtt_bridge import inner

@@ -6,16 +6,16 @@ from typing import cast
 
 import pytest
 
-import core.services.admissions
-import core.services.quarantine
+import core.services.sessions.admissions
+import core.services.sessions.quarantine
 import radius.notices
 from core.domain.audit import AuditAction
 from core.domain.session import Nas
 from core.domain.sim import SimStatus
 from core.domain.usage import Volume
 from core.domain.values import replace
-from core.services.changes import modified
-from core.services.session_requests import ModifySession
+from core.services.sessions.changes import modified
+from core.services.sessions.requests import ModifySession
 from loadtest.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code
@@ -287,8 +287,8 @@ def test_a_suspended_sims_usage_is_kept_apart_and_its_nas_told_to_end_it(
 
 
 def test_what_is_kept_apart_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.services.quarantine, "KEPT_OF_CLIENT_MAX", 3)
-    monkeypatch.setattr(core.services.quarantine, "KEPT_MAX", 5)
+    monkeypatch.setattr(core.services.sessions.quarantine, "KEPT_OF_CLIENT_MAX", 3)
+    monkeypatch.setattr(core.services.sessions.quarantine, "KEPT_MAX", 5)
 
     async def script(plain: Stage) -> None:
         stage = of(plain)
@@ -345,7 +345,7 @@ def test_an_access_point_in_access_alone_is_known_also_where_the_nas_has_address
     monkeypatch: pytest.MonkeyPatch, expected_max: int | None
 ) -> None:
     if expected_max is not None:
-        monkeypatch.setattr(core.services.admissions, "EXPECTED_MAX", expected_max)
+        monkeypatch.setattr(core.services.sessions.admissions, "EXPECTED_MAX", expected_max)
 
     async def script(plain: Stage) -> None:
         stage = of(plain)
@@ -368,7 +368,7 @@ def test_an_access_point_in_access_alone_is_known_also_where_the_nas_has_address
 
 
 def test_what_one_client_asks_access_for_leaves_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.services.admissions, "EXPECTED_MAX", 4)
+    monkeypatch.setattr(core.services.sessions.admissions, "EXPECTED_MAX", 4)
 
     async def script(plain: Stage) -> None:
         stage = of(plain)

@@ -15,8 +15,8 @@ from core.app.readiness import ANSWER_S, DRAINING, LOOK_S, NodeReadiness
 from core.domain.gateway import GatewayLease
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
-from core.services.holding import State
-from core.services.recurring import AGAIN_S_MAX, TOPICS_MAX, Recurring
+from core.services.cluster.holding import State
+from core.services.running.recurring import AGAIN_S_MAX, TOPICS_MAX, Recurring
 from loadtest.plan import Plan, config_of
 from loadtest.virtual import run_virtual
 from tests.support.api import make_world, served

@@ -5,17 +5,17 @@ from ipaddress import IPv4Address
 
 import pytest
 
-import core.services.sessions
+import core.services.sessions.service
 from core.adapters.store.rows import body_of, entity_of
 from core.domain.session import Access, CloseReason, Session
-from core.services.sessions import Sessions
+from core.services.sessions.service import Sessions
 from tests.contract.stores import session_of, sim_of
 from tests.unit.test_radius_door import Stage, played
 from tests.unit.test_session_terms import attach, sessions_of
 
 
 def test_the_lease_may_be_renewed_while_many_sessions_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.services.sessions, "AT_ONCE", 2)
+    monkeypatch.setattr(core.services.sessions.service, "AT_ONCE", 2)
     turns, seen = [0], list[int]()
     take_back = Sessions._take_back
 

@@ -10,8 +10,8 @@ from core.adapters.store.tables import SIM
 from core.domain.message import StreamRecord
 from core.domain.usage import day_of
 from core.ports.stream import PutResult
-from core.services.faults import Fault
-from core.services.relay import LOOP
+from core.services.running.faults import Fault
+from core.services.streaming.relay import LOOP
 from loadtest.faults import FaultRates
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import core.services.reconciler
+import core.services.cluster.reconciler
 from core.domain.account import Group
 from core.domain.reasons import AttachRefusal, RequestRefusal
 from core.domain.session import (
@@ -25,10 +25,10 @@ from core.domain.terms import Terms
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.user_plane import Bearer
-from core.services.groups import Groups
-from core.services.session_requests import ModifySession, OpenSession, PeerTunnel, Proof
-from core.services.sessions import Sessions
-from core.services.sims import Sims
+from core.services.customers.groups import Groups
+from core.services.customers.sims import Sims
+from core.services.sessions.requests import ModifySession, OpenSession, PeerTunnel, Proof
+from core.services.sessions.service import Sessions
 from gtp.pco import Credentials
 from loadtest.virtual import SeededEntropy
 from loadtest.world import APN, OPERATOR
@@ -314,7 +314,7 @@ async def test_a_group_may_demand_a_password_of_gtp_too(stage: Stage) -> None:
 
 
 def test_a_gateway_that_was_not_told_finds_out_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.services.reconciler, "ROUND_S", 60.0)
+    monkeypatch.setattr(core.services.cluster.reconciler, "ROUND_S", 60.0)
 
     @played
     async def script(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from core.domain.session import Access, CloseReason, PdnType, Session
 from core.domain.values import replace
 from core.errors import Refused
 from core.ports.store import SETTLE_S
-from core.services.session_requests import OpenSession, PeerTunnel
+from core.services.sessions.requests import OpenSession, PeerTunnel
 from loadtest.peers.nas import AccessDenied
 from loadtest.plan import Plan
 from loadtest.world import APN

@@ -9,7 +9,7 @@ from core.adapters.store.engine import Batch
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.usage import WideUsage
 from core.errors import Unavailable
-from core.services.usage import SEGMENTS_PER_TURN, UsageMeter
+from core.services.metering.usage import SEGMENTS_PER_TURN, UsageMeter
 from tests.contract.test_user_plane import CAPACITY, FAST, UdpRig, bearer, up
 
 MONDAY, TUESDAY = 20261130, 20261201

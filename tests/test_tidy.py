@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ["core", "gtp", "radius", "mqtt_bridge", "billing", "loadtest"]
+PACKAGES = ["core", "api", "gtp", "radius", "mqtt_bridge", "billing", "loadtest"]
 SOURCES = sorted(source for package in PACKAGES for source in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 EVERYTHING = [*SOURCES, *TESTS, ROOT / "run"]

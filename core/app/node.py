@@ -10,9 +10,9 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
 
+from api.views import subscriber_view
 from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
-from core.api.views import subscriber_view
 from core.app.adapters import METADATA_PORT, Adapters, make_billing
 from core.app.held import HeldGateway, settle_left
 from core.config import OWN_KEYS, RELOADABLE, Config

@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from heapq import nsmallest
 from ipaddress import IPv4Address, IPv6Address
 
-from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, packet_filters, row
-from core.api.control import SESSION_ENDED, Row, SessionQuery, TraceQuery
+from api.operator.bearers import AddBearer, ChangeBearer, RemoveBearer, packet_filters, row
+from api.operator.control import SESSION_ENDED, Row, SessionQuery, TraceQuery
 from core.app.held import HeldGateway
 from core.app.node import Node
 from core.domain.reasons import AttachRefusal

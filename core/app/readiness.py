@@ -12,7 +12,7 @@ Rules:
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from core.api.ready import READY, Readiness
+from api.ready import READY, Readiness
 from core.app.adapters import Adapters
 from core.app.node import Node
 from core.config import Config

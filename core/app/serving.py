@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from api.app import make_application
+from api.calls import ApiServices
+from api.limits import OperatorLimits
+from api.operator.control import ControlServices, make_control
+from api.operator.customers import CustomerOperations
 from core.adapters.passwords import Argon2Passwords
 from core.adapters.tokens import JwtTokens
-from core.api.app import make_application
-from core.api.calls import ApiServices
-from core.api.control import ControlServices, make_control
-from core.api.customers import CustomerOperations
-from core.api.limits import OperatorLimits
 from core.app.adapters import Adapters, make_billing
 from core.app.node import Node
 from core.app.operations import Operations

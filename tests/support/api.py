@@ -14,6 +14,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from argon2 import PasswordHasher
 
+from api.app import make_application
+from api.calls import ApiServices
+from api.limits import OperatorLimits
+from api.ready import Readiness
 from billing.service import BillingService
 from core.adapters.clock import SystemEntropy
 from core.adapters.files import MemoryObjectStore
@@ -21,10 +25,6 @@ from core.adapters.passwords import Argon2Passwords
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.tokens import JwtTokens
-from core.api.app import make_application
-from core.api.calls import ApiServices
-from core.api.limits import OperatorLimits
-from core.api.ready import Readiness
 from core.domain.billing import Tariff
 from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from core.api.routes import ROUTES, SANDBOX_ROUTES
+from api.routes import ROUTES, SANDBOX_ROUTES
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
 from core.ports.store import PAGE_MAX, Page
 from core.services.customers.filtered import EMPTY_PAGES_MAX, SCANNED_PAGES_MAX, filtered_page

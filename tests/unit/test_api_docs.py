@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from core.api.routes import ROUTES, SANDBOX_ROUTES
+from api.routes import ROUTES, SANDBOX_ROUTES
 from core.services.customers.guesses import BOUNDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"

@@ -9,8 +9,8 @@ import jwt
 import pytest
 from yarl import URL
 
-from core.api.app import BODY_BYTES_MAX
-from core.api.routes import ROUTES, SANDBOX_ROUTES
+from api.app import BODY_BYTES_MAX
+from api.routes import ROUTES, SANDBOX_ROUTES
 from tests.support.api import KEY, PASSWORD, Answer, Tenant, make_world, tenants
 from tests.unit.test_api_tenancy import ABSENT, BODIES, FREE, path_of, possessions
 

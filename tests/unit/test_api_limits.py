@@ -12,12 +12,11 @@ import msgspec
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from core.api import app as app_module
-from core.api import limits as limits_module
-from core.api import sims as sims_module
-from core.api.calls import Call
-from core.api.control import make_control
-from core.api.limits import (
+from api import app as app_module
+from api import limits as limits_module
+from api import sims as sims_module
+from api.calls import Call
+from api.limits import (
     BURST_S,
     CALLS_AT_ONCE,
     CALLS_WAITING_MAX,
@@ -26,8 +25,9 @@ from core.api.limits import (
     TooMany,
     cost_of,
 )
-from core.api.routes import ROUTES
-from core.api.sims import views_of
+from api.operator.control import make_control
+from api.routes import ROUTES
+from api.sims import views_of
 from core.domain.reasons import AttachRefusal, RequestRefusal
 from core.domain.sim import Sim
 from core.errors import ConfigurationError, Refused, Unavailable, ungrouped

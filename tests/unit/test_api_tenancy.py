@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from core.api import models
-from core.api.app import make_application
-from core.api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
+from api import models
+from api.app import make_application
+from api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
 from tests.support.api import PASSWORD, ApiWorld, Tenant, make_world, tenants
 
 OFFERED = (*ROUTES, *SANDBOX_ROUTES)

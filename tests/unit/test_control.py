@@ -8,11 +8,11 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
+from api.operator.control import ControlServices, make_control
+from api.operator.customers import CustomerOperations
+from api.ready import Readiness
 from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.store.wide import WideStore
-from core.api.control import ControlServices, make_control
-from core.api.customers import CustomerOperations
-from core.api.ready import Readiness
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.sim import Sim

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from core.api.control import TraceQuery
+from api.operator.control import TraceQuery
 from core.app.measuring import make_telemetry
 from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
 from core.app.readiness import NodeReadiness

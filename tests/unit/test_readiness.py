@@ -8,9 +8,9 @@ from contextlib import suppress
 import aiohttp
 import pytest
 
-from core.api.app import make_application
-from core.api.control import make_control
-from core.api.ready import READY, Readiness
+from api.app import make_application
+from api.operator.control import make_control
+from api.ready import READY, Readiness
 from core.app.readiness import ANSWER_S, DRAINING, LOOK_S, NodeReadiness
 from core.domain.gateway import GatewayLease
 from core.domain.values import replace

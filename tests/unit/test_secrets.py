@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from pydantic import BaseModel, SecretStr
 
+import api
 import billing
 import core
 import gtp
@@ -26,7 +27,7 @@ from core.errors import ConfigurationError
 
 SECRET = re.compile(r"(.*[_a-z])?([sS]ecret|[pP]assword|[tT]oken|token_key|api_key|auth_?[kK]ey)(_hash)?")
 SHOWN = "do-not-show-this-secret"
-ROOTS = (core, gtp, radius, mqtt_bridge, billing, loadtest)
+ROOTS = (api, core, gtp, radius, mqtt_bridge, billing, loadtest)
 
 
 def classes() -> Iterator[type]:

@@ -5,8 +5,8 @@ from ipaddress import IPv6Network
 
 import pytest
 
+from api.views import cell_view, session_event_view, session_status_view
 from core.adapters.store.rows import body_of, entity_of
-from core.api.views import cell_view, session_event_view, session_status_view
 from core.domain.session import Cell, Location, PdnType, Session
 from core.domain.values import replace
 from tests.contract.stores import event_of, session_of, sim_of

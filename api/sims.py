@@ -7,16 +7,16 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 from aiohttp import web
 
-from core.api.calls import Call, Handler, answer, instant, nothing, page
-from core.api.models import (
+from api.calls import Call, Handler, answer, instant, nothing, page
+from api.models import (
     TAG_UPDATES,
     RegisterRequest,
     SetGroupRequest,
     SetImeiLockRequest,
     SpeedClassRequest,
 )
-from core.api.tag_filters import tag_filter
-from core.api.views import session_event_view, sim_view, subscriber_view
+from api.tag_filters import tag_filter
+from api.views import session_event_view, sim_view, subscriber_view
 from core.domain.reasons import RequestRefusal
 from core.domain.session import Session, SessionEvent
 from core.domain.sim import Sim, SimEvent, SimStatus

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from core.api.calls import Call, answer, instant
-from core.api.views import air_stats_view
+from api.calls import Call, answer, instant
+from api.views import air_stats_view
 from core.services.metering.stats import Period
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from core.api.queries import unknown_parameter
+from api.queries import unknown_parameter
 from core.config.node import ROLES
 
 READY = "ready"

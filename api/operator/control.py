@@ -19,12 +19,12 @@ from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
+from api.operator.bearers import AddBearer, ChangeBearer, RemoveBearer, read
+from api.operator.customers import CustomerOperations, page_limit
+from api.queries import demand_known
+from api.ready import Readiness, readyz
+from api.sources import source_of
 from core.adapters.links import EDGE_PATH, serve_link
-from core.api.bearers import AddBearer, ChangeBearer, RemoveBearer, read
-from core.api.customers import CustomerOperations, page_limit
-from core.api.queries import demand_known
-from core.api.ready import Readiness, readyz
-from core.api.sources import source_of
 from core.domain.reasons import RequestRefusal
 from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable, ungrouped

@@ -6,8 +6,8 @@ answered as not supported.
 
 from dataclasses import dataclass
 
-from core.api import bills, groups, identity, sandbox, sims, stats, vpgs
-from core.api.calls import Handler
+from api import bills, groups, identity, sandbox, sims, stats, vpgs
+from api.calls import Handler
 from core.domain.sim import SimEvent
 
 

@@ -6,14 +6,14 @@ bounded; coupons, orders and Beam have no meaning here, and say so.
 
 from aiohttp import web
 
-from core.api.calls import Call, answer, instant
-from core.api.identity import credentials_view
-from core.api.models import (
+from api.calls import Call, answer, instant
+from api.identity import credentials_view
+from api.models import (
     SandboxCreateSubscriberRequest,
     SandboxInitRequest,
     SandboxInsertAirStatsRequest,
 )
-from core.api.views import in_stock_view
+from api.views import in_stock_view
 from core.domain.reasons import RequestRefusal
 from core.domain.speed import SPEEDS_KBPS
 from core.domain.usage import Volume

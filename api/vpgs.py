@@ -5,9 +5,9 @@ Rule: an operator has one, named ``default``; there is no other.
 
 from aiohttp import web
 
-from core.api.calls import Call, answer, nothing, page
-from core.api.models import PutIpAddressMapEntryRequest
-from core.api.views import ip_address_map_entry_view
+from api.calls import Call, answer, nothing, page
+from api.models import PutIpAddressMapEntryRequest
+from api.views import ip_address_map_entry_view
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
 

@@ -11,11 +11,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler as WebHandler
 from aiohttp.typedefs import Middleware
 
-from core.api.calls import ApiServices, Call, answer
-from core.api.errors import FAULTS, INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNREADABLE, to_response
-from core.api.limits import LoopTurns, TooMany, cost_of
-from core.api.ready import readyz
-from core.api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
+from api.calls import ApiServices, Call, answer
+from api.errors import FAULTS, INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNREADABLE, to_response
+from api.limits import LoopTurns, TooMany, cost_of
+from api.ready import readyz
+from api.routes import DOWNLOAD, NOT_SUPPORTED, ROUTES, SANDBOX_ROUTES, Route
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused, Unavailable, ungrouped
 from core.services.running.recurring import Recurring

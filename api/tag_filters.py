@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from enum import Enum
 
-from core.api.calls import Call
+from api.calls import Call
 
 
 class MatchMode(Enum):

@@ -21,10 +21,10 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from yarl import URL
 
-from core.api.limits import PAGE_DEFAULT, PAGE_MAX, OperatorLimits
-from core.api.queries import unknown_parameter
-from core.api.ready import Readiness
-from core.api.sources import scheme_of, source_of
+from api.limits import PAGE_DEFAULT, PAGE_MAX, OperatorLimits
+from api.queries import unknown_parameter
+from api.ready import Readiness
+from api.sources import scheme_of, source_of
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
 from core.ports.billing import Billing

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from core.api.queries import demand_known
+from api.queries import demand_known
 from core.domain.account import Operator
 from core.domain.stock import StockRow
 from core.services.customers.identity import NewAuthKey

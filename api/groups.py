@@ -2,11 +2,11 @@
 
 from aiohttp import web
 
-from core.api.calls import Call, answer, nothing, page
-from core.api.models import PARAMETER_UPDATES, TAG_UPDATES, CreateGroupRequest
-from core.api.sims import views_of
-from core.api.tag_filters import tag_filter
-from core.api.views import group_view
+from api.calls import Call, answer, nothing, page
+from api.models import PARAMETER_UPDATES, TAG_UPDATES, CreateGroupRequest
+from api.sims import views_of
+from api.tag_filters import tag_filter
+from api.views import group_view
 
 
 async def create_group(call: Call) -> web.Response:

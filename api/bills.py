@@ -9,8 +9,8 @@ from enum import Enum
 
 from aiohttp import web
 
-from core.api.calls import Call, answer
-from core.api.views import bill_view, daily_bill_view, latest_bill_view
+from api.calls import Call, answer
+from api.views import bill_view, daily_bill_view, latest_bill_view
 from core.domain.months import month_after, month_of, months_between
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused

@@ -2,9 +2,9 @@
 
 from aiohttp import web
 
-from core.api.calls import Call, answer, nothing
-from core.api.models import AuthRequest, UpdatePasswordRequest
-from core.api.views import auth_key_view, operator_view
+from api.calls import Call, answer, nothing
+from api.models import AuthRequest, UpdatePasswordRequest
+from api.views import auth_key_view, operator_view
 from core.domain.reasons import RequestRefusal
 from core.errors import Refused
 from core.services.customers.identity import TOKEN_LIFETIME_DEFAULT_S, Credentials

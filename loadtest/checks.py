@@ -18,11 +18,11 @@ from hashlib import sha256
 from math import floor
 from pathlib import Path
 
+from airloom.app.node import Node
 from billing.service import BillingService
 from core.adapters.clock import SystemClock
 from core.adapters.files import MemoryObjectStore
 from core.adapters.stream.log import LogStream
-from core.app.node import Node
 from core.domain.billing import Tariff
 from core.domain.message import StreamRecord
 from core.domain.session import Session, SessionEventKind

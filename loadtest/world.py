@@ -17,15 +17,15 @@ from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
 import loadtest.plan
+from airloom.app.adapters import Adapters
+from airloom.app.held import HeldGateway, settle_left
+from airloom.app.node import Node
 from core.adapters.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
-from core.app.adapters import Adapters
-from core.app.held import HeldGateway, settle_left
-from core.app.node import Node
 from core.config import EdgeConfig
 from core.domain.flow import PacketFilter
 from core.domain.session import CloseReason, Qos, Session, SessionEventKind

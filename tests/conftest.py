@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from loadtest.parts import cassandra, kinesis
 
-SHIPPED = ["core", "api", "gtp", "radius", "mqtt_bridge", "billing"]
+SHIPPED = ["airloom", "core", "api", "gtp", "radius", "mqtt_bridge", "billing"]
 
 settings.register_profile(
     "fast",

@@ -56,7 +56,7 @@ class Stage:
     async def standing(self) -> str:
         """What an operator sees of it."""
         asked = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "core.cli", "node", "status"),
+            *(sys.executable, "-m", "airloom", "node", "status"),
             env=self.served.variables,
             stdout=asyncio.subprocess.PIPE,
         )

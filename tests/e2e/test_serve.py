@@ -50,7 +50,7 @@ def served_in(folder: Path, **environment: str) -> Served:
 
 def run_serve(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "core.cli", "serve", *arguments],
+        [sys.executable, "-m", "airloom", "serve", *arguments],
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -76,7 +76,7 @@ def test_the_first_command_that_serve_names_works_as_it_stands(tmp_path: Path) -
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRLOOM_")}
     with subprocess.Popen(
-        [sys.executable, "-m", "core.cli", "serve", "--config", str(file)],
+        [sys.executable, "-m", "airloom", "serve", "--config", str(file)],
         env={**environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -86,7 +86,7 @@ def test_the_first_command_that_serve_names_works_as_it_stands(tmp_path: Path) -
             assert node.stdout.readline().startswith("ready: ")
             command = node.stdout.readline().partition("make one: airloom ")[2]
             made = subprocess.run(
-                [sys.executable, "-m", "core.cli", *shlex.split(command)],
+                [sys.executable, "-m", "airloom", *shlex.split(command)],
                 env={**environment, "PYTHONPATH": str(ROOT)},
                 capture_output=True,
                 text=True,
@@ -150,7 +150,7 @@ def test_the_demo_keeps_serving_and_its_commands_work() -> None:
 
 def _airloom(*arguments: str, **environment: str) -> str:
     return subprocess.run(
-        [sys.executable, "-m", "core.cli", *arguments],
+        [sys.executable, "-m", "airloom", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,

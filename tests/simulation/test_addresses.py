@@ -13,6 +13,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from airloom.app.adapters import Adapters
+from airloom.app.held import HeldGateway
+from airloom.app.node import Node
 from core.adapters.files import MemoryObjectStore
 from core.adapters.peers import NoPeers
 from core.adapters.store.engine import Batch, Row, RowKey
@@ -20,9 +23,6 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import ADDRESS_HOLDER, UE_BLOCK, Table
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
-from core.app.adapters import Adapters
-from core.app.held import HeldGateway
-from core.app.node import Node
 from core.config import Config, VirtualGatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool

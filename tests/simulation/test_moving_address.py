@@ -7,10 +7,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from airloom.app.adapters import Adapters
+from airloom.app.held import KEEP_ADDRESS_S
 from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.wide import WideStore
-from core.app.adapters import Adapters
-from core.app.held import KEEP_ADDRESS_S
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from core.services.gateway.virtual_gateway import LEASE_S

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from airloom.app.held import HeldGateway
+from airloom.app.node import Node
 from core.adapters.store.usage import WideUsage
 from core.adapters.store.usage_days import UsageDays
-from core.app.held import HeldGateway
-from core.app.node import Node
 from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
 from core.domain.session import Session, SessionEvent, Tunnel

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.cli.program import main
+from airloom.cli.program import main
 from tests.support.cli import Airloom, Ended
 
 

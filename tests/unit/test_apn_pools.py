@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import loadtest.plan
-from core.app.operations import Operations
+from airloom.app.operations import Operations
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, NasName, PdnType, Session

@@ -15,9 +15,9 @@ import pytest
 import typer
 from aiohttp import web
 
-from core.app import adapters
-from core.cli.client import SHARE, Profile, load_profile, save_profile
-from core.cli.program import app
+from airloom.app import adapters
+from airloom.cli.client import SHARE, Profile, load_profile, save_profile
+from airloom.cli.program import app
 from core.errors import Unavailable
 from tests.support.api import ApiWorld, Tenant, make_world, served, tenants
 from tests.support.cli import Airloom

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from core.app.adapters import demand_shared_objects
+from airloom.app.adapters import demand_shared_objects
 from core.config import Config, RadiusConfig
 from core.config_file import load, mistakes_of
 from core.domain.session import PdnType

@@ -16,11 +16,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from airloom.cli import stock as import_command
 from api.operator.control import ControlServices, make_control
 from api.operator.customers import IMPORT_BYTES_MAX, CustomerOperations
 from api.ready import Readiness
 from core.adapters.own_socket import SOCKET_FILE, listening, reachable
-from core.cli import stock as import_command
 from core.domain.account import Operator
 from core.domain.audit import AuditAction
 from core.domain.reasons import AttachRefusal

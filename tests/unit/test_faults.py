@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import pytest
 
+from airloom.app.held import HeldGateway
+from airloom.app.node import Node
 from core.adapters.store.engine import Batch, Condition, Put
 from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.tables import SIM
-from core.app.held import HeldGateway
-from core.app.node import Node
 from core.domain.message import StreamRecord
 from core.domain.usage import day_of
 from core.errors import ConfigurationError, LeaseLost, SourceGone, Unavailable, Unreadable

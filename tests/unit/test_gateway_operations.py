@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from airloom.app.measuring import make_telemetry
+from airloom.app.operations import TRACED_MAX, TRACES_MAX, Operations
+from airloom.app.readiness import NodeReadiness
+from airloom.app.serving import add_metrics, make_control_channel, make_customers
 from api.operator.control import TraceQuery
-from core.app.measuring import make_telemetry
-from core.app.operations import TRACED_MAX, TRACES_MAX, Operations
-from core.app.readiness import NodeReadiness
-from core.app.serving import add_metrics, make_control_channel, make_customers
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable

@@ -8,10 +8,10 @@ from contextlib import suppress
 import aiohttp
 import pytest
 
+from airloom.app.readiness import ANSWER_S, DRAINING, LOOK_S, NodeReadiness
 from api.app import make_application
 from api.operator.control import make_control
 from api.ready import READY, Readiness
-from core.app.readiness import ANSWER_S, DRAINING, LOOK_S, NodeReadiness
 from core.domain.gateway import GatewayLease
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable

@@ -58,7 +58,7 @@ def test_the_command_is_in_the_environment_whatever_it_was_set_up_for(run: Modul
     environment = run.Environment(run.environment_folder())
     environment.python.symlink_to(sys.executable)
     environment.stamp.write_text(environment.expected("runtime"))
-    package = run.ROOT / "core" / "cli"
+    package = run.ROOT / "airloom" / "cli"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").write_text("import sys\ndef main() -> None:\n    print('ran', *sys.argv[1:])\n")

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from pydantic import BaseModel, SecretStr
 
+import airloom
 import api
 import billing
 import core
@@ -27,7 +28,7 @@ from core.errors import ConfigurationError
 
 SECRET = re.compile(r"(.*[_a-z])?([sS]ecret|[pP]assword|[tT]oken|token_key|api_key|auth_?[kK]ey)(_hash)?")
 SHOWN = "do-not-show-this-secret"
-ROOTS = (api, core, gtp, radius, mqtt_bridge, billing, loadtest)
+ROOTS = (airloom, api, core, gtp, radius, mqtt_bridge, billing, loadtest)
 
 
 def classes() -> Iterator[type]:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from core.cli.serve import _tell
+from airloom.cli.serve import _tell
 
 
 class _Unwritable(io.StringIO):

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from airloom.cli.program import app
 from core.adapters.stream import reader as reading
 from core.adapters.stream.log import LogStream
 from core.adapters.stream.reader import LogReader
-from core.cli.program import app
 from core.domain.message import StreamRecord
 from core.errors import ConfigurationError, SourceGone
 from core.ports.stream import IteratorType, StoredRecord

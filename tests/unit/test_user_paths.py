@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from core.app.operations import Operations
+from airloom.app.operations import Operations
 from core.domain.session import CloseReason
 from gtp.path import PathState
 from gtp.userplane.paths import PEERS_MAX, UserPaths

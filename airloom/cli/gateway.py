@@ -17,13 +17,13 @@ from urllib.parse import unquote
 import aiohttp
 import typer
 
-from core.cli.bearers import bearer
-from core.cli.client import EX_UNAVAILABLE, EX_USAGE, CliError
-from core.cli.files import open_private
-from core.cli.node import ContactOption, JsonOption, YesOption, ask, channel, confirm, where_of
-from core.cli.output import Format, show
-from core.cli.pcap import PcapFile
-from core.cli.store import ConfigOption
+from airloom.cli.bearers import bearer
+from airloom.cli.client import EX_UNAVAILABLE, EX_USAGE, CliError
+from airloom.cli.files import open_private
+from airloom.cli.node import ContactOption, JsonOption, YesOption, ask, channel, confirm, where_of
+from airloom.cli.output import Format, show
+from airloom.cli.pcap import PcapFile
+from airloom.cli.store import ConfigOption
 
 SILENT_S = 15.0
 """A traced node that says nothing for so long is gone: it sends an empty line every five seconds."""

@@ -15,10 +15,10 @@ from urllib.parse import quote, unquote
 import aiohttp
 import typer
 
+from airloom.cli.client import EX_CONFIG, EX_UNAVAILABLE, CliError
+from airloom.cli.output import show
+from airloom.cli.store import ConfigOption, settings_from
 from core.adapters.own_socket import SOCKET_FILE, reachable
-from core.cli.client import EX_CONFIG, EX_UNAVAILABLE, CliError
-from core.cli.output import show
-from core.cli.store import ConfigOption, settings_from
 
 ASK_S, DRAIN_S, LOOK_S = 5.0, 60.0, 0.1
 

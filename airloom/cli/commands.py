@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 import typer
 
-from core.cli.client import EX_USAGE, Client, CliError, Profile, load_profile, profile_path
-from core.cli.output import Format, show
+from airloom.cli.client import EX_USAGE, Client, CliError, Profile, load_profile, profile_path
+from airloom.cli.output import Format, show
 from core.domain.values import replace
 
 SIM_COLUMNS = (

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from core.cli.client import EX_USAGE, Client, CliError
-from core.cli.commands import (
+from airloom.cli.client import EX_USAGE, Client, CliError
+from airloom.cli.commands import (
     GROUP_COLUMNS,
     SIM_COLUMNS,
     FetchAll,
@@ -23,8 +23,8 @@ from core.cli.commands import (
     run,
     segment,
 )
-from core.cli.files import write_private
-from core.cli.words import Command
+from airloom.cli.files import write_private
+from airloom.cli.words import Command
 
 groups = typer.Typer(no_args_is_help=True, help="Groups: SIMs under one configuration.")
 bills = typer.Typer(no_args_is_help=True, help="What it costs.")

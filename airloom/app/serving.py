@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from airloom.app.adapters import Adapters, make_billing
+from airloom.app.node import Node
+from airloom.app.operations import Operations
+from airloom.app.readiness import NodeReadiness
 from api.app import make_application
 from api.calls import ApiServices
 from api.limits import OperatorLimits
@@ -12,10 +16,6 @@ from api.operator.control import ControlServices, make_control
 from api.operator.customers import CustomerOperations
 from core.adapters.passwords import Argon2Passwords
 from core.adapters.tokens import JwtTokens
-from core.app.adapters import Adapters, make_billing
-from core.app.node import Node
-from core.app.operations import Operations
-from core.app.readiness import NodeReadiness
 from core.config import Config
 from core.services.customers.exports import Exports
 from core.services.customers.groups import Groups

@@ -16,10 +16,10 @@ from typing import IO, Annotated, Any
 import msgspec
 import typer
 
-from core.cli.client import EX_USAGE, CliError
-from core.cli.commands import PROFILE_OPTIONS, demand_heeded
-from core.cli.node import ContactOption, ask, where_of
-from core.cli.store import ConfigOption
+from airloom.cli.client import EX_USAGE, CliError
+from airloom.cli.commands import PROFILE_OPTIONS, demand_heeded
+from airloom.cli.node import ContactOption, ask, where_of
+from airloom.cli.store import ConfigOption
 from core.domain.stock import FIELDS, StockRow, problems_of
 from core.domain.values import replace
 

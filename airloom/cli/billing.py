@@ -9,9 +9,9 @@ from typing import Any
 
 import typer
 
-from core.cli.node import ContactOption, JsonOption, ask, where_of
-from core.cli.output import Format, show
-from core.cli.store import ConfigOption
+from airloom.cli.node import ContactOption, JsonOption, ask, where_of
+from airloom.cli.output import Format, show
+from airloom.cli.store import ConfigOption
 
 ASK_S = 60.0
 """Late usage is worked out when it is asked for."""

@@ -12,9 +12,9 @@ Rules:
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from airloom.app.adapters import Adapters
+from airloom.app.node import Node
 from api.ready import READY, Readiness
-from core.app.adapters import Adapters
-from core.app.node import Node
 from core.config import Config
 from core.config.node import ROLE_OF_DOOR
 from core.services.cluster.holding import State

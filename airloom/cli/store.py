@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli.client import EX_CONFIG, EX_UNAVAILABLE, CliError
+from airloom.cli.client import EX_CONFIG, EX_UNAVAILABLE, CliError
 from core.domain.usage import day_of
 from core.errors import ConfigurationError, Unavailable
 
@@ -35,9 +35,9 @@ def migrate(config: ConfigOption = None) -> None:
 
     Example: airloom store migrate --config airloom.toml
     """
+    from airloom.app.adapters import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
     from core.adapters.store.cassandra import migrate as migrate_tables  # noqa: PLC0415 - loads the driver
     from core.adapters.store.tables import SCHEMA_VERSION  # noqa: PLC0415 - a customer's command needs none
-    from core.app.adapters import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
 
     settings = _with_cassandra(config)
     address, factor = cassandra_address(settings), settings.store.replication_factor
@@ -51,9 +51,9 @@ def check(config: ConfigOption = None) -> None:
 
     Example: airloom store check --config airloom.toml
     """
+    from airloom.app.adapters import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
     from core.adapters.clock import SystemClock  # noqa: PLC0415 - a customer's command needs none
     from core.adapters.store.cassandra import CassandraEngine  # noqa: PLC0415 - loads the driver
-    from core.app.adapters import cassandra_address  # noqa: PLC0415 - a customer's command loads no gateway
 
     address = cassandra_address(_with_cassandra(config))
 
@@ -77,8 +77,8 @@ def audit(
 
     Example: airloom store audit 2026-11-30 --config airloom.toml
     """
+    from airloom.app.adapters import open_store  # noqa: PLC0415 - a customer's command loads no gateway
     from core.adapters.clock import SystemClock  # noqa: PLC0415 - a customer's command needs none
-    from core.app.adapters import open_store  # noqa: PLC0415 - a customer's command loads no gateway
 
     try:
         wanted = day_of(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC))

@@ -1,5 +1,5 @@
 """The `airloom` command."""
 
-from core.cli.program import main
+from airloom.cli.program import main
 
 __all__ = ["main"]

@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from heapq import nsmallest
 from ipaddress import IPv4Address, IPv6Address
 
+from airloom.app.held import HeldGateway
+from airloom.app.node import Node
 from api.operator.bearers import AddBearer, ChangeBearer, RemoveBearer, packet_filters, row
 from api.operator.control import SESSION_ENDED, Row, SessionQuery, TraceQuery
-from core.app.held import HeldGateway
-from core.app.node import Node
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Session
 from core.errors import Refused, Unavailable

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from core.cli.client import EX_USAGE, CliError
-from core.cli.commands import (
+from airloom.cli.client import EX_USAGE, CliError
+from airloom.cli.commands import (
     SIM_COLUMNS,
     FetchAll,
     Limit,
@@ -19,7 +19,7 @@ from core.cli.commands import (
     secret_of,
     segment,
 )
-from core.cli.words import Command
+from airloom.cli.words import Command
 
 sims = typer.Typer(no_args_is_help=True, help="SIMs: register, switch, group, tag, watch.")
 stats = typer.Typer(no_args_is_help=True, help="How much was used.")

@@ -18,7 +18,7 @@ import aiohttp
 import typer
 from yarl import URL
 
-from core.cli.files import write_private
+from airloom.cli.files import write_private
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:8080"
 TIMEOUT_S = 60

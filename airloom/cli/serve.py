@@ -19,15 +19,15 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from airloom.app.adapters import default_adapters
+from airloom.app.measuring import make_telemetry
+from airloom.app.node import Node
+from airloom.app.readiness import NodeReadiness
+from airloom.app.serving import add_metrics, make_api, make_control_channel, make_customers
+from airloom.cli.client import EX_CONFIG, EX_UNAVAILABLE
 from core.adapters import own_socket
 from core.adapters.clock import SystemClock
 from core.adapters.http_server import Clients, connections_of, listening, raise_open_files
-from core.app.adapters import default_adapters
-from core.app.measuring import make_telemetry
-from core.app.node import Node
-from core.app.readiness import NodeReadiness
-from core.app.serving import add_metrics, make_api, make_control_channel, make_customers
-from core.cli.client import EX_CONFIG, EX_UNAVAILABLE
 from core.config import Config
 from core.config_file import exposed, load
 from core.errors import ConfigurationError, LeaseLost, Unavailable, first_of, ungrouped

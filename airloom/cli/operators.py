@@ -11,11 +11,11 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from core.cli.client import EX_USAGE, CliError
-from core.cli.files import open_private
-from core.cli.node import ContactOption, YesOption, ask, confirm, where_of
-from core.cli.output import show
-from core.cli.store import ConfigOption, settings_from
+from airloom.cli.client import EX_USAGE, CliError
+from airloom.cli.files import open_private
+from airloom.cli.node import ContactOption, YesOption, ask, confirm, where_of
+from airloom.cli.output import show
+from airloom.cli.store import ConfigOption, settings_from
 
 CREATE_S = 30.0
 """A password is hashed, and others may wait for the same."""

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from core.cli.account import bills, groups, operator, sandbox
-from core.cli.billing import billing
-from core.cli.client import DEFAULT_ENDPOINT, CliError, Profile, save_profile
-from core.cli.commands import (
+from airloom.cli.account import bills, groups, operator, sandbox
+from airloom.cli.billing import billing
+from airloom.cli.client import DEFAULT_ENDPOINT, CliError, Profile, save_profile
+from airloom.cli.commands import (
     PROFILE_OPTIONS,
     Settings,
     checked_endpoint,
@@ -22,15 +22,15 @@ from core.cli.commands import (
     run,
     settings_of,
 )
-from core.cli.gateway import gateway
-from core.cli.node import node
-from core.cli.operators import operators
-from core.cli.output import Format
-from core.cli.sims import sims, stats
-from core.cli.stock import import_sims
-from core.cli.store import store
-from core.cli.stream import stream
-from core.cli.words import Root, unwrap_help
+from airloom.cli.gateway import gateway
+from airloom.cli.node import node
+from airloom.cli.operators import operators
+from airloom.cli.output import Format
+from airloom.cli.sims import sims, stats
+from airloom.cli.stock import import_sims
+from airloom.cli.store import store
+from airloom.cli.stream import stream
+from airloom.cli.words import Root, unwrap_help
 from core.domain.values import replace
 from core.version import VERSION
 
@@ -165,7 +165,7 @@ def serve(
 
     Example: airloom serve --config airloom.toml | airloom serve --role gateway --role edge
     """
-    from core.cli.serve import serve as serve_node  # noqa: PLC0415 - a customer's command loads no gateway
+    from airloom.cli.serve import serve as serve_node  # noqa: PLC0415 - a customer's command loads no gateway
 
     raise typer.Exit(serve_node(config, roles=role or (), as_json=as_json))
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Network
 
-from core.app.adapters import Adapters
+from airloom.app.adapters import Adapters
 from core.config import Config, GatewayConfig, RadiusClient, VirtualGatewayConfig
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool

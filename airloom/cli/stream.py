@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli.output import printable
-from core.cli.store import ConfigOption, said_plainly, settings_from
+from airloom.cli.output import printable
+from airloom.cli.store import ConfigOption, said_plainly, settings_from
 
 if TYPE_CHECKING:
     from core.adapters.stream.kinesis import KinesisStream

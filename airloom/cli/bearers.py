@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from core.cli.client import EX_USAGE, CliError
-from core.cli.node import ContactOption, JsonOption, ask, where_of
-from core.cli.output import Format, show
-from core.cli.store import ConfigOption
+from airloom.cli.client import EX_USAGE, CliError
+from airloom.cli.node import ContactOption, JsonOption, ask, where_of
+from airloom.cli.output import Format, show
+from airloom.cli.store import ConfigOption
 
 ANSWER_S = 60.0
 """A peer is asked again until it answers."""

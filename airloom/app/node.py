@@ -10,11 +10,11 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
 
+from airloom.app.adapters import METADATA_PORT, Adapters, make_billing
+from airloom.app.held import HeldGateway, settle_left
 from api.views import subscriber_view
 from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
-from core.app.adapters import METADATA_PORT, Adapters, make_billing
-from core.app.held import HeldGateway, settle_left
 from core.config import OWN_KEYS, RELOADABLE, Config
 from core.config_file import changed
 from core.domain.gateway import GatewayLease

@@ -6,8 +6,8 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from core.app.held import HeldGateway
-from core.app.node import Node
+from airloom.app.held import HeldGateway
+from airloom.app.node import Node
 from core.domain.session import Access
 from core.services.customers.guesses import Guesses
 from core.telemetry import Metric, Telemetry

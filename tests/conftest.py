@@ -4,8 +4,8 @@
 - ``@pytest.mark.root`` and ``@pytest.mark.program("tshark")`` name what a test needs; without it the test is
   not run, and the end of the report says so.
 - ``@pytest.mark.long`` is run with ``AIRLOOM_LONG`` set, as `./run prove store` does.
-- ``@pytest.mark.kinesis`` needs the servers of ``loadtest.parts.kinesis``, ``@pytest.mark.cassandra`` the
-  jars of ``loadtest.parts.cassandra``.
+- ``@pytest.mark.kinesis`` needs the servers of ``loadtest.external.kinesis``, ``@pytest.mark.cassandra`` the
+  jars of ``loadtest.external.cassandra``.
 - Hypothesis runs the profile ``fast``; ``HYPOTHESIS_PROFILE=thorough`` looks further, with fresh dice.
 """
 
@@ -18,7 +18,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
-from loadtest.parts import cassandra, kinesis
+from loadtest.external import cassandra, kinesis
 
 SHIPPED = ["airloom", "core", "api", "gtp", "radius", "mqtt_bridge", "billing"]
 

@@ -36,7 +36,7 @@ CLOCK_AND_DICE = (
     "datetime.datetime.today",
     "datetime.date.today",
 )
-ENTRY_POINTS = {"loadtest.demo", "loadtest.prove"}
+ENTRY_POINTS = {"loadtest.demo", "loadtest.proofs.prove"}
 """Started by name (./run, pyproject.toml). Modules with a ``__main__`` part are found by it."""
 
 

@@ -26,8 +26,8 @@ from typing import Any
 
 from loadtest.bench.bridge_children import LINGER_S, MQTT_PORT
 from loadtest.bench.radius import cpu_seconds
+from loadtest.external import kinesis as kinesis_parts
 from loadtest.folders import temporary_folder
-from loadtest.parts import kinesis as kinesis_parts
 from loadtest.serving import free_tcp_port
 
 DEVICES, WINDOW, PAYLOAD_BYTES = 200, 32, 200

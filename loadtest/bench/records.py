@@ -32,9 +32,9 @@ from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
 from loadtest.bench import records_gateways
+from loadtest.external import cassandra
 from loadtest.folders import temporary_folder
 from loadtest.measure import Histogram
-from loadtest.parts import cassandra
 
 SIMS, CALLERS = 10_000, 256
 KEYSPACE = "airloom_bench"

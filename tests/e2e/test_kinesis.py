@@ -23,11 +23,11 @@ from core.services.running.audit import AuditTrail
 from core.services.running.faults import Faults
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Delivery
-from loadtest.checks import payloads_by_imsi
-from loadtest.parts import kinesis
-from loadtest.prove import prove_edge
+from loadtest.external import kinesis
+from loadtest.proofs.prove import prove_edge
 from loadtest.serving import ROOT
-from loadtest.virtual import SeededEntropy
+from loadtest.simulation.checks import payloads_by_imsi
+from loadtest.simulation.virtual import SeededEntropy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kinesis]
 

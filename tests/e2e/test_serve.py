@@ -24,12 +24,12 @@ from core.adapters.own_socket import reachable
 from core.services.customers.guesses import BOUNDS, Guess
 from core.telemetry import Metric
 from loadtest.customer import ApiError, Customer
-from loadtest.parts.namespaces import why_not
+from loadtest.external.namespaces import why_not
 from loadtest.peers.gtp import Refusal
 from loadtest.peers.nas import Nas
 from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
-from loadtest.prove import prove_kills
+from loadtest.proofs.prove import prove_kills
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients
 from tests.support.gtp import create_request, delete_request
 from tests.support.gtp2 import create_session, delete_session, modify_bearer

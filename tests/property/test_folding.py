@@ -29,7 +29,7 @@ from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.services.metering.folding import UsageFolder
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.simulation.virtual import VirtualClock, run_virtual
 
 OPERATOR = "OP0000000001"
 MONTH = 202611

@@ -34,8 +34,8 @@ from core.services.gateway.blocks import UeBlocks
 from core.services.sessions.requests import OpenSession, PeerTunnel
 from core.services.sessions.statics import StaticAddresses
 from gtp.userplane.slots import over_buffer, table_bytes
-from loadtest.faults import Incarnation
-from loadtest.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual
+from loadtest.simulation.faults import Incarnation
+from loadtest.simulation.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual
 
 BEGINNING = datetime(2026, 11, 30, 12, tzinfo=UTC)
 QUARANTINE_S, PROVISIONAL_S = 30.0, 20.0

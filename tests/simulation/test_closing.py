@@ -26,7 +26,7 @@ from core.errors import StaleVersion, Unavailable
 from core.services.cluster.chores import Step
 from core.services.metering.folding import UsageFolder
 from core.services.running.audit import AuditTrail
-from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
+from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 from tests.property.test_folding import SlowEngine
 
 SEEDS = 12

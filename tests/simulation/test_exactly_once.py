@@ -25,8 +25,8 @@ from core.domain.values import replace
 from core.ports.store import Usage
 from core.ports.user_plane import Counters, Segment
 from core.services.metering.usage import UsageMeter
-from loadtest.checks import cents_of, cents_of_csv, quantity_of_csv, simulate
-from loadtest.plan import EXACTLY_ONCE
+from loadtest.simulation.checks import cents_of, cents_of_csv, quantity_of_csv, simulate
+from loadtest.simulation.plan import EXACTLY_ONCE
 from tests.simulation.test_world import IncrementGateway, holding
 
 SEEDS = int(os.environ.get("AIRLOOM_EXACT_SEEDS", "30"))

@@ -14,9 +14,9 @@ from core.adapters.store.wide import WideStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from core.services.gateway.virtual_gateway import LEASE_S
-from loadtest.faults import Incarnation
-from loadtest.virtual import run_virtual
-from loadtest.world import GATEWAY, World
+from loadtest.simulation.faults import Incarnation
+from loadtest.simulation.virtual import run_virtual
+from loadtest.simulation.world import GATEWAY, World
 
 SOCKET = (GATEWAY, 2152)
 

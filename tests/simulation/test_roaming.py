@@ -14,8 +14,8 @@ from gtp.endpoint import GtpEndpoint
 from gtp.events import PeerRestarted
 from gtp.pending import Pending
 from gtp.restart import is_newer
-from loadtest.checks import simulate
-from loadtest.plan import ROAMING, Plan
+from loadtest.simulation.checks import simulate
+from loadtest.simulation.plan import ROAMING, Plan
 from tests.simulation.test_world import SEEDS, holding
 
 

@@ -30,9 +30,9 @@ from core.services.sessions.service import Sessions
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Receipt
 from core.services.streaming.relay import EventRelay, envelope
-from loadtest.checks import simulate
-from loadtest.plan import Plan
-from loadtest.world import OPERATOR
+from loadtest.simulation.checks import simulate
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.world import OPERATOR
 from mqtt_bridge import inner
 from mqtt_bridge.service import DeviceEdge
 
@@ -73,7 +73,11 @@ def test_the_same_seed_is_the_same_run(seed: int) -> None:
 
 
 def test_a_run_does_not_depend_on_its_process() -> None:
-    command = [sys.executable, "-c", "from loadtest.checks import simulate; print(simulate(3).network.trace)"]
+    command = [
+        sys.executable,
+        "-c",
+        "from loadtest.simulation.checks import simulate; print(simulate(3).network.trace)",
+    ]
     traces = {
         subprocess.run(
             command,

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-import loadtest.plan
+import loadtest.simulation.plan
 from core.config import Config, GatewayConfig
 from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.network import Address
-from loadtest.killing import udp_packet
-from loadtest.killing_nodes import QUERY
 from loadtest.peers.gtp import GtpPeer, PdpContext
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.plan import Plan
-from loadtest.world import APN, GATEWAY
+from loadtest.proofs.killing import udp_packet
+from loadtest.proofs.killing_nodes import QUERY
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.world import APN, GATEWAY
 from mqtt_bridge.edge.dns import DNS_PORT
 from tests.unit.test_gtp_door import FILTERS, Script, Stage, played
 
@@ -30,7 +30,7 @@ NAME_SERVER = IPv4Address("100.127.0.53")
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
     """Runs a script on a stage whose gateway has an address of its own for GTP-U."""
-    plain = loadtest.plan.config_of
+    plain = loadtest.simulation.plan.config_of
 
     def config(name: str, plan: Plan) -> Config:
         given = plain(name, plan).gateway.model_dump() | {
@@ -44,7 +44,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
     def run(script: Script) -> None:
         played(script)()  # type: ignore[call-arg]  # the stage is the decorator's
 
-    monkeypatch.setattr(loadtest.plan, "config_of", config)
+    monkeypatch.setattr(loadtest.simulation.plan, "config_of", config)
     return run
 
 

@@ -33,7 +33,7 @@ from core.domain.sim import Sim
 from core.errors import ConfigurationError, Refused, Unavailable, ungrouped
 from core.ports.secrets import TokenClaims
 from core.services.customers.identity import Identity
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.simulation.virtual import VirtualClock, run_virtual
 from tests.contract.stores import sim_of
 from tests.support.api import make_world, served, tenants
 from tests.unit.test_control import SECRET, Asked, services_of

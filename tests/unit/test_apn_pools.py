@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import loadtest.plan
+import loadtest.simulation.plan
 from airloom.app.operations import Operations
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
@@ -18,8 +18,8 @@ from core.errors import ConfigurationError, Refused
 from core.services.sessions.requests import OpenSession, PeerTunnel
 from gtp.userplane.tun import Tun
 from loadtest.peers.nas import AccessDenied
-from loadtest.plan import Plan
-from loadtest.world import APN
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.world import APN
 from tests.unit.test_radius_door import Script, Stage, played
 from tests.unit.test_statics import STATIC, bind
 
@@ -34,19 +34,23 @@ APNS: list[dict[str, Any]] = [
 
 
 def with_apns(apns: list[dict[str, Any]]) -> GatewayConfig:
-    given = {**loadtest.plan.config_of("node-1", Plan()).gateway.model_dump(), "virtual": (), "apns": apns}
+    given = {
+        **loadtest.simulation.plan.config_of("node-1", Plan()).gateway.model_dump(),
+        "virtual": (),
+        "apns": apns,
+    }
     return GatewayConfig.model_validate(given)
 
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
     """Runs a script on a stage whose access points are ``APNS``."""
-    plain, gateway = loadtest.plan.config_of, with_apns(APNS)
+    plain, gateway = loadtest.simulation.plan.config_of, with_apns(APNS)
 
     def config(name: str, plan: Plan) -> Config:
         return plain(name, plan).model_copy(update={"gateway": gateway})
 
-    monkeypatch.setattr(loadtest.plan, "config_of", config)
+    monkeypatch.setattr(loadtest.simulation.plan, "config_of", config)
 
     def run(script: Script) -> None:
         played(script)()  # type: ignore[call-arg]  # the stage is the decorator's

@@ -21,8 +21,8 @@ from core.errors import Refused, Unavailable
 from core.services.gateway.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
 from core.services.gateway.virtual_gateway import MORE_S, Tenure, VirtualGateway
 from core.services.running.faults import Faults
-from loadtest.faults import FaultRates, FaultyEngine, Incarnation
-from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
+from loadtest.simulation.faults import FaultRates, FaultyEngine, Incarnation
+from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 
 POOL = IPv4Network("10.128.0.0/26")
 QUARANTINE_S, HELD_BACK_S = 10.0, 30.0

@@ -22,7 +22,7 @@ from core.errors import StaleVersion, Unavailable
 from core.ports.billing import Bill
 from core.services.metering.folding import UsageFolder
 from core.services.running.audit import AuditTrail
-from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
+from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 
 ONE, OTHER = "OP0000000001", "OP0000000002"
 GB = 1_000_000_000

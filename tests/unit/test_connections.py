@@ -26,7 +26,7 @@ from core.ports.clock import Clock
 from core.ports.inside import ConnectionFactory
 from core.ports.stream import PutResult
 from core.services.streaming.delivery import Delivery
-from loadtest.virtual import SeededEntropy
+from loadtest.simulation.virtual import SeededEntropy
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import GIVE_WAY_S, ConnectionCount, DeviceConnections
 from mqtt_bridge.edge.http import BODY_BYTES_MAX, HttpEntryPoint, Metadata, MetadataService

@@ -17,7 +17,7 @@ from core.ports.stream import IteratorType, PutResult, ReadResult, Shard, Stored
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Faults
 from core.services.streaming.consumer import LEASE_S, PASSED_OVER_MAX, Consumer
-from loadtest.virtual import SeededEntropy, SkewedClock, VirtualClock, run_virtual
+from loadtest.simulation.virtual import SeededEntropy, SkewedClock, VirtualClock, run_virtual
 
 APPLICATION = "test"
 

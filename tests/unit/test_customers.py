@@ -32,7 +32,7 @@ from core.errors import ConfigurationError
 from core.services.customers.guesses import BOUNDS, Guess
 from core.services.customers.stock import ROWS_MAX
 from loadtest.peers.gtp import GtpPeer, Refusal
-from loadtest.world import APN, PEERS
+from loadtest.simulation.world import APN, PEERS
 from tests.support.api import ApiWorld, make_world, tenants
 from tests.support.cli import Airloom
 from tests.unit.test_radius_door import Stage, played

@@ -20,7 +20,7 @@ from core.domain.session import Access, Session
 from core.domain.values import replace
 from core.services.streaming.delivery import Delivery, Receipt
 from loadtest.peers.device import SimulatedDevice
-from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
+from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 from mqtt_bridge import inner
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.edge.udp import FUNNEL, UdpEntryPoint

@@ -19,7 +19,7 @@ from core.services.cluster import edge_links
 from core.services.cluster.edge_links import LOST_S, EdgeLinks, LinkCount, RemoteSessions
 from core.services.running.faults import Faults
 from loadtest.serving import free_tcp_port
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.simulation.virtual import VirtualClock, run_virtual
 
 AT = datetime(2026, 11, 30, tzinfo=UTC)
 SECRET = "the secret of all nodes"

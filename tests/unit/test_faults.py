@@ -19,9 +19,9 @@ from core.services.metering.message_meter import MessageMeter
 from core.services.running.faults import ITEMS_TOLD_S, RESTART_S_MAX, Fault, Faults, fault_of
 from core.services.streaming.relay import EventRelay
 from loadtest.peers.sgsn import Sgsn
-from loadtest.plan import Plan
-from loadtest.virtual import VirtualClock, run_virtual
-from loadtest.world import APN, World
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import VirtualClock, run_virtual
+from loadtest.simulation.world import APN, World
 
 POISON = [
     b'{"imsi": "", "operatorId": "OP0000000001", "recordId": "x", "timestamp": 1796000000000, "payloads": 1}',

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from loadtest import demo, load
-from loadtest.parts.kinesis import create_stream
+from loadtest.external.kinesis import create_stream
 from loadtest.peers.phone import NoSocketLeft, Phone, Phones
 from loadtest.serving import DidNotStart
 

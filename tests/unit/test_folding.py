@@ -24,7 +24,7 @@ from core.services.metering import folding as folding_module
 from core.services.metering.folding import BACK, LOOK_S, SEAL_S, UsageFolder
 from core.services.metering.stats import Period, Stats
 from core.services.running.faults import Faults
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.simulation.virtual import VirtualClock, run_virtual
 
 OPERATOR = "OP0000000001"
 IMSI = "440100000000001"

@@ -24,9 +24,9 @@ from gtp.userplane.slots import table_bytes
 from gtp.v2.cause import Cause
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.peers.sgw import Sgw
-from loadtest.plan import Plan
-from loadtest.virtual import PERFECT
-from loadtest.world import APN, PEERS
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import PERFECT
+from loadtest.simulation.world import APN, PEERS
 from tests.support.cli import Airloom
 from tests.unit.test_radius_door import Stage
 

@@ -25,9 +25,9 @@ from gtp.v2.cause import Cause
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.plan import Plan
-from loadtest.virtual import NetworkFaults, SeededEntropy, run_virtual
-from loadtest.world import APN, GATEWAY, OPERATOR, World
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import NetworkFaults, SeededEntropy, run_virtual
+from loadtest.simulation.world import APN, GATEWAY, OPERATOR, World
 from tests.support.gtp2 import create_elements, create_session, element, f_teid, message2
 
 HERE = "127.0.2.8"

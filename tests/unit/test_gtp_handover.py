@@ -20,7 +20,7 @@ from gtp.v2.gateway import GtpV2Gateway
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.world import APN as APN_NAME
+from loadtest.simulation.world import APN as APN_NAME
 from tests.support.gtp import APN, SGSN, counting, create_request, delete_request, session, update_request
 from tests.support.gtp2 import SGW, delete_session, modify_bearer
 from tests.unit.test_radius_door import Stage, played

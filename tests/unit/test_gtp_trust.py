@@ -34,9 +34,9 @@ from gtp.v2.message import MessageType as V2
 from loadtest.peers.gtp import GtpPeer, PdpContext, Refusal
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.plan import Plan
-from loadtest.virtual import SeededEntropy, run_virtual
-from loadtest.world import APN, GATEWAY, World
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import SeededEntropy, run_virtual
+from loadtest.simulation.world import APN, GATEWAY, World
 from tests.support import gtp as v1
 from tests.support import gtp2 as v2
 

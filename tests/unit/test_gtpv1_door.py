@@ -19,9 +19,9 @@ from gtp.admission import OF_ONE_SIM_MAX
 from gtp.v1.header import decode_header
 from gtp.v1.ie import Elements, decode_elements
 from gtp.values import encode_tbcd
-from loadtest.plan import SLOTS, Plan
-from loadtest.virtual import run_virtual
-from loadtest.world import GATEWAY, OPERATOR
+from loadtest.simulation.plan import SLOTS, Plan
+from loadtest.simulation.virtual import run_virtual
+from loadtest.simulation.world import GATEWAY, OPERATOR
 from tests.support.gtp import create_elements, message, tlv, update_request
 from tests.unit.test_radius_door import Stage, played
 from tests.unit.test_statics import bind

@@ -15,7 +15,7 @@ from core.errors import ConfigurationError, Unavailable
 from core.services.cluster.holding import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S, Holdings, State
 from core.services.gateway.virtual_gateway import LEASE_S, Tenure
 from core.services.running.faults import Faults
-from loadtest.virtual import SkewedClock, VirtualClock, run_virtual
+from loadtest.simulation.virtual import SkewedClock, VirtualClock, run_virtual
 
 GATEWAYS = ("vg-1", "vg-2")
 

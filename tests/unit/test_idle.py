@@ -9,11 +9,11 @@ import pytest
 from core.domain.session import CloseReason
 from core.ports.network import Address
 from core.services.sessions.requests import ModifySession
-from loadtest.killing import udp_packet
 from loadtest.peers.sgw import Sgw
-from loadtest.plan import Plan
-from loadtest.virtual import PERFECT, run_virtual
-from loadtest.world import APN
+from loadtest.proofs.killing import udp_packet
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import PERFECT, run_virtual
+from loadtest.simulation.world import APN
 from tests.unit.test_gtp_door import Stage
 
 IDLE_S = 400.0

@@ -15,7 +15,7 @@ from core.adapters.stream.kinesis import KinesisStream
 from core.domain.message import StreamRecord
 from core.errors import Unavailable
 from core.ports.stream import PutResult
-from loadtest.parts.kinesis import ENVIRONMENT
+from loadtest.external.kinesis import ENVIRONMENT
 
 RECORDS = [StreamRecord(f"k{n}", b"%d" % n) for n in range(4)]
 THROTTLE = "ProvisionedThroughputExceededException"

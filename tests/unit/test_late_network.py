@@ -9,7 +9,7 @@ import pytest
 from core.adapters.inside.late import BEING_MADE, RETRY_FIRST_S, START_S, LateNetwork
 from core.errors import ConfigurationError
 from core.ports.inside import ConnectionFactory
-from loadtest.virtual import run_virtual
+from loadtest.simulation.virtual import run_virtual
 
 HERE = IPv4Address("100.127.9.9")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from core.config import EdgeConfig, GatewayConfig
 from core.services.streaming.delivery import Delivery
 from loadtest.peers.device import SimulatedDevice
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.simulation.virtual import VirtualClock, run_virtual
 from mqtt_bridge import inner
 from mqtt_bridge.budget import ANSWERS_BURST, ANSWERS_PER_S, SWEEP_MIN, AnswerBudget
 from mqtt_bridge.edge.dns import DNS_PORT, QUESTION_BYTES_MAX, NameServer

@@ -4,8 +4,8 @@ import pytest
 
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
-from loadtest.owners import OwnerWatch
-from loadtest.virtual import VirtualClock
+from loadtest.simulation.owners import OwnerWatch
+from loadtest.simulation.virtual import VirtualClock
 
 Told = list[tuple[str, dict[str, int]]]
 

@@ -8,7 +8,7 @@ import pytest
 from core.domain.account import Group
 from core.domain.session import SessionEventKind
 from core.domain.values import replace
-from loadtest.world import APN, OPERATOR
+from loadtest.simulation.world import APN, OPERATOR
 from radius import attributes as a
 from radius.codec import (
     Attribute,

@@ -15,11 +15,11 @@ from core.domain.session import Access, CloseReason, Session, SessionEventKind
 from core.domain.sim import SimStatus
 from core.domain.values import replace
 from core.errors import Unavailable
-from loadtest.checks import metered_volume
 from loadtest.peers.nas import INTERIM, START, STOP, AccessDenied, Nas, NasSession
-from loadtest.plan import NAS_SECRET, Plan
-from loadtest.virtual import run_virtual
-from loadtest.world import APN, OPERATOR, World
+from loadtest.simulation.checks import metered_volume
+from loadtest.simulation.plan import NAS_SECRET, Plan
+from loadtest.simulation.virtual import run_virtual
+from loadtest.simulation.world import APN, OPERATOR, World
 
 NAS_A, NAS_B, STRANGER = "127.0.3.1", "127.0.3.2", "127.0.4.1"
 

@@ -9,7 +9,7 @@ import pytest
 
 import radius.accounting
 from core.domain.session import CloseReason, NasName, SessionEventKind
-from loadtest.world import APN
+from loadtest.simulation.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code, encode_access_request
 from radius.notices import LINES_A_MINUTE

@@ -16,7 +16,7 @@ from core.domain.usage import Volume
 from core.domain.values import replace
 from core.services.sessions.changes import modified
 from core.services.sessions.requests import ModifySession
-from loadtest.world import APN
+from loadtest.simulation.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code
 from radius.notices import Notices

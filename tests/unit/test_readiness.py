@@ -17,8 +17,8 @@ from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from core.services.cluster.holding import State
 from core.services.running.recurring import AGAIN_S_MAX, TOPICS_MAX, Recurring
-from loadtest.plan import Plan, config_of
-from loadtest.virtual import run_virtual
+from loadtest.simulation.plan import Plan, config_of
+from loadtest.simulation.virtual import run_virtual
 from tests.support.api import make_world, served
 from tests.support.cli import Airloom
 from tests.unit.test_control import SECRET, Asked, services_of

@@ -12,12 +12,12 @@ from core.domain.usage import day_of
 from core.ports.stream import PutResult
 from core.services.running.faults import Fault
 from core.services.streaming.relay import LOOP
-from loadtest.faults import FaultRates
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn
-from loadtest.plan import Plan
-from loadtest.virtual import run_virtual
-from loadtest.world import APN, World
+from loadtest.simulation.faults import FaultRates
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import run_virtual
+from loadtest.simulation.world import APN, World
 
 AWAY = FaultRates(before=1.0)
 

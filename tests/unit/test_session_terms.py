@@ -30,8 +30,8 @@ from core.services.customers.sims import Sims
 from core.services.sessions.requests import ModifySession, OpenSession, PeerTunnel, Proof
 from core.services.sessions.service import Sessions
 from gtp.pco import Credentials
-from loadtest.virtual import SeededEntropy
-from loadtest.world import APN, OPERATOR
+from loadtest.simulation.virtual import SeededEntropy
+from loadtest.simulation.world import APN, OPERATOR
 from tests.contract.stores import NOW, sim_of
 from tests.unit.test_radius_door import Stage, played
 

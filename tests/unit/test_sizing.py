@@ -10,10 +10,10 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.rows import body_of
 from core.adapters.store.wide import WideStore
 from core.domain.values import replace
-from loadtest import sizing
+from loadtest.proofs import sizing
+from loadtest.proofs.scale import fleet_of
+from loadtest.proofs.sizing import Demand, Supply, as_lines, lay_out
 from loadtest.report import plot, table_of
-from loadtest.scale import fleet_of
-from loadtest.sizing import Demand, Supply, as_lines, lay_out
 from tests.contract.stores import NOW, SetClock, event_of, report_of, session_of, sim_of
 
 

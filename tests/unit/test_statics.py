@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Network
 
 import pytest
 
-import loadtest.plan
+import loadtest.simulation.plan
 from core.config import Config, GatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.reasons import AttachRefusal
@@ -15,8 +15,8 @@ from core.errors import Refused
 from core.ports.store import SETTLE_S
 from core.services.sessions.requests import OpenSession, PeerTunnel
 from loadtest.peers.nas import AccessDenied
-from loadtest.plan import Plan
-from loadtest.world import APN
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.world import APN
 from tests.unit.test_radius_door import Stage, played
 
 STATIC, OTHER = IPv4Address("10.127.0.9"), IPv4Address("10.127.0.10")
@@ -72,7 +72,7 @@ async def test_a_sim_has_its_own_address_or_none(stage: Stage) -> None:
 
 def test_a_sim_has_its_own_prefix_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """One number, two addresses: what holds of the static address holds of its prefix."""
-    plain = loadtest.plan.config_of
+    plain = loadtest.simulation.plan.config_of
 
     def with_ipv6(name: str, plan: Plan) -> Config:
         config = plain(name, plan).model_dump()
@@ -80,7 +80,7 @@ def test_a_sim_has_its_own_prefix_or_none(monkeypatch: pytest.MonkeyPatch) -> No
         gateway = {**config["gateway"], **prefixes, "virtual": ()}
         return plain(name, plan).model_copy(update={"gateway": GatewayConfig.model_validate(gateway)})
 
-    monkeypatch.setattr(loadtest.plan, "config_of", with_ipv6)
+    monkeypatch.setattr(loadtest.simulation.plan, "config_of", with_ipv6)
 
     @played
     async def script(stage: Stage) -> None:

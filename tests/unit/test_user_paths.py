@@ -10,9 +10,9 @@ from core.domain.session import CloseReason
 from gtp.path import PathState
 from gtp.userplane.paths import PEERS_MAX, UserPaths
 from loadtest.peers.sgw import Sgw
-from loadtest.plan import Plan
-from loadtest.virtual import PERFECT, run_virtual
-from loadtest.world import APN
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import PERFECT, run_virtual
+from loadtest.simulation.world import APN
 from tests.unit.test_gtp_door import Stage
 
 PEER, OTHER = "10.0.0.1", "10.0.0.2"

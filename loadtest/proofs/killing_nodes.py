@@ -26,10 +26,15 @@ from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine
 from core.adapters.store.wide import WideStore
 from core.config import EdgeConfig, GatewayConfig
-from loadtest.checks import payloads_by_imsi, total_of_stats
 from loadtest.customer import Customer
+from loadtest.external import cassandra, kinesis, sgsnemu
 from loadtest.folders import temporary_folder
-from loadtest.killing import (
+from loadtest.layouts import Gateways, Layout, Nodes, shared_parts, spread
+from loadtest.peers.gtp import GtpPeer
+from loadtest.peers.nas import Nas
+from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.sgw import Sgw
+from loadtest.proofs.killing import (
     APN,
     NAS_SECRET,
     Meter,
@@ -41,14 +46,9 @@ from loadtest.killing import (
     talk,
     udp_packet,
 )
-from loadtest.layouts import Gateways, Layout, Nodes, shared_parts, spread
-from loadtest.owners import OwnerWatch
-from loadtest.parts import cassandra, kinesis, sgsnemu
-from loadtest.peers.gtp import GtpPeer
-from loadtest.peers.nas import Nas
-from loadtest.peers.sgsn import Sgsn
-from loadtest.peers.sgw import Sgw
 from loadtest.serving import Served, free_gateway_address, radius_clients
+from loadtest.simulation.checks import payloads_by_imsi, total_of_stats
+from loadtest.simulation.owners import OwnerWatch
 from mqtt_bridge.edge.dns import DNS_PORT
 
 NAME, SHARDS = "airloom_nodes", 2
@@ -346,7 +346,7 @@ def _taken_over(served: Served) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.killing_nodes KILLS SEED [drain]`: print the finding as JSON."""
+    """`python -m loadtest.proofs.killing_nodes KILLS SEED [drain]`: print the finding as JSON."""
     finding = asyncio.run(
         kill_the_holder(
             kills=int(argv[0]),

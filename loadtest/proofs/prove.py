@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loadtest import scale
-from loadtest.checks import simulate
-from loadtest.killing_gateway import SESSIONS
-from loadtest.killing_store import KINDS
+from loadtest.external.namespaces import Lab, why_not
 from loadtest.outside import tries as outside
 from loadtest.outside.tries import ROOT
-from loadtest.parts.namespaces import Lab, why_not
-from loadtest.plan import EXACTLY_ONCE, ROAMING, Plan
-from loadtest.sizing import Demand
+from loadtest.proofs import scale
+from loadtest.proofs.killing_gateway import SESSIONS
+from loadtest.proofs.killing_store import KINDS
+from loadtest.proofs.sizing import Demand
+from loadtest.simulation.checks import simulate
+from loadtest.simulation.plan import EXACTLY_ONCE, ROAMING, Plan
 
 PROOFS = {
     "seeds": "simulated runs of the whole, with every fault",
@@ -69,9 +69,9 @@ def prove_kills(kills: int, seed: int) -> dict[str, Any]:
     """``kill -9`` of a served node; with root in network namespaces, where a far host counts by itself."""
     if why := why_not():
         tell(f"far side not run: {why}")
-        return _killing([sys.executable, "-m", "loadtest.killing", str(kills), str(seed)])
+        return _killing([sys.executable, "-m", "loadtest.proofs.killing", str(kills), str(seed)])
     with Lab() as lab:
-        command = [sys.executable, "-m", "loadtest.killing", str(kills), str(seed), lab.mark]
+        command = [sys.executable, "-m", "loadtest.proofs.killing", str(kills), str(seed), lab.mark]
         return _killing(lab.command(lab.ran, *command))
 
 
@@ -81,25 +81,32 @@ def prove_gateway(kills: int, seed: int, sessions: int = SESSIONS) -> dict[str, 
         tell(f"gateway not run: {why}")
         return {"ok": True, "not_run": why}
     with Lab() as lab:
-        command = [sys.executable, "-m", "loadtest.killing_gateway", *map(str, (kills, seed, sessions))]
+        command = [
+            sys.executable,
+            "-m",
+            "loadtest.proofs.killing_gateway",
+            *map(str, (kills, seed, sessions)),
+        ]
         return _killing(lab.command(lab.ran, *command, lab.mark))
 
 
 def prove_edge(kills: int, seed: int, layout: str) -> dict[str, Any]:
     """``kill -9`` under the traffic of every entry point, into a Kinesis that misbehaves."""
-    return _killing([sys.executable, "-m", "loadtest.killing_edge", str(kills), str(seed), layout])
+    return _killing([sys.executable, "-m", "loadtest.proofs.killing_edge", str(kills), str(seed), layout])
 
 
 def prove_nodes(kills: int, seed: int) -> dict[str, Any]:
     """``kill -9`` of the gateway that holds the sessions, over a real Cassandra: the other one takes over."""
-    return _killing([sys.executable, "-m", "loadtest.killing_nodes", str(kills), str(seed)])
+    return _killing([sys.executable, "-m", "loadtest.proofs.killing_nodes", str(kills), str(seed)])
 
 
 def prove_store(seed: int) -> dict[str, Any]:
     """Stores that fail: the simulation on real ones, the store's contract with one of three nodes killed,
     gateways that are cut off or stand still, a store of five seconds.
     """
-    found = [_killing([sys.executable, "-m", "loadtest.killing_store", str(seed), kind]) for kind in KINDS]
+    found = [
+        _killing([sys.executable, "-m", "loadtest.proofs.killing_store", str(seed), kind]) for kind in KINDS
+    ]
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "e2e"]
     runs = {
         "contract": ([*pytest, "-k", "cassandra", "tests/contract"], {"AIRLOOM_CASSANDRA_NODES": "3"}),
@@ -120,7 +127,7 @@ def prove_store(seed: int) -> dict[str, Any]:
 
 def prove_hostile(messages: int, seed: int) -> dict[str, Any]:
     """Mutated messages at a served gateway while good peers go on."""
-    return _killing([sys.executable, "-m", "loadtest.hostile", str(messages), str(seed)])
+    return _killing([sys.executable, "-m", "loadtest.proofs.hostile", str(messages), str(seed)])
 
 
 def prove_scale(sims: int, faults: int, seed: int, html: Path | None) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 Rules: it runs inside the radio network's namespace; an SGSN makes the sessions once and then says nothing any
 more. Devices send to a host on the far side, which counts and sends back; what comes back is counted here, by
-position (``loadtest.ledger``). After each kill the gateway must answer with the same restart counter and
-packets must flow again without a word of signalling. After the last: every session is in the store and every
-device reaches the far side; in both directions together the meter is at most one packet for each kill below
-what was seen, never above.
+position (``loadtest.simulation.ledger``). After each kill the gateway must answer with the same restart
+counter and packets must flow again without a word of signalling. After the last: every session is in the
+store and every device reaches the far side; in both directions together the meter is at most one packet for
+each kill below what was seen, never above.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from core.adapters.clock import SystemClock
 from core.adapters.store.sqlite import SqliteEngine
 from loadtest.bench.gtpc_load import Load, user_end_v1
 from loadtest.bench.gtpc_store import seed
+from loadtest.external.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 from loadtest.folders import temporary_folder
-from loadtest.killing import far_side, udp_packet
-from loadtest.ledger import GTP_U_PORT, Ledger, all_metered, open_sessions
-from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
+from loadtest.proofs.killing import far_side, udp_packet
 from loadtest.serving import Served
+from loadtest.simulation.ledger import GTP_U_PORT, Ledger, all_metered, open_sessions
 
 SESSIONS = 10_000
 FAR_PORT = 9_000
@@ -242,7 +242,7 @@ def _served(folder: Path, sessions: int, lab: Lab) -> Served:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.killing_gateway KILLS SEED SESSIONS MARK`: print the finding as JSON."""
+    """`python -m loadtest.proofs.killing_gateway KILLS SEED SESSIONS MARK`: print the finding as JSON."""
     kills, seed_, sessions = map(int, argv[:3])
     finding = asyncio.run(
         kill_gateway(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.config import Config, GatewayConfig, NodeConfig, RadiusConfig, UsageConfig
-from loadtest.faults import FaultRates, RetoldRates
-from loadtest.virtual import NetworkFaults
+from loadtest.simulation.faults import FaultRates, RetoldRates
+from loadtest.simulation.virtual import NetworkFaults
 
 NAS_SECRET = b"the secret of all NASes"
 SLOTS = 64

@@ -23,10 +23,10 @@ from core.adapters.network import UdpNetwork
 from core.ports.network import Address, DatagramSocket, Receiver
 from loadtest.customer import Customer
 from loadtest.folders import temporary_folder
-from loadtest.killing import APN, Talker, attach_talker, talk
 from loadtest.peers.gtp import GTP_C_PORT, GTP_U_PORT, GtpPeer, NotAnswered, Refusal
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
+from loadtest.proofs.killing import APN, Talker, attach_talker, talk
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
 
 MESSAGES = 1_000_000
@@ -283,7 +283,7 @@ def _rss_mib(served: Served) -> float:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.hostile MESSAGES SEED`: print the finding as JSON."""
+    """`python -m loadtest.proofs.hostile MESSAGES SEED`: print the finding as JSON."""
     finding = asyncio.run(
         attack(
             messages=int(argv[0]),

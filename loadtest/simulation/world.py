@@ -2,7 +2,7 @@
 
 Rules: the node is the real one over adapters in memory; what it leaves on its disks survives its crashes,
 nothing else does. A second account is kept of what the devices' side and the edge saw; when the run is
-over, everybody has gone home and ``loadtest.checks`` compares. One seed is one run, to the byte.
+over, everybody has gone home and ``loadtest.simulation.checks`` compares. One seed is one run, to the byte.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
-import loadtest.plan
+import loadtest.simulation.plan
 from airloom.app.adapters import Adapters
 from airloom.app.held import HeldGateway, settle_left
 from airloom.app.node import Node
@@ -37,7 +37,12 @@ from core.ports.network import Address
 from core.services.running.faults import Fault
 from core.services.sessions.requests import ModifySession
 from gtp.userplane.slots import over_buffer, table_bytes
-from loadtest.faults import (
+from loadtest.peers.device import SimulatedDevice
+from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
+from loadtest.peers.nas import AccessDenied, Nas, NasSession
+from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.sgw import Sgw
+from loadtest.simulation.faults import (
     FaultRates,
     FaultyEngine,
     FaultyStream,
@@ -45,14 +50,9 @@ from loadtest.faults import (
     RetellingEngine,
     RetoldRates,
 )
-from loadtest.ledger import GTP_U_PORT, Ledger
-from loadtest.peers.device import SimulatedDevice
-from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
-from loadtest.peers.nas import AccessDenied, Nas, NasSession
-from loadtest.peers.sgsn import Sgsn
-from loadtest.peers.sgw import Sgw
-from loadtest.plan import NAS_SECRET, PATH_LOSS_S_MAX, SLOTS, Plan
-from loadtest.virtual import (
+from loadtest.simulation.ledger import GTP_U_PORT, Ledger
+from loadtest.simulation.plan import NAS_SECRET, PATH_LOSS_S_MAX, SLOTS, Plan
+from loadtest.simulation.virtual import (
     PERFECT,
     SeededEntropy,
     SkewedClock,
@@ -166,7 +166,7 @@ class World:
     async def start_node(self) -> None:
         """Begin a life on what the last one left, trying waiting while the store is away."""
         self._life = Incarnation()
-        config = loadtest.plan.config_of(self.node_name, self.plan)
+        config = loadtest.simulation.plan.config_of(self.node_name, self.plan)
         self._own_addresses = {str(each) for own in config.gateway.held for each in own.addresses}
         self.node = self._node_type(config=config, adapters=self._adapters(self._life, self.node_name))
         self.node.deliver = self._watch_edge
@@ -308,7 +308,7 @@ class World:
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)
-                await settle_left(loadtest.plan.config_of(name, self.plan), adapters, "vg-1")
+                await settle_left(loadtest.simulation.plan.config_of(name, self.plan), adapters, "vg-1")
 
     async def finish(self) -> None:
         """End the last life in order."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
+from loadtest.external.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 
 RUN_TIMEOUT_S = 90
 """It lingers for some 20 s after its context is deleted."""

@@ -22,17 +22,17 @@ from typing import Any
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.config import EdgeConfig
-from loadtest.checks import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.customer import Customer
+from loadtest.external.namespaces import FAR_HOST, SGSN, SGW, Lab
 from loadtest.folders import temporary_folder
-from loadtest.ledger import counters_of, metered_of
-from loadtest.parts.namespaces import FAR_HOST, SGSN, SGW, Lab
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext
 from loadtest.peers.nas import Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
+from loadtest.simulation.checks import payloads_by_imsi, read_stream, total_of_stats
+from loadtest.simulation.ledger import counters_of, metered_of
 
 APN = "soracom.io"
 NAS_SECRET = "the secret of the NAS"  # noqa: S105 - of a NAS that lives for this run
@@ -346,7 +346,7 @@ async def far_side(lab: Lab | None, port: int, *, is_echo: bool = False) -> Asyn
         yield nothing
         return
     sink = await asyncio.create_subprocess_exec(
-        *lab.command(lab.inet, sys.executable, "-m", "loadtest.parts.sink", FAR_HOST, str(port)),
+        *lab.command(lab.inet, sys.executable, "-m", "loadtest.external.sink", FAR_HOST, str(port)),
         *(["echo"] if is_echo else []),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -372,7 +372,7 @@ async def far_side(lab: Lab | None, port: int, *, is_echo: bool = False) -> Asyn
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.killing KILLS SEED`: print the finding as JSON; used inside a namespace too."""
+    """`python -m loadtest.proofs.killing KILLS SEED`: print the finding as JSON; used in a namespace too."""
     kills, seed = int(argv[0]), int(argv[1])
     lab = Lab.entered(argv[2]) if len(argv) > 2 else None
     finding = asyncio.run(

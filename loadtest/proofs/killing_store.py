@@ -21,15 +21,15 @@ from core.adapters.store import cassandra as adapter
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
-from loadtest.checks import FIRST_DAY, check_world
-from loadtest.faults import FaultRates, RetoldRates
+from loadtest.external import cassandra
+from loadtest.external.cassandra_front import CassandraFront, FrontFaults
 from loadtest.folders import temporary_folder
-from loadtest.parts import cassandra
-from loadtest.parts.cassandra_front import CassandraFront, FrontFaults
-from loadtest.plan import Plan
 from loadtest.serving import free_tcp_port
-from loadtest.virtual import VirtualClock
-from loadtest.world import World
+from loadtest.simulation.checks import FIRST_DAY, check_world
+from loadtest.simulation.faults import FaultRates, RetoldRates
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import VirtualClock
+from loadtest.simulation.world import World
 
 KINDS = ("sqlite", "front", "three")
 KEYSPACE = "airloom_world"
@@ -198,7 +198,7 @@ _OPENED = {"sqlite": _sqlite, "front": _front, "three": _three}
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.killing_store SEED KIND …`: print the findings as JSON, one line for each kind."""
+    """`python -m loadtest.proofs.killing_store SEED KIND …`: print the findings as JSON, a line a kind."""
     findings = [asyncio.run(run_on(kind, int(argv[0]))) for kind in argv[1:] or KINDS]
     for finding in findings:
         print(json.dumps(finding.as_dict()))

@@ -24,9 +24,9 @@ from core.errors import StaleVersion, Unavailable
 from core.services.cluster.holding import Holdings
 from core.services.gateway.virtual_gateway import Tenure
 from core.services.running.faults import Faults
+from loadtest.proofs.sizing import Demand, Layout, Supply, as_lines, lay_out
 from loadtest.report import page, plot, table_of
-from loadtest.sizing import Demand, Layout, Supply, as_lines, lay_out
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.simulation.virtual import VirtualClock, run_virtual
 
 GET_S, PUT_S = 0.002, 0.008
 """What a read and a conditional write of the store take at least; at most three times as long."""

@@ -30,9 +30,9 @@ from core.domain.usage import UsageReport, Volume, day_of, fold
 from core.ports.stream import IteratorType, StoredRecord
 from loadtest.customer import Customer
 from loadtest.folders import temporary_folder
-from loadtest.plan import Plan
-from loadtest.virtual import run_virtual
-from loadtest.world import OPERATOR, World
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import run_virtual
+from loadtest.simulation.world import OPERATOR, World
 
 EPOCH_OF_NASES = 0
 """Counted by others: what they told last, unanswered, may or may not be in it."""

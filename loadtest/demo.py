@@ -35,19 +35,13 @@ from loadtest.customer import ApiError, Customer
 from loadtest.external import cassandra, kinesis
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Layout, in_one, spread
+from loadtest.outcome import is_subsequence, payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.serving import DidNotStart, endpoint_of, free_gateway_address, radius_clients
-from loadtest.simulation.checks import (
-    is_subsequence,
-    payloads_by_imsi,
-    quantity_of_csv,
-    read_stream,
-    total_of_stats,
-)
 
 T = TypeVar("T")
 Peer = TypeVar("Peer", bound=GtpPeer[Any])

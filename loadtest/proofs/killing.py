@@ -25,13 +25,13 @@ from core.config import EdgeConfig
 from loadtest.customer import Customer
 from loadtest.external.namespaces import FAR_HOST, SGSN, SGW, Lab
 from loadtest.folders import temporary_folder
+from loadtest.outcome import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext
 from loadtest.peers.nas import Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
-from loadtest.simulation.checks import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.simulation.ledger import counters_of, metered_of
 
 APN = "soracom.io"

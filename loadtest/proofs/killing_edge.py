@@ -33,10 +33,10 @@ from loadtest.external import cassandra, kinesis
 from loadtest.external.kinesis_front import Faults, Front
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Layout, in_one, spread
+from loadtest.outcome import payloads_by_imsi
 from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.serving import free_gateway_address, free_tcp_port, radius_clients
-from loadtest.simulation.checks import payloads_by_imsi
 
 APN = "soracom.io"
 PHONES = 8

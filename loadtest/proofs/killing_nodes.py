@@ -30,6 +30,7 @@ from loadtest.customer import Customer
 from loadtest.external import cassandra, kinesis, sgsnemu
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Gateways, Layout, Nodes, shared_parts, spread
+from loadtest.outcome import payloads_by_imsi, total_of_stats
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
@@ -47,7 +48,6 @@ from loadtest.proofs.killing import (
     udp_packet,
 )
 from loadtest.serving import Served, free_gateway_address, radius_clients
-from loadtest.simulation.checks import payloads_by_imsi, total_of_stats
 from loadtest.simulation.owners import OwnerWatch
 from mqtt_bridge.edge.dns import DNS_PORT
 

@@ -21,8 +21,8 @@ from core.telemetry import Metric
 from loadtest.customer import Customer
 from loadtest.external import kinesis, sgsnemu
 from loadtest.external.namespaces import GATEWAY, Lab
+from loadtest.outcome import payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.serving import ROOT, Served
-from loadtest.simulation.checks import payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.simulation.ledger import ledger_of_capture
 
 MQTT, MESSAGES, METADATA = "100.127.127.100", "100.127.65.43", "100.127.100.127"

@@ -24,9 +24,9 @@ from core.services.running.faults import Faults
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Delivery
 from loadtest.external import kinesis
+from loadtest.outcome import payloads_by_imsi
 from loadtest.proofs.prove import prove_edge
 from loadtest.serving import ROOT
-from loadtest.simulation.checks import payloads_by_imsi
 from loadtest.simulation.virtual import SeededEntropy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kinesis]

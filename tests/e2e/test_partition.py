@@ -28,10 +28,10 @@ from core.services.gateway.virtual_gateway import LEASE_S
 from loadtest.customer import Customer
 from loadtest.external import cassandra
 from loadtest.external.namespaces import Lab, Segment
+from loadtest.outcome import total_of_stats
 from loadtest.peers.sgsn import Sgsn
 from loadtest.proofs.killing import Talker, attach_talker, udp_packet
 from loadtest.proofs.killing_nodes import QUERY
-from loadtest.simulation.checks import total_of_stats
 from mqtt_bridge.edge.dns import DNS_PORT
 from tests.e2e.test_moving_address import GATEWAYS, KEYSPACE, NAME_SERVER, node, run_in
 

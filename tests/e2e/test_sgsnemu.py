@@ -13,8 +13,8 @@ import pytest
 from loadtest.customer import Customer
 from loadtest.external import sgsnemu
 from loadtest.external.namespaces import GATEWAY, Lab
+from loadtest.outcome import quantity_of_csv, total_of_stats
 from loadtest.serving import ROOT
-from loadtest.simulation.checks import quantity_of_csv, total_of_stats
 from loadtest.simulation.ledger import ledger_of_capture
 
 PINGS = 10

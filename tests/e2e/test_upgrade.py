@@ -15,13 +15,13 @@ from core.adapters.store.tables import SCHEMA_VERSION
 from loadtest.customer import Customer
 from loadtest.external import kinesis
 from loadtest.layouts import Layout, shared_parts, spread
+from loadtest.outcome import payloads_by_imsi, total_of_stats
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.proofs.killing import NAS_SECRET, attach_meter, attach_talker, report_again, talk
 from loadtest.serving import free_gateway_address, radius_clients
-from loadtest.simulation.checks import payloads_by_imsi, total_of_stats
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cassandra, pytest.mark.kinesis]
 

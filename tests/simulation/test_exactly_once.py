@@ -25,7 +25,8 @@ from core.domain.values import replace
 from core.ports.store import Usage
 from core.ports.user_plane import Counters, Segment
 from core.services.metering.usage import UsageMeter
-from loadtest.simulation.checks import cents_of, cents_of_csv, quantity_of_csv, simulate
+from loadtest.outcome import quantity_of_csv
+from loadtest.simulation.checks import cents_of, cents_of_csv, simulate
 from loadtest.simulation.plan import EXACTLY_ONCE
 from tests.simulation.test_world import IncrementGateway, holding
 

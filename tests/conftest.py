@@ -40,8 +40,8 @@ def no_blocking_call_in_a_loop() -> Iterator[None]:
     blockbuster = BlockBuster(SHIPPED)
     for function in blockbuster.functions.values():  # the SDK reads its models, before anything is served
         function.can_block_in("core/adapters/stream/kinesis.py", "open")
-        function.can_block_in("core/adapters/s3.py", "open")
-        function.can_block_in("core/adapters/mover/ec2.py", "open")
+        function.can_block_in("core/adapters/object_store/s3.py", "open")
+        function.can_block_in("core/adapters/address_mover/ec2.py", "open")
     blockbuster.activate()
     yield
     blockbuster.deactivate()

@@ -8,18 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from billing.service import BillingService
+from core.adapters.address_mover.none import NoMover
 from core.adapters.clock import SystemClock, SystemEntropy
-from core.adapters.files import FolderObjectStore
 from core.adapters.folder import NodeFolder
 from core.adapters.links import NoLinks, WebSocketLinks
-from core.adapters.mover.none import NoMover
 from core.adapters.network import UdpNetwork
+from core.adapters.object_store.files import FolderObjectStore
 from core.adapters.peers import HttpPeers, NoPeers
+from core.adapters.secrets.tokens import key_of_file, key_of_secret
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.log import STREAM_FOLDER, LogStream
-from core.adapters.tokens import key_of_file, key_of_secret
 from core.config import Config, GatewayConfig
 from core.domain.billing import Tariff
 from core.errors import ConfigurationError, Unavailable
@@ -247,7 +247,7 @@ async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectSto
     objects = config.objects
     if not objects.s3:
         return await FolderObjectStore.open(root=objects.folder or config.node.data_dir / "objects")
-    from core.adapters.s3 import S3ObjectStore  # noqa: PLC0415 - else no AWS SDK is loaded
+    from core.adapters.object_store.s3 import S3ObjectStore  # noqa: PLC0415 - else no AWS SDK is loaded
 
     bucket = await S3ObjectStore.open(
         bucket=objects.s3, prefix=objects.prefix, region=objects.region, endpoint=objects.endpoint
@@ -260,12 +260,12 @@ async def _open_mover(config: Config) -> AddressMover:
     gateway = config.gateway
     if gateway.address_mover == "none" or not config.holdable:
         return NO_MOVER
-    from core.adapters.mover.interface import InterfaceMover  # noqa: PLC0415 - else no netlink is loaded
+    from core.adapters.address_mover.interface import InterfaceMover  # noqa: PLC0415 - else no netlink is loaded
 
     interface = await InterfaceMover.open(gateway.address_interface)
     if gateway.address_mover == "interface":
         return interface
-    from core.adapters.mover.ec2 import Ec2Mover  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
+    from core.adapters.address_mover.ec2 import Ec2Mover  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
 
     return await Ec2Mover.open(interface=interface, station=interface.station)
 

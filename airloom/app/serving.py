@@ -14,8 +14,8 @@ from api.calls import ApiServices
 from api.limits import OperatorLimits
 from api.operator.control import ControlServices, make_control
 from api.operator.customers import CustomerOperations
-from core.adapters.passwords import Argon2Passwords
-from core.adapters.tokens import JwtTokens
+from core.adapters.secrets.passwords import Argon2Passwords
+from core.adapters.secrets.tokens import JwtTokens
 from core.config import Config
 from core.services.customers.exports import Exports
 from core.services.customers.groups import Groups

@@ -17,8 +17,8 @@ from airloom.app.adapters import Adapters
 from airloom.app.node import Node
 from airloom.cli.serve import GC_THRESHOLDS
 from core.adapters.clock import SystemClock, SystemEntropy
-from core.adapters.files import MemoryObjectStore
 from core.adapters.network import UdpNetwork
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream

@@ -16,7 +16,7 @@ from math import floor
 
 from airloom.app.node import Node
 from billing.service import BillingService
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.domain.billing import Tariff
 from core.domain.session import Session, SessionEventKind
 from core.domain.usage import UsageReport, Volume, day_of, fold

@@ -20,7 +20,7 @@ import loadtest.simulation.plan
 from airloom.app.adapters import Adapters
 from airloom.app.held import HeldGateway, settle_left
 from airloom.app.node import Node
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sessions import WideSessions

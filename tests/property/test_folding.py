@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from billing.export import to_csv
 from billing.service import BillingService
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.bills import WideBills
 from core.adapters.store.engine import Batch
 from core.adapters.store.memory import Disk, MemoryEngine

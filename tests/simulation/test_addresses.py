@@ -16,7 +16,7 @@ import pytest
 from airloom.app.adapters import Adapters
 from airloom.app.held import HeldGateway
 from airloom.app.node import Node
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.peers import NoPeers
 from core.adapters.store.engine import Batch, Row, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine

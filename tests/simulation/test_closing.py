@@ -15,7 +15,7 @@ import pytest
 
 from billing.closing import MonthCloser, late_usage
 from billing.service import BillingService
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk
 from core.adapters.store.wide import WideStore
 from core.domain.billing import CLOSING_DELAY, ClosedMonth, Tariff

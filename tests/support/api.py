@@ -20,11 +20,11 @@ from api.limits import OperatorLimits
 from api.ready import Readiness
 from billing.service import BillingService
 from core.adapters.clock import SystemEntropy
-from core.adapters.files import MemoryObjectStore
-from core.adapters.passwords import Argon2Passwords
+from core.adapters.object_store.files import MemoryObjectStore
+from core.adapters.secrets.passwords import Argon2Passwords
+from core.adapters.secrets.tokens import JwtTokens
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
-from core.adapters.tokens import JwtTokens
 from core.domain.billing import Tariff
 from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim

@@ -19,7 +19,7 @@ from billing.metering import records_of
 from billing.rating import rate
 from billing.service import BillingService
 from billing.statement import make_statement, to_minor_units
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.usage import WideUsage
 from core.adapters.store.wide import WideStore

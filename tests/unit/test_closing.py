@@ -11,7 +11,7 @@ import pytest
 from billing import closing as closing_module
 from billing.closing import LOOK_S, MonthCloser, late_usage
 from billing.service import BillingService
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import USAGE_OPERATOR
 from core.adapters.store.wide import WideStore

@@ -18,7 +18,7 @@ import aiomqtt
 import pytest
 
 from core.adapters.clock import SystemClock
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.domain.message import StreamRecord
 from core.domain.session import Session

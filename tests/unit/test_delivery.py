@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.domain.message import DeviceMessage, StreamRecord
 from core.domain.reasons import RequestRefusal

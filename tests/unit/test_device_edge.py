@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk
 from core.domain.session import Access, Session
 from core.domain.values import replace

@@ -11,7 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from api.sandbox import SANDBOX_OPERATORS_MAX, SANDBOX_SIMS_MAX
 from api.sources import scheme_of, source_of
-from core.adapters.passwords import WAITING_MAX
+from core.adapters.secrets.passwords import WAITING_MAX
 from core.domain.account import Operator
 from core.domain.audit import AuditAction
 from core.domain.reasons import RequestRefusal

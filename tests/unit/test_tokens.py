@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from core.adapters.clock import SystemEntropy
-from core.adapters.tokens import JwtTokens, key_of_file, key_of_secret
+from core.adapters.secrets.tokens import JwtTokens, key_of_file, key_of_secret
 from core.ports.secrets import TokenClaims
 
 AT = datetime(2026, 11, 30, tzinfo=UTC)

@@ -12,7 +12,7 @@ import aiohttp
 from botocore.config import Config as SdkConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from core.adapters.files import names_of
+from core.adapters.object_store.files import names_of
 from core.errors import ConfigurationError, Unavailable
 
 CONNECT_S, CALL_S = 3.0, 30.0

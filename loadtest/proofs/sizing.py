@@ -1,7 +1,8 @@
 """How an installation is laid out for so many SIMs: arithmetic, from what was measured and what is assumed.
 
 Rules: what a thing costs is a named figure with where it comes from; writes are those that the code makes
-(tests/unit/test_sizing.py counts them); what lives how long is read from the tables themselves.
+(tests/unit/loadtest/proofs/test_sizing.py counts them); what lives how long is read from the tables
+themselves.
 """
 
 import math

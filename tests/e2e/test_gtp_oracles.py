@@ -37,7 +37,7 @@ from tests.support.gtp import (
     tlv,
     update_request,
 )
-from tests.unit.test_gtpv1_messages import NOTIFICATION, with_extensions
+from tests.unit.gtp.v1.test_messages import NOTIFICATION, with_extensions
 
 IPV6 = (IPv6Address("2001:db8::35"),)
 

@@ -252,11 +252,12 @@ async def guess_keys(customer: Customer) -> None:
 async def still_metrics(served: Served) -> set[str]:
     """Those that did not move within some seconds: messages are counted from the stream, a little later.
 
-    The embedded stream takes everything: its dead letters are ``tests/unit/test_delivery.py``'s. Links are
-    between nodes: ``tests/e2e/test_spread.py`` has some. A day is folded long after its end:
-    ``tests/unit/test_folding.py``, a month closed: ``tests/unit/test_closing.py``. No path fails:
-    ``tests/unit/test_gateway_operations.py``. Nobody claims another's session, no loop fails:
-    ``tests/unit/test_gtp_trust.py``, ``tests/unit/test_faults.py``.
+    The embedded stream takes everything: its dead letters are those of
+    ``tests/unit/core/services/streaming/test_delivery.py``. Links are between nodes:
+    ``tests/e2e/test_spread.py`` has some. A day is folded long after its end:
+    ``tests/unit/core/services/metering/test_folding.py``, a month closed:
+    ``tests/unit/billing/test_closing.py``. No path fails: ``tests/node/test_gateway_operations.py``. Nobody
+    claims another's session, no loop fails: ``tests/node/test_gtp_trust.py``, ``tests/node/test_faults.py``.
     """
     elsewhere = (
         Metric.DEAD_LETTERS,

@@ -8,11 +8,11 @@ from ipaddress import IPv4Address
 import pytest
 
 from airloom.app.adapters import Adapters
-from airloom.app.held import KEEP_ADDRESS_S
 from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
+from core.services.gateway.address import KEEP_ADDRESS_S
 from core.services.gateway.virtual_gateway import LEASE_S
 from loadtest.simulation.faults import Incarnation
 from loadtest.simulation.virtual import run_virtual

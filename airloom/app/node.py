@@ -27,6 +27,7 @@ from core.services.cluster.chores import Chores, Step
 from core.services.cluster.control import ClusterControl
 from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
 from core.services.cluster.holding import Holdings
+from core.services.customers.metadata import DeviceMetadata
 from core.services.gateway.virtual_gateway import Tenure
 from core.services.metering.folding import UsageFolder
 from core.services.metering.message_meter import MESSAGE_METER, MessageMeter
@@ -106,6 +107,7 @@ class Node:
             steps=self._chores() if "meter" in config.node.roles else {},
         )
         self.answer_budget = AnswerBudget()
+        self.metadata = DeviceMetadata(store=world.store.bulk)
         self.connections = self.make_connections()
         self.edge = self.make_edge()
         self.remote = RemoteSessions(
@@ -388,21 +390,11 @@ class Node:
         await connections.serve(edge.metadata_address, METADATA_PORT, metadata)
 
     async def _metadata_of(self, session: Session) -> Metadata | None:
-        """What a device may read of its own SIM, if its group lets it (``SoracomAir.metadata.enabled``)."""
-        store = self._world.store.bulk
-        sim = await store.sims.get(session.sim_id)
-        if sim is None or not sim.group_id or sim.operator_id != session.operator_id:
+        """As the API shows it."""
+        found = await self.metadata.of(session)
+        if found is None:
             return None
-        group = await store.groups.get(sim.operator_id, sim.group_id)
-        air = group.configuration.get("SoracomAir", {}) if group is not None else {}
-        allowed = air.get("metadata")
-        if not isinstance(allowed, dict) or allowed.get("enabled") is not True:
-            return None
-        userdata = air.get("userdata")
-        return Metadata(
-            subscriber=subscriber_view(sim, await store.sessions.of_sim(sim.sim_id)),
-            userdata=userdata if isinstance(userdata, str) else None,
-        )
+        return Metadata(subscriber=subscriber_view(found.sim, found.sessions), userdata=found.userdata)
 
 
 def _sought(config: Config, mover: AddressMover) -> list[str]:

@@ -9,7 +9,7 @@ import gzip
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -490,6 +490,27 @@ async def test_requests_that_are_none_leave_no_log(caplog: pytest.LogCaptureFixt
             reader, writer = await made.open(HTTP)
             writer.write(nonsense)
             assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] in (b"400", b"405")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("target", ["POST /", "GET /", "GET /v1/subscriber.imsi"])
+@pytest.mark.parametrize("ending", ["no gzip", "ends", "is reset"])
+async def test_bodies_that_are_none_leave_no_log(
+    target: str, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A radio that drops amid a body is no event of the platform's."""
+    head = f"{target} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n".encode()
+    async with edge() as made:
+        reader, writer = await made.open(METADATA if "v1" in target else HTTP)
+        writer.write(head + (b"ab" if ending == "no gzip" else b"a"))
+        await asyncio.sleep(0.05)
+        if ending == "is reset":
+            writer.transport.abort()
+        elif ending == "ends":
+            writer.close()
+        with suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(0.2):
+                await reader.read()
     assert caplog.records == []
 
 

@@ -215,7 +215,7 @@ class Accounting:
         except Refused as refusal:
             if report.status is AcctStatus.START or not session_id or request.refusal is not None:
                 raise
-            carried = Grant(session_id, report.framed_address or IPv4Address(0))
+            carried = Grant(session_id, _framed(report) or IPv4Address(0))
             session = await self._sessions.carried_unopened(replace(request, grant=carried), refusal)
             self.forget(session)
             return session
@@ -242,10 +242,10 @@ class Accounting:
     def _grant(self, event: AccountingRequested, apn: str, session_id: str) -> Grant:
         report, client = event.report, event.client
         if client.terms.own_addresses:
-            address = report.framed_address or IPv4Address(0)
+            address = _framed(report) or IPv4Address(0)
             return Grant(session_id or self._admissions.fresh_id(), address, is_lent=False)
         pool, asker = self._sessions.pool_of(apn), (client.name, report.nas)
-        return self._admissions.redeem(report.imsi, asker, session_id, report.framed_address, pool)
+        return self._admissions.redeem(report.imsi, asker, session_id, _framed(report), pool)
 
     def _demand_recent(self, session_id: str) -> None:
         """Raises ``Refused(UNKNOWN_SESSION)`` for an id that is too old to know that it is not over."""
@@ -420,10 +420,14 @@ def nas_of(event: AccountingRequested) -> Nas:
         acct_session_id=report.acct_session_id,
         ip_address=name.ip_address,
         user_name=report.user_name,
-        framed_address="" if report.framed_address is None else str(report.framed_address),
+        framed_address=report.framed_address,
         says_imsi=report.says_imsi,
         has_own_address=event.client.terms.own_addresses,
     )
+
+
+def _framed(report: AccountingReport) -> IPv4Address | None:
+    return IPv4Address(report.framed_address) if report.framed_address else None
 
 
 def _demand_own(session: Session, event: AccountingRequested) -> None:

@@ -6,12 +6,10 @@ is not there takes nothing away.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from enum import IntEnum
-from ipaddress import IPv4Address
-from itertools import islice
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from core.domain.ids import is_id
 from core.domain.reasons import AttachRefusal
@@ -48,8 +46,10 @@ class AcctStatus(IntEnum):
     ACCOUNTING_OFF = 8
 
 
-@dataclass(slots=True)
-class AccessRequest:
+_STATUSES: Mapping[int | None, AcctStatus] = {status.value: status for status in AcctStatus}
+
+
+class AccessRequest(Struct, frozen=True):
     """Who asks for access, and by what it wants to be known. ``packet`` and ``secret`` check its password.
 
     ``apns`` are the access points that Called-Station-Id may mean, in order. ``refusal``: why it cannot be
@@ -65,8 +65,12 @@ class AccessRequest:
     location: Location
     refusal: AttachRefusal | None
     must_prove: bool
-    packet: Packet = field(repr=False)
-    secret: bytes = field(repr=False)
+    packet: Packet
+    secret: bytes
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        return f"AccessRequest(imsi={self.imsi!r}, nas={self.nas!r}, user_name={self.user_name!r})"
 
     def knows(self, user_name: str, password: bytes) -> bool:
         """Whether it was sent under this name with this password, by PAP or CHAP."""
@@ -76,11 +80,12 @@ class AccessRequest:
         return chap if chap is not None else reveal_password(self.packet, self.secret) == password
 
 
-class AccountingReport(NamedTuple):
+class AccountingReport(Struct, frozen=True):
     """One Accounting-Request. Counters are absolute, 64 bits; 0 where the NAS told none, and as the highest
     counts, that takes nothing away. ``delay_s``: for how long it has been trying to say this; ``session_s``:
     how long it says the session has lasted. ``session_ids`` are the Class attributes that may be ours.
-    ``authenticator`` is of no two packets the same, but of their repeats.
+    ``framed_address`` is a dotted quad, empty without one. ``authenticator`` is of no two packets the same,
+    but of their repeats.
     """
 
     status: AcctStatus
@@ -93,7 +98,7 @@ class AccountingReport(NamedTuple):
     apns: tuple[str, ...]
     msisdn: str
     imei: str
-    framed_address: IPv4Address | None
+    framed_address: str
     volume: Volume
     delay_s: int
     session_s: int
@@ -112,7 +117,7 @@ def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collec
         user_name=user_name,
         apns=_apns(packet),
         msisdn=packet.text(a.CALLING_STATION_ID),
-        imei=text_of(tgpp.get(a.TGPP_IMEISV)),
+        imei=_text(tgpp, a.TGPP_IMEISV),
         location=_location(tgpp),
         refusal=_refusal(packet, tgpp),
         must_prove=a.TGPP_IMSI not in tgpp and shows_password(packet),
@@ -123,9 +128,8 @@ def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collec
 
 def accounting_report_of(packet: Packet, source: str, realms: Collection[str]) -> AccountingReport | None:
     """Read an Accounting-Request; ``None`` when it says nothing that is known here."""
-    try:
-        status = AcctStatus(packet.integer(a.ACCT_STATUS_TYPE) or 0)
-    except ValueError:
+    status = _STATUSES.get(packet.integer(a.ACCT_STATUS_TYPE))
+    if status is None:
         return None
     tgpp = packet.vendor(a.VENDOR_3GPP)
     user_name = packet.text(a.USER_NAME)
@@ -133,13 +137,13 @@ def accounting_report_of(packet: Packet, source: str, realms: Collection[str]) -
         status=status,
         nas=_nas_name(packet, source),
         acct_session_id=packet.text(a.ACCT_SESSION_ID),
-        session_ids=tuple(islice(_ids(packet.all(a.CLASS)), SESSION_IDS_MAX)),
+        session_ids=_session_ids(packet),
         user_name=user_name,
         imsi=_imsi(tgpp, user_name, realms),
         says_imsi=a.TGPP_IMSI in tgpp,
         apns=_apns(packet),
         msisdn=packet.text(a.CALLING_STATION_ID),
-        imei=text_of(tgpp.get(a.TGPP_IMEISV)),
+        imei=_text(tgpp, a.TGPP_IMEISV),
         framed_address=packet.address(a.FRAMED_IP_ADDRESS),
         volume=Volume(
             up_bytes=_octets(packet, a.ACCT_INPUT_OCTETS, a.ACCT_INPUT_GIGAWORDS),
@@ -185,9 +189,13 @@ def reply_message(reason: AttachRefusal) -> Attribute:
     return a.REPLY_MESSAGE, REPLY_MESSAGES[reason].encode()[:REPLY_MESSAGE_BYTES_MAX]
 
 
+def _text(tgpp: Mapping[int, bytes], type_: int) -> str:
+    return text_of(tgpp[type_]) if type_ in tgpp else ""
+
+
 def _imsi(tgpp: Mapping[int, bytes], user_name: str, realms: Collection[str]) -> str:
     """The network's word goes first; a name of a realm that is not served is nobody's."""
-    if found := _USER.match(text_of(tgpp.get(a.TGPP_IMSI))):
+    if found := _USER.match(_text(tgpp, a.TGPP_IMSI)):
         return found["imsi"]
     found = _USER.match(user_name)
     if found is None:
@@ -196,12 +204,13 @@ def _imsi(tgpp: Mapping[int, bytes], user_name: str, realms: Collection[str]) ->
     return found["imsi"] if not realms or named.issubset(realms) else ""
 
 
-def _ids(values: Iterable[bytes]) -> Iterator[str]:
-    return (text for value in values if is_id(text := text_of(value)))
+def _session_ids(packet: Packet) -> tuple[str, ...]:
+    ids = [text for value in packet.all(a.CLASS) if is_id(text := text_of(value))]
+    return (*ids[:SESSION_IDS_MAX],)
 
 
 def _nas_name(packet: Packet, source: str) -> NasName:
-    return NasName(packet.text(a.NAS_IDENTIFIER), str(packet.address(a.NAS_IP_ADDRESS) or ""), source)
+    return NasName(packet.text(a.NAS_IDENTIFIER), packet.address(a.NAS_IP_ADDRESS), source)
 
 
 def _apns(packet: Packet) -> tuple[str, ...]:
@@ -218,7 +227,7 @@ def _apns(packet: Packet) -> tuple[str, ...]:
 def _refusal(packet: Packet, tgpp: Mapping[int, bytes]) -> AttachRefusal | None:
     if cannot_be_checked(packet):
         return AttachRefusal.AUTHENTICATION_NOT_SUPPORTED
-    if tgpp.get(a.TGPP_PDP_TYPE, b"\0\0\0\0") not in _PDP_TYPES:
+    if a.TGPP_PDP_TYPE in tgpp and tgpp[a.TGPP_PDP_TYPE] not in _PDP_TYPES:
         return AttachRefusal.PDP_TYPE_NOT_SUPPORTED
     return None
 

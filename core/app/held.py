@@ -37,7 +37,7 @@ from gtp.userplane.slots import Origin
 from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
 from radius.accounting import Books
-from radius.server import ClientTerms, NasNetwork
+from radius.networks import ClientTerms, NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
 ADDRESS_LOOP = "gateway-address"

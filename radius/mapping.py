@@ -58,7 +58,6 @@ class AccessRequest(Struct, frozen=True):
 
     imsi: str
     nas: NasName
-    user_name: str
     apns: tuple[str, ...]
     msisdn: str
     imei: str
@@ -72,6 +71,11 @@ class AccessRequest(Struct, frozen=True):
         """Without what is secret."""
         return f"AccessRequest(imsi={self.imsi!r}, nas={self.nas!r}, user_name={self.user_name!r})"
 
+    @property
+    def user_name(self) -> str:
+        """User-Name, which need not be who it is."""
+        return self.packet.text(a.USER_NAME)
+
     def knows(self, user_name: str, password: bytes) -> bool:
         """Whether it was sent under this name with this password, by PAP or CHAP."""
         if user_name != self.user_name:
@@ -82,39 +86,72 @@ class AccessRequest(Struct, frozen=True):
 
 class AccountingReport(Struct, frozen=True):
     """One Accounting-Request. Counters are absolute, 64 bits; 0 where the NAS told none, and as the highest
-    counts, that takes nothing away. ``delay_s``: for how long it has been trying to say this; ``session_s``:
-    how long it says the session has lasted. ``session_ids`` are the Class attributes that may be ours.
-    ``framed_address`` is a dotted quad, empty without one. ``authenticator`` is of no two packets the same,
-    but of their repeats.
+    counts, that takes nothing away. ``session_ids`` are the Class attributes that may be ours. What most
+    reports need not be asked for is read from ``packet`` when it is.
     """
 
     status: AcctStatus
     nas: NasName
-    acct_session_id: str
     session_ids: tuple[str, ...]
-    user_name: str
     imsi: str
     says_imsi: bool
-    apns: tuple[str, ...]
-    msisdn: str
     imei: str
-    framed_address: str
     volume: Volume
-    delay_s: int
-    session_s: int
-    event_timestamp: int | None
     location: Location
-    authenticator: bytes
+    packet: Packet
+
+    @property
+    def acct_session_id(self) -> str:
+        """By what its NAS knows the session; empty when it did not say."""
+        return self.packet.text(a.ACCT_SESSION_ID)
+
+    @property
+    def user_name(self) -> str:
+        """User-Name, which need not be who it is."""
+        return self.packet.text(a.USER_NAME)
+
+    @property
+    def apns(self) -> tuple[str, ...]:
+        """The access points that Called-Station-Id may mean, in order."""
+        return _apns(self.packet)
+
+    @property
+    def msisdn(self) -> str:
+        """Calling-Station-Id."""
+        return self.packet.text(a.CALLING_STATION_ID)
+
+    @property
+    def framed_address(self) -> str:
+        """The device's address, a dotted quad; empty without one."""
+        return self.packet.address(a.FRAMED_IP_ADDRESS)
+
+    @property
+    def delay_s(self) -> int:
+        """For how long the NAS has been trying to say this."""
+        return self.packet.integer(a.ACCT_DELAY_TIME) or 0
+
+    @property
+    def session_s(self) -> int:
+        """How long the NAS says the session has lasted."""
+        return self.packet.integer(a.ACCT_SESSION_TIME) or 0
+
+    @property
+    def event_timestamp(self) -> int | None:
+        """When it happened, in seconds since 1970."""
+        return self.packet.integer(a.EVENT_TIMESTAMP)
+
+    @property
+    def authenticator(self) -> bytes:
+        """Of no two packets the same, but of their repeats."""
+        return self.packet.authenticator
 
 
 def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collection[str]) -> AccessRequest:
     """Read an Access-Request from the address ``source``; ``realms`` as in ``RadiusClient``."""
     tgpp = packet.vendor(a.VENDOR_3GPP)
-    user_name = packet.text(a.USER_NAME)
     return AccessRequest(
-        imsi=_imsi(tgpp, user_name, realms),
+        imsi=_imsi(tgpp, packet, realms),
         nas=_nas_name(packet, source),
-        user_name=user_name,
         apns=_apns(packet),
         msisdn=packet.text(a.CALLING_STATION_ID),
         imei=_text(tgpp, a.TGPP_IMEISV),
@@ -132,30 +169,21 @@ def accounting_report_of(packet: Packet, source: str, realms: Collection[str]) -
     if status is None:
         return None
     tgpp = packet.vendor(a.VENDOR_3GPP)
-    user_name = packet.text(a.USER_NAME)
     return AccountingReport(
         status=status,
         nas=_nas_name(packet, source),
-        acct_session_id=packet.text(a.ACCT_SESSION_ID),
         session_ids=_session_ids(packet),
-        user_name=user_name,
-        imsi=_imsi(tgpp, user_name, realms),
+        imsi=_imsi(tgpp, packet, realms),
         says_imsi=a.TGPP_IMSI in tgpp,
-        apns=_apns(packet),
-        msisdn=packet.text(a.CALLING_STATION_ID),
         imei=_text(tgpp, a.TGPP_IMEISV),
-        framed_address=packet.address(a.FRAMED_IP_ADDRESS),
         volume=Volume(
             up_bytes=_octets(packet, a.ACCT_INPUT_OCTETS, a.ACCT_INPUT_GIGAWORDS),
             down_bytes=_octets(packet, a.ACCT_OUTPUT_OCTETS, a.ACCT_OUTPUT_GIGAWORDS),
             up_packets=packet.integer(a.ACCT_INPUT_PACKETS) or 0,
             down_packets=packet.integer(a.ACCT_OUTPUT_PACKETS) or 0,
         ),
-        delay_s=packet.integer(a.ACCT_DELAY_TIME) or 0,
-        session_s=packet.integer(a.ACCT_SESSION_TIME) or 0,
-        event_timestamp=packet.integer(a.EVENT_TIMESTAMP),
         location=_location(tgpp),
-        authenticator=packet.authenticator,
+        packet=packet,
     )
 
 
@@ -193,11 +221,11 @@ def _text(tgpp: Mapping[int, bytes], type_: int) -> str:
     return text_of(tgpp[type_]) if type_ in tgpp else ""
 
 
-def _imsi(tgpp: Mapping[int, bytes], user_name: str, realms: Collection[str]) -> str:
+def _imsi(tgpp: Mapping[int, bytes], packet: Packet, realms: Collection[str]) -> str:
     """The network's word goes first; a name of a realm that is not served is nobody's."""
     if found := _USER.match(_text(tgpp, a.TGPP_IMSI)):
         return found["imsi"]
-    found = _USER.match(user_name)
+    found = _USER.match(packet.text(a.USER_NAME))
     if found is None:
         return ""
     named = {each.lower() for each in (found["prefix"], found["realm"]) if each}

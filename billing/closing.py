@@ -6,7 +6,7 @@ Rules:
   whether or not anybody reads its bills; after downtime every month that ended meanwhile is. How far it has
   come is durable after each operator, and written only over what was read before.
 - It is read from folded days alone: so usage is either in the statement, or was marked as late when it was
-  stored (``core.services.folding``). What is late is counted, logged and audited; it is in no bill.
+  stored (``core.services.metering.folding``). What is late is counted, logged and audited; it is in no bill.
 """
 
 import logging
@@ -22,7 +22,7 @@ from core.domain.months import days_of, month_after, month_of, months_between
 from core.domain.values import replace
 from core.ports.clock import Clock
 from core.ports.store import Bills, Usage
-from core.services.audit import AuditTrail
+from core.services.running.audit import AuditTrail
 
 LOOK_S = 60
 """How often it is looked whether a month is due."""

@@ -18,9 +18,9 @@ from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
-from core.services.audit import AuditTrail
-from core.services.session_requests import Holder, ModifySession, OpenSession, PeerTunnel
-from core.services.sessions import Sessions
+from core.services.running.audit import AuditTrail
+from core.services.sessions.requests import Holder, ModifySession, OpenSession, PeerTunnel
+from core.services.sessions.service import Sessions
 from gtp.contexts import Context, Contexts
 from gtp.doubts import Heeded, Indicated
 from gtp.endpoint import NO_CAUSES, Causes, GtpEndpoint

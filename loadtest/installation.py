@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.cli.node import ask, by_socket
+from airloom.cli.node import ask, by_socket
 
 BATCH_ROWS = 1_000
 BATCH_S = 120.0
@@ -14,7 +14,7 @@ TEST_PLMN, TEST_ISSUER = "00101", "8981100"
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A node's control channel: ``where`` as ``core.cli.node.where_of`` tells it, and its secret."""
+    """A node's control channel: ``where`` as ``airloom.cli.node.where_of`` tells it, and its secret."""
 
     where: str
     secret: str = field(default="", repr=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from loadtest.parts import cassandra, kinesis
+from loadtest.external import cassandra, kinesis
 from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port
 
 HELD_S = 20.0

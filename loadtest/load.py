@@ -27,10 +27,10 @@ from typing import Any
 import aiohttp
 import aiomqtt
 
+from airloom.cli.client import DEFAULT_ENDPOINT, CliError, Profile, load_profile, profile_path
+from airloom.cli.node import where_of
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from core.cli.client import DEFAULT_ENDPOINT, CliError, Profile, load_profile, profile_path
-from core.cli.node import where_of
 from core.errors import ConfigurationError
 from loadtest.customer import ApiError, Customer
 from loadtest.folders import temporary_folder

@@ -118,7 +118,7 @@ class Served:
     api_host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
     control_port: int = 0
-    module: str = "core.cli"
+    module: str = "airloom"
     """What is run: another version of the same command in its place."""
     environment: Mapping[str, str] = field(default_factory=dict)
     ready_timeout_s: float = READY_TIMEOUT_S

@@ -23,7 +23,7 @@ from core.domain.session import Session
 from core.errors import Unavailable
 from core.ports.clock import Clock
 from core.ports.inside import InsideNetwork
-from core.services.delivery import Delivery, Receipt, Settled
+from core.services.streaming.delivery import Delivery, Receipt, Settled
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.inner import is_plain_refusal
 

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
-from core.services.delivery import Delivery, Receipt
+from core.services.streaming.delivery import Delivery, Receipt
 from mqtt_bridge import inner
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.edge.udp import ACCEPTED, STATUS_OF_REFUSAL, UdpEntryPoint, message_of

@@ -27,13 +27,13 @@ from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import NasRestarts
-from core.services.admissions import Admissions
-from core.services.locks import KeyedLocks
-from core.services.quarantine import UsageQuarantine
-from core.services.reported import Ceiling, ReportedUsage
-from core.services.session_requests import Grant, ModifySession, OpenSession
-from core.services.sessions import Sessions
-from core.services.timer import Timer
+from core.services.running.locks import KeyedLocks
+from core.services.running.timer import Timer
+from core.services.sessions.admissions import Admissions
+from core.services.sessions.quarantine import UsageQuarantine
+from core.services.sessions.reported import Ceiling, ReportedUsage
+from core.services.sessions.requests import Grant, ModifySession, OpenSession
+from core.services.sessions.service import Sessions
 from radius.events import AccountingRequested, Ending, NotRecorded, Outcome, Recorded
 from radius.mapping import AccountingReport, AcctStatus
 from radius.networks import NasNetwork

@@ -14,9 +14,9 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import Access
 from core.domain.sim import Sim
 from core.errors import Refused
-from core.services.admissions import Admissions
-from core.services.session_requests import Grant, OpenSession
-from core.services.sessions import Sessions
+from core.services.sessions.admissions import Admissions
+from core.services.sessions.requests import Grant, OpenSession
+from core.services.sessions.service import Sessions
 from radius.events import AccessRequested, Denied, Granted, Outcome
 from radius.terms import apn_of, foreign
 

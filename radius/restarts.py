@@ -15,7 +15,7 @@ from core.domain.usage import day_of
 from core.errors import Refused
 from core.ports.clock import Clock
 from core.ports.store import NasRestarts
-from core.services.sessions import Sessions
+from core.services.sessions.service import Sessions
 from radius.events import AccountingRequested, NotRecorded, Outcome, Recorded
 from radius.networks import NasNetwork
 

@@ -18,8 +18,8 @@ from core.domain.session import CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Network
-from core.services.eager import begin
-from core.services.transmission import Transmission
+from core.services.running.eager import begin
+from core.services.running.transmission import Transmission
 from radius.accounting import Accounting, Books
 from radius.authentication import Authentication
 from radius.client import DisconnectClient

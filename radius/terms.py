@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Nas, Session
 from core.errors import Refused
-from core.services.session_requests import Holder, HolderOf
+from core.services.sessions.requests import Holder, HolderOf
 from radius.mapping import AccountingReport
 from radius.networks import NasNetwork
 

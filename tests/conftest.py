@@ -4,23 +4,28 @@
 - ``@pytest.mark.root`` and ``@pytest.mark.program("tshark")`` name what a test needs; without it the test is
   not run, and the end of the report says so.
 - ``@pytest.mark.long`` is run with ``AIRLOOM_LONG`` set, as `./run prove store` does.
-- ``@pytest.mark.kinesis`` needs the servers of ``loadtest.parts.kinesis``, ``@pytest.mark.cassandra`` the
-  jars of ``loadtest.parts.cassandra``.
+- ``@pytest.mark.kinesis`` needs the servers of ``loadtest.external.kinesis``, ``@pytest.mark.cassandra`` the
+  jars of ``loadtest.external.cassandra``.
 - Hypothesis runs the profile ``fast``; ``HYPOTHESIS_PROFILE=thorough`` looks further, with fresh dice.
 """
 
+import asyncio
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
-from loadtest.parts import cassandra, kinesis
+from airloom.cli.program import main
+from loadtest.external import cassandra, kinesis
+from tests.support.cli import Airloom, Ended
 
-SHIPPED = ["core", "gtp", "radius", "mqtt_bridge", "billing"]
+SHIPPED = ["airloom", "core", "api", "gtp", "radius", "mqtt_bridge", "billing"]
 
 settings.register_profile(
     "fast",
@@ -40,11 +45,42 @@ def no_blocking_call_in_a_loop() -> Iterator[None]:
     blockbuster = BlockBuster(SHIPPED)
     for function in blockbuster.functions.values():  # the SDK reads its models, before anything is served
         function.can_block_in("core/adapters/stream/kinesis.py", "open")
-        function.can_block_in("core/adapters/s3.py", "open")
-        function.can_block_in("core/adapters/mover/ec2.py", "open")
+        function.can_block_in("core/adapters/object_store/s3.py", "open")
+        function.can_block_in("core/adapters/address_mover/ec2.py", "open")
     blockbuster.activate()
     yield
     blockbuster.deactivate()
+
+
+@pytest.fixture
+def airloom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Airloom:
+    """The command, in a thread beside the API's loop, with a home of its own."""
+    for name in ("AIRLOOM_ENDPOINT", "AIRLOOM_AUTH_KEY_ID", "AIRLOOM_AUTH_KEY", "AIRLOOM_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AIRLOOM_PROFILE_DIR", str(tmp_path / "profiles"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    async def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["airloom", *arguments])
+        capsys.readouterr()
+        umask = os.umask(0o077)
+        os.umask(umask)
+        code = await asyncio.to_thread(_exit_code)
+        os.umask(umask)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Ended(code, out, err)
+
+    return call
+
+
+def _exit_code() -> int:
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

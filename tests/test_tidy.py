@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ["core", "gtp", "radius", "mqtt_bridge", "billing", "loadtest"]
+PACKAGES = ["airloom", "core", "api", "gtp", "radius", "mqtt_bridge", "billing", "loadtest"]
 SOURCES = sorted(source for package in PACKAGES for source in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 EVERYTHING = [*SOURCES, *TESTS, ROOT / "run"]
@@ -36,7 +36,7 @@ CLOCK_AND_DICE = (
     "datetime.datetime.today",
     "datetime.date.today",
 )
-ENTRY_POINTS = {"core.cli", "loadtest.demo", "loadtest.prove"}
+ENTRY_POINTS = {"loadtest.demo", "loadtest.proofs.prove"}
 """Started by name (./run, pyproject.toml). Modules with a ``__main__`` part are found by it."""
 
 

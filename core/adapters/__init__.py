@@ -1,1 +1,1 @@
-"""The world behind the ports: stores, streams, sockets, clocks. Chosen in ``core/app.py`` only."""
+"""The world behind the ports: stores, streams, sockets, clocks. Chosen in ``airloom/app.py`` only."""

@@ -1,4 +1,4 @@
-"""The other nodes, over the control channel of each (``core.api.control``).
+"""The other nodes, over the control channel of each (``api.operator.control``).
 
 Rules: a node is dead only on two signs of its host: the kernel closed a connection that the node itself never
 closes, and nothing listens where it did. Silence is no sign: whoever is cut off may well be alive.

@@ -19,7 +19,7 @@ class ApiConfig(Section):
 
     ``connections_per_address`` are the connections that one address may have open: raise it where all
     customers come through a proxy. An operator may make ``calls_per_s`` calls a second (0: any number), lists
-    and bills counting as many (``core.api.limits``), on each node with the role ``api``.
+    and bills counting as many (``api.limits``), on each node with the role ``api``.
     """
 
     host: str = "127.0.0.1"

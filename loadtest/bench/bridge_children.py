@@ -29,7 +29,7 @@ from core.domain.message import StreamRecord
 from core.domain.session import Access, Session
 from core.ports.inside import ConnectionFactory
 from core.ports.stream import PutResult
-from core.services.delivery import Delivery
+from core.services.streaming.delivery import Delivery
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.mqtt import MqttEntryPoint

@@ -13,15 +13,15 @@ from ipaddress import IPv4Address
 
 import uvloop
 
+from airloom.app.adapters import Adapters
+from airloom.app.node import Node
+from airloom.cli.serve import GC_THRESHOLDS
 from core.adapters.clock import SystemClock, SystemEntropy
-from core.adapters.files import MemoryObjectStore
 from core.adapters.network import UdpNetwork
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
-from core.app.adapters import Adapters
-from core.app.node import Node
-from core.cli.serve import GC_THRESHOLDS
 from core.config import Config, GatewayConfig, NodeConfig
 from gtp.userplane.slots import Slots, over_buffer, table_bytes
 from loadtest.bench.gtpc_store import seed

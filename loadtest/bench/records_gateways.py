@@ -21,8 +21,8 @@ from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, mig
 from core.adapters.store.wide import WideStore
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.values import replace
+from loadtest.external import cassandra
 from loadtest.folders import temporary_folder
-from loadtest.parts import cassandra
 from loadtest.peers.sgsn import Sgsn
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
 

@@ -64,9 +64,14 @@ class Node:
         }
 
     @property
+    def _module(self) -> str:
+        """What `python -m` takes; an earlier version has another."""
+        return "airloom" if (self.tree / "airloom").exists() else "core.cli"
+
+    @property
     def _has_metrics(self) -> bool:
         """Whether metrics have a listener of their own; an earlier version does not know the key."""
-        return (self.tree / "core" / "app" / "measuring.py").exists()
+        return any((self.tree / top / "app" / "measuring.py").exists() for top in ("airloom", "core"))
 
     @property
     def log(self) -> str:
@@ -85,7 +90,7 @@ class Node:
         file = ["--config", str(self.file)] if self.file else []
         with (self.data / "stderr").open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "core.cli", "serve", "--json", *file],
+                [sys.executable, "-m", self._module, "serve", "--json", *file],
                 stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment, cwd=self.data,
             )  # fmt: skip
         said: queue.Queue[str] = queue.Queue()
@@ -122,7 +127,7 @@ class Node:
     def run(self, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         """An `airloom` command with the node's configuration."""
         return subprocess.run(
-            [sys.executable, "-m", "core.cli", *arguments], capture_output=True, text=True, timeout=60,
+            [sys.executable, "-m", self._module, *arguments], capture_output=True, text=True, timeout=60,
             env=self.environment | more, cwd=self.data, check=False,
         )  # fmt: skip
 

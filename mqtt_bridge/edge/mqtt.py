@@ -16,7 +16,7 @@ from typing import cast
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
-from core.services.delivery import Outcome, Receipt, Settled
+from core.services.streaming.delivery import Outcome, Receipt, Settled
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.mqtt.codec import Message, Reason
 from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published, Served

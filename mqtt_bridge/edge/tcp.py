@@ -17,7 +17,7 @@ from typing import cast
 from core.domain.reasons import RequestRefusal
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
-from core.services.delivery import Receipt
+from core.services.streaming.delivery import Receipt
 from mqtt_bridge.connections import UNFINISHED_S_MAX, DeviceConnections
 
 SOURCE_PROTOCOL = "tcp"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.adapters.store.cassandra import CassandraAddress, migrate
-from loadtest.parts import cassandra
+from loadtest.external import cassandra
 from tests.contract.stores import OPENERS, World, cassandra_opener, empty_tables
 from tests.contract.three_nodes import ThreeNodes, patient_opener
 

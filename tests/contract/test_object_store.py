@@ -17,8 +17,14 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from core.adapters.clock import SystemClock, SystemEntropy
-from core.adapters.files import KEY_BYTES_MAX, LEFT_S, NAME_BYTES_MAX, FolderObjectStore, MemoryObjectStore
-from core.adapters.s3 import S3ObjectStore
+from core.adapters.object_store.files import (
+    KEY_BYTES_MAX,
+    LEFT_S,
+    NAME_BYTES_MAX,
+    FolderObjectStore,
+    MemoryObjectStore,
+)
+from core.adapters.object_store.s3 import S3ObjectStore
 from core.errors import ConfigurationError, LocalProtocolError, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.object_store import ObjectStore

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from openapi_schema_validator import OAS30ReadValidator
 
-from core.api.routes import ROUTES, SANDBOX_ROUTES, Route
+from api.routes import ROUTES, SANDBOX_ROUTES, Route
 from tests.support.api import Answer, ApiWorld, Tenant, make_world, tenants
-from tests.unit.test_api_tenancy import FREE, REFUSED, possessions
+from tests.unit.api.test_tenancy import FREE, REFUSED, possessions
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("AIRLOOM_SHARED", ROOT.parent / "shared")) / "api"

@@ -29,7 +29,7 @@ from core.ports.stream import (
     StoredRecord,
     Stream,
 )
-from loadtest.parts import kinesis
+from loadtest.external import kinesis
 
 
 class SystemClock:

@@ -16,7 +16,7 @@ from core.adapters.store.engine import Batch, Engine, Key, Put, Row, RowKey
 from core.adapters.store.tables import Table
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
-from loadtest.parts import cassandra
+from loadtest.external import cassandra
 from tests.contract.stores import SetClock, empty_tables
 
 KILLED_IN, BACK_IN = 12, 18

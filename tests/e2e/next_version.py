@@ -5,9 +5,9 @@
 
 from typing import Any
 
+from airloom.cli.program import main
 from core.adapters.store import cassandra, rows, tables
 from core.adapters.store.tables import SCHEMA_VERSION, Column, ColumnType, Table
-from core.cli.program import main
 
 NEW_FIELD, NEW_COLUMN, NEW_TABLE = "of_the_next_version", "of_the_next_version", "next_table"
 

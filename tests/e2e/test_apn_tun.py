@@ -18,10 +18,10 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from loadtest.customer import Customer
-from loadtest.killing import udp_packet
-from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
+from loadtest.external.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn
+from loadtest.proofs.killing import udp_packet
 from loadtest.serving import ROOT
 
 USER = "10.99.0.9"
@@ -116,7 +116,7 @@ async def both_ways(lab: Lab, folder: Path) -> None:
 def test_an_access_point_with_a_tun_of_its_own_leaves_by_its_own_rules(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from loadtest.parts.namespaces import Lab\n"
+        "from loadtest.external.namespaces import Lab\n"
         "from tests.e2e.test_apn_tun import both_ways\n"
         "asyncio.run(both_ways(Lab.entered(sys.argv[1]), Path(sys.argv[2])))"
     )

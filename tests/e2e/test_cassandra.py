@@ -23,7 +23,7 @@ from core.adapters.store.wide import WideStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from loadtest.customer import Customer
-from loadtest.parts import cassandra
+from loadtest.external import cassandra
 from loadtest.peers.nas import Nas
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients
 from tests.contract.stores import event_of, report_of, session_of, sim_of
@@ -50,7 +50,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 def airloom(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "core.cli", *arguments],
+        [sys.executable, "-m", "airloom", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from core.telemetry import Metric
-from loadtest.checks import payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.customer import Customer
-from loadtest.ledger import ledger_of_capture
-from loadtest.parts import kinesis, sgsnemu
-from loadtest.parts.namespaces import GATEWAY, Lab
+from loadtest.external import kinesis, sgsnemu
+from loadtest.external.namespaces import GATEWAY, Lab
+from loadtest.outcome import payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.serving import ROOT, Served
+from loadtest.simulation.ledger import ledger_of_capture
 
 MQTT, MESSAGES, METADATA = "100.127.127.100", "100.127.65.43", "100.127.100.127"
 STREAM = "devices"
@@ -180,7 +180,7 @@ async def counted(served: Served, expected: int) -> float:
 def test_devices_by_others_from_inside_a_tunnel(server: str, tmp_path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from loadtest.parts.namespaces import Lab\n"
+        "from loadtest.external.namespaces import Lab\n"
         "from tests.e2e.test_device_edge import attach_and_talk\n"
         "asyncio.run(attach_and_talk(Lab.entered(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.cli.pcap import PcapFile
+from airloom.cli.pcap import PcapFile
 from tests.support.gtp import IMSI, create_request
 from tests.support.gtp2 import create_session, delete_session
 

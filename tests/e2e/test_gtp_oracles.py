@@ -24,7 +24,7 @@ from gtp.transaction import Timers
 from gtp.userplane.slots import over_buffer, table_bytes
 from gtp.userplane.udp import UdpUserPlane
 from gtp.v1.gateway import GtpV1Gateway
-from loadtest.virtual import VirtualClock, run_virtual
+from loadtest.simulation.virtual import VirtualClock, run_virtual
 from tests.support.gtp import (
     APN,
     SGSN,
@@ -37,7 +37,7 @@ from tests.support.gtp import (
     tlv,
     update_request,
 )
-from tests.unit.test_gtpv1_messages import NOTIFICATION, with_extensions
+from tests.unit.gtp.v1.test_messages import NOTIFICATION, with_extensions
 
 IPV6 = (IPv6Address("2001:db8::35"),)
 

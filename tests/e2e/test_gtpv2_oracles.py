@@ -34,7 +34,7 @@ from tests.support.gtp2 import (
     message2,
     modify_bearer,
 )
-from tests.unit.test_gtpv2_bearers import (
+from tests.unit.gtp.v2.test_bearers import (
     IMSI,
     TFT,
     WANTED,
@@ -42,7 +42,7 @@ from tests.unit.test_gtpv2_bearers import (
     modify_command,
     told,
 )
-from tests.unit.test_gtpv2_gateway import PGW_TEID, PREFIX, session
+from tests.unit.gtp.v2.test_gateway import PGW_TEID, PREFIX, session
 
 RAT = element(82, b"\x06")
 MOVED = message2(34, PGW_TEID, 6, b"".join(element(93, element(73, bytes((ebi,)))) for ebi in (5, 9)))

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from loadtest.hostile import HostileFinding, attack, mutate
+from loadtest.proofs.hostile import HostileFinding, attack, mutate
 
 
 @pytest.mark.e2e

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.prove import prove_gateway
+from loadtest.proofs.prove import prove_gateway
 
 
 @pytest.mark.e2e

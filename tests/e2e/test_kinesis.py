@@ -18,16 +18,16 @@ from core.adapters.stream.kinesis import KinesisStream
 from core.domain.message import DeviceMessage
 from core.domain.usage import day_of
 from core.errors import ConfigurationError, Unavailable
-from core.services.audit import AuditTrail
-from core.services.consumer import Consumer
-from core.services.delivery import Delivery
-from core.services.faults import Faults
-from core.services.message_meter import MessageMeter
-from loadtest.checks import payloads_by_imsi
-from loadtest.parts import kinesis
-from loadtest.prove import prove_edge
+from core.services.metering.message_meter import MessageMeter
+from core.services.running.audit import AuditTrail
+from core.services.running.faults import Faults
+from core.services.streaming.consumer import Consumer
+from core.services.streaming.delivery import Delivery
+from loadtest.external import kinesis
+from loadtest.outcome import payloads_by_imsi
+from loadtest.proofs.prove import prove_edge
 from loadtest.serving import ROOT
-from loadtest.virtual import SeededEntropy
+from loadtest.simulation.virtual import SeededEntropy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kinesis]
 

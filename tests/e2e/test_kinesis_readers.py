@@ -15,8 +15,8 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from loadtest.customer import Customer
-from loadtest.parts import kinesis
-from loadtest.parts.kinesis_front import Faults, Front
+from loadtest.external import kinesis
+from loadtest.external.kinesis_front import Faults, Front
 from loadtest.peers.sgsn import Sgsn
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
 
@@ -56,7 +56,7 @@ class Stage:
     async def standing(self) -> str:
         """What an operator sees of it."""
         asked = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "core.cli", "node", "status"),
+            *(sys.executable, "-m", "airloom", "node", "status"),
             env=self.served.variables,
             stdout=asyncio.subprocess.PIPE,
         )

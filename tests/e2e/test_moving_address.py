@@ -18,18 +18,18 @@ from pathlib import Path
 
 import pytest
 
+from core.adapters.address_mover.interface import InterfaceMover
 from core.adapters.clock import SystemEntropy
-from core.adapters.mover.interface import InterfaceMover
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
 from core.errors import ConfigurationError
-from core.services.gateway import LEASE_S
+from core.services.gateway.virtual_gateway import LEASE_S
 from loadtest.customer import Customer
-from loadtest.killing import Talker, attach_talker, udp_packet
-from loadtest.killing_nodes import QUERY
-from loadtest.parts import cassandra
-from loadtest.parts.namespaces import Lab, Segment
+from loadtest.external import cassandra
+from loadtest.external.namespaces import Lab, Segment
 from loadtest.peers.sgsn import Sgsn
+from loadtest.proofs.killing import Talker, attach_talker, udp_packet
+from loadtest.proofs.killing_nodes import QUERY
 from loadtest.serving import ROOT, Served
 from mqtt_bridge.edge.dns import DNS_PORT
 
@@ -168,7 +168,7 @@ def run_in(*before: str, code: str) -> subprocess.CompletedProcess[str]:
 def test_an_address_moves_with_its_gateway(tmp_path: Path) -> None:
     with Segment() as segment:
         code = (
-            "import asyncio; from pathlib import Path; from loadtest.parts.namespaces import Segment\n"
+            "import asyncio; from pathlib import Path; from loadtest.external.namespaces import Segment\n"
             "from tests.e2e.test_moving_address import move_it\n"
             f"asyncio.run(move_it(Segment({segment.mark!r}), Path({str(tmp_path)!r})))"
         )

@@ -23,15 +23,15 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
-from core.services.gateway import LEASE_S
-from core.services.holding import GONE_AFTER_S
-from loadtest.checks import total_of_stats
+from core.services.cluster.holding import GONE_AFTER_S
+from core.services.gateway.virtual_gateway import LEASE_S
 from loadtest.customer import Customer
-from loadtest.killing import Talker, attach_talker, udp_packet
-from loadtest.killing_nodes import QUERY
-from loadtest.parts import cassandra
-from loadtest.parts.namespaces import Lab, Segment
+from loadtest.external import cassandra
+from loadtest.external.namespaces import Lab, Segment
+from loadtest.outcome import total_of_stats
 from loadtest.peers.sgsn import Sgsn
+from loadtest.proofs.killing import Talker, attach_talker, udp_packet
+from loadtest.proofs.killing_nodes import QUERY
 from mqtt_bridge.edge.dns import DNS_PORT
 from tests.e2e.test_moving_address import GATEWAYS, KEYSPACE, NAME_SERVER, node, run_in
 
@@ -231,7 +231,7 @@ async def nothing_is_missing(customer: Customer, talkers: list[Talker], sgsn: Sg
 def test_never_two_owners(tmp_path: Path, what: str) -> None:
     with Segment() as segment:
         code = (
-            "import asyncio; from pathlib import Path; from loadtest.parts.namespaces import Segment\n"
+            "import asyncio; from pathlib import Path; from loadtest.external.namespaces import Segment\n"
             "from tests.e2e.test_partition import cut_them_off\n"
             f"asyncio.run(cut_them_off(Segment({segment.mark!r}), Path({str(tmp_path)!r}), {what!r}))"
         )

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.checks import quantity_of_csv, total_of_stats
 from loadtest.customer import Customer
+from loadtest.outcome import quantity_of_csv, total_of_stats
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
 
 pytestmark = [pytest.mark.e2e, pytest.mark.program("radclient")]

@@ -21,15 +21,15 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.own_socket import reachable
-from core.services.guesses import BOUNDS, Guess
+from core.services.customers.guesses import BOUNDS, Guess
 from core.telemetry import Metric
 from loadtest.customer import ApiError, Customer
-from loadtest.parts.namespaces import why_not
+from loadtest.external.namespaces import why_not
 from loadtest.peers.gtp import Refusal
 from loadtest.peers.nas import Nas
 from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
-from loadtest.prove import prove_kills
+from loadtest.proofs.prove import prove_kills
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients
 from tests.support.gtp import create_request, delete_request
 from tests.support.gtp2 import create_session, delete_session, modify_bearer
@@ -50,7 +50,7 @@ def served_in(folder: Path, **environment: str) -> Served:
 
 def run_serve(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "core.cli", "serve", *arguments],
+        [sys.executable, "-m", "airloom", "serve", *arguments],
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -76,7 +76,7 @@ def test_the_first_command_that_serve_names_works_as_it_stands(tmp_path: Path) -
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRLOOM_")}
     with subprocess.Popen(
-        [sys.executable, "-m", "core.cli", "serve", "--config", str(file)],
+        [sys.executable, "-m", "airloom", "serve", "--config", str(file)],
         env={**environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -86,7 +86,7 @@ def test_the_first_command_that_serve_names_works_as_it_stands(tmp_path: Path) -
             assert node.stdout.readline().startswith("ready: ")
             command = node.stdout.readline().partition("make one: airloom ")[2]
             made = subprocess.run(
-                [sys.executable, "-m", "core.cli", *shlex.split(command)],
+                [sys.executable, "-m", "airloom", *shlex.split(command)],
                 env={**environment, "PYTHONPATH": str(ROOT)},
                 capture_output=True,
                 text=True,
@@ -150,7 +150,7 @@ def test_the_demo_keeps_serving_and_its_commands_work() -> None:
 
 def _airloom(*arguments: str, **environment: str) -> str:
     return subprocess.run(
-        [sys.executable, "-m", "core.cli", *arguments],
+        [sys.executable, "-m", "airloom", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
@@ -252,11 +252,12 @@ async def guess_keys(customer: Customer) -> None:
 async def still_metrics(served: Served) -> set[str]:
     """Those that did not move within some seconds: messages are counted from the stream, a little later.
 
-    The embedded stream takes everything: its dead letters are ``tests/unit/test_delivery.py``'s. Links are
-    between nodes: ``tests/e2e/test_spread.py`` has some. A day is folded long after its end:
-    ``tests/unit/test_folding.py``, a month closed: ``tests/unit/test_closing.py``. No path fails:
-    ``tests/unit/test_gateway_operations.py``. Nobody claims another's session, no loop fails:
-    ``tests/unit/test_gtp_trust.py``, ``tests/unit/test_faults.py``.
+    The embedded stream takes everything: its dead letters are those of
+    ``tests/unit/core/services/streaming/test_delivery.py``. Links are between nodes:
+    ``tests/e2e/test_spread.py`` has some. A day is folded long after its end:
+    ``tests/unit/core/services/metering/test_folding.py``, a month closed:
+    ``tests/unit/billing/test_closing.py``. No path fails: ``tests/node/test_gateway_operations.py``. Nobody
+    claims another's session, no loop fails: ``tests/node/test_gtp_trust.py``, ``tests/node/test_faults.py``.
     """
     elsewhere = (
         Metric.DEAD_LETTERS,

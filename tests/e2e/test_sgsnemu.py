@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.checks import quantity_of_csv, total_of_stats
 from loadtest.customer import Customer
-from loadtest.ledger import ledger_of_capture
-from loadtest.parts import sgsnemu
-from loadtest.parts.namespaces import GATEWAY, Lab
+from loadtest.external import sgsnemu
+from loadtest.external.namespaces import GATEWAY, Lab
+from loadtest.outcome import quantity_of_csv, total_of_stats
 from loadtest.serving import ROOT
+from loadtest.simulation.ledger import ledger_of_capture
 
 PINGS = 10
 INSIDE = "AIRLOOM_INSIDE_LAB"
@@ -74,7 +74,7 @@ def tshark_finds_nothing_malformed(capture: Path) -> None:
 def test_captured_is_metered_is_billed(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from loadtest.parts.namespaces import Lab\n"
+        "from loadtest.external.namespaces import Lab\n"
         "from tests.e2e.test_sgsnemu import attach_and_ping\n"
         "asyncio.run(attach_and_ping(Lab.entered(sys.argv[1]), Path(sys.argv[2])))"
     )

@@ -18,10 +18,10 @@ import pytest
 from core.adapters.clock import SystemClock
 from core.adapters.store.sqlite import SqliteEngine
 from loadtest.bench.gtpc_store import imsi_of, seed
-from loadtest.ledger import all_metered, ledger_of_capture, open_sessions
-from loadtest.parts import sgsnemu
-from loadtest.parts.namespaces import FAR_HOST, GATEWAY, SGSN, SGW, Lab
+from loadtest.external import sgsnemu
+from loadtest.external.namespaces import FAR_HOST, GATEWAY, SGSN, SGW, Lab
 from loadtest.serving import ROOT
+from loadtest.simulation.ledger import all_metered, ledger_of_capture, open_sessions
 
 PLMN = "90170"
 """sgsnemu loses the leading zeros of an IMSI."""
@@ -188,7 +188,7 @@ def run_inside(step: str, folder: Path, timeout_s: float = 150) -> None:
     """Run one of the functions above inside a lab."""
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from loadtest.parts.namespaces import Lab\n"
+        "from loadtest.external.namespaces import Lab\n"
         f"from tests.e2e.test_sgsnemu_modes import {step}\n"
         f"asyncio.run({step}(Lab.entered(sys.argv[1]), Path(sys.argv[2])))"
     )

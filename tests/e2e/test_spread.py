@@ -17,7 +17,7 @@ from loadtest.customer import Customer
 from loadtest.layouts import shared_parts, spread
 from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
-from loadtest.prove import prove_edge
+from loadtest.proofs.prove import prove_edge
 from loadtest.serving import ROOT, free_gateway_address, radius_clients
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cassandra, pytest.mark.kinesis]

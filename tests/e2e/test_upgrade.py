@@ -12,15 +12,15 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.tables import SCHEMA_VERSION
-from loadtest.checks import payloads_by_imsi, total_of_stats
 from loadtest.customer import Customer
-from loadtest.killing import NAS_SECRET, attach_meter, attach_talker, report_again, talk
+from loadtest.external import kinesis
 from loadtest.layouts import Layout, shared_parts, spread
-from loadtest.parts import kinesis
+from loadtest.outcome import payloads_by_imsi, total_of_stats
 from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
+from loadtest.proofs.killing import NAS_SECRET, attach_meter, attach_talker, report_again, talk
 from loadtest.serving import free_gateway_address, radius_clients
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cassandra, pytest.mark.kinesis]

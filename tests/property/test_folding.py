@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from billing.export import to_csv
 from billing.service import BillingService
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.bills import WideBills
 from core.adapters.store.engine import Batch
 from core.adapters.store.memory import Disk, MemoryEngine
@@ -28,8 +28,8 @@ from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
-from core.services.folding import UsageFolder
-from loadtest.virtual import VirtualClock, run_virtual
+from core.services.metering.folding import UsageFolder
+from loadtest.simulation.virtual import VirtualClock, run_virtual
 
 OPERATOR = "OP0000000001"
 MONTH = 202611

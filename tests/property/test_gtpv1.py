@@ -24,7 +24,7 @@ from tests.support.gtp import (
     session,
     update_request,
 )
-from tests.unit.test_gtpv1_messages import NOTIFICATION, with_extensions
+from tests.unit.gtp.v1.test_messages import NOTIFICATION, with_extensions
 
 MESSAGES = (
     create_request(),

@@ -11,7 +11,7 @@ from gtp.v2.gateway import GtpV2Gateway
 from gtp.v2.header import decode_header, encode_header
 from tests.support.gtp import APN, counting
 from tests.support.gtp2 import SGW, create_session, delete_session, element, message2, modify_bearer
-from tests.unit.test_gtpv2_bearers import (
+from tests.unit.gtp.v2.test_bearers import (
     IMSI,
     TFT,
     ULI,
@@ -21,7 +21,7 @@ from tests.unit.test_gtpv2_bearers import (
     modify_command,
     reply,
 )
-from tests.unit.test_gtpv2_gateway import PGW_TEID, session
+from tests.unit.gtp.v2.test_gateway import PGW_TEID, session
 
 MESSAGES = (
     create_session(),

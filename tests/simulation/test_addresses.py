@@ -13,16 +13,16 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from core.adapters.files import MemoryObjectStore
+from airloom.app.adapters import Adapters
+from airloom.app.held import HeldGateway
+from airloom.app.node import Node
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.peers import NoPeers
 from core.adapters.store.engine import Batch, Row, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import ADDRESS_HOLDER, UE_BLOCK, Table
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
-from core.app.adapters import Adapters
-from core.app.held import HeldGateway
-from core.app.node import Node
 from core.config import Config, VirtualGatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool
@@ -30,12 +30,12 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, Nas, NasName, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
-from core.services.blocks import UeBlocks
-from core.services.session_requests import OpenSession, PeerTunnel
-from core.services.statics import StaticAddresses
+from core.services.gateway.blocks import UeBlocks
+from core.services.sessions.requests import OpenSession, PeerTunnel
+from core.services.sessions.statics import StaticAddresses
 from gtp.userplane.slots import over_buffer, table_bytes
-from loadtest.faults import Incarnation
-from loadtest.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual
+from loadtest.simulation.faults import Incarnation
+from loadtest.simulation.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual
 
 BEGINNING = datetime(2026, 11, 30, 12, tzinfo=UTC)
 QUARANTINE_S, PROVISIONAL_S = 30.0, 20.0

@@ -15,7 +15,7 @@ import pytest
 
 from billing.closing import MonthCloser, late_usage
 from billing.service import BillingService
-from core.adapters.files import MemoryObjectStore
+from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk
 from core.adapters.store.wide import WideStore
 from core.domain.billing import CLOSING_DELAY, ClosedMonth, Tariff
@@ -23,10 +23,10 @@ from core.domain.months import end_of
 from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
-from core.services.audit import AuditTrail
-from core.services.chores import Step
-from core.services.folding import UsageFolder
-from loadtest.virtual import SeededEntropy, VirtualClock, run_virtual
+from core.services.cluster.chores import Step
+from core.services.metering.folding import UsageFolder
+from core.services.running.audit import AuditTrail
+from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 from tests.property.test_folding import SlowEngine
 
 SEEDS = 12

@@ -13,20 +13,21 @@ from typing import Any
 
 import pytest
 
+from airloom.app.held import HeldGateway
 from billing.export import to_csv
 from billing.metering import UsageRecord
 from billing.money import NANO
 from billing.rating import Charge, rate
 from billing.statement import Statement, make_statement
-from core.app.held import HeldGateway
 from core.domain.billing import Tariff
 from core.domain.usage import UsageReport, Volume
 from core.domain.values import replace
 from core.ports.store import Usage
 from core.ports.user_plane import Counters, Segment
-from core.services.usage import UsageMeter
-from loadtest.checks import cents_of, cents_of_csv, quantity_of_csv, simulate
-from loadtest.plan import EXACTLY_ONCE
+from core.services.metering.usage import UsageMeter
+from loadtest.outcome import quantity_of_csv
+from loadtest.simulation.checks import cents_of, cents_of_csv, simulate
+from loadtest.simulation.plan import EXACTLY_ONCE
 from tests.simulation.test_world import IncrementGateway, holding
 
 SEEDS = int(os.environ.get("AIRLOOM_EXACT_SEEDS", "30"))

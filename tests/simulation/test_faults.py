@@ -7,21 +7,21 @@ from itertools import pairwise
 
 import pytest
 
-from core.app.held import HeldGateway
+from airloom.app.held import HeldGateway
 from core.domain.session import Access
 from core.domain.usage import UsageReport
 from core.ports.user_plane import Counters, Segment
-from core.services.usage import UsageMeter
+from core.services.metering.usage import UsageMeter
 from gtp import endpoint
 from gtp.admission import PART_OF_ONE
 from gtp.v1.cause import Cause
-from loadtest.checks import check_world
-from loadtest.faults import FaultRates
 from loadtest.peers.gtp import PdpContext, Refusal
 from loadtest.peers.sgsn import Sgsn
-from loadtest.plan import QUIET_S, Plan
-from loadtest.virtual import SeededEntropy, run_virtual
-from loadtest.world import APN, GATEWAY, SimState, World
+from loadtest.simulation.checks import check_world
+from loadtest.simulation.faults import FaultRates
+from loadtest.simulation.plan import QUIET_S, Plan
+from loadtest.simulation.virtual import SeededEntropy, run_virtual
+from loadtest.simulation.world import APN, GATEWAY, SimState, World
 from tests.simulation.test_world import holding
 
 SLOW = FaultRates(delay_s=5.0)

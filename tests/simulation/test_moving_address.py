@@ -7,16 +7,16 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from airloom.app.adapters import Adapters
 from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.wide import WideStore
-from core.app.adapters import Adapters
-from core.app.held import KEEP_ADDRESS_S
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
-from core.services.gateway import LEASE_S
-from loadtest.faults import Incarnation
-from loadtest.virtual import run_virtual
-from loadtest.world import GATEWAY, World
+from core.services.gateway.address import KEEP_ADDRESS_S
+from core.services.gateway.virtual_gateway import LEASE_S
+from loadtest.simulation.faults import Incarnation
+from loadtest.simulation.virtual import run_virtual
+from loadtest.simulation.world import GATEWAY, World
 
 SOCKET = (GATEWAY, 2152)
 

@@ -12,9 +12,9 @@ from gtp.path import PathState
 from gtp.transaction import PATIENCE_S
 from gtp.v1.cause import Cause
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
-from loadtest.plan import SLOTS, Plan
-from loadtest.virtual import PERFECT, NetworkFaults, run_virtual
-from loadtest.world import APN, PEERS, World
+from loadtest.simulation.plan import SLOTS, Plan
+from loadtest.simulation.virtual import PERFECT, NetworkFaults, run_virtual
+from loadtest.simulation.world import APN, PEERS, World
 
 KEEP_S = 600.0
 SGSN, SGW = "127.0.1.1", "127.0.2.1"

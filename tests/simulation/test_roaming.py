@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.app.held import HeldGateway
+from airloom.app.held import HeldGateway
 from core.domain.session import Session
 from core.domain.values import replace
 from gtp.contexts import Contexts
@@ -14,8 +14,8 @@ from gtp.endpoint import GtpEndpoint
 from gtp.events import PeerRestarted
 from gtp.pending import Pending
 from gtp.restart import is_newer
-from loadtest.checks import simulate
-from loadtest.plan import ROAMING, Plan
+from loadtest.simulation.checks import simulate
+from loadtest.simulation.plan import ROAMING, Plan
 from tests.simulation.test_world import SEEDS, holding
 
 

@@ -1,6 +1,6 @@
 """Many nodes over one store: a share of `./run prove scale`."""
 
-from loadtest.scale import FAULTS, Fleet, simulate_fleet
+from loadtest.proofs.scale import FAULTS, Fleet, simulate_fleet
 
 SMALL = Fleet(nodes=6, gateways=60, zones=1)
 

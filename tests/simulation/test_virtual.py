@@ -7,7 +7,7 @@ import time
 import pytest
 
 from core.ports.network import Address
-from loadtest.virtual import NetworkFaults, Stalled, VirtualClock, VirtualNetwork, run_virtual
+from loadtest.simulation.virtual import NetworkFaults, Stalled, VirtualClock, VirtualNetwork, run_virtual
 
 
 def test_hours_pass_in_no_time() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from airloom.app.held import HeldGateway
+from airloom.app.node import Node
 from core.adapters.store.usage import WideUsage
 from core.adapters.store.usage_days import UsageDays
-from core.app.held import HeldGateway
-from core.app.node import Node
 from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
 from core.domain.session import Session, SessionEvent, Tunnel
@@ -22,17 +22,17 @@ from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.stream import StoredRecord
 from core.ports.user_plane import Counters, Segment
-from core.services.consumer import Consumer
-from core.services.delivery import Receipt
-from core.services.message_meter import MessageMeter
-from core.services.relay import EventRelay, envelope
-from core.services.reported import Ceiling, ReportedUsage
-from core.services.session_requests import OpenSession
-from core.services.sessions import Sessions
-from core.services.usage import UsageMeter
-from loadtest.checks import simulate
-from loadtest.plan import Plan
-from loadtest.world import OPERATOR
+from core.services.metering.message_meter import MessageMeter
+from core.services.metering.usage import UsageMeter
+from core.services.sessions.reported import Ceiling, ReportedUsage
+from core.services.sessions.requests import OpenSession
+from core.services.sessions.service import Sessions
+from core.services.streaming.consumer import Consumer
+from core.services.streaming.delivery import Receipt
+from core.services.streaming.relay import EventRelay, envelope
+from loadtest.simulation.checks import simulate
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.world import OPERATOR
 from mqtt_bridge import inner
 from mqtt_bridge.service import DeviceEdge
 
@@ -73,7 +73,11 @@ def test_the_same_seed_is_the_same_run(seed: int) -> None:
 
 
 def test_a_run_does_not_depend_on_its_process() -> None:
-    command = [sys.executable, "-c", "from loadtest.checks import simulate; print(simulate(3).network.trace)"]
+    command = [
+        sys.executable,
+        "-c",
+        "from loadtest.simulation.checks import simulate; print(simulate(3).network.trace)",
+    ]
     traces = {
         subprocess.run(
             command,

@@ -14,31 +14,31 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from argon2 import PasswordHasher
 
+from api.app import make_application
+from api.calls import ApiServices
+from api.limits import OperatorLimits
+from api.ready import Readiness
 from billing.service import BillingService
 from core.adapters.clock import SystemEntropy
-from core.adapters.files import MemoryObjectStore
-from core.adapters.passwords import Argon2Passwords
+from core.adapters.object_store.files import MemoryObjectStore
+from core.adapters.secrets.passwords import Argon2Passwords
+from core.adapters.secrets.tokens import JwtTokens
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
-from core.adapters.tokens import JwtTokens
-from core.api.app import make_application
-from core.api.calls import ApiServices
-from core.api.limits import OperatorLimits
-from core.api.ready import Readiness
 from core.domain.billing import Tariff
 from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim
 from core.domain.values import replace
 from core.errors import Unavailable
-from core.services.audit import AuditTrail
-from core.services.exports import Exports
-from core.services.groups import Groups
-from core.services.guesses import Guesses
-from core.services.identity import Identity
-from core.services.operators import Operators
-from core.services.sims import Sims
-from core.services.stats import Stats
-from core.services.stock import Stock
+from core.services.customers.exports import Exports
+from core.services.customers.groups import Groups
+from core.services.customers.guesses import Guesses
+from core.services.customers.identity import Identity
+from core.services.customers.operators import Operators
+from core.services.customers.sims import Sims
+from core.services.customers.stock import Stock
+from core.services.metering.stats import Stats
+from core.services.running.audit import AuditTrail
 from tests.contract.stores import SetClock, event_of, session_of
 
 KEY = b"k" * 32

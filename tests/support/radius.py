@@ -8,14 +8,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-import loadtest.plan
+import loadtest.simulation.plan
 from core.config import Config, RadiusConfig
 from core.domain.session import CloseReason, Session
 from core.ports.network import Address, DatagramSocket, Network
 from core.ports.store import Quarantined
-from loadtest.plan import Plan
-from loadtest.virtual import PERFECT, run_virtual
-from loadtest.world import APN, GATEWAY
+from loadtest.simulation.plan import Plan
+from loadtest.simulation.virtual import PERFECT, run_virtual
+from loadtest.simulation.world import APN, GATEWAY
 from radius import attributes as a
 from radius.codec import (
     Attribute,
@@ -28,7 +28,7 @@ from radius.codec import (
     is_answer,
     vendor_attribute,
 )
-from tests.unit.test_radius_door import Script, Stage
+from tests.node.test_radius_door import Script, Stage
 
 START, STOP, INTERIM, ON, OFF = 1, 2, 3, 7, 8
 SECRETS = {"127.0.3": b"alpha's secret", "127.0.4": b"beta's secret.", "127.0.5": b"gamma's secret"}
@@ -186,12 +186,12 @@ def play(monkeypatch: pytest.MonkeyPatch, script: Script, **clients: dict[str, o
             ]
         }
     )
-    plain = loadtest.plan.config_of
+    plain = loadtest.simulation.plan.config_of
 
     def config(name: str, plan: Plan) -> Config:
         return plain(name, plan).model_copy(update={"radius": radius})
 
-    monkeypatch.setattr(loadtest.plan, "config_of", config)
+    monkeypatch.setattr(loadtest.simulation.plan, "config_of", config)
 
     async def main() -> None:
         stage = RadiusStage(0, Plan(sims=2, network=PERFECT))

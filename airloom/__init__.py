@@ -1,0 +1,1 @@
+"""The `airloom` program: the composition root, and the command line."""

@@ -1,0 +1,5 @@
+"""`python -m airloom`."""
+
+from airloom.cli import main
+
+main()

@@ -1,0 +1,504 @@
+"""What works for one virtual gateway while this node holds it: doors, user plane, sessions, meter, relay."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from ipaddress import IPv4Network
+
+from airloom.app.adapters import Adapters
+from core.config import Config, GatewayConfig, RadiusClient, VirtualGatewayConfig
+from core.domain.gateway import GatewayLease
+from core.domain.pools import AddressPool, TeidPool
+from core.domain.session import Access, CloseReason
+from core.errors import ConfigurationError, Refused, Unavailable
+from core.ports.user_plane import PacketSink
+from core.services.cluster.reconciler import Reconciler
+from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
+from core.services.gateway.blocks import LOOP as BLOCKS_LOOP
+from core.services.gateway.blocks import UeBlocks, start_all
+from core.services.gateway.virtual_gateway import Tenure, VirtualGateway
+from core.services.metering.usage import UsageMeter
+from core.services.running.audit import AuditTrail
+from core.services.running.faults import Fault, Faults
+from core.services.sessions.admissions import Admissions
+from core.services.sessions.dedicated import DedicatedBearers
+from core.services.sessions.idle import IdleSessions
+from core.services.sessions.quarantine import UsageQuarantine
+from core.services.sessions.reported import ReportedUsage
+from core.services.sessions.service import Sessions
+from core.services.sessions.statics import EndAt, StaticAddresses
+from core.services.sessions.unanswered import UnansweredSessions
+from core.services.streaming.relay import EventRelay
+from gtp.endpoint import Causes
+from gtp.partners import Partner, Priority
+from gtp.service import GtpDoor
+from gtp.transaction import Timers
+from gtp.userplane.slots import Origin
+from gtp.userplane.sources import Sources
+from gtp.userplane.udp import UdpUserPlane
+from radius.accounting import Books
+from radius.networks import ClientTerms, NasNetwork
+from radius.service import RadiusAddresses, RadiusDoor
+
+
+class HeldGateway:
+    """Implements ``Seat``. ``before`` is the gateway's lease as it was before this tenure.
+
+    ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
+    its bearer is cut, ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
+    broken part in the place of a good one.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        adapters: Adapters,
+        own: VirtualGatewayConfig,
+        tenure: Tenure,
+        before: GatewayLease | None,
+        end_at: EndAt,
+        on_edge_packet: PacketSink,
+        on_session_end: Callable[[str], None],
+        faults: Faults,
+    ) -> None:
+        self._faults = faults
+        self._config = config
+        self._world = adapters
+        self._before = before
+        self._doors = config.doors_of(own)
+        self.own = own
+        self._end_at = end_at
+        self._audit = AuditTrail(
+            audit=adapters.store.audit,
+            clock=adapters.clock,
+            entropy=adapters.entropy,
+            actor=config.node.name,
+        )
+        world, quarantine_s = adapters, config.gateway.quarantine_s
+        addresses = AddressPool(quarantine_s=quarantine_s)
+        apn_pools = {each: AddressPool(quarantine_s=quarantine_s) for each in config.gateway.apn_pools}
+        self.gateway = VirtualGateway(
+            tenure=tenure,
+            address=str(own.address),
+            addresses=addresses,
+            teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
+            quarantine_s=quarantine_s,
+            clock=world.clock,
+            static_pool=config.gateway.static_pool,
+            prefixes=config.gateway.prefixes,
+            apn_pools=apn_pools,
+        )
+        self._keeper = AddressKeeper(
+            addresses=own.addresses,
+            mover=world.mover,
+            gateway=self.gateway,
+            remaining_s=lambda: tenure.remaining_s,
+            faults=faults,
+        )
+        self._slots = world.open_slots(own.id)
+        self.user_plane = self.make_user_plane()
+        self.blocks = self.make_blocks(own, addresses)
+        self.apn_blocks = [self.make_blocks(own, pool, network) for network, pool in apn_pools.items()]
+        self.usage = self.make_usage_meter()
+        self.sessions = self.make_sessions()
+        self.reconciler = Reconciler(sessions=self.sessions, faults=faults)
+        self.dedicated = DedicatedBearers(sessions=self.sessions, gateway=self.gateway)
+        self.door = self.make_door()
+        self.relay = self.make_relay()
+        self.sessions.on_event(self.relay.wake)
+        self.sessions.on_end(on_session_end)
+        self.sessions.on_close(self.door.closed)
+        for access in self.door.machines:
+            self.sessions.attach_door(access, self.door)
+        self.reported = self.make_reported_usage()
+        self.radius = self.make_radius_door()
+        self.sessions.attach_door(Access.RADIUS, self.radius)
+        self.user_plane.on_edge_packet(on_edge_packet)
+        self.user_plane.on_error_indication(self._heed_error_indication)
+        self.door.on_asleep(self.user_plane.watch)
+        self.user_plane.on_heard(self.door.heard)
+
+    async def start(self) -> int:
+        """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
+        unknown; how many sessions.
+        """
+        before, name = self._before, self._config.node.name
+        is_own = before is None or before.is_of(name, self._world.folder_id)
+        settle = partial(start_all, (self.blocks, *self.apn_blocks))
+        try:
+            recovered = await self.sessions.recover(settle, is_resumed=is_own)
+        except Refused as refusal:
+            gateway_id = self.gateway.gateway_id
+            raise ConfigurationError(
+                f"{gateway_id} has more sessions than it may hold ({refusal}); stop this node, raise "
+                f"gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
+            ) from None
+        for why in self.sessions.unreadable:
+            await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
+            self._faults.passed_over("sessions", Fault.ITEM, why)
+        if self.lost_counts:
+            await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
+        if before is not None and not is_own and not before.is_released:
+            interval_s = self._config.usage.report_interval_s
+            await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
+        await self._keeper.bring()
+        if "gtp" in self._doors:
+            await self.user_plane.start()
+            await self.door.start()
+        if "radius" in self._doors:
+            await self.radius.start()
+        return recovered
+
+    async def run(self) -> None:
+        """Drive every loop until cancelled. One that reads what others wrote is begun again when it fails; a
+        door that fails ends this gateway: it must not look alive.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.door.run())
+            tasks.create_task(self.radius.run())
+            for loop, run in self._supervised():
+                tasks.create_task(self._faults.supervise(loop, run, self.gateway.gateway_id))
+
+    def _supervised(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        yield "reconciler", self.reconciler.run
+        yield "session-ends", self.sessions.finish_unfinished
+        yield "late-sessions", self.sessions.end_late
+        for blocks in (self.blocks, *self.apn_blocks):
+            yield BLOCKS_LOOP, blocks.run
+        yield "usage-meter", self.usage.run
+        yield "idle-sessions", self.make_idle().run
+        yield "user-paths", self._watch_user_paths
+        yield "event-relay", self.relay.run
+        yield "unanswered-sessions", self.make_unanswered().run
+        yield ADDRESS_LOOP, self._keeper.run
+
+    def fence(self) -> None:
+        """Answer and forward nothing any more."""
+        self.gateway.fence()
+        self.door.close()
+        self.radius.close()
+        self.user_plane.fence()
+
+    async def raise_restart_counter(self) -> int:
+        """Have every peer give up what it has here, and end it here too; raises ``Unavailable``."""
+        counter = await self.gateway.raise_restart_counter()
+        self.door.tell_restart(counter)
+        ending = [key for key, session in self.sessions.open_sessions.items() if session.tunnel is not None]
+        await self.door.end_all(ending, CloseReason.LOST)
+        return counter
+
+    def reload(self, config: Config) -> None:
+        """Take over what may change while sessions are open (``RELOADABLE``); raises ``ConfigurationError``
+        for what the host does not let change, and is as it was.
+        """
+        gateway = config.gateway
+        sources = Sources(_partners(gateway), gateway.allowed_peers)
+        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes, sources)
+        self._config = config
+        self.sessions.serve(gateway.access_points)
+        self.door.serve(
+            apns=gateway.access_points,
+            allowed_peers=gateway.allowed_peers,
+            partners=_partners(gateway),
+            causes=_causes(gateway),
+        )
+
+    async def settle(self) -> None:
+        """Make durable what was counted, and let the address go; raises ``Unavailable``."""
+        await self.usage.sweep()
+        await self._keeper.let_go()
+
+    async def aclose(self) -> None:
+        """Sessions stay open for the next tenure; the slot table keeps what was not reported."""
+        with suppress(Unavailable):  # then it ends when the tenure would have
+            await self._keeper.let_go()
+        await self.user_plane.aclose()
+
+    @property
+    def lost_counts(self) -> str:
+        """Empty, or why the counts of open sessions were lost: audited, for the bill may be too low."""
+        opening = self._slots.opening
+        if opening.origin is not Origin.LOST:
+            return ""
+        return (
+            f"the counter file cannot be trusted ({opening.why}): open sessions are counted on from their"
+            f" last stored usage report, and what they used after it is not billed; kept as {opening.kept_as}"
+        )
+
+    def make_user_plane(self) -> UdpUserPlane:
+        """What forwards packets."""
+        config, world, own = self._config.gateway, self._world, self.own
+        return UdpUserPlane(
+            slots=self._slots,
+            clock=world.clock,
+            network=world.network,
+            address=own.addresses[-1],
+            ue_pool=config.ue_pool,
+            platform_network=self._config.edge.platform_network,
+            port=config.user_port,
+            devices=config.devices,
+            prefixes=config.prefixes,
+            forbidden=config.forbidden,
+            apns=config.access_points,
+            mtu_bytes=config.mtu_bytes,
+            is_numbered=config.user_sequence_numbers,
+            sources=Sources(_partners(config), config.allowed_peers),
+            tuns=world.open_tuns(config, own.id),  # as of now: it may have been reloaded
+        )
+
+    def make_blocks(
+        self, own: VirtualGatewayConfig, pool: AddressPool, network: IPv4Network | None = None
+    ) -> UeBlocks:
+        """What finds the addresses that are lent, of an access point's ``network`` or of the common one.
+
+        An Access-Accept may promise one until its time is over, and a write that nobody waits for any more
+        may name one. Where neither can be, every address that anybody was given is read back.
+        """
+        config, world = self._config, self._world
+        apn = config.gateway.apn_pools[network].name if network else ""
+        promised_s = config.radius.provisional_s if config.radius.clients else 0.0
+        unknown_s = max(world.late_s, promised_s)
+        held_back_s = unknown_s + config.gateway.quarantine_s if unknown_s else 0.0
+        return UeBlocks(
+            blocks=world.store.blocks,
+            pool=pool,
+            gateway=self.gateway,
+            clock=world.clock,
+            entropy=world.entropy,
+            network=network or own.ue_pool or config.gateway.ue_pool,
+            apart=[each.ue_pool for each in config.gateway.held if each.ue_pool not in (None, own.ue_pool)],
+            apn_pools=tuple(config.gateway.apn_pools),
+            prefix=config.gateway.block_prefix,
+            held_back_s=held_back_s,
+            route=partial(self.user_plane.route, apn=apn),
+            unroute=partial(self.user_plane.unroute, apn=apn),
+            faults=self._faults,
+        )
+
+    def make_statics(self) -> StaticAddresses:
+        """What sees to it that a static address has one session."""
+        return StaticAddresses(
+            store=self._world.store,
+            gateway=self.gateway,
+            clock=self._world.clock,
+            end_at=self._end_at,
+            route=self.user_plane.route,
+            unroute=self.user_plane.unroute,
+        )
+
+    def make_usage_meter(self) -> UsageMeter:
+        """What reports the counts."""
+        return UsageMeter(
+            user_plane=self.user_plane,
+            usage=self._world.store.usage,
+            clock=self._world.clock,
+            interval_s=self._config.usage.report_interval_s,
+        )
+
+    def make_sessions(self) -> Sessions:
+        """What opens and closes sessions."""
+        return Sessions(
+            store=self._world.store,
+            gateway=self.gateway,
+            user_plane=self.user_plane,
+            usage=self.usage,
+            statics=self.make_statics(),
+            clock=self._world.clock,
+            entropy=self._world.entropy,
+            apns=self._config.gateway.access_points,
+            sessions_per_sim_max=self._config.gateway.sessions_per_sim_max,
+        )
+
+    def make_door(self) -> GtpDoor:
+        """The GTP-C door."""
+        config = self._config.gateway
+        return GtpDoor(
+            network=self._world.network,
+            address=(self.gateway.address, config.control_port),
+            user_address=self.own.user_address,
+            sessions=self.sessions,
+            audit=self._audit,
+            gateway_id=self.gateway.gateway_id,
+            clock=self._world.clock,
+            entropy=self._world.entropy,
+            recovery=self.gateway.restart_counter,
+            apns=config.access_points,
+            allowed_peers=config.allowed_peers,
+            partners=_partners(config),
+            timers=_timers(config),
+            causes=_causes(config),
+        )
+
+    def make_idle(self) -> IdleSessions:
+        """What ends sessions through which nothing goes."""
+        idle = IdleSessions(
+            sessions=self.sessions,
+            clock=self._world.clock,
+            idle_s=self._config.gateway.idle_s,
+            end_all=lambda ended: self.door.end_all(ended, CloseReason.IDLE, tell_peer=True),
+        )
+        self.usage.on_moved(idle.heed_moved)
+        return idle
+
+    def make_unanswered(self) -> UnansweredSessions:
+        """What asks about sessions that a kill may have left without their answer."""
+        before = self._before
+        return UnansweredSessions(
+            sessions=self.sessions,
+            renewed=None if before is None or before.is_released else before.renewed,
+            patience_s=_timers(self._config.gateway).patience_s,
+            is_used=lambda session_id: self._up_packets(session_id) > 0,
+            ask=lambda session_id: self.door.ask_about((session_id,)),
+        )
+
+    def make_radius_door(self) -> RadiusDoor:
+        """The RADIUS door."""
+        config, world = self._config.radius, self._world
+        address = str(config.address or self.gateway.address)
+        return RadiusDoor(
+            network=world.network,
+            addresses=RadiusAddresses(
+                authentication=(address, config.authentication_port),
+                accounting=(address, config.accounting_port),
+                disconnect=(address, 0),
+            ),
+            clients=[_nas_network(client) for client in config.clients],
+            books=Books(
+                sessions=self.sessions,
+                admissions=Admissions(
+                    gateway=self.gateway,
+                    clock=world.clock,
+                    entropy=world.entropy,
+                    lifetime_s=config.provisional_s,
+                ),
+                usage=self.reported,
+                quarantine=UsageQuarantine(usage=world.store.usage, audit=self._audit, clock=world.clock),
+                restarts=world.store.nas_restarts,
+            ),
+            clock=world.clock,
+            interim_interval_s=config.interim_s,
+            silent_s=config.silent_s,
+        )
+
+    def make_reported_usage(self) -> ReportedUsage:
+        """What records the counts of NASes."""
+        world = self._world
+        return ReportedUsage(
+            usage=world.store.usage, sessions=self.sessions, clock=world.clock, late_s=world.late_s
+        )
+
+    def make_relay(self) -> EventRelay:
+        """What puts events of sessions into the stream."""
+        return EventRelay(
+            sessions=self._world.store.sessions,
+            stream=self._world.stream,
+            gateway_id=self.gateway.gateway_id,
+            faults=self._faults,
+            audit=self._audit,
+        )
+
+    def _heed_error_indication(self, session_id: str) -> None:
+        self.door.heed_error_indication(session_id, self._up_packets(session_id))
+
+    def _up_packets(self, session_id: str) -> int:
+        counters = self.user_plane.counters(session_id)
+        return 0 if counters is None else counters.current.volume.up_packets
+
+    async def _watch_user_paths(self) -> None:
+        config = self._config.gateway
+        await self.user_plane.watch_paths(_timers(config), interval_s=config.user_echo_interval_s)
+
+
+def _partners(config: GatewayConfig) -> list[Partner]:
+    return [
+        Partner(
+            name=each.name,
+            networks=each.networks,
+            requests_per_s=each.requests_per_s,
+            burst=each.burst,
+            echo=each.echo,
+            priority=Priority(each.priority),
+            user_networks=each.user_networks,
+            ipcp_ack=each.ipcp_ack,
+            assume_dual_address_bearers=each.assume_dual_address_bearers,
+            may_take_over=each.may_take_over,
+        )
+        for each in config.peers
+    ]
+
+
+def _nas_network(client: RadiusClient) -> NasNetwork:
+    terms = ClientTerms(
+        imsi_prefixes=client.imsi_prefixes,
+        apns=frozenset(client.apns),
+        may_take_over=frozenset(client.may_take_over),
+        default_apn=client.default_apn or "",
+        realms=frozenset(client.realms),
+        check_passwords=client.check_passwords,
+        own_addresses=client.own_addresses,
+        require_event_timestamp=client.require_event_timestamp,
+        line_rate_kbps=max(1, round(client.line_rate_mbps * 1_000)),
+        enforces_speed_class=client.enforces_speed_class,
+    )
+    return NasNetwork(
+        network=client.network,
+        secret=client.secret.get_secret_value().encode(),
+        require_message_authenticator=client.require_message_authenticator,
+        disconnect_port=client.disconnect_port,
+        known_as=client.known_as,
+        terms=terms,
+    )
+
+
+def _timers(config: GatewayConfig) -> Timers:
+    return Timers(
+        t3_response_s=config.t3_response_s,
+        n3_requests=config.n3_requests,
+        echo_interval_s=config.echo_interval_s,
+        path_keep_s=config.path_keep_s,
+        back_off_s=config.back_off_s,
+    )
+
+
+def _causes(config: GatewayConfig) -> Causes:
+    refusals = config.refusals.items()
+    return {
+        Access.GTPV1: {reason: each.gtpv1 for reason, each in refusals if each.gtpv1 is not None},
+        Access.GTPV2: {reason: each.gtpv2 for reason, each in refusals if each.gtpv2 is not None},
+    }
+
+
+async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:
+    """Another node holds the gateway: report once more, as it stood, what was counted here, and give it up.
+
+    Nothing is counted on: the sessions are in the other node's epoch now. Raises ``Unavailable``.
+    """
+    slots = adapters.left_slots(gateway_id)
+    if slots is None:
+        return
+    user_plane = UdpUserPlane(
+        slots=slots,
+        clock=adapters.clock,
+        network=adapters.network,
+        address=config.gateway.address,
+        ue_pool=config.gateway.ue_pool,
+        platform_network=config.edge.platform_network,
+    )
+    try:
+        found = slots.in_use
+        meter = UsageMeter(
+            user_plane=user_plane, usage=adapters.store.usage, clock=adapters.clock, interval_s=0.0
+        )
+        await meter.settle_orphans(())
+        if found:
+            trail = AuditTrail(
+                audit=adapters.store.audit,
+                clock=adapters.clock,
+                entropy=adapters.entropy,
+                actor=config.node.name,
+            )
+            await trail.counts_left(gateway_id, sessions=found)
+    finally:
+        await user_plane.aclose()

@@ -1,0 +1,198 @@
+"""What a node tells about itself as metrics; what its gateways count is added up over those that it holds."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from prometheus_client import CollectorRegistry
+
+from airloom.app.held import HeldGateway
+from airloom.app.node import Node
+from core.domain.session import Access
+from core.services.customers.guesses import Guesses
+from core.telemetry import Metric, Telemetry
+from mqtt_bridge.service import SERVED
+
+
+def make_telemetry(node: Node, guesses: Guesses) -> Telemetry:
+    """Every metric of ``core.telemetry`` that is read from the node, not counted where it happens."""
+    telemetry = Telemetry(registry=CollectorRegistry())
+    telemetry.watch_each(Metric.GUESSES_STOPPED, lambda: guesses.stopped)
+    telemetry.watch_table(Metric.LOOP_FAULTS, lambda: node.faults.counts)
+    telemetry.watch(Metric.LOOPS_STANDING, lambda: float(len(node.faults.standing)))
+    telemetry.watch_each(Metric.GATEWAYS, lambda: node.holdings.counts)
+    _watch_gateways(telemetry, node)
+    _watch_gtp(telemetry, node)
+    _watch_radius(telemetry, node)
+    _watch_stream(telemetry, node)
+    _watch_edge(telemetry, node)
+    _watch_chores(telemetry, node)
+    return telemetry
+
+
+def _each(
+    telemetry: Telemetry,
+    node: Node,
+    metric: Metric,
+    read: Callable[[HeldGateway], Mapping[str, float]],
+    /,
+    **labels: str,
+) -> None:
+    telemetry.watch_each(metric, lambda: _sum(read(held) for held in node.held.values()), **labels)
+
+
+def _watch_gateways(telemetry: Telemetry, node: Node) -> None:
+    each = partial(_each, telemetry, node)
+    each(Metric.SESSIONS_OPEN, lambda held: held.sessions.open_by_access)
+    for access in Access:
+        each(Metric.ATTACHES, partial(_attaches, access), access=access.value)
+    each(Metric.LEASES, lambda held: held.gateway.leases)
+    telemetry.watch(
+        Metric.USAGE_REPORTS,
+        lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),
+    )
+    telemetry.watch_each(
+        Metric.RESTART_COUNTER,
+        lambda: {gateway_id: held.gateway.restart_counter for gateway_id, held in node.held.items()},
+    )
+
+
+def _watch_gtp(telemetry: Telemetry, node: Node) -> None:
+    each = partial(_each, telemetry, node)
+    for access in (Access.GTPV1, Access.GTPV2):
+        each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
+        each(Metric.GTP_PATH_EVENTS, partial(_path_events, access), access=access.value)
+        each(Metric.GTP_CLAIMS, partial(_claims, access), access=access.value)
+    each(Metric.GTP_PATH_EVENTS, lambda held: held.user_plane.paths.counts, access="gtpu")
+    telemetry.watch_each(Metric.GTP_WAITING, lambda: _sum(_waiting(held) for held in node.held.values()))
+    telemetry.watch_table(Metric.GTP_ANSWERS, lambda: _total(map(_answers, node.held.values())))
+    telemetry.watch_table(Metric.GTP_PEERS, lambda: _total(map(_peers, node.held.values())))
+    telemetry.watch_table(Metric.GTP_SESSIONS, lambda: _total(map(_sessions_of_partners, node.held.values())))
+    each(
+        Metric.DATAGRAMS_DROPPED,
+        lambda held: {drop.value: count for drop, count in held.user_plane.drops.items()},
+        door="gtpu",
+    )
+    each(
+        Metric.GTPU_SIGNALS,
+        lambda held: {signal.value: count for signal, count in held.user_plane.signals.items()},
+    )
+
+
+def _watch_radius(telemetry: Telemetry, node: Node) -> None:
+    each = partial(_each, telemetry, node)
+    each(Metric.DATAGRAMS_DROPPED, lambda held: held.radius.dropped, door=Access.RADIUS.value)
+    each(Metric.DISCONNECTS, lambda held: held.radius.disconnects)
+    telemetry.watch_table(
+        Metric.RADIUS_ANSWERS, lambda: _total(held.radius.answers for held in node.held.values())
+    )
+
+
+def _watch_stream(telemetry: Telemetry, node: Node) -> None:
+    telemetry.watch_each(Metric.RECORDS_DELIVERED, lambda: node.delivery.delivered)
+    telemetry.watch(Metric.DEAD_LETTERS, lambda: float(node.delivery.dead_letters))
+    telemetry.watch(Metric.EVENTS_TOLD, lambda: float(sum(h.relay.told for h in node.held.values())))
+    telemetry.watch(Metric.MESSAGES_COUNTED, lambda: float(node.messages.counted))
+    telemetry.watch_each(Metric.RECORDS_PASSED_OVER, lambda: node.messages.passed_over)
+
+
+def _watch_edge(telemetry: Telemetry, node: Node) -> None:
+    telemetry.watch_each(
+        Metric.EDGE_DATAGRAMS,
+        lambda: {what.value: count for what, count in node.edge.counts.items() if what in SERVED},
+    )
+    telemetry.watch_each(
+        Metric.DATAGRAMS_DROPPED,
+        lambda: {reason.value: count for reason, count in node.edge.counts.items() if reason not in SERVED},
+        door="edge",
+    )
+    telemetry.watch(Metric.EDGE_LINKS, lambda: float(node.edge_links.up if node.edge_links else 0))
+    telemetry.watch_each(
+        Metric.EDGE_LINK_PACKETS,
+        lambda: _sum(
+            {what.value: count for what, count in side.counts.items()}
+            for side in (node.edge_links, node.remote)
+            if side is not None
+        ),
+    )
+    if (inside := node.inside) is not None:
+        telemetry.watch(Metric.INSIDE_NETWORK_UP, lambda: float(not inside.why_not))
+    if (connections := node.connections) is not None:
+        telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
+        telemetry.watch_each(
+            Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}
+        )
+
+
+def _watch_chores(telemetry: Telemetry, node: Node) -> None:
+    for chore, outcomes in node.chores.outcomes.items():
+        telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
+    telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
+    telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
+    telemetry.watch(Metric.MONTHS_CLOSED, lambda: float(node.closer.closed))
+    telemetry.watch(Metric.CLOSING_MONTHS_BEHIND, lambda: float(node.closer.months_behind))
+    telemetry.watch(Metric.LATE_USAGE_BYTES, lambda: float(sum(e.quantity_bytes for e in node.closer.late)))
+
+
+def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.sessions.attaches[access]
+
+
+def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.door.machines[access].dropped
+
+
+def _path_events(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.door.machines[access].path_events
+
+
+def _claims(access: Access, held: HeldGateway) -> Mapping[str, float]:
+    return held.door.machines[access].claims
+
+
+def _waiting(held: HeldGateway) -> Mapping[str, float]:
+    return {access.value: machine.waiting for access, machine in held.door.machines.items()}
+
+
+def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    return {
+        (access.value, partner, machine.procedure_of(response_type), str(cause)): count
+        for access, machine in held.door.machines.items()
+        for (partner, response_type, cause), count in machine.answers.items()
+    }
+
+
+def _peers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    return Counter(
+        (access.value, peer.partner, peer.path.path.value)
+        for access, machine in held.door.machines.items()
+        for peer in machine.peers()
+        if peer.sessions
+    )
+
+
+def _sessions_of_partners(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+    found: Counter[tuple[str, ...]] = Counter()
+    for access, machine in held.door.machines.items():
+        for peer in machine.peers():
+            if peer.sessions:
+                found[access.value, peer.partner] += peer.sessions
+    return found
+
+
+def _total(tables: Iterable[Mapping[tuple[str, ...], float]]) -> Mapping[tuple[str, ...], float]:
+    total: Counter[tuple[str, ...]] = Counter()
+    for table in tables:
+        total.update({key: int(value) for key, value in table.items()})
+    return total
+
+
+def _same(table: Mapping[str, float]) -> Mapping[str, float]:
+    return table
+
+
+def _sum(tables: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
+    total: Counter[str] = Counter()
+    for table in tables:
+        total.update({key: int(value) for key, value in table.items()})
+    return total

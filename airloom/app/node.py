@@ -1,0 +1,409 @@
+"""A node: one process, the virtual gateways that it holds, and what they share.
+
+Rules: it is assembled from adapters handed in, the same on a laptop, in a test and in a simulation; what a
+session belongs to is asked of the gateways that are held at that moment.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from ipaddress import IPv4Address
+
+from airloom.app.adapters import METADATA_PORT, Adapters, make_billing
+from airloom.app.held import HeldGateway, settle_left
+from api.views import subscriber_view
+from billing.closing import MonthCloser
+from core.adapters.store.rows import body_of, entity_of
+from core.config import OWN_KEYS, RELOADABLE, Config
+from core.config_file import changed
+from core.domain.gateway import GatewayLease
+from core.domain.session import CloseReason, Session
+from core.errors import ConfigurationError, Unavailable
+from core.ports.address_mover import AddressMover
+from core.ports.store import Quarantined
+from core.ports.user_plane import PacketSink
+from core.services.cluster.chores import Chores, Step
+from core.services.cluster.control import ClusterControl
+from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
+from core.services.cluster.holding import Holdings
+from core.services.customers.metadata import DeviceMetadata
+from core.services.gateway.virtual_gateway import Tenure
+from core.services.metering.folding import UsageFolder
+from core.services.metering.message_meter import MESSAGE_METER, MessageMeter
+from core.services.running.audit import AuditTrail
+from core.services.running.faults import Fault, Faults
+from core.services.streaming.consumer import Consumer
+from core.services.streaming.delivery import Delivery
+from mqtt_bridge.budget import AnswerBudget
+from mqtt_bridge.connections import DeviceConnections
+from mqtt_bridge.edge.dns import DNS_PORT, NameServer
+from mqtt_bridge.edge.http import HttpEntryPoint, Metadata, MetadataService
+from mqtt_bridge.edge.mqtt import MqttEntryPoint
+from mqtt_bridge.edge.tcp import TcpEntryPoint
+from mqtt_bridge.edge.udp import UdpEntryPoint
+from mqtt_bridge.service import DeviceEdge
+
+ENTRIES, UDP_ALONE = "udp, tcp, http, mqtt", "udp alone"
+
+
+class Node:
+    """One process. ``tell`` is called with a line for the operator when a gateway comes or goes.
+
+    The ``make_*`` methods and ``held_type`` are where a test puts a broken part in the place of a good one.
+    """
+
+    held_type = HeldGateway
+
+    def __init__(
+        self, *, config: Config, adapters: Adapters, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._config = config
+        self.name = config.node.name
+        self._world = world = adapters
+        self.faults = Faults(clock=world.clock, tell=tell)
+        """Of every loop of this process that reads what others wrote."""
+        self._tell = tell
+        self.inside = world.inside
+        own = _sought(config, world.mover)
+        self.holdings = Holdings(
+            leases=world.store.leases,
+            peers=world.peers,
+            clock=world.clock,
+            owner=config.node.name,
+            contact=config.control.contact,
+            folder_id=world.folder_id,
+            gateways=own,
+            home=[each for each in own if each in config.node.home] if config.node.home else own,
+            make=self._make_held,
+            settle_left=partial(settle_left, config, adapters),
+            faults=self.faults,
+            tell=tell,
+        )
+        self.held = self.holdings.held
+        gateway_ids = [each.id for each in config.gateway.held]
+        self.control = ClusterControl(
+            store=world.store, peers=world.peers, held=self.held, gateway_ids=gateway_ids
+        )
+        self.delivery = self._make_delivery()
+        self.messages = self.make_message_meter()
+        self.audit = AuditTrail(
+            audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=config.node.name
+        )
+        self.consumer = self.make_consumer()
+        self.folder = UsageFolder(
+            usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
+        )
+        self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
+        self.closer = self._make_closer()
+        self.chores = Chores(
+            leases=world.store.leases,
+            peers=world.peers,
+            clock=world.clock,
+            owner=config.node.name,
+            contact=config.control.contact,
+            folder_id=world.folder_id,
+            faults=self.faults,
+            steps=self._chores() if "meter" in config.node.roles else {},
+        )
+        self.answer_budget = AnswerBudget()
+        self.metadata = DeviceMetadata(store=world.store.bulk)
+        self.connections = self.make_connections()
+        self.edge = self.make_edge()
+        self.remote = RemoteSessions(
+            clock=world.clock,
+            decode=partial(entity_of, entity=Session),
+            on_packet=self.edge.on_edge_packet,
+            on_end=self._end_connections,
+        )
+        """Of gateways on other nodes that hand their devices' packets to this one."""
+        self.edge_links = self.make_edge_links()
+        self.deliver: PacketSink = self.edge_links.deliver if self.edge_links else self.edge.on_edge_packet
+        """Where packets for the platform go; whoever wants to see them puts itself here before ``start``."""
+
+    async def start(self) -> int:
+        """Begin the work of the home gateways; how many sessions were read back."""
+        if self.connections is not None:
+            await self._serve_connections(self.connections)
+        return await self.holdings.start()
+
+    async def run(self) -> None:
+        """Drive every loop until cancelled; one that fails ends no other: see
+        ``core.services.running.faults``.
+        """
+        supervise = self.faults.supervise
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.holdings.run())
+            for loop, run in self._loops_of_roles():
+                tasks.create_task(supervise(loop, run))
+            await asyncio.Event().wait()  # a node of the API alone has no loop
+
+    def _loops_of_roles(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        roles = self._config.node.roles
+        if self._world.stream_damage:
+            yield "stream", self._report_damage
+        if self.edge_links is not None:
+            yield "edge-links", self.edge_links.run
+        if "edge" in roles:
+            yield "delivery", self.delivery.run
+            yield "device-edge", self.edge.run
+            yield "remote-sessions", self.remote.run
+            if self.inside is not None:
+                yield "inside-network", partial(self.inside.run, self._tell)
+        if {"api", "meter"} & set(roles):
+            yield "tariff", self._store_tariff
+        if "meter" in roles:
+            yield MESSAGE_METER, self.consumer.run
+            yield "chores", self.chores.run
+
+    async def _report_damage(self) -> None:
+        """What was found when the stream was opened; raises ``Unavailable``, to be asked again."""
+        damage = self._world.stream_damage
+        for line in damage:
+            await self.audit.records_skipped("stream", line)
+        self.faults.passed_over("stream", Fault.ITEM, "; ".join(damage), number=self._world.stream_lost)
+
+    def reload(self, config: Config) -> list[str]:
+        """Take over what differs in ``config``; the keys. Raises ``ConfigurationError`` for what cannot be
+        changed in a running node, and then changes nothing.
+        """
+        keys = changed(self._config, config)
+        if self._config.gateway.fixed != config.gateway.fixed:
+            raise ConfigurationError(
+                f"gateway.apns: {OWN_KEYS} of an access point cannot be changed in a running node, nor one"
+                " with them be added; restart it"
+            )
+        if fixed := keys - RELOADABLE:
+            raise ConfigurationError(
+                f"{', '.join(sorted(fixed))}: cannot be changed in a running node; restart it, or change only"
+                f" {', '.join(sorted(RELOADABLE))}"
+            )
+        try:
+            for held in self.held.values():
+                held.reload(config)
+        except ConfigurationError:
+            for held in self.held.values():
+                with suppress(ConfigurationError):
+                    held.reload(self._config)
+            raise
+        self._config = config
+        return sorted(keys)
+
+    async def drain(self) -> None:
+        """Hand over every gateway and every chore, and take nothing any more."""
+        await self.holdings.drain()
+        await self.chores.drain()
+
+    async def aclose(self) -> None:
+        """Take nothing in any more; sessions stay open, and slot tables keep what was not reported."""
+        if self.connections is not None:
+            await self.connections.aclose()
+        await self.holdings.aclose()
+        await self.chores.aclose()
+
+    async def _store_tariff(self) -> None:
+        """The configured tariff is in force from the start of the node on, whoever reads a bill."""
+        await self.billing.tariffs()
+
+    @property
+    def edge_entries(self) -> str:
+        """What devices can speak to this node as an edge, and why not more."""
+        if self.inside is None:
+            return f"{UDP_ALONE} (edge.inside = off)"
+        why_not = self.inside.why_not
+        return f"{UDP_ALONE} (no network namespace: {why_not})" if why_not else ENTRIES
+
+    # -- sessions of every gateway held, or told by other nodes -----------------------------------------
+
+    def session_of(self, session_id: str) -> Session | None:
+        """An open session by its id."""
+        return self.held_session(session_id) or self.remote.session_of(session_id)
+
+    def held_session(self, session_id: str) -> Session | None:
+        """An open session of a gateway that is held here."""
+        for held in self.held.values():
+            if (session := held.sessions.open_sessions.get(session_id)) is not None:
+                return session
+        return None
+
+    def session_at(self, address: IPv4Address) -> Session | None:
+        """Who holds a device address now."""
+        for held in self.held.values():
+            if (session := held.sessions.session_at(address)) is not None:
+                return session
+        return self.remote.session_at(address)
+
+    def inject(self, session_id: str, packet: bytes) -> bool:
+        """An IP packet down to a session's device; whether it was sent."""
+        return self.inject_held(session_id, packet) or self.remote.inject(session_id, packet)
+
+    def inject_held(self, session_id: str, packet: bytes) -> bool:
+        """The same, of a gateway that is held here."""
+        return any(held.user_plane.inject(session_id, packet) for held in self.held.values())
+
+    def _end_connections(self, session_id: str) -> None:
+        if self.connections is not None:
+            self.connections.end_session(session_id)
+
+    async def end_sessions_of(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
+        """End a SIM's sessions on a gateway held here; raises ``Unavailable`` when it is not."""
+        return await self._holder(gateway_id).sessions.end_sessions_of(sim_id, reason)
+
+    async def refresh_sessions_of(self, gateway_id: str, sim_id: str) -> None:
+        """Let a SIM's sessions on a gateway held here be what it says now; raises ``Unavailable``."""
+        await self._holder(gateway_id).sessions.refresh_sessions_of(sim_id)
+
+    async def group_changed(self, gateway_id: str, operator_id: str, group_id: str) -> None:
+        """The same for those of a group's SIMs, soon."""
+        await self._holder(gateway_id).reconciler.group_changed(operator_id, group_id)
+
+    async def quarantined(self, day: int) -> Sequence[Quarantined]:
+        """What was reported on a UTC day and is billed to nobody, on every node; raises ``Unavailable``."""
+        return await self._world.store.usage.quarantined(day)
+
+    def _holder(self, gateway_id: str) -> HeldGateway:
+        if (held := self.held.get(gateway_id)) is None:
+            raise Unavailable(f"{gateway_id} is not held here")
+        return held
+
+    def _make_held(self, tenure: Tenure, before: GatewayLease | None) -> HeldGateway:
+        own = next(each for each in self._config.gateway.held if each.id == tenure.lease.gateway_id)
+        held = self.held_type(
+            config=self._config,
+            adapters=self._world,
+            own=own,
+            tenure=tenure,
+            before=before,
+            end_at=self.control.end_at,
+            on_edge_packet=self.deliver,
+            on_session_end=self.edge_links.end_session if self.edge_links else self._end_connections,
+            faults=self.faults,
+        )
+        if held.lost_counts:
+            self._tell(f"{own.id}: {held.lost_counts}")
+        return held
+
+    def _chores(self) -> Mapping[str, Step]:
+        return {"fold": self.folder.step, "bills": self.closer.step}
+
+    def _make_closer(self) -> MonthCloser:
+        world = self._world
+        return MonthCloser(
+            billing=self.billing,
+            usage=world.store.usage,
+            bills=world.store.bills,
+            clock=world.clock,
+            audit=self.audit,
+        )
+
+    def _make_delivery(self) -> Delivery:
+        world = self._world
+        return Delivery(
+            stream=world.stream,
+            dead_letters=world.objects,
+            clock=world.clock,
+            entropy=world.entropy,
+            faults=self.faults,
+        )
+
+    def make_message_meter(self) -> MessageMeter:
+        """What counts messages."""
+        return MessageMeter(counts=self._world.store.message_counts)
+
+    def make_consumer(self) -> Consumer:
+        """What reads the stream for it."""
+        return Consumer(
+            stream=self._world.stream,
+            leases=self._world.store.shard_leases,
+            clock=self._world.clock,
+            application=MESSAGE_METER,
+            owner=self.name,
+            effect=self.messages.count,
+            faults=self.faults,
+            audit=self.audit,
+        )
+
+    def make_edge(self) -> DeviceEdge:
+        """What devices speak to inside their tunnel."""
+        edge = self._config.edge
+        names = {
+            **dict.fromkeys(edge.message_names, edge.message_address),
+            **dict.fromkeys(edge.mqtt_names, edge.mqtt_address),
+            **dict.fromkeys(edge.metadata_names, edge.metadata_address),
+        }
+        answer = NameServer(names).answer
+        return DeviceEdge(
+            delivery=self.delivery,
+            session_of=self.session_of,
+            inject=self.inject,
+            clock=self._world.clock,
+            budget=self.answer_budget,
+            entry_points=(UdpEntryPoint(edge.message_address, edge.udp_port),),
+            responders={(address, DNS_PORT): answer for address in self._config.gateway.dns},
+            on_tcp=self.connections.on_packet_up if self.connections is not None else None,
+        )
+
+    def make_edge_links(self) -> EdgeLinks | None:
+        """The way to the edge on other nodes, for a gateway that is none itself."""
+        roles = self._config.node.roles
+        if "edge" in roles or "gateway" not in roles:
+            return None
+        return EdgeLinks(
+            contacts=self._config.edge.nodes,
+            links=self._world.links,
+            session_of=self.held_session,
+            inject=self.inject_held,
+            encode=lambda session: body_of(session).encode(),
+            faults=self.faults,
+        )
+
+    def make_connections(self) -> DeviceConnections | None:
+        """What accepts devices' connections, where there is a network for them to end in."""
+        if self.inside is None:
+            return None
+        return DeviceConnections(
+            network=self.inside,
+            session_at=self.session_at,
+            session_of=self.session_of,
+            inject=self.inject,
+            delivery=self.delivery,
+            clock=self._world.clock,
+            budget=self.answer_budget,
+            per_sim_max=self._config.edge.connections_per_sim_max,
+        )
+
+    async def _serve_connections(self, connections: DeviceConnections) -> None:
+        edge, world = self._config.edge, self._world
+        message, mqtt = edge.message_address, edge.mqtt_address
+        http = HttpEntryPoint(url=f"http://{message}:{edge.http_port}", connections=connections)
+        tcp = TcpEntryPoint(url=f"tcp://{message}:{edge.tcp_port}", connections=connections)
+        mqtt_entry = MqttEntryPoint(
+            url=f"mqtt://{mqtt}:{edge.mqtt_port}",
+            connections=connections,
+            clock=world.clock,
+            entropy=world.entropy,
+        )
+        metadata = MetadataService(connections=connections, metadata_of=self._metadata_of)
+        await connections.serve(message, edge.http_port, http)
+        await connections.serve(message, edge.tcp_port, tcp)
+        await connections.serve(mqtt, edge.mqtt_port, mqtt_entry)
+        await connections.serve(edge.metadata_address, METADATA_PORT, metadata)
+
+    async def _metadata_of(self, session: Session) -> Metadata | None:
+        """As the API shows it."""
+        found = await self.metadata.of(session)
+        if found is None:
+            return None
+        return Metadata(subscriber=subscriber_view(found.sim, found.sessions), userdata=found.userdata)
+
+
+def _sought(config: Config, mover: AddressMover) -> list[str]:
+    """The virtual gateways that this node could hold; raises ``ConfigurationError`` for other homes."""
+    sought = [each.id for each in config.holdable if all(map(mover.may_bring, each.addresses))]
+    beyond = {each.id for each in config.holdable if each.id in config.node.home}.difference(sought)
+    if beyond or (config.holdable and not sought):
+        raise ConfigurationError(
+            f"node.home: the address of {', '.join(sorted(beyond)) or 'every virtual gateway'} is not of the"
+            f" subnet of {config.gateway.address_interface}; name gateways of this node's own subnet"
+        )
+    return sought

@@ -1,0 +1,5 @@
+"""The `airloom` command."""
+
+from airloom.cli.program import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""The control channel: what serves operators, load balancers and other nodes."""

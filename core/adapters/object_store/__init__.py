@@ -1,0 +1,1 @@
+"""Where exported files are: a folder, memory or S3."""

@@ -1,5 +1,0 @@
-"""The `airloom` command."""
-
-from core.cli.program import main
-
-__all__ = ["main"]

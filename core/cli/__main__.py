@@ -1,5 +1,0 @@
-"""`python -m core.cli`."""
-
-from core.cli import main
-
-main()

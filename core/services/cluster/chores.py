@@ -1,0 +1,131 @@
+"""Chores: work that one node does for all, under a lease for each.
+
+Rules:
+
+- A chore is named and done in steps. Whoever holds its lease does it; a holder that dies is replaced as that
+  of a virtual gateway is (``core.services.cluster.holding``), and no step begins after the tenure is over.
+- A step is bounded, and doing it again changes nothing: it may be cut off at any point.
+- A step that the store would not let through is tried again. One that a fault of ours ended
+  is tried again after a pause that grows; other chores go on.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+
+from core.domain.gateway import GatewayLease
+from core.errors import StaleVersion, Unavailable
+from core.ports.clock import Clock
+from core.ports.peers import Peers
+from core.ports.store import Leases
+from core.services.cluster.holding import Holdings
+from core.services.gateway.virtual_gateway import Tenure
+from core.services.running.faults import Faults
+
+RETRY_S = 1.0
+LOOP = "chore"
+_PREFIX = "chore/"
+"""No virtual gateway is named so."""
+
+Step = Callable[[], Awaitable[float]]
+"""Does a piece and tells in how many seconds to come again; raises ``Unavailable``, ``StaleVersion``."""
+
+
+class Chores:
+    """The chores of one node, by name. ``outcomes`` counts the steps ``done`` and ``failed`` here."""
+
+    def __init__(
+        self,
+        *,
+        leases: Leases,
+        peers: Peers,
+        clock: Clock,
+        owner: str,
+        contact: str,
+        folder_id: str = "",
+        faults: Faults,
+        steps: Mapping[str, Step],
+    ) -> None:
+        self._steps = steps
+        self._faults = faults
+        self.outcomes: Mapping[str, Counter[str]] = {name: Counter() for name in steps}
+        self._holdings = Holdings[_Seat](
+            leases=leases,
+            peers=peers,
+            clock=clock,
+            owner=owner,
+            contact=contact,
+            folder_id=folder_id,
+            gateways=[_PREFIX + name for name in steps],
+            home=(),
+            make=self._make,
+            settle_left=_nothing_left,
+            faults=faults,
+        )
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The chores that this node does now."""
+        return frozenset(lease_id.removeprefix(_PREFIX) for lease_id in self._holdings.held)
+
+    async def run(self) -> None:
+        """Seek and do, until cancelled."""
+        await self._holdings.run()
+
+    async def drain(self) -> None:
+        """Leave everything to others and take nothing any more."""
+        await self._holdings.drain()
+
+    async def aclose(self) -> None:
+        """Let go without a word."""
+        await self._holdings.aclose()
+
+    def _make(self, tenure: Tenure, _: GatewayLease | None) -> "_Seat":
+        name = tenure.lease.gateway_id.removeprefix(_PREFIX)
+        return _Seat(name, tenure, self._steps[name], self.outcomes[name], self._faults)
+
+
+class _Seat:
+    """One chore during one tenure. Implements ``Seat``: there is nothing to open, settle or close."""
+
+    def __init__(self, name: str, tenure: Tenure, step: Step, outcomes: Counter[str], faults: Faults) -> None:
+        self._name = name
+        self._tenure = tenure
+        self._step = step
+        self._outcomes = outcomes
+        self._faults = faults
+        self._is_fenced = False
+
+    async def start(self) -> int:
+        return 0
+
+    async def run(self) -> None:
+        await self._faults.supervise(LOOP, self._work, self._name)
+
+    async def _work(self) -> None:
+        while self._tenure.is_running and not self._is_fenced:
+            try:
+                pause_s = await self._step()
+                self._outcomes["done"] += 1
+                self._faults.goes_on(LOOP, self._name)
+            except StaleVersion:
+                pause_s = RETRY_S
+                self._outcomes["failed"] += 1
+            except Unavailable as error:
+                self._faults.stands(LOOP, error, self._name)
+                pause_s = RETRY_S
+                self._outcomes["failed"] += 1
+            await asyncio.sleep(pause_s)
+
+    def fence(self) -> None:
+        self._is_fenced = True
+
+    async def settle(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def _nothing_left(_: str) -> None:
+    """Another node holds the chore: nothing of it was kept here."""

@@ -1,0 +1,1 @@
+"""What customers, and who runs the installation, do with accounts, SIMs and groups."""

@@ -1,0 +1,1 @@
+"""A virtual gateway while this node holds it: its tenure, and what it lends out."""

@@ -1,0 +1,277 @@
+"""A virtual gateway while this node holds it: the tenure of its lease, and what it lends out.
+
+Rules:
+
+- A node answers for a virtual gateway only during its tenure, which ends by this node's own monotonic clock
+  ``LEASE_S`` after the beginning of its last renewal. Others take over only later
+  (``core.services.cluster.holding``), so there are never two owners, whatever the clocks of the nodes show.
+- The fence rises with each holding and is the metering epoch of slots begun under it; the restart counter is
+  read from the lease and stays (TS 23.007 §18), because sessions are read back.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv4Network
+
+from core.domain.gateway import GatewayLease
+from core.domain.pools import NO_PREFIXES, AddressPool, PoolExhausted, TeidPool, UePrefixes
+from core.domain.reasons import AttachRefusal
+from core.domain.session import Resting, Session
+from core.domain.values import replace
+from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
+from core.ports.clock import Clock
+from core.ports.store import Leases
+
+MORE_S = 2.0
+"""How long an attach waits for addresses that are on their way."""
+CLOCKS_APART_S = 5.0
+"""What is at rest is found so much longer by a node whose clock is ahead."""
+LEASE_S, RENEW_S = 12.0, 1.0
+"""A store that takes five seconds for a write still renews in time: 5 + 1 + 5 < 12."""
+
+
+class Tenure:
+    """One holding of a virtual gateway, from the taking of its lease until it is lost or given up."""
+
+    def __init__(self, *, leases: Leases, clock: Clock, lease: GatewayLease, began: float) -> None:
+        self._leases = leases
+        self._clock = clock
+        self.lease = lease
+        self._until = began + LEASE_S
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this node may answer and write for the gateway now."""
+        return self.remaining_s > 0
+
+    @property
+    def remaining_s(self) -> float:
+        """How long it lasts without another renewal; not above 0 when it is over."""
+        return self._until - self._clock.monotonic()
+
+    async def keep(self) -> None:
+        """Renew in time, for ever; raises ``LeaseLost`` when another node took it or it could not be done."""
+        while True:
+            await asyncio.sleep(max(0.0, min(RENEW_S, self._until - self._clock.monotonic())))
+            began = self._clock.monotonic()
+            if began >= self._until:
+                raise LeaseLost(f"{self.lease.gateway_id}: the lease could not be renewed in time")
+            try:
+                async with asyncio.timeout(self._until - began):
+                    await self._renew()
+            except (TimeoutError, Unavailable):
+                continue
+            self._until = began + LEASE_S
+
+    async def release(self) -> None:
+        """Give the gateway up: the next node may take it at once. Raises ``Unavailable``."""
+        self._until = self._clock.monotonic()
+        try:
+            self.lease = await self._leases.put(replace(self.lease, is_released=True))
+        except StaleVersion:
+            stored = await self._own()
+            if not stored.is_released:
+                self.lease = await self._leases.put(replace(stored, is_released=True))
+
+    async def raise_restart_counter(self) -> int:
+        """Sessions were lost: the counter, one higher, once that is durable. Raises ``Unavailable``."""
+        while True:
+            try:
+                self.lease = await self._leases.put(
+                    replace(self.lease, restart_counter=self.lease.restart_counter + 1)
+                )
+            except StaleVersion:  # a renewal was faster
+                self.lease = await self._own()
+                continue
+            return self.lease.restart_counter
+
+    async def _renew(self) -> None:
+        wanted = replace(self.lease, renewed=self._clock.now())
+        try:
+            self.lease = await self._leases.put(wanted)
+        except StaleVersion:
+            self.lease = await self._own()
+
+    async def _own(self) -> GatewayLease:
+        """A renewal may have been stored although its answer was lost; the fence tells whose it is."""
+        stored = await self._leases.get(self.lease.gateway_id)
+        if stored is None or (stored.owner, stored.fence) != (self.lease.owner, self.lease.fence):
+            raise LeaseLost(f"{self.lease.gateway_id}: taken over by {stored.owner if stored else 'nobody'}")
+        return stored
+
+
+async def take_lease(
+    leases: Leases,
+    clock: Clock,
+    held: GatewayLease | None,
+    *,
+    gateway_id: str,
+    owner: str,
+    contact: str,
+    folder_id: str,
+) -> Tenure:
+    """Take the gateway from what was read of its lease. Whoever calls has found that it may be taken.
+
+    The restart counter of a new gateway is 1. Raises ``StaleVersion`` when somebody was faster, and
+    ``Unavailable``.
+    """
+    began = clock.monotonic()
+    fence, counter, version = (held.fence, held.restart_counter, held.version) if held else (0, 1, 0)
+    wanted = GatewayLease(
+        gateway_id, owner, fence + 1, clock.now(), counter, contact, folder_id=folder_id, version=version
+    )
+    return Tenure(leases=leases, clock=clock, lease=await leases.put(wanted), began=began)
+
+
+@dataclass(slots=True)
+class _Lent:
+    """A pool, and whoever sees to its blocks."""
+
+    addresses: AddressPool
+    heed_lease: Callable[[], None] = lambda: None
+    more: Callable[[], asyncio.Event | None] = lambda: None
+
+
+class VirtualGateway:
+    """The address, the pools and the epoch that sessions of this node live on.
+
+    ``addresses`` is the pool of access points that have none of their own, ``apn_pools`` are those of the
+    others, by network; in every call ``None`` is the common one.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenure: Tenure,
+        address: str,
+        addresses: AddressPool,
+        teids: TeidPool,
+        quarantine_s: float,
+        clock: Clock,
+        static_pool: IPv4Network | None = None,
+        prefixes: UePrefixes = NO_PREFIXES,
+        apn_pools: Mapping[IPv4Network, AddressPool] | None = None,
+    ) -> None:
+        self._tenure = tenure
+        self._is_fenced = False
+        self.gateway_id = tenure.lease.gateway_id
+        self.epoch = tenure.lease.fence
+        self.restart_counter = tenure.lease.restart_counter
+        self.address = address
+        self.prefixes = prefixes
+        self._pools: dict[IPv4Network | None, _Lent] = {None: _Lent(addresses)}
+        self._pools |= {network: _Lent(pool) for network, pool in (apn_pools or {}).items()}
+        self._teids = teids
+        self._static_pool = static_pool
+        self._rest = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
+        self._clock = clock
+
+    def fence(self) -> None:
+        """The tenure is over, or ending: nobody may begin anything here any more."""
+        self._is_fenced = True
+
+    def demand_held(self) -> None:
+        """Raises ``Unavailable`` when the tenure is over: nothing may be written any more."""
+        if self._is_fenced or not self._tenure.is_running:
+            raise Unavailable(f"{self.gateway_id} is not held here any more")
+
+    async def raise_restart_counter(self) -> int:
+        """Sessions were lost (TS 23.007 §18): what peers are told from now on; raises ``Unavailable``."""
+        self.demand_held()
+        self.restart_counter = await self._tenure.raise_restart_counter()
+        return self.restart_counter
+
+    @property
+    def leases(self) -> dict[str, int]:
+        """How many addresses and TEIDs are lent out."""
+        return {"addresses": sum(self.lent_of.values()), "teids": self._teids.lent}
+
+    @property
+    def lent_of(self) -> dict[str, int]:
+        """How many addresses of each pool are lent out, by its network; those of the common one first."""
+        return {str(of or "common"): pool.addresses.lent for of, pool in self._pools.items()}
+
+    def on_lease(self, heed: Callable[[], None], of: IPv4Network | None = None) -> None:
+        """Call ``heed()`` after each attempt to lend an address of this pool; it must not raise."""
+        self._pools[of].heed_lease = heed
+
+    def on_need(self, more: Callable[[], asyncio.Event | None], of: IPv4Network | None = None) -> None:
+        """Ask ``more()`` when all of this pool are lent: it is set when others come; ``None``: none will."""
+        self._pools[of].more = more
+
+    async def lease_address_soon(self, of: IPv4Network | None = None) -> IPv4Address:
+        """A device address; of many that are asked for at once, some wait for the next block to come.
+
+        Raises ``Refused(ADDRESSES_OCCUPIED)`` when there is none, or none in time; ``Unavailable``.
+        """
+        until = self._clock.monotonic() + MORE_S
+        while True:
+            try:
+                return self.lease_address(of)
+            except Refused:
+                left_s = until - self._clock.monotonic()
+                if left_s <= 0 or (more := self._pools[of].more()) is None:
+                    raise
+            with suppress(TimeoutError):
+                await asyncio.wait_for(more.wait(), left_s)
+
+    def lease_address(self, of: IPv4Network | None = None) -> IPv4Address:
+        """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""
+        self.demand_held()
+        pool = self._pools[of]
+        try:
+            return pool.addresses.lease(self._clock.monotonic())
+        except PoolExhausted as error:
+            raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, str(error)) from error
+        finally:
+            pool.heed_lease()
+
+    def is_static(self, address: IPv4Address) -> bool:
+        """Whether it is never lent, because it is some SIM's own (``core.services.sessions.statics``)."""
+        return self._static_pool is not None and address in self._static_pool
+
+    def claim_address(self, address: IPv4Address, imsi: str, of: IPv4Network | None = None) -> None:
+        """The address that a device says it was given; raises ``Refused(ADDRESSES_OCCUPIED)`` when it is not
+        free, or of another pool; ``Unavailable``.
+        """
+        self.demand_held()
+        if not self.is_static(address) and not self._pools[of].addresses.claim(address, holder=imsi):
+            raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, f"{address} is not free")
+
+    def lease_teid(self) -> int:
+        """A TEID; raises ``Refused(NO_RESOURCES)``."""
+        try:
+            return self._teids.lease(self._clock.monotonic())
+        except PoolExhausted as error:
+            raise Refused(AttachRefusal.NO_RESOURCES, str(error)) from error
+
+    def release_address(self, address: IPv4Address, imsi: str) -> None:
+        """Into quarantine, in which the same IMSI alone may claim it."""
+        now = self._clock.monotonic()
+        for pool in self._pools.values():  # nothing happens in those that it is not of
+            pool.addresses.release(address, now, holder=imsi)
+
+    def release_teid(self, teid: int) -> None:
+        """Into quarantine."""
+        self._teids.release(teid, self._clock.monotonic())
+
+    def reclaim(self, session: Session) -> bool:
+        """Mark what a session that was read back already holds; false when another has its address."""
+        for teid in session.teids:
+            self._teids.reclaim(teid)
+        return any(pool.addresses.reclaim(session.ue_address) for pool in self._pools.values())
+
+    def rest(self, resting: Resting) -> None:
+        """Begin the whole quarantine of what was found at rest: no clock but our own measures it."""
+        now = self._clock.monotonic()
+        for pool in self._pools.values():
+            pool.addresses.rest(resting.ue_address, now)
+        for teid in resting.teids:
+            self._teids.rest(teid, now)
+
+    def rests_until(self) -> datetime:
+        """How long whoever takes the gateway over must find at rest what is released now."""
+        return self._clock.now() + self._rest

@@ -1,0 +1,1 @@
+"""From counters to durable usage, its days and its statistics."""

@@ -1,0 +1,140 @@
+"""Whether a SIM may have a session, and which.
+
+Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written here but the SIM's own status.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from core.domain.apn import Apn
+from core.domain.pools import UePrefixes
+from core.domain.reasons import AttachRefusal
+from core.domain.session import PdnType
+from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
+from core.domain.terms import Terms
+from core.domain.values import replace
+from core.errors import Refused, StaleVersion
+from core.ports.clock import Clock
+from core.ports.store import Store
+from core.services.sessions.requests import OpenSession
+from core.services.sessions.statics import StaticAddresses
+
+
+class Permission(Struct, frozen=True):
+    """Which session this SIM may have."""
+
+    terms: Terms
+    apn: Apn
+    pdn_type: PdnType
+
+    @property
+    def sim(self) -> Sim:
+        """Whose it is."""
+        return self.terms.sim
+
+    @property
+    def dns(self) -> tuple[str, ...]:
+        """The name servers that its device is told, of the families that it has."""
+        return self.apn.dns_of[self.pdn_type]
+
+
+class Authoriser:
+    """Decides for one virtual gateway; ``apns`` are the access points that it serves, ``prefixes`` the /64s
+    that go with addresses.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        statics: StaticAddresses,
+        clock: Clock,
+        apns: Iterable[Apn],
+        prefixes: UePrefixes,
+    ) -> None:
+        self._store = store
+        self._statics = statics
+        self._clock = clock
+        self._apns: Mapping[str, Apn] = {apn.name: apn for apn in apns}
+        self._prefixes = prefixes
+
+    def serve(self, apns: Iterable[Apn]) -> None:
+        """Serve these access points from now on; sessions that are open stay."""
+        self._apns = {apn.name: apn for apn in apns}
+
+    def apn(self, name: str) -> Apn | None:
+        """An access point that is served."""
+        return self._apns.get(name.lower())
+
+    async def sim_id_of(self, imsi: str) -> str:
+        """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
+        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
+        if sim_id is None:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, imsi)
+        return sim_id
+
+    async def authorise(self, sim_id: str, request: OpenSession) -> Permission:
+        """Permit a session and make the SIM active by it; raises ``Refused``, ``Unavailable``."""
+        while True:
+            permission = await self.permit(sim_id, request)
+            sim = permission.sim
+            status = TRANSITIONS[sim.status][SimEvent.ATTACH]
+            if status is sim.status:
+                return permission
+            try:
+                stored = await self._store.sims.put(replace(sim, status=status, modified=self._clock.now()))
+            except StaleVersion:
+                continue  # the customer changed the SIM meanwhile: decide again on what it is now
+            return replace(permission, terms=replace(permission.terms, sim=stored))
+
+    async def terms_of(self, sim_id: str) -> Terms | None:
+        """What a SIM and its group say; ``None``: there is no such SIM. Raises ``Unavailable``."""
+        sim = await self._store.sims.get(sim_id)
+        if sim is None:
+            return None
+        group = await self._store.groups.get(sim.operator_id, sim.group_id) if sim.group_id else None
+        return Terms(sim, group)
+
+    async def permit(self, sim_id: str, request: OpenSession) -> Permission:
+        """Whether the SIM may have this session; raises ``Refused``, ``Unavailable``."""
+        terms = await self.terms_of(sim_id)
+        if terms is None:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
+        if request.refusal is not None:
+            raise Refused(request.refusal, request.imsi)
+        sim = terms.sim
+        if not terms.may_connect:
+            raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
+        operator = await self._store.accounts.operator(sim.operator_id)
+        if operator is not None and operator.closed is not None:
+            raise Refused(AttachRefusal.SIM_TERMINATED, "its operator is closed")
+        if terms.is_locked_out(request.imei):
+            raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
+        apn = self.apn(request.apn)
+        if apn is None:
+            raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
+        pdn_type = apn.grant(request.pdn_type)
+        if pdn_type is None:
+            raise Refused(AttachRefusal.PDP_TYPE_NOT_SUPPORTED, request.pdn_type.value)
+        prefix = self._prefixes.of(sim.static_address) if sim.static_address else None
+        wanted = None if pdn_type is PdnType.IPV4 else request.requested_prefix
+        if request.requested_address not in (None, sim.static_address) or wanted not in (None, prefix):
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
+        grant = request.grant
+        if grant is None or grant.is_lent:
+            self._statics.demand_own(sim.static_address, grant.address if grant else None)
+        _check_password(terms, request)
+        return Permission(terms, apn, pdn_type)
+
+
+def _check_password(terms: Terms, request: OpenSession) -> None:
+    """What was promised before was asked for it then."""
+    if request.grant is not None:
+        return
+    if (demanded := terms.password) is None:
+        if request.must_prove:
+            raise Refused(AttachRefusal.WRONG_PASSWORD, "no password is set to check it by")
+        return
+    if request.proof is None or not request.proof(*demanded):
+        raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)

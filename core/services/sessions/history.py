@@ -1,0 +1,102 @@
+"""The history of a SIM's sessions: what happened to them, as events, and what an event still tells.
+
+Rule: an event that belongs to a change of a session is made here and written with that change, not here.
+"""
+
+from datetime import timedelta
+from ipaddress import IPv4Address
+
+from core.domain.ids import time_of_id
+from core.domain.session import Access, Session, SessionEvent, SessionEventKind
+from core.errors import Refused
+from core.ports.clock import Clock, Entropy
+from core.ports.store import Store
+from core.services.running.ids import RecordIds
+from core.services.sessions.requests import OpenSession
+
+CLOCK_ERROR_MAX = timedelta(days=1)
+"""By so much may a clock have been wrong when something was written that is looked for by its time."""
+
+
+class SessionHistory:
+    """The history as one virtual gateway writes it."""
+
+    def __init__(self, *, store: Store, clock: Clock, entropy: Entropy, gateway_id: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._gateway_id = gateway_id
+        self._event_ids = RecordIds(clock=clock, entropy=entropy)
+
+    def event(self, kind: SessionEventKind, session: Session, *, cause: str = "") -> SessionEvent:
+        """An event of a session, now."""
+        return SessionEvent(
+            event_id=self._event_ids.next(),
+            kind=kind,
+            at=self._clock.now(),
+            sim_id=session.sim_id,
+            imsi=session.imsi,
+            operator_id=session.operator_id,
+            session_id=session.session_id,
+            apn=session.apn,
+            ue_address=session.shown_address,
+            imei=session.imei,
+            location=session.location,
+            dns=session.dns,
+            opened=session.opened,
+            speed_class=session.speed_class,
+            nas=session.nas,
+            cause=cause,
+        )
+
+    async def record_rejection(self, sim_id: str, request: OpenSession, refusal: Refused) -> None:
+        """Write that a session was refused; raises ``Unavailable``."""
+        now = self._clock.now()
+        sim = await self._store.sims.get(sim_id)
+        await self._store.sessions.record(
+            SessionEvent(
+                event_id=self._event_ids.next(),
+                kind=SessionEventKind.REJECTED,
+                at=now,
+                sim_id=sim_id,
+                imsi=request.imsi,
+                operator_id=sim.operator_id if sim else "",
+                apn=request.apn,
+                imei=request.imei,
+                location=request.location,
+                cause=refusal.reason.value,
+            )
+        )
+
+    async def ended(self, imsi: str, session_id: str) -> Session | None:
+        """A session of a NAS that is over, as the SIM's history (32 days) tells; raises ``Unavailable``."""
+        sim_id = await self._store.sims.sim_id_of_imsi(imsi)
+        after = ""
+        while sim_id is not None:
+            page = await self._store.sessions.events(
+                sim_id,
+                since=time_of_id(session_id) - CLOCK_ERROR_MAX,
+                until=self._clock.now() + CLOCK_ERROR_MAX,
+                after=after,
+            )
+            for event in page.items:
+                if event.session_id == session_id and event.kind is SessionEventKind.DELETED:
+                    return self._as_it_ended(event)
+            if not page.next_key:
+                break
+            after = page.next_key
+        return None
+
+    def _as_it_ended(self, event: SessionEvent) -> Session:
+        return Session(
+            session_id=event.session_id,
+            sim_id=event.sim_id,
+            imsi=event.imsi,
+            operator_id=event.operator_id,
+            access=Access.RADIUS,
+            apn=event.apn,
+            ue_address=IPv4Address(event.ue_address),
+            gateway_id=self._gateway_id,
+            opened=event.opened or event.at,
+            speed_class=event.speed_class,
+            nas=event.nas,
+        )

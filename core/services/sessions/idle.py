@@ -1,0 +1,69 @@
+"""Ending sessions through which nothing went for long, so that addresses come free.
+
+Rules: a session ends after ``idle_s`` without a packet, never before and at the latest half of that later;
+after a restart the time begins anew. What is suspended is not idle: its device cannot send.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
+
+from core.ports.clock import Clock
+from core.services.sessions.service import Sessions
+
+PARTS = 4
+"""Of ``idle_s``: in each the sessions that moved are remembered by themselves, in one more than these, for it
+is told late what moved (``usage.report_interval_s``, a part at most)."""
+LOOKED_AT = 5_000
+"""Sessions that are looked at before others have their turn."""
+
+
+class IdleSessions:
+    """Watches the sessions of one virtual gateway; ``idle_s`` 0: they may be idle for ever.
+
+    ``end_all`` ends sessions and tells their peers why.
+    """
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        clock: Clock,
+        idle_s: float,
+        end_all: Callable[[Sequence[str]], Awaitable[None]],
+    ) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._idle_s = idle_s
+        self._end_all = end_all
+        self._moved: deque[set[str]] = deque([set()], maxlen=PARTS + 1)
+
+    def heed_moved(self, session_ids: Iterable[str]) -> None:
+        """Packets went through these since the last call."""
+        if self._idle_s:
+            self._moved[-1].update(session_ids)
+
+    async def run(self) -> None:
+        """End what is idle, for ever."""
+        while self._idle_s:
+            await asyncio.sleep(self._idle_s / PARTS)
+            if len(self._moved) == self._moved.maxlen:
+                await self._end_all(await self._idle())
+            self._moved.append(set())
+
+    async def _idle(self) -> list[str]:
+        opened_before, found = self._clock.now() - timedelta(seconds=self._idle_s), []
+        for number, session_id in enumerate(list(self._sessions.open_sessions), 1):
+            session = self._sessions.open_sessions.get(session_id)
+            if (
+                session is not None
+                and session.tunnel is not None
+                and not session.is_suspended
+                and session.opened <= opened_before
+                and not any(session_id in moved for moved in self._moved)
+            ):
+                found.append(session_id)
+            if number % LOOKED_AT == 0:
+                await asyncio.sleep(0)
+        return found

@@ -1,0 +1,1 @@
+"""Into the stream and out of it: messages of devices, events of sessions."""

@@ -1,0 +1,335 @@
+"""From a device's message to its place in the stream.
+
+Rules:
+
+- Identity is the session's, never the payload's. The record is Funnel's envelope as canonical JSON (sorted
+  keys, no spaces), with a ``recordId`` that is unique and rises with time; the partition key is the IMSI.
+- One SIM's messages reach the stream in the order of the calls of ``deliver``.
+- A receipt is given only after the stream accepted. A retry puts the very same bytes, so that what an
+  unclear outcome stored twice can be told by its ``recordId``.
+- An empty payload is a message like any other.
+- What the stream will never take is kept as a dead letter, and its sender is told so: the SIM's next messages
+  go on. So is the beginning of what is too long where the protocol cannot refuse it.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from core.domain.message import DeviceMessage, StreamRecord
+from core.domain.reasons import RequestRefusal
+from core.errors import LocalProtocolError, Refused, Unavailable
+from core.ports.clock import Clock, Entropy
+from core.ports.object_store import ObjectStore
+from core.ports.stream import PutResult, Stream
+from core.services.running.faults import Faults
+from core.services.running.ids import RecordIds
+from core.services.streaming.lanes import Entry, LaneRefusal, Lanes
+
+DEADLINE_S = 60.0
+"""A message's tries begin within this time of its ``deliver``; then it is given up, unacknowledged."""
+PUTS_IN_FLIGHT_MAX = 4
+"""Calls of ``Stream.put`` under way at a time, each with other SIMs' records."""
+LINGER_S = 0.003
+"""How long a call waits for company while others are under way, if it would carry few records."""
+BATCH_WORTH = 128
+"""Records that are no longer few: a call costs as much as some dozens of them."""
+ASIDE_MAX = 64
+"""Messages that wait to be kept aside."""
+ASIDE_RETRY_S = 1.0
+LOOP, STREAM, LETTERS = "delivery", "stream", "dead-letters"
+"""As what a stream that takes nothing, and an object store that keeps nothing, are told."""
+PROVIDER = "airloom"
+SERVICE = "stream"
+
+_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+_CANONICAL = msgspec.json.Encoder(order="sorted")
+
+REFUSALS = {
+    LaneRefusal.LANE_FULL: RequestRefusal.TOO_MANY_REQUESTS,
+    LaneRefusal.FULL: RequestRefusal.TOO_MANY_REQUESTS,
+    LaneRefusal.TOO_LARGE: RequestRefusal.BODY_TOO_LARGE,
+}
+
+
+class Receipt(NamedTuple):
+    """The stream has it, durably: under which id and where."""
+
+    record_id: str
+    shard_id: str
+    sequence_number: str
+
+
+Outcome = Receipt | Refused | Unavailable
+"""How a message ended: stored, kept as a dead letter, or given up."""
+Settled = Callable[[Outcome], None]
+"""What is told; it must not raise."""
+DEAD_LETTERS = "dead-letters"
+"""The folder of the object store: a file per record, named by its id."""
+
+
+class _Waiting(NamedTuple):
+    """Who waits for a record."""
+
+    record_id: str
+    protocol: str
+    settled: Settled
+
+
+class _Aside(NamedTuple):
+    """What is to be kept aside, and until when it is tried."""
+
+    record: StreamRecord
+    waiting: _Waiting
+    deadline: float
+
+
+class Delivery:
+    """The way into the stream for every entry point. Its owner keeps ``run`` going as long as it delivers."""
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        clock: Clock,
+        entropy: Entropy,
+        faults: Faults | None = None,
+        dead_letters: ObjectStore | None = None,
+        lanes: Lanes[Any] | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._faults = faults or Faults(clock=clock)
+        self._lanes: Lanes[_Waiting] = Lanes(keeps_order=stream.keeps_order) if lanes is None else lanes
+        self._record_ids = RecordIds(clock=clock, entropy=entropy)
+        self._deadline_s = deadline_s
+        self.delivered: Counter[str] = Counter()
+        """Records that the stream accepted, by the protocol they came by."""
+        self._wake = asyncio.Event()
+        self._under_way = 0
+        self._is_over = False
+        self._dead_letters = dead_letters
+        self.dead_letters = 0
+        """Records that the stream would not take, kept aside."""
+        self._aside: deque[_Aside] = deque()
+        self._wake_aside = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Messages that are not yet accepted."""
+        return self._lanes.record_count
+
+    def send(self, message: DeviceMessage, settled: Settled) -> None:
+        """Send a message on its way; ``settled`` is called, later and once, when the stream has it.
+
+        Raises ``Refused`` at once: ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. ``settled`` is told
+        ``Unavailable`` when the message was given up; it may be stored all the same when that is
+        ``ambiguous``; ``Refused`` when it became a dead letter.
+        """
+        self._check_open()
+        record_id = self._record_ids.next()
+        record = StreamRecord(message.imsi, envelope(message, record_id))
+        self._enter_lane(record, _Waiting(record_id, message.source_protocol, settled))
+        self._wake.set()
+
+    def deliver(self, message: DeviceMessage) -> asyncio.Future[Receipt]:
+        """``send`` for whoever rather waits: the future raises what ``settled`` would be told."""
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.send(message, partial(_resolve, receipt))
+        return receipt
+
+    def keep_aside(self, message: DeviceMessage, octets_missing: int, settled: Settled) -> None:
+        """Make a dead letter of a message whose payload lacks its end; ``settled`` as ``send`` tells it.
+
+        Raises ``Refused(TOO_MANY_REQUESTS)``.
+        """
+        self._check_open()
+        if self._dead_letters is None:
+            raise Unavailable("there is no place for dead letters")
+        if len(self._aside) >= ASIDE_MAX:
+            raise Refused(RequestRefusal.TOO_MANY_REQUESTS, "too many messages are too long")
+        record_id = self._record_ids.next()
+        record = StreamRecord(message.imsi, envelope(message, record_id, octets_missing))
+        waiting = _Waiting(record_id, message.source_protocol, settled)
+        self._aside.append(_Aside(record, waiting, self._clock.monotonic() + self._deadline_s))
+        self._wake_aside.set()
+
+    async def run(self) -> None:
+        """Put what waits, for ever. When it ends, whatever waits is told that it may or may not be stored;
+        it may be run again.
+        """
+        self._is_over = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(PUTS_IN_FLIGHT_MAX):
+                    group.create_task(self._pump())
+                group.create_task(self._pump_aside())
+        finally:
+            self._is_over = True
+            for entry in self._lanes.clear():
+                _fail(entry.token, "delivery has ended", ambiguous=True)
+            while self._aside:
+                _fail(self._aside.popleft().waiting, "delivery has ended", ambiguous=True)
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise Unavailable("delivery has ended")
+
+    def _enter_lane(self, record: StreamRecord, waiting: _Waiting) -> None:
+        deadline = self._clock.monotonic() + self._deadline_s
+        refusal = self._lanes.offer(record, waiting, deadline=deadline)
+        if refusal is not None:
+            raise Refused(REFUSALS[refusal], refusal.value)
+
+    async def _pump(self) -> None:
+        while True:
+            if self._under_way and 0 < self._lanes.ready_count < BATCH_WORTH:
+                await asyncio.sleep(LINGER_S)
+            batch = self._lanes.next_batch(self._clock.monotonic())
+            for entry in self._lanes.take_given_up():
+                _fail(entry.token, "the stream did not accept it in time", ambiguous=entry.failures > 0)
+            if batch:
+                await self._put(batch)
+            else:
+                await self._wait()
+
+    async def _put(self, batch: list[Entry[_Waiting]]) -> None:
+        """One call; afterwards each record is either accepted and acknowledged, or waits for its next try."""
+        self._under_way += 1
+        try:
+            results = await self._stream.put([entry.record for entry in batch])
+        except Unavailable as error:
+            results = [PutResult(error=str(error))] * len(batch)
+        finally:
+            self._under_way -= 1
+        if all(result.error and not result.is_poison for result in results):
+            self._faults.stands(LOOP, Unavailable(results[0].error), STREAM)
+        else:
+            self._faults.goes_on(LOOP, STREAM)
+        placed = dict(zip(batch, results, strict=True))
+        buried = {
+            entry
+            for entry, result in placed.items()
+            if result.is_poison and await self._bury(entry.token.record_id, entry.record)
+        }
+        errors = ["" if entry in buried else result.error for entry, result in placed.items()]
+        for entry in self._lanes.settle(batch, errors, self._clock.monotonic()):
+            if entry in buried:
+                entry.token.settled(Refused(RequestRefusal.INVALID_FIELD, placed[entry].error))
+                continue
+            self.delivered[entry.token.protocol] += 1
+            _acknowledge(entry, placed[entry])
+        self._wake.set()
+
+    async def _pump_aside(self) -> None:
+        while True:
+            while not self._aside:
+                self._note_rest()
+                self._wake_aside.clear()
+                await self._wake_aside.wait()
+            record, waiting, deadline = self._aside[0]
+            if await self._bury(waiting.record_id, record):
+                self._aside.popleft()
+                waiting.settled(Refused(RequestRefusal.BODY_TOO_LARGE, "kept as a dead letter"))
+            elif self._clock.monotonic() >= deadline:
+                self._aside.popleft()
+                _fail(waiting, "it could not be kept aside in time", ambiguous=True)
+            else:
+                await asyncio.sleep(ASIDE_RETRY_S)
+
+    async def _bury(self, record_id: str, record: StreamRecord) -> bool:
+        """Keep what the stream will never take; false when that cannot be done now."""
+        if self._dead_letters is None:
+            return False
+        try:
+            await self._dead_letters.put(f"{DEAD_LETTERS}/{record_id}", record.data)
+        except (Unavailable, LocalProtocolError) as error:  # or a foreign file stands where the folder would
+            self._faults.stands(LOOP, Unavailable(str(error)), LETTERS)
+            return False
+        self._faults.goes_on(LOOP, LETTERS)
+        self.dead_letters += 1
+        return True
+
+    def _note_rest(self) -> None:
+        """Where nothing waits any more, nothing stands still: it was stored, or given up."""
+        if not self._lanes.record_count and not self._aside:
+            self._faults.goes_on(LOOP, STREAM)
+            self._faults.goes_on(LOOP, LETTERS)
+
+    async def _wait(self) -> None:
+        """Until a lane may have something to go."""
+        self._note_rest()
+        self._wake.clear()
+        pause_end = self._lanes.next_pause_end()
+        timeout_s = None if pause_end is None else max(0.0, pause_end - self._clock.monotonic())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+
+
+class _Destination(msgspec.Struct, rename="camel"):
+    provider: str
+    resource_url: str
+    service: str
+
+
+class _Envelope(msgspec.Struct, rename="camel"):
+    destination: _Destination
+    imei: str
+    imsi: str
+    operator_id: str
+    payloads: bytes
+    record_id: str
+    sim_id: str
+    source_protocol: str
+    timestamp: int
+
+
+class _Beginning(_Envelope):
+    """A dead letter of a message that was too long: how much of its payload is not in it."""
+
+    octets_missing: int
+
+
+def envelope(message: DeviceMessage, record_id: str, octets_missing: int = 0) -> bytes:
+    """Funnel's record as canonical JSON; the payload becomes base64."""
+    record = partial(_Beginning, octets_missing=octets_missing) if octets_missing else _Envelope
+    return _CANONICAL.encode(
+        record(
+            destination=_Destination(PROVIDER, message.destination, SERVICE),
+            imei=message.imei,
+            imsi=message.imsi,
+            operator_id=message.operator_id,
+            payloads=message.payload,
+            record_id=record_id,
+            sim_id=message.sim_id,
+            source_protocol=message.source_protocol,
+            timestamp=(message.received - _EPOCH) // _MILLISECOND,
+        )
+    )
+
+
+def _acknowledge(entry: Entry[_Waiting], result: PutResult) -> None:
+    waiting = entry.token
+    waiting.settled(Receipt(waiting.record_id, result.shard_id, result.sequence_number))
+
+
+def _fail(waiting: _Waiting, why: str, *, ambiguous: bool) -> None:
+    waiting.settled(Unavailable(why, ambiguous=ambiguous))
+
+
+def _resolve(receipt: asyncio.Future[Receipt], outcome: Outcome) -> None:
+    if receipt.done():
+        return
+    if isinstance(outcome, Receipt):
+        receipt.set_result(outcome)
+    else:
+        receipt.set_exception(outcome)
+        receipt.exception()  # nobody need wait: a device that is gone is no error of ours

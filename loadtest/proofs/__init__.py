@@ -1,0 +1,1 @@
+"""The long proofs, `./run prove`: many seeds, many kills, hostile peers, size."""

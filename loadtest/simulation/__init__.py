@@ -1,0 +1,1 @@
+"""The real node in virtual time, and what must hold after every run."""

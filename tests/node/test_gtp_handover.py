@@ -1,0 +1,199 @@
+"""One session, two versions: from an SGSN to an SGW and back (TS 23.401 annex D)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from core.domain.session import Access, Session
+from core.domain.values import replace
+from gtp.contexts import Contexts
+from gtp.endpoint import GtpEndpoint
+from gtp.events import Accepted, DeleteRequested, PeerEnds, SessionRequested, UpdateRequested
+from gtp.v1.gateway import GtpV1Gateway
+from gtp.v1.header import decode_header
+from gtp.v1.ie import decode_elements
+from gtp.v1.message import MessageType
+from gtp.v2 import ie
+from gtp.v2.gateway import GtpV2Gateway
+from loadtest.peers.gtp import GtpPeer, Refusal
+from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.sgw import Sgw
+from loadtest.simulation.world import APN as APN_NAME
+from tests.node.test_radius_door import Stage, played
+from tests.support.gtp import APN, SGSN, counting, create_request, delete_request, session, update_request
+from tests.support.gtp2 import SGW, delete_session, modify_bearer
+
+TEID = 0xA0000001
+
+
+class Both:
+    """Both machines over one table, and the session as its service would hold it."""
+
+    def __init__(self) -> None:
+        contexts = Contexts()
+
+        def machine(kind: type[GtpEndpoint]) -> GtpEndpoint:
+            return kind(
+                address=IPv4Address("127.0.0.1"),
+                recovery=3,
+                apns=[APN],
+                allowed_peers=[IPv4Network("127.0.0.0/8")],
+                random_bytes=counting(100),
+                contexts=contexts,
+            )
+
+        self.v1, self.v2 = machine(GtpV1Gateway), machine(GtpV2Gateway)
+        self.contexts = contexts
+        self.session = session()
+        self.v1.receive_datagram(create_request(), SGSN, 0)
+        event = self.v1.next_event()
+        assert isinstance(event, SessionRequested)
+        self.v1.answer(event.token, Accepted(self.session), 0)
+        self.v1.datagrams_to_send()
+
+    def move(self, machine: GtpEndpoint, data: bytes, peer: tuple[str, int]) -> bytes:
+        """Let an update be asked for, carried out and answered; the answer."""
+        machine.receive_datagram(data, peer, 0)
+        event = machine.next_event()
+        assert isinstance(event, UpdateRequested), machine.dropped
+        assert event.session_id == self.session.session_id
+        self.session = moved(self.session, event.ends, machine.ACCESS)
+        machine.answer(event.token, Accepted(self.session), 0)
+        ((answer, to),) = machine.datagrams_to_send()
+        assert to == peer
+        return answer
+
+
+def moved(before: Session, ends: PeerEnds, access: Access) -> Session:
+    assert before.tunnel is not None
+    tunnel = replace(
+        before.tunnel,
+        peer_teid_control=ends.teid_control or 0,
+        peer_teid_user=ends.teid_user or 0,
+        peer_control_address=str(ends.control_address),
+        peer_user_address=str(ends.user_address),
+    )
+    return replace(before, access=access, tunnel=tunnel)
+
+
+def test_a_session_goes_to_lte_and_back_with_its_teids_charging_id_and_nsapi_as_ebi() -> None:
+    both = Both()
+    before = both.session.tunnel
+    assert before is not None
+    answer = both.move(both.v2, modify_bearer(TEID, 5), SGW)
+    assert answer[1] == 35
+    told = ie.decode_elements(answer[12:])
+    assert (told[73, 0], told[127, 0]) == (b"\x05", b"\0"), "the default bearer, and no APN restriction"
+    assert before.charging_id.to_bytes(4, "big") in answer
+    context = both.contexts.by_teid(TEID)
+    assert context is not None
+    assert (context.access, context.peer_teid, context.nsapi) == (Access.GTPV2, 0x2002, 5)
+    assert context.control_address == SGW[0]
+
+    answer = both.move(both.v1, update_request(TEID, 6), SGSN)
+    elements = decode_elements(decode_header(answer).payload)
+    assert elements[1] == [b"\x80"]
+    assert elements[17] == [before.local_teid_control.to_bytes(4, "big")]
+    assert elements[16] == [before.local_teid_user.to_bytes(4, "big")]
+    assert elements[127] == [before.charging_id.to_bytes(4, "big")]
+    assert (context.access, context.control_address) == (Access.GTPV1, SGSN[0])
+    assert len(both.contexts) == 1
+
+
+def test_whoever_holds_it_last_is_asked_to_release_it() -> None:
+    both = Both()
+    both.move(both.v2, modify_bearer(TEID, 5), SGW)
+    both.v2.release(both.session.session_id, 0)
+    ((asked, peer),) = both.v2.datagrams_to_send()
+    assert (asked[1], peer) == (99, SGW)
+    assert both.v1.datagrams_to_send() == []
+
+
+@pytest.mark.parametrize("is_in_lte", [True, False])
+def test_whichever_version_deletes_ends_the_one_session(is_in_lte: bool) -> None:
+    both = Both()
+    if is_in_lte:
+        both.move(both.v2, modify_bearer(TEID, 5), SGW)
+        both.v2.receive_datagram(delete_session(TEID, 9), SGW, 0)
+    else:
+        both.v1.receive_datagram(delete_request(TEID, 9), SGSN, 0)
+    event = (both.v2 if is_in_lte else both.v1).next_event()
+    assert isinstance(event, DeleteRequested)
+    assert event.session_id == both.session.session_id
+
+
+# -- with the real session service ----------------------------------------------------------------------
+
+
+LATE = b"from the peer before"
+"""On its way while the session moves."""
+
+
+async def handover(stage: Stage, *kinds: type[GtpPeer[object]]) -> None:
+    """A device attaches at the first peer and is handed on to each of the others; it talks at each."""
+    peers = [
+        await stage.stack.enter_async_context(stage._peer(kind, f"127.0.{number + 5}.1").running())
+        for number, kind in enumerate(kinds)
+    ]
+    state = stage.sims[0]
+    state.peer = peers[0]
+    state.context = first = await peers[0].attach(imsi=stage.imsi, apn=APN_NAME)
+    stage.owner_of[first.ue_address] = stage.imsi
+    state.device = stage._device(state, first)
+    (opened,) = stage.open_sessions()
+    for number, peer in enumerate(peers):
+        if number:
+            left, old_peer = state.context, state.peer
+            state.peer, state.context = peer, await peer.take_over(state.context)
+            state.context.on_down = state.device.receive
+            before = stage.up_bytes[stage.imsi]
+            old_peer.send_up(left, state.device._packet(LATE, 50_000))
+            await asyncio.sleep(0.1)
+            assert stage.up_bytes[stage.imsi] == before + len(LATE) + 28, "it is of the same partner"
+        assert await state.device.send_raw(b"reading %d" % number, answer_s=5.0) == b"200"
+        (now,) = stage.open_sessions()
+        assert now.access is (Access.GTPV1 if isinstance(peer, Sgsn) else Access.GTPV2)
+        assert (now.session_id, now.ue_address) == (opened.session_id, opened.ue_address)
+        assert now.tunnel is not None and opened.tunnel is not None
+        assert now.tunnel.charging_id == opened.tunnel.charging_id == first.charging_id
+        assert now.tunnel.nsapi == opened.tunnel.nsapi == 5
+        assert now.tunnel.peer_user_address == peer.address
+    await asyncio.sleep(stage.node._config.usage.report_interval_s + 1)
+    assert await stage.metered() == (stage.up_bytes[stage.imsi], stage.down_bytes[stage.imsi])
+    readings = len(peers) * (len(b"reading 0") + 28)
+    assert stage.up_bytes[stage.imsi] == readings + (len(peers) - 1) * (len(LATE) + 28)
+    readings_arrived = [each for each in stage.arrived[stage.imsi] if each != LATE]
+    assert readings_arrived == [b"reading %d" % number for number in range(len(peers))]
+    await state.peer.detach(state.context)
+    assert stage.open_sessions() == []
+
+
+def across(*kinds: type[GtpPeer[object]]) -> Callable[[Stage], Awaitable[None]]:
+    async def script(stage: Stage) -> None:
+        await handover(stage, *kinds)
+
+    return played(script)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [(Sgsn, Sgw), (Sgw, Sgsn), (Sgsn, Sgw, Sgsn), (Sgw, Sgsn, Sgw), (Sgsn, Sgsn), (Sgw, Sgw)],
+    ids=lambda kinds: "-".join(kind.__name__ for kind in kinds),
+)
+def test_address_charging_id_and_usage_go_on_over_handovers(kinds: tuple[type[GtpPeer[object]], ...]) -> None:
+    across(*kinds)()  # type: ignore[call-arg]  # the stage is the decorator's
+
+
+@played
+async def test_an_sgsn_that_names_no_control_teid_gets_nothing_of_an_sgws_session(stage: Stage) -> None:
+    sgw = await stage.stack.enter_async_context(stage._peer(Sgw, "127.0.2.1").running())
+    sgsn = await stage.stack.enter_async_context(stage._peer(Sgsn, "127.0.1.1").running())
+    context = await sgw.attach(imsi=stage.imsi, apn=APN_NAME)
+    assert isinstance(sgsn, Sgsn)
+    elements = [each for each in sgsn._end_elements(context) if each[0] != 17]
+    with pytest.raises(Refusal) as caught:
+        await sgsn._request(MessageType.UPDATE_PDP_CONTEXT_REQUEST, context.peer_teid_control, elements)
+    assert caught.value.cause == 202
+    assert stage.open_sessions()[0].access is Access.GTPV2

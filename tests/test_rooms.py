@@ -23,6 +23,8 @@ SHELLS = {
     "gtp.userplane.tun": "a TUN device",
     "gtp.userplane.udp": "the plane's shell: a socket, a TUN device, a counter file",
     "radius.accounting": "the door's books: awaits services",
+    "radius.authentication": "the door's decisions: awaits services",
+    "radius.restarts": "the door's books: awaits services",
     "radius.service": "the door's shell: awaits services, opens sockets",
     "mqtt_bridge.connections": "asyncio's connections, by session",
     "mqtt_bridge.edge.http": "aiohttp's connections",

@@ -38,7 +38,7 @@ from gtp.userplane.slots import Origin
 from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
 from radius.accounting import Books
-from radius.server import ClientTerms, NasNetwork
+from radius.networks import ClientTerms, NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
 

@@ -102,10 +102,10 @@ class ReportedUsage:
                 await self._read_again(session, counted)
             if counted.is_settled and day_of(now) > counted.day:
                 if counted.tried != counted.total:
-                    await self._record(session, counted, counted.tried)
+                    await self._record(session, counted, counted.tried, now)
                 await self._begin_day(session, counted, day_of(now))
             counted.paid_until = max(paid_until, now_s)
-            await self._record(session, counted, total)
+            await self._record(session, counted, total, now)
             return True
 
     def discard(self, session_id: str) -> None:
@@ -138,8 +138,7 @@ class ReportedUsage:
         paid_until = self._clock.monotonic() - max(0.0, self._clock.now().timestamp() - since)
         return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until, is_settled)
 
-    async def _record(self, session: Session, counted: _Counted, total: Volume) -> None:
-        now = self._clock.now()
+    async def _record(self, session: Session, counted: _Counted, total: Volume, now: datetime) -> None:
         counted.timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
         counted.tried = total = counted.tried.highest(total)
         await self._usage.record([_row(session, counted, total)])

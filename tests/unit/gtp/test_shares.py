@@ -20,8 +20,10 @@ from gtp.path import PathState
 from gtp.transaction import TIMERS, RequestSender, ResponseCache, Timers
 from gtp.v1.cause import Cause
 from gtp.v1.gateway import GtpV1Gateway
-from radius.client import DisconnectClient, Ending
-from radius.server import AccessRequested, Event, NasNetwork, NotRecorded, RadiusServer, Recorded, Service
+from radius.client import DisconnectClient
+from radius.events import AccessRequested, AccountingRequested, Ending, NotRecorded, Recorded
+from radius.networks import NasNetwork, NasNetworks
+from radius.server import RadiusServer, ServerPort
 from tests.support import gtp as v1
 from tests.support.gtp import counting, message, session, tlv
 from tests.unit.radius.test_client import BRAS, SECRET, WALL
@@ -240,38 +242,39 @@ def test_a_change_that_is_decided_too_late_is_known_though_nobody_is_answered() 
 # -- RADIUS ---------------------------------------------------------------------------------------------
 
 
-def radius_of() -> RadiusServer:
+def radius_of(port: ServerPort) -> RadiusServer:
     secret = b"a shared secret"
-    return RadiusServer([NasNetwork(IPv4Network(f"127.0.{n}.0/24"), secret) for n in (3, 4)])
+    networks = [NasNetwork(IPv4Network(f"127.0.{n}.0/24"), secret) for n in (3, 4)]
+    return RadiusServer(port, NasNetworks(networks))
 
 
 def test_requests_of_one_client_leave_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(radius.server, "EVENTS_MAX", 8)
-    machine = radius_of()
+    machine = radius_of(ServerPort.AUTHENTICATION)
     for number in range(20):
-        machine.receive_datagram(Service.AUTHENTICATION, access(number), ("127.0.3.1", number), 0)
+        machine.receive_datagram(access(number), ("127.0.3.1", number), 0)
     assert machine.dropped == {"too_many": 20 - share_of(8)}
-    machine.receive_datagram(Service.AUTHENTICATION, access(), ("127.0.4.1", 1), 0)
-    events = list[Event]()
-    while (event := machine.next_event()) is not None:
+    machine.receive_datagram(access(), ("127.0.4.1", 1), 0)
+    events = list[AccessRequested]()
+    while isinstance(event := machine.next_event(), AccessRequested):
         events.append(event)
     assert [str(each.client.network) for each in events] == ["127.0.3.0/24"] * 6 + ["127.0.4.0/24"]
-    machine.answer(events[0].token, NotRecorded())
-    machine.receive_datagram(Service.AUTHENTICATION, access(99), ("127.0.3.1", 99), 0)
+    machine.answer(events[0].token, NotRecorded(), 0)
+    machine.receive_datagram(access(99), ("127.0.3.1", 99), 0)
     assert machine.next_event() is not None, "there is room again"
 
 
 def test_what_one_client_is_answered_forgets_no_answer_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(radius.server, "RESPONSES_MAX", 8)
-    machine = radius_of()
+    machine = radius_of(ServerPort.ACCOUNTING)
 
     def ask(number: int, address: str) -> bool:
         """Whether it is decided anew."""
         data = accounting(2, identifier=number)
-        machine.receive_datagram(Service.ACCOUNTING, data, (address, 1_000), 0)
-        if (event := machine.next_event()) is None:
+        machine.receive_datagram(data, (address, 1_000), 0)
+        if not isinstance(event := machine.next_event(), AccountingRequested):
             return False
-        machine.answer(event.token, Recorded())
+        machine.answer(event.token, Recorded(), 0)
         return True
 
     assert ask(1, "127.0.4.1")
@@ -284,15 +287,15 @@ def test_what_one_client_is_answered_forgets_no_answer_to_another(monkeypatch: p
 def test_what_is_being_decided_is_never_decided_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are answered meanwhile, and however long it takes."""
     monkeypatch.setattr(radius.server, "RESPONSES_MAX", 2)
-    machine = radius_of()
-    machine.receive_datagram(Service.AUTHENTICATION, access(0), ("127.0.3.1", 1), 0)
-    assert isinstance(machine.next_event(), AccessRequested)
+    machine = radius_of(ServerPort.ACCOUNTING)
+    machine.receive_datagram(accounting(2), ("127.0.3.1", 2), 0)
+    assert isinstance(machine.next_event(), AccountingRequested)
     for number in range(1, 9):
-        machine.receive_datagram(Service.ACCOUNTING, accounting(2, identifier=number), ("127.0.3.1", 1), 0)
+        machine.receive_datagram(accounting(2, identifier=number), ("127.0.3.1", 1), 0)
         event = machine.next_event()
-        assert event is not None
-        machine.answer(event.token, Recorded())
-    machine.receive_datagram(Service.AUTHENTICATION, access(0), ("127.0.3.1", 1), 60)
+        assert isinstance(event, AccountingRequested)
+        machine.answer(event.token, Recorded(), 0)
+    machine.receive_datagram(accounting(2), ("127.0.3.1", 2), 60)
     assert (machine.next_event(), machine.dropped) == (None, {"in_progress": 1})
 
 
@@ -308,5 +311,5 @@ def test_nases_of_one_client_that_do_not_answer_leave_room_for_anothers(
     assert (len(machine), machine.outcomes) == (8, {"not_asked": 12})
     assert [peer[0][:8] for _, peer in machine.datagrams_to_send()] == ["127.0.3."] * 6 + ["127.0.4."] * 2
     while (due := machine.get_timer()) is not None:
-        machine.handle_timer(due, WALL)
+        machine.handle_timer(due)
     assert (len(machine), machine.outcomes["not_answered"]) == (0, 8)

@@ -122,6 +122,9 @@ def _watch_edge(telemetry: Telemetry, node: Node) -> None:
         telemetry.watch_each(
             Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}
         )
+        telemetry.watch_each(
+            Metric.TRANSITIONS_REFUSED, lambda: connections.refused_packets, machine="mqtt_connection"
+        )
 
 
 def _watch_chores(telemetry: Telemetry, node: Node) -> None:

@@ -20,7 +20,11 @@ def make_telemetry(node: Node, guesses: Guesses) -> Telemetry:
     telemetry.watch_each(Metric.GUESSES_STOPPED, lambda: guesses.stopped)
     telemetry.watch_table(Metric.LOOP_FAULTS, lambda: node.faults.counts)
     telemetry.watch(Metric.LOOPS_STANDING, lambda: float(len(node.faults.standing)))
-    telemetry.watch_each(Metric.GATEWAYS, lambda: node.holdings.counts)
+    telemetry.watch_each(Metric.GATEWAYS, lambda: node.coordinator.counts)
+    telemetry.watch_each(
+        Metric.TRANSITIONS_REFUSED, lambda: node.coordinator.refused, machine="gateway_lease"
+    )
+    telemetry.watch_each(Metric.TRANSITIONS_REFUSED, lambda: node.chores.refused, machine="job_lease")
     _watch_gateways(telemetry, node)
     _watch_gtp(telemetry, node)
     _watch_radius(telemetry, node)

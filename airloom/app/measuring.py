@@ -50,6 +50,7 @@ def _watch_gateways(telemetry: Telemetry, node: Node) -> None:
     each(Metric.SESSIONS_OPEN, lambda held: held.sessions.open_by_access)
     for access in Access:
         each(Metric.ATTACHES, partial(_attaches, access), access=access.value)
+    each(Metric.TRANSITIONS_REFUSED, lambda held: held.sessions.refused_events, machine="session")
     each(Metric.LEASES, lambda held: held.gateway.leases)
     telemetry.watch(
         Metric.USAGE_REPORTS,

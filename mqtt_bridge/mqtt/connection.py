@@ -376,7 +376,8 @@ class MqttConnection:
         return keep_alive_s
 
     def _on_publish(self, packet: "_Packet") -> Published | None:
-        message = decode_publish(packet.flags, packet.content, self.version)
+        _, flags, content, octets_missing = packet
+        message = decode_publish(flags, content, self.version)
         if self.version == VERSION_5 and message.qos > 1:
             raise Malformed("QoS 2", Reason.QOS_NOT_SUPPORTED)
         if self.version == VERSION_5 and message.is_retain:
@@ -387,7 +388,7 @@ class MqttConnection:
                 self._on_repeated(message.packet_id)
                 return None
             self._unreleased |= identifier
-        published = Published(message, octets_missing=packet.octets_missing)
+        published = Published(message, octets_missing=octets_missing)
         self._unsettled.append(published)
         return published
 

@@ -13,11 +13,13 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.user_plane import PacketSink
+from core.services.cluster.holding import LeaseWords
 from core.services.cluster.reconciler import Reconciler
 from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
 from core.services.gateway.blocks import LOOP as BLOCKS_LOOP
 from core.services.gateway.blocks import UeBlocks, start_all
-from core.services.gateway.virtual_gateway import Tenure, VirtualGateway
+from core.services.gateway.lease_term import LeaseTerm
+from core.services.gateway.virtual_gateway import VirtualGateway
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
@@ -41,9 +43,15 @@ from radius.accounting import Books
 from radius.networks import ClientTerms, NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
+GATEWAY_WORDS = LeaseWords(
+    starting="reading its sessions",
+    serving="serves its {} sessions now",
+    stopped="has stopped serving it, its sessions stay open",
+)
+
 
 class HeldGateway:
-    """Implements ``Seat``. ``before`` is the gateway's lease as it was before this tenure.
+    """Implements ``LeaseWorker``. ``before`` is the gateway's lease as it was before this term.
 
     ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
     its bearer is cut, ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
@@ -56,7 +64,7 @@ class HeldGateway:
         config: Config,
         adapters: Adapters,
         own: VirtualGatewayConfig,
-        tenure: Tenure,
+        term: LeaseTerm[GatewayLease],
         before: GatewayLease | None,
         end_at: EndAt,
         on_edge_packet: PacketSink,
@@ -80,7 +88,7 @@ class HeldGateway:
         addresses = AddressPool(quarantine_s=quarantine_s)
         apn_pools = {each: AddressPool(quarantine_s=quarantine_s) for each in config.gateway.apn_pools}
         self.gateway = VirtualGateway(
-            tenure=tenure,
+            term=term,
             address=str(own.address),
             addresses=addresses,
             teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
@@ -94,7 +102,7 @@ class HeldGateway:
             addresses=own.addresses,
             mover=world.mover,
             gateway=self.gateway,
-            remaining_s=lambda: tenure.remaining_s,
+            remaining_s=lambda: term.remaining_s,
             faults=faults,
         )
         self._slots = world.open_slots(own.id)
@@ -211,8 +219,8 @@ class HeldGateway:
         await self._keeper.let_go()
 
     async def aclose(self) -> None:
-        """Sessions stay open for the next tenure; the slot table keeps what was not reported."""
-        with suppress(Unavailable):  # then it ends when the tenure would have
+        """Sessions stay open for the next term; the slot table keeps what was not reported."""
+        with suppress(Unavailable):  # then it ends when the term would have
             await self._keeper.let_go()
         await self.user_plane.aclose()
 

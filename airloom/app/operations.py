@@ -41,7 +41,7 @@ class Operations:
         """See ``GatewayOperations``; drops and answers are counted since the gateway was taken."""
         return {
             "node": self._node.name,
-            "ready": bool(self._node.held) and not self._node.holdings.is_draining,
+            "ready": bool(self._node.held) and not self._node.coordinator.is_draining,
             "gateways": [_status(held) for _, held in sorted(self._node.held.items())],
         }
 

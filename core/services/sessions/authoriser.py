@@ -79,7 +79,7 @@ class Authoriser:
         while True:
             permission = await self.permit(sim_id, request)
             sim = permission.sim
-            status = TRANSITIONS[sim.status][SimEvent.ATTACH]
+            status, _ = TRANSITIONS[sim.status][SimEvent.ATTACH]
             if status is sim.status:
                 return permission
             try:

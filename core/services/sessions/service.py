@@ -8,6 +8,7 @@ Rules:
 - Closing cuts the bearer first, then makes the last usage durable, then the end; only then is the meter's
   slot given back.
 - One SIM's verbs run one after another; different SIMs do not wait for each other.
+- What may happen to a session, and when, stands in ``core.domain.session_life``.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from sys import intern
 
 from core.domain.apn import Apn
 from core.domain.ids import time_of_id, time_ordered_id
+from core.domain.machine import step
 from core.domain.reasons import AttachRefusal
 from core.domain.session import (
     Access,
@@ -30,6 +32,7 @@ from core.domain.session import (
     SessionEventKind,
     Tunnel,
 )
+from core.domain.session_life import LIFE, LifeAction, LifeEvent, LifeState
 from core.domain.sim import Sim
 from core.domain.terms import Terms
 from core.domain.usage import SegmentLabel
@@ -105,6 +108,8 @@ class Sessions:
         self._without_address: set[str] = set()
         self.attaches: dict[Access, Counter[str]] = {access: Counter() for access in Access}
         """Answers to ``open`` by access: ``accepted``, the refusal, or ``unavailable``."""
+        self.refused_events: Counter[str] = Counter()
+        """What the table of a session's life refused, as ``EVENT_while_STATE``."""
 
     @property
     def open_sessions(self) -> Mapping[str, Session]:
@@ -120,6 +125,12 @@ class Sessions:
     def sim_ids(self) -> list[str]:
         """The SIMs that have a session now."""
         return self._open.sim_ids
+
+    def state_of(self, session_id: str) -> LifeState:
+        """Where the session is in its life here."""
+        if session_id in self._open.by_id:
+            return LifeState.OPEN
+        return LifeState.ENDING if session_id in self._unfinished else LifeState.ABSENT
 
     def session_at(self, address: IPv4Address) -> Session | None:
         """Who holds a device address now."""
@@ -188,7 +199,8 @@ class Sessions:
                 self._gateway.rest(each)
                 self.unreadable += [each.unreadable] if each.unreadable else []
             elif each.has_lent_address and (each.ue_address in lost or self._open.at(each.ue_address)):
-                self._end_without_address(each)
+                if self._step(each, LifeEvent.ADDRESS_LOST) is LifeAction.BEGIN_END:
+                    self._end_without_address(each)
             else:
                 await self._take_back(each)
         await self._usage.settle_orphans(self.open_sessions.keys())
@@ -202,7 +214,8 @@ class Sessions:
             bearer = self._bearer(session)
             self._user_plane.install(bearer)
             self._usage.relabel(session.session_id, bearer.label)
-        self._open.add(session)
+        if self._step(session, LifeEvent.READ_BACK) is LifeAction.HOLD:
+            self._open.add(session)
         if door := self._doors.get(session.access):
             await door.adopt(session)
 
@@ -227,7 +240,7 @@ class Sessions:
         async with self._locks.hold(session.sim_id):  # else it may just be opened or closed here
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
-            if is_stored and session.session_id not in self.open_sessions.keys() | self._unfinished.keys():
+            if is_stored and self._step(session, LifeEvent.READ_LATE) is LifeAction.BEGIN_END:
                 if not session.has_lent_address:
                     self._must_end(session, CloseReason.LOST)
                 elif self._gateway.reclaim(session) or self._gateway.is_static(session.ue_address):
@@ -344,7 +357,8 @@ class Sessions:
                 self._keep_bearers(session, wanted)
             raise
         self._heed_event()
-        self._open.change(stored)
+        if self._step(stored, LifeEvent.CHANGED) is LifeAction.REPLACE:
+            self._open.change(stored)
         if stored.tunnel is not None:
             self._user_plane.update(self._bearer(stored))
         self._usage.relabel(stored.session_id, self._label(stored))
@@ -355,7 +369,7 @@ class Sessions:
     def _keep_bearers(self, session: Session, wanted: Session) -> None:
         """A bearer that may be stored stands, so that its TEID is given back with the session's others."""
         more = tuple(bearer for bearer in wanted.dedicated if bearer.local_teid_user not in session.teids)
-        if more:
+        if more and self._step(session, LifeEvent.CHANGED) is LifeAction.REPLACE:
             kept = replace(session, dedicated=(*session.dedicated, *more))
             self._open.change(kept)
             self._user_plane.update(self._bearer(kept))
@@ -495,10 +509,12 @@ class Sessions:
             if error.ambiguous:
                 undo.pop_all()
                 self._user_plane.close(session.session_id)
-                self._must_end(session, CloseReason.LOST)
+                if self._step(session, LifeEvent.MAYBE_STORED) is LifeAction.BEGIN_END:
+                    self._must_end(session, CloseReason.LOST)
             raise
         undo.pop_all()
-        self._open.add(stored)
+        if self._step(stored, LifeEvent.STORED) is LifeAction.HOLD:
+            self._open.add(stored)
         return stored
 
     async def _claim_static(self, session: Session, holder_of: HolderOf, undo: AsyncExitStack) -> None:
@@ -582,6 +598,8 @@ class Sessions:
     # -- closing --------------------------------------------------------------------------------------
 
     async def _close(self, session: Session, reason: CloseReason, *, tell_peer: bool) -> None:
+        if self._step(session, LifeEvent.CLOSE) is not LifeAction.CUT:
+            return
         self._user_plane.close(session.session_id)
         self._open.remove(session)
         self._heed_end(session.session_id)
@@ -600,7 +618,7 @@ class Sessions:
         return event
 
     async def _make_end_durable(self, session: Session, event: SessionEvent) -> None:
-        if session.session_id not in self._unfinished:
+        if self.state_of(session.session_id) is not LifeState.ENDING:
             return
         self._gateway.demand_held()
         await self._usage.report_last(session.session_id)
@@ -609,6 +627,10 @@ class Sessions:
         await self._store.sessions.close(session, event, rests_until=rests_until)
         await self._statics.release(session)
         self._heed_event()
+        if self._step(session, LifeEvent.END_STORED) is LifeAction.GIVE_BACK:
+            self._give_back(session)
+
+    def _give_back(self, session: Session) -> None:
         self._usage.discard(session.session_id)
         if session.session_id in self._without_address:
             self._without_address.remove(session.session_id)
@@ -619,6 +641,11 @@ class Sessions:
         del self._unfinished[session.session_id]
 
     # -- small parts ----------------------------------------------------------------------------------
+
+    def _step(self, session: Session, event: LifeEvent) -> LifeAction | None:
+        """What the table says is to be done, by which the session comes into its next state."""
+        found = step(LIFE, self.state_of(session.session_id), event, self.refused_events)
+        return None if found is None else found[1]
 
     def _install(self, session: Session) -> None:
         if session.tunnel is not None:

@@ -125,6 +125,8 @@ class Accounting:
         status = event.report.status
         if status is AcctStatus.ACCOUNTING_ON or status is AcctStatus.ACCOUNTING_OFF:
             return await self._restarts.answer(event)
+        if status is AcctStatus.OTHER:  # of no session of a SIM; silence would have it repeated for ever
+            return Recorded(), "not_of_a_session"
         try:
             session = self._find(event) or await self._found_or_begun(event)
             demand_own(session, event.client, event.report)

@@ -39,6 +39,7 @@ SESSION_IDS_MAX = 4
 class AcctStatus(IntEnum):
     """Acct-Status-Type (RFC 2866 §5.1)."""
 
+    OTHER = 0  # tunnels and links of a NAS (RFC 2867), a failure, or a number that nobody has defined
     START = 1
     STOP = 2
     INTERIM_UPDATE = 3
@@ -46,7 +47,7 @@ class AcctStatus(IntEnum):
     ACCOUNTING_OFF = 8
 
 
-_STATUSES: Mapping[int | None, AcctStatus] = {status.value: status for status in AcctStatus}
+_STATUSES: Mapping[int, AcctStatus] = {status.value: status for status in AcctStatus}
 
 
 class AccessRequest(Struct, frozen=True):
@@ -164,10 +165,11 @@ def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collec
 
 
 def accounting_report_of(packet: Packet, source: str, realms: Collection[str]) -> AccountingReport | None:
-    """Read an Accounting-Request; ``None`` when it says nothing that is known here."""
-    status = _STATUSES.get(packet.integer(a.ACCT_STATUS_TYPE))
-    if status is None:
+    """Read an Accounting-Request; ``None`` when it lacks Acct-Status-Type (RFC 2866 §5.13: exactly one)."""
+    status_type = packet.integer(a.ACCT_STATUS_TYPE)
+    if status_type is None:
         return None
+    status = _STATUSES.get(status_type, AcctStatus.OTHER)
     tgpp = packet.vendor(a.VENDOR_3GPP)
     return AccountingReport(
         status=status,

@@ -192,7 +192,7 @@ class RadiusServer:
             event = AccountingRequested(token, client, report, now)
         else:
             self._places.give_back(client.name)
-            self.dropped["status_type_not_supported"] += 1
+            self.dropped["status_type_missing"] += 1
             return
         self._deciding.add(pending.key)
         self._pending[token] = pending

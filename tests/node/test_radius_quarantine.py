@@ -38,6 +38,25 @@ async def alarms(stage: RadiusStage) -> list[str]:
     return [entry.subject for entry in page.items if entry.action is AuditAction.USAGE_QUARANTINED]
 
 
+@pytest.mark.parametrize("status", [0, 4, 9, 10, 14, 15, 99, 2**32 - 1])
+def test_accounting_of_anything_but_a_session_is_acknowledged_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Tunnels and links (RFC 2867), a failure, numbers without a meaning."""
+
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        session = await nas.attach(stage.imsi, "A1")
+        assert await session.tell(INTERIM, 1_000, 2_000)
+        assert await session.tell(status, 9_000, 9_000)
+        assert await stage.metered() == (1_000, 2_000)
+        assert stage.session(session.session_id) is not None
+        assert await stage.quarantined() == []
+
+    play(monkeypatch, script)
+
+
 @pytest.mark.parametrize("up", [2**20 << 32, 2**64 - 1, 70 * GBIT_S])
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_more_than_a_line_can_carry_is_not_billed_and_the_session_goes_on(

@@ -156,7 +156,7 @@ def test_what_is_not_recorded_gets_silence_and_may_come_again() -> None:
         (AUTH, accounting(1), "code_not_supported"),
         (ACCT, access(), "code_not_supported"),
         (ACCT, accounting(1, secret=OTHER), "not_authentic"),
-        (ACCT, accounting(99), "status_type_not_supported"),
+        (ACCT, encode_signed_request(Code.ACCOUNTING_REQUEST, 1, [], SECRET), "status_type_missing"),
         (AUTH, unsigned(), "no_message_authenticator"),
     ],
 )

@@ -13,13 +13,13 @@ from ipaddress import IPv4Address, IPv4Network
 from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Holder, ModifySession, OpenSession, PeerTunnel
 from core.domain.session import NOWHERE, Access, CloseReason, Qos, Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
 from core.services.running.audit import AuditTrail
-from core.services.sessions.requests import Holder, ModifySession, OpenSession, PeerTunnel
 from core.services.sessions.service import Sessions
 from gtp.contexts import Context, Contexts
 from gtp.doubts import Heeded, Indicated

@@ -23,6 +23,7 @@ from ipaddress import IPv4Address
 
 from core.domain.ids import time_of_id
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Grant, ModifySession, OpenSession
 from core.domain.session import NOWHERE, Access, CloseReason, Nas, Session
 from core.domain.shares import Kept
 from core.domain.speed import SPEEDS_KBPS
@@ -35,7 +36,6 @@ from core.services.running.locks import KeyedLocks
 from core.services.sessions.admissions import Admissions
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reported import Ceiling, ReportedUsage
-from core.services.sessions.requests import Grant, ModifySession, OpenSession
 from core.services.sessions.service import Sessions
 from radius.client import Ending
 from radius.mapping import AccountingReport, AcctStatus

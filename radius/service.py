@@ -17,12 +17,12 @@ from functools import partial
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession
 from core.domain.session import Access, CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Network
 from core.services.running.eager import begin
-from core.services.sessions.requests import OpenSession
 from radius.accounting import Accounting, Books
 from radius.client import DisconnectClient, Ended, Ending
 from radius.notices import Notices

@@ -6,8 +6,8 @@ Rule: a client speaks for its own SIMs and sessions; one NAS of it is not anothe
 from collections.abc import Callable, Mapping, Sequence
 
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Holder, HolderOf
 from core.domain.session import Nas, Session
-from core.services.sessions.requests import Holder, HolderOf
 from radius.server import NasNetwork
 
 

@@ -9,6 +9,7 @@ import pytest
 import core.services.cluster.reconciler
 from core.domain.account import Group
 from core.domain.reasons import AttachRefusal, RequestRefusal
+from core.domain.requests import ModifySession, OpenSession, PeerTunnel, Proof
 from core.domain.session import (
     Access,
     Cell,
@@ -27,7 +28,6 @@ from core.errors import Refused, Unavailable
 from core.ports.user_plane import Bearer
 from core.services.customers.groups import Groups
 from core.services.customers.sims import Sims
-from core.services.sessions.requests import ModifySession, OpenSession, PeerTunnel, Proof
 from core.services.sessions.service import Sessions
 from gtp.pco import Credentials
 from loadtest.simulation.virtual import SeededEntropy

@@ -16,6 +16,7 @@ from core.adapters.store.usage import WideUsage
 from core.adapters.store.usage_days import UsageDays
 from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
+from core.domain.requests import OpenSession
 from core.domain.session import Session, SessionEvent, Tunnel
 from core.domain.usage import UsageReport, Volume, fold
 from core.domain.values import replace
@@ -25,7 +26,6 @@ from core.ports.user_plane import Counters, Segment
 from core.services.metering.message_meter import MessageMeter
 from core.services.metering.usage import UsageMeter
 from core.services.sessions.reported import Ceiling, ReportedUsage
-from core.services.sessions.requests import OpenSession
 from core.services.sessions.service import Sessions
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Receipt

@@ -10,6 +10,7 @@ from msgspec import Struct
 from core.domain.apn import Apn
 from core.domain.pools import UePrefixes
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession
 from core.domain.session import PdnType
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
 from core.domain.terms import Terms
@@ -17,7 +18,6 @@ from core.domain.values import replace
 from core.errors import Refused, StaleVersion
 from core.ports.clock import Clock
 from core.ports.store import Store
-from core.services.sessions.requests import OpenSession
 from core.services.sessions.statics import StaticAddresses
 
 

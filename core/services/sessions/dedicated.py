@@ -11,12 +11,12 @@ from ipaddress import ip_network
 
 from core.domain.flow import DedicatedBearer, PacketFilter, Ports
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import ModifySession
 from core.domain.session import Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.sessions import AccessDoor
 from core.services.gateway.virtual_gateway import VirtualGateway
-from core.services.sessions.requests import ModifySession
 from core.services.sessions.service import Sessions
 
 BEARERS_MAX = 10

@@ -7,12 +7,12 @@ from datetime import timedelta
 from ipaddress import IPv4Address
 
 from core.domain.ids import time_of_id
+from core.domain.requests import OpenSession
 from core.domain.session import Access, Session, SessionEvent, SessionEventKind
 from core.errors import Refused
 from core.ports.clock import Clock, Entropy
 from core.ports.store import Store
 from core.services.running.ids import RecordIds
-from core.services.sessions.requests import OpenSession
 
 CLOCK_ERROR_MAX = timedelta(days=1)
 """By so much may a clock have been wrong when something was written that is looked for by its time."""

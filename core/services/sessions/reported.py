@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from core.domain.ids import time_of_id
+from core.domain.requests import ModifySession
 from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
 from core.ports.clock import Clock
 from core.ports.store import Usage
-from core.services.sessions.requests import ModifySession
 from core.services.sessions.service import Sessions
 
 EPOCH = 0

@@ -20,6 +20,7 @@ from sys import intern
 from core.domain.apn import Apn
 from core.domain.ids import time_of_id, time_ordered_id
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Grant, Holder, HolderOf, ModifySession, OpenSession
 from core.domain.session import (
     Access,
     CloseReason,
@@ -45,8 +46,7 @@ from core.services.running.locks import KeyedLocks
 from core.services.sessions.authoriser import Authoriser, Permission
 from core.services.sessions.changes import handed_over, is_replaced, modified
 from core.services.sessions.history import SessionHistory
-from core.services.sessions.open_sessions import OpenSessions
-from core.services.sessions.requests import Grant, Holder, HolderOf, ModifySession, OpenSession
+from core.services.sessions.index import OpenSessions
 from core.services.sessions.sharing import Sharing
 from core.services.sessions.statics import StaticAddresses, demand_yielding
 

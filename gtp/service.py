@@ -375,11 +375,11 @@ class GtpDoor:
                 requested_address=wish.address,
                 requested_prefix=wish.prefix,
                 is_handover=wish.is_handover,
-                proof=wish.credentials.prove if wish.credentials else None,
                 pdn_type=wish.pdn_type,
                 qos=wish.qos,
-                holder_of=holder_of,
-            )
+            ),
+            holder_of=holder_of,
+            proof=wish.credentials.prove if wish.credentials else None,
         )
         for other, holder in others.values():
             if holder is Holder.OTHER:

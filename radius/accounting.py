@@ -211,7 +211,8 @@ class Accounting:
                     request.refusal or AttachRefusal.UNKNOWN_SESSION, "it ended before it began here"
                 )
             request = replace(request, grant=self._grant(event, request.apn, session_id))
-            session = await self._sessions.open(request)
+            held = holder_of(event.client, nas_of(event), self._clients)
+            session = await self._sessions.open(request, holder_of=held)
         except Refused as refusal:
             if report.status is AcctStatus.START or not session_id or request.refusal is not None:
                 raise
@@ -226,7 +227,6 @@ class Accounting:
         report, client = event.report, event.client
         promised = self._admissions.apn_of(report.imsi, (client.name, report.nas))
         apn = apn_of(client, report.apns, self._sessions.is_served, promised)
-        nas = nas_of(event)
         return OpenSession(
             access=Access.RADIUS,
             imsi=report.imsi,
@@ -234,8 +234,7 @@ class Accounting:
             imei=report.imei,
             msisdn=report.msisdn,
             location=report.location,
-            nas=nas,
-            holder_of=holder_of(client, nas, self._clients),
+            nas=nas_of(event),
             refusal=foreign(client, report.imsi, apn),
         )
 

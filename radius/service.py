@@ -259,12 +259,11 @@ class RadiusDoor:
             imei=asked.imei,
             msisdn=asked.msisdn,
             location=asked.location,
-            proof=asked.knows,
             refusal=asked.refusal or foreign(client, asked.imsi, apn),
             must_prove=asked.must_prove and client.terms.check_passwords,
         )
         try:
-            sim = await self._sessions.permit(request)
+            sim = await self._sessions.permit(request, proof=asked.knows)
             if client.terms.own_addresses:
                 expected = self._admissions.expect(asked.imsi, (client.name, asked.nas), apn=apn)
                 return Granted(None, expected.session_id.encode(), self._interim_interval_s), "accepted"

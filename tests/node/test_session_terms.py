@@ -79,9 +79,8 @@ async def attach(
         imei=imei,
         peer=PeerTunnel(1, 2, "127.0.2.1", "127.0.2.1", nsapi),
         qos=qos or Qos(),
-        proof=proof,
     )
-    return await sessions_of(stage).open(request)
+    return await sessions_of(stage).open(request, proof=proof)
 
 
 async def events(stage: Stage) -> list[SessionEvent]:

@@ -20,7 +20,7 @@ from sys import intern
 from core.domain.apn import Apn
 from core.domain.ids import time_of_id, time_ordered_id
 from core.domain.reasons import AttachRefusal
-from core.domain.requests import Grant, Holder, HolderOf, ModifySession, OpenSession
+from core.domain.requests import Grant, Holder, HolderOf, ModifySession, OpenSession, Proof, held_by_same
 from core.domain.session import (
     Access,
     CloseReason,
@@ -240,12 +240,14 @@ class Sessions:
         self._without_address.add(session.session_id)
         self._must_end(session, CloseReason.LOST)
 
-    async def open(self, request: OpenSession) -> Session:
+    async def open(
+        self, request: OpenSession, *, holder_of: HolderOf = held_by_same, proof: Proof | None = None
+    ) -> Session:
         """Open a session; raises ``Refused`` with an ``AttachRefusal``, or ``Unavailable``."""
         answers = self.attaches[request.access]
         try:
             self._gateway.demand_held()
-            session = await self._open_one(request)
+            session = await self._open_one(request, holder_of, proof)
         except Refused as refusal:
             answers[refusal.reason.value] += 1
             raise
@@ -255,13 +257,13 @@ class Sessions:
         answers["accepted"] += 1
         return session
 
-    async def permit(self, request: OpenSession) -> Sim:
+    async def permit(self, request: OpenSession, *, proof: Proof | None = None) -> Sim:
         """Whether a session would be opened, without opening one; raises as ``open`` does."""
         sim_id = ""
         try:
             sim_id = await self._authoriser.sim_id_of(request.imsi)
             self._demand_room()
-            permission = await self._authoriser.permit(sim_id, request)
+            permission = await self._authoriser.permit(sim_id, request, proof)
         except Refused as refusal:
             self.attaches[request.access][refusal.reason.value] += 1
             if sim_id:
@@ -301,7 +303,7 @@ class Sessions:
         self._heed_event()
         return session
 
-    async def _open_one(self, request: OpenSession) -> Session:
+    async def _open_one(self, request: OpenSession, holder_of: HolderOf, proof: Proof | None) -> Session:
         async with AsyncExitStack() as undo:
             if request.grant is not None and request.grant.is_lent:
                 undo.callback(self._gateway.release_address, request.grant.address, request.imsi)
@@ -309,12 +311,12 @@ class Sessions:
             async with self._locks.hold(sim_id):
                 try:
                     self._demand_room()
-                    permission = await self._authoriser.authorise(sim_id, request)
-                    going_on = self._handed_over(permission, request)
-                    await self._close_replaced(permission, request, going_on)
+                    permission = await self._authoriser.authorise(sim_id, request, proof)
+                    going_on = self._handed_over(permission, request, holder_of)
+                    await self._close_replaced(permission, request, holder_of, going_on)
                     if going_on is not None:
                         return await self._change(*going_on)
-                    return await self._open_authorised(permission, request, undo)
+                    return await self._open_authorised(permission, request, holder_of, undo)
                 except Refused as refusal:
                     with suppress(Unavailable):  # the refusal stands, with or without its line in the history
                         await self._history.record_rejection(sim_id, request, refusal)
@@ -443,16 +445,22 @@ class Sessions:
 
     # -- opening, step by step ------------------------------------------------------------------------
 
-    def _handed_over(self, permission: Permission, request: OpenSession) -> tuple[Session, Session] | None:
+    def _handed_over(
+        self, permission: Permission, request: OpenSession, holder_of: HolderOf
+    ) -> tuple[Session, Session] | None:
         """The session that goes on from its new peer, as it is and as it is to be."""
         for session in self._open.of_sim(permission.sim.sim_id) if request.is_handover else ():
             wanted = handed_over(session, request, permission.pdn_type)
-            if wanted is not None and request.holder_of(session) is not Holder.OTHER:
+            if wanted is not None and holder_of(session) is not Holder.OTHER:
                 return session, wanted
         return None
 
     async def _close_replaced(
-        self, permission: Permission, request: OpenSession, going_on: tuple[Session, Session] | None
+        self,
+        permission: Permission,
+        request: OpenSession,
+        holder_of: HolderOf,
+        going_on: tuple[Session, Session] | None,
     ) -> None:
         """What another holds stays beside the new session. A late beginning of an older session ends no
         newer one: raises ``Refused(UNKNOWN_SESSION)``.
@@ -462,7 +470,7 @@ class Sessions:
                 (going_on is None or session is not going_on[0])
                 and session.imsi == request.imsi
                 and is_replaced(session, request, permission.pdn_type)
-                and (holder := request.holder_of(session)) is not Holder.OTHER
+                and (holder := holder_of(session)) is not Holder.OTHER
             ):
                 grant = request.grant
                 if grant is not None and time_of_id(grant.session_id) < time_of_id(session.session_id):
@@ -476,7 +484,7 @@ class Sessions:
             raise Refused(AttachRefusal.NO_RESOURCES, "the store is behind")
 
     async def _open_authorised(
-        self, permission: Permission, request: OpenSession, undo: AsyncExitStack
+        self, permission: Permission, request: OpenSession, holder_of: HolderOf, undo: AsyncExitStack
     ) -> Session:
         self._gateway.demand_held()
         sim = permission.sim
@@ -484,7 +492,7 @@ class Sessions:
         self._gateway.demand_held()
         session = self._new_session(permission, request, grant, undo)
         if sim.static_address is not None and grant.is_lent:
-            await self._claim_static(session, request.holder_of, undo)
+            await self._claim_static(session, holder_of, undo)
         self._install(session)
         undo.callback(self._usage.discard, session.session_id)
         try:

@@ -23,9 +23,10 @@ from core.domain.session import (
 from core.domain.sim import Sim, SimStatus
 from core.domain.speed import SPEEDS_KBPS, granted
 from core.domain.terms import Terms
+from core.domain.usage import SegmentLabel
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
-from core.ports.user_plane import Bearer
+from core.ports.user_plane import Bearer, bearer_of
 from core.services.customers.groups import Groups
 from core.services.customers.sims import Sims
 from core.services.sessions.service import Sessions
@@ -38,6 +39,7 @@ from tests.node.test_radius_door import Stage, played
 IMEI, SAME_DEVICE, OTHER_DEVICE = "490154203237518", "4901542032375101", "350000000000009"
 TOGETHER = {"gatePrivacySeparatorEnabled": False}
 REPORT_S = 5.0
+LABEL = SegmentLabel("")
 
 
 def sessions_of(stage: Stage) -> Sessions:
@@ -144,7 +146,7 @@ async def test_a_new_speed_class_takes_effect_in_the_open_session(stage: Stage) 
     await change_unseen(stage, speed_class="s1.standard")
     held = stage.node.held["vg-1"]
     session = await attach(stage, qos=Qos(ambr_up_kbps=1_000, ambr_down_kbps=100))
-    assert (ambr(session), limits(sessions_of(stage)._bearer(session))) == ((512, 100), (512, 100))
+    assert (ambr(session), limits(bearer_of(session, epoch=1, label=LABEL))) == ((512, 100), (512, 100))
     updated: list[Bearer] = []
     told: list[Session] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -222,7 +224,7 @@ async def test_sims_reach_each_other_within_a_group_that_permits_it(stage: Stage
     async def reach() -> str:
         await asyncio.sleep(0.5)
         (session,) = stage.open_sessions()
-        bearer = sessions_of(stage)._bearer(session)
+        bearer = bearer_of(session, epoch=1, label=LABEL)
         assert bearer.closed_group == session.closed_group
         return bearer.closed_group
 

@@ -48,6 +48,10 @@ class SessionHistory:
             cause=cause,
         )
 
+    async def remark(self, session: Session, cause: str) -> None:
+        """Write what its peer made of a session's end; raises ``Unavailable``."""
+        await self._store.sessions.record(self.event(SessionEventKind.REJECTED, session, cause=cause))
+
     async def record_rejection(self, sim_id: str, request: OpenSession, refusal: Refused) -> None:
         """Write that a session was refused; raises ``Unavailable``."""
         now = self._clock.now()

@@ -8,7 +8,7 @@ from core.domain.session import Access, Session
 from core.errors import Refused
 
 
-class OpenSessions:
+class SessionIndex:
     """The table. Of two sessions that name one address the later has it."""
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ from sys import intern
 from typing import Any, TypeVar
 
 from core.domain.session import Session
+from core.domain.usage import SegmentLabel
 from core.domain.values import replace
 
 T = TypeVar("T")
@@ -27,6 +28,10 @@ class Sharing:
             self._values.clear()
         same: T = self._values.setdefault(value, value)
         return same
+
+    def label(self, session: Session) -> SegmentLabel:
+        """What its packets are counted under."""
+        return self.same(SegmentLabel(session.speed_class, session.location.plmn))
 
     def session(self, session: Session) -> Session:
         """The same session of shared parts."""

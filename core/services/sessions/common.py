@@ -1,0 +1,36 @@
+"""What opening, changing, closing and taking back the sessions of one gateway have in common.
+
+Rules: whoever changes a SIM's sessions holds its lock, so that its verbs run one after another and different
+SIMs do not wait for each other. Listeners are told at once and must not raise.
+"""
+
+from collections.abc import Callable
+
+from core.domain.session import Access, CloseReason, Session
+from core.ports.sessions import AccessDoor
+from core.services.running.locks import KeyedLocks
+from core.services.sessions.history import SessionHistory
+from core.services.sessions.index import SessionIndex
+from core.services.sessions.sharing import Sharing
+
+
+class Common:
+    """The table of open sessions, the locks by SIM id, and whoever is told of sessions."""
+
+    def __init__(self, *, history: SessionHistory) -> None:
+        self.history = history
+        self.index = SessionIndex()
+        self.locks = KeyedLocks()
+        self.sharing = Sharing()
+        self.doors: dict[Access, AccessDoor] = {}
+        """Who holds the sessions of an access."""
+        self.heed_end: Callable[[str], None] = lambda _: None
+        """``(session_id)``: a session's bearer is cut."""
+        self.heed_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
+        """A session ends from now on, and why."""
+        self.heed_event: Callable[[], None] = lambda: None
+        """An event became durable."""
+
+    def door_of(self, session: Session) -> AccessDoor | None:
+        """The door that holds a session."""
+        return self.doors.get(session.access)

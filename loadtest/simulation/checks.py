@@ -257,7 +257,7 @@ async def _check_leaks(world: World) -> None:
     leaks = {
         **held.gateway.leases,
         "open sessions": len(held.sessions.open_sessions),
-        "unfinished sessions": len(held.sessions.closer.unfinished),
+        "unfinished sessions": len(held.sessions.common.unfinished),
         "stored sessions": sum(isinstance(each, Session) for each in found),
         "contexts": max(machine.contexts for machine in held.door.machines.values()),
         "slots": len(list(held.user_plane.all_counters())),

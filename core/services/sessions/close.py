@@ -9,7 +9,6 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Set as AbstractSet
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import CloseReason, Session, SessionEvent, SessionEventKind
@@ -27,7 +26,7 @@ UNFINISHED_MAX = 100_000
 
 
 class SessionCloser:
-    """Ends the sessions of one virtual gateway, and knows whose end is not durable yet."""
+    """Ends the sessions of one virtual gateway."""
 
     def __init__(
         self,
@@ -48,13 +47,8 @@ class SessionCloser:
         self._user_plane = user_plane
         self._usage = usage
         self._statics = statics
-        self._unfinished: dict[str, tuple[Session, SessionEvent]] = {}
+        self._unfinished = common.unfinished
         self._without_address: set[str] = set()
-
-    @property
-    def unfinished(self) -> AbstractSet[str]:
-        """The ids of sessions whose end is not durable yet; a live view."""
-        return self._unfinished.keys()
 
     def demand_room(self) -> None:
         """Raises ``Refused(NO_RESOURCES)`` while too many ends wait for the store."""
@@ -144,11 +138,11 @@ class SessionCloser:
         await self._store.sessions.close(session, event, rests_until=rests_until)
         await self._statics.release(session)
         self._common.heed_event()
-        self._usage.discard(session.session_id)
         self._give_back(session)
         del self._unfinished[session.session_id]
 
     def _give_back(self, session: Session) -> None:
+        self._usage.discard(session.session_id)
         if session.session_id in self._without_address:
             self._without_address.remove(session.session_id)
         elif session.has_lent_address:

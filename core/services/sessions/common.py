@@ -6,7 +6,7 @@ SIMs do not wait for each other. Listeners are told at once and must not raise.
 
 from collections.abc import Callable
 
-from core.domain.session import Access, CloseReason, Session
+from core.domain.session import Access, CloseReason, Session, SessionEvent
 from core.ports.sessions import AccessDoor
 from core.services.running.locks import KeyedLocks
 from core.services.sessions.history import SessionHistory
@@ -15,11 +15,13 @@ from core.services.sessions.sharing import Sharing
 
 
 class Common:
-    """The table of open sessions, the locks by SIM id, and whoever is told of sessions."""
+    """Which sessions there are, open or ending, the locks by SIM id, and whoever is told of sessions."""
 
     def __init__(self, *, history: SessionHistory) -> None:
         self.history = history
         self.index = SessionIndex()
+        self.unfinished: dict[str, tuple[Session, SessionEvent]] = {}
+        """By id: sessions whose end is not durable yet, and the event of it."""
         self.locks = KeyedLocks()
         self.sharing = Sharing()
         self.doors: dict[Access, AccessDoor] = {}

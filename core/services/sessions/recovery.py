@@ -119,7 +119,7 @@ class SessionRecovery:
         async with self._common.locks.hold(session.sim_id):  # else it may just be opened or closed here
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
-            known = self._index.by_id.keys() | self._closer.unfinished
+            known = self._index.by_id.keys() | self._common.unfinished.keys()
             if is_stored and session.session_id not in known:
                 self._end(session)
 

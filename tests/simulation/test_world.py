@@ -12,8 +12,7 @@ import pytest
 
 from airloom.app.held import HeldGateway
 from airloom.app.node import Node
-from core.adapters.store.usage import WideUsage
-from core.adapters.store.usage_days import UsageDays
+from core.adapters.store.usage import UsageDays, WideUsage
 from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
 from core.domain.requests import PeerTunnel

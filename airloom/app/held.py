@@ -103,9 +103,7 @@ class HeldGateway:
         self.sessions = self.make_sessions()
         common = self.sessions.common
         self.reconciler = Reconciler(index=common.index, modifier=self.sessions.modifier, faults=faults)
-        self.dedicated = DedicatedBearers(
-            common=common, modifier=self.sessions.modifier, gateway=self.gateway
-        )
+        self.dedicated = DedicatedBearers(common=common, modifier=self.sessions.modifier)
         self.door = self.make_door()
         self.relay = self.make_relay()
         common.heed_event = self.relay.wake

@@ -13,12 +13,7 @@ import asyncio
 from core.domain.reasons import AttachRefusal
 from core.domain.session import CloseReason, Session, SessionEvent, SessionEventKind
 from core.errors import Refused, Unavailable
-from core.ports.store import Store
-from core.ports.user_plane import UserPlane
-from core.services.gateway.virtual_gateway import VirtualGateway
-from core.services.metering.usage import UsageMeter
 from core.services.sessions.common import Common
-from core.services.sessions.statics import StaticAddresses
 
 CLOSE_RETRY_S = 1.0
 UNFINISHED_MAX = 100_000
@@ -32,21 +27,16 @@ class SessionCloser:
         self,
         *,
         common: Common,
-        store: Store,
-        gateway: VirtualGateway,
-        user_plane: UserPlane,
-        usage: UsageMeter,
-        statics: StaticAddresses,
     ) -> None:
         self._common = common
         self._index = common.index
         self._locks = common.locks
         self._history = common.history
-        self._store = store
-        self._gateway = gateway
-        self._user_plane = user_plane
-        self._usage = usage
-        self._statics = statics
+        self._store = common.store
+        self._gateway = common.gateway
+        self._user_plane = common.user_plane
+        self._usage = common.usage
+        self._statics = common.statics
         self._unfinished = common.unfinished
         self._without_address: set[str] = set()
 

@@ -8,16 +8,35 @@ from collections.abc import Callable
 
 from core.domain.session import Access, CloseReason, Session, SessionEvent
 from core.ports.sessions import AccessDoor
+from core.ports.store import Store
+from core.ports.user_plane import UserPlane
+from core.services.gateway.virtual_gateway import VirtualGateway
+from core.services.metering.usage import UsageMeter
 from core.services.running.locks import KeyedLocks
 from core.services.sessions.history import SessionHistory
 from core.services.sessions.index import SessionIndex
 from core.services.sessions.sharing import Sharing
+from core.services.sessions.statics import StaticAddresses
 
 
 class Common:
-    """Which sessions there are, open or ending, the locks by SIM id, and whoever is told of sessions."""
+    """What sessions stand on; which are open or ending; the locks by SIM id; who is told of sessions."""
 
-    def __init__(self, *, history: SessionHistory) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        gateway: VirtualGateway,
+        user_plane: UserPlane,
+        usage: UsageMeter,
+        statics: StaticAddresses,
+        history: SessionHistory,
+    ) -> None:
+        self.store = store
+        self.gateway = gateway
+        self.user_plane = user_plane
+        self.usage = usage
+        self.statics = statics
         self.history = history
         self.index = SessionIndex()
         self.unfinished: dict[str, tuple[Session, SessionEvent]] = {}

@@ -16,7 +16,6 @@ from core.domain.session import Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.sessions import AccessDoor
-from core.services.gateway.virtual_gateway import VirtualGateway
 from core.services.sessions.common import Common
 from core.services.sessions.modify import SessionModifier
 
@@ -31,11 +30,11 @@ GUARANTEED_QCIS = frozenset({1, 2, 3, 4, 65, 66, 67, 71, 72, 73, 74, 75, 76, 82,
 class DedicatedBearers:
     """Makes and ends the dedicated bearers of one virtual gateway's sessions."""
 
-    def __init__(self, *, common: Common, modifier: SessionModifier, gateway: VirtualGateway) -> None:
+    def __init__(self, *, common: Common, modifier: SessionModifier) -> None:
         self._common = common
         self._index = common.index
         self._modifier = modifier
-        self._gateway = gateway
+        self._gateway = common.gateway
 
     async def add(
         self, session_id: str, *, qci: int, arp: int, filters: Sequence[PacketFilter]

@@ -9,10 +9,7 @@ from core.domain.requests import ModifySession
 from core.domain.session import CloseReason, Session, SessionEvent, SessionEventKind
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
-from core.ports.store import Store
-from core.ports.user_plane import UserPlane, bearer_of
-from core.services.gateway.virtual_gateway import VirtualGateway
-from core.services.metering.usage import UsageMeter
+from core.ports.user_plane import bearer_of
 from core.services.sessions.authoriser import Authoriser
 from core.services.sessions.changes import modified
 from core.services.sessions.close import SessionCloser
@@ -28,20 +25,16 @@ class SessionModifier:
         common: Common,
         closer: SessionCloser,
         authoriser: Authoriser,
-        store: Store,
-        gateway: VirtualGateway,
-        user_plane: UserPlane,
-        usage: UsageMeter,
     ) -> None:
         self._common = common
         self._index = common.index
         self._locks = common.locks
         self._closer = closer
         self._authoriser = authoriser
-        self._store = store
-        self._gateway = gateway
-        self._user_plane = user_plane
-        self._usage = usage
+        self._store = common.store
+        self._gateway = common.gateway
+        self._user_plane = common.user_plane
+        self._usage = common.usage
 
     async def modify(self, change: ModifySession) -> Session:
         """Move a session to another peer or place; raises ``Refused(UNKNOWN_SESSION)``, ``Unavailable``.

@@ -22,17 +22,14 @@ from core.domain.sim import Sim
 from core.domain.terms import Terms
 from core.errors import AirloomError, Refused, Unavailable
 from core.ports.clock import Clock, Entropy
-from core.ports.store import Store
-from core.ports.user_plane import UserPlane, bearer_of
-from core.services.gateway.virtual_gateway import VirtualGateway
-from core.services.metering.usage import UsageMeter
+from core.ports.user_plane import bearer_of
 from core.services.running.undo import Undo
 from core.services.sessions.authoriser import Authoriser, Permission
 from core.services.sessions.changes import handed_over, is_replaced
 from core.services.sessions.close import SessionCloser
 from core.services.sessions.common import Common
 from core.services.sessions.modify import SessionModifier
-from core.services.sessions.statics import StaticAddresses, demand_yielding
+from core.services.sessions.statics import demand_yielding
 
 
 class SessionOpener:
@@ -45,11 +42,6 @@ class SessionOpener:
         closer: SessionCloser,
         modifier: SessionModifier,
         authoriser: Authoriser,
-        store: Store,
-        gateway: VirtualGateway,
-        user_plane: UserPlane,
-        usage: UsageMeter,
-        statics: StaticAddresses,
         clock: Clock,
         entropy: Entropy,
         sessions_per_sim_max: int,
@@ -62,11 +54,11 @@ class SessionOpener:
         self._closer = closer
         self._modifier = modifier
         self._authoriser = authoriser
-        self._store = store
-        self._gateway = gateway
-        self._user_plane = user_plane
-        self._usage = usage
-        self._statics = statics
+        self._store = common.store
+        self._gateway = common.gateway
+        self._user_plane = common.user_plane
+        self._usage = common.usage
+        self._statics = common.statics
         self._clock = clock
         self._entropy = entropy
         self._sessions_per_sim_max = sessions_per_sim_max

@@ -11,13 +11,9 @@ from ipaddress import IPv4Address
 
 from core.domain.session import CloseReason, Resting, Session
 from core.errors import Unavailable
-from core.ports.store import Store
-from core.ports.user_plane import UserPlane, bearer_of
-from core.services.gateway.virtual_gateway import VirtualGateway
-from core.services.metering.usage import UsageMeter
+from core.ports.user_plane import bearer_of
 from core.services.sessions.close import CLOSE_RETRY_S, SessionCloser
 from core.services.sessions.common import Common
-from core.services.sessions.statics import StaticAddresses
 
 AT_ONCE = 1_000
 """So many sessions are read back before the lease may be renewed and others have their turn: some 30 ms."""
@@ -33,20 +29,15 @@ class SessionRecovery:
         *,
         common: Common,
         closer: SessionCloser,
-        store: Store,
-        gateway: VirtualGateway,
-        user_plane: UserPlane,
-        usage: UsageMeter,
-        statics: StaticAddresses,
     ) -> None:
         self._common = common
         self._index = common.index
         self._closer = closer
-        self._store = store
-        self._gateway = gateway
-        self._user_plane = user_plane
-        self._usage = usage
-        self._statics = statics
+        self._store = common.store
+        self._gateway = common.gateway
+        self._user_plane = common.user_plane
+        self._usage = common.usage
+        self._statics = common.statics
         self.unreadable: list[str] = []
         """Why sessions that are stored could not be read back."""
 

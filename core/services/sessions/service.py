@@ -45,50 +45,27 @@ class Sessions:
         self._authoriser = authoriser = Authoriser(
             store=store, statics=statics, clock=clock, apns=apns, prefixes=gateway.prefixes
         )
-        self._history = history = SessionHistory(
-            store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id
-        )
-        self.common = common = Common(history=history)
-        self.closer = closer = SessionCloser(
-            common=common,
+        history = SessionHistory(store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id)
+        self.common = common = Common(
             store=store,
             gateway=gateway,
             user_plane=user_plane,
             usage=usage,
             statics=statics,
+            history=history,
         )
-        self.modifier = SessionModifier(
-            common=common,
-            closer=closer,
-            authoriser=authoriser,
-            store=store,
-            gateway=gateway,
-            user_plane=user_plane,
-            usage=usage,
-        )
+        self.closer = closer = SessionCloser(common=common)
+        self.modifier = SessionModifier(common=common, closer=closer, authoriser=authoriser)
         self.opener = SessionOpener(
             common=common,
             closer=closer,
             modifier=self.modifier,
             authoriser=authoriser,
-            store=store,
-            gateway=gateway,
-            user_plane=user_plane,
-            usage=usage,
-            statics=statics,
             clock=clock,
             entropy=entropy,
             sessions_per_sim_max=sessions_per_sim_max,
         )
-        self.recovery = SessionRecovery(
-            common=common,
-            closer=closer,
-            store=store,
-            gateway=gateway,
-            user_plane=user_plane,
-            usage=usage,
-            statics=statics,
-        )
+        self.recovery = SessionRecovery(common=common, closer=closer)
         self.open = self.opener.open
         self.permit = self.opener.permit
         self.carried_unopened = self.opener.carried_unopened

@@ -85,6 +85,7 @@ class SessionOpener:
     async def _open(
         self, request: OpenSession, holder_of: HolderOf, proof: Proof | None, undo: Undo
     ) -> Session:
+        """The steps in order; those of one SIM run one after another."""
         self._gateway.demand_held()
         self._take_grant(request, undo)
         sim_id = await self._authoriser.sim_id_of(request.imsi)

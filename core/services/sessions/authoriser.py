@@ -4,6 +4,7 @@ Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written h
 """
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
 
 from msgspec import Struct
 
@@ -66,6 +67,15 @@ class Authoriser:
     def apn(self, name: str) -> Apn | None:
         """An access point that is served."""
         return self._apns.get(name.lower())
+
+    def is_served(self, name: str) -> bool:
+        """Whether it is an access point."""
+        return self.apn(name) is not None
+
+    def pool_of(self, name: str) -> IPv4Network | None:
+        """What an access point lends from; ``None``: from what is common to all that name no pool."""
+        served = self.apn(name)
+        return None if served is None else served.ue_pool
 
     async def sim_id_of(self, imsi: str) -> str:
         """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""

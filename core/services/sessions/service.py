@@ -4,7 +4,6 @@ Rule: no behaviour here; each verb is that of the part that its file is named fo
 """
 
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network
 
 from core.domain.apn import Apn
 from core.domain.session import Session
@@ -24,7 +23,7 @@ from core.services.sessions.statics import StaticAddresses
 
 
 class Sessions:
-    """The session service of one node and its virtual gateway. Implements ``SessionControl``.
+    """The session service of one node and its virtual gateway.
 
     ``apns`` are the access points that are served; a SIM has at most ``sessions_per_sim_max`` sessions here.
     """
@@ -42,7 +41,7 @@ class Sessions:
         apns: Sequence[Apn],
         sessions_per_sim_max: int,
     ) -> None:
-        self._authoriser = authoriser = Authoriser(
+        authoriser = Authoriser(
             store=store, statics=statics, clock=clock, apns=apns, prefixes=gateway.prefixes
         )
         history = SessionHistory(store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id)
@@ -79,19 +78,9 @@ class Sessions:
         self.remark = history.remark
         self.demand_sim = authoriser.sim_id_of
         self.serve = authoriser.serve
+        self.is_served = authoriser.is_served
+        self.pool_of = authoriser.pool_of
+        self.open_sessions: Mapping[str, Session] = common.index.by_id
+        """By session id; a live view."""
         self.session_at = common.index.at
         self.door_of = common.door_of
-
-    @property
-    def open_sessions(self) -> Mapping[str, Session]:
-        """By session id; a live view."""
-        return self.common.index.by_id
-
-    def is_served(self, apn: str) -> bool:
-        """Whether it is an access point."""
-        return self._authoriser.apn(apn) is not None
-
-    def pool_of(self, apn: str) -> IPv4Network | None:
-        """What an access point lends from; ``None``: from what is common to all that name no pool."""
-        served = self._authoriser.apn(apn)
-        return None if served is None else served.ue_pool

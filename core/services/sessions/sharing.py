@@ -24,9 +24,11 @@ class Sharing:
 
     def same(self, value: T) -> T:
         """The value, or one that equals it."""
-        if len(self._values) >= COMMON_MAX:
-            self._values.clear()
-        same: T = self._values.setdefault(value, value)
+        same: T | None = self._values.get(value)
+        if same is None:
+            if len(self._values) >= COMMON_MAX:
+                self._values.clear()
+            self._values[value] = same = value
         return same
 
     def label(self, session: Session) -> SegmentLabel:

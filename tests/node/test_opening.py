@@ -1,15 +1,19 @@
 """An attach that fails half-way, before a whole node in virtual time: what its steps took is given back."""
 
 import asyncio
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
 from airloom.app.held import HeldGateway
 from core.adapters.store.sessions import WideSessions
+from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Session
+from core.domain.requests import Grant, OpenSession
+from core.domain.session import Access, Nas, Session
 from core.errors import Refused, Unavailable
+from loadtest.simulation.world import APN
 from tests.node.test_radius_door import Stage, played
 from tests.node.test_statics import STATIC, attach, bind
 
@@ -22,6 +26,14 @@ async def fail(error: BaseException, *_: Any) -> Any:
 
 def lent(held: HeldGateway) -> tuple[dict[str, int], int]:
     return held.gateway.leases, len(list(held.user_plane.all_counters()))
+
+
+async def of_nas(stage: Stage) -> Session:
+    """A session whose address is of its NAS's own pool."""
+    grant = Grant(time_ordered_id(stage.clock.now(), bytes(10)), IPv4Address("192.0.2.7"), is_lent=False)
+    nas = Nas("127.0.3.0/24", "nas", "127.0.3.1", "1", has_own_address=True)
+    request = OpenSession(Access.RADIUS, stage.imsi, APN, nas=nas, grant=grant)
+    return await stage.node.held["vg-1"].sessions.open(request)
 
 
 @played
@@ -101,17 +113,23 @@ def test_a_static_address_is_given_back_unless_the_node_ends(error: BaseExceptio
     script()  # type: ignore[call-arg]  # the stage is the decorator's
 
 
-@played
-async def test_nothing_is_written_once_the_gateway_is_not_held(stage: Stage) -> None:
-    held, authorise = stage.node.held["vg-1"], stage.node._world.store.sims.get
+@pytest.mark.parametrize("is_of_a_nas", [False, True])
+def test_nothing_is_written_once_the_gateway_is_not_held(is_of_a_nas: bool) -> None:
+    """Also of a session that lends no address, for which no pool asks."""
 
-    async def fenced_meanwhile(sim_id: str) -> Any:
-        patch.setattr(held.gateway, "_is_fenced", True)
-        return await authorise(sim_id)
+    @played
+    async def script(stage: Stage) -> None:
+        held, get = stage.node.held["vg-1"], stage.node._world.store.sims.get
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.node._world.store.sims, "get", fenced_meanwhile)
-        with pytest.raises(Unavailable, match="not held"):
-            await attach(stage, stage.imsi)
-    assert lent(held) == (NOTHING, 0)
-    assert await stage.node._world.store.sessions.of_sim(stage.sims[0].sim.sim_id) == []
+        async def fenced_meanwhile(sim_id: str) -> Any:
+            patch.setattr(held.gateway, "_is_fenced", True)
+            return await get(sim_id)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage.node._world.store.sims, "get", fenced_meanwhile)
+            with pytest.raises(Unavailable, match="not held"):
+                await (of_nas(stage) if is_of_a_nas else attach(stage, stage.imsi))
+        assert lent(held) == (NOTHING, 0)
+        assert await stage.node._world.store.sessions.of_sim(stage.sims[0].sim.sim_id) == []
+
+    script()  # type: ignore[call-arg]  # the stage is the decorator's

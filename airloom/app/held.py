@@ -13,10 +13,13 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.user_plane import PacketSink
+from core.services.cluster.holding import LeaseWords
 from core.services.cluster.reconciler import Reconciler
+from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
 from core.services.gateway.blocks import LOOP as BLOCKS_LOOP
 from core.services.gateway.blocks import UeBlocks, start_all
-from core.services.gateway.virtual_gateway import Tenure, VirtualGateway
+from core.services.gateway.lease_term import LeaseTerm
+from core.services.gateway.virtual_gateway import VirtualGateway
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
@@ -40,13 +43,15 @@ from radius.accounting import Books
 from radius.server import ClientTerms, NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
 
-ADDRESS_LOOP = "gateway-address"
-KEEP_ADDRESS_S = 2.0
-"""How often the address is brought again: it stays until the tenure's end, as that stood then."""
+GATEWAY_WORDS = LeaseWords(
+    starting="reading its sessions",
+    serving="serves its {} sessions now",
+    stopped="has stopped serving it, its sessions stay open",
+)
 
 
 class HeldGateway:
-    """Implements ``Seat``. ``before`` is the gateway's lease as it was before this tenure.
+    """Implements ``LeaseWorker``. ``before`` is the gateway's lease as it was before this term.
 
     ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
     its bearer is cut, ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
@@ -59,7 +64,7 @@ class HeldGateway:
         config: Config,
         adapters: Adapters,
         own: VirtualGatewayConfig,
-        tenure: Tenure,
+        term: LeaseTerm[GatewayLease],
         before: GatewayLease | None,
         end_at: EndAt,
         on_edge_packet: PacketSink,
@@ -71,9 +76,7 @@ class HeldGateway:
         self._world = adapters
         self._before = before
         self._doors = config.doors_of(own)
-        self._tenure = tenure
         self.own = own
-        self._moving = asyncio.Lock()
         self._end_at = end_at
         self._audit = AuditTrail(
             audit=adapters.store.audit,
@@ -85,7 +88,7 @@ class HeldGateway:
         addresses = AddressPool(quarantine_s=quarantine_s)
         apn_pools = {each: AddressPool(quarantine_s=quarantine_s) for each in config.gateway.apn_pools}
         self.gateway = VirtualGateway(
-            tenure=tenure,
+            term=term,
             address=str(own.address),
             addresses=addresses,
             teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
@@ -94,6 +97,13 @@ class HeldGateway:
             static_pool=config.gateway.static_pool,
             prefixes=config.gateway.prefixes,
             apn_pools=apn_pools,
+        )
+        self._keeper = AddressKeeper(
+            addresses=own.addresses,
+            mover=world.mover,
+            gateway=self.gateway,
+            remaining_s=lambda: term.remaining_s,
+            faults=faults,
         )
         self._slots = world.open_slots(own.id)
         self.user_plane = self.make_user_plane()
@@ -142,7 +152,7 @@ class HeldGateway:
         if before is not None and not is_own and not before.is_released:
             interval_s = self._config.usage.report_interval_s
             await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
-        await self._bring_address()
+        await self._keeper.bring()
         if "gtp" in self._doors:
             await self.user_plane.start()
             await self.door.start()
@@ -171,7 +181,7 @@ class HeldGateway:
         yield "user-paths", self._watch_user_paths
         yield "event-relay", self.relay.run
         yield "unanswered-sessions", self.make_unanswered().run
-        yield ADDRESS_LOOP, self._keep_address
+        yield ADDRESS_LOOP, self._keeper.run
 
     def fence(self) -> None:
         """Answer and forward nothing any more."""
@@ -207,12 +217,12 @@ class HeldGateway:
     async def settle(self) -> None:
         """Make durable what was counted, and let the address go; raises ``Unavailable``."""
         await self.usage.sweep()
-        await self._let_address_go()
+        await self._keeper.let_go()
 
     async def aclose(self) -> None:
-        """Sessions stay open for the next tenure; the slot table keeps what was not reported."""
-        with suppress(Unavailable):  # then it ends when the tenure would have
-            await self._let_address_go()
+        """Sessions stay open for the next term; the slot table keeps what was not reported."""
+        with suppress(Unavailable):  # then it ends when the term would have
+            await self._keeper.let_go()
         await self.user_plane.aclose()
 
     @property
@@ -408,28 +418,6 @@ class HeldGateway:
     def _up_packets(self, session_id: str) -> int:
         counters = self.user_plane.counters(session_id)
         return 0 if counters is None else counters.current.volume.up_packets
-
-    async def _bring_address(self) -> None:
-        """One after the other with letting go, which comes last: after ``fence`` nothing is brought."""
-        async with self._moving:
-            for address in self.own.addresses:
-                self.gateway.demand_held()
-                await self._world.mover.bring(address, lasting_s=self._tenure.remaining_s)
-
-    async def _keep_address(self) -> None:
-        while True:
-            await asyncio.sleep(KEEP_ADDRESS_S)
-            try:
-                await self._bring_address()
-            except Unavailable as error:  # tried again well before it ends
-                self._faults.stands(ADDRESS_LOOP, error, self.gateway.gateway_id)
-            else:
-                self._faults.goes_on(ADDRESS_LOOP, self.gateway.gateway_id)
-
-    async def _let_address_go(self) -> None:
-        async with self._moving:
-            for address in self.own.addresses:
-                await self._world.mover.let_go(address)
 
     async def _watch_user_paths(self) -> None:
         config = self._config.gateway

@@ -20,7 +20,11 @@ def make_telemetry(node: Node, guesses: Guesses) -> Telemetry:
     telemetry.watch_each(Metric.GUESSES_STOPPED, lambda: guesses.stopped)
     telemetry.watch_table(Metric.LOOP_FAULTS, lambda: node.faults.counts)
     telemetry.watch(Metric.LOOPS_STANDING, lambda: float(len(node.faults.standing)))
-    telemetry.watch_each(Metric.GATEWAYS, lambda: node.holdings.counts)
+    telemetry.watch_each(Metric.GATEWAYS, lambda: node.coordinator.counts)
+    telemetry.watch_each(
+        Metric.TRANSITIONS_REFUSED, lambda: node.coordinator.refused, machine="gateway_lease"
+    )
+    telemetry.watch_each(Metric.TRANSITIONS_REFUSED, lambda: node.chores.refused, machine="job_lease")
     _watch_gateways(telemetry, node)
     _watch_gtp(telemetry, node)
     _watch_radius(telemetry, node)
@@ -46,6 +50,7 @@ def _watch_gateways(telemetry: Telemetry, node: Node) -> None:
     each(Metric.SESSIONS_OPEN, lambda held: held.sessions.common.index.count_by_access)
     for access in Access:
         each(Metric.ATTACHES, partial(_attaches, access), access=access.value)
+    each(Metric.TRANSITIONS_REFUSED, lambda held: held.sessions.common.refused_events, machine="session")
     each(Metric.LEASES, lambda held: held.gateway.leases)
     telemetry.watch(
         Metric.USAGE_REPORTS,
@@ -121,6 +126,9 @@ def _watch_edge(telemetry: Telemetry, node: Node) -> None:
         telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
         telemetry.watch_each(
             Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}
+        )
+        telemetry.watch_each(
+            Metric.TRANSITIONS_REFUSED, lambda: connections.refused_packets, machine="mqtt_connection"
         )
 
 

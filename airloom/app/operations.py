@@ -6,27 +6,24 @@ pieces; nothing is traced, and nothing is paid for it, while nobody asks.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from heapq import nsmallest
-from ipaddress import IPv4Address, IPv6Address
 
 from airloom.app.held import HeldGateway
 from airloom.app.node import Node
 from api.operator.bearers import AddBearer, ChangeBearer, RemoveBearer, packet_filters, row
-from api.operator.control import SESSION_ENDED, Row, SessionQuery, TraceQuery
+from api.operator.control import SESSION_ENDED, Row, TraceQuery
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, CloseReason, PdnType, Session
+from core.domain.session import Access, CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address
 from core.ports.store import Quarantined
+from core.services.sessions.search import Searched, SessionQuery, page_of
 from gtp.describe import Described, describe
 from gtp.service import EndTap, Tap
 from gtp.trace import Refusals, SimTrace
 
-LOOKED_AT = 5_000
-"""Sessions that are looked at in one go."""
 TRACES_MAX = 16
 TRACED_MAX = 1_000
 """Messages of a trace that wait for whoever reads it; then they are counted and left out."""
@@ -44,7 +41,7 @@ class Operations:
         """See ``GatewayOperations``; drops and answers are counted since the gateway was taken."""
         return {
             "node": self._node.name,
-            "ready": bool(self._node.held) and not self._node.holdings.is_draining,
+            "ready": bool(self._node.held) and not self._node.coordinator.is_draining,
             "gateways": [_status(held) for _, held in sorted(self._node.held.items())],
         }
 
@@ -88,15 +85,7 @@ class Operations:
 
     async def sessions(self, query: SessionQuery) -> Row:
         """See ``GatewayOperations``."""
-        found: list[Session] = []
-        for held in list(self._node.held.values()):
-            async for session in _each_session(held):
-                if _is_wanted(held, session, query):
-                    found.append(session)
-                if len(found) > LOOKED_AT:
-                    found = _first(found, query.limit + 1)
-        page = _first(found, query.limit)
-        following = page[-1].session_id if len(found) > len(page) else None
+        page, following = await page_of([_searched(held) for held in self._node.held.values()], query)
         return {"sessions": [_row(session) for session in page], "next": following}
 
     async def quarantined(self, day: int) -> list[Row]:
@@ -124,9 +113,10 @@ class Operations:
         own = [session for session in sessions if session.imsi == query.imsi] if query.imsi else []
         trace = SimTrace(query.imsi, own) if query.imsi else None
         refusals: Refusals[Row] | None = Refusals() if query.refused else None
+        searched = _searched(held)
 
         def show(data: bytes, peer: Address, is_incoming: bool) -> None:
-            if query.partner and not _is_partner(held, peer[0], query.partner):
+            if query.partner and not searched.is_partner(peer[0], query.partner):
                 return
             message = trace.look(data, peer, is_incoming=is_incoming) if trace else describe(data)
             if message is None:
@@ -161,9 +151,11 @@ class Operations:
         }
 
     def _end_tap(self, held: HeldGateway, query: TraceQuery, rows: "_Rows") -> EndTap:
+        searched = _searched(held)
+
         def show(session: Session, reason: CloseReason) -> None:
             is_sims = query.imsi in ("", session.imsi)
-            if query.refused or not is_sims or (query.partner and not _is_of(held, session, query.partner)):
+            if query.refused or not is_sims or (query.partner and not searched.is_of(session, query.partner)):
                 return
             rows.put(
                 {
@@ -194,7 +186,8 @@ class Operations:
         """See ``GatewayOperations``."""
         reason, ended = CloseReason.REACTIVATE if tell_peer else CloseReason.PEER_LOST, 0
         for held in list(self._node.held.values()):
-            theirs = [each.session_id async for each in _each_session(held) if _is_of(held, each, peer)]
+            searched = _searched(held)
+            theirs = [each.session_id async for each in searched.each() if searched.is_of(each, peer)]
             await held.door.end_all(theirs, reason, tell_peer=tell_peer)
             held.door.forget_peer(peer)
             ended += len(theirs)
@@ -256,57 +249,9 @@ class _Rows:
         self._left_out = 0
 
 
-async def _each_session(held: HeldGateway) -> AsyncIterator[Session]:
-    """The open sessions; meanwhile others may come and go."""
-    for number, session_id in enumerate(list(held.sessions.open_sessions)):
-        if number % LOOKED_AT == LOOKED_AT - 1:
-            await asyncio.sleep(0)
-        session = held.sessions.open_sessions.get(session_id)
-        if session is not None:
-            yield session
-
-
-def _first(sessions: list[Session], limit: int) -> list[Session]:
-    return nsmallest(limit, sessions, key=lambda session: session.session_id)
-
-
-def _is_of(held: HeldGateway, session: Session, peer: str) -> bool:
-    """``peer`` is an address, or a partner's name."""
-    if session.tunnel is None:
-        return False
-    return _is_partner(held, session.tunnel.peer_control_address, peer)
-
-
-def _is_partner(held: HeldGateway, address: str, peer: str) -> bool:
+def _searched(held: HeldGateway) -> Searched:
     """Both versions have one table of partners."""
-    return peer in (address, held.door.machines[Access.GTPV1].partner_of(address))
-
-
-def _is_wanted(held: HeldGateway, session: Session, query: SessionQuery) -> bool:
-    return (
-        query.imsi in ("", session.imsi)
-        and query.msisdn in ("", session.msisdn)
-        and (query.address is None or _has_address(session, query.address))
-        and (query.teid is None or query.teid in _teids(session))
-        and query.apn in ("", session.apn)
-        and query.access in ("", session.access.value)
-        and session.session_id > query.after
-        and (not query.peer or _is_of(held, session, query.peer))
-    )
-
-
-def _has_address(session: Session, address: IPv4Address | IPv6Address) -> bool:
-    if isinstance(address, IPv6Address):
-        return session.ue_prefix is not None and address in session.ue_prefix
-    return session.pdn_type is not PdnType.IPV6 and session.ue_address == address
-
-
-def _teids(session: Session) -> tuple[int, ...]:
-    """Ours and its peer's."""
-    if (tunnel := session.tunnel) is None:
-        return ()
-    theirs = (tunnel.peer_teid_control, tunnel.peer_teid_user)
-    return (*session.teids, *theirs, *(bearer.peer_teid_user for bearer in session.dedicated))
+    return Searched(held.sessions.open_sessions, held.door.machines[Access.GTPV1].partner_of)
 
 
 def _status(held: HeldGateway) -> Row:

@@ -30,10 +30,9 @@ from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable, ungrouped
 from core.ports.links import Link
 from core.services.customers.guesses import Guess, Guesses
+from core.services.sessions.search import PAGE_DEFAULT, SessionQuery
 
 BODY_BYTES_MAX = 4_096
-PAGE_DEFAULT = 50
-"""Sessions in an answer."""
 SHOWN_MAX = 64
 """Characters of a value that are repeated in an error."""
 Choice = TypeVar("Choice", bound=Enum)
@@ -42,23 +41,6 @@ SESSION_ENDED = "session ended"
 """In a trace, where a message would be named."""
 HEARTBEAT_S = 5.0
 """A watcher that went away without a word is noticed by then."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionQuery:
-    """Which open sessions an operator asks for; empty: all. ``address``: of the device; ``teid``: ours or the
-    peer's; ``after``: the last id of the page before.
-    """
-
-    imsi: str = ""
-    msisdn: str = ""
-    address: IPv4Address | IPv6Address | None = None
-    teid: int | None = None
-    apn: str = ""
-    access: str = ""
-    peer: str = ""
-    after: str = ""
-    limit: int = PAGE_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
@@ -167,6 +167,11 @@ class _Connection(RequestHandler):
             return  # what came was not of a head
         self._clients.count(fault)
         self.force_close()
+
+    def log_exception(self, *args: Any, **named: Any) -> None:
+        """A body that is not what its head says, or that ends too early, is the client's fault."""
+        if not isinstance(named.get("exc_info"), ConnectionError | web.RequestPayloadError):
+            super().log_exception(*args, **named)
 
     def handle_error(
         self,

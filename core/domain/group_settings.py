@@ -62,7 +62,7 @@ def problem(namespace: str, values: Mapping[str, object], merged: Mapping[str, o
         check = SUPPORTED.get(key) if namespace == AIR else None
         if check is not None:
             wrong = "" if value is None or (isinstance(value, Mapping) and is_off(value)) else check(value)
-        elif is_off(value) or merged.get("enabled") is False:
+        elif is_off(value) or (namespace != AIR and merged.get("enabled") is False):
             wrong = ""
         elif namespace == AIR:
             wrong = f"not supported; {', '.join(SUPPORTED)} are"

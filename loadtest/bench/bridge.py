@@ -10,7 +10,6 @@ and keeps a count, which must come out exact. The last row is our endpoint over 
 import argparse
 import json as json_
 import os
-import platform
 import shutil
 import socket
 import statistics
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bench.bridge_children import LINGER_S, MQTT_PORT
+from loadtest.bench.machine import machine
 from loadtest.bench.radius import cpu_seconds
 from loadtest.external import kinesis as kinesis_parts
 from loadtest.folders import temporary_folder
@@ -260,7 +260,7 @@ def bench(*, json: bool = False, rounds: int = 5, messages: int = 40_000) -> dic
     oks = [row["ok"] for row in rows]
     result = {
         "bench": "bridge",
-        "machine": f"{platform.machine()} {os.cpu_count()} CPUs, Linux {platform.release()}",
+        "machine": machine(),
         "rows": rows,
         "ok": None if None in oks else all(oks),
     }

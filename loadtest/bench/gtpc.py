@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json as json_
 import os
-import platform
 import shutil
 import statistics
 import time
@@ -29,6 +28,7 @@ from core.adapters.clock import SystemClock
 from core.adapters.store.sqlite import SqliteEngine
 from core.domain.values import replace
 from loadtest.bench.gtpc_store import seed
+from loadtest.bench.machine import machine
 from loadtest.bench.userplane_lab import OSMO, OURS, OURS_VOLATILE, PEER, Child, Lab
 from loadtest.folders import temporary_folder
 from loadtest.serving import Served
@@ -370,7 +370,7 @@ def bench(*, json: bool = False, plan: Plan = Plan()) -> dict[str, Any]:
     judged = [row["ok"] for row in rows if row["floor"] is not None]
     result = {
         "bench": "gtpc",
-        "machine": f"{platform.machine()} {os.cpu_count()} CPUs, Linux {platform.release()}",
+        "machine": machine(),
         "rows": rows,
         "ok": None if None in judged else all(judged),
     }

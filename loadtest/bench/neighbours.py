@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json as json_
 import os
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
+from loadtest.bench.machine import machine
 from loadtest.bench.neighbours_children import NEIGHBOURS
 from loadtest.customer import Customer
 from loadtest.folders import temporary_folder
@@ -252,8 +252,7 @@ def main(argv: Sequence[str]) -> int:
         print(_line(row))
     ok = all(row["ok"] for row in rows)
     if options.json:
-        machine = f"{platform.machine()} {os.cpu_count()} CPUs, Linux {platform.release()}"
         quiet = {tree: figures[QUIET].view for tree, figures in found.items()}
-        result = {"bench": "neighbours", "machine": machine, "quiet": quiet, "rows": rows, "ok": ok}
+        result = {"bench": "neighbours", "machine": machine(), "quiet": quiet, "rows": rows, "ok": ok}
         print(json_.dumps(result))
     return 0 if ok else 1

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json as json_
 import os
-import platform
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
+from loadtest.bench.machine import machine
 from loadtest.bench.radius_load import Request, access_requests, drive, interim_updates
 from loadtest.customer import Customer
 from loadtest.folders import temporary_folder
@@ -228,7 +228,7 @@ def bench(*, json: bool = False, rounds: int = 5) -> dict[str, Any]:
     oks = [row["ok"] for row in rows]
     result = {
         "bench": "radius",
-        "machine": f"{platform.machine()} {os.cpu_count()} CPUs, Linux {platform.release()}",
+        "machine": machine(),
         "rows": rows,
         "ok": None if None in oks else all(oks),
     }

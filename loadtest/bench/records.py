@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json as json_
 import os
-import platform
 import resource
 import statistics
 import time
@@ -32,6 +31,7 @@ from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide import WideStore
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
 from loadtest.bench import records_gateways
+from loadtest.bench.machine import machine
 from loadtest.external import cassandra
 from loadtest.folders import temporary_folder
 from loadtest.measure import Histogram
@@ -149,7 +149,7 @@ def bench(*, json: bool = False, rounds: int = 5, reports: int = 100_000) -> dic
     oks = [row["ok"] for row in rows]
     result = {
         "bench": "records",
-        "machine": f"{platform.machine()} {os.cpu_count()} CPUs, Linux {platform.release()}",
+        "machine": machine(),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         "rows": rows,
         "ok": None if None in oks else all(oks),

@@ -11,7 +11,6 @@ two CPUs and osmo-ggsn; without them the row says why there is no figure.
 import argparse
 import json as json_
 import os
-import platform
 import shutil
 import statistics
 import struct
@@ -20,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loadtest.bench.machine import machine
 from loadtest.bench.userplane_children import inner_packet
 from loadtest.bench.userplane_lab import FAR, OSMO, OUR_POOL, OURS, PEER, SINK, Child, Lab, cpu_seconds
 
@@ -64,7 +64,7 @@ def bench(*, json: bool = False, seconds: float = 2.0, rounds: int = 3) -> dict[
     oks = [row["ok"] for row in rows]
     result = {
         "bench": "userplane",
-        "machine": f"{platform.machine()} {os.cpu_count()} CPUs, Linux {platform.release()}",
+        "machine": machine(),
         "rows": rows,
         "ok": None if None in oks else all(oks),
     }

@@ -23,6 +23,7 @@ SOURCE_PROTOCOL = "http"
 BODY_BYTES_MAX = 131_072
 CODINGS = ("identity", "gzip", "deflate")
 RETRY_AFTER_S = "1"
+_CLIENTS_FAULTS = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
 NOT_ALLOWED = "You are not allowed to access Metadata Server."
 NO_SUCH_KEY = "Specified key does not exist."
 
@@ -60,8 +61,10 @@ class _Connection(RequestHandler):
         super().connection_lost(error)
 
     def log_exception(self, *args: Any, **named: Any) -> None:
-        """What a device sends wrongly is answered 400; a traceback for each would fill the disk."""
-        if not isinstance(named.get("exc_info"), HttpProcessingError):
+        """What a device sends wrongly, or not to its end, is its fault; a traceback for each would fill the
+        disk.
+        """
+        if not isinstance(named.get("exc_info"), _CLIENTS_FAULTS):
             super().log_exception(*args, **named)
 
     def await_head(self) -> None:

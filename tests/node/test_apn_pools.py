@@ -290,7 +290,7 @@ def test_a_gateway_that_is_taken_after_a_reload_has_the_mtus_of_then(
         await stage.restart_node()
         apns = [{**apn, "mtu_bytes": 1_300} for apn in APNS]
         stage.node.reload(stage.node._config.model_copy(update={"gateway": with_apns(apns)}))
-        stage.node.holdings._places["vg-1"].wanted_back.set()
+        stage.node.coordinator._slots["vg-1"].wanted_back.set()
         await asyncio.sleep(30)
         assert [config.mtu_bytes for config in asked][-2:] == [1_358, 1_300]
 

@@ -91,6 +91,29 @@ def test_a_shard_opens_on_every_flipped_octet_and_its_numbers_rise(tmp_path: Pat
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("more", [b"\xaa", bytes(10), bytes(4_096), FRAMES[2], FRAMES[1] + FRAMES[2]])
+def test_octets_put_between_whole_records_cost_none(tmp_path: Path, more: bytes) -> None:
+    """A page of zeros, or what was written before once more."""
+    for number, end in enumerate(ENDS[:-1]):
+        if more in SEGMENT[end:]:
+            continue  # records that come before their turn are damage that costs those between
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        content = SEGMENT[:end] + more + SEGMENT[end:]
+        (folder / f"{7:020d}.log").write_bytes(content)
+        wanted = list(range(7, 13))
+        for life in range(2):
+            log = ShardLog(
+                folder=folder, segment_bytes_max=10_000, retention_s=1e12, retention_bytes_max=10**9
+            )
+            assert [frame[0] for frame in read(log).frames] == wanted, number
+            assert (log.lost, len(log.damage)) == (0, 0 if life else 1), number
+            wanted.append(log.append([(b"k", b"new")], 1))
+            log.sync()
+            log.close()
+        assert [path.read_bytes() for path in folder.glob("*.lost-1")] == [content]
+
+
 async def stored(folder: Path, count: int) -> list[int]:
     """Put so many records; their numbers."""
     stream = await LogStream.open(folder=folder, clock=SystemClock(), shards=1)

@@ -1,6 +1,7 @@
 """What ./run decides first: which environment, whether it fits, what it keeps from starting."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -177,3 +178,29 @@ def test_certificates_of_the_system_are_trusted_unless_it_is_said_otherwise(
     monkeypatch.setenv("UV_SYSTEM_CERTS", "false")
     run.call(asked, "it could not be asked")
     assert (run.ROOT / "told").read_text() == "false"
+
+
+@pytest.mark.parametrize(
+    ("codes", "wanted"),
+    [((0, 0, 0), 0), ((1, 1, 0), 2), ((1, 1, 1), 0), ((1, 0, 0), 1)],
+    ids=["its own", "the second on PATH", "none is optimised", "the first on PATH"],
+)
+def test_an_environment_is_made_with_an_optimised_python_where_there_is_one(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codes: tuple[int, ...], wanted: int
+) -> None:
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    pythons = []
+    for number, code in enumerate(codes):
+        python = tmp_path / str(number) / name
+        python.parent.mkdir()
+        python.write_text(f"#!/bin/sh\nexit {code}\n")
+        python.chmod(0o755)
+        pythons.append(str(python))
+    monkeypatch.setattr(sys, "executable", pythons[0])
+    monkeypatch.setenv("PATH", os.pathsep.join(str(tmp_path / each) for each in ("1", "none", "2")))
+    assert run.chosen_python() == pythons[wanted]
+
+
+def test_what_an_optimised_python_is_asked_is_answered_by_each(run: ModuleType) -> None:
+    assert run.call_python(sys.executable, run.OPTIMISED) in (0, 1)
+    assert run.call_python("/nowhere/python3", run.OPTIMISED) == run.EXIT_SETUP

@@ -48,6 +48,11 @@ class Scan:
     next_number: int
     """Above every number that the segment may have held."""
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether there is anything but whole records and a torn end, though no record may be lost."""
+        return self.lost > 0 or len(self.runs) > 1 or self.runs[0].begin != len(MAGIC)
+
 
 def encode(number: int, arrived_us: int, key: bytes, data: bytes) -> bytes:
     """One framed record."""
@@ -104,9 +109,11 @@ def scan(buffer: bytes, first: int) -> Scan:
         while (found := decode(buffer, at, number + len(places))) is not None:
             places.append((number + len(places), at))
             at = found[1]
-        runs.append(Run(number, begin, at, tuple(places)))
+        run = Run(number, begin, at, tuple(places))
         number += len(places)
         following = next_whole(buffer, at, number)
+        if places or following is None or following[1] > number:
+            runs.append(run)
         if following is None:
             break
         lost += following[1] - number

@@ -249,15 +249,20 @@ class ShardLog:
         if not is_ours(buffer) and not any(run.places for run in found.runs):
             raise ConfigurationError(f"{last.path}: not a segment of a stream; move it away")
         has_magic = buffer.startswith(MAGIC)
-        if found.lost or (
+        is_damaged_at_its_head = (
             not has_magic and buffer.strip(b"\0") and not MAGIC.startswith(buffer.rstrip(b"\0"))
-        ):
+        )
+        if found.is_damaged or is_damaged_at_its_head:
             self._set_aside(last, buffer, found.runs)
             kept = sum(len(run.places) for run in found.runs)
             self.lost += found.lost
+            lost = (
+                f"{found.lost} records at least are lost, {kept} others"
+                if found.lost
+                else f"all {kept} records"
+            )
             self.damage.append(
-                f"{last.path}: damaged; {found.lost} records at least are lost, {kept} others are kept;"
-                f" as it was it is {last.path.stem}.lost-*"
+                f"{last.path}: damaged; {lost} are kept; as it was it is {last.path.stem}.lost-*"
             )
         elif not has_magic:  # its first bytes never reached the disk
             last.path.write_bytes(MAGIC)

@@ -89,7 +89,7 @@ class Authoriser:
         while True:
             permission = await self.permit(sim_id, request, proof)
             sim = permission.sim
-            status = TRANSITIONS[sim.status][SimEvent.ATTACH]
+            status, _ = TRANSITIONS[sim.status][SimEvent.ATTACH]
             if status is sim.status:
                 return permission
             try:

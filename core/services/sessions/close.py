@@ -12,6 +12,7 @@ import asyncio
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import CloseReason, Session, SessionEvent, SessionEventKind
+from core.domain.session_life import LifeAction, LifeEvent, LifeState
 from core.errors import Refused, Unavailable
 from core.services.sessions.common import Common
 
@@ -96,6 +97,8 @@ class SessionCloser:
 
     async def end(self, session: Session, reason: CloseReason, *, tell_peer: bool) -> None:
         """End an open session; raises ``Unavailable`` as ``close`` does."""
+        if self._common.step(session, LifeEvent.CLOSE) is not LifeAction.CUT:
+            return
         self._user_plane.close(session.session_id)
         self._index.remove(session)
         self._common.heed_end(session.session_id)
@@ -119,7 +122,7 @@ class SessionCloser:
         self.must_end(session, CloseReason.LOST)
 
     async def _make_end_durable(self, session: Session, event: SessionEvent) -> None:
-        if session.session_id not in self._unfinished:
+        if self._common.state_of(session.session_id) is not LifeState.ENDING:
             return
         self._gateway.demand_held()
         await self._usage.report_last(session.session_id)
@@ -128,8 +131,8 @@ class SessionCloser:
         await self._store.sessions.close(session, event, rests_until=rests_until)
         await self._statics.release(session)
         self._common.heed_event()
-        self._give_back(session)
-        del self._unfinished[session.session_id]
+        if self._common.step(session, LifeEvent.END_STORED) is LifeAction.GIVE_BACK:
+            self._give_back(session)
 
     def _give_back(self, session: Session) -> None:
         self._usage.discard(session.session_id)
@@ -139,3 +142,4 @@ class SessionCloser:
             self._gateway.release_address(session.ue_address, session.imsi)
         for teid in session.teids:
             self._gateway.release_teid(teid)
+        del self._unfinished[session.session_id]

@@ -1,12 +1,16 @@
 """What opening, changing, closing and taking back the sessions of one gateway have in common.
 
 Rules: whoever changes a SIM's sessions holds its lock, so that its verbs run one after another and different
-SIMs do not wait for each other. Listeners are told at once and must not raise.
+SIMs do not wait for each other. What may happen to a session, and when, is ``core.domain.session_life``'s.
+Listeners are told at once and must not raise.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
+from core.domain.machine import step
 from core.domain.session import Access, CloseReason, Session, SessionEvent
+from core.domain.session_life import LIFE, LifeAction, LifeEvent, LifeState
 from core.ports.sessions import AccessDoor
 from core.ports.store import Store
 from core.ports.user_plane import UserPlane
@@ -41,6 +45,8 @@ class Common:
         self.index = SessionIndex()
         self.unfinished: dict[str, tuple[Session, SessionEvent]] = {}
         """By id: sessions whose end is not durable yet, and the event of it."""
+        self.refused_events: Counter[str] = Counter()
+        """What the table of a session's life refused, as ``EVENT_while_STATE``."""
         self.locks = KeyedLocks()
         self.sharing = Sharing()
         self.doors: dict[Access, AccessDoor] = {}
@@ -51,6 +57,17 @@ class Common:
         """A session ends from now on, and why."""
         self.heed_event: Callable[[], None] = lambda: None
         """An event became durable."""
+
+    def state_of(self, session_id: str) -> LifeState:
+        """Where the session is in its life here."""
+        if session_id in self.index.by_id:
+            return LifeState.OPEN
+        return LifeState.ENDING if session_id in self.unfinished else LifeState.ABSENT
+
+    def step(self, session: Session, event: LifeEvent) -> LifeAction | None:
+        """What the table says is to be done, by which the session comes into its next state."""
+        found = step(LIFE, self.state_of(session.session_id), event, self.refused_events)
+        return None if found is None else found[1]
 
     def door_of(self, session: Session) -> AccessDoor | None:
         """The door that holds a session."""

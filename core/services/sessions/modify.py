@@ -7,6 +7,7 @@ dedicated bearers) stays with the session until that ends.
 from core.domain.reasons import AttachRefusal
 from core.domain.requests import ModifySession
 from core.domain.session import CloseReason, Session, SessionEvent, SessionEventKind
+from core.domain.session_life import LifeAction, LifeEvent
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.user_plane import bearer_of
@@ -77,7 +78,8 @@ class SessionModifier:
                 self._keep_bearers(session, wanted)
             raise
         self._common.heed_event()
-        self._index.change(stored)
+        if self._common.step(stored, LifeEvent.CHANGED) is LifeAction.REPLACE:
+            self._index.change(stored)
         if stored.tunnel is not None:
             self._update_bearer(stored)
         self._usage.relabel(stored.session_id, self._common.sharing.label(stored))
@@ -105,7 +107,7 @@ class SessionModifier:
     def _keep_bearers(self, session: Session, wanted: Session) -> None:
         """A bearer that may be stored stands, so that its TEID is given back with the session's others."""
         more = tuple(bearer for bearer in wanted.dedicated if bearer.local_teid_user not in session.teids)
-        if more:
+        if more and self._common.step(session, LifeEvent.CHANGED) is LifeAction.REPLACE:
             kept = replace(session, dedicated=(*session.dedicated, *more))
             self._index.change(kept)
             self._update_bearer(kept)

@@ -18,6 +18,7 @@ from core.domain.ids import time_of_id, time_ordered_id
 from core.domain.reasons import AttachRefusal
 from core.domain.requests import Grant, Holder, HolderOf, OpenSession, PeerTunnel, Proof, held_by_same
 from core.domain.session import Access, CloseReason, PdnType, Session, SessionEventKind, Tunnel
+from core.domain.session_life import LifeAction, LifeEvent
 from core.domain.sim import Sim
 from core.domain.terms import Terms
 from core.errors import AirloomError, Refused, Unavailable
@@ -107,7 +108,8 @@ class SessionOpener:
                     await self._claim_static(session, standing, holder_of, undo)
                 self._install_bearer(session, undo)
                 stored = await self._store_with_event(session, undo)
-                self._index.add(stored)
+                if self._common.step(stored, LifeEvent.STORED) is LifeAction.HOLD:
+                    self._index.add(stored)
                 self._common.heed_event()
                 return stored
             except Refused as refusal:
@@ -247,7 +249,8 @@ class SessionOpener:
             if error.ambiguous:
                 undo.keep()
                 self._user_plane.close(session.session_id)
-                self._closer.must_end(session, CloseReason.LOST)
+                if self._common.step(session, LifeEvent.MAYBE_STORED) is LifeAction.BEGIN_END:
+                    self._closer.must_end(session, CloseReason.LOST)
             raise
         undo.keep()
         return stored

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from ipaddress import IPv4Address
 
 from core.domain.session import CloseReason, Resting, Session
+from core.domain.session_life import LifeAction, LifeEvent
 from core.errors import Unavailable
 from core.ports.user_plane import bearer_of
 from core.services.sessions.close import CLOSE_RETRY_S, SessionCloser
@@ -71,7 +72,8 @@ class SessionRecovery:
                 self._gateway.rest(each)
                 self.unreadable += [each.unreadable] if each.unreadable else []
             elif each.has_lent_address and (each.ue_address in lost or self._index.at(each.ue_address)):
-                self._closer.must_end_without_address(each)
+                if self._common.step(each, LifeEvent.ADDRESS_LOST) is LifeAction.BEGIN_END:
+                    self._closer.must_end_without_address(each)
             else:
                 await self._take_back(each)
         await self._usage.settle_orphans(self._index.by_id.keys())
@@ -102,7 +104,8 @@ class SessionRecovery:
             label = self._common.sharing.label(session)
             self._user_plane.install(bearer_of(session, epoch=self._gateway.epoch, label=label))
             self._usage.relabel(session.session_id, label)
-        self._index.add(session)
+        if self._common.step(session, LifeEvent.READ_BACK) is LifeAction.HOLD:
+            self._index.add(session)
         if door := self._common.door_of(session):
             await door.adopt(session)
 
@@ -110,8 +113,7 @@ class SessionRecovery:
         async with self._common.locks.hold(session.sim_id):  # else it may just be opened or closed here
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
-            known = self._index.by_id.keys() | self._common.unfinished.keys()
-            if is_stored and session.session_id not in known:
+            if is_stored and self._common.step(session, LifeEvent.READ_LATE) is LifeAction.BEGIN_END:
                 self._end(session)
 
     def _end(self, session: Session) -> None:

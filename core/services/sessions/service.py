@@ -83,4 +83,5 @@ class Sessions:
         self.open_sessions: Mapping[str, Session] = common.index.by_id
         """By session id; a live view."""
         self.session_at = common.index.at
+        self.state_of = common.state_of
         self.door_of = common.door_of

@@ -14,6 +14,7 @@ BEAM = {"name": "x", "enabled": True, "destination": "mqtts://example.com:8883"}
 
 @pytest.mark.parametrize(("namespace", "values", "names"), [
     ("SoracomAir", {"useCustomDns": True, "dnsServers": ["8.8.8.8"]}, "SoracomAir.useCustomDns: not"),
+    ("SoracomAir", {"enabled": False, "dnsServers": ["1.1.1.1"]}, "SoracomAir.dnsServers: not supported"),
     ("SoracomAir", {"dnsServers": ["192.168.0.5"]}, "SoracomAir.dnsServers: not supported"),
     ("SoracomAir", {"useVpg": True}, "SoracomAir.useVpg: not supported"),
     ("SoracomAir", {"ipLinkMtu": 1400}, "SoracomAir.ipLinkMtu: not supported"),

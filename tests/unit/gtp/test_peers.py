@@ -12,8 +12,8 @@ from gtp.contexts import ContextEvent, Contexts
 from gtp.endpoint import GtpEndpoint
 from gtp.events import Accepted, PathLost, PeerRestarted, SessionRequested, SessionsDoubted, UpdateRequested
 from gtp.partners import Partner, Partners
-from gtp.path import LOOKED_AT_MAX, PATHS, RECALLED_WITHIN_S, PathEvent, PathState, Peers
-from gtp.restart import FLAP_S, PROOF_S, RESTARTS, RestartCounter, RestartEvent, RestartState
+from gtp.path import LOOKED_AT_MAX, RECALLED_WITHIN_S, PathState, Peers
+from gtp.restart import FLAP_S, PROOF_S, RestartCounter, RestartState
 from gtp.transaction import N3_REQUESTS, Arrival, RequestSender, ResponseCache, Timers
 from gtp.v1.gateway import GtpV1Gateway
 from gtp.v2.gateway import GtpV2Gateway
@@ -162,24 +162,6 @@ def test_a_peer_that_asks_but_does_not_answer_echo_is_not_suspect() -> None:
     assert path_of(machine) is PathState.UP
 
 
-@pytest.mark.parametrize("state", PathState)
-@pytest.mark.parametrize("event", PathEvent)
-def test_a_path_goes_where_its_table_says(state: PathState, event: PathEvent) -> None:
-    peers = Peers(timers=TIMERS)
-    peers.watch("a", 0)
-    path = dict(peers.items())["a"]
-    path.path, path.suspect_since, path.asked_at = state, 0.0, 5.0
-    if event is PathEvent.HEARD:
-        peers.heard("a", 6)
-    elif event is PathEvent.UNANSWERED:
-        peers.unanswered("a", 6)
-    else:
-        path.is_keep_queued = False
-        peers._queue_keep("a", path)
-        assert peers.due(700, lambda _: True).lost == (["a"] if state is PathState.SUSPECT else [])
-    assert path.path is PATHS[state].get(event, state)
-
-
 # -- restart counters -----------------------------------------------------------------------------------
 
 
@@ -221,32 +203,6 @@ def doubted(machine: GtpEndpoint) -> list[str]:
         assert isinstance(event, SessionsDoubted), event
         found += event.session_ids
     return found
-
-
-@pytest.mark.parametrize("state", RestartState)
-@pytest.mark.parametrize("event", RestartEvent)
-def test_a_restart_counter_goes_where_its_table_says(state: RestartState, event: RestartEvent) -> None:
-    is_clearing = state is RestartState.CLEARING
-    counter = RestartCounter(state=state, known=7, suspected=None if is_clearing else 8, proved_at=0.0)
-    match event:
-        case RestartEvent.SIGN:
-            assert counter.sign(8) is (state is RestartState.AGREED)
-        case RestartEvent.AGREES:
-            counter.suspected = 8 if state is not RestartState.AGREED else None
-            counter.answer(7 if is_clearing else 8, 100.0, 100.0)
-        case RestartEvent.OTHER:
-            counter.answer(9, 100.0, 100.0)
-        case RestartEvent.CONTRADICTS:
-            counter.answer(7, 100.0, 100.0)
-        case RestartEvent.UNANSWERED:
-            counter.unanswered()
-        case RestartEvent.CLEARED:
-            counter.cleared()
-    if state is RestartState.AGREED and event is RestartEvent.AGREES:
-        event = RestartEvent.OTHER  # nothing is in question: it is news
-    if is_clearing and event is RestartEvent.CONTRADICTS:
-        event = RestartEvent.AGREES  # the known one is the one that was proved
-    assert counter.state is RESTARTS[state].get(event, state)
 
 
 def test_a_restart_takes_two_answers_some_seconds_apart_and_the_roll_over_counts() -> None:

@@ -9,7 +9,7 @@ import gzip
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -247,6 +247,15 @@ async def test_a_second_client_of_the_same_name_takes_over() -> None:
         second_writer.write(publish(9, version=5))
         assert (await second.readuntil(b"\x40\x02\x00\x09")).endswith(b"\x40\x02\x00\x09")
         assert len(made.mqtt._named) == 1
+
+
+async def test_a_packet_out_of_its_state_ends_the_connection_and_is_counted() -> None:
+    async with edge() as made:
+        for _ in range(2):
+            reader, writer = await made.open(MQTT)
+            writer.write(publish())
+            assert await reader.read(1) == b"", "before CONNECT"
+        assert made.connections.refused_packets == {"publish_while_awaiting_connect": 2}
 
 
 async def test_a_will_is_delivered() -> None:
@@ -490,6 +499,27 @@ async def test_requests_that_are_none_leave_no_log(caplog: pytest.LogCaptureFixt
             reader, writer = await made.open(HTTP)
             writer.write(nonsense)
             assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] in (b"400", b"405")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("target", ["POST /", "GET /", "GET /v1/subscriber.imsi"])
+@pytest.mark.parametrize("ending", ["no gzip", "ends", "is reset"])
+async def test_bodies_that_are_none_leave_no_log(
+    target: str, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A radio that drops amid a body is no event of the platform's."""
+    head = f"{target} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n".encode()
+    async with edge() as made:
+        reader, writer = await made.open(METADATA if "v1" in target else HTTP)
+        writer.write(head + (b"ab" if ending == "no gzip" else b"a"))
+        await asyncio.sleep(0.05)
+        if ending == "is reset":
+            writer.transport.abort()
+        elif ending == "ends":
+            writer.close()
+        with suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(0.2):
+                await reader.read()
     assert caplog.records == []
 
 

@@ -147,6 +147,14 @@ async def test_what_is_no_http_is_counted_and_not_logged(caplog: pytest.LogCaptu
             assert b"HTTP/1." in await client.ask(data)
             await client.rest()
         assert clients.faults[Fault.MALFORMED.value] >= 3
+        for method, path in (("POST", "/echo"), ("GET", "/none")):
+            client = await Client.to(port)
+            head = (
+                f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n"
+            )
+            await client.ask(head.encode() + b"ab")
+            await client.close()
+        assert clients.faults[Fault.INCOMPLETE.value] == 1, "where no body is read none is missed"
         await gone(clients, 0)
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 

@@ -13,13 +13,13 @@ from ipaddress import IPv4Address, IPv4Network
 from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Holder, ModifySession, OpenSession, PeerTunnel
 from core.domain.session import NOWHERE, Access, CloseReason, Qos, Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
 from core.services.running.audit import AuditTrail
-from core.services.sessions.requests import Holder, ModifySession, OpenSession, PeerTunnel
 from core.services.sessions.service import Sessions
 from gtp.contexts import Context, Contexts
 from gtp.doubts import Heeded, Indicated
@@ -375,11 +375,11 @@ class GtpDoor:
                 requested_address=wish.address,
                 requested_prefix=wish.prefix,
                 is_handover=wish.is_handover,
-                proof=wish.credentials.prove if wish.credentials else None,
                 pdn_type=wish.pdn_type,
                 qos=wish.qos,
-                holder_of=holder_of,
-            )
+            ),
+            holder_of=holder_of,
+            proof=wish.credentials.prove if wish.credentials else None,
         )
         for other, holder in others.values():
             if holder is Holder.OTHER:

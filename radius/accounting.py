@@ -21,6 +21,7 @@ from ipaddress import IPv4Address
 
 from core.domain.ids import time_of_id
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Grant, ModifySession, OpenSession
 from core.domain.session import NOWHERE, Access, CloseReason, Nas, Session
 from core.domain.speed import SPEEDS_KBPS
 from core.domain.values import replace
@@ -32,7 +33,6 @@ from core.services.running.timer import Timer
 from core.services.sessions.admissions import Admissions
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reported import Ceiling, ReportedUsage
-from core.services.sessions.requests import Grant, ModifySession, OpenSession
 from core.services.sessions.service import Sessions
 from radius.events import AccountingRequested, Ending, NotRecorded, Outcome, Recorded
 from radius.mapping import AccountingReport, AcctStatus
@@ -197,7 +197,8 @@ class Accounting:
                     request.refusal or AttachRefusal.UNKNOWN_SESSION, "it ended before it began here"
                 )
             request = replace(request, grant=self._grant(event, request.apn, session_id))
-            session = await self._sessions.open(request)
+            held = holder_of(event.client, nas_of(event), self._clients)
+            session = await self._sessions.open(request, holder_of=held)
         except Refused as refusal:
             if report.status is AcctStatus.START or not session_id or request.refusal is not None:
                 raise
@@ -212,7 +213,6 @@ class Accounting:
         report, client = event.report, event.client
         promised = self._admissions.apn_of(report.imsi, (client.name, report.nas))
         apn = apn_of(client, report.apns, self._sessions.is_served, promised)
-        nas = nas_of(event)
         return OpenSession(
             access=Access.RADIUS,
             imsi=report.imsi,
@@ -220,8 +220,7 @@ class Accounting:
             imei=report.imei,
             msisdn=report.msisdn,
             location=report.location,
-            nas=nas,
-            holder_of=holder_of(client, nas, self._clients),
+            nas=nas_of(event),
             refusal=foreign(client, report.imsi, apn),
         )
 

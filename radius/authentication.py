@@ -11,11 +11,11 @@ Rules:
 from collections.abc import Callable
 
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Grant, OpenSession
 from core.domain.session import Access
 from core.domain.sim import Sim
 from core.errors import Refused
 from core.services.sessions.admissions import Admissions
-from core.services.sessions.requests import Grant, OpenSession
 from core.services.sessions.service import Sessions
 from radius.events import AccessRequested, Denied, Granted, Outcome
 from radius.terms import apn_of, foreign
@@ -41,7 +41,7 @@ class Authentication:
         """What to answer, and what became of it in a word; raises ``Unavailable``."""
         apn = apn_of(event.client, event.request.apns, self._sessions.is_served)
         try:
-            sim = await self._sessions.permit(_wanted(event, apn))
+            sim = await self._sessions.permit(_wanted(event, apn), proof=event.request.knows)
             promised = self._promise(event, apn, sim)
         except Refused as refusal:
             return self._turned_away(event, apn, refusal)
@@ -77,7 +77,6 @@ def _wanted(event: AccessRequested, apn: str) -> OpenSession:
         imei=asked.imei,
         msisdn=asked.msisdn,
         location=asked.location,
-        proof=asked.knows,
         refusal=asked.refusal or foreign(client, asked.imsi, apn),
         must_prove=asked.must_prove and client.terms.check_passwords,
     )

@@ -6,9 +6,9 @@ Rule: a client speaks for its own SIMs and sessions; one NAS of it is not anothe
 from collections.abc import Callable, Mapping, Sequence
 
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Holder, HolderOf
 from core.domain.session import Nas, Session
 from core.errors import Refused
-from core.services.sessions.requests import Holder, HolderOf
 from radius.mapping import AccountingReport
 from radius.networks import NasNetwork
 

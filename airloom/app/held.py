@@ -111,18 +111,19 @@ class HeldGateway:
         self.apn_blocks = [self.make_blocks(own, pool, network) for network, pool in apn_pools.items()]
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
-        self.reconciler = Reconciler(sessions=self.sessions, faults=faults)
-        self.dedicated = DedicatedBearers(sessions=self.sessions, gateway=self.gateway)
+        common = self.sessions.common
+        self.reconciler = Reconciler(index=common.index, modifier=self.sessions.modifier, faults=faults)
+        self.dedicated = DedicatedBearers(common=common, modifier=self.sessions.modifier)
         self.door = self.make_door()
         self.relay = self.make_relay()
-        self.sessions.on_event(self.relay.wake)
-        self.sessions.on_end(on_session_end)
-        self.sessions.on_close(self.door.closed)
+        common.heed_event = self.relay.wake
+        common.heed_end = on_session_end
+        common.heed_close = self.door.closed
         for access in self.door.machines:
-            self.sessions.attach_door(access, self.door)
+            common.doors[access] = self.door
         self.reported = self.make_reported_usage()
         self.radius = self.make_radius_door()
-        self.sessions.attach_door(Access.RADIUS, self.radius)
+        common.doors[Access.RADIUS] = self.radius
         self.user_plane.on_edge_packet(on_edge_packet)
         self.user_plane.on_error_indication(self._heed_error_indication)
         self.door.on_asleep(self.user_plane.watch)
@@ -136,14 +137,14 @@ class HeldGateway:
         is_own = before is None or before.is_of(name, self._world.folder_id)
         settle = partial(start_all, (self.blocks, *self.apn_blocks))
         try:
-            recovered = await self.sessions.recover(settle, is_resumed=is_own)
+            recovered = await self.sessions.recovery.recover(settle, is_resumed=is_own)
         except Refused as refusal:
             gateway_id = self.gateway.gateway_id
             raise ConfigurationError(
                 f"{gateway_id} has more sessions than it may hold ({refusal}); stop this node, raise "
                 f"gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
-        for why in self.sessions.unreadable:
+        for why in self.sessions.recovery.unreadable:
             await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
             self._faults.passed_over("sessions", Fault.ITEM, why)
         if self.lost_counts:
@@ -171,8 +172,8 @@ class HeldGateway:
 
     def _supervised(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
         yield "reconciler", self.reconciler.run
-        yield "session-ends", self.sessions.finish_unfinished
-        yield "late-sessions", self.sessions.end_late
+        yield "session-ends", self.sessions.closer.finish_unfinished
+        yield "late-sessions", self.sessions.recovery.end_late
         for blocks in (self.blocks, *self.apn_blocks):
             yield BLOCKS_LOOP, blocks.run
         yield "usage-meter", self.usage.run
@@ -342,7 +343,7 @@ class HeldGateway:
     def make_idle(self) -> IdleSessions:
         """What ends sessions through which nothing goes."""
         idle = IdleSessions(
-            sessions=self.sessions,
+            index=self.sessions.common.index,
             clock=self._world.clock,
             idle_s=self._config.gateway.idle_s,
             end_all=lambda ended: self.door.end_all(ended, CloseReason.IDLE, tell_peer=True),
@@ -354,7 +355,7 @@ class HeldGateway:
         """What asks about sessions that a kill may have left without their answer."""
         before = self._before
         return UnansweredSessions(
-            sessions=self.sessions,
+            index=self.sessions.common.index,
             renewed=None if before is None or before.is_released else before.renewed,
             patience_s=_timers(self._config.gateway).patience_s,
             is_used=lambda session_id: self._up_packets(session_id) > 0,
@@ -394,7 +395,11 @@ class HeldGateway:
         """What records the counts of NASes."""
         world = self._world
         return ReportedUsage(
-            usage=world.store.usage, sessions=self.sessions, clock=world.clock, late_s=world.late_s
+            usage=world.store.usage,
+            index=self.sessions.common.index,
+            modifier=self.sessions.modifier,
+            clock=world.clock,
+            late_s=world.late_s,
         )
 
     def make_relay(self) -> EventRelay:

@@ -47,10 +47,10 @@ def _each(
 
 def _watch_gateways(telemetry: Telemetry, node: Node) -> None:
     each = partial(_each, telemetry, node)
-    each(Metric.SESSIONS_OPEN, lambda held: held.sessions.open_by_access)
+    each(Metric.SESSIONS_OPEN, lambda held: held.sessions.common.index.count_by_access)
     for access in Access:
         each(Metric.ATTACHES, partial(_attaches, access), access=access.value)
-    each(Metric.TRANSITIONS_REFUSED, lambda held: held.sessions.refused_events, machine="session")
+    each(Metric.TRANSITIONS_REFUSED, lambda held: held.sessions.common.refused_events, machine="session")
     each(Metric.LEASES, lambda held: held.gateway.leases)
     telemetry.watch(
         Metric.USAGE_REPORTS,
@@ -143,7 +143,7 @@ def _watch_chores(telemetry: Telemetry, node: Node) -> None:
 
 
 def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.sessions.attaches[access]
+    return held.sessions.opener.attaches[access]
 
 
 def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:

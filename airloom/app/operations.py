@@ -270,12 +270,12 @@ def _status(held: HeldGateway) -> Row:
         "address": held.gateway.address,
         "user_address": str(held.own.addresses[-1]),
         "restart_counter": held.gateway.restart_counter,
-        "sessions": dict(held.sessions.open_by_access),
+        "sessions": dict(held.sessions.common.index.count_by_access),
         "addresses": held.gateway.lent_of,
         "waiting": {access.value: machine.waiting for access, machine in held.door.machines.items()},
         "put_off": {access.value: machine.put_off for access, machine in held.door.machines.items()},
         "paths": dict(paths),
-        "attaches": {access.value: dict(counts) for access, counts in held.sessions.attaches.items()},
+        "attaches": {access.value: dict(counts) for access, counts in held.sessions.opener.attaches.items()},
         "dropped": {door: dict(sorted(reasons.items())) for door, reasons in dropped.items()},
     }
 

@@ -2,7 +2,7 @@
 
 Rules:
 
-- Every transition stands in ``LIFE``; ``core.services.sessions.service`` finds events and does actions.
+- Every transition stands in ``LIFE``; the parts in ``core.services.sessions`` find events and do actions.
 - A session is open when its row is durable and it is held here, and until its end is begun. Before that there
   is no state: an opening that fails is undone as if it had not been, unless its write may have arrived.
 - It is ending from then on until its end is durable, however often that is tried: its bearer is cut, and its

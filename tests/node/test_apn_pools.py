@@ -12,10 +12,10 @@ import loadtest.simulation.plan
 from airloom.app.operations import Operations
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession, PeerTunnel
 from core.domain.session import Access, CloseReason, NasName, PdnType, Session
 from core.domain.values import replace
 from core.errors import ConfigurationError, Refused
-from core.services.sessions.requests import OpenSession, PeerTunnel
 from gtp.userplane.tun import Tun
 from loadtest.peers.nas import AccessDenied
 from loadtest.simulation.plan import Plan

@@ -12,13 +12,13 @@ import pytest
 
 from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import ModifySession
 from core.domain.session import Access, CloseReason, PdnType, Qos, Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.network import Address
 from core.services.customers.sims import Sims
 from core.services.sessions.dedicated import BEARERS_MAX, DedicatedBearers
-from core.services.sessions.requests import ModifySession
 from core.services.sessions.service import Sessions
 from gtp.transaction import PATIENCE_S, RequestSender
 from gtp.v2.cause import Cause

@@ -141,7 +141,7 @@ async def test_a_group_may_demand_a_password_by_pap_or_chap(stage: Stage) -> Non
             assert (cause_of(answer), decode_header(answer).teid) == (209, 0x2001)
         assert stage.open_sessions() == []
         sessions = stage.node.held["vg-1"].sessions
-        assert sessions.attaches[Access.GTPV1]["wrong_password"] == 4
+        assert sessions.opener.attaches[Access.GTPV1]["wrong_password"] == 4
         sim_id = stage.sims[0].sim.sim_id
         events = await stage.node._world.store.sessions.events(
             sim_id, since=stage.clock._epoch, until=stage.clock.now(), after=""

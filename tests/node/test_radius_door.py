@@ -372,7 +372,7 @@ async def test_a_group_may_demand_a_password(stage: Stage) -> None:
     nas = await stage.nas()
     with pytest.raises(AccessDenied, match="wrong user name or password"):
         await nas.ask_for_access(imsi=stage.imsi, apn=APN)
-    assert stage.node.held["vg-1"].sessions.attaches[Access.RADIUS]["wrong_password"] == 1
+    assert stage.node.held["vg-1"].sessions.opener.attaches[Access.RADIUS]["wrong_password"] == 1
 
 
 def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@ import core.services.sessions.admissions
 import core.services.sessions.quarantine
 import radius.notices
 from core.domain.audit import AuditAction
+from core.domain.requests import ModifySession
 from core.domain.session import Nas
 from core.domain.sim import SimStatus
 from core.domain.usage import Volume
 from core.domain.values import replace
 from core.services.sessions.changes import modified
-from core.services.sessions.requests import ModifySession
 from loadtest.simulation.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from core.adapters.store.sessions import WideSessions
+from core.domain.requests import ModifySession
 from core.domain.session import CloseReason, Session
 from core.domain.session_life import LIFE, LifeAction, LifeEvent, LifeState
 from core.errors import Refused, Unavailable
-from core.services.sessions.requests import ModifySession
 from core.services.sessions.service import Sessions
 from tests.contract.stores import session_of, sim_of
 from tests.node.test_radius_door import Stage, played
@@ -41,9 +41,9 @@ def test_every_state_meets_every_event(state: LifeState) -> None:
             sessions = sessions_of(stage)
             for event in LifeEvent:
                 _, action = LIFE[state].get(event, (state, None))
-                assert sessions._step(session, event) is action
+                assert sessions.common.step(session, event) is action
                 is_refused = event not in LIFE[state]
-                assert sessions.refused_events[f"{event}_while_{state}"] == is_refused
+                assert sessions.common.refused_events[f"{event}_while_{state}"] == is_refused
                 assert sessions.state_of(session.session_id) is state, "the action moves it"
 
     script()  # type: ignore[call-arg]  # the stage is the decorator's
@@ -73,7 +73,7 @@ async def test_a_session_from_its_opening_to_its_end(stage: Stage) -> None:
     await sessions.finish(session.session_id)
     assert sessions.state_of(session.session_id) is LifeState.ABSENT
     await sessions.finish(session.session_id)
-    assert sessions.refused_events == {}, "who asks for the state first is not refused by the table"
+    assert sessions.common.refused_events == {}, "who asks for the state first is not refused by the table"
 
 
 @played
@@ -83,7 +83,7 @@ async def test_a_session_that_was_changed_and_read_back_is_open(stage: Stage) ->
     assert sessions_of(stage).state_of(session.session_id) is LifeState.OPEN
     await stage.restart_node()
     assert sessions_of(stage).state_of(session.session_id) is LifeState.OPEN
-    assert sessions_of(stage).refused_events == {}
+    assert sessions_of(stage).common.refused_events == {}
 
 
 @played
@@ -108,6 +108,6 @@ async def test_a_late_row_of_an_open_session_is_nothing_new(stage: Stage) -> Non
         ended = list[str]()
         session = await in_state(stage, LifeState.OPEN, store)
         sessions: Sessions = sessions_of(stage)
-        sessions.on_close(lambda each, _: ended.append(each.session_id))
-        await sessions._end_if_late(session)
+        sessions.common.heed_close = lambda each, _: ended.append(each.session_id)
+        await sessions.recovery._end_if_late(session)
         assert (sessions.state_of(session.session_id), ended) == (LifeState.OPEN, [])

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Grant
 from core.domain.session import NasName
 from core.domain.shares import Places
 from core.domain.values import replace
@@ -22,7 +23,6 @@ from core.errors import Refused
 from core.ports.clock import Clock, Entropy
 from core.services.gateway.virtual_gateway import VirtualGateway
 from core.services.running.timer import Timer
-from core.services.sessions.requests import Grant
 
 OF_IMSI_MAX = 8
 """NASes by which one IMSI has a promise at a time; beyond it the oldest is taken back."""

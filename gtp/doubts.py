@@ -53,7 +53,7 @@ INDICATED_TIMES = 4
 """So often it is asked, while nothing comes up the tunnel; then the session ends and its peer is told."""
 
 
-class Heeded(Enum):
+class IndicationAction(Enum):
     """What an Error Indication brings about."""
 
     NOTHING = "nothing"
@@ -61,7 +61,7 @@ class Heeded(Enum):
     END = "end"
 
 
-class Indicated:
+class Indications:
     """What Error Indications (TS 29.281 §7.3.1) say of sessions. Anybody may forge one, so the peer is asked
     by GTP-C; one that knows the session, but whose user plane goes on to say otherwise, lost the tunnel.
     """
@@ -74,15 +74,15 @@ class Indicated:
         """How many sessions are remembered."""
         return len(self._of)
 
-    def heed(self, session_id: str, party: str, up_packets: int, now: float) -> Heeded:
+    def on_indication(self, session_id: str, party: str, up_packets: int, now: float) -> IndicationAction:
         """An Error Indication for a session of this party's by whose tunnel ``up_packets`` have come."""
         times, asked_at, up_before = self._of.pop(session_id) or (0, float("-inf"), up_packets)
         if up_packets != up_before:
             times = 0  # the tunnel lives
         if now - asked_at < INDICATED_AGAIN_S:
             self._of.put(session_id, party, (times, asked_at, up_packets))
-            return Heeded.NOTHING
+            return IndicationAction.NOTHING
         if times >= INDICATED_TIMES:
-            return Heeded.END
+            return IndicationAction.END
         self._of.put(session_id, party, (times + 1, now, up_packets))
-        return Heeded.ASK
+        return IndicationAction.ASK

@@ -177,7 +177,8 @@ class GtpcEndpoint:
         version, peer = sender.version, sender.peer
         match message:
             case EncodedRequest():
-                self._notify(sender, message.notice, now)
+                if message.notice:
+                    self._notify(sender, message.notice, now)
                 self._requests.on_request(sender, message, now)
             case Response():
                 self._on_response(sender, message, now)
@@ -185,7 +186,8 @@ class GtpcEndpoint:
                 self._paths.on_echo_request(version, peer, message.sequence, message.recovery, now)
             case Discarded():
                 version.dropped[message.reason] += 1
-                self._notify(sender, message.notice, now)
+                if message.notice:
+                    self._notify(sender, message.notice, now)
             case Malformed():
                 version.dropped["malformed_header"] += 1
                 return
@@ -193,7 +195,7 @@ class GtpcEndpoint:
 
     def _notify(self, sender: Sender, notice: bytes, now: float) -> None:
         """Tell a peer what is not understood of what it sends, rarely."""
-        if notice and sender.version.peers.may_notify(sender.peer[0], now):
+        if sender.version.peers.may_notify(sender.peer[0], now):
             self._outgoing.append((notice, sender.peer))
 
     def _on_response(self, sender: Sender, response: Response, now: float) -> None:
@@ -223,8 +225,8 @@ class GtpcEndpoint:
 
     def get_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called."""
-        times = [version.requests.timer() for version in self._versions.values()]
-        times += (self._network.timer(), self._paths.timer(), self._requests.timer())
+        times = [self._requests.timer(), *self._network.timers(), *self._paths.timers()]
+        times += [version.requests.timer() for version in self._versions.values()]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -302,8 +304,7 @@ class GtpcEndpoint:
 
     def adopt(self, session: Session, now: float = 0.0) -> None:
         """Hold a context that was read back, and what its peer's restart counter was."""
-        self._contexts.hold(session)
-        self._paths.on_adopted(session, now)
+        self._paths.on_adopted(self._contexts.hold(session), now)
 
     def release(self, session_id: str, now: float, reason: CloseReason = CloseReason.CUSTOMER) -> None:
         """End a context from our side; its peer is told why where the device should know."""

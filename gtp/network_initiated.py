@@ -57,8 +57,9 @@ class NetworkInitiated:
 
     def release(self, context: Context, reason: CloseReason, now: float) -> None:
         """End a context by a request that is repeated until the peer answers it."""
-        is_asked = context.state is ContextState.ACTIVE
-        if not self.step(context, ContextEvent.RELEASE, self._versions[context.access]) or not is_asked:
+        if not self.step(context, ContextEvent.RELEASE, self._versions[context.access]):
+            return
+        if context.state is not ContextState.RELEASING:  # its peer is deleting it by itself
             return
 
         def encode(context: Context, sequence: int) -> bytes:
@@ -163,10 +164,9 @@ class NetworkInitiated:
             if request.procedure in (Procedure.ADD_BEARER, Procedure.CHANGE_BEARER):
                 self._events.append(BearerAnswered(request.token, session_id, None))
 
-    def timer(self) -> float | None:
+    def timers(self) -> tuple[float | None, float | None]:
         """When ``handle_timer`` has something to do."""
-        times = (self._changes.timer(), self._put_off.timer())
-        return min((time for time in times if time is not None), default=None)
+        return self._changes.timer(), self._put_off.timer()
 
     def handle_timer(self, now: float) -> None:
         """Ask again what was put off until now."""

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from core.domain.session import Access, Session
-from gtp.contexts import Contexts, ContextState
+from core.domain.session import Access
+from gtp.contexts import Context, Contexts, ContextState
 from gtp.doubts import Doubts
 from gtp.events import Event, PathLost, PeerRestarted, SessionsDoubted
 from gtp.network_requests import NetworkRequest, Procedure
@@ -49,7 +49,8 @@ class PathManagement:
         self._versions = versions
         self._contexts = contexts
         self._partners = partners
-        self._doubts = Doubts(patience_s)
+        self._doubts: Doubts[tuple[str, Access]] = Doubts(patience_s)
+        """Sessions, each with the version by which it was asked for."""
         self._events = events
         self._outgoing = outgoing
 
@@ -104,55 +105,49 @@ class PathManagement:
 
     # -- sessions -------------------------------------------------------------------------------------
 
-    def on_adopted(self, session: Session, now: float) -> None:
+    def on_adopted(self, context: Context, now: float) -> None:
         """A session was read back: its peer's restart counter was this, and may be another now."""
-        tunnel, peers = session.tunnel, self._versions[session.access].peers
-        assert tunnel is not None, "a GTP session has a tunnel"
-        if tunnel.peer_restart_counter is not None:
-            peers.learn(tunnel.peer_control_address, tunnel.peer_restart_counter)
-        peers.watch(tunnel.peer_control_address, now, is_recalled=True)
+        peers = self._versions[context.access].peers
+        if context.peer_restart_counter is not None:
+            peers.learn(context.control_address, context.peer_restart_counter)
+        peers.watch(context.control_address, now, is_recalled=True)
 
-    def on_held(self, session: Session, now: float) -> None:
+    def on_held(self, context: Context, now: float) -> None:
         """A session was opened or changed: its peer is watched, and asked later whether it knows it if the
         request may be of before a restart.
         """
-        tunnel, version = session.tunnel, self._versions[session.access]
-        if tunnel is None:
-            return
-        version.peers.watch(tunnel.peer_control_address, now)
-        if self._is_doubted(session.session_id):
-            party = self._partners.party_of(tunnel.peer_control_address)
-            version.claims["not_asked"] += not self._doubts.add(session.session_id, party, now)
+        version = self._versions[context.access]
+        version.peers.watch(context.control_address, now)
+        if _is_doubted(version, context):
+            party = self._partners.party_of(context.control_address)
+            version.claims["not_asked"] += not self._doubts.add(
+                (context.session_id, context.access), party, now
+            )
 
-    def _is_doubted(self, session_id: str) -> bool:
-        """Whether its peer asked for it under another restart counter than is known of it: nobody there may
-        know the session.
-        """
+    def _is_still_doubted(self, session_id: str, access: Access) -> bool:
+        """Where another version speaks of it by now, what that one was asked counts."""
         context = self._contexts.by_session(session_id)
-        if context is None or context.state is not ContextState.ACTIVE:
+        if context is None or context.access is not access:
             return False
-        if (counter := context.peer_restart_counter) is None:
-            return False
-        known = self._versions[context.access].peers.known_of(context.control_address)
-        return known is not None and known != counter
+        return _is_doubted(self._versions[access], context)
 
     # -- timers ---------------------------------------------------------------------------------------
 
-    def timer(self) -> float | None:
+    def timers(self) -> list[float | None]:
         """When ``handle_timer`` has something to do."""
-        times = [version.peers.timer() for version in self._versions.values()]
-        return min((time for time in (self._doubts.timer(), *times) if time is not None), default=None)
+        return [self._doubts.timer(), *[version.peers.timer() for version in self._versions.values()]]
 
     def handle_timer(self, now: float) -> None:
         """Ask peers and find the lost."""
-        if doubted := tuple(filter(self._is_doubted, self._doubts.due(now))):
+        due = self._doubts.due(now)
+        if doubted := tuple(each for each, access in due if self._is_still_doubted(each, access)):
             self._events.append(SessionsDoubted(doubted))
         for version in self._versions.values():
-            due = version.peers.due(now, self._has_sessions_by(version.access))
-            for address in due.lost:
+            due_now = version.peers.due(now, self._has_sessions_by(version.access))
+            for address in due_now.lost:
                 of_peer = self._contexts.of_peer(version.access, address)
                 self._events.append(PathLost(address, tuple(context.session_id for context in of_peer)))
-            for address in due.ask:
+            for address in due_now.ask:
                 self._send_echo_request(version, address, now)
 
     def _has_sessions_by(self, access: Access) -> Callable[[str], bool]:
@@ -167,3 +162,14 @@ class PathManagement:
             self._outgoing.append((data, to))
         else:
             version.peers.on_echo_timeout(address, now)
+
+
+def _is_doubted(version: Version, context: Context) -> bool:
+    """Whether its peer asked for it under another restart counter than is known of it: nobody there may know
+    the session.
+    """
+    counter = context.peer_restart_counter
+    if counter is None or context.state is not ContextState.ACTIVE:
+        return False
+    known = version.peers.known_of(context.control_address)
+    return known is not None and known != counter

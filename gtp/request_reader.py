@@ -11,7 +11,7 @@ from core.domain.session import PdnType
 from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp.admission import Admission
-from gtp.contexts import Context, ContextEvent, Contexts
+from gtp.contexts import Context, ContextEvent, Contexts, ContextState
 from gtp.events import BearersUnwanted, DeleteRequested, Request, SessionRequested, UpdateRequested
 from gtp.network_initiated import NetworkInitiated
 from gtp.partners import Partners
@@ -47,6 +47,15 @@ class Pending(Struct, frozen=True):
     is_newcomer: bool = False
 
 
+class Rejection(Struct, frozen=True):
+    """A request that is not handed out, and the fault that answers it; ``released``: the session that it
+    speaks of, if we have released that.
+    """
+
+    fault: RemoteProtocolError
+    released: str = ""
+
+
 class RequestReader:
     """Reads new requests, of all versions."""
 
@@ -68,23 +77,24 @@ class RequestReader:
 
     def read(
         self, key: RequestKey, sender: Sender, request: EncodedRequest, now: float
-    ) -> Pending | RemoteProtocolError:
-        """The request with the event that it is, or the fault that answers it."""
+    ) -> Pending | Rejection:
+        """The request with the event that it is, or why it is none."""
         wire = sender.version.wire
         if not self._admission.has_room(sender.party):
-            return RemoteProtocolError("too many requests at once", cause=wire.causes.no_resources)
+            cause = wire.causes.no_resources
+            return Rejection(RemoteProtocolError("too many requests at once", cause=cause))
         decoded = wire.decode_request(request)
         if isinstance(decoded, RemoteProtocolError):
-            return decoded
+            return Rejection(decoded)
         if isinstance(decoded.body, CreateSessionParams):
             event = self._session_requested(sender, decoded.body)
             return Pending(key, sender, request, decoded, event, decoded.peer_teid or 0, now)
         context = self._context_of(sender, request, decoded)
-        if isinstance(context, RemoteProtocolError):
+        if isinstance(context, Rejection):
             return context
         is_newcomer = context.access is not sender.version.access
         if is_newcomer and decoded.newcomer_fault is not None:
-            return decoded.newcomer_fault
+            return Rejection(decoded.newcomer_fault)
         return Pending(
             key,
             sender,
@@ -106,21 +116,22 @@ class RequestReader:
 
     def _context_of(
         self, sender: Sender, request: EncodedRequest, decoded: DecodedRequest
-    ) -> Context | RemoteProtocolError:
-        """The context that a request names, taken through what it asks; or the fault that answers it."""
+    ) -> Context | Rejection:
+        """The context that a request names, taken through what it asks."""
         body, context = decoded.body, self._contexts.by_teid(request.teid)
         unknown = RemoteProtocolError("no such context", cause=decoded.unknown_cause)
         if context is None or decoded.nsapi not in (None, context.nsapi):
-            return unknown
+            return Rejection(unknown)
         if not self._may_have(sender, context, _ends_of(body, context)):
-            return unknown
+            return Rejection(unknown)
         if isinstance(body, NotOffered) and not body.changes_context:
-            return body.fault
+            return Rejection(body.fault)
         is_delete = isinstance(body, DeleteSessionParams)
         step = ContextEvent.DELETE_REQUESTED if is_delete else ContextEvent.UPDATE_REQUESTED
         if not self._network.step(context, step, sender.version):
-            return unknown
-        return body.fault if isinstance(body, NotOffered) else context
+            is_released = context.state is ContextState.RELEASING
+            return Rejection(unknown, context.session_id if is_released else "")
+        return Rejection(body.fault) if isinstance(body, NotOffered) else context
 
     def _may_have(self, sender: Sender, context: Context, ends: PeerEndpoints | None) -> bool:
         """Whether it may speak of the context; another partner must be allowed to take it over, and name both

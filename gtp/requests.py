@@ -13,9 +13,8 @@ from copy import copy
 
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Session
-from core.errors import RemoteProtocolError
 from gtp.admission import Admission
-from gtp.contexts import Context, Contexts, ContextState
+from gtp.contexts import Context, Contexts
 from gtp.events import (
     Accepted,
     Event,
@@ -30,7 +29,7 @@ from gtp.network_initiated import NetworkInitiated
 from gtp.network_requests import NetworkRequest, Procedure
 from gtp.partners import Partners
 from gtp.path_management import PathManagement
-from gtp.request_reader import NO_ENDS, Pending, RequestReader, has_dual
+from gtp.request_reader import NO_ENDS, Pending, Rejection, RequestReader, has_dual
 from gtp.serving import Serving, pdn_type_change
 from gtp.transaction import Arrival, Peer, RequestKey, ResponseCache, Timers
 from gtp.version import Sender
@@ -94,10 +93,10 @@ class Requests:
             self._outgoing.append((response, sender.peer))
         elif arrival is not Arrival.NEW:
             sender.version.dropped[arrival.value] += 1
-        elif isinstance(pending := self._reader.read(key, sender, request, now), RemoteProtocolError):
-            self._reject(key, sender, request, pending, now)
+        elif isinstance(read := self._reader.read(key, sender, request, now), Rejection):
+            self._reject(key, sender, request, read, now)
         else:
-            self._admit(pending, now)
+            self._admit(read, now)
 
     # -- whether it is decided ------------------------------------------------------------------------
 
@@ -110,11 +109,13 @@ class Requests:
             params, ends = event.params, event.params.ends
         elif isinstance(event, UpdateRequested):
             ends, bearers = event.ends, event.bearers
-        address, control = sender.peer[0], str(ends.control_address or "")
-        is_own = not control or self._partners.are_one(address, control)
-        speaker = control if control and is_own else address  # TS 23.007 §18: the counter is of who is named
-        self._paths.on_recovery(sender.version, speaker, pending.decoded.recovery, now)
-        refusal = self._refusal(sender, params, ends, bearers)
+        address = sender.peer[0]
+        control = address if ends.control_address is None else str(ends.control_address)
+        speaker = control if self._partners.are_one(address, control) else address
+        self._paths.on_recovery(
+            sender.version, speaker, pending.decoded.recovery, now
+        )  # TS 23.007 §18: whose
+        refusal = self._refusal(sender, params, control, ends, bearers)
         if refusal is not None:
             sender.version.dropped[f"refused_{refusal.value}"] += 1
             self._send_response(pending, Rejected(refusal), now)
@@ -130,42 +131,46 @@ class Requests:
         self,
         sender: Sender,
         params: CreateSessionParams | None,
+        control: str,
         ends: PeerEndpoints,
         bearers: Sequence[BearerEndpoints],
     ) -> AttachRefusal | None:
         """Why a request is not decided on; ``params``: of one for a session."""
         if params is not None and self._partners.is_reserved(sender.partner):
             return AttachRefusal.CONGESTED
-        if not self._may_name(sender.peer[0], ends, bearers):
+        is_its_own = self._partners.may_name(sender.peer[0], control)
+        if not is_its_own or not self._may_receive(sender.peer[0], ends, bearers):
             return AttachRefusal.FOREIGN_ADDRESS
         if params is None:
             return None
         shares_apns = len(self._serving.apns) > 1
         return self._admission.refusal(params, sender.party, sender.partner.priority, shares_apns=shares_apns)
 
-    def _may_name(self, address: str, ends: PeerEndpoints, bearers: Sequence[BearerEndpoints]) -> bool:
-        """Whether it may have us send there: else others get what they never asked for."""
-        control, partners = ends.control_address, self._partners
-        if control is not None and not partners.may_name(address, str(control)):
-            return False
-        users = [bearer.user_address for bearer in bearers]
-        if ends.user_address is not None and ends.user_address is not control:
-            users.append(ends.user_address)
-        return all(partners.may_receive(address, user) for user in users)
+    def _may_receive(self, address: str, ends: PeerEndpoints, bearers: Sequence[BearerEndpoints]) -> bool:
+        """Whether it may have us send packets there: else others get what they never asked for."""
+        user = ends.user_address
+        if user is not None and user is not ends.control_address:
+            if not self._partners.may_receive(address, user):
+                return False
+        for bearer in bearers:
+            if not self._partners.may_receive(address, bearer.user_address):
+                return False
+        return True
 
     def _reject(
-        self, key: RequestKey, sender: Sender, request: EncodedRequest, fault: RemoteProtocolError, now: float
+        self, key: RequestKey, sender: Sender, request: EncodedRequest, rejection: Rejection, now: float
     ) -> None:
         """Answer a fault. What we have released is released again when its peer speaks of it."""
         sender.version.dropped["refused_by_protocol"] += 1
-        wire, context = sender.version.wire, self._contexts.by_teid(request.teid)
+        wire, fault = sender.version.wire, rejection.fault
+        context = self._contexts.by_teid(request.teid)
         if context is not None and not self._partners.are_one(sender.peer[0], context.control_address):
             context = None
         peer_teid = context.peer_teid if context is not None else wire.peek_control_teid(request)
         cause = fault.cause or wire.causes.malformed
         self._respond(key, sender, wire.encode_refused(request, peer_teid, cause, fault=fault))
-        if context is not None and context.state is ContextState.RELEASING:
-            self._network.wake(context.session_id, now)
+        if rejection.released:
+            self._network.wake(rejection.released, now)
 
     # -- what is decided ------------------------------------------------------------------------------
 
@@ -197,9 +202,9 @@ class Requests:
 
     def shed(self, now: float) -> None:
         """Refuse what takes too long to decide."""
-        while (
-            oldest := self._oldest_undecided()
-        ) is not None and oldest.received + self._shed_after_s <= now:
+        while (oldest := self._oldest_undecided()) is not None:
+            if oldest.received + self._shed_after_s > now:
+                return
             self._shed.add(self._undecided.popleft())
             self._send_response(oldest, Rejected(AttachRefusal.NO_RESOURCES), now)
 
@@ -216,11 +221,13 @@ class Requests:
             self._events.append(FormerPeer(copy(before), asker))
         if before is not None and before.access is not session.access:
             self._network.abandon(session.session_id)
+        context: Context | None
         if isinstance(pending.event, SessionRequested):
-            self._contexts.hold(session)
+            context = self._contexts.hold(session)
         else:
-            self._contexts.move(session)
-        self._paths.on_held(session, now)
+            context = self._contexts.move(session)
+        if context is not None:
+            self._paths.on_held(context, now)
 
     def _send_response(self, pending: Pending, outcome: Outcome, now: float) -> None:
         sender, decoded, sequence = pending.sender, pending.decoded, pending.request.sequence
@@ -232,7 +239,7 @@ class Requests:
                 self._network.on_command(sender, response, sequence, _commanded(wire, decoded, accepted), now)
         elif isinstance(outcome, Rejected):
             cause = sender.version.causes[outcome.reason]
-            back_off_s = self._back_off_s if outcome.reason is AttachRefusal.APN_CONGESTED else 0.0
+            back_off_s = self._back_off_s if _is_of_apn(pending, outcome.reason) else 0.0
             response = wire.encode_refused(pending.request, peer_teid, cause, back_off_s=back_off_s)
         else:
             response = wire.encode_deleted(decoded, self._serving.gateway, peer_teid, sequence)
@@ -255,6 +262,11 @@ class Requests:
         sender.version.answers[sender.partner.name, response[1], cause] += 1
         self._responses.answer(key, sender.party, response)
         self._outgoing.append((response, sender.peer))
+
+
+def _is_of_apn(pending: Pending, reason: AttachRefusal) -> bool:
+    """Of what is refused for the SIM's sake nobody else's attaches should wait."""
+    return reason is AttachRefusal.APN_CONGESTED and isinstance(pending.event, SessionRequested)
 
 
 def _commanded(wire: Wire, decoded: DecodedRequest, accepted: AcceptedRequest) -> NetworkRequest:

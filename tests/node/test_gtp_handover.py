@@ -6,10 +6,18 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from core.domain.session import Access, Session
+from core.domain.flow import DedicatedBearer, PacketFilter
+from core.domain.session import Access, Qos, Session
 from core.domain.values import replace
 from gtp.endpoint import GtpcEndpoint
-from gtp.events import Accepted, DeleteRequested, SessionRequested, UpdateRequested
+from gtp.events import (
+    Accepted,
+    BearerAnswered,
+    DeleteRequested,
+    DeviceAsleep,
+    SessionRequested,
+    UpdateRequested,
+)
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
 from gtp.v1.message import MessageType
@@ -22,8 +30,17 @@ from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.simulation.world import APN as APN_NAME
 from tests.node.test_radius_door import Stage, played
-from tests.support.gtp import APN, SGSN, counting, create_request, delete_request, session, update_request
-from tests.support.gtp2 import SGW, delete_session, modify_bearer
+from tests.support.gtp import (
+    APN,
+    SGSN,
+    counting,
+    create_request,
+    delete_request,
+    message,
+    session,
+    update_request,
+)
+from tests.support.gtp2 import SGW, delete_session, element, message2, modify_bearer
 
 TEID = 0xA0000001
 
@@ -102,6 +119,67 @@ def test_whoever_holds_it_last_is_asked_to_release_it() -> None:
     both.endpoint.release(both.session.session_id, 0)
     ((asked, peer),) = both.endpoint.datagrams_to_send()
     assert (asked[1], peer) == (99, SGW)
+
+
+@pytest.mark.parametrize("cause", [128, 232])
+def test_what_one_version_was_told_is_not_answered_by_the_other(cause: int) -> None:
+    """An SGSN's answer that comes after the session has gone to an SGW, whose own is still to come."""
+    both = Both()
+    both.endpoint.changed(both.session, 0)
+    ((first, peer),) = both.endpoint.datagrams_to_send()
+    assert (first[1], peer) == (MessageType.UPDATE_PDP_CONTEXT_REQUEST, SGSN)
+    both.move(modify_bearer(TEID, 5), SGW)
+    both.endpoint.changed(both.session, 0)
+    ((second, peer),) = both.endpoint.datagrams_to_send()
+    assert (second[1], peer) == (97, SGW)
+    newest = replace(both.session, qos=Qos(ambr_up_kbps=512))
+    both.endpoint.changed(newest, 0)
+    late = message(19, TEID, int.from_bytes(first[8:10], "big"), bytes((1, cause)))
+    both.endpoint.receive_datagram(late, SGSN, 1)
+    assert (both.endpoint.datagrams_to_send(), both.endpoint.next_event()) == ([], None)
+    answer = message2(98, TEID, int.from_bytes(second[8:11], "big"), element(2, b"\x10\0"))
+    both.endpoint.receive_datagram(answer, SGW, 2)
+    ((third, peer),) = both.endpoint.datagrams_to_send()
+    assert (third[1], peer) == (97, SGW), "of the changes of a session the newest follows the answer"
+
+
+def test_what_an_sgsn_put_off_is_not_asked_of_an_sgw() -> None:
+    both = Both()
+    both.endpoint.changed(both.session, 0)
+    ((asked, _),) = both.endpoint.datagrams_to_send()
+    asleep = message(19, TEID, int.from_bytes(asked[8:10], "big"), bytes((1, 232)))
+    both.endpoint.receive_datagram(asleep, SGSN, 1)
+    assert both.endpoint.next_event() == DeviceAsleep(both.session.session_id)
+    both.move(modify_bearer(TEID, 5), SGW)
+    both.endpoint.wake(both.session.session_id, 2)
+    assert both.endpoint.datagrams_to_send() == []
+
+
+def test_a_bearer_that_an_sgw_put_off_is_given_up_when_its_session_goes_to_an_sgsn() -> None:
+    both = Both()
+    both.move(modify_bearer(TEID, 5), SGW)
+    filters = (PacketFilter(1, 7, remote="10.1.0.0/16", protocol=17),)
+    token = both.endpoint.add_bearer(both.session, DedicatedBearer(0, 7, 0x34, filters, 1, 0, "", 1), 0)
+    assert token is not None
+    ((asked, _),) = both.endpoint.datagrams_to_send()
+    put_off = message2(96, TEID, int.from_bytes(asked[8:11], "big"), element(2, bytes((110, 0))))
+    both.endpoint.receive_datagram(put_off, SGW, 1)
+    assert both.endpoint.put_off_of(Access.GTPV2) == 1
+    both.move(update_request(TEID, 6), SGSN)
+    assert both.endpoint.next_event() == BearerAnswered(token, both.session.session_id, None)
+    assert both.endpoint.put_off_of(Access.GTPV2) == 0
+
+
+def test_a_peer_that_speaks_both_versions_has_two_paths() -> None:
+    """One restart counter does not contradict the other (TS 23.007 §18)."""
+    both = Both()
+    for recovery in (7, 7, 7):
+        both.endpoint.receive_datagram(message(1, 0, 9, bytes((14, recovery))), SGSN, 1)
+        both.endpoint.receive_datagram(message2(1, None, 9, element(3, b"\x63")), SGSN, 1)
+    sent = both.endpoint.datagrams_to_send()
+    assert {data[1] for data, _ in sent} == {MessageType.ECHO_RESPONSE}, "nothing is asked"
+    known = [both.endpoint.known_counter_of(access, SGSN[0]) for access in (Access.GTPV1, Access.GTPV2)]
+    assert known == [7, 0x63]
 
 
 @pytest.mark.parametrize("is_in_lte", [True, False])

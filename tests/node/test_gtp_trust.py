@@ -553,7 +553,7 @@ def packet_for(session: Session) -> bytes:
 
 
 def test_what_is_remembered_of_doubts_and_indications_is_bounded() -> None:
-    doubts = Doubts(1.0)
+    doubts: Doubts[str] = Doubts(1.0)
     assert all(doubts.add(str(number), str(number % 2), 0.0) for number in range(DOUBTS_MAX))
     assert not doubts.add("one more", "another", 0.0)
     assert len(doubts.due(1.0)) == DOUBTS_MAX

@@ -69,8 +69,8 @@ class GtpcEndpoint:
     """``address`` is ours, ``user_address`` where our tunnels end, if it is another; ``recovery`` is our
     restart counter; ``random_bytes`` is a CSPRNG.
 
-    ``partners`` may speak to it, and so may whoever is in ``allowed_peers``; ``causes`` is what an operator
-    answers otherwise than we do. Of a version that no wire speaks the nearest below answers, else the lowest.
+    ``partners`` and peers in ``allowed_peers`` are served; ``causes`` overrides causes of refusals. A
+    datagram of a version that no wire speaks goes to the nearest lower version, else to the lowest.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class GtpcEndpoint:
         version.peers.on_message(peer[0], now)
 
     def _notify(self, sender: Sender, notice: bytes, now: float) -> None:
-        """Tell a peer what is not understood of what it sends, rarely."""
+        """Send a notice of what is not understood, one a second to a peer at most."""
         if sender.version.peers.may_notify(sender.peer[0], now):
             self._outgoing.append((notice, sender.peer))
 
@@ -252,7 +252,7 @@ class GtpcEndpoint:
 
     @property
     def partners(self) -> Partners:
-        """Who may speak to it."""
+        """Who is served, and at what rate."""
         return self._partners
 
     @property
@@ -285,7 +285,7 @@ class GtpcEndpoint:
             version.reload(causes)
 
     def on_own_restart(self, counter: int) -> None:
-        """Our own sessions were lost: what peers are told as Recovery from now on."""
+        """Our own sessions were lost: send this as Recovery from now on (TS 23.007 §18)."""
         self._serving.on_own_restart(counter)
 
     def known_counter_of(self, access: Access, address: str) -> int | None:
@@ -307,30 +307,28 @@ class GtpcEndpoint:
         self._paths.on_adopted(self._contexts.hold(session), now)
 
     def release(self, session_id: str, now: float, reason: CloseReason = CloseReason.CUSTOMER) -> None:
-        """End a context from our side; its peer is told why where the device should know."""
+        """Release a context: a request to its peer, with a cause where the device should know."""
         if context := self._contexts.by_session(session_id):
             self._network.release(context, reason, now)
 
     def release_former(self, context: Context, now: float) -> None:
-        """Tell the peer that a session had that another partner has it now."""
+        """Release a context at the peer that the session had before another partner took it over."""
         self._network.release_former(context, now)
 
     def changed(self, session: Session, now: float) -> None:
-        """Tell the peer what the session is now, if it has not ended."""
+        """Send the peer the QoS that the session is granted now, if it has not ended."""
         self._network.change(session, now)
 
     def add_bearer(self, session: Session, bearer: DedicatedBearer, now: float) -> int | None:
-        """Ask for a dedicated bearer; its ``BearerAnswered`` has this token. ``None``: it cannot be asked
-        for.
-        """
+        """Request a dedicated bearer; its ``BearerAnswered`` has this token. ``None``: not possible now."""
         return self._network.add_bearer(session, bearer, now)
 
     def change_bearer(self, session: Session, bearer: DedicatedBearer, now: float) -> int | None:
-        """Ask that a dedicated bearer be this from now on; as ``add_bearer``."""
+        """Request the change of a dedicated bearer into this; as ``add_bearer``."""
         return self._network.change_bearer(session, bearer, now)
 
     def remove_bearer(self, session_id: str, ebi: int, now: float) -> None:
-        """Tell the peer that a dedicated bearer is over."""
+        """Release a dedicated bearer at the peer."""
         self._network.remove_bearer(session_id, ebi, now)
 
     def forget(self, session_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What the network starts by itself: releases, changes of sessions, dedicated bearers (TS 29.060 §7.3, TS
+"""Network-initiated procedures: releases, changes of sessions, dedicated bearers (TS 29.060 §7.3, TS
 29.274 §7.2), and what becomes of each when its peer answers, puts it off or stays silent.
 
 Rules: a session is spoken of by the version that its context is of. A peer that puts something off is asked
@@ -22,7 +22,7 @@ from gtp.version import Sender, Version
 from gtp.wire import BearerEndpoints, BearerWire, Reply, Verdict
 
 _NOT_PUT_OFF = frozenset({Procedure.CHANGE, Procedure.RELEASE_FORMER})
-"""Changes have a table of their own; a former peer is told once."""
+"""Changes have a table of their own; a former peer is asked once."""
 
 
 class NetworkInitiated:
@@ -70,7 +70,7 @@ class NetworkInitiated:
             self._end(context, ContextEvent.RELEASE_ENDED)
 
     def release_former(self, context: Context, now: float) -> None:
-        """Tell the peer that a session had, as its context stood, that another partner has it now."""
+        """Release a context, as it stood, at the peer that the session had before it was taken over."""
 
         def encode(context: Context, sequence: int) -> bytes:
             return self._encode_release(context, sequence, CloseReason.REPLACED)
@@ -78,15 +78,13 @@ class NetworkInitiated:
         self._send(context, NetworkRequest(Procedure.RELEASE_FORMER, context.session_id, encode=encode), now)
 
     def change(self, session: Session, now: float) -> None:
-        """Tell the peer what a session is granted, once it knows of the change before."""
+        """Send the peer the QoS that a session is granted, once the change before is answered."""
         is_standing = self._standing(session.session_id, session.access) is not None
         if is_standing and self._changes.begin(session):
             self._send_change(session, now)
 
     def add_bearer(self, session: Session, bearer: DedicatedBearer, now: float) -> int | None:
-        """Ask for a dedicated bearer; its ``BearerAnswered`` has this token. ``None``: it cannot be asked
-        for.
-        """
+        """Request a dedicated bearer; its ``BearerAnswered`` has this token. ``None``: not possible now."""
         if (context := self._standing(session.session_id, session.access)) is None:
             return None
         if (wire := self._bearers_of(context)) is None:
@@ -99,7 +97,7 @@ class NetworkInitiated:
         return self._send_bearer(context, Procedure.ADD_BEARER, bearer, encode, now)
 
     def change_bearer(self, session: Session, bearer: DedicatedBearer, now: float) -> int | None:
-        """Ask that a dedicated bearer be this from now on; as ``add_bearer``."""
+        """Request the change of a dedicated bearer into this; as ``add_bearer``."""
         if (context := self._standing(session.session_id, session.access)) is None:
             return None
         if (wire := self._bearers_of(context)) is None:
@@ -111,7 +109,7 @@ class NetworkInitiated:
         return self._send_bearer(context, Procedure.CHANGE_BEARER, bearer, encode, now)
 
     def remove_bearer(self, session_id: str, ebi: int, now: float) -> None:
-        """Tell the peer that a dedicated bearer is over."""
+        """Release a dedicated bearer at the peer."""
         context = self._contexts.by_session(session_id)
         if context is None or context.state is not ContextState.ACTIVE:
             return
@@ -219,7 +217,7 @@ class NetworkInitiated:
         return given_up is not None
 
     def _on_change_answered(self, request: NetworkRequest, verdict: Verdict, now: float) -> None:
-        """Where another version speaks of the session now, what it was told meanwhile is that one's."""
+        """A late answer by the version that the session has left does not end the other version's change."""
         context = self._contexts.by_session(request.about)
         if context is not None and context.access is not request.access:
             return

@@ -1,6 +1,6 @@
-"""The tables of what the network starts by itself: its requests, changes of sessions, and what is put off.
+"""Tables of network-initiated procedures: requests, changes of sessions, and what a peer put off.
 
-Rules: of a session one change is told at a time, the newest last, so that none overtakes another. What its
+Rules: of a session one change is sent at a time, the newest last, so that none overtakes another. What its
 peer puts off is not refused: because of a handover it is asked again when the session has moved or after a
 while, a few times; because the device sleeps (power saving, TS 23.682 §4.5.4) when it is heard of, however
 late, and as long as the session lasts. Pure.

@@ -1,4 +1,4 @@
-"""Who may speak to the gateway, and how much: the table of roaming partners.
+"""Peer ACL and per-partner rate limiting: the table of roaming partners.
 
 Rules:
 

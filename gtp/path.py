@@ -305,7 +305,7 @@ class Peers:
     # -- small parts ----------------------------------------------------------------------------------
 
     def may_notify(self, peer: str, now: float) -> bool:
-        """Whether this peer may be told now what of its messages is not understood."""
+        """Whether this peer may be sent a notice now of what is not understood."""
         state = self._state(peer)
         if state is None or now - state.notified_at < NOTICE_INTERVAL_S:
             return False

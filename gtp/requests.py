@@ -190,7 +190,7 @@ class Requests:
         elif is_late and isinstance(pending.event, SessionRequested):
             self._events.append(OutcomeTooLate(outcome.session.session_id))
         else:
-            self._hold(pending, outcome.session, now)  # what has changed has, whoever waits for the answer
+            self._hold(pending, outcome.session, now)  # also when nobody waits for the answer any more
             if not is_late:
                 self._send_response(pending, outcome, now)
             self._network.wake(outcome.session.session_id, now)
@@ -270,7 +270,7 @@ def _is_of_apn(pending: Pending, reason: AttachRefusal) -> bool:
 
 
 def _commanded(wire: Wire, decoded: DecodedRequest, accepted: AcceptedRequest) -> NetworkRequest:
-    """The request that answers a command; put off, it is asked of whoever has the session by then."""
+    """The request that answers a command; put off, it goes to the peer that has the session by then."""
 
     def encode(context: Context, sequence: int) -> bytes:
         return wire.encode_accepted(decoded, accepted, context.peer_teid, sequence)

@@ -49,7 +49,7 @@ WIRES = (V1Wire(), V2Wire())
 class GtpDoor:
     """Serves GTPv1-C and GTPv2-C on ``address``; implements ``AccessDoor``.
 
-    ``user_address`` is where peers are told that tunnels end, without one there too. ``recovery`` is the
+    ``user_address`` is where tunnels end, by default at ``address``. ``recovery`` is the
     virtual gateway's restart counter; ``partners`` and ``allowed_peers`` both empty allow every peer.
     """
 
@@ -172,12 +172,12 @@ class GtpDoor:
         self._endpoint.adopt(session, self._clock.monotonic())
 
     def release(self, session: Session, reason: CloseReason) -> None:
-        """Ask the peer to delete the context; goes on in the background."""
+        """Release the context at its peer; goes on in the background."""
         self._endpoint.release(session.session_id, self._clock.monotonic(), reason)
         self._transmit()
 
     def changed(self, session: Session) -> None:
-        """Tell the peer what is granted now; goes on in the background."""
+        """Send the peer the QoS that is granted now; goes on in the background."""
         self._endpoint.changed(session, self._clock.monotonic())
         self._transmit()
 
@@ -211,7 +211,7 @@ class GtpDoor:
         return made
 
     def remove_bearer(self, session: Session, ebi: int) -> None:
-        """Tell the peer that a dedicated bearer is over; goes on in the background."""
+        """Release a dedicated bearer at the peer; goes on in the background."""
         self._endpoint.remove_bearer(session.session_id, ebi, self._clock.monotonic())
         self._transmit()
 

@@ -22,7 +22,7 @@ class Serving:
         self.apns = {apn.name: apn for apn in apns}
 
     def on_own_restart(self, counter: int) -> None:
-        """Our sessions were lost: this restart counter is told from now on (TS 23.007 §18)."""
+        """Our sessions were lost: this restart counter is sent from now on (TS 23.007 §18)."""
         self.gateway = replace(self.gateway, recovery=counter & 0xFF)
 
     def apn_of(self, session: Session) -> Apn:

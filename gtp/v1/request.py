@@ -1,6 +1,6 @@
 """GTPv1-C requests that a GGSN decides (TS 29.060 §7.3, §7.5B): what each asks for, in the endpoint's terms.
 
-Rules: what a request must carry is told by ``gtp.v1.message.MANDATORY`` and checked before anything else of
+Rules: the mandatory elements of ``gtp.v1.message.MANDATORY`` are checked before anything else of
 it; optional elements that are broken are left out, they never refuse a session (facts of the field: modems
 send them). Functions raise ``RemoteProtocolError`` with the cause to answer.
 """

@@ -23,8 +23,8 @@ _VERDICTS: Mapping[int, Verdict] = {
 }
 
 
-def told_again(message_type: int, payload: bytes, cause: int) -> bytes:
-    """What a refusal must repeat of its request (§7.2.6, §7.2.17.2, §7.3.15), as far as it can be read."""
+def elements_to_repeat(message_type: int, payload: bytes, cause: int) -> bytes:
+    """What a refusal repeats of its request (§7.2.6, §7.2.17.2, §7.3.15), as far as it can be read."""
     try:
         if message_type == MessageType.CHANGE_NOTIFICATION_REQUEST:
             return imsi_element(ie.decode_elements(payload))
@@ -84,7 +84,7 @@ class V2Bearers:
 
     def encode_update(self, peer_teid: int, sequence: int, bearer: DedicatedBearer, qos: Qos) -> bytes:
         """Update Bearer Request (§7.2.15) for it alone: its QoS, and a TFT in the place of the one that it
-        has (TS 24.301 §6.4.3.4). The session's APN-AMBR is told again, for it must be.
+        has (TS 24.301 §6.4.3.4). The session's APN-AMBR is mandatory, and repeated.
         """
         elements = [
             ie.encode_element(ie.BEARER_TFT, encode_tft(bearer.filters)),

@@ -2,8 +2,8 @@
 endpoint's terms.
 
 Rules: what a request must carry is checked in the order of its table; optional elements that are broken are
-left out, they never refuse a session. What is wrong with a command is told to whom its context is known
-alone. Functions raise ``RemoteProtocolError`` with the cause to answer, and the element it names.
+left out, they never refuse a session. A fault of a command is answered only to a peer of its context.
+Functions raise ``RemoteProtocolError`` with the cause to answer, and the element it names.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ class ModifiedBearers(Struct, frozen=True):
 
 
 class NamedImsi(Struct, frozen=True):
-    """The IMSI of a Change Notification Request, to be told again as it stood (§7.3.15)."""
+    """The IMSI of a Change Notification Request, repeated as it stood in the answer (§7.3.15)."""
 
     element: bytes
 

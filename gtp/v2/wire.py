@@ -124,7 +124,7 @@ class V2Wire:
         back_off_s: float = 0.0,
     ) -> bytes:
         """As ``Wire``, with what a refusal repeats of its request."""
-        repeated = bearers.told_again(request.message_type, request.payload, cause)
+        repeated = bearers.elements_to_repeat(request.message_type, request.payload, cause)
         if back_off_s and cause == Cause.APN_CONGESTION:
             repeated = ie.encode_element(ie.EPC_TIMER, values.encode_back_off(back_off_s))
         return message.encode_cause_response(

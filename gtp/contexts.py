@@ -173,17 +173,18 @@ class Contexts:
         self._index(context)
         return context
 
-    def move(self, session: Session) -> None:
+    def move(self, session: Session) -> Context | None:
         """The session has another peer, or another protocol, or both; a context that is ending stays so."""
         tunnel, context = session.tunnel, self._by_session.get(session.session_id)
         if tunnel is None or context is None:
-            return
+            return None
         self._unindex(context)
         context.access = session.access
         context.peer_teid = tunnel.peer_teid_control
         context.control_address = tunnel.peer_control_address
         context.peer_restart_counter = tunnel.peer_restart_counter
         self._index(context)
+        return context
 
     def step(self, context: Context, event: ContextEvent) -> bool:
         """Take a context through an event; false when its state does not allow it."""

@@ -22,8 +22,9 @@ from gtp.transaction import Timers
 PEERS_MAX = 4_096
 LOOKED_AT_MAX = 64
 """Peers that are looked at for one to forget; where all have sessions, the new one is not known."""
-REPROOF_INTERVAL_S = 1.0
-"""At most one Version Not Supported to a peer in this time (TS 29.060 §11.1.1 sets no limit; floods do)."""
+NOTICE_INTERVAL_S = 1.0
+"""At most one Version Not Supported, or the like, to a peer in this time (TS 29.060 §11.1.1 sets no limit;
+floods do)."""
 RECALLED_WITHIN_S = 10.0
 """So soon after a start each peer of sessions that were read back is asked whether it restarted meanwhile."""
 SPREAD = 0.618
@@ -88,7 +89,7 @@ class PeerPath:
 
     path: PathState = PathState.UP
     restart: RestartCounter = field(default_factory=RestartCounter)
-    reproved_at: float = float("-inf")
+    notified_at: float = float("-inf")
     heard_at: float | None = None
     asked_at: float | None = None
     suspect_since: float = 0.0
@@ -135,14 +136,14 @@ class Peers:
 
     # -- what is heard --------------------------------------------------------------------------------
 
-    def heard(self, peer: str, now: float) -> None:
+    def on_message(self, peer: str, now: float) -> None:
         """It sent something that could be read."""
         if (state := self._state(peer)) is not None:
             state.heard_at = now
             if state.path is not PathState.UP and self._step(state, _E.HEARD) is _A.COUNT_BACK:
                 self.counts["path_back"] += 1
 
-    def hear(self, peer: str, recovery: int | None, now: float) -> bool:
+    def on_recovery(self, peer: str, recovery: int | None, now: float) -> bool:
         """A message carried this counter; true when the peer must be asked whether it is its own."""
         state = self._state(peer)
         if state is None or recovery is None or not state.restart.sign(recovery):
@@ -150,7 +151,7 @@ class Peers:
         self.counts["recovery_changed"] += 1
         return state.asked_at is None
 
-    def hear_answer(self, peer: str, recovery: int | None, now: float) -> int | None:
+    def on_echo_response(self, peer: str, recovery: int | None, now: float) -> int | None:
         """The answer to our Echo Request; the new counter when what the peer held under others is over. It is
         to be told then whether that was all (``cleared``) or not (``prove_again``).
         """
@@ -205,12 +206,12 @@ class Peers:
 
     # -- asking ---------------------------------------------------------------------------------------
 
-    def asked(self, peer: str, now: float) -> None:
+    def on_echo_sent(self, peer: str, now: float) -> None:
         """An Echo Request was sent for the first time."""
         if state := self._states.get(peer):
             state.asked_at = now
 
-    def unanswered(self, peer: str, now: float) -> None:
+    def on_echo_timeout(self, peer: str, now: float) -> None:
         """Our Echo Request was given up, or there was no room for it: nothing is confirmed, the next sign
         asks again. A peer that was not asked is not suspect.
         """
@@ -303,12 +304,12 @@ class Peers:
 
     # -- small parts ----------------------------------------------------------------------------------
 
-    def may_reprove(self, peer: str, now: float) -> bool:
-        """Whether this peer may be told now that it sent nonsense."""
+    def may_notify(self, peer: str, now: float) -> bool:
+        """Whether this peer may be sent a notice now of what is not understood."""
         state = self._state(peer)
-        if state is None or now - state.reproved_at < REPROOF_INTERVAL_S:
+        if state is None or now - state.notified_at < NOTICE_INTERVAL_S:
             return False
-        state.reproved_at = now
+        state.notified_at = now
         return True
 
     def _state(self, peer: str) -> PeerPath | None:

@@ -18,6 +18,7 @@ PURE_ELSEWHERE = ["core.domain", "core.errors", "core.ports", "core.services.str
 SHELLS = {
     "billing.closing": "reads the store, closes months in it, audits",
     "billing.service": "reads the store, writes the object store",
+    "gtp.decisions": "awaits the session service",
     "gtp.service": "the door's shell: awaits services, opens sockets",
     "gtp.userplane.slots": "a counter file",
     "gtp.userplane.tun": "a TUN device",

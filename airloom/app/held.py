@@ -32,13 +32,13 @@ from core.services.sessions.service import Sessions
 from core.services.sessions.statics import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions
 from core.services.streaming.relay import EventRelay
-from gtp.endpoint import Causes
 from gtp.partners import Partner, Priority
 from gtp.service import GtpDoor
 from gtp.transaction import Timers
 from gtp.userplane.slots import Origin
 from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
+from gtp.version import Causes
 from radius.accounting import Books
 from radius.networks import ClientTerms, NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
@@ -119,7 +119,7 @@ class HeldGateway:
         common.heed_event = self.relay.wake
         common.heed_end = on_session_end
         common.heed_close = self.door.closed
-        for access in self.door.machines:
+        for access in self.door.endpoint.versions:
             common.doors[access] = self.door
         self.reported = self.make_reported_usage()
         self.radius = self.make_radius_door()
@@ -193,7 +193,7 @@ class HeldGateway:
     async def raise_restart_counter(self) -> int:
         """Have every peer give up what it has here, and end it here too; raises ``Unavailable``."""
         counter = await self.gateway.raise_restart_counter()
-        self.door.tell_restart(counter)
+        self.door.on_own_restart(counter)
         ending = [key for key, session in self.sessions.open_sessions.items() if session.tunnel is not None]
         await self.door.end_all(ending, CloseReason.LOST)
         return counter
@@ -413,7 +413,7 @@ class HeldGateway:
         )
 
     def _heed_error_indication(self, session_id: str) -> None:
-        self.door.heed_error_indication(session_id, self._up_packets(session_id))
+        self.door.on_error_indication(session_id, self._up_packets(session_id))
 
     def _up_packets(self, session_id: str) -> int:
         counters = self.user_plane.counters(session_id)

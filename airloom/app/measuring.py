@@ -147,42 +147,42 @@ def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
 
 
 def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.machines[access].dropped
+    return held.door.endpoint.versions[access].dropped
 
 
 def _path_events(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.machines[access].path_events
+    return held.door.endpoint.versions[access].path_events
 
 
 def _claims(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.machines[access].claims
+    return held.door.endpoint.versions[access].claims
 
 
 def _waiting(held: HeldGateway) -> Mapping[str, float]:
-    return {access.value: machine.waiting for access, machine in held.door.machines.items()}
+    return {access.value: version.waiting for access, version in held.door.endpoint.versions.items()}
 
 
 def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     return {
-        (access.value, partner, machine.procedure_of(response_type), str(cause)): count
-        for access, machine in held.door.machines.items()
-        for (partner, response_type, cause), count in machine.answers.items()
+        (access.value, partner, version.procedure_of(response_type), str(cause)): count
+        for access, version in held.door.endpoint.versions.items()
+        for (partner, response_type, cause), count in version.answers.items()
     }
 
 
 def _peers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     return Counter(
         (access.value, peer.partner, peer.path.path.value)
-        for access, machine in held.door.machines.items()
-        for peer in machine.peers()
+        for access in held.door.endpoint.versions
+        for peer in held.door.endpoint.peers(access)
         if peer.sessions
     )
 
 
 def _sessions_of_partners(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     found: Counter[tuple[str, ...]] = Counter()
-    for access, machine in held.door.machines.items():
-        for peer in machine.peers():
+    for access in held.door.endpoint.versions:
+        for peer in held.door.endpoint.peers(access):
             if peer.sessions:
                 found[access.value, peer.partner] += peer.sessions
     return found

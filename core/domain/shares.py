@@ -4,6 +4,7 @@ Rule: a party has ``PART_OF_ONE`` of the places at most, so that the others toge
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 PART_OF_ONE = 0.75
@@ -86,6 +87,10 @@ class Kept(Generic[Key, Value]):
         if len(of_party) > self._share:
             return self.pop(next(iter(of_party)))
         return self.pop(next(iter(self._items))) if len(self._items) > self._capacity else None
+
+    def values(self) -> Iterator[Value]:
+        """All that is remembered, the oldest first; nothing may be put or forgotten meanwhile."""
+        return (value for _, value in self._items.values())
 
     def pop(self, key: Key) -> Value | None:
         """Forget; what was remembered."""

@@ -15,9 +15,9 @@ def test_a_path_goes_where_its_table_says(state: PathState, event: PathEvent) ->
     path = dict(peers.items())["a"]
     path.path, path.suspect_since, path.asked_at = state, 0.0, 5.0
     if event is PathEvent.HEARD:
-        peers.heard("a", 6)
+        peers.on_message("a", 6)
     elif event is PathEvent.UNANSWERED:
-        peers.unanswered("a", 6)
+        peers.on_echo_timeout("a", 6)
     else:
         path.is_keep_queued = False
         peers._queue_keep("a", path)

@@ -57,7 +57,7 @@ def _serve(route: Route, services: ApiServices, trouble: Recurring) -> WebHandle
             return await _answered(route, services, request)
         except Unavailable as error:
             trouble.tell(route.operation_id, f"{route.operation_id}: {error}")
-            response = to_response(UNAVAILABLE, "The service cannot answer now. Please try again.")
+            response = to_response(UNAVAILABLE, "The service is temporarily unavailable. Please try again.")
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
             return response
 
@@ -126,17 +126,19 @@ async def _errors(request: web.Request, handler: WebHandler) -> web.StreamRespon
     except web.HTTPNotFound:
         return to_response(
             FAULTS[RequestRefusal.NOT_SUPPORTED],
-            "There is nothing here; operations are below /v1, as GET /v1/sims.",
+            "No such path. Operations are below /v1, for example GET /v1/sims.",
         )
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        response = to_response(METHOD_NOT_ALLOWED, f"{request.method} is not allowed here; {allowed} is.")
+        response = to_response(
+            METHOD_NOT_ALLOWED, f"{request.method} is not supported on this path; use {allowed}."
+        )
         response.headers["Allow"] = allowed
         return response
     except web.HTTPException as error:
         if error.status >= 500:
             raise
-        return to_response(UNREADABLE, error.reason or "The request cannot be read.")
+        return to_response(UNREADABLE, error.reason or "The request is malformed.")
     except (ConnectionError, web.PayloadAccessError, web.RequestPayloadError):
         raise  # the client is gone, or its body is no body: the listener counts it
     except Exception:

@@ -85,7 +85,7 @@ class Call:
     @property
     def operator_id(self) -> str:
         """Who asks."""
-        assert self.claims is not None, "the route needs authentication"
+        assert self.claims is not None, "authentication is required"
         return self.claims.operator_id
 
     @property
@@ -149,7 +149,7 @@ class Call:
         text = self.query(name)
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
-            raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: a whole number is required")
+            raise Refused(RequestRefusal.INVALID_FIELD, f"{name}: must be a whole number")
         return int(text)
 
     def query_choice(self, name: str, choices: type[Choice], default: Choice | None = None) -> Choice:

@@ -1,4 +1,4 @@
-"""How the API says no: one table from the domain's reasons to HTTP, and the flat ``{code, message}`` body.
+"""Refusals of the API: one table from the domain's reasons to HTTP, and the flat ``{code, message}`` body.
 
 Rules: what a client did wrong is never 5xx, because clients repeat those for minutes; a code once given out
 keeps its meaning. ``SEM`` and ``AGW`` codes are the contract's, ``AIR`` codes our own.

@@ -38,7 +38,7 @@ async def auth(call: Call) -> web.Response:
         )
     else:
         raise Refused(
-            RequestRefusal.NOT_AUTHENTICATED, "authKeyId and authKey, or email and password are needed."
+            RequestRefusal.NOT_AUTHENTICATED, "authKeyId and authKey, or email and password, are required."
         )
     if body.operatorId and body.operatorId != found.operator_id:
         raise Refused(RequestRefusal.NOT_AUTHENTICATED, "Authentication failed.")
@@ -47,7 +47,7 @@ async def auth(call: Call) -> web.Response:
 
 async def logout(call: Call) -> web.Response:
     """End the token that the call was made with."""
-    assert call.claims is not None, "the route needs authentication"
+    assert call.claims is not None, "authentication is required"
     await call.services.identity.sign_out(call.claims)
     return nothing()
 

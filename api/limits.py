@@ -1,4 +1,4 @@
-"""How much of the API one operator may have at a time: so that no customer's calls are at the cost of others.
+"""Rate and concurrency limits of the API per customer.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""Parameters of a query that nobody knows: ignored, they would be taken for heeded."""
+"""Unknown query parameters are refused: ignored, they would seem to have an effect."""
 
 from collections.abc import Collection, Iterable
 

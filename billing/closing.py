@@ -173,6 +173,7 @@ def _months_behind(closing: Closing, now: datetime) -> int:
 
 def _in_words(late: LateUsage) -> str:
     return (
-        f"{late.month} of {late.operator_id}: {late.quantity_bytes} bytes of {late.imsis} SIMs came after the"
-        f" month was closed and are in no bill; they would cost {late.amount_nano} nano-{late.currency}"
+        f"{late.month} of {late.operator_id}: {late.quantity_bytes} bytes of {late.imsis} SIMs arrived"
+        f" after the month was closed and are in no bill; they would cost {late.amount_nano}"
+        f" nano-{late.currency}"
     )

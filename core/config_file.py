@@ -56,7 +56,7 @@ def exposed(path: Path | None) -> str:
         return ""
     if not (found := list(_secrets_in(_read_file(path), Config))):
         return ""
-    return f"{path}: others can read it (mode {mode:o}) and it holds {found[0]}; run: chmod 600 {path}"
+    return f"{path}: readable by others (mode {mode:o}) and contains {found[0]}; run: chmod 600 {path}"
 
 
 def changed(before: Config, after: Config) -> frozenset[str]:
@@ -96,7 +96,9 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 def _demand_not_meant(variable: str, name: str) -> None:
-    """Raises ``ConfigurationError`` for ``AIRLOOM_API_PORT``: ignored, it would be taken for heeded."""
+    """Raises ``ConfigurationError`` for ``AIRLOOM_API_PORT``: ignored, the operator would believe that it is
+    in force.
+    """
     for section in Config.model_fields:
         key = name.removeprefix(f"{section}_")
         now = name_now(f"{section}.{key}")

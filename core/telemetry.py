@@ -1,7 +1,7 @@
-"""What Airloom measures about itself, declared in one table.
+"""Metrics, declared in one table.
 
 Rules: a metric that is not in ``Metric`` does not exist; labels are closed, small sets, never a SIM, an
-address or anything else that a peer chooses; whoever measures is handed a ``Telemetry``.
+address or anything else that a peer chooses; what measures is given a ``Telemetry``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 LABEL_SETS_MAX = 256
 """Label sets kept of one metric; beyond it everything is counted under ``other``."""
 TABLE_SETS_MAX = 4_096
-"""The same for a metric that is told by partner, whose names an operator has configured."""
+"""The same for a metric by partner, whose names an operator has configured."""
 OTHER = "other"
 
 Read = Callable[[], float]
@@ -26,67 +26,72 @@ class Metric(Enum):
 
     DATAGRAMS_DROPPED = (
         "airloom_datagrams_dropped", "counter",
-        "Datagrams dropped, or refused by their protocol, by door and reason", ("door", "reason"),
+        "Datagrams dropped, or refused by their protocol, by interface and reason", ("door", "reason"),
     )  # fmt: skip
     EDGE_DATAGRAMS = (
         "airloom_edge_datagrams", "counter",
-        "Datagrams of devices that the device edge served, by what became of them", ("result",),
+        "Datagrams that the device edge received from devices, by result", ("result",),
     )  # fmt: skip
     SESSIONS_OPEN = ("airloom_sessions_open", "gauge", "Sessions open on this node", ("access",))
     GATEWAYS = (
         "airloom_gateways",
         "gauge",
-        "Virtual gateways that this node could hold, by how it is with them",
+        "Gateway instances that this node may serve, by state",
         ("state",),
     )
     LEASES = (
         "airloom_leases",
         "gauge",
-        "Device addresses and TEIDs that the virtual gateway has lent out",
+        "Device addresses and TEIDs that are allocated",
         ("resource",),
     )
     GTP_ANSWERS = (
         "airloom_gtp_answers",
         "counter",
-        "Answers to peers' requests, by partner, procedure and cause",
+        "Responses to peers' requests, by partner, procedure and cause",
         ("access", "partner", "procedure", "cause"),
     )
     GTP_SESSIONS = (
         "airloom_gtp_sessions",
         "gauge",
-        "Sessions of the peers of each partner",
+        "Open sessions, by partner",
         ("access", "partner"),
     )
     GTP_PEERS = (
         "airloom_gtp_peers",
         "gauge",
-        "Peers with sessions, by partner and by whether they can be reached",
+        "Peers with sessions, by partner and path state",
         ("access", "partner", "path"),
     )
     GTP_PATH_EVENTS = (
         "airloom_gtp_path_events",
         "counter",
-        "What happened on the paths to peers",
+        "Events of GTP-C paths to peers",
         ("access", "event"),
     )
     GTP_CLAIMS = (
         "airloom_gtp_claims",
         "counter",
-        "Sessions that another partner asked for, or that their peer may not know, and what became of them",
+        "Sessions claimed by another partner or possibly unknown to their peer, by outcome",
         ("access", "event"),
     )
     GTPU_SIGNALS = (
         "airloom_gtpu_signals",
         "counter",
-        "Messages of tunnels' paths that were sent, answered, heeded or taken note of",
+        "GTP-U signalling messages sent, answered, accepted or ignored",
         ("signal",),
     )
-    GTP_WAITING = ("airloom_gtp_waiting", "gauge", "Requests of peers that are being decided", ("access",))
-    RESTART_COUNTER = ("airloom_restart_counter", "gauge", "What peers are told as Recovery", ("gateway",))
+    GTP_WAITING = ("airloom_gtp_waiting", "gauge", "Requests of peers that are being processed", ("access",))
+    RESTART_COUNTER = (
+        "airloom_restart_counter",
+        "gauge",
+        "The restart counter that is sent as Recovery",
+        ("gateway",),
+    )
     ATTACHES = (
         "airloom_attaches",
         "counter",
-        "Answers to attaches: accepted, or the refusal",
+        "Attach requests, accepted or by refusal",
         ("access", "result"),
     )
     RECORDS_DELIVERED = (
@@ -98,32 +103,32 @@ class Metric(Enum):
     DEAD_LETTERS = (
         "airloom_dead_letters",
         "counter",
-        "Device messages that the stream will never take, kept in the object store",
+        "Device messages that the stream rejects permanently, kept in the object store",
         (),
     )
     RADIUS_ANSWERS = (
         "airloom_radius_answers",
         "counter",
-        "What became of NASes' requests, by client: accepted or why not, recorded, quarantined, kept apart",
+        "RADIUS requests by client and result: accepted, refusal, recorded, quarantined, kept apart",
         ("client", "answer"),
     )
     DISCONNECTS = (
         "airloom_disconnects",
         "counter",
-        "Disconnect-Requests to NASes, by how they ended",
+        "Disconnect-Requests to NASes, by outcome",
         ("outcome",),
     )
     INSIDE_NETWORK_UP = (
         "airloom_inside_network_up",
         "gauge",
-        "Whether devices are served by TCP, HTTP and MQTT beside UDP",
+        "1 while devices are served by TCP, HTTP and MQTT besides UDP",
         (),
     )
     CONNECTIONS_OPEN = ("airloom_connections_open", "gauge", "Connections of devices, open now", ())
     CONNECTIONS = (
         "airloom_connections",
         "counter",
-        "What happened to connections of devices and to their packets",
+        "Events of device connections and their packets",
         ("event",),
     )
     TRANSITIONS_REFUSED = (
@@ -132,68 +137,68 @@ class Metric(Enum):
         "Events that a state machine refused, by machine and event_while_state",
         ("machine", "transition"),
     )
-    EDGE_LINKS = ("airloom_edge_links", "gauge", "Edge nodes that this gateway node can reach", ())
+    EDGE_LINKS = ("airloom_edge_links", "gauge", "Edge nodes that this gateway node is connected to", ())
     EDGE_LINK_PACKETS = (
         "airloom_edge_link_packets",
         "counter",
-        "What happened to packets between gateway and edge nodes",
+        "Packets between gateway and edge nodes, by result",
         ("event",),
     )
-    EVENTS_TOLD = ("airloom_events_told", "counter", "Session events put into the stream", ())
+    EVENTS_TOLD = ("airloom_events_told", "counter", "Session events written to the stream", ())
     MESSAGES_COUNTED = (
         "airloom_messages_counted",
         "counter",
-        "Device messages counted from the stream, each once",
+        "Device messages counted from the stream",
         (),
     )
     RECORDS_PASSED_OVER = (
         "airloom_records_passed_over",
         "counter",
-        "Records of the stream that are no device message: session events, and those of other producers",
+        "Stream records that are not device messages: session events and records of other producers",
         ("kind",),
     )
     LOOP_FAULTS = (
         "airloom_loop_faults",
         "counter",
-        "Items and positions that a loop passed over for ever, and how often it came to stand still",
+        "Items and positions that a loop skipped permanently, and how often it stalled",
         ("loop", "fault"),
     )
     LOOPS_STANDING = (
         "airloom_loops_standing",
         "gauge",
-        "Loops, or their reading of one source, that cannot go on now",
+        "Loops, or their sources, that are stalled",
         (),
     )
     USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
     CHORE_STEPS = (
         "airloom_chore_steps",
         "counter",
-        "Steps of chores that this node did for all, by how they ended",
+        "Steps of singleton jobs that this node ran, by outcome",
         ("chore", "outcome"),
     )
-    DAYS_FOLDED = ("airloom_days_folded", "counter", "Days of usage folded, each of one IMSI", ())
+    DAYS_FOLDED = ("airloom_days_folded", "counter", "Days of usage rolled up, one per IMSI", ())
     FOLD_DAYS_BEHIND = (
         "airloom_fold_days_behind",
         "gauge",
-        "Days that were due to be folded and were not, when this node last looked",
+        "Days due for rollup and not rolled up, as of this node's last check",
         (),
     )
     MONTHS_CLOSED = (
         "airloom_months_closed",
         "counter",
-        "Months of operators that this node closed for ever",
+        "Customers' months that this node closed",
         (),
     )
     CLOSING_MONTHS_BEHIND = (
         "airloom_closing_months_behind",
         "gauge",
-        "Months that were due to be closed and were not, when this node last looked",
+        "Months due for closing and not closed, as of this node's last check",
         (),
     )
     LATE_USAGE_BYTES = (
         "airloom_late_usage_bytes",
         "gauge",
-        "Bytes that came after their month was closed and are in no bill, when this node last looked",
+        "Bytes that arrived after their month was closed and are in no bill, as of this node's last check",
         (),
     )
     API_REQUESTS = (
@@ -206,14 +211,14 @@ class Metric(Enum):
     GUESSES_STOPPED = (
         "airloom_guesses_stopped",
         "counter",
-        "Tries of a credential or secret that were refused unseen, after too many wrong ones",
+        "Sign-in attempts refused without a check, after too many failed ones",
         ("what",),
     )
     HTTP_CONNECTIONS = ("airloom_http_connections", "gauge", "Connections to a listener", ("listener",))
     HTTP_FAULTS = (
         "airloom_http_faults",
         "counter",
-        "Connections and requests to a listener that were refused or cut off, by reason",
+        "Connections and requests that a listener refused or aborted, by reason",
         ("listener", "reason"),
     )
 

@@ -1,1 +1,1 @@
-"""The GTP doors and the user plane: GTPv1-C, GTPv2-C, GTP-U; machines without I/O, one shell around them."""
+"""GTP: GTPv1-C, GTPv2-C and GTP-U; machines without I/O, and one shell around them."""

@@ -1,4 +1,4 @@
-"""Which requests for sessions are taken when more come than can be decided.
+"""Admission control: which session requests are accepted under overload.
 
 Rules:
 

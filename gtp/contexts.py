@@ -1,4 +1,4 @@
-"""The contexts of a virtual gateway: which TEID is which session, and what may become of it.
+"""Contexts of a gateway instance: TEID to session, and context state transitions.
 
 Rules:
 

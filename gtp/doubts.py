@@ -1,4 +1,4 @@
-"""Sessions that their peer may not know, and is to be asked about.
+"""Sessions that the peer may not know, and that are verified with it.
 
 Rule: every table is bounded, and no party fills it for the others. Pure.
 """

@@ -1,4 +1,4 @@
-"""What is known of each peer: its restart counter (``gtp.restart``), and its path (TS 23.007 §20).
+"""State of each peer: restart counter (``gtp.restart``) and path (TS 23.007 §20).
 
 Rules:
 

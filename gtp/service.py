@@ -207,7 +207,7 @@ class GtpDoor:
         finally:
             del self._bearers_asked[token]
         if made is None:
-            raise Refused(AttachRefusal.NOT_SUPPORTED, "the peer does not have the bearer so")
+            raise Refused(AttachRefusal.NOT_SUPPORTED, "the peer's bearer differs")
         return made
 
     def remove_bearer(self, session: Session, ebi: int) -> None:
@@ -270,7 +270,7 @@ class GtpDoor:
                 self._tasks = None
                 for answer in self._bearers_asked.values():
                     if not answer.done():
-                        answer.set_exception(Unavailable("the door is closed"))
+                        answer.set_exception(Unavailable("the GTP front end is closed"))
 
     def close(self) -> None:
         """Take nothing in and answer nothing any more. Idempotent."""

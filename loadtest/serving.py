@@ -85,7 +85,7 @@ def free_gateway_address(network: str = "127.0.0") -> str:
 def endpoint_of(text: str) -> str:
     """An API's endpoint, as a command's option names it; raises ``ArgumentTypeError``."""
     if text and not re.fullmatch(r"https?://[^/]+/?", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected http://HOST:PORT")
     return text.rstrip("/")
 
 

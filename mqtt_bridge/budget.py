@@ -1,4 +1,4 @@
-"""How much of the platform's own work one SIM may ask for.
+"""Rate limit per SIM of answers that the platform generates.
 
 What the platform answers by itself, without a message going into the stream: names, pings, metadata, errors,
 ports where nobody listens, MQTT's pings and subscriptions, new connections. Messages are not counted: they

@@ -194,7 +194,8 @@ class Accounting:
         try:
             if request.refusal is not None or report.status is AcctStatus.STOP:
                 raise Refused(
-                    request.refusal or AttachRefusal.UNKNOWN_SESSION, "it ended before it began here"
+                    request.refusal or AttachRefusal.UNKNOWN_SESSION,
+                    "the session ended before it was opened here",
                 )
             request = replace(request, grant=self._grant(event, request.apn, session_id))
             held = holder_of(event.client, nas_of(event), self._clients)
@@ -237,7 +238,7 @@ class Accounting:
         if session_id:
             age = self._clock.now() - time_of_id(session_id)
             if not -CLASS_EARLY_MAX <= age <= CLASS_AGE_MAX:
-                raise Refused(AttachRefusal.UNKNOWN_SESSION, "its Class is not of these days")
+                raise Refused(AttachRefusal.UNKNOWN_SESSION, "its Class is older than a month")
 
     # -- what it says ---------------------------------------------------------------------------------
 
@@ -278,14 +279,14 @@ class Accounting:
     async def _quarantined(self, session: Session, event: AccountingRequested) -> bool:
         """More than can be: the session goes on, and what it reports later may be right."""
         volume, client = event.report.volume, event.client.known_as
-        why = f"{volume.up_bytes} octets up, {volume.down_bytes} down: more than its line can carry"
+        why = f"{volume.up_bytes} octets up, {volume.down_bytes} down: more than the line rate allows"
         self._note("usage quarantined", client, f"IMSI {session.imsi}, session {session.session_id}: {why}")
         return await self._quarantine.keep(
             client=client,
             nas=session.nas or nas_of(event),
             imsi=session.imsi,
             told=volume,
-            why="above what its line can carry",
+            why="above the line rate",
             session_id=session.session_id,
             operator_id=session.operator_id,
             is_alarm=True,

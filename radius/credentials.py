@@ -1,4 +1,4 @@
-"""What a request shows as proof of who it is, and whether that can be checked here.
+"""Credentials of an Access-Request, and whether they can be checked.
 
 Rule: a proof that is there and that nobody checks is no proof: whatever is not PAP or CHAP, well formed and
 alone, is refused (RFC 3579 §2.6.3, RFC 2869 §5.13, RFC 2865 §4.1).

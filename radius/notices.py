@@ -1,4 +1,4 @@
-"""What an operator reads in the log of NASes: one line for each thing that went wrong, but few of a kind.
+"""Log lines about NASes: one for each fault, rate limited by kind.
 
 Rule: of one kind and client some lines a minute are written; the next one says how many were left out. What
 a packet says is written so that it stays one line.

@@ -170,11 +170,11 @@ class RadiusDoor:
 
     async def add_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
         """A NAS has none: raises ``Refused(NOT_SUPPORTED)``."""
-        raise Refused(AttachRefusal.NOT_SUPPORTED, "a session behind a NAS has no bearers")
+        raise Refused(AttachRefusal.NOT_SUPPORTED, "RADIUS sessions have no bearers")
 
     async def change_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
         """A NAS has none: raises ``Refused(NOT_SUPPORTED)``."""
-        raise Refused(AttachRefusal.NOT_SUPPORTED, "a session behind a NAS has no bearers")
+        raise Refused(AttachRefusal.NOT_SUPPORTED, "RADIUS sessions have no bearers")
 
     def remove_bearer(self, session: Session, ebi: int) -> None:
         """A NAS has none."""
@@ -195,7 +195,7 @@ class RadiusDoor:
 
     def _heed(self, event: ServerEvent) -> None:
         if isinstance(event, StrangerHeard):
-            self._note("request of no client", "", f"from {event.address}")
+            self._note("request from an unknown client", "", f"from {event.address}")
         elif self._tasks is not None:
             begin(self._tasks, self._decide(event))
 

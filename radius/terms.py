@@ -1,4 +1,4 @@
-"""What a client may speak of, and whose session it may replace.
+"""Rights of a RADIUS client: which SIMs and APNs it may use, and whose sessions it may replace.
 
 Rule: a client speaks for its own SIMs and sessions; one NAS of it is not another.
 """
@@ -56,4 +56,4 @@ def demand_own(session: Session, client: NasNetwork, report: AccountingReport) -
     nas = session.nas
     is_its_own = nas is not None and nas.network == client.name and nas.name.is_same(report.nas)
     if not is_its_own or report.imsi not in ("", session.imsi):
-        raise Refused(AttachRefusal.UNKNOWN_SESSION, f"{session.session_id} is another's")
+        raise Refused(AttachRefusal.UNKNOWN_SESSION, f"{session.session_id} belongs to another client or NAS")

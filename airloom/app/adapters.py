@@ -237,9 +237,9 @@ def demand_shared_objects(config: Config) -> None:
     here = [what for role, what in kept.items() if role in config.node.roles]
     if config.store.cassandra and here and not config.objects.s3 and config.objects.folder is None:
         raise ConfigurationError(
-            f"objects.s3: is not set, but nodes share a store (store.cassandra), and {' and '.join(here)} in"
-            " a folder of this node would not be found by the others; name a bucket, or set objects.folder to"
-            " one that every node mounts"
+            f"objects.s3: not set, but nodes share a store (store.cassandra) and the other nodes could not"
+            f" read {' and '.join(here)} in this node's folder; set a bucket, or objects.folder to a folder"
+            f" that all nodes mount"
         )
 
 
@@ -297,4 +297,4 @@ async def _wait_for(inside: "LateNetwork", config: Config) -> None:
     try:
         await inside.wait(insist=config.edge.inside == "on")
     except ConfigurationError as error:
-        raise ConfigurationError(f"edge.inside: {error}; or set it to off, to serve UDP alone") from None
+        raise ConfigurationError(f"edge.inside: {error}; or set it to off to serve UDP only") from None

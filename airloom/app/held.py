@@ -1,4 +1,4 @@
-"""What works for one virtual gateway while this node holds it: doors, user plane, sessions, meter, relay."""
+"""The runtime of one gateway instance: protocol front ends, user plane, sessions, metering, relay."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -141,8 +141,8 @@ class HeldGateway:
         except Refused as refusal:
             gateway_id = self.gateway.gateway_id
             raise ConfigurationError(
-                f"{gateway_id} has more sessions than it may hold ({refusal}); stop this node, raise "
-                f"gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
+                f"{gateway_id} has more sessions than gateway.sessions_max ({refusal}); stop this node,"
+                f" raise gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
         for why in self.sessions.recovery.unreadable:
             await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
@@ -232,8 +232,8 @@ class HeldGateway:
         if opening.origin is not Origin.LOST:
             return ""
         return (
-            f"the counter file cannot be trusted ({opening.why}): open sessions are counted on from their"
-            f" last stored usage report, and what they used after it is not billed; kept as {opening.kept_as}"
+            f"the counter file is unusable ({opening.why}): open sessions continue from their last stored"
+            f" usage report, and later usage is not billed; the file is kept as {opening.kept_as}"
         )
 
     def make_user_plane(self) -> UdpUserPlane:

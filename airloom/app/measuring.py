@@ -1,4 +1,4 @@
-"""What a node tells about itself as metrics; what its gateways count is added up over those that it holds."""
+"""Wiring of metrics; counters of gateways are summed over those that the node serves."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping

@@ -48,7 +48,7 @@ ENTRIES, UDP_ALONE = "udp, tcp, http, mqtt", "udp alone"
 
 
 class Node:
-    """One process. ``tell`` is called with a line for the operator when a gateway comes or goes.
+    """One process. ``tell`` logs a line when a gateway is taken or lost.
 
     The ``make_*`` methods and ``held_type`` are where a test puts a broken part in the place of a good one.
     """
@@ -173,8 +173,8 @@ class Node:
         keys = changed(self._config, config)
         if self._config.gateway.fixed != config.gateway.fixed:
             raise ConfigurationError(
-                f"gateway.apns: {OWN_KEYS} of an access point cannot be changed in a running node, nor one"
-                " with them be added; restart it"
+                f"gateway.apns: {OWN_KEYS} of an access point cannot be changed, nor such an access point"
+                f" added, in a running node; restart it"
             )
         if fixed := keys - RELOADABLE:
             raise ConfigurationError(
@@ -266,7 +266,7 @@ class Node:
 
     def _holder(self, gateway_id: str) -> HeldGateway:
         if (held := self.held.get(gateway_id)) is None:
-            raise Unavailable(f"{gateway_id} is not held here")
+            raise Unavailable(f"{gateway_id} is not served by this node")
         return held
 
     def _make_held(self, term: LeaseTerm[GatewayLease], before: GatewayLease | None) -> HeldGateway:
@@ -406,7 +406,7 @@ def _sought(config: Config, mover: AddressMover) -> list[str]:
     beyond = {each.id for each in config.holdable if each.id in config.node.home}.difference(sought)
     if beyond or (config.holdable and not sought):
         raise ConfigurationError(
-            f"node.home: the address of {', '.join(sorted(beyond)) or 'every virtual gateway'} is not of the"
-            f" subnet of {config.gateway.address_interface}; name gateways of this node's own subnet"
+            f"node.home: the address of {', '.join(sorted(beyond)) or 'every virtual gateway'} is not in"
+            f" the subnet of {config.gateway.address_interface}; set gateways of this node's subnet"
         )
     return sought

@@ -98,7 +98,7 @@ class Operations:
     def trace(self, query: TraceQuery) -> Iterator["asyncio.Queue[Row]"]:
         """See ``GatewayOperations``."""
         if self._traces >= TRACES_MAX:
-            raise Unavailable(f"{TRACES_MAX} traces are running already")
+            raise Unavailable(f"{TRACES_MAX} traces are already running")
         messages = _Rows()
         self._traces += 1
         try:
@@ -181,7 +181,7 @@ class Operations:
         """See ``GatewayOperations``."""
         held = self._node.held.get(gateway_id)
         if held is None:
-            raise Unavailable(f"{gateway_id} is not held here")
+            raise Unavailable(f"{gateway_id} is not served by this node")
         return await held.raise_restart_counter()
 
     async def drop_peer(self, peer: str, *, tell_peer: bool) -> int:

@@ -1,4 +1,4 @@
-"""Whether a node can do what its roles are for: what ``/readyz`` and ``airloom node status`` say.
+"""Readiness of a node by role, for ``/readyz`` and ``airloom node status``.
 
 Rules:
 

@@ -27,13 +27,11 @@ from airloom.cli.files import write_private
 from airloom.cli.words import Command
 
 groups = typer.Typer(no_args_is_help=True, help="Groups: SIMs under one configuration.")
-bills = typer.Typer(no_args_is_help=True, help="What it costs.")
+bills = typer.Typer(no_args_is_help=True, help="Bills.")
 operator = typer.Typer(no_args_is_help=True, help="The account itself.")
 _auth_keys = typer.Typer(no_args_is_help=True, help="Keys for programs.")
 operator.add_typer(_auth_keys, name="auth-keys")
-sandbox = typer.Typer(
-    no_args_is_help=True, help="Accounts and SIMs to try things with, where api.sandbox is on."
-)
+sandbox = typer.Typer(no_args_is_help=True, help="Test accounts and SIMs, where api.sandbox is on.")
 _sandbox_subscribers = typer.Typer(no_args_is_help=True, help="SIMs in stock.")
 sandbox.add_typer(_sandbox_subscribers, name="subscribers")
 
@@ -46,7 +44,10 @@ class ExportMode(StrEnum):
 
 
 Month = Annotated[
-    str, typer.Option("--yyyy-mm", help="Year and month, as 202601; may stand by itself.", show_default=False)
+    str,
+    typer.Option(
+        "--yyyy-mm", help="Year and month, as 202601; the option name may be omitted.", show_default=False
+    ),
 ]
 Namespace = Annotated[str, typer.Option(help="As SoracomAir.", show_default=False)]
 
@@ -71,7 +72,7 @@ def get_group(context: typer.Context, group_id: GroupId) -> None:
 
 @groups.command("create", cls=Command)
 def create_group(context: typer.Context, tag: Tags = []) -> None:  # noqa: B006 - typer copies defaults
-    """Make a group.
+    """Create a group.
 
     Example: airloom groups create --tag name=pumps
     """
@@ -80,7 +81,7 @@ def create_group(context: typer.Context, tag: Tags = []) -> None:  # noqa: B006 
 
 @groups.command("delete", cls=Command)
 def delete_group(context: typer.Context, group_id: GroupId) -> None:
-    """Remove a group.
+    """Delete a group.
 
     Example: airloom groups delete --group-id GROUP
     """
@@ -132,7 +133,7 @@ def put_config(
 
 @bills.command("list", cls=Command)
 def list_bills(context: typer.Context) -> None:
-    """List the bills of the months that are over.
+    """List the bills of past months.
 
     Example: airloom bills list
     """
@@ -141,7 +142,7 @@ def list_bills(context: typer.Context) -> None:
 
 @bills.command("get", cls=Command)
 def get_bill(context: typer.Context, yyyy_mm: Month) -> None:
-    """Show the bill of a month; of the present one, so far.
+    """Show the bill of a month; for the current month, the amount so far.
 
     Example: airloom bills get --yyyy-mm 202601
     """
@@ -150,7 +151,7 @@ def get_bill(context: typer.Context, yyyy_mm: Month) -> None:
 
 @bills.command("get-latest", cls=Command)
 def get_latest_bill(context: typer.Context) -> None:
-    """Show the present month's amount so far.
+    """Show the current month's amount so far.
 
     Example: airloom bills get-latest
     """
@@ -173,7 +174,7 @@ def export_bill(
     export_mode: Annotated[ExportMode, typer.Option(help="sync gives the link.")] = ExportMode.SYNC,
     out: Annotated[Path | None, typer.Option(help="Write the CSV into this file; - is stdout.")] = None,
 ) -> None:
-    """Export a month's bill as CSV: into a file, or prints the link, which is good for an hour.
+    """Export a month's bill as CSV, to a file or as a link that is valid for one hour.
 
     Example: airloom bills export --yyyy-mm 202601 --out 202601.csv
     """
@@ -182,7 +183,7 @@ def export_bill(
         return request(context, "POST", path, query={"export_mode": export_mode.value})
 
     if export_mode is not ExportMode.SYNC:
-        raise CliError("--export-mode async: gives an id and no file; leave out it or --out", EX_USAGE)
+        raise CliError("--export-mode async returns an id and no file; omit it or --out", EX_USAGE)
 
     async def task(client: Client) -> bytes | None:
         link = (await client.call("POST", path, query={"export_mode": export_mode.value})).value["url"]
@@ -220,7 +221,7 @@ def list_auth_keys(context: typer.Context) -> None:
 
 @_auth_keys.command("generate")
 def generate_auth_key(context: typer.Context) -> None:
-    """Make a key; its secret is shown this once.
+    """Create a key; its secret is shown only once.
 
     Example: airloom operator auth-keys generate
     """
@@ -232,7 +233,7 @@ def delete_auth_key(
     context: typer.Context,
     auth_key_id: Annotated[str, typer.Option("--auth-key-id", help="The key's id.", show_default=False)],
 ) -> None:
-    """Remove a key.
+    """Delete a key.
 
     Example: airloom operator auth-keys delete --auth-key-id keyId-0123
     """
@@ -247,7 +248,7 @@ def init(
         str, typer.Option(prompt=True, hide_input=True, envvar="AIRLOOM_PASSWORD", help="At least 8.")
     ],
 ) -> None:
-    """Make an account to try things with; prints its id and a token.
+    """Create a test account; prints its id and a token.
 
     Example: airloom sandbox init --email me@example.com
     """
@@ -264,7 +265,7 @@ def create_subscriber(
     context: typer.Context,
     subscription: Annotated[str, typer.Option(help="The plan.")] = "plan01s",
 ) -> None:
-    """Make a SIM in stock; register it by serialNumber (its SIM id) and registrationSecret.
+    """Create a SIM in stock; register it with serialNumber (its SIM id) and registrationSecret.
 
     Example: airloom sandbox subscribers create
     """

@@ -15,7 +15,7 @@ ANSWER_S = 60.0
 
 bearer = typer.Typer(
     no_args_is_help=True,
-    help="Dedicated bearers of a session (GTPv2): which packets go apart from its default bearer, and how."
+    help="Dedicated bearers of a session (GTPv2): which packets leave the default bearer, and with which QoS."
     " `airloom gateway sessions` has the session's id.\n\n"
     "Example: airloom gateway bearer add 0193… --qci 7 --filter remote=10.1.0.0/16,protocol=udp",
 )
@@ -27,7 +27,7 @@ FilterOption = Annotated[
     typer.Option(
         "--filter",
         help="A packet filter, as remote=10.1.0.0/16,protocol=udp,remote_ports=5060-5070; also local_ports,"
-        " direction=up|down|both and precedence (0 to 255, asked in ascending order). May be repeated.",
+        " direction=up|down|both and precedence (0 to 255, evaluated in ascending order). May be repeated.",
     ),
 ]
 PriorityOption = Annotated[int | None, typer.Option(help="ARP priority level, 1 (highest) to 15.")]
@@ -47,7 +47,7 @@ def list_(
     contact: ContactOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """The dedicated bearers of a session.
+    """List the dedicated bearers of a session.
 
     Example: airloom gateway bearer list 0193… --json
     """
@@ -61,7 +61,7 @@ def list_(
 def add(
     session_id: SessionArgument,
     *,
-    qci: Annotated[int, typer.Option(help="A non-GBR QCI, as 5 to 9.")],
+    qci: Annotated[int, typer.Option(help="Non-GBR QCI, for example 5 to 9.")],
     filters: FilterOption = None,
     priority: PriorityOption = None,
     may_preempt: PreemptOption = None,
@@ -70,7 +70,7 @@ def add(
     contact: ContactOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Have the peer make a dedicated bearer; it is durable and in force when this returns.
+    """Create a dedicated bearer; when the command returns, the peer has accepted it and it is in force.
 
     Example: airloom gateway bearer add 0193… --qci 7 --filter protocol=tcp,remote_ports=443
     """
@@ -83,7 +83,7 @@ def change(
     session_id: SessionArgument,
     ebi: EbiArgument,
     *,
-    qci: Annotated[int | None, typer.Option(help="Its new QCI.")] = None,
+    qci: Annotated[int | None, typer.Option(help="New QCI.")] = None,
     filters: FilterOption = None,
     priority: PriorityOption = None,
     may_preempt: PreemptOption = None,
@@ -92,7 +92,8 @@ def change(
     contact: ContactOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Have the peer change a dedicated bearer; what is not named stays, filters are replaced as a whole.
+    """Change a dedicated bearer. Options that are not given keep their value; filters are replaced as a
+    whole.
 
     Example: airloom gateway bearer change 0193… 6 --qci 8
     """
@@ -110,7 +111,7 @@ def remove(
     contact: ContactOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """End a dedicated bearer; its packets go by the default one.
+    """Delete a dedicated bearer; its packets use the default bearer.
 
     Example: airloom gateway bearer remove 0193… 6
     """
@@ -130,7 +131,8 @@ def _filters(filters: list[str] | None) -> list[dict[str, str]]:
         parts = [part.partition("=") for part in text.split(",")]
         if bad := next((name for name, equals, _ in parts if not equals), None):
             raise CliError(
-                f"--filter {text}: {bad} has no value; write name=value, as protocol=udp", EX_USAGE
+                f"--filter {text}: {bad} has no value; expected name=value, for example protocol=udp",
+                EX_USAGE,
             )
         found.append({name.strip(): value.strip() for name, _, value in parts})
     return found

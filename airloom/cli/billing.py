@@ -16,12 +16,12 @@ from airloom.cli.store import ConfigOption
 ASK_S = 60.0
 """Late usage is worked out when it is asked for."""
 
-billing = typer.Typer(no_args_is_help=True, help="Tariff versions, and usage in no bill; for operators.")
+billing = typer.Typer(no_args_is_help=True, help="Tariff versions and late usage; for operators of nodes.")
 
 
 @billing.command()
 def tariffs(config: ConfigOption = None, contact: ContactOption = "", as_json: JsonOption = False) -> None:
-    """List the versions of the tariff, with the times from and until which each is in force.
+    """List tariff versions, with the period in which each applies.
 
     Example: airloom billing tariffs --config airloom.toml
     """
@@ -30,7 +30,7 @@ def tariffs(config: ConfigOption = None, contact: ContactOption = "", as_json: J
 
 @billing.command()
 def late(config: ConfigOption = None, contact: ContactOption = "", as_json: JsonOption = False) -> None:
-    """List usage that came after its month was closed, and what it would have cost; it is in no bill.
+    """List usage that arrived after its month was closed, with its cost; it is in no bill.
 
     Example: airloom billing late --config airloom.toml
     """

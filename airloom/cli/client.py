@@ -26,14 +26,14 @@ PAGES_MAX = 100_000
 """Pages that one ``--fetch-all`` reads."""
 SHARE = "X-Soracom-Ratelimit-Remaining"
 WAIT_S_MAX = 30.0
-"""As long as this a command waits for its share of the API when it is told to (429, Retry-After)."""
+"""How long a command waits when the API is rate limited (429, Retry-After)."""
 
 EX_FAILED, EX_USAGE, EX_UNAVAILABLE, EX_DENIED, EX_CONFIG = 1, 2, 69, 77, 78
 """Exit codes, beside 0 for success; those from 64 on are those of sysexits.h."""
 
 
 class CliError(Exception):
-    """Why a command did not do what it was told, in one line; ``exit_code`` is the process's."""
+    """Why a command failed, in one line; ``exit_code`` is the process's."""
 
     def __init__(self, message: str, exit_code: int = EX_FAILED) -> None:
         super().__init__(message)
@@ -148,7 +148,7 @@ class Client:
                 wait_s = self._wait_s(response)
                 if not 0 < wait_s <= WAIT_S_MAX:
                     raise _error_of(response.status, value)
-                typer.echo(f"too many calls: waiting {wait_s:g} s, as the API asks", err=True)
+                typer.echo(f"rate limited: retrying in {wait_s:g} s", err=True)
                 await asyncio.sleep(wait_s)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise CliError(f"{self._endpoint}: {_why(error)}", EX_UNAVAILABLE) from error
@@ -185,7 +185,7 @@ class Client:
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise CliError(f"{url}: {str(error) or type(error).__name__}", EX_UNAVAILABLE) from error
         if response.status != 200:
-            raise CliError(f"the link of the export answers HTTP {response.status}")
+            raise CliError(f"the export link returned HTTP {response.status}")
         return content
 
     def _url(self, path: str) -> URL:
@@ -196,7 +196,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         number = error.os_error.errno or 0
         why = os.strerror(number) if number > 0 else error.os_error.strerror or str(error.os_error)
-        return f"cannot connect: {why}; does it run there? --endpoint names another API"
+        return f"cannot connect: {why}; check that the API is running, or give its address with --endpoint"
     return str(error) or type(error).__name__
 
 

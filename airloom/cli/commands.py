@@ -34,15 +34,18 @@ GROUP_COLUMNS = ("groupId", "tags", "lastModifiedTime")
 SimId = Annotated[
     str,
     typer.Option(
-        "--sim-id", help="The SIM's id (its primary ICCID); may stand by itself.", show_default=False
+        "--sim-id",
+        help="The SIM's id (its primary ICCID); the option name may be omitted.",
+        show_default=False,
     ),
 ]
 GroupId = Annotated[
-    str, typer.Option("--group-id", help="The group's id; may stand by itself.", show_default=False)
+    str,
+    typer.Option("--group-id", help="The group's id; the option name may be omitted.", show_default=False),
 ]
 Limit = Annotated[int | None, typer.Option(help="Items per page.", show_default=False)]
-FetchAll = Annotated[bool, typer.Option("--fetch-all", help="Go on through all pages.")]
-Tags = Annotated[list[str], typer.Option("--tag", help="name=value; may be given again.", show_default=False)]
+FetchAll = Annotated[bool, typer.Option("--fetch-all", help="Fetch all pages.")]
+Tags = Annotated[list[str], typer.Option("--tag", help="name=value; may be repeated.", show_default=False)]
 
 PROFILE_OPTIONS = ("endpoint", "auth_key_id", "auth_key", "profile")
 """Options of every command that say which API is asked, and as whom."""
@@ -73,13 +76,13 @@ def settings_of(
     if must_exist and not path.exists():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.json"))) or "none"
         raise CliError(
-            f"profile {profile_name!r}: does not exist; there are: {known};"
-            f" save it with: airloom --profile {profile_name} configure",
+            f"profile {profile_name!r}: does not exist (known: {known}); save it with: airloom --profile"
+            f" {profile_name} configure",
             EX_USAGE,
         )
     auth_key = secret_of(auth_key)
     if bool(auth_key_id) != bool(auth_key):
-        raise CliError("--auth-key-id and --auth-key go together", EX_USAGE)
+        raise CliError("--auth-key-id and --auth-key must be given together", EX_USAGE)
     if auth_key_id:
         saved = Profile(endpoint=saved.endpoint, authKeyId=auth_key_id, authKey=auth_key)
     return Settings(path, replace(saved, endpoint=checked_endpoint(endpoint or saved.endpoint)), output)
@@ -88,7 +91,7 @@ def settings_of(
 def checked_endpoint(endpoint: str) -> str:
     """As it was given, empty for the default one; raises ``CliError`` for what is no http address."""
     if endpoint and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
-        raise CliError(f"endpoint {endpoint!r}: write http://HOST:PORT", EX_USAGE)
+        raise CliError(f"endpoint {endpoint!r}: expected http://HOST:PORT", EX_USAGE)
     return endpoint
 
 
@@ -99,7 +102,7 @@ def demand_heeded(context: typer.Context, command: str, ignored: Sequence[str]) 
         source = root.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
-            raise CliError(f"{option}: is not an option of airloom {command}; see its --help", EX_USAGE)
+            raise CliError(f"{option}: not an option of airloom {command}; see --help", EX_USAGE)
 
 
 def secret_of(value: str) -> str:
@@ -158,7 +161,7 @@ def listing(
     async def task(client: Client) -> Any:
         items, is_whole = await client.pages(path, query=query, fetch_all=fetch_all)
         if not is_whole:
-            sys.stderr.write(f"the first {len(items)}; there are more, --fetch-all lists them\n")
+            sys.stderr.write(f"showing the first {len(items)}; use --fetch-all to list all\n")
         return items
 
     run(context, task, columns=columns)

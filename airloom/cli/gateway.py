@@ -32,8 +32,8 @@ END_S = 600.0
 
 gateway = typer.Typer(
     no_args_is_help=True,
-    help="The packet gateways that a node holds: status, peers, sessions, a live trace of signalling, and"
-    " what an operator does to peers. `airloom node drain` hands them over to another node.\n\n"
+    help="Packet gateways that a node serves: status, peers, sessions, live signalling traces, and actions"
+    " on peers. `airloom node drain` hands them over to another node.\n\n"
     "Examples: airloom gateway status | airloom gateway peers --contact http://10.0.0.12:8090 |"
     " airloom gateway trace 440100000000001 --pcap sim.pcap",
 )
@@ -45,11 +45,13 @@ def status(
     config: ConfigOption = None,
     contact: ContactOption = "",
     as_json: JsonOption = False,
-    over_s: Annotated[float, typer.Option("--over", min=0, max=60, help="Rates over so many seconds.")] = 1.0,
+    over_s: Annotated[
+        float, typer.Option("--over", min=0, max=60, help="Seconds over which rates are measured.")
+    ] = 1.0,
 ) -> None:
-    """Each gateway: sessions by access, requests that wait, answers and drops by reason, and their rates.
+    """Show each gateway's sessions by access, waiting requests, answers and drops by reason, and their rates.
 
-    Counts are since the node took the gateway; beside each stands how many come a second now.
+    Counters start when the node takes the gateway; the present rate per second stands beside each.
 
     Example: airloom gateway status --over 10
     """
@@ -99,9 +101,9 @@ def _tell_status(each: Mapping[str, Any]) -> None:
 
 @gateway.command()
 def peers(config: ConfigOption = None, contact: ContactOption = "", as_json: JsonOption = False) -> None:
-    """Each peer: its partner, whether it can be reached, restart counter, sessions, when it was last heard.
+    """List peers: partner, path state, restart counter, sessions, and when the last message arrived.
 
-    A path is `up`, `suspect` (it leaves our Echo Requests unanswered; its sessions are kept for
+    A path is `up`, `suspect` (the peer does not answer Echo Requests; its sessions are kept for
     gateway.path_keep_s) or `down` (its sessions were ended).
 
     Example: airloom gateway peers --json
@@ -126,10 +128,10 @@ def sessions(
     apn: Annotated[str, typer.Option(help="Filter by APN.")] = "",
     access: Annotated[str, typer.Option(help="Filter by access: gtpv1, gtpv2 or radius.")] = "",
     peer: Annotated[str, typer.Option(help="Filter by a peer's address, or by partner.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at once.")] = 50,
-    after: Annotated[str, typer.Option(help="Go on after this session id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Items per page.")] = 50,
+    after: Annotated[str, typer.Option(help="Continue after this session id.")] = "",
 ) -> None:
-    """Open sessions, a page at a time; the id to go on with is told on stderr.
+    """List open sessions, page by page; the id for --after is printed on stderr.
 
     Example: airloom gateway sessions --address 10.128.0.2
     """
@@ -152,27 +154,29 @@ def trace(
     *,
     partner: Annotated[str, typer.Option(help="Filter by partner, or by the address of one peer.")] = "",
     refused: Annotated[
-        bool, typer.Option("--refused", help="Only what was refused: requests with their answers.")
+        bool, typer.Option("--refused", help="Show refused requests only, with their responses.")
     ] = False,
     config: ConfigOption = None,
     contact: ContactOption = "",
     as_json: JsonOption = False,
-    pcap: Annotated[Path | None, typer.Option(help="Write what is seen here too, for Wireshark.")] = None,
-    count: Annotated[int, typer.Option(min=0, help="End after so many messages; 0: never.")] = 0,
+    pcap: Annotated[
+        Path | None, typer.Option(help="Also write the messages to this pcap file, for Wireshark.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=0, help="Stop after this many messages; 0: never.")] = 0,
 ) -> None:
     """Follow the GTP-C signalling of a SIM or a partner, both versions, decoded, until Ctrl-C.
 
     Requests are shown with their main elements, answers with their cause, the end of a session with its
-    reason. Name a SIM, a partner or --refused; what is named is combined. Passwords that a device shows (PAP,
-    CHAP) are not printed, but a pcap file has whatever was on the wire; it can be read by you alone.
+    reason. Give an IMSI, --partner or --refused; several are combined. Passwords of devices (PAP, CHAP) are
+    not printed, but the pcap file contains the messages as sent; only you can read it.
 
     Example: airloom gateway trace --partner some-partner --refused --pcap refused.pcap
     """
     where, secret = where_of(config, contact)
     if imsi and not (imsi.isascii() and imsi.isdigit()):
-        raise CliError(f"{imsi}: an IMSI has digits alone", EX_USAGE)
+        raise CliError(f"{imsi}: an IMSI consists of digits", EX_USAGE)
     if not (imsi or partner or refused):
-        raise CliError("name what to trace: an IMSI, --partner or --refused", EX_USAGE)
+        raise CliError("nothing to trace: give an IMSI, --partner or --refused", EX_USAGE)
     query = {"imsi": imsi, "partner": partner, "refused": "true" if refused else ""}
     query = {name: value for name, value in query.items() if value}
 
@@ -221,7 +225,7 @@ async def _traced(url: str, secret: str, query: Mapping[str, str]) -> AsyncItera
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         why = str(error) or type(error).__name__
         raise CliError(f"{unquote(url)}: {why}", EX_UNAVAILABLE) from error
-    raise CliError(f"{unquote(url)}: the node has ended", EX_UNAVAILABLE)
+    raise CliError(f"{unquote(url)}: the node has stopped", EX_UNAVAILABLE)
 
 
 def _print_row(row: Mapping[str, Any], *, as_json: bool) -> None:
@@ -229,7 +233,9 @@ def _print_row(row: Mapping[str, Any], *, as_json: bool) -> None:
         typer.echo(json.dumps(row, ensure_ascii=False))
         return
     if row["left_out_before"]:
-        typer.echo(f"  {row['left_out_before']} messages were left out: they came faster than they were read")
+        typer.echo(
+            f"  {row['left_out_before']} messages were dropped: they arrived faster than they were read"
+        )
     if "peer" in row:
         arrow = "<-" if row["direction"] == "in" else "->"
         address, port = row["peer"]
@@ -247,15 +253,16 @@ def _print_row(row: Mapping[str, Any], *, as_json: bool) -> None:
 
 @gateway.command("raise-restart-counter")
 def raise_restart_counter(
-    gateway_id: Annotated[str, typer.Argument(help="The virtual gateway, as vg-1.")],
+    gateway_id: Annotated[str, typer.Argument(help="The gateway instance, for example vg-1.")],
     config: ConfigOption = None,
     contact: ContactOption = "",
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell every peer that this gateway's sessions are lost: all of them end, there and here.
+    """Raise the restart counter: every peer, and this gateway, ends all of the gateway's sessions.
 
-    The counter stays over restarts and take-overs by itself; raise it when what peers hold is no longer true.
+    The counter does not change on a restart or takeover; raise it when peers hold sessions that no longer
+    exist.
 
     Example: airloom gateway raise-restart-counter vg-1
     """
@@ -274,12 +281,12 @@ def drop_peer(
     config: ConfigOption = None,
     contact: ContactOption = "",
     silently: Annotated[
-        bool, typer.Option("--silently", help="Send no delete requests, for a peer that is gone.")
+        bool, typer.Option("--silently", help="Send no delete requests, for a peer that no longer exists.")
     ] = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """End the sessions of a peer or of a partner; the peer is told by delete requests.
+    """End the sessions of a peer or a partner, and send the peer delete requests.
 
     Example: airloom gateway drop-peer 203.0.113.7 --silently
     """

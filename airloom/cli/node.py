@@ -35,7 +35,7 @@ node = typer.Typer(no_args_is_help=True, help="The nodes of this installation, o
 
 @node.command()
 def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Show whether a node is ready, its virtual gateways, and loops that stand still, with the reason.
+    """Show whether a node is ready, its gateway instances, and stalled loops with the reason.
 
     Example: airloom node status --contact http://10.0.0.12:8090
     """
@@ -48,26 +48,28 @@ def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
         sessions = told["gateways"].get(gateway_id)
         typer.echo(f"  {gateway_id}: {place}" + ("" if sessions is None else f", {sessions} sessions"))
     for loop, why in sorted(told.get("standing", {}).items()):
-        typer.echo(f"  {loop}: stands still: {why}")
+        typer.echo(f"  {loop}: stalled: {why}")
 
 
 @node.command()
 def drain(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Have a node hand over its virtual gateways and end; their sessions continue on other nodes.
+    """Drain a node: it hands over its gateway instances and stops; their sessions continue on other nodes.
 
     Example: airloom node drain --config airloom.toml
     """
     where, secret = where_of(config, contact)
     if not asyncio.run(_has_drained(where, secret)):
-        raise CliError(f"{where}: still there after {DRAIN_S:g} s; airloom node status tells what it holds")
-    typer.echo("drained: the node has ended")
+        raise CliError(
+            f"{where}: still running after {DRAIN_S:g} s; airloom node status shows which gateways it serves"
+        )
+    typer.echo("drained: the node has stopped")
 
 
 @node.command()
 def reload(config: ConfigOption = None, contact: ContactOption = "") -> None:
-    """Have a node read its configuration again, as by SIGHUP: partners, allowed peers, APNs and refusals.
+    """Reload a node's configuration, like SIGHUP: partners, allowed peers, APNs and refusals.
 
-    Open sessions stay. If any other key differs it is named, and nothing is changed.
+    Open sessions stay. If any other key differs, the reload is refused with its name.
 
     Example: airloom node reload
     """
@@ -82,9 +84,10 @@ def quarantined(
     config: ConfigOption = None,
     contact: ContactOption = "",
 ) -> None:
-    """List usage of a day, of the whole installation, that NASes reported and that is not billed, and why.
+    """List the usage of a day that NASes reported and that is not billed, with the reason, for the whole
+    installation.
 
-    It was more than their line can carry, or of no session that is known here.
+    It exceeds what the session's line can carry, or belongs to no known session.
 
     Example: airloom node quarantined 20261130
     """
@@ -110,7 +113,7 @@ async def _has_drained(where: str, secret: str) -> bool:
 def confirm(question: str, *, yes: bool) -> None:
     """Raises ``CliError`` unless the answer, or ``--yes``, says so."""
     if not yes and not typer.confirm(question):
-        raise CliError("nothing was done")
+        raise CliError("cancelled")
 
 
 def where_of(path: Path | None, contact: str) -> tuple[str, str]:
@@ -118,7 +121,7 @@ def where_of(path: Path | None, contact: str) -> tuple[str, str]:
     config = settings_from(path)
     secret = config.control.secret.get_secret_value()
     if contact and not secret:
-        raise CliError("control.secret: is needed to ask another node", EX_CONFIG)
+        raise CliError("control.secret: required to reach another node", EX_CONFIG)
     return contact or config.control.contact or by_socket(config.node.data_dir), secret
 
 
@@ -135,8 +138,8 @@ async def channel(url: str, secret: str, **options: Any) -> AsyncIterator[tuple[
             place, _, path = url.removeprefix(SOCKET_SCHEME).partition("/")
             folder, url = Path(unquote(place)), f"http://localhost/{path}"
             if not await asyncio.to_thread((folder / SOCKET_FILE).exists):
-                fix = "start it, or name its configuration with --config"
-                raise CliError(f"no node works in {folder}; {fix}", EX_UNAVAILABLE)
+                fix = "start it, or give its configuration with --config"
+                raise CliError(f"no node is running in {folder}; {fix}", EX_UNAVAILABLE)
             address = await asyncio.to_thread(opened.enter_context, reachable(folder))
             options["connector"] = aiohttp.UnixConnector(path=address)
         headers = {"Authorization": f"Bearer {secret}"}

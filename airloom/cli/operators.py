@@ -24,7 +24,7 @@ CLOSE_S = 120.0
 
 operators = typer.Typer(
     no_args_is_help=True,
-    help="The customers of this installation, for its operators: on a node's host, or with --contact.",
+    help="Customers of this installation: run it on a node's host, or with --contact.",
 )
 OperatorId = Annotated[str, typer.Argument(help="As OP0123456789.")]
 OutOption = Annotated[
@@ -38,13 +38,13 @@ def create(
     email: Annotated[str, typer.Option(help="The root user's e-mail address.", show_default=False)],
     *,
     password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read a password from stdin, to sign in by it too.")
+        bool, typer.Option("--password-stdin", help="Read a password for sign-in from stdin.")
     ] = False,
     out: OutOption = None,
     config: ConfigOption = None,
     contact: ContactOption = "",
 ) -> None:
-    """Make a customer and its first auth key, which is shown this once.
+    """Create a customer and its first auth key; the key is shown only once.
 
     Example: airloom operators create --email ops@example.com --out ops.json
     """
@@ -61,12 +61,12 @@ def list_operators(
     *,
     config: ConfigOption = None,
     contact: ContactOption = "",
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at once.")] = 100,
-    after: Annotated[str, typer.Option(help="Go on after this operator id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Items per page.")] = 100,
+    after: Annotated[str, typer.Option(help="Continue after this operator id.")] = "",
 ) -> None:
-    """The customers that are not closed, by id; the id to go on with is told on stderr.
+    """List open customers by id, page by page; the id for --after is printed on stderr.
 
-    One that an earlier version made is listed from its next sign-in on.
+    A customer that an earlier version created appears after its next sign-in.
 
     Example: airloom operators list
     """
@@ -87,7 +87,7 @@ def add_auth_key(
     config: ConfigOption = None,
     contact: ContactOption = "",
 ) -> None:
-    """Make one more auth key, for a customer who lost the others; it is shown this once.
+    """Create another auth key for a customer that lost its keys; it is shown only once.
 
     Example: airloom operators add-auth-key OP0123456789 --out ops.json
     """
@@ -109,12 +109,12 @@ def close(
 ) -> None:
     """Close a customer: its credentials end, its SIMs are terminated and disconnected, its bills stay.
 
-    A customer with SIMs that are not terminated is refused without --terminate-sims. Repeat it when it was
-    broken off.
+    A customer with SIMs that are not terminated is refused without --terminate-sims. Repeat the command if it
+    was interrupted.
 
     Example: airloom operators close OP0123456789 --terminate-sims
     """
-    confirm(f"close {operator_id} for good?", yes=yes)
+    confirm(f"close {operator_id} permanently?", yes=yes)
     where, secret = where_of(config, contact)
     body: dict[str, Any] = {"operator_id": operator_id, "terminate_sims": terminate_sims}
     terminated = 0

@@ -1,4 +1,4 @@
-"""A capture file that Wireshark opens, of UDP datagrams whose ends are told.
+"""A pcap file of UDP datagrams, for Wireshark.
 
 Rules: the classic format (pcap, microseconds) with raw IPv4 (LINKTYPE_RAW); the IP and UDP headers are made
 here, with their checksums, for the datagrams were seen above them.

@@ -84,8 +84,8 @@ def options(
         str,
         typer.Option(
             envvar="AIRLOOM_AUTH_KEY",
-            help="As secret-…. Others see it among the host's processes: better the variable, a profile, or"
-            " - to read it from stdin.",
+            help="As secret-…. Visible in the host's process list: prefer the variable, a profile, or - to"
+            " read it from stdin.",
         ),
     ] = "",
     profile: Annotated[str, typer.Option(envvar="AIRLOOM_PROFILE", help="A saved profile.")] = "default",
@@ -96,7 +96,7 @@ def options(
         bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of every command that asks the API; they may stand before or after it."""
+    """Options of every command that calls the API; before or after the command."""
     command = context.invoked_subcommand or ""
     if command in OPERATORS_COMMANDS:
         demand_heeded(context, command, (*PROFILE_OPTIONS, "output"))
@@ -120,9 +120,9 @@ def options(
 def configure(
     context: typer.Context,
     email: Annotated[str, typer.Option(help="Save this and a password instead of an auth key.")] = "",
-    password: Annotated[str, typer.Option(envvar="AIRLOOM_PASSWORD", help="Asked for if not given.")] = "",
+    password: Annotated[str, typer.Option(envvar="AIRLOOM_PASSWORD", help="Prompts if not given.")] = "",
 ) -> None:
-    """Save endpoint and credentials as a profile that only you can read; what is not given is asked for.
+    """Save endpoint and credentials as a profile that only you can read; prompts for missing values.
 
     Example: airloom --endpoint http://127.0.0.1:8080 --auth-key-id keyId-1 --auth-key secret-1 configure
     """
@@ -159,7 +159,7 @@ def serve(
         list[str] | None,
         typer.Option(help="gateway, aaa, edge, api, meter or all; may be repeated. Wins over node.roles."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Say ready as one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report readiness as one line of JSON.")] = False,
 ) -> None:
     """Run Airloom itself, by default with every role in one process.
 

@@ -1,4 +1,5 @@
-"""`airloom serve`: one node, by default with every role on the embedded defaults, until it is told to stop.
+"""`airloom serve`: one node, by default with every role on the embedded defaults, until it gets a stop
+signal.
 
 Rules: it says that it is ready in one line on stdout, once everything is open; what it cannot use it says in
 one line on stderr, with the fix, and ends with 78 (EX_CONFIG) before anything is half-written. No secret is
@@ -135,7 +136,7 @@ async def _reload_on(hung_up: asyncio.Event, reload: Callable[[], Awaitable[list
             _tell(f"configuration reloaded: {', '.join(await reload()) or 'nothing'} changed")
         except ConfigurationError as error:
             for line in str(error).splitlines():
-                _tell(f"configuration not reloaded, the one before stays in force: {line}")
+                _tell(f"configuration not reloaded, the previous one stays in force: {line}")
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:
@@ -151,8 +152,8 @@ async def _drain(node: Node) -> None:
             await node.drain()
     except TimeoutError:
         _tell(
-            f"drain: not every gateway was handed over within {DRAIN_S:g} s; other nodes take the rest when"
-            " its leases expire. Usage that was not reported stays in the counter files (*.slots in"
+            f"drain: not every gateway was handed over within {DRAIN_S:g} s; other nodes take over the"
+            f" others when the leases expire. Unreported usage remains in the counter files (*.slots in"
             " node.data_dir) and is reported when this node starts again"
         )
 
@@ -230,7 +231,7 @@ def _say_ready(
         if is_new:
             named = "" if config_file is None else f" --config {shlex.quote(str(config_file))}"
             lines.append(
-                f"no operator yet; make one: airloom operators create{named} --email you@example.com"
+                f"no customer yet; create one: airloom operators create{named} --email you@example.com"
             )
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

@@ -22,7 +22,7 @@ from airloom.cli.commands import (
 from airloom.cli.words import Command
 
 sims = typer.Typer(no_args_is_help=True, help="SIMs: register, switch, group, tag, watch.")
-stats = typer.Typer(no_args_is_help=True, help="How much was used.")
+stats = typer.Typer(no_args_is_help=True, help="Usage statistics.")
 _air = typer.Typer(no_args_is_help=True, help="Cellular traffic.")
 _air_sims = typer.Typer(no_args_is_help=True, help="By SIM.")
 stats.add_typer(_air, name="air")
@@ -67,10 +67,10 @@ def register(
             help="The secret on the card (PUK or passcode); - reads it from stdin.", show_default=False
         ),
     ],
-    group_id: Annotated[str, typer.Option(help="A group to put it into.")] = "",
+    group_id: Annotated[str, typer.Option(help="Add it to this group.")] = "",
     tag: Tags = [],  # noqa: B006 - typer copies defaults
 ) -> None:
-    """Make a SIM yours, by the secret that came with it.
+    """Register a SIM with the secret that came with it.
 
     Example: airloom sims register --sim-id 8981100000000000001 --registration-secret 12345678 --tag name=pump
     """
@@ -88,16 +88,16 @@ def _add_verb(verb: str, path: str, text: str) -> None:
 
 
 _VERBS = (
-    ("activate", "activate", "Let a SIM connect."),
-    ("deactivate", "deactivate", "Stop a SIM from connecting; its device keeps trying."),
-    ("set-to-standby", "set_to_standby", "Pause a SIM until it connects again."),
-    ("suspend", "suspend", "Stop a SIM with a permanent reject; its session ends at once."),
-    ("terminate", "terminate", "End a SIM for ever; needs enable-termination first."),
-    ("enable-termination", "enable_termination", "Allow that the SIM be terminated."),
+    ("activate", "activate", "Allow a SIM to connect."),
+    ("deactivate", "deactivate", "Disconnect a SIM and reject it temporarily; its device keeps trying."),
+    ("set-to-standby", "set_to_standby", "Disconnect a SIM; the next connection makes it active."),
+    ("suspend", "suspend", "Disconnect a SIM and reject it permanently."),
+    ("terminate", "terminate", "Terminate a SIM permanently; requires enable-termination first."),
+    ("enable-termination", "enable_termination", "Allow termination of the SIM."),
     ("disable-termination", "disable_termination", "Protect the SIM from termination."),
-    ("unset-imei-lock", "unset_imei_lock", "Let a SIM be in any device again."),
-    ("unset-group", "unset_group", "Take a SIM out of its group."),
-    ("delete-session", "delete_session", "Disconnect a SIM; its device may come back at once."),
+    ("unset-imei-lock", "unset_imei_lock", "Remove a SIM's IMEI lock."),
+    ("unset-group", "unset_group", "Remove a SIM from its group."),
+    ("delete-session", "delete_session", "Disconnect a SIM; its device may reconnect at once."),
 )
 for _verb in _VERBS:
     _add_verb(*_verb)
@@ -109,7 +109,7 @@ def update_speed_class(
     sim_id: SimId,
     speed_class: Annotated[str, typer.Option(help="As s1.fast.", show_default=False)],
 ) -> None:
-    """Give a SIM another speed class, at once.
+    """Change a SIM's speed class; takes effect at once.
 
     Example: airloom sims update-speed-class --sim-id 8981100000000000001 --speed-class s1.fast
     """
@@ -120,11 +120,9 @@ def update_speed_class(
 def set_imei_lock(
     context: typer.Context,
     sim_id: SimId,
-    imei: Annotated[
-        str, typer.Option(help="The device's IMEI; that of the one it is in, if not given.")
-    ] = "",
+    imei: Annotated[str, typer.Option(help="The device's IMEI; by default that of the present device.")] = "",
 ) -> None:
-    """Lock a SIM to a device; a session in another one ends at once.
+    """Lock a SIM to a device; a session in another device ends at once.
 
     Example: airloom sims set-imei-lock --sim-id 8981100000000000001 --imei 490154203237518
     """
@@ -137,7 +135,7 @@ def set_group(
     sim_id: SimId,
     group_id: Annotated[str, typer.Option(help="The group's id.", show_default=False)],
 ) -> None:
-    """Put a SIM into a group.
+    """Add a SIM to a group.
 
     Example: airloom sims set-group --sim-id 8981100000000000001 --group-id GROUP
     """
@@ -177,7 +175,7 @@ def session_events(
     limit: Limit = None,
     fetch_all: FetchAll = False,
 ) -> None:
-    """List when a SIM was connected, newest first.
+    """List a SIM's session events, newest first.
 
     Example: airloom sims session-events --sim-id 8981100000000000001 --limit 10
     """
@@ -193,10 +191,10 @@ def get_air_stats(
     period: Annotated[StatsPeriod, typer.Option(help="Aggregation period.")] = StatsPeriod.DAY,
     since: Annotated[str, typer.Option("--from", help="A day (2026-01-31) or seconds since 1970.")] = "0",
     until: Annotated[
-        str, typer.Option("--to", help="A day or seconds since 1970; now, if not given.")
+        str, typer.Option("--to", help="A day, or seconds since 1970; default: now.")
     ] = "253370764799",
 ) -> None:
-    """Show how much a SIM used.
+    """Show a SIM's usage.
 
     Example: airloom stats air sims get --sim-id 8981100000000000001 --period day --from 2026-01-01
     """

@@ -34,7 +34,7 @@ IMPORT_S = 120.0
 Line = tuple[int, StockRow | str]
 """Its number, and a row or what keeps it from being one."""
 OperatorOption = Annotated[
-    str, typer.Option("--operator", help="Register them to this customer, as OP0123456789.")
+    str, typer.Option("--operator", help="Register them to this customer, for example OP0123456789.")
 ]
 
 
@@ -72,7 +72,9 @@ def import_sims(
                 sys.stderr.write(f"{counts.total():,} rows\n")
     typer.echo(", ".join(f"{what} {count:,}" for what, count in counts.items()))
     if counts["refused"]:
-        raise CliError(f"{file}: {counts['refused']:,} rows were refused, see above; the others are in")
+        raise CliError(
+            f"{file}: {counts['refused']:,} rows were refused (see above); the others were imported"
+        )
 
 
 def _check(file: Path, operator: str) -> None:
@@ -104,7 +106,7 @@ def _problems(row: StockRow | str, seen: dict[str, set[int]]) -> Iterator[str]:
         for name, numbers in seen.items():
             # A leading 1 keeps the zeros that matter.
             if (value := int(f"1{getattr(row, name)}")) in numbers:
-                yield f"{name}: is in an earlier line too"
+                yield f"{name}: repeated; an earlier line has it"
             numbers.add(value)
 
 

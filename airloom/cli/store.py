@@ -25,13 +25,13 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="airloom.tom
 
 store = typer.Typer(
     no_args_is_help=True,
-    help="The tables in Cassandra (the embedded store makes its own), and the audit log.",
+    help="Tables in Cassandra (the embedded store creates its own), and the audit log.",
 )
 
 
 @store.command()
 def migrate(config: ConfigOption = None) -> None:
-    """Make the keyspace and its tables, or bring them to this version; may be repeated.
+    """Create the keyspace and its tables, or migrate them to this version; may be repeated.
 
     Example: airloom store migrate --config airloom.toml
     """
@@ -47,7 +47,7 @@ def migrate(config: ConfigOption = None) -> None:
 
 @store.command()
 def check(config: ConfigOption = None) -> None:
-    """Whether the cluster answers and its tables are of this version.
+    """Check that the cluster answers and that its tables have this version's schema.
 
     Example: airloom store check --config airloom.toml
     """
@@ -62,18 +62,17 @@ def check(config: ConfigOption = None) -> None:
         await engine.aclose()
 
     _run(look())
-    typer.echo(f"keyspace {address.keyspace}: as this version wants it")
+    typer.echo(f"keyspace {address.keyspace}: schema is up to date")
 
 
 @store.command()
 def audit(
     day: Annotated[str, typer.Argument(help="A UTC day, as 2026-11-30.")], config: ConfigOption = None
 ) -> None:
-    """Print the audit log of a day, one JSON object a line; of the embedded store, while no node runs on it.
+    """Print the audit log of a day as JSON lines; with the embedded store, only while no node is running.
 
-    It has customers created and closed, SIMs imported, take-overs of gateways and sessions, restarts of
-    peers, usage that is late, lost or quarantined, records that were skipped, and secrets that were wrong
-    too often.
+    Entries: customers created and closed, SIMs imported, takeovers of gateways and sessions, peer restarts,
+    late, lost or quarantined usage, skipped records, and repeated wrong secrets.
 
     Example: airloom store audit 2026-11-30 --config airloom.toml
     """
@@ -125,7 +124,7 @@ def said_plainly() -> Iterator[None]:
 def _with_cassandra(path: Path | None) -> "Config":
     config = settings_from(path)
     if not config.store.cassandra:
-        raise CliError("store.cassandra: names no node; the embedded store needs no migration", EX_CONFIG)
+        raise CliError("store.cassandra: not set; the embedded store needs no migration", EX_CONFIG)
     return config
 
 

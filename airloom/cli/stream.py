@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 EVENT_FIELDS = ("event", "apn", "ueIpAddress", "cause")
 
-stream = typer.Typer(no_args_is_help=True, help="The stream that device messages and session events go into.")
+stream = typer.Typer(no_args_is_help=True, help="The stream of device messages and session events.")
 
 
 class Start(StrEnum):
@@ -52,18 +52,16 @@ def tail(
     ] = None,
     imsi: Annotated[str, typer.Option(help="Filter by IMSI.", show_default=False)] = "",
     sim_id: Annotated[str, typer.Option("--sim-id", help="Filter by SIM id.", show_default=False)] = "",
-    events: Annotated[bool, typer.Option("--events", help="Session events too.")] = False,
-    start: Annotated[Start, typer.Option("--from", help="Where to begin.")] = Start.OLDEST,
-    follow: Annotated[bool, typer.Option(help="Go on with what comes, until Ctrl-C.")] = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line: the whole record.")
-    ] = False,
+    events: Annotated[bool, typer.Option("--events", help="Include session events.")] = False,
+    start: Annotated[Start, typer.Option("--from", help="Start position.")] = Start.OLDEST,
+    follow: Annotated[bool, typer.Option(help="Follow new records until Ctrl-C.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print whole records as JSON lines.")] = False,
 ) -> None:
-    """Print device messages as they are in the stream: UTC time of arrival, IMSI, protocol, payload.
+    """Print device messages from the stream: UTC time of arrival, IMSI, protocol, payload.
 
-    A payload that is no text is shown in base64. Run it on the node's machine.
+    Binary payloads are shown in base64. Run the command on the node's host.
 
-    With stream.kinesis it runs anywhere; the credentials must allow DescribeStreamSummary, ListShards,
+    With stream.kinesis it runs on any host; the credentials must allow DescribeStreamSummary, ListShards,
     GetShardIterator and GetRecords.
 
     Example: airloom stream tail --imsi 440100000000001 --from latest | airloom stream tail --no-follow --json
@@ -130,7 +128,7 @@ async def _show_next(reading: "Reading", places: dict[str, str], show: "Show") -
         places[shard_id] = result.next_iterator
         found += result.records
         if result.lost:
-            sys.stderr.write(f"{shard_id}: {result.lost} damaged records were passed over\n")
+            sys.stderr.write(f"{shard_id}: {result.lost} damaged records were skipped\n")
     for record in sorted(found, key=lambda each: each.arrived):
         show(record)
     sys.stdout.flush()

@@ -42,7 +42,7 @@ class FilterBody(_Body):
         try:
             return str(ip_network(remote)) if remote else ""
         except ValueError as error:
-            raise ValueError(f"{error}; write a network, as 10.1.0.0/16") from None
+            raise ValueError(f"{error}; expected a network, for example 10.1.0.0/16") from None
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -62,7 +62,7 @@ class FilterBody(_Body):
         first, _, last = str(ports).partition("-")
         found = [int(each) if each.isdecimal() else _PORT_MAX + 1 for each in (first, last or first)]
         if not found[0] <= found[1] <= _PORT_MAX:
-            raise ValueError(f"{ports!r} are none; write 5060 or 5060-5070, up to {_PORT_MAX}")
+            raise ValueError(f"{ports!r} are not ports; expected 5060 or 5060-5070, at most {_PORT_MAX}")
         return tuple(found)
 
 
@@ -125,11 +125,14 @@ def packet_filters(wanted: Sequence[FilterBody], others: Sequence[DedicatedBeare
     for identifier, each in enumerate(wanted):
         if not (each.remote or each.protocol is not None or each.local_ports or each.remote_ports):
             raise ValueError(
-                f"filters.{identifier}: takes everything; name remote, protocol, local_ports or remote_ports"
+                f"filters.{identifier}: matches all packets; set remote, protocol, local_ports or"
+                f" remote_ports"
             )
         precedence = next(free, None) if each.precedence is None else each.precedence
         if precedence is None:
-            raise ValueError(f"filters.{identifier}.precedence: all 256 are taken; remove a bearer first")
+            raise ValueError(
+                f"filters.{identifier}.precedence: all 256 values are in use; remove a bearer first"
+            )
         found.append(
             PacketFilter(
                 identifier=identifier,

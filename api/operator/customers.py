@@ -1,7 +1,7 @@
-"""Customers and their SIMs, as whoever runs the installation handles them, over the control channel.
+"""Customers and their SIMs, managed by the installation's operator over the control channel.
 
 Rules: no customer's token opens these; what a body may hold is bounded, and a batch of SIMs is larger than
-any other; an auth key is told once, in the answer that it was made in.
+any other; an auth key is shown once, in the response that created it.
 """
 
 from collections.abc import Awaitable, Callable

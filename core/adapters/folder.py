@@ -34,18 +34,18 @@ class NodeFolder:
             _close_to_others(folder)
             descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            fix = "name a folder that can be written"
+            fix = "use a writable folder"
             raise ConfigurationError(f"node.data_dir {folder}: {error.strerror}; {fix}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return cls(folder_id=_id_in(descriptor, entropy), descriptor=descriptor)
         except BlockingIOError:
             os.close(descriptor)
-            fix = "stop it, or give each node its own"
+            fix = "stop that process, or give each node its own folder"
             raise ConfigurationError(f"node.data_dir {folder}: in use by another process; {fix}") from None
         except OSError as error:
             os.close(descriptor)
-            fix = "free some space or name another folder"
+            fix = "free some space or use another folder"
             raise ConfigurationError(f"node.data_dir {folder}: {error.strerror}; {fix}") from error
 
     def close(self) -> None:
@@ -60,8 +60,8 @@ def _close_to_others(folder: Path) -> None:
     within = [entry.name for entry in folder.iterdir()]
     if within and (LOCK_FILE not in within or mode & stat.S_ISVTX):
         raise ConfigurationError(
-            f"node.data_dir {folder}: others can look into it (mode {stat.S_IMODE(mode):o}) and it holds"
-            f" other things; name a folder for Airloom alone, or run: chmod 700 {folder}"
+            f"node.data_dir {folder}: readable by others (mode {stat.S_IMODE(mode):o}) and not only"
+            f" Airloom's; use a folder for Airloom alone, or run: chmod 700 {folder}"
         )
     folder.chmod(0o700)
     for path in folder.rglob("*"):

@@ -187,7 +187,7 @@ class _Connection(RequestHandler):
             self._clients.count(Fault.MALFORMED)
         else:
             return super().handle_error(request, status, exc, message)
-        response = web.Response(status=400, text="The request cannot be read.\n")
+        response = web.Response(status=400, text="The request is malformed.\n")
         response.force_close()
         return response
 
@@ -208,8 +208,8 @@ async def listening(
             )
         except OSError as error:
             raise ConfigurationError(
-                f"{section}.port: {host}:{port}: {error.strerror or error}; stop what uses it,"
-                f" or set another with AIRLOOM_{section.upper()}__PORT"
+                f"{section}.port: {host}:{port}: {error.strerror or error}; stop the process that uses it,"
+                f" or set another port with AIRLOOM_{section.upper()}__PORT"
             ) from error
         try:
             yield

@@ -1,4 +1,4 @@
-"""The socket in a node's data folder, by which whoever owns the folder reaches the node.
+"""The Unix socket in a node's data folder, by which the folder's owner reaches the node.
 
 Rules: the file system says who may connect, folder and socket are their owner's alone; a socket that a killed
 process left is removed by the next one, which holds the folder's lock.

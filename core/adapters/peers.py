@@ -1,7 +1,7 @@
 """The other nodes, over the control channel of each (``api.operator.control``).
 
 Rules: a node is dead only on two signs of its host: the kernel closed a connection that the node itself never
-closes, and nothing listens where it did. Silence is no sign: whoever is cut off may well be alive.
+closes, and nothing listens where it did. Silence proves nothing: a node that is cut off may be alive.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What an operator may configure, read once into immutable objects: a file for each kind of section.
+"""The configuration's sections as immutable objects, one file per kind of section.
 
 Rule: an unknown key is an error that names it (``core.config_file``).
 """
@@ -80,23 +80,24 @@ class Config(Section):
         known = [each.id for each in self.gateway.held]
         if unknown := set(self.node.home) - set(known):
             raise ValueError(
-                f"node.home: {', '.join(sorted(unknown))}: no such virtual gateway; known: {', '.join(known)}"
+                f"node.home: {', '.join(sorted(unknown))}: no such gateway instance; known:"
+                f" {', '.join(known)}"
             )
         if len(known) > 1 and self.radius.address is not None:
-            raise ValueError("radius.address: each virtual gateway has its own; leave it out")
+            raise ValueError("radius.address: each gateway instance has its own address; remove the key")
         for each in self.gateway.held:
             if not self.doors_of(each):
                 raise ValueError(
-                    f"gateway.doors: {each.id} has none that is open; radius.clients are missing"
+                    f"gateway.doors: {each.id} no protocol is enabled; radius needs radius.clients"
                 )
         if {"gateway", "aaa"} & set(self.node.roles):
             self._check_holdable()
         named = [(f"gateway.{key}", network) for key, network in self.gateway.networks]
         demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
         if 0 < self.gateway.idle_s < (least := max(60.0, 4 * self.usage.report_interval_s)):
-            raise ValueError(f"gateway.idle_s: must be 0 (off) or at least {least:g}")
+            raise ValueError(f"gateway.idle_s: must be 0 (disabled) or at least {least:g}")
         if self.edge.nodes and not self.control.contact:
-            raise ValueError("edge.nodes: control.secret must be set, the same as theirs")
+            raise ValueError("edge.nodes: control.secret must be set, to the edge nodes' value")
         return self
 
     def _check_holdable(self) -> None:
@@ -105,6 +106,6 @@ class Config(Section):
         if len(lacking) == len(wanted) or (self.node.home and lacking):
             each, roles = lacking[0]
             raise ValueError(
-                f"node.roles: {each.id} has the doors {', '.join(sorted(self.doors_of(each)))}, so whoever"
-                f" holds it also needs the role {', '.join(roles)}"
+                f"node.roles: {each.id} has the protocols {', '.join(sorted(self.doors_of(each)))}, so a"
+                f" node that serves it also needs the role {', '.join(roles)}"
             )

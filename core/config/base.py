@@ -58,7 +58,7 @@ class Section(BaseModel):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this host reaches what listens there; of a name only ``localhost`` is known."""
+    """Whether only this host reaches a listener there; of names only ``localhost`` is known."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

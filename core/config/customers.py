@@ -11,11 +11,11 @@ from core.config.base import Port, Section, is_loopback, text
 class ApiConfig(Section):
     """The customer API.
 
-    ``sandbox`` adds SORACOM's sandbox operations, which give whoever reaches the API an account and SIMs from
-    nothing; so beyond loopback ``sandbox_exposed`` must say that it is meant. The SIMs get IMSIs of
-    ``sandbox_plmn`` (MCC and MNC; 00101 is the test network). ``proxies`` are the load balancers whose
-    X-Forwarded-For says where a request comes from (wrong passwords are bounded by source), and whose
-    X-Forwarded-Proto says whether links to exports begin with https.
+    ``sandbox`` adds SORACOM's sandbox operations, which give anyone who reaches the API an account and SIMs;
+    so beyond loopback ``sandbox_exposed`` must confirm it. The SIMs get IMSIs of ``sandbox_plmn`` (MCC and
+    MNC; 00101 is the test network). ``proxies`` are the load balancers whose X-Forwarded-For says where a
+    request comes from (wrong passwords are bounded by source), and whose X-Forwarded-Proto says whether links
+    to exports begin with https.
 
     ``connections_per_address`` are the connections that one address may have open: raise it where all
     customers come through a proxy. An operator may make ``calls_per_s`` calls a second (0: any number), lists
@@ -35,8 +35,8 @@ class ApiConfig(Section):
     def _check(self) -> "ApiConfig":
         if self.sandbox and not self.sandbox_exposed and not is_loopback(self.host):
             raise ValueError(
-                f"sandbox: gives an account and SIMs to whoever reaches {self.host}; turn it off, set"
-                " api.host to a loopback address, or say with api.sandbox_exposed = true that it is meant"
+                f"sandbox: gives accounts and SIMs to anyone who can reach {self.host}; turn it off, set"
+                f" api.host to a loopback address, or confirm it with api.sandbox_exposed = true"
             )
         return self
 

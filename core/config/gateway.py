@@ -56,21 +56,21 @@ class GatewayConfig(Section):
     device edge is reachable; never are the gateways and the operator's ``core_networks``. With
     ``user_sequence_numbers`` each packet down has one (TS 29.281 §5.1), and links an MTU of 1,460 at most.
 
-    Who may speak GTP-C is told by ``peers``, the table of roaming partners (``PeerConfig``), and by
-    ``allowed_peers``, networks of partners without a name; both empty: everybody.
+    GTP-C is accepted from ``peers``, the table of roaming partners (``PeerConfig``), and from
+    ``allowed_peers``, networks of partners without a name; if both are empty, from every address.
 
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
     never), by GTP-U every ``user_echo_interval_s``; the sessions of one that does not answer by GTP-C are
-    kept for ``path_keep_s``. A session without a packet for ``idle_s`` (0: off) ends. A peer whose attaches
-    for one APN are too many is asked to stay away from it for ``back_off_s`` (0: it is not told how long).
+    kept for ``path_keep_s``. A session without a packet for ``idle_s`` (0: off) ends. A peer that sends too
+    many attaches for one APN is asked to back off for ``back_off_s`` (0: no time is given).
 
     ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
     the usual ones (docs/gateway-operations.md).
 
-    ``address_mover``: how an address comes to the node that takes the gateway. ``none``: it is there already;
-    ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW); ``ec2``:
-    and before that assigned to this instance's network interface (docs/scale.md).
+    ``address_mover``: how an instance's address moves to the node that takes its lease. ``none``: it is there
+    already; ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW);
+    ``ec2``: and before that assigned to this instance's network interface (docs/scale.md).
     """
 
     id: Name = "vg-1"
@@ -113,7 +113,7 @@ class GatewayConfig(Section):
     @classmethod
     def _check_echo(cls, interval_s: float) -> float:
         if 0 < interval_s < ECHO_INTERVAL_S_MIN:
-            raise ValueError(f"must be 0 (none are sent) or at least {ECHO_INTERVAL_S_MIN}")
+            raise ValueError(f"must be 0 (disabled) or at least {ECHO_INTERVAL_S_MIN}")
         return interval_s
 
     @field_validator("refusals", mode="before")
@@ -122,9 +122,7 @@ class GatewayConfig(Section):
         known = [each.value for each in AttachRefusal if each is not AttachRefusal.UNKNOWN_SESSION]
         for name in refusals if isinstance(refusals, Mapping) else ():
             if name not in known:
-                raise ValueError(
-                    f"{name}: no refusal with a cause of its own; known here: {', '.join(known)}"
-                )
+                raise ValueError(f"{name}: unknown refusal; known: {', '.join(known)}")
         return refusals
 
     @field_validator("peers")
@@ -245,15 +243,17 @@ class GatewayConfig(Section):
         used = Counter(address for each in self.held for address in each.addresses)
         for one in self.held:
             if any(used[address] > 1 for address in one.addresses):
-                raise ValueError(f"virtual {one.id}: address and user_address must be its own, and differ")
+                raise ValueError(f"virtual {one.id}: address and user_address must be unique and differ")
             if one.user_address is not None and "gtp" not in one.doors:
-                raise ValueError(f"virtual {one.id}: user_address is for the door gtp; leave it out")
+                raise ValueError(
+                    f"virtual {one.id}: user_address is used by the protocol gtp only; remove it"
+                )
         for place, one in enumerate(self.virtual):
             if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
                 raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
             for other in self.virtual[:place]:
                 if one.id == other.id:
-                    raise ValueError(f"virtual {one.id}: the id must be its own")
+                    raise ValueError(f"virtual {one.id}: the id must be unique")
                 if one.ue_pool and other.ue_pool and one.ue_pool.overlaps(other.ue_pool):
                     raise ValueError(f"virtual {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}")
         return self
@@ -261,13 +261,15 @@ class GatewayConfig(Section):
     @model_validator(mode="after")
     def _check_apn_pools(self) -> "GatewayConfig":
         if len(self.apn_pools) > APN_POOLS_MAX:
-            raise ValueError(f"apns: at most {APN_POOLS_MAX} ue_pool; let access points share some")
+            raise ValueError(
+                f"apns: at most {APN_POOLS_MAX} different ue_pool values; let access points share pools"
+            )
         for each in self.apns:
             other = self.apn_pools[each.ue_pool] if each.ue_pool is not None else each
             if each.own != other.own:
                 raise ValueError(
                     f"apns {each.name}: shares ue_pool {each.ue_pool} with {other.name}, so {OWN_KEYS}"
-                    " must be the same; or give it an ue_pool of its own"
+                    " must be equal; or give it its own ue_pool"
                 )
             if each.tun and (each.ue_pool is None or each.tun == self.tun):
                 need = "must not be gateway.tun" if each.tun == self.tun else "must have an ue_pool beside it"
@@ -276,13 +278,15 @@ class GatewayConfig(Section):
         for tun in (self.tun, *(each.tun for each in self.apns)):
             if len(tun + more) > DEVICE_CHARACTERS_MAX:
                 most = DEVICE_CHARACTERS_MAX - len(more)
-                raise ValueError(f"tun {tun}: gateways add a number to it; at most {most} characters")
+                raise ValueError(
+                    f"tun {tun}: a number is appended for each gateway instance; at most {most} characters"
+                )
         demand_apart(self.networks)
         return self
 
     @property
     def networks(self) -> list[tuple[str, Network]]:
-        """The networks that devices' addresses are of, and the gateways' addresses, by the key that tells."""
+        """The networks of devices' addresses, and the gateways' addresses, by configuration key."""
         return [
             (key, network)
             for key, network in (

@@ -16,14 +16,14 @@ class PeerConfig(Section):
     """A roaming partner: the networks that its SGSNs, MMEs and SGWs speak GTP-C from.
 
     With ``requests_per_s`` (0: no limit) so many datagrams are read, ``burst`` at once; the rest is dropped.
-    Their tunnels end there too, or in ``user_networks``, whence nobody may speak.
+    Their tunnels end there too, or in ``user_networks``, from which GTP-C is dropped.
     ``may_take_over``: names of partners, or ``*`` for all of them and every NAS: a session that one of those
     holds may be handed over to this partner, or be replaced by it. Else another's session stays, and a new
     one is opened beside it.
     ``echo``: whether its peers are sent Echo Requests. ``priority``: whose new sessions are refused first
-    when there are too many at once.
+    under overload.
 
-    For peers that are not as the specifications have them: with ``ipcp_ack`` IPCP in protocol configuration
+    For peers that deviate from the specifications: with ``ipcp_ack`` IPCP in protocol configuration
     options is answered by a Configure-Ack that has our values, not by a Configure-Nak (RFC 1877 §1.1); with
     ``assume_dual_address_bearers`` a device that asks for IPv4 and IPv6 gets both where the peer does not set
     the Dual Address Bearer Flag (TS 29.060 §7.7.48, TS 29.274 §8.12).
@@ -45,12 +45,13 @@ def demand_own_networks(peers: Sequence[PeerConfig]) -> None:
     """Raises ``ValueError`` when two partners share a name or an address, or one names none of them."""
     names = [each.name for each in peers]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{', '.join(twice)}: a name must be its own")
+        raise ValueError(f"{', '.join(twice)}: used twice; each partner needs its own name")
     for each in peers:
         for named in each.may_take_over:
             if named != EACH_PARTNER and (named == each.name or named not in names):
                 raise ValueError(
-                    f"{each.name}: may_take_over names {named}, which is no other partner in gateway.peers;"
+                    f"{each.name}: may_take_over names {named}, which is not another partner in"
+                    f" gateway.peers;"
                     f' use the name of one, or "{EACH_PARTNER}" for all'
                 )
     widest: tuple[IPv4Network, str] | None = None

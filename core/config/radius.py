@@ -26,10 +26,10 @@ class RadiusClient(Section):
     """The NASes of one subnet and the secret that they share with us.
 
     ``name`` is how logs, metrics and other clients call it; without one it is the network.
-    ``require_message_authenticator`` off lets NASes in that cannot send it, and with them whoever sits
-    between them and us (CVE-2024-3596); ``disconnect_port`` is where they take Disconnect-Requests.
+    ``require_message_authenticator`` off accepts NASes that cannot send it, and an attacker on the path
+    (CVE-2024-3596); ``disconnect_port`` is where they take Disconnect-Requests.
 
-    What it may speak of: SIMs whose IMSI begins with one of ``imsi_prefixes`` and access points of ``apns``
+    Rights: SIMs whose IMSI begins with one of ``imsi_prefixes`` and access points of ``apns``
     (empty: all). A new session replaces those of the same SIM at the same NAS, and those of the clients in
     ``may_take_over``, whose NASes are sent a Disconnect-Request; its own name there lets its NASes take over
     from each other. Other sessions of the SIM stay beside the new one.
@@ -72,7 +72,7 @@ def _demand_own_names(clients: Sequence[RadiusClient]) -> Sequence[RadiusClient]
     """Raises ``ValueError`` when two clients share a name or a network, or one names an unknown client."""
     for values in ([each.known_as for each in clients], [str(each.network) for each in clients]):
         if twice := sorted({value for value in values if values.count(value) > 1}):
-            raise ValueError(f"{', '.join(twice)}: stands twice; each client needs its own")
+            raise ValueError(f"{', '.join(twice)}: used twice; each client needs its own")
     names = {each.known_as for each in clients}
     for each in clients:
         if unknown := sorted(set(each.may_take_over) - names):

@@ -1,4 +1,4 @@
-"""Blocks of device addresses, and which virtual gateway lends from which.
+"""Address blocks, and which gateway instance allocates from which.
 
 Rules: blocks never overlap, whatever sizes the nodes are configured with; a network is cut into several
 blocks, however small it is, so that one can be lent from while another is held back.

@@ -24,7 +24,11 @@ def _wanted(kind: type, name: str) -> Problem:
 
 def _authentication(value: object) -> str:
     if isinstance(value, Mapping) and value.keys() == {"username", "password"}:
-        return "" if all(isinstance(part, str) for part in value.values()) else "two texts are needed"
+        return (
+            ""
+            if all(isinstance(part, str) for part in value.values())
+            else "username and password must both be strings"
+        )
     return "must have username and password, and nothing else"
 
 

@@ -15,6 +15,6 @@ def demand_apart(named: Sequence[tuple[str, Network]]) -> None:
     for name, network in sorted(named, key=lambda each: (each[1].version, each[1], each[0])):
         if before is not None and before[1].version == network.version and before[1].overlaps(network):
             raise ValueError(
-                f"{name} {network} overlaps {before[0]} {before[1]}; take another, that nothing else is of"
+                f"{name} {network} overlaps {before[0]} {before[1]}; choose a network that does not overlap"
             )
         before = name, network

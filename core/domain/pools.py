@@ -1,4 +1,4 @@
-"""What a virtual gateway lends out: device addresses and TEIDs.
+"""Pools of a gateway instance: device addresses and TEIDs.
 
 Rules: nothing is lent twice; what comes back rests in quarantine before it is lent again, so that a late
 packet of the old holder never reaches the new one; TEIDs are unpredictable and never 0. Memory grows with
@@ -110,7 +110,7 @@ class AddressPool:
         """An address that nobody holds; raises ``PoolExhausted``."""
         self._wake(now)
         if not self._usable:
-            raise PoolExhausted("all addresses are lent")
+            raise PoolExhausted("all addresses are allocated")
         block = next(iter(self._usable.values()))
         number = self._next_of(block)
         self._use(block)
@@ -178,7 +178,7 @@ class AddressPool:
                 return
             del self._resting[number]
             block = self._block_of(number)
-            assert block is not None, "a block is given up only when nothing of it rests"
+            assert block is not None, "a block is returned only when none of its addresses is in quarantine"
             block.unused += 1
             block.free[number] = None
             if block.is_lent_from:

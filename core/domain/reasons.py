@@ -1,4 +1,4 @@
-"""Why Airloom says no, in the domain's own words.
+"""Reasons for refusals, independent of protocol.
 
 Rule: two closed lists. ``AttachRefusal`` is what a network door (GTP, RADIUS) may have to answer to an
 attach; ``RequestRefusal`` what the customer API may have to answer. Each door maps its list to its wire

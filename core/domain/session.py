@@ -36,7 +36,7 @@ class Qos(Struct, frozen=True, gc=False):
 
     ``qci`` as in TS 23.203 table 6.1.7; ``arp`` is the octet of TS 29.274 §8.15 (priority level in bits 6 to
     3); the APN-AMBR in kbit/s, 0: none was named. ``profile`` is the QoS profile that a GTPv1 peer asked for,
-    in hex (TS 29.060 §7.7.34), to be told again as it was.
+    in hex (TS 29.060 §7.7.34), to be sent back unchanged.
     """
 
     qci: int = 9

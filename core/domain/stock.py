@@ -1,4 +1,4 @@
-"""A SIM as its maker hands it over: one row of an import.
+"""One row of a SIM import.
 
 Rule: a row is checked by itself alone here, so a whole file can be checked before anything is brought in.
 """
@@ -54,4 +54,4 @@ def problems_of(row: StockRow) -> Iterator[str]:
     if row.speed_class not in SPEEDS_KBPS:
         yield f"speed_class: no such speed class (got {row.speed_class[:40]!r})"
     if not row.registration_secret and not row.operator_id:
-        yield "registration_secret: is needed, unless operator_id says whose the SIM is"
+        yield "registration_secret: required unless operator_id is given"

@@ -1,4 +1,4 @@
-"""Where a virtual gateway's address is: at the host of the node that holds it.
+"""Floating IP: a gateway instance's address moves to the host of the node that serves it.
 
 Rules: only whoever holds a tenure calls, and says for how long at most the address may stay without being
 brought again. So the address of a node that was killed or stands still goes when its tenure ends, not before

@@ -1,4 +1,5 @@
-"""The inside network: where the platform's own addresses live, as devices see them through their tunnels.
+"""The device network: the TCP/IP stack with the platform's addresses that devices reach through their
+tunnels.
 
 Rules: what a device's connection comes from is the device's own address, so that it tells the session; the
 network reaches nothing of the host; a packet that it cannot take is lost, as packets are.
@@ -43,5 +44,5 @@ class KeptInsideNetwork(InsideNetwork, Protocol):
         ...
 
     async def run(self, tell: Callable[[str], None]) -> None:
-        """Try until it is there; ``tell`` is called with a line for the operator."""
+        """Try until it is there; ``tell`` logs a line."""
         ...

@@ -1,7 +1,7 @@
 """How the nodes of one installation speak to each other.
 
-Rules: a node is reached at the ``contact`` that its lease tells; nobody trusts silence, only what a node or
-its host says: whoever does not answer may well be alive.
+Rules: a node is reached at the ``contact`` that its lease tells; only an answer of a node or its host counts:
+a node that does not answer may be alive.
 """
 
 from typing import Protocol

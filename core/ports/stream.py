@@ -117,7 +117,7 @@ class Stream(Protocol):
         """Up to ``limit`` records from there; empty when there is nothing yet.
 
         Raises ``PositionLost`` when what comes next was trimmed, ``SourceGone``, ``Unavailable``; an iterator
-        does not live for ever: make another one after the last record.
+        expires: make another one after the last record.
         """
         ...
 

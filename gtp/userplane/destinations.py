@@ -1,4 +1,4 @@
-"""Where packets of devices may go.
+"""Destination filter for packets of devices.
 
 Rules: a verdict depends on the destination alone and never changes, so it is remembered; the memory is
 bounded. Nobody reaches the gateway, a network of the operator's own, or what is no address of the internet.

@@ -1,4 +1,4 @@
-"""How fast is too fast: the rates of sessions, and of what the gateway itself says.
+"""Policing: bit rates of sessions, and rate limits of the gateway's own messages.
 
 Rules: a session's packets are policed by a virtual queue (the generic cell rate algorithm, ITU-T I.371): what
 was let through keeps the line busy until ``due``; while that is further off than the slack, what comes is

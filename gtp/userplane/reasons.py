@@ -1,4 +1,4 @@
-"""Why packets go no further, and what becomes of messages of the path: the names that are counted."""
+"""Drop reasons and GTP-U signals, by the names that metrics use."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""The slot table: what a gateway counted, in memory that outlives its process.
+"""The counter table: a gateway's usage counters in a memory-mapped file that survives its process.
 
 Rules:
 
@@ -297,7 +297,7 @@ def open_file(path: Path, *, capacity: int = CAPACITY_DEFAULT, boot_id: str = ""
         path.parent.mkdir(parents=True, exist_ok=True)
         return _open_file(path, capacity, boot_id)
     except BlockingIOError:
-        raise ConfigurationError(f"{path}: another process counts into it; stop that one first") from None
+        raise ConfigurationError(f"{path}: in use by another process; stop that process first") from None
     except OSError as error:
         fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make the folder writable"
         needed = f"{table_bytes(capacity) >> 20} MiB for {capacity} sessions"

@@ -1,4 +1,4 @@
-"""The path of a packet: from a tunnel to where it wants to go, and back into its tunnel.
+"""Forwarding: from a tunnel to the packet's destination, and back into the tunnel.
 
 Rules:
 

@@ -147,11 +147,11 @@ async def test_a_child_that_hangs_is_ended_and_another_makes_it(
     await network.serve(ENTRY, 80, lambda: Echo(gone))
     running = asyncio.create_task(network.run(told.append))
     await until(lambda: bool(told))
-    assert "it did not answer within 3 s" in told[0]
+    assert "no answer within 3 s" in told[0]
     monkeypatch.setattr(namespace, "READY_TIMEOUT_S", 100.0)
     (tmp_path / "may").touch()
     await asyncio.wait_for(running, 120)
-    assert told[-1] == "devices are served by TCP, HTTP and MQTT too"
+    assert told[-1] == "devices are now served by TCP, HTTP and MQTT too"
     assert network.send(b"\x45" + bytes(39))
     await network.aclose()
     assert len(children(tmp_path)) > 1
@@ -171,5 +171,5 @@ async def test_who_ends_meanwhile_ends_the_child(tmp_path: Path, monkeypatch: py
 
 async def test_what_cannot_be_made_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ConfigurationError, match="the inside network could not be made: it did not answer"):
+    with pytest.raises(ConfigurationError, match="the device network could not be created: no answer"):
         await NamespaceNetwork.open(local=PLATFORM, remote=[DEVICES])

@@ -154,7 +154,7 @@ async def test_a_stream_that_is_deleted_under_a_node(tmp_path: Path) -> None:
         await stage.until("airloom_loops_standing", 1)
         await stage.attach()
         async with asyncio.timeout(WITHIN_S):
-            while "message-meter: stands still: source:" not in await stage.standing():
+            while "message-meter: stalled: source:" not in await stage.standing():
                 await asyncio.sleep(0.5)
         await kinesis.create_stream(stage.endpoint, NAME, shards=1)
         await stage.message()

@@ -385,7 +385,7 @@ async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path, ro
         await served.stop()
     assert ended.returncode == 78
     assert len(ended.stderr.splitlines()) == 1
-    assert "in use by another process; stop it, or give each node its own" in ended.stderr
+    assert "in use by another process; stop that process, or give each node its own folder" in ended.stderr
 
 
 async def test_what_a_node_keeps_and_says_is_its_operators_alone(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ async def test_a_node_with_a_slow_store_sheds_and_goes_on(node: cassandra.Node, 
                 assert await sgsn.echo() == 1
         finally:
             await served.stop()
-        assert "lease could not be renewed" not in (served.data_dir / "serve.log").read_text()
+        assert "lease expired: it could not be renewed" not in (served.data_dir / "serve.log").read_text()
 
 
 async def refused(sgsn: Sgsn, imsi: str) -> None:

@@ -203,7 +203,7 @@ def test_no_device_reaches_either_address() -> None:
 @pytest.mark.parametrize(
     ("gateway", "told"),
     [
-        ({"user_address": "127.0.0.1"}, "virtual vg-1: address and user_address must be its own, and differ"),
+        ({"user_address": "127.0.0.1"}, "virtual vg-1: address and user_address must be unique and differ"),
         (
             {
                 "virtual": [
@@ -211,11 +211,11 @@ def test_no_device_reaches_either_address() -> None:
                     {"id": "b", "address": "127.0.0.2", "user_address": "127.0.0.3"},
                 ]
             },
-            "virtual a: address and user_address must be its own, and differ",
+            "virtual a: address and user_address must be unique and differ",
         ),
         (
             {"user_address": "127.0.0.3", "doors": ["radius"]},
-            "virtual vg-1: user_address is for the door gtp; leave it out",
+            "virtual vg-1: user_address is used by the protocol gtp only; remove it",
         ),
         ({"user_address": "10.128.0.1"}, "address of vg-1 10.128.0.1/32 overlaps ue_pool 10.128.0.0/9"),
     ],

@@ -224,7 +224,7 @@ async def test_without_a_node_the_command_says_so(airloom: Airloom, tmp_path: Pa
     finally:
         del os.environ["AIRLOOM_NODE__DATA_DIR"]
     assert ended.code == 69
-    assert ended.err.startswith(f"airloom: no node works in {tmp_path}; ")
+    assert ended.err.startswith(f"airloom: no node is running in {tmp_path}; ")
 
 
 async def test_sims_are_brought_in_registered_and_not_twice(
@@ -275,8 +275,8 @@ async def test_a_row_that_contradicts_is_refused_by_line_and_the_others_go_on(
     assert ended.code == 1
     assert ended.out == "imported 1, registered 0, unchanged 0, refused 2\n"
     assert ended.err.splitlines()[:2] == [
-        f"{file}:2: iccid: the SIM is there with another registration_secret",
-        f"{file}:3: imsi: it is another SIM's, or the row is there twice",
+        f"{file}:2: iccid: already imported with a different registration_secret",
+        f"{file}:3: imsi: used by another SIM, or by two rows",
     ]
     assert "ecret-" not in ended.err
     assert await operated.world.store.sims.get("8981100000000000099") is None
@@ -295,7 +295,7 @@ async def test_a_speed_class_that_contradicts_is_refused_until_its_customer_has_
     file.write_text(f"{header},speed_class\n{row},s1.fast\n")
     ended = await airloom("sims", "import", str(file), "--operator", operator)
     assert (ended.code, ended.out) == (1, "imported 0, registered 0, unchanged 0, refused 1\n")
-    assert "iccid: the SIM is there with another speed_class" in ended.err
+    assert "iccid: already imported with a different speed_class" in ended.err
     await operated.world.services.sims.register(operator, "8981100000000000001", "secret-1")
     assert (await airloom("sims", "import", str(file))).out.endswith("unchanged 1, refused 0\n")
 
@@ -321,8 +321,8 @@ async def test_another_customers_sim_is_not_brought_in(
     [
         (HEADER + ROWS[0] + "1,8981,+81,x\n", "3: imsi: must be 6 to 15 digits"),
         (HEADER + ROWS[0] + "1,8981,+81,x\n", "3: registration_secret: must be 8 to 128"),
-        (HEADER + "001010000000001,8981100000000000001,,\n", "2: registration_secret: is needed"),
-        (HEADER + ROWS[0] + ROWS[0], "3: imsi: is in an earlier line too"),
+        (HEADER + "001010000000001,8981100000000000001,,\n", "2: registration_secret: required"),
+        (HEADER + ROWS[0] + ROWS[0], "3: imsi: repeated; an earlier line has it"),
         (HEADER + "1,2\n", "2: 2 values for 4 columns"),
         ("imsi,iccid,puk\n", "1: unknown column 'puk'"),
         ("imsi,msisdn\n", "1: columns imsi, msisdn; the first line names columns"),

@@ -74,8 +74,8 @@ def test_a_loop_that_a_fault_of_ours_ends_begins_again_ever_more_slowly() -> Non
         assert (pauses[0], pauses[-1]) == (1.0, RESTART_S_MAX)
         assert faults.counts == {("a-loop", "crash"): 1}, "one standstill"
         assert [line.split("\n")[0] for line in told] == [
-            "a-loop vg-1: a fault of Airloom:", "a-loop vg-1: stands still: ValueError: a bug",
-            "a-loop vg-1: goes on",
+            "a-loop vg-1: internal error:", "a-loop vg-1: stalled: ValueError: a bug",
+            "a-loop vg-1: resumed",
         ]  # fmt: skip
         task.cancel()
 
@@ -108,7 +108,7 @@ def test_what_a_loop_says_of_itself_stands_until_it_says_otherwise() -> None:
 
         task = asyncio.create_task(faults.supervise("a-loop", run))
         await asyncio.sleep(400)
-        assert told == ["a-loop: stands still: away", "a-loop: goes on"]
+        assert told == ["a-loop: stalled: away", "a-loop: resumed"]
         assert faults.counts == {("a-loop", "transient"): 1}
         task.cancel()
 

@@ -294,7 +294,7 @@ async def test_a_trace_of_a_partner_and_of_what_is_refused(watched: Watched, air
     assert seen(none_refused) == []
     assert watched.stage.node.held["vg-1"].door._end_taps == []
     unnamed = await airloom("gateway", "trace")
-    assert (unnamed.code, "name what to trace" in unnamed.err) == (2, True)
+    assert (unnamed.code, "nothing to trace" in unnamed.err) == (2, True)
 
 
 async def test_sessions_are_found_by_address_msisdn_and_teid(watched: Watched, airloom: Airloom) -> None:
@@ -512,7 +512,7 @@ async def test_a_dedicated_bearer_is_made_changed_and_ended_by_an_operator(
         ({"qci": 7, "filters": []}, "filters: must have 1 or more items"),
         ({"qci": 0, "filters": [{"protocol": 6}]}, "qci: must be at least 1"),
         ({"qci": 1, "filters": [{"protocol": 6}]}, "QCI 1 is a GBR QCI; GBR bearers are not supported"),
-        ({"qci": 7, "filters": [{}]}, "filters.0: takes everything; name remote, protocol,"),
+        ({"qci": 7, "filters": [{}]}, "filters.0: matches all packets; set remote, protocol,"),
         (
             {"qci": 7, "filters": [{"remote": "10.0.0.1/8"}]},
             "filters.0.remote: 10.0.0.1/8 has host bits set; write",

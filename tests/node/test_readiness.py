@@ -184,7 +184,7 @@ async def test_a_gateway_that_cannot_begin_is_not_ready_and_says_it_now_and_then
     assert (standing.state, standing.detail) == (State.FAILING, "127.0.0.1:2123 (UDP) is in use")
     assert stage.node.coordinator.counts["failing"] == 1
     assert 5 < len(told) < 12, "each second for ever, before"
-    assert "times more meanwhile" in told[-1]
+    assert "times more since" in told[-1]
     stage.node.coordinator._make = seat_of
     await asyncio.sleep(5)
     assert stage.readiness.of().is_ready
@@ -207,7 +207,7 @@ def test_what_recurs_is_said_when_it_changes_and_then_ever_more_seldom() -> None
             recurring.tell("a", "in use")
             await asyncio.sleep(1)
         assert [at for at, _ in said] == [0, 1, 3, 7, 15, 31, 63, 123, 183]
-        assert said[-1][1] == f"in use ({round(AGAIN_S_MAX) - 1} times more meanwhile)"
+        assert said[-1][1] == f"in use ({round(AGAIN_S_MAX) - 1} more times since)"
         recurring.tell("a", "not permitted")
         recurring.tell("b", "in use")
         recurring.over("a")

@@ -31,10 +31,12 @@ TOKEN_LIFE_S = 60
 _KEY = "gateway.address_mover ec2"
 _FIXES = {
     "UnauthorizedOperation": "allow ec2:AssignPrivateIpAddresses on it to the instance's role",
-    "AuthFailure": "the credentials are not valid; mend the instance's role or AWS_PROFILE",
-    "InvalidParameterValue": "it must be of the interface's subnet, and no primary address",
-    "InvalidNetworkInterfaceID.NotFound": "it is gone; start the node on an instance that has it",
-    "PrivateIpAddressLimitExceeded": "the instance type carries no more; take a larger one, or more nodes",
+    "AuthFailure": "invalid credentials; correct the instance's role or AWS_PROFILE",
+    "InvalidParameterValue": "the address must be in the interface's subnet and not a primary address",
+    "InvalidNetworkInterfaceID.NotFound": "the network interface does not exist; start the node on an"
+    " instance that has it",
+    "PrivateIpAddressLimitExceeded": "the instance type's address limit is reached; use a larger one, or"
+    " more nodes",
 }
 """What only the operator can mend; all else EC2 says may be otherwise soon."""
 
@@ -95,7 +97,7 @@ class Ec2Mover:
             self._asked[address] = time.monotonic()
         left_s = lasting_s - (time.monotonic() - began)
         if left_s <= 0:
-            raise Unavailable(f"{address}: EC2 took longer than the tenure lasts")
+            raise Unavailable(f"{address}: EC2 took longer than the lease term")
         await self._interface.bring(address, lasting_s=left_s)
 
     async def let_go(self, address: IPv4Address) -> None:

@@ -1,4 +1,4 @@
-"""No mover: addresses stay where they are. It loads nothing, so that whoever needs none pays for none."""
+"""No floating IP: addresses stay where they are. Imports nothing else."""
 
 from ipaddress import IPv4Address
 

@@ -1,4 +1,4 @@
-"""An inside network that may come late: it is made beside everything else, and tried again until it is there.
+"""A device network that is created in the background and retried until it works.
 
 Rules: what is to be served is kept and served once the network is there; until then packets for it are lost,
 as packets are. The child that makes it ends when it has handed the sockets over; they alone keep the network
@@ -17,7 +17,7 @@ START_S = 10.0
 """How long a node's start waits for it: on a machine that is not busy it takes a third of a second."""
 RETRY_FIRST_S, RETRY_S_MAX = 10.0, 300.0
 """Between tries, doubling: each is a process that is started."""
-BEING_MADE = "it is still being made"
+BEING_MADE = "still being created"
 
 
 class LateNetwork:
@@ -49,13 +49,13 @@ class LateNetwork:
             except ConfigurationError as error:
                 if str(error) != told:
                     told = str(error)
-                    tell(f"devices are served by UDP alone: {told}; it is tried again")
+                    tell(f"devices are served by UDP only: {told}; retrying")
             else:
                 break
             await asyncio.sleep(pause_s)
             attempt, pause_s = self._try(), min(2 * pause_s, RETRY_S_MAX)
         if was_late or told:
-            tell("devices are served by TCP, HTTP and MQTT too")
+            tell("devices are now served by TCP, HTTP and MQTT too")
 
     async def serve(self, address: IPv4Address, port: int, factory: ConnectionFactory) -> None:
         """Accept connections there, as soon as the network is there and until ``aclose``."""

@@ -85,7 +85,7 @@ class NamespaceNetwork:
         """Accept connections there until ``aclose``."""
         listener = self._listeners.pop((address, port), None)
         if listener is None:
-            raise ConfigurationError(f"{address}:{port} is not among the inside network's listeners")
+            raise ConfigurationError(f"{address}:{port} is not one of the device network's listeners")
         self._servers.append(await self._loop.create_server(factory, sock=listener))
 
     def on_packet(self, deliver: Callable[[bytes], None]) -> None:
@@ -143,8 +143,10 @@ def _sockets_from_child(wanted: Wanted, unwanted: threading.Event) -> list[socke
         for each in sockets:
             each.close()
         words = said.decode(errors="replace").strip().splitlines()
-        silence = "it did not answer" if is_in_time else f"it did not answer within {READY_TIMEOUT_S:g} s"
-        raise ConfigurationError(f"the inside network could not be made: {words[-1] if words else silence}")
+        silence = "it did not answer" if is_in_time else f"no answer within {READY_TIMEOUT_S:g} s"
+        raise ConfigurationError(
+            f"the device network could not be created: {words[-1] if words else silence}"
+        )
     return sockets
 
 

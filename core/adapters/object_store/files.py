@@ -43,7 +43,7 @@ class FolderObjectStore:
             await asyncio.to_thread(_prepare, root)
         except OSError as error:
             raise ConfigurationError(
-                f"object folder {root}: {error.strerror}; name a folder that can be written"
+                f"object folder {root}: {error.strerror}; use a writable folder"
             ) from error
         return cls(root=root)
 

@@ -77,7 +77,9 @@ def key_of_file(path: Path, entropy: Entropy) -> bytes:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; the token key must be readable") from error
     if len(key) != KEY_BYTES:
-        raise ConfigurationError(f"{path}: not {KEY_BYTES} bytes; remove it, and all tokens end")
+        raise ConfigurationError(
+            f"{path}: not {KEY_BYTES} bytes; remove the file (all tokens become invalid)"
+        )
     return key
 
 

@@ -35,7 +35,7 @@ class BulkEngine:
     @contextmanager
     def _accepted(self) -> Iterator[None]:
         if self._calls >= CALLS_MAX:
-            raise Unavailable(f"the store is behind: {self._calls} calls of customers wait")
+            raise Unavailable(f"the store is overloaded: {self._calls} customer calls are waiting")
         self._calls += 1
         try:
             yield

@@ -180,4 +180,4 @@ async def delete_current(
         except StaleVersion:
             if row is not None:
                 return
-    raise Unavailable(f"table {table.name}: {partition} changes too fast to be removed")
+    raise Unavailable(f"table {table.name}: {partition} concurrent updates; not removed")

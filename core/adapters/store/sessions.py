@@ -94,7 +94,7 @@ class WideSessions:
             except StaleVersion:
                 row = await get_row(self._engine, SIM, (session.sim_id,), key)
                 version = row.version if row else 0
-        raise Unavailable(f"session {session.session_id} changes too fast to be closed")
+        raise Unavailable(f"session {session.session_id} concurrent updates; not closed")
 
     async def outbox(self, gateway_id: str, *, limit: int) -> Sequence[SessionEvent | DamagedEvent]:
         """Events that are not yet in the stream, oldest first."""

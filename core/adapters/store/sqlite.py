@@ -404,9 +404,7 @@ def _open_file(path: Path) -> tuple[int, sqlite3.Connection, sqlite3.Connection]
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError(
-            f"store {path}: {error.strerror}; name a folder that can be written"
-        ) from error
+        raise ConfigurationError(f"store {path}: {error.strerror}; use a writable folder") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return lock, _open_writer(path), _connect(path)
@@ -435,7 +433,7 @@ def _open_writer(path: Path) -> sqlite3.Connection:
             connection.close()
         if isinstance(error, ConfigurationError):
             raise
-        raise ConfigurationError(f"store {path}: {error}; mend it or name another file") from error
+        raise ConfigurationError(f"store {path}: {error}; repair it or configure another file") from error
 
 
 def _create_schema(connection: sqlite3.Connection, path: Path) -> None:

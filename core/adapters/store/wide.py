@@ -130,7 +130,7 @@ class WideStore:
         put = Put((), ("",), 1, expires_us=expires_us)
         await self._engine.write(Batch(GATEWAY_LEASE, partition, (put,)))
         if await get_row(self._engine, GATEWAY_LEASE, partition) is None:
-            raise Unavailable("the store does not have what it said to have written")
+            raise Unavailable("the store does not return what it acknowledged")
 
     async def aclose(self) -> None:
         """Finish what was accepted, then let go; idempotent."""

@@ -215,7 +215,7 @@ class KinesisStream:
         except (ClientError, BotoCoreError, aiohttp.ClientError, OSError) as error:
             raise ConfigurationError(
                 f"stream.kinesis: {self._name} at {self._endpoint} in {self._region}: {error};"
-                " create it, or mend stream.endpoint, stream.region or the credentials"
+                " create the stream, or correct stream.endpoint, stream.region or the credentials"
             ) from error
 
     async def _call(self, operation: str, body: bytes) -> tuple[int, bytes]:

@@ -366,8 +366,8 @@ def _open_folder(
     for shard, out in zip(shard_map.shards, missing, strict=True):
         if out:
             damage.append(
-                f"{folder / shard.shard_id}: what had numbers {out.start} to {out.stop - 1} is not there;"
-                " was the folder removed, or restored from an older copy?"
+                f"{folder / shard.shard_id}: records {out.start} to {out.stop - 1} are missing; the folder"
+                f" may have been removed, or restored from an older copy"
             )
     lost = sum(log.lost for log in logs) + sum(map(bool, missing))
     return _Opened(logs, numbers, lock_file, tuple(damage), lost)
@@ -375,7 +375,7 @@ def _open_folder(
 
 def _cannot_use(folder: Path, error: OSError) -> str:
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    fix = "free some space" if is_full else "name a folder that can be written (node.data_dir)"
+    fix = "free some space" if is_full else "use a writable folder (node.data_dir)"
     return f"stream folder {folder}: {error.strerror}; {fix}"
 
 
@@ -383,7 +383,9 @@ def _lock(folder: Path, lock_file: int) -> None:
     try:
         fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigurationError(f"stream folder {folder}: another process uses it; end that one") from None
+        raise ConfigurationError(
+            f"stream folder {folder}: in use by another process; stop that process"
+        ) from None
 
 
 def _check_shards(folder: Path, shard_map: ShardMap) -> list[str]:
@@ -405,7 +407,7 @@ def _check_shards(folder: Path, shard_map: ShardMap) -> list[str]:
     found = {each.name for each in folder.iterdir() if _SHARD.fullmatch(each.name)}
     if found == {shard.shard_id for shard in shard_map.shards}:
         replace_file(path, content)
-        return [f"{path}: damaged; written anew from the {wanted} shards that are there"]
+        return [f"{path}: damaged; rewritten from the {wanted} shards found"]
     if not isinstance(stored, int):
         raise ConfigurationError(f"{path}: damaged; it should name the number of shards")
     raise ConfigurationError(

@@ -31,7 +31,7 @@ class Numbers:
         except FileNotFoundError:
             pass
         except (ValueError, LookupError, TypeError):
-            self.damage = f"{self._path}: damaged; begun anew from the records that are there"
+            self.damage = f"{self._path}: damaged; rebuilt from the records found"
 
     def of(self, shard: int) -> int:
         """The mark of a shard."""

@@ -307,7 +307,7 @@ class ShardLog:
         )
         named = ", ".join(names[:FOREIGN_NAMED_MAX])
         more = f" and {len(names) - FOREIGN_NAMED_MAX} others" if len(names) > FOREIGN_NAMED_MAX else ""
-        return f"{self._folder}: {named}{more}: not of the stream; left as it is" if names else ""
+        return f"{self._folder}: {named}{more}: not part of the stream; ignored" if names else ""
 
     def _path_of(self, first: int) -> Path:
         return self._folder / f"{first:020d}.log"

@@ -1,4 +1,4 @@
-"""Chores: work that one node does for all, under a lease for each.
+"""Singleton jobs: work that one node does for all, under a lease for each.
 
 Rules:
 
@@ -84,7 +84,7 @@ class Chores:
         await self._coordinator.drain()
 
     async def aclose(self) -> None:
-        """Let go without a word."""
+        """Stop without releasing the leases."""
         await self._coordinator.aclose()
 
     def _make(self, term: LeaseTerm[Lease], _: Lease | None) -> "_Worker":

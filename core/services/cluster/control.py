@@ -80,7 +80,7 @@ class ClusterControl:
             return await holder.sessions.end_sessions_of(sim_id, reason)
         contact = await self._contact(gateway_id)
         if contact is None:
-            raise Unavailable(f"{gateway_id} is held by nobody now")
+            raise Unavailable(f"{gateway_id} is served by no node at present")
         return await self._peers.end_sessions_of(contact, gateway_id, sim_id, reason)
 
     async def refresh_sessions_of(self, sim_id: str) -> None:

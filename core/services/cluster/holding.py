@@ -227,7 +227,7 @@ class LeaseCoordinator(Generic[L, W]):
                 tasks.create_task(slot.worker.run())
                 await self._settle_when_asked(slot, slot.worker)
         except* LeaseLost as lost:
-            self._tell(f"{lost.exceptions[0]}; {self._owner} has stopped serving it and stands by for it")
+            self._tell(f"{lost.exceptions[0]}; {self._owner} has stopped serving it and stands by")
         except* _HandedOver:
             self._tell(f"{slot.lease_id}: handed over; {await self._released(term)}")
         if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -243,7 +243,7 @@ class LeaseCoordinator(Generic[L, W]):
                 f"{stopped}; its lease was not released ({error}), another node may take it after"
                 f" {GONE_AFTER_S:g} s"
             )
-        return f"{stopped}; its lease is released, the next node that may hold it takes it now"
+        return f"{stopped}; its lease is released, another node can take it now"
 
     async def _keep(self, slot: LeaseSlot[L, W], term: LeaseTerm[L]) -> None:
         try:
@@ -269,7 +269,7 @@ class LeaseCoordinator(Generic[L, W]):
                 self._faults.stands(start, error, slot.lease_id)
                 await self._close_worker(slot)
                 if not term.is_running:
-                    raise LeaseLost(f"{slot.lease_id}: it could not begin within its lease") from None
+                    raise LeaseLost(f"{slot.lease_id}: could not start within its lease") from None
                 await asyncio.sleep(RETRY_S)
                 continue
             except BaseException:
@@ -333,4 +333,4 @@ class LeaseCoordinator(Generic[L, W]):
 def _left_by(before: Lease | None) -> str:
     if before is None:
         return "no node held it before"
-    return f"{before.owner} {'had released it' if before.is_released else 'was gone'}"
+    return f"{before.owner} {'had released it' if before.is_released else 'was lost'}"

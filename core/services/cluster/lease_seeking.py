@@ -131,7 +131,7 @@ class LeaseSeeker(Generic[L, W]):
                     return lease
                 self._faults.goes_on(LOOP, slot.lease_id)
             except StaleVersion:
-                pass  # somebody was faster
+                pass  # another node was faster
             except Unavailable as error:
                 self._faults.stands(LOOP, error, slot.lease_id)
             if not slot.look_now.is_set():

@@ -1,4 +1,4 @@
-"""Brings the sessions of one gateway to what their SIMs and groups say, for nobody may have told it.
+"""Reconciles the sessions of one gateway with their SIMs and groups, for calls that it missed.
 
 Rules: a tenure begins with a look at every SIM that has sessions; after that each is looked at once within
 ``ROUND_S``, and those of a group soon after it changed. A SIM that could not be read is read again, and keeps

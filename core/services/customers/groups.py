@@ -141,7 +141,7 @@ class Groups:
                 return await self._store.groups.put(replace(wanted, modified=self._clock.now()))
             except StaleVersion:
                 continue
-        raise Unavailable(f"group {group_id} changes too fast")
+        raise Unavailable(f"group {group_id}: concurrent updates; try again")
 
 
 def _without(values: Mapping[str, Any], key: str, noun: str) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _check(group: Group) -> None:
     try:
         size = len(msgspec.json.encode(group.configuration))
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused(RequestRefusal.INVALID_FIELD, "configuration: a value that is not JSON") from error
+        raise Refused(RequestRefusal.INVALID_FIELD, "configuration: value is not valid JSON") from error
     if size > CONFIGURATION_BYTES_MAX:
         raise Refused(
             RequestRefusal.LIMIT_REACHED, f"configuration: more than {CONFIGURATION_BYTES_MAX} bytes"

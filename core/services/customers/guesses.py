@@ -1,4 +1,4 @@
-"""How often a credential or a secret may be wrong: token buckets that wrong tries empty.
+"""Rate limit of failed sign-ins: token buckets that failed attempts empty.
 
 Rules:
 
@@ -107,7 +107,7 @@ class Guesses:
         if wait_s > 0:
             self.stopped[guess.value] += 1
             raise Refused(
-                RequestRefusal.TOO_MANY_REQUESTS, "Too many wrong tries.", retry_after_s=ceil(wait_s)
+                RequestRefusal.TOO_MANY_REQUESTS, "Too many failed attempts.", retry_after_s=ceil(wait_s)
             )
         return wanted
 
@@ -142,5 +142,5 @@ class Guesses:
         with suppress(Unavailable):
             await self._audit(
                 name or source,
-                f"{guess.value}: too many wrong tries of {', '.join(empty)}; from {source or 'unknown'}",
+                f"{guess.value}: too many failed attempts for {', '.join(empty)}; from {source or 'unknown'}",
             )

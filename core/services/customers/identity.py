@@ -4,10 +4,10 @@ Rules:
 
 - Of a secret only a digest is kept: argon2id for passwords, which people choose; SHA-256 for auth keys and
   API keys, which are 128 random bits and more, so that a program may authenticate at each call.
-- A token is good with the API key that it was given out with, until it expires, is logged out, its operator
-  is closed or has another password, or the auth key that it was made by is gone.
+- A token is good with the API key that it was given out with, until it expires, is logged out, its customer's
+  account is closed or has another password, or the auth key that it was made by is gone.
 - Wrong passwords, auth keys and secrets are bounded (``core.services.customers.guesses``).
-- Who cannot authenticate is told nothing about why.
+- A failed sign-in does not say why.
 """
 
 import hashlib
@@ -123,7 +123,7 @@ class Identity:
         try:
             await self._accounts.put_operator(changed)
         except StaleVersion as error:
-            raise Unavailable("the operator changed meanwhile") from error
+            raise Unavailable("concurrent update of the operator; try again") from error
 
     async def close_operator(self, operator_id: str) -> None:
         """End its credentials and free its e-mail address; repeating it finishes what a crash left."""
@@ -134,7 +134,7 @@ class Identity:
         try:
             await self._accounts.put_operator(replace(operator, closed=closed, password_hash=""))
         except StaleVersion as error:
-            raise Unavailable("the operator changed meanwhile") from error
+            raise Unavailable("concurrent update of the operator; try again") from error
         for key in await self._accounts.auth_keys_of(operator_id):
             await self._accounts.delete_auth_key(key)
 

@@ -1,4 +1,4 @@
-"""What whoever runs the installation does with its customers: make one, look at them, close one.
+"""Customers as the installation's operator manages them: create, list, close.
 
 Rules: an operator is closed before its SIMs end, so that nothing of it begins meanwhile; closing is repeated
 until it is done, and may be repeated after that.
@@ -79,7 +79,7 @@ class Operators:
             if any(sim.status is not SimStatus.TERMINATED for sim in page.items):
                 raise Refused(
                     RequestRefusal.INVALID_TRANSITION,
-                    "It has SIMs that are not terminated; --terminate-sims ends them.",
+                    "The customer has SIMs that are not terminated; --terminate-sims terminates them.",
                 )
             if not (after := page.next_key):
                 return

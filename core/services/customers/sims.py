@@ -1,4 +1,4 @@
-"""What a customer does with SIMs.
+"""Operations of customers on SIMs.
 
 Rules:
 
@@ -124,7 +124,7 @@ class Sims:
         try:
             key = str(int(IPv4Address(after))) if after else ""
         except ValueError:
-            raise Refused(RequestRefusal.INVALID_FIELD, "last_evaluated_key: no address") from None
+            raise Refused(RequestRefusal.INVALID_FIELD, "last_evaluated_key: not an address") from None
         found = await self._store.sims.with_static_address(operator_id, after=key, limit=limit)
         return Page(found.items, str(IPv4Address(int(found.next_key))) if found.next_key else "")
 
@@ -176,7 +176,7 @@ class Sims:
                 return InStock(await self._store.sims.put(sim), secret)
             except StaleVersion:
                 continue
-        raise Unavailable("no free SIM numbers were drawn")
+        raise Unavailable("no unused SIM number was found; try again")
 
     async def register(
         self,
@@ -211,7 +211,7 @@ class Sims:
                 return await self._store.sims.put(registered)
             except StaleVersion:
                 continue
-        raise Unavailable(f"SIM {sim_id} changes too fast")
+        raise Unavailable(f"SIM {sim_id}: concurrent updates; try again")
 
     async def apply(self, operator_id: str, sim_id: str, event: SimEvent) -> Sim:
         """Activate, deactivate, set to standby, suspend or terminate; cut what may not be connected."""
@@ -287,7 +287,7 @@ class Sims:
             imei = sessions[-1].imei if sessions else ""
             if not imei:
                 raise Refused(
-                    RequestRefusal.INVALID_FIELD, "imei: needed while the SIM's device is not known"
+                    RequestRefusal.INVALID_FIELD, "imei: required, because the SIM's device is not known"
                 )
         if not (imei.isascii() and imei.isdigit() and len(imei) in IMEI_DIGITS):
             raise Refused(RequestRefusal.INVALID_FIELD, "imei: must be 14 to 16 digits")
@@ -302,7 +302,8 @@ class Sims:
         pool = self._static_pool
         if pool is None or address not in pool or address in (pool[0], pool[-1]):
             raise Refused(
-                RequestRefusal.INVALID_FIELD, f"ipAddress: static addresses are of {pool or 'none'}"
+                RequestRefusal.INVALID_FIELD,
+                f"ipAddress: must be in the pool of static addresses ({pool or 'none'})",
             )
 
         def changed(sim: Sim) -> Sim:
@@ -310,7 +311,7 @@ class Sims:
 
         await self.get(operator_id, sim_id)
         if await self._store.sims.sim_id_of_static_address(address) not in (None, sim_id):
-            raise Refused(RequestRefusal.ALREADY_EXISTS, "ipAddress: it is another SIM's.")
+            raise Refused(RequestRefusal.ALREADY_EXISTS, "ipAddress: already assigned to another SIM.")
         return await self._change(operator_id, sim_id, changed)
 
     async def remove_static_address(self, operator_id: str, sim_id: str) -> Sim:
@@ -353,7 +354,7 @@ class Sims:
                 return await self._store.sims.put(replace(wanted, modified=self._clock.now()))
             except StaleVersion:
                 continue
-        raise Unavailable(f"SIM {sim_id} changes too fast")
+        raise Unavailable(f"SIM {sim_id}: concurrent updates; try again")
 
     async def _check_group(self, operator_id: str, group_id: str) -> None:
         if group_id and await self._store.groups.get(operator_id, group_id) is None:

@@ -63,7 +63,7 @@ class Stock:
         new = [number for number, outcome in enumerate(outcomes) if outcome is None]
         stored = await self._store.sims.put_new([self._sim_of(rows[number]) for number in new])
         for number, sim in zip(new, stored, strict=True):
-            why = "" if sim is not None else "imsi: it is another SIM's, or the row is there twice"
+            why = "" if sim is not None else "imsi: used by another SIM, or by two rows"
             outcomes[number] = RowOutcome(Outcome.REFUSED if why else Outcome.IMPORTED, why)
         brought = Counter(
             row.operator_id
@@ -84,7 +84,7 @@ class Stock:
         try:
             await self._store.sims.put(replace(sim, operator_id=row.operator_id, status=status, modified=now))
         except StaleVersion:
-            return RowOutcome(Outcome.REFUSED, "iccid: the SIM changed meanwhile; import it again")
+            return RowOutcome(Outcome.REFUSED, "iccid: concurrent update of the SIM; import it again")
         return RowOutcome(Outcome.REGISTERED)
 
     def _sim_of(self, row: StockRow) -> Sim:
@@ -127,7 +127,7 @@ def _judged(row: StockRow, sim: Sim | None) -> RowOutcome | None:
         "operator_id": not row.operator_id or sim.operator_id in ("", row.operator_id),
     }
     if differing := [name for name, is_same in there.items() if not is_same]:
-        return RowOutcome(Outcome.REFUSED, f"iccid: the SIM is there with another {', '.join(differing)}")
+        return RowOutcome(Outcome.REFUSED, f"iccid: already imported with a different {', '.join(differing)}")
     if row.operator_id and not sim.operator_id:
         return None
     return RowOutcome(Outcome.UNCHANGED)

@@ -1,4 +1,4 @@
-"""The blocks of device addresses that one virtual gateway lends from, pool by pool.
+"""The address blocks that one gateway instance allocates from, pool by pool.
 
 Rules:
 
@@ -168,7 +168,7 @@ class UeBlocks:
                 if fresh:
                     self._heed_taken()
                 return
-        raise Unavailable("the map of blocks changes too fast")
+        raise Unavailable("concurrent updates of the block map; try again")
 
     def _heed_taken(self) -> None:
         """The next one is taken when half of this one is lent, and twice as large."""

@@ -50,7 +50,7 @@ class LeaseTerm(Generic[L]):
             await asyncio.sleep(max(0.0, min(RENEW_S, self._until - self._clock.monotonic())))
             began = self._clock.monotonic()
             if began >= self._until:
-                raise LeaseLost(f"{self.lease.lease_id}: the lease could not be renewed in time")
+                raise LeaseLost(f"{self.lease.lease_id}: the lease expired: it could not be renewed in time")
             try:
                 async with asyncio.timeout(self._until - began):
                     await self._renew()
@@ -89,14 +89,14 @@ class LeaseTerm(Generic[L]):
         """A renewal may have been stored although its answer was lost; the fence tells whose it is."""
         stored = await self._leases.get(self.lease.lease_id)
         if stored is None or (stored.owner, stored.fence) != (self.lease.owner, self.lease.fence):
-            raise LeaseLost(f"{self.lease.lease_id}: taken over by {stored.owner if stored else 'nobody'}")
+            raise LeaseLost(f"{self.lease.lease_id}: taken over by {stored.owner if stored else 'no node'}")
         return stored
 
 
 async def take_lease(leases: Leases[L], clock: Clock, wanted: L) -> LeaseTerm[L]:
     """Begin a term by writing ``wanted``. Whoever calls has found that it may be taken.
 
-    Raises ``StaleVersion`` when somebody was faster, and ``Unavailable``.
+    Raises ``StaleVersion`` when another node was faster, and ``Unavailable``.
     """
     began = clock.monotonic()
     return LeaseTerm(leases=leases, clock=clock, lease=await leases.put(wanted), began=began)

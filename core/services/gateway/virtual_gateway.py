@@ -79,7 +79,7 @@ class VirtualGateway:
     def demand_held(self) -> None:
         """Raises ``Unavailable`` when the term is over: nothing may be written any more."""
         if self._is_fenced or not self._term.is_running:
-            raise Unavailable(f"{self.gateway_id} is not held here any more")
+            raise Unavailable(f"{self.gateway_id} is no longer served by this node")
 
     async def raise_restart_counter(self) -> int:
         """Sessions were lost (TS 23.007 §18): what peers are told from now on; raises ``Unavailable``."""

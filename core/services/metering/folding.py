@@ -1,4 +1,4 @@
-"""Folding usage to days: which day is due, and how far it has come.
+"""Daily rollup of usage: which day is due, and its progress.
 
 Rules:
 

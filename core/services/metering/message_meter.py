@@ -103,7 +103,7 @@ class MessageMeter:
             except StaleVersion:
                 continue
             return after.count - before.count
-        raise Unavailable(f"messages of {imsi}: somebody else counts them too")
+        raise Unavailable(f"messages of {imsi}: another node counts them too")
 
 
 def _counted(row: MessageCount, record: StoredRecord, record_id: str) -> MessageCount:

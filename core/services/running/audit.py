@@ -1,4 +1,4 @@
-"""What is written into the audit: gateways, their counts, what was passed over, operators, SIMs, guesses."""
+"""Entries of the audit log: gateways, counters, skipped records, customers, SIMs, failed sign-ins."""
 
 from core.domain.audit import AuditAction, AuditEntry
 from core.domain.gateway import GatewayLease
@@ -22,14 +22,16 @@ class AuditTrail:
             AuditAction.TAKEN_OVER,
             before.lease_id,
             f"from {before.owner}, fence {before.fence}, last renewed {before.renewed:%Y-%m-%dT%H:%M:%SZ},"
-            f" with {sessions} sessions; of each, what was counted in the last {interval_s:g} s may not be"
-            f" billed unless {before.owner} comes back and tells it",
+            f" with {sessions} sessions; usage counted in the last {interval_s:g} s of each may not be"
+            f" billed unless {before.owner} returns and reports it",
         )
 
     async def counts_left(self, gateway_id: str, *, sessions: int) -> None:
         """What this node had counted before another one took over is told now, so nothing is missing."""
         await self._record(
-            AuditAction.COUNTS_LEFT, gateway_id, f"the last counts of {sessions} sessions were told after all"
+            AuditAction.COUNTS_LEFT,
+            gateway_id,
+            f"the last counters of {sessions} sessions were reported after all",
         )
 
     async def counts_lost(self, gateway_id: str, why: str) -> None:
@@ -70,8 +72,8 @@ class AuditTrail:
         await self._record(
             AuditAction.PEER_RESTARTED,
             gateway_id,
-            f"{peer} answered twice that its restart counter is {counter};"
-            f" of {of} sessions from before {ended} ended",
+            f"{peer} confirmed twice that its restart counter is {counter}; {ended} of {of} earlier"
+            f" sessions ended",
         )
 
     async def usage_quarantined(self, client: str, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""Trouble that comes again each second, said to the operator without filling the log.
+"""Recurring errors, logged without filling the log.
 
 Rule: the first lines that differ for a topic are said at once; what was said before, or is one of too many,
 is said again after 1, 2, 4 … 60 s, with how often anything was left out.
@@ -50,7 +50,7 @@ class Recurring:
         else:
             again_s = min(2 * before.again_s, AGAIN_S_MAX)
             self._said[topic] = _Said(before.lines, again_s, now + again_s)
-            more = f" ({before.left_out} times more meanwhile)" if before.left_out else ""
+            more = f" ({before.left_out} more times since)" if before.left_out else ""
             self._say(f"{line}{more}")
         if len(self._said) > TOPICS_MAX:
             self._said.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Admissions: what was promised to a device before its session begins (RADIUS Access-Accept).
+"""Address reservations made at Access-Accept, before a session begins (RADIUS).
 
 Rules:
 

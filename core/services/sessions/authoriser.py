@@ -1,4 +1,4 @@
-"""Whether a SIM may have a session, and which.
+"""Authorisation: whether a SIM may have a session, and which.
 
 Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written here but the SIM's own status.
 """
@@ -118,7 +118,7 @@ class Authoriser:
             raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
         operator = await self._store.accounts.operator(sim.operator_id)
         if operator is not None and operator.closed is not None:
-            raise Refused(AttachRefusal.SIM_TERMINATED, "its operator is closed")
+            raise Refused(AttachRefusal.SIM_TERMINATED, "its customer's account is closed")
         if terms.is_locked_out(request.imei):
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
         apn = self.apn(request.apn)
@@ -130,7 +130,9 @@ class Authoriser:
         prefix = self._prefixes.of(sim.static_address) if sim.static_address else None
         wanted = None if pdn_type is PdnType.IPV4 else request.requested_prefix
         if request.requested_address not in (None, sim.static_address) or wanted not in (None, prefix):
-            raise Refused(AttachRefusal.NOT_SUPPORTED, "an address that is not the SIM's own")
+            raise Refused(
+                AttachRefusal.NOT_SUPPORTED, "a requested address that is not the SIM's static address"
+            )
         grant = request.grant
         if grant is None or grant.is_lent:
             self._statics.demand_own(sim.static_address, grant.address if grant else None)
@@ -144,7 +146,7 @@ def _check_password(terms: Terms, request: OpenSession, proof: Proof | None) -> 
         return
     if (demanded := terms.password) is None:
         if request.must_prove:
-            raise Refused(AttachRefusal.WRONG_PASSWORD, "no password is set to check it by")
+            raise Refused(AttachRefusal.WRONG_PASSWORD, "the SIM's group has no password to check it against")
         return
     if proof is None or not proof(*demanded):
         raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)

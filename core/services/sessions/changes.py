@@ -1,4 +1,4 @@
-"""What becomes of a session when its peer changes it, hands it over, or attaches the device again.
+"""State transitions of a session on modification, handover and repeated attach.
 
 Rule: values in, values out; whoever asks makes it durable.
 """

@@ -44,7 +44,7 @@ class SessionCloser:
     def demand_room(self) -> None:
         """Raises ``Refused(NO_RESOURCES)`` while too many ends wait for the store."""
         if len(self._unfinished) >= UNFINISHED_MAX:
-            raise Refused(AttachRefusal.NO_RESOURCES, "the store is behind")
+            raise Refused(AttachRefusal.NO_RESOURCES, "the store is overloaded")
 
     async def close(self, session_id: str, reason: CloseReason, *, tell_peer: bool = False) -> None:
         """End a session. The bearer is cut at once; returns when the end is durable.

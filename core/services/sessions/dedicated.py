@@ -133,7 +133,9 @@ class DedicatedBearers:
         def joined(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
             """One that the peer named as it named another replaces it: there the other is over."""
             if _peer_of(self._index.one(session.session_id)) != _peer_of(session):
-                raise Refused(AttachRefusal.NOT_SUPPORTED, "the session moved while the bearer was asked for")
+                raise Refused(
+                    AttachRefusal.NOT_SUPPORTED, "the session moved while the bearer was being created"
+                )
             others = tuple(each for each in bearers if each.ebi != made.ebi)
             _demand_possible(others, made.qci, made.filters)
             return (*others, made)
@@ -163,13 +165,13 @@ def _peer_of(session: Session) -> tuple[str, int] | None:
 def _demand_possible(bearers: Sequence[DedicatedBearer], qci: int, filters: Sequence[PacketFilter]) -> None:
     """Raises ``Refused`` when they cannot be made beside these bearers."""
     if len(bearers) >= BEARERS_MAX:
-        raise Refused(AttachRefusal.NO_RESOURCES, f"{BEARERS_MAX} dedicated bearers are the most")
+        raise Refused(AttachRefusal.NO_RESOURCES, f"at most {BEARERS_MAX} dedicated bearers per session")
     if not 1 <= qci <= 254 or qci in GUARANTEED_QCIS:
         raise Refused(AttachRefusal.NOT_SUPPORTED, f"QCI {qci} is a GBR QCI; GBR bearers are not supported")
     taken = {each.precedence for bearer in bearers for each in bearer.filters}
     precedences, identifiers = {each.precedence for each in filters}, {each.identifier for each in filters}
     if both := precedences & taken:
-        raise Refused(AttachRefusal.NOT_SUPPORTED, f"precedence {min(both)} is another bearer's")
+        raise Refused(AttachRefusal.NOT_SUPPORTED, f"precedence {min(both)} is used by another bearer")
     are_apart = len(precedences) == len(identifiers) == len(filters)
     if not 0 < len(filters) <= FILTERS_MAX or not are_apart or not all(map(_is_possible, filters)):
         raise Refused(

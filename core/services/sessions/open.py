@@ -154,7 +154,7 @@ class SessionOpener:
             ):
                 grant = request.grant
                 if grant is not None and time_of_id(grant.session_id) < time_of_id(session.session_id):
-                    raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session stands: {request.imsi}")
+                    raise Refused(AttachRefusal.UNKNOWN_SESSION, f"a newer session exists: {request.imsi}")
                 await self._closer.end(session, CloseReason.REPLACED, tell_peer=holder is Holder.YIELDING)
                 left -= 1
         if going_on is None and left >= self._sessions_per_sim_max:

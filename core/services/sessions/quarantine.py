@@ -1,4 +1,4 @@
-"""What NASes reported and nobody is billed for: kept apart, durably, for a person to look at.
+"""Quarantined usage: reported by NASes, stored, not billed, for a person to review.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""Usage that a peer counts and reports: a NAS's absolute counters become durable usage.
+"""NAS accounting: a NAS's cumulative counters become durable usage.
 
 Rules (RFC 2866 §5.3, RFC 2869 §5.1):
 

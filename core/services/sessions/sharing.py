@@ -1,4 +1,4 @@
-"""What many sessions have in common, kept once: a million of them differ in little.
+"""Interning of values that many sessions share.
 
 Rule: values are immutable and equal to what they stand for.
 """

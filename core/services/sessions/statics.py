@@ -64,7 +64,7 @@ class StaticAddresses:
         """
         static = self._gateway.is_static
         if bound is not None and not static(bound):
-            raise _unavailable(f"{bound} is in no network of static addresses")
+            raise _unavailable(f"{bound} is not in the pool of static addresses")
         if granted is not None and granted != bound and (bound is not None or static(granted)):
             raise _unavailable(f"{granted} is not the SIM's address")
 
@@ -142,14 +142,16 @@ class StaticAddresses:
         stored = {each.session_id: each for each in await self._store.sessions.of_sim(held.sim_id)}
         if held.session_id not in stored:
             if is_ours or now < held.since + timedelta(seconds=SETTLE_S):
-                raise _unavailable(f"{held.address} is being taken or given up")
+                raise _unavailable(
+                    f"{held.address} is being claimed or released by another session; try again"
+                )
             return True
         demand_yielding(stored[held.session_id], holder_of)
         try:
             async with asyncio.timeout(END_S):
                 await self._end_at(held.gateway_id, held.sim_id, CloseReason.REPLACED)
         except TimeoutError:
-            raise Unavailable(f"{held.gateway_id} does not end what has {held.address}") from None
+            raise Unavailable(f"{held.gateway_id} did not end the session that has {held.address}") from None
         return False
 
 

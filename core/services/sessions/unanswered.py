@@ -1,4 +1,4 @@
-"""Sessions that a kill may have left without their answer: written, and never told to their peer.
+"""Sessions that were stored before a kill and possibly never answered.
 
 Rules: after a gateway was taken whose holder did not give it up, its youngest sessions have as long as a peer
 waits for an answer to be used or changed; of the others the peer is asked whether it knows them. One that

@@ -115,7 +115,7 @@ class Consumer:
         for shard in self._chosen(readable, leases):
             lease = self._mine(shard.shard_id, leases.get(shard.shard_id))
             if lease.checkpoint == SHARD_END:  # it is open: a shard that was closed never opens again
-                lease = await self._from_the_oldest(lease, "the stream was made anew")
+                lease = await self._from_the_oldest(lease, "the stream was recreated")
             else:
                 lease = await self._put(lease)
             self._reading[shard.shard_id] = tasks.create_task(self._read(lease))
@@ -127,7 +127,9 @@ class Consumer:
         """The shard is no longer listed: whatever it had after the checkpoint is gone."""
         if lease.shard_id not in self._reading:
             checkpoint = lease.checkpoint or "its beginning"
-            await self._say_skipped(lease.shard_id, f"the shard is gone, what it had after {checkpoint} too")
+            await self._say_skipped(
+                lease.shard_id, f"the shard no longer exists; its records after {checkpoint} are lost"
+            )
             await self._leases.put(replace(lease, checkpoint=SHARD_END))
             self._faults.goes_on(self._application, lease.shard_id)
 
@@ -219,12 +221,12 @@ class Consumer:
     async def _take_effect(self, lease: ShardLease, records: Sequence[StoredRecord]) -> None:
         left_s = self._until[lease.shard_id] - self._clock.monotonic()
         if left_s <= 0:
-            raise Unavailable("the lease ran out while the stream was read")
+            raise Unavailable("the lease expired while reading the stream")
         try:
             async with asyncio.timeout(left_s):  # whoever reads the shard next must find this at an end
                 await self._take_parts(records)
         except TimeoutError:
-            raise Unavailable("the effect took longer than the lease") from None
+            raise Unavailable("processing took longer than the lease") from None
 
     async def _take_parts(self, records: Sequence[StoredRecord]) -> None:
         """The effect of all records but those that alone make it fail."""

@@ -152,9 +152,9 @@ class Delivery:
         """
         self._check_open()
         if self._dead_letters is None:
-            raise Unavailable("there is no place for dead letters")
+            raise Unavailable("the queue of dead letters is full")
         if len(self._aside) >= ASIDE_MAX:
-            raise Refused(RequestRefusal.TOO_MANY_REQUESTS, "too many messages are too long")
+            raise Refused(RequestRefusal.TOO_MANY_REQUESTS, "too many oversized messages are being received")
         record_id = self._record_ids.next()
         record = StreamRecord(message.imsi, envelope(message, record_id, octets_missing))
         waiting = _Waiting(record_id, message.source_protocol, settled)
@@ -240,7 +240,7 @@ class Delivery:
                 waiting.settled(Refused(RequestRefusal.BODY_TOO_LARGE, "kept as a dead letter"))
             elif self._clock.monotonic() >= deadline:
                 self._aside.popleft()
-                _fail(waiting, "it could not be kept aside in time", ambiguous=True)
+                _fail(waiting, "it could not be stored as a dead letter in time", ambiguous=True)
             else:
                 await asyncio.sleep(ASIDE_RETRY_S)
 

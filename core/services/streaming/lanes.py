@@ -1,4 +1,4 @@
-"""Per-SIM lanes in front of a stream: what may be put next so that no SIM's order can break.
+"""Per-key queues in front of a stream, which keep each SIM's order.
 
 Rules:
 

@@ -1,7 +1,7 @@
-"""From the outbox to the stream: what happened to sessions, told after it is durable.
+"""Outbox relay: moves stored session events to the stream.
 
-Rules: an event is in the store before it is told, so a stream that is away refuses nobody a session; it is
-told at least once, under its own id as ``recordId``; one SIM's events are told in their order, one at a time.
+Rules: an event is stored before it is relayed, so an unavailable stream does not refuse sessions; it is
+relayed at least once, under its own id as ``recordId``; one SIM's events are relayed in order, one at a time.
 An event that cannot be read, or that the stream will never take, is passed over and audited.
 """
 
@@ -20,15 +20,15 @@ from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
 
 LOOK_S = 5.0
-"""How often the outbox is looked into when nobody says that there is something."""
+"""How often the outbox is polled without a notification."""
 GATHER_S = 0.02
-"""What happens within so long of the first event is told together: one by one costs five times the CPU."""
+"""Events within this time of the first are relayed in one batch: one by one costs five times the CPU."""
 RETRY_FIRST_S, RETRY_S_MAX = 0.1, 5.0
 LOOP = "event-relay"
 
 
 class EventRelay:
-    """Empties the outbox of one virtual gateway; ``told`` counts events that the stream has."""
+    """Empties the outbox of one gateway instance; ``told`` counts relayed events."""
 
     def __init__(
         self, *, sessions: Sessions, stream: Stream, gateway_id: str, faults: Faults, audit: AuditTrail
@@ -46,7 +46,7 @@ class EventRelay:
         self._is_due.set()
 
     async def run(self) -> None:
-        """Tell what is in the outbox, for ever."""
+        """Relay what is in the outbox, until cancelled."""
         pause_s = RETRY_FIRST_S
         while True:
             self._is_due.clear()

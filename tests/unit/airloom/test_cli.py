@@ -155,7 +155,7 @@ async def test_an_option_that_a_command_would_ignore_is_refused(
     ):
         ended = await airloom(*arguments)
         assert (ended.code, ended.out) == (2, ""), arguments
-        assert "is not an option of airloom" in ended.err
+        assert "not an option of airloom" in ended.err
 
 
 async def test_a_secret_may_come_by_stdin(
@@ -209,7 +209,7 @@ async def test_a_table_is_for_people(airloom: Airloom, customer: tuple[ApiWorld,
     assert "a=b, c=d" in (await airloom("groups", "list", *table)).out
     await one.new_sim()
     cut = await airloom("sims", "list", "--limit", "1")
-    assert cut.err == "the first 1; there are more, --fetch-all lists them\n"
+    assert cut.err == "showing the first 1; use --fetch-all to list all\n"
     assert (await airloom("sims", "list", "--limit", "1", "--fetch-all")).err == ""
 
 
@@ -230,7 +230,7 @@ async def test_a_bill_goes_into_a_file(
         refused = await airloom("bills", "export", month, "--out", str(out))
         assert (refused.code, len(refused.err.splitlines())) == (2, 1)
     ignored = await airloom("bills", "export", month, "--out", str(file), "--export-mode", "async")
-    assert (ignored.code, "--export-mode async: gives an id and no file" in ignored.err) == (2, True)
+    assert (ignored.code, "--export-mode async: returns an id and no file" in ignored.err) == (2, True)
     assert sorted(os.listdir(tmp_path)) == ["bill.csv", "folder"]
     assert os.listdir(folder) == []
 
@@ -276,7 +276,7 @@ async def test_a_profile_that_is_not_there_is_named_beside_those_that_are(
     ended = await airloom("sims", "list", "--profile", "nope")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
-        "airloom: profile 'nope': does not exist; there are: default, prod;"
+        "airloom: profile 'nope': does not exist (known: default, prod;"
         " save it with: airloom --profile nope configure\n"
     )
     assert (await airloom("sims", "list", "--profile", "prod")).code == 0
@@ -342,7 +342,7 @@ async def test_a_command_waits_for_its_share_of_the_api_but_not_for_long(
     async with served(node) as endpoint:
         monkeypatch.setenv("AIRLOOM_ENDPOINT", endpoint)
         waited = await airloom("sims", "list")
-        assert (waited.json, waited.err) == ([], "too many calls: waiting 1 s, as the API asks\n")
+        assert (waited.json, waited.err) == ([], "rate limited: retrying in 1 s\n")
         for _ in waits[1:]:
             told = await airloom("sims", "list")
             assert (told.code, told.err) == (1, "airloom: AIR0012: Too many calls. (HTTP 429)\n")
@@ -366,7 +366,7 @@ async def test_errors_are_one_line_with_a_code_of_their_own(
     assert (await airloom("--auth-key-id", "keyId-1", "--auth-key", "secret-1", "sims", "list")).code == 77
     monkeypatch.delenv("AIRLOOM_AUTH_KEY")
     halved = await airloom("sims", "list")
-    assert (halved.code, halved.err) == (2, "airloom: --auth-key-id and --auth-key go together\n")
+    assert (halved.code, halved.err) == (2, "airloom: --auth-key-id and --auth-key must be given together\n")
     monkeypatch.delenv("AIRLOOM_AUTH_KEY_ID")
     assert "airloom configure" in (await airloom("sims", "list")).err
     unreachable = await airloom(
@@ -385,7 +385,7 @@ async def test_errors_are_one_line_with_a_code_of_their_own(
         " --endpoint names another API\n"
     )
     halved = await airloom("--endpoint", "127.0.0.1:1", "sims", "list")
-    assert (halved.code, halved.err) == (2, "airloom: endpoint '127.0.0.1:1': write http://HOST:PORT\n")
+    assert (halved.code, halved.err) == (2, "airloom: endpoint '127.0.0.1:1': expected http://HOST:PORT\n")
 
 
 async def test_configure_asks_for_what_is_not_given(
@@ -401,7 +401,7 @@ async def test_configure_asks_for_what_is_not_given(
         wanted = {"endpoint": "http://10.0.0.12:8080", "authKeyId": "keyId-1", "authKey": secret}
         assert json.loads(file.read_text()) == wanted
     answers["endpoint"] = "10.0.0.12:8080"
-    assert "write http://HOST:PORT" in (await airloom("configure")).err
+    assert "expected http://HOST:PORT" in (await airloom("configure")).err
     del answers["endpoint"]
     assert (await airloom("--endpoint", "http://10.0.0.13:8080", "configure")).code == 0
     assert json.loads(file.read_text())["endpoint"] == "http://10.0.0.13:8080"

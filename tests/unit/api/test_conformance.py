@@ -36,7 +36,7 @@ async def test_where_nothing_is_the_way_to_something_is_told() -> None:
                 assert answered.status == 404
             assert (path, message) == (
                 path,
-                "There is nothing here; operations are below /v1, as GET /v1/sims.",
+                "No such path. Operations are below /v1, for example GET /v1/sims.",
             )
 
 
@@ -75,7 +75,7 @@ async def test_a_parameter_that_an_operation_does_not_know_is_refused() -> None:
     [
         ("/sims", "limit=0", "limit: must be 1 or more"),
         ("/sims", "limit=-1", "limit: must be 1 or more"),
-        ("/sims", "limit=", "limit: a whole number is required"),
+        ("/sims", "limit=", "limit: must be a whole number"),
         ("/sims", "limit=1&limit=2", "limit: given more than once"),
         ("/subscribers", "limit=101", "limit: must be 1 to 100"),
         ("/subscribers", "status_filter=broken", "status_filter: no such status"),

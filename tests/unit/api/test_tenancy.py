@@ -205,7 +205,7 @@ async def test_own_id_beside_a_foreign_one_is_not_enough() -> None:
         assert (await other.call("POST", "/auth", made_out)).status == 401
         static = {"key": own["key"], "ipAddress": "10.127.0.8"}
         taken = await other.call("POST", STATIC, static)
-        assert (taken.status, taken.body["message"]) == (400, "ipAddress: it is another SIM's.")
+        assert (taken.status, taken.body["message"]) == (400, "ipAddress: already assigned to another SIM.")
         assert await everything(one, ids) == before
 
 

@@ -179,8 +179,8 @@ async def test_a_call_of_the_last_holder_that_comes_late_is_made_good(
 
 FAULTS: dict[tuple[int, str], tuple[type[Exception], str]] = {
     (403, "UnauthorizedOperation"): (ConfigurationError, "allow ec2:AssignPrivateIpAddresses"),
-    (401, "AuthFailure"): (ConfigurationError, "mend the instance's role"),
-    (400, "PrivateIpAddressLimitExceeded"): (ConfigurationError, "take a larger one, or more nodes"),
+    (401, "AuthFailure"): (ConfigurationError, "correct the instance's role"),
+    (400, "PrivateIpAddressLimitExceeded"): (ConfigurationError, "use a larger one, or more nodes"),
     (400, "InvalidNetworkInterfaceID.NotFound"): (ConfigurationError, "an instance that has it"),
     (503, "RequestLimitExceeded"): (Unavailable, "RequestLimitExceeded"),
     (500, "InternalError"): (Unavailable, "InternalError"),
@@ -203,7 +203,7 @@ async def test_another_subnets_address_is_not_sought_and_refused(stage: Stage) -
     async with stage.instance(FIRST) as first:
         assert first.may_bring(ADDRESS)
         assert not first.may_bring(IPv4Address("10.0.2.101"))
-        with pytest.raises(ConfigurationError, match=r"10.0.2.101 to eni-1: .* of the interface's subnet"):
+        with pytest.raises(ConfigurationError, match=r"10.0.2.101 to eni-1: .* in the interface's subnet"):
             await first.bring(IPv4Address("10.0.2.101"), lasting_s=12)
 
 
@@ -212,7 +212,7 @@ async def test_an_ec2_that_does_not_answer_in_time_adds_nothing(
 ) -> None:
     async with stage.instance(FIRST) as first:
         stage.region.takes_s = 0.1
-        with pytest.raises(Unavailable, match="longer than the tenure"):
+        with pytest.raises(Unavailable, match="longer than the lease term"):
             await first.bring(ADDRESS, lasting_s=0.05)
         await first.let_go(ADDRESS)
         monkeypatch.setattr(ec2, "CALL_S", 0.05)

@@ -52,6 +52,6 @@ def test_a_folder_that_may_be_anothers_is_refused(tmp_path: Path, mode: int, *, 
     if with_lock:
         (tmp_path / LOCK_FILE).write_text("")
     tmp_path.chmod(mode)
-    with pytest.raises(ConfigurationError, match=f"others can look into it .mode {mode:o}.*run: chmod 700"):
+    with pytest.raises(ConfigurationError, match=f"readable by others .mode {mode:o}.*run: chmod 700"):
         NodeFolder.open(tmp_path, SystemEntropy())
     assert stat.S_IMODE(tmp_path.stat().st_mode) == mode

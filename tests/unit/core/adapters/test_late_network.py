@@ -90,8 +90,8 @@ def test_it_is_there_at_the_last(maker: Maker) -> None:
         assert late.send(b"up")
         assert (got, maker.network.sent[-1]) == ([b"down"], b"up")
         reasons = {0: [], 1: ["not now (1)"], 3: ["not now (1)", "not now (2)"]}[maker.failures]
-        wanted = [f"devices are served by UDP alone: {why}; it is tried again" for why in reasons]
-        assert told == wanted + ["devices are served by TCP, HTTP and MQTT too"] * is_late
+        wanted = [f"devices are served by UDP only: {why}; retrying" for why in reasons]
+        assert told == wanted + ["devices are now served by TCP, HTTP and MQTT too"] * is_late
         await late.aclose()
         assert maker.network.is_closed
 

@@ -33,7 +33,7 @@ def test_nothing_configured_is_the_default() -> None:
         ("[api]\nprot = 1\n", "api.prot: unknown key; known here: host, port, sandbox"),
         ("[apis]\nport = 1\n", "apis: unknown key; known here: node, control, gateway"),
         ("[api]\nport = 99999\n", "api.port: must be at most 65535 (got 99999)"),
-        ("[gateway]\necho_interval_s = 59\n", "must be 0 (none are sent) or at least 60"),
+        ("[gateway]\necho_interval_s = 59\n", "must be 0 (disabled) or at least 60"),
         (
             '[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\n'
             '[[gateway.peers]]\nname = "b"\nnetworks = ["10.0.0.0/24", "10.1.0.0/16"]\n',
@@ -42,15 +42,15 @@ def test_nothing_configured_is_the_default() -> None:
         ('[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\nspeed = 1\n', "gateway.peers.0.speed: "),
         (
             '[[gateway.peers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\nmay_take_over = ["b"]\n',
-            "gateway.peers: a: may_take_over names b, which is no other partner in gateway.peers",
+            "gateway.peers: a: may_take_over names b, which is not another partner in gateway.peers",
         ),
         (
             "[gateway.refusals.sim_inactve]\ngtpv1 = 199\n",
-            "gateway.refusals: sim_inactve: no refusal with a cause of its own; known here: unknown_",
+            "gateway.refusals: sim_inactve: unknown refusal; known: unknown_",
         ),
         (
             "[gateway.refusals.unknown_session]\ngtpv1 = 199\n",
-            "gateway.refusals: unknown_session: no refusal",
+            "gateway.refusals: unknown_session: unknown refusal",
         ),
         (
             "[gateway.refusals.sim_inactive]\ngtpv3 = 1\n",
@@ -64,10 +64,10 @@ def test_nothing_configured_is_the_default() -> None:
             "[gateway.refusals.sim_inactive]\ngtpv2 = 16\n",
             "gateway.refusals.sim_inactive.gtpv2: must be at least 64 (got 16)",
         ),
-        ("[gateway]\nidle_s = 59\n", "gateway.idle_s: must be 0 (off) or at least 60"),
+        ("[gateway]\nidle_s = 59\n", "gateway.idle_s: must be 0 (disabled) or at least 60"),
         (
             "[gateway]\nidle_s = 100\n[usage]\nreport_interval_s = 30\n",
-            "gateway.idle_s: must be 0 (off)",
+            "gateway.idle_s: must be 0 (disabled)",
         ),
         (
             '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\nmay_take_over = ["beta"]\n',
@@ -75,7 +75,7 @@ def test_nothing_configured_is_the_default() -> None:
         ),
         (
             '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\n' * 2,
-            "radius.clients: 10.0.0.0/8: stands twice",
+            "radius.clients: 10.0.0.0/8: used twice",
         ),
         (
             '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\n'
@@ -264,14 +264,15 @@ def test_without_clients_radius_needs_no_role() -> None:
         (
             ["gateway"],
             {"AIRLOOM_RADIUS__CLIENTS": '[{"network": "127.0.3.0/24", "secret": "a secret of NASes"}]'},
-            "node.roles: vg-1 has the doors gtp, radius, so whoever holds it also needs the role aaa",
+            "node.roles: vg-1 has the protocols gtp, radius, so a node that serves it also needs the role"
+            " aaa",
         ),
         (["gatway"], {}, "node.roles.0: must be 'gateway', 'aaa', 'edge', 'api' or 'meter' (got 'gatway')"),
-        (["aaa"], {"AIRLOOM_GATEWAY__DOORS": "radius"}, "gateway.doors: vg-1 has none that is open"),
+        (["aaa"], {"AIRLOOM_GATEWAY__DOORS": "radius"}, "gateway.doors: vg-1 no protocol is enabled"),
         (
             ["gateway"],
             {"AIRLOOM_EDGE__NODES": "http://10.0.0.2:8090"},
-            "edge.nodes: control.secret must be set, the same as theirs",
+            "edge.nodes: control.secret must be set, to the edge nodes' value",
         ),
     ],
 )
@@ -343,7 +344,7 @@ def test_prefixes_must_fit_the_pools(text: str, said: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(("role", "told"), [("api", "exports"), ("edge", "dead letters")])
 def test_nodes_that_share_a_store_share_exports_and_dead_letters(role: str, told: str) -> None:
     shared = {"AIRLOOM_STORE__CASSANDRA": "127.0.0.1"}
-    with pytest.raises(ConfigurationError, match=rf"objects.s3: is not set, .*{told}.*objects.folder"):
+    with pytest.raises(ConfigurationError, match=rf"objects.s3: not set, .*{told}.*objects.folder"):
         demand_shared_objects(load(None, shared, roles=[role]))
     for name, value in (("S3", "bucket"), ("FOLDER", "/mnt/shared")):
         demand_shared_objects(load(None, {**shared, f"AIRLOOM_OBJECTS__{name}": value}, roles=[role]))

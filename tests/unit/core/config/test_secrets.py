@@ -162,11 +162,11 @@ def test_a_value_that_is_no_secret_is_shown() -> None:
 @pytest.mark.parametrize(
     ("text", "mode", "told"),
     [
-        (f'[control]\nsecret = "{SHOWN}"\n', 0o644, "others can read it (mode 644) and it holds secret"),
+        (f'[control]\nsecret = "{SHOWN}"\n', 0o644, "readable by others (mode 644) and contains secret"),
         (
             f'[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "{SHOWN}"\n',
             0o640,
-            "others can read it (mode 640) and it holds secret",
+            "readable by others (mode 640) and contains secret",
         ),
         (f'[control]\nsecret = "{SHOWN}"\n', 0o600, ""),
         ("[api]\nport = 1\n", 0o644, ""),

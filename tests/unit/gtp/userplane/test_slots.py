@@ -291,7 +291,7 @@ def test_an_existing_table_keeps_its_capacity(tmp_path: Path) -> None:
 def test_two_processes_never_count_into_one_table(tmp_path: Path) -> None:
     path = tmp_path / "usage.slots"
     table = open_file(path, capacity=4)
-    with pytest.raises(ConfigurationError, match="another process counts into it"):
+    with pytest.raises(ConfigurationError, match="in use by another process"):
         open_file(path)
     table.release()
 

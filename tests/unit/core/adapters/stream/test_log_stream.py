@@ -213,7 +213,7 @@ async def test_of_many_foreign_files_some_are_named(tmp_path: Path, clock: SetCl
         (shard / f"x{number}.log").touch()
     stream = await LogStream.open(folder=tmp_path, clock=clock, shards=1)
     assert stream.damage == (
-        f"{shard}: x0.log, x1.log, x2.log, x3.log and 3 others: not of the stream; left as it is",
+        f"{shard}: x0.log, x1.log, x2.log, x3.log and 3 others: not part of the stream; ignored",
     )
     await stream.aclose()
 
@@ -374,7 +374,7 @@ async def test_second_process_is_refused(tmp_path: Path, clock: SetClock) -> Non
 
 async def test_folder_that_cannot_be_used(tmp_path: Path, clock: SetClock) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match=r"name a folder that can be written") as raised:
+    with pytest.raises(ConfigurationError, match=r"use a writable folder") as raised:
         await LogStream.open(folder=tmp_path / "file", clock=clock)
     assert "\n" not in str(raised.value)
 

@@ -406,8 +406,8 @@ def test_the_log_says_who_serves_a_gateway_and_what_comes_next() -> None:
         await asyncio.sleep(3)
         assert stage.owner("vg-1") == "node-2"
         assert stage.told == [
-            "vg-1: handed over; node-1 has stopped serving it, its sessions stay open; its lease is released,"
-            " the next node that may hold it takes it now",
+            "vg-1: handed over; node-1 has stopped serving it, its sessions stay open; its lease is"
+            " released, another node can take it now",
             "vg-1: lease acquired (node-1 had released it); reading its sessions",
             "vg-1: taken over; node-2 serves its 3 sessions now",
         ]
@@ -415,8 +415,8 @@ def test_the_log_says_who_serves_a_gateway_and_what_comes_next() -> None:
         two.leases.is_cut_off = True
         await asyncio.sleep(LEASE_S + 1)
         assert sorted(stage.told)[-2:] == [
-            f"{each}: the lease could not be renewed in time; node-2 has stopped serving it and stands by"
-            " for it"
+            f"{each}: the lease expired: it could not be renewed in time; node-2 has stopped serving it and"
+            f" stands by"
             for each in GATEWAYS
         ]
 

@@ -146,7 +146,7 @@ async def test_wrong_tries_are_bounded_and_come_back() -> None:
     bound = BOUNDS[Guess.PASSWORD]["both"]
     looked_at = [await world.guess(name="a@b.c", source="192.0.2.1") for _ in range(bound.tries + 5)]
     assert looked_at == [True] * bound.tries + [False] * 5
-    assert world.told == [("a@b.c", "password: too many wrong tries of both; from 192.0.2.1")]
+    assert world.told == [("a@b.c", "password: too many failed attempts for both; from 192.0.2.1")]
     assert world.guesses.stopped == {"password": 5}
     with pytest.raises(Refused) as caught:
         async with world.guesses.trying(Guess.PASSWORD, name="a@b.c", source="192.0.2.1"):

@@ -330,7 +330,7 @@ async def test_an_effect_that_is_at_fault_passes_over_no_more_than_so_many(stage
     await asyncio.sleep(20)
     assert stage.data == [b"good", *records[PASSED_OVER_MAX:]]
     assert not stage.faults.standing
-    assert stage.told[-1] == "test a: goes on"
+    assert stage.told[-1] == "test a: resumed"
 
 
 @played
@@ -362,7 +362,7 @@ async def test_a_stream_that_is_gone_is_said_once_and_read_when_it_is_back(stage
     await asyncio.sleep(600)
     assert stage.faults.standing[APPLICATION] == "source: Stream devices not found."
     assert stage.told == [
-        "test a: stands still: Shard a not found.", "test: stands still: Stream devices not found."
+        "test a: stalled: Shard a not found.", "test: stalled: Stream devices not found."
     ]  # fmt: skip
     stage.stream.is_gone = False
     stage.stream.layout["a"] = shard
@@ -435,8 +435,8 @@ async def test_a_fault_of_the_store_is_said_once_it_lasts(stage: Stage) -> None:
     await asyncio.sleep(3)
     assert not stage.told
     await asyncio.sleep(60)
-    assert sorted(stage.told) == ["test a: stands still: away", "test: stands still: away"]
+    assert sorted(stage.told) == ["test a: stalled: away", "test: stalled: away"]
     stage.stream.is_away = False
     await asyncio.sleep(5)
-    assert sorted(stage.told)[0] == "test a: goes on"
+    assert sorted(stage.told)[0] == "test a: resumed"
     assert not stage.faults.standing

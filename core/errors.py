@@ -92,7 +92,7 @@ class PositionLost(AirloomError):
 
 
 class LeaseLost(AirloomError):
-    """Another node holds the virtual gateway that this one held; it must not answer nor write any more."""
+    """Another node holds the gateway instance that this one held; it must not answer nor write any more."""
 
 
 class ConfigurationError(AirloomError):

@@ -50,7 +50,7 @@ class GtpDoor:
     """Serves GTPv1-C and GTPv2-C on ``address``; implements ``AccessDoor``.
 
     ``user_address`` is where tunnels end, by default at ``address``. ``recovery`` is the
-    virtual gateway's restart counter; ``partners`` and ``allowed_peers`` both empty allow every peer.
+    gateway instance's restart counter; ``partners`` and ``allowed_peers`` both empty allow every peer.
     """
 
     def __init__(

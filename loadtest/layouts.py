@@ -154,7 +154,7 @@ def spread(
     ``environment`` names the store and the stream that they share.
     """
     addresses = {name: free_gateway_address(f"127.0.{5 + number}") for number, name in enumerate(gateways)}
-    virtual = [{"id": name, "address": addresses[name], "doors": doors} for name, doors in gateways.items()]
+    instances = [{"id": name, "address": addresses[name], "doors": doors} for name, doors in gateways.items()]
     control = dict(zip(nodes, _free_tcp_ports(len(nodes)), strict=True))
     edges = [f"http://127.0.0.1:{control[name]}" for name, (roles, _) in nodes.items() if "edge" in roles]
     secret = secrets.token_hex(16)
@@ -170,7 +170,7 @@ def spread(
                 "AIRLOOM_NODE__ROLES": roles,
                 **({"AIRLOOM_NODE__HOME": home} if home else {}),
                 "AIRLOOM_CONTROL__SECRET": secret,
-                "AIRLOOM_GATEWAY__VIRTUAL": json.dumps(virtual),
+                "AIRLOOM_GATEWAY__INSTANCES": json.dumps(instances),
                 "AIRLOOM_EDGE__NODES": ",".join(edges),
             },
         )

@@ -8,7 +8,7 @@ Rules:
   speak of it, by whichever of its names.
 - An Interim whose Start was lost opens the session; a Stop is charged without; one whose session is over
   changes nothing but counters that were lower.
-- A session of which nothing is heard for ``silent_s`` is ended: its Stop was lost. Its own virtual gateway
+- A session of which nothing is heard for ``silent_s`` is ended: its Stop was lost. Its own gateway instance
   does it, which alone hears of it; a node that takes over waits as long again.
 """
 

@@ -53,11 +53,11 @@ NO_PEERS, NO_LINKS, NO_MOVER = NoPeers(), NoLinks(), NoMover()
 class Adapters:
     """The world that a node runs in.
 
-    ``open_slots(gateway_id)`` opens a virtual gateway's slot table, ``left_slots`` one that is there from an
+    ``open_slots(gateway_id)`` opens a gateway instance's slot table, ``left_slots`` one that is there from an
     earlier tenure; ``open_tuns(config, gateway_id)`` its ways to the internet side, by access point that
     has its own, the common one under ""; ``inside`` is the network that devices' connections end in, where
     there is one;
-    ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a virtual gateway's addresses
+    ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a gateway instance's addresses
     here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was found
     damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at least.
     ``late_s`` is how long a write to the store may be under way when its sender is dead (0: the file of a
@@ -156,7 +156,7 @@ def _left_slots(config: Config, gateway_id: str) -> Slots | None:
 
 
 def _open_tuns(config: GatewayConfig, gateway_id: str) -> Mapping[str, Tun]:
-    """Each virtual gateway has devices of its own: the first named as configured, the others on from it."""
+    """Each gateway instance has devices of its own: the first named as configured, the others on from it."""
     number = [each.id for each in config.held].index(gateway_id)
     wanted = {"": (config.tun, config.ue_pool)} if config.tun else {}
     wanted |= {each.name: (each.tun, each.ue_pool) for each in config.apns if each.tun and each.ue_pool}

@@ -7,7 +7,7 @@ from functools import partial
 from ipaddress import IPv4Network
 
 from airloom.app.adapters import Adapters
-from core.config import Config, GatewayConfig, RadiusClient, VirtualGatewayConfig
+from core.config import Config, GatewayConfig, GatewayInstanceConfig, RadiusClient
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
@@ -19,7 +19,7 @@ from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
 from core.services.gateway.blocks import LOOP as BLOCKS_LOOP
 from core.services.gateway.blocks import UeBlocks, start_all
 from core.services.gateway.lease_term import LeaseTerm
-from core.services.gateway.virtual_gateway import VirtualGateway
+from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
@@ -63,7 +63,7 @@ class HeldGateway:
         *,
         config: Config,
         adapters: Adapters,
-        own: VirtualGatewayConfig,
+        own: GatewayInstanceConfig,
         term: LeaseTerm[GatewayLease],
         before: GatewayLease | None,
         end_at: EndAt,
@@ -87,7 +87,7 @@ class HeldGateway:
         world, quarantine_s = adapters, config.gateway.quarantine_s
         addresses = AddressPool(quarantine_s=quarantine_s)
         apn_pools = {each: AddressPool(quarantine_s=quarantine_s) for each in config.gateway.apn_pools}
-        self.gateway = VirtualGateway(
+        self.gateway = GatewayInstance(
             term=term,
             address=str(own.address),
             addresses=addresses,
@@ -258,7 +258,7 @@ class HeldGateway:
         )
 
     def make_blocks(
-        self, own: VirtualGatewayConfig, pool: AddressPool, network: IPv4Network | None = None
+        self, own: GatewayInstanceConfig, pool: AddressPool, network: IPv4Network | None = None
     ) -> UeBlocks:
         """What finds the addresses that are lent, of an access point's ``network`` or of the common one.
 

@@ -1,4 +1,4 @@
-"""A node: one process, the virtual gateways that it holds, and what they share.
+"""A node: one process, the gateway instances that it holds, and what they share.
 
 Rules: it is assembled from adapters handed in, the same on a laptop, in a test and in a simulation; what a
 session belongs to is asked of the gateways that are held at that moment.
@@ -401,12 +401,12 @@ class Node:
 
 
 def _sought(config: Config, mover: AddressMover) -> list[str]:
-    """The virtual gateways that this node could hold; raises ``ConfigurationError`` for other homes."""
+    """The gateway instances that this node could hold; raises ``ConfigurationError`` for other homes."""
     sought = [each.id for each in config.holdable if all(map(mover.may_bring, each.addresses))]
     beyond = {each.id for each in config.holdable if each.id in config.node.home}.difference(sought)
     if beyond or (config.holdable and not sought):
         raise ConfigurationError(
-            f"node.home: the address of {', '.join(sorted(beyond)) or 'every virtual gateway'} is not in"
+            f"node.home: the address of {', '.join(sorted(beyond)) or 'every gateway instance'} is not in"
             f" the subnet of {config.gateway.address_interface}; set gateways of this node's subnet"
         )
     return sought

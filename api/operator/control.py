@@ -114,12 +114,12 @@ class ControlServices:
     guesses: Guesses
     customers: CustomerOperations
     gateways: Callable[[], dict[str, int]]
-    """Of each virtual gateway held, how many sessions are open."""
+    """Of each gateway instance held, how many sessions are open."""
     fences: Callable[[], dict[str, int]]
     """Of each, the fence of its tenure: whoever tells a higher one holds it now."""
     readiness: Callable[[str], Readiness]
     places: Callable[[], dict[str, str]]
-    """Of each virtual gateway that it could hold, how it is with it."""
+    """Of each gateway instance that it could hold, how it is with it."""
     hand_over: Callable[[str], Awaitable[None]]
     end_sessions_of: Callable[[str, str, CloseReason], Awaitable[int]]
     refresh_sessions_of: Callable[[str, str], Awaitable[None]]

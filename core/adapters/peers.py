@@ -95,7 +95,7 @@ class HttpPeers:
             return ""
 
     async def hand_over(self, contact: str, gateway_id: str) -> None:
-        """Ask for a virtual gateway that the other holds."""
+        """Ask for a gateway instance that the other holds."""
         await self._ask("POST", f"{contact}/control/hand-over", {"gateway_id": gateway_id}, END_S)
 
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:

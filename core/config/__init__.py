@@ -9,7 +9,7 @@ from core.config.apn import OWN_KEYS, ApnConfig
 from core.config.base import Section
 from core.config.customers import ApiConfig, BillingConfig, UsageConfig
 from core.config.edge import EdgeConfig
-from core.config.gateway import GatewayConfig, VirtualGatewayConfig
+from core.config.gateway import GatewayConfig, GatewayInstanceConfig
 from core.config.node import ROLE_OF_DOOR, ROLES, ControlConfig, Door, MetricsConfig, NodeConfig, Role
 from core.config.peers import PeerConfig, RefusalConfig
 from core.config.radius import RadiusClient, RadiusConfig
@@ -28,6 +28,7 @@ __all__ = [
     "Door",
     "EdgeConfig",
     "GatewayConfig",
+    "GatewayInstanceConfig",
     "MetricsConfig",
     "NodeConfig",
     "ObjectsConfig",
@@ -39,7 +40,6 @@ __all__ = [
     "StoreConfig",
     "StreamConfig",
     "UsageConfig",
-    "VirtualGatewayConfig",
 ]
 
 RELOADABLE = frozenset({"gateway.allowed_peers", "gateway.apns", "gateway.peers", "gateway.refusals"})
@@ -62,16 +62,16 @@ class Config(Section):
     billing: BillingConfig = BillingConfig()
     metrics: MetricsConfig = MetricsConfig()
 
-    def doors_of(self, gateway: VirtualGatewayConfig) -> frozenset[Door]:
+    def doors_of(self, gateway: GatewayInstanceConfig) -> frozenset[Door]:
         """The doors that are open: RADIUS is closed as long as it has no clients."""
         return frozenset(door for door in gateway.doors if door != "radius" or self.radius.clients)
 
     @property
-    def holdable(self) -> tuple[VirtualGatewayConfig, ...]:
-        """The virtual gateways that a node of these roles may hold."""
+    def holdable(self) -> tuple[GatewayInstanceConfig, ...]:
+        """The gateway instances that a node of these roles may hold."""
         return tuple(each for each in self.gateway.held if not self._lacking(each))
 
-    def _lacking(self, gateway: VirtualGatewayConfig) -> list[Role]:
+    def _lacking(self, gateway: GatewayInstanceConfig) -> list[Role]:
         needed = {ROLE_OF_DOOR[door] for door in self.doors_of(gateway)}
         return sorted(needed.difference(self.node.roles))
 

@@ -1,4 +1,4 @@
-"""The virtual gateways: their addresses, pools, access points, partners and timers."""
+"""The gateway instances: their addresses, pools, access points, partners and timers."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ ECHO_INTERVAL_S_MIN = 60
 """Echo Requests are not sent more often (TS 29.060 §7.2.1, TS 23.007 §20)."""
 
 
-class VirtualGatewayConfig(Section):
-    """One virtual gateway: the address of its doors, and its devices' addresses.
+class GatewayInstanceConfig(Section):
+    """One gateway instance: the address of its doors, and its devices' addresses.
 
     GTP-U ends at ``user_address``, or without one at ``address`` too. ``doors``: ``gtp`` (GTP-C and GTP-U)
-    and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a virtual gateway only if
-    it has the roles of all its doors. With ``ue_pool`` its devices' addresses are of that part of
+    and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a gateway instance only
+    if it has the roles of all its doors. With ``ue_pool`` its devices' addresses are of that part of
     ``gateway.ue_pool``, and nobody else's are; an access point's own pool is every gateway's.
     """
 
@@ -44,13 +44,13 @@ class VirtualGatewayConfig(Section):
 
 
 class GatewayConfig(Section):
-    """The virtual gateways, the same list on every node.
+    """The gateway instances, the same list on every node.
 
-    One is written as ``id``, ``address``, ``user_address`` and ``doors``, several as ``virtual``, a table
+    One is written as ``id``, ``address``, ``user_address`` and ``doors``, several as ``instances``, a table
     each. Devices' addresses are of ``ue_pool``, or of the pool of their access point, of which each takes
     blocks of 2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of
     ``static_pool``. The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without
-    which there is no IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A virtual gateway
+    which there is no IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A gateway instance
     holds ``sessions_max`` sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With
     ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN), without it only the
     device edge is reachable; never are the gateways and the operator's ``core_networks``. With
@@ -103,7 +103,7 @@ class GatewayConfig(Section):
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536
     sessions_per_sim_max: Annotated[int, Field(ge=1, le=100)] = 11
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
-    virtual: Annotated[tuple[VirtualGatewayConfig, ...], Field(max_length=1_000)] = ()
+    instances: Annotated[tuple[GatewayInstanceConfig, ...], Field(max_length=1_000)] = ()
     address_mover: Literal["none", "interface", "ec2"] = "none"
     address_interface: Annotated[
         str, text(r"([a-zA-Z][a-zA-Z0-9_.-]{0,14})?", "a network interface, as eth0, or empty")
@@ -202,12 +202,12 @@ class GatewayConfig(Section):
         return (*own, *self.core_networks)
 
     @property
-    def held(self) -> tuple[VirtualGatewayConfig, ...]:
+    def held(self) -> tuple[GatewayInstanceConfig, ...]:
         """All of them."""
-        one = VirtualGatewayConfig(
+        one = GatewayInstanceConfig(
             id=self.id, address=self.address, user_address=self.user_address, doors=self.doors
         )
-        return self.virtual or (one,)
+        return self.instances or (one,)
 
     @model_validator(mode="after")
     def _check_mover(self) -> "GatewayConfig":
@@ -239,23 +239,25 @@ class GatewayConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_virtual(self) -> "GatewayConfig":
+    def _check_instances(self) -> "GatewayConfig":
         used = Counter(address for each in self.held for address in each.addresses)
         for one in self.held:
             if any(used[address] > 1 for address in one.addresses):
-                raise ValueError(f"virtual {one.id}: address and user_address must be unique and differ")
+                raise ValueError(f"instances {one.id}: address and user_address must be unique and differ")
             if one.user_address is not None and "gtp" not in one.doors:
                 raise ValueError(
-                    f"virtual {one.id}: user_address is used by the protocol gtp only; remove it"
+                    f"instances {one.id}: user_address is used by the protocol gtp only; remove it"
                 )
-        for place, one in enumerate(self.virtual):
+        for place, one in enumerate(self.instances):
             if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
-                raise ValueError(f"virtual {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
-            for other in self.virtual[:place]:
+                raise ValueError(f"instances {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
+            for other in self.instances[:place]:
                 if one.id == other.id:
-                    raise ValueError(f"virtual {one.id}: the id must be unique")
+                    raise ValueError(f"instances {one.id}: the id must be unique")
                 if one.ue_pool and other.ue_pool and one.ue_pool.overlaps(other.ue_pool):
-                    raise ValueError(f"virtual {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}")
+                    raise ValueError(
+                        f"instances {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ Role = Literal["gateway", "aaa", "edge", "api", "meter"]
 ROLES: tuple[Role, ...] = get_args(Role)
 Door = Literal["gtp", "radius"]
 ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
-"""What a node must be to hold a virtual gateway that has this door."""
+"""What a node must be to hold a gateway instance that has this door."""
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
 
@@ -20,10 +20,10 @@ SECRET_CHARACTERS_MIN = 16
 class NodeConfig(Section):
     """This process: its name (the owner of leases) and the folder for everything it keeps.
 
-    ``roles``: ``gateway`` and ``aaa`` hold virtual gateways, those with the door ``gtp`` and those with the
+    ``roles``: ``gateway`` and ``aaa`` hold gateway instances, those with the door ``gtp`` and those with the
     door ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer API;
     ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them. ``home`` are
-    the virtual gateways that this node takes when it starts (empty: all); any other it takes when its holder
+    the gateway instances that this node takes when it starts (empty: all); any other it takes when its holder
     is gone.
     """
 

@@ -86,9 +86,9 @@ def _demand_own_names(clients: Sequence[RadiusClient]) -> Sequence[RadiusClient]
 
 
 class RadiusConfig(Section):
-    """The RADIUS door of each virtual gateway; closed while it has no ``clients``.
+    """The RADIUS door of each gateway instance; closed while it has no ``clients``.
 
-    ``address``: where it listens, without one at the virtual gateway's own. An Access-Accept holds its
+    ``address``: where it listens, without one at the gateway instance's own. An Access-Accept holds its
     address for ``provisional_s``; NASes are asked to report every ``interim_s``. A session of which nothing
     came for ``silent_intervals`` of these is ended, though not before half an hour: a NAS may go by an
     interval of its own (RFC 2869 §2.1).

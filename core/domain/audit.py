@@ -11,7 +11,7 @@ from enum import Enum
 class AuditAction(Enum):
     """What is audited."""
 
-    TAKEN_OVER = "taken_over"  # a virtual gateway whose holder was gone
+    TAKEN_OVER = "taken_over"  # a gateway instance whose holder was gone
     COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
     USAGE_QUARANTINED = "usage_quarantined"  # a NAS reported more than the line rate allows
     COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
@@ -27,8 +27,8 @@ class AuditAction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. ``actor`` is a node; ``subject`` a virtual gateway, an operator, a RADIUS client, a source of
-    records or of guesses; ``detail`` is for people.
+    """One line. ``actor`` is a node; ``subject`` a gateway instance, an operator, a RADIUS client, a source
+    of records or of guesses; ``detail`` is for people.
     """
 
     entry_id: str

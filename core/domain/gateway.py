@@ -1,6 +1,6 @@
-"""A virtual gateway: the owner of an address, of TEIDs and of a pool of device addresses.
+"""A gateway instance: the owner of an address, of TEIDs and of a pool of device addresses.
 
-Rules: exactly one node holds a virtual gateway at a time, under a lease whose ``fence`` only ever rises;
+Rules: exactly one node holds a gateway instance at a time, under a lease whose ``fence`` only ever rises;
 the restart counter rises only when sessions were truly lost (TS 23.007 §18), never on a mere restart.
 """
 
@@ -12,7 +12,7 @@ from core.domain.lease import Lease
 
 
 class GatewayLease(Lease, frozen=True):
-    """Who holds a virtual gateway; ``restart_counter`` is what peers are told as Recovery."""
+    """Who holds a gateway instance; ``restart_counter`` is what peers are told as Recovery."""
 
     restart_counter: int = 1
 

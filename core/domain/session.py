@@ -1,6 +1,6 @@
 """A packet session of a SIM, whatever protocol opened it.
 
-Rules: a session is durable before its opening is answered; it belongs to one virtual gateway, which owns
+Rules: a session is durable before its opening is answered; it belongs to one gateway instance, which owns
 its address and its TEIDs; its id is time-ordered, so that a SIM's sessions sort by age.
 """
 

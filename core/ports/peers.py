@@ -29,7 +29,7 @@ class Peers(Protocol):
         ...
 
     async def hand_over(self, contact: str, gateway_id: str) -> None:
-        """Ask for a virtual gateway that the other holds; raises ``Unavailable`` when it does not answer."""
+        """Ask for a gateway instance that the other holds; raises ``Unavailable`` when it does not answer."""
         ...
 
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:

@@ -172,7 +172,7 @@ class Groups(Protocol):
 class Sessions(Protocol):
     """Open sessions and the history of sessions. Partition: ``sim_id``, the same as the SIM's.
 
-    A virtual gateway finds its sessions by index rows, written before the session and removed after it, and
+    A gateway instance finds its sessions by index rows, written before the session and removed after it, and
     by the same rows what its sessions left at rest.
     """
 
@@ -210,8 +210,8 @@ class Sessions(Protocol):
         ...
 
     def of_gateway(self, gateway_id: str, *, known: Container[str] = ()) -> AsyncIterator[Session | Resting]:
-        """The open sessions of a virtual gateway, and what others left at rest: what a node must load to take
-        it over. Those whose ids are ``known`` are passed over. No full scan.
+        """The open sessions of a gateway instance, and what others left at rest: what a node must load to
+        take it over. Those whose ids are ``known`` are passed over. No full scan.
         """
         ...
 
@@ -377,7 +377,7 @@ class Holders(Protocol):
 
 
 class Blocks(Protocol):
-    """Which virtual gateway lends from which block of device addresses. Compare-and-set on the whole; one
+    """Which gateway instance lends from which block of device addresses. Compare-and-set on the whole; one
     partition.
     """
 

@@ -103,7 +103,7 @@ async def _write_sims(address: CassandraAddress, count: int) -> list[str]:
 
 def _gateways(folder: Path, address: CassandraAddress) -> list[Served]:
     addresses = [free_gateway_address("127.0.5"), free_gateway_address("127.0.6")]
-    virtual = [
+    instances = [
         {"id": f"vg-{number}", "address": each, "ue_pool": f"10.{127 + number}.0.0/16"}
         for number, each in enumerate(addresses, 1)
     ]
@@ -121,7 +121,7 @@ def _gateways(folder: Path, address: CassandraAddress) -> list[Served]:
                 "AIRLOOM_NODE__HOME": f"vg-{number}",
                 "AIRLOOM_CONTROL__PORT": str(free_tcp_port("127.0.0.1", 0)),
                 "AIRLOOM_CONTROL__SECRET": SECRET,
-                "AIRLOOM_GATEWAY__VIRTUAL": json.dumps(virtual),
+                "AIRLOOM_GATEWAY__INSTANCES": json.dumps(instances),
                 "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
                 "AIRLOOM_EDGE__INSIDE": "off",
             },

@@ -216,7 +216,7 @@ def readiness(place: Place) -> Outcome:
         {"id": "vg-1", "address": place.address(1), "doors": ["radius"]},
         {"id": "vg-2", "address": place.address(2), "doors": ["gtp"]},
     ]
-    settings = {"GATEWAY__VIRTUAL": json.dumps(gateways), "NODE__HOME": '["vg-1"]', "GATEWAY__ADDRESS": ""}
+    settings = {"GATEWAY__INSTANCES": json.dumps(gateways), "NODE__HOME": '["vg-1"]', "GATEWAY__ADDRESS": ""}
     settings |= place.nases(**{NAS_SECRET: 3})
     with place.peer(2) as other, place.node(**settings) as node:  # the other has the ports of vg-2
         time.sleep(4)

@@ -2,7 +2,7 @@
 
 Two gateways, one node for API and meter, a real Cassandra and a Kinesis server by others. Devices talk to
 the edge, a NAS reports, and where it is installed osmo-ggsn's sgsnemu pings; whichever node holds the first
-virtual gateway is killed, the other takes over, the killed one starts again and asks for its own back. Now
+gateway instance is killed, the other takes over, the killed one starts again and asks for its own back. Now
 and then any node is killed besides, that of the API and the meter among them.
 
 Afterwards: every session is still there, nobody signalled anew, the restart counter is what it was, no two

@@ -131,7 +131,7 @@ def prove_hostile(messages: int, seed: int) -> dict[str, Any]:
 
 
 def prove_scale(sims: int, faults: int, seed: int, html: Path | None) -> dict[str, Any]:
-    """Nodes and virtual gateways for so many SIMs, laid out and then simulated while nodes fail."""
+    """Nodes and gateway instances for so many SIMs, laid out and then simulated while nodes fail."""
     return scale.run(demand=Demand(sims=sims), faults=faults, seed=seed, html=html, tell=tell)
 
 

@@ -1,4 +1,4 @@
-"""Many nodes over one store, in virtual time: who holds which virtual gateway while nodes fail by a seed.
+"""Many nodes over one store, in virtual time: who holds which gateway instance while nodes fail by a seed.
 
 The real ``LeaseCoordinator`` and ``LeaseTerm`` of every node, over leases in memory with a network's delays;
 a gateway stands for its SIMs by their number, and reads them back for as long as it takes. Quiet time between

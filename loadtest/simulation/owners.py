@@ -1,4 +1,4 @@
-"""Whether a virtual gateway ever had two owners, seen from outside while nodes are killed.
+"""Whether a gateway instance ever had two owners, seen from outside while nodes are killed.
 
 Rules: what the nodes tell and what the lease says are looked at apart. Nodes are asked one after the other:
 one that tells a lower fence than was told before still holds what another has taken. A fence of the lease

@@ -177,7 +177,7 @@ class World:
         self._gate.set()
 
     async def holding(self) -> HeldGateway:
-        """The virtual gateway, once it is held: a store that is away too long costs the node its lease."""
+        """The gateway instance, once it is held: a store that is away too long costs the node its lease."""
         while (held := self.node.held.get("vg-1")) is None:  # noqa: ASYNC110 - in virtual time
             await asyncio.sleep(0.1)
         return held

@@ -1,4 +1,4 @@
-"""A virtual gateway's address moves between two hosts of one network, and an SGSN on it goes on.
+"""A gateway instance's address moves between two hosts of one network, and an SGSN on it goes on.
 
 Two nodes in network namespaces of their own over a real Cassandra. The one that holds the gateway is killed:
 its kernel still has the address, and takes it away when the tenure would have ended; the other one has
@@ -41,7 +41,7 @@ PROBE_S, GAP_S_MAX, KERNEL_S = 0.02, 3.0, 3.0
 
 def node(segment: Segment, number: int, folder: Path, store: dict[str, str]) -> Served:
     name, (home, address) = f"node-{number + 1}", list(GATEWAYS.items())[number]
-    virtual = [
+    instances = [
         {"id": each, "address": at, "ue_pool": f"10.{128 + place}.0.0/16"}
         for place, (each, at) in enumerate(GATEWAYS.items())
     ]
@@ -58,7 +58,7 @@ def node(segment: Segment, number: int, folder: Path, store: dict[str, str]) -> 
             "AIRLOOM_NODE__HOME": home,
             "AIRLOOM_CONTROL__HOST": Segment.HOSTS[number],
             "AIRLOOM_CONTROL__SECRET": SECRET,
-            "AIRLOOM_GATEWAY__VIRTUAL": json.dumps(virtual),
+            "AIRLOOM_GATEWAY__INSTANCES": json.dumps(instances),
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             "AIRLOOM_GATEWAY__ADDRESS_MOVER": "interface",
             "AIRLOOM_GATEWAY__ADDRESS_INTERFACE": Segment.DEVICE,

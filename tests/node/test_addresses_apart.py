@@ -36,7 +36,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
         given = plain(name, plan).gateway.model_dump() | {
             "user_address": USER,
             "user_sequence_numbers": True,
-            "virtual": (),
+            "instances": (),
         }
         gateway = GatewayConfig.model_validate(given)
         return plain(name, plan).model_copy(update={"gateway": gateway})
@@ -203,19 +203,19 @@ def test_no_device_reaches_either_address() -> None:
 @pytest.mark.parametrize(
     ("gateway", "told"),
     [
-        ({"user_address": "127.0.0.1"}, "virtual vg-1: address and user_address must be unique and differ"),
+        ({"user_address": "127.0.0.1"}, "instances vg-1: address and user_address must be unique and differ"),
         (
             {
-                "virtual": [
+                "instances": [
                     {"id": "a", "address": "127.0.0.1", "user_address": "127.0.0.3"},
                     {"id": "b", "address": "127.0.0.2", "user_address": "127.0.0.3"},
                 ]
             },
-            "virtual a: address and user_address must be unique and differ",
+            "instances a: address and user_address must be unique and differ",
         ),
         (
             {"user_address": "127.0.0.3", "doors": ["radius"]},
-            "virtual vg-1: user_address is used by the protocol gtp only; remove it",
+            "instances vg-1: user_address is used by the protocol gtp only; remove it",
         ),
         ({"user_address": "10.128.0.1"}, "address of vg-1 10.128.0.1/32 overlaps ue_pool 10.128.0.0/9"),
     ],

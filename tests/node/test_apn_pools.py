@@ -36,7 +36,7 @@ APNS: list[dict[str, Any]] = [
 def with_apns(apns: list[dict[str, Any]]) -> GatewayConfig:
     given = {
         **loadtest.simulation.plan.config_of("node-1", Plan()).gateway.model_dump(),
-        "virtual": (),
+        "instances": (),
         "apns": apns,
     }
     return GatewayConfig.model_validate(given)
@@ -386,7 +386,7 @@ def test_a_running_node_keeps_its_pools(play: Callable[[Script], None]) -> None:
         (
             {
                 "apns": [{"name": "a", "tun": "a12345678901234", "ue_pool": "10.1.0.0/16"}],
-                "virtual": [{"id": "a", "address": "127.0.0.1"}, {"id": "b", "address": "127.0.0.2"}],
+                "instances": [{"id": "a", "address": "127.0.0.1"}, {"id": "b", "address": "127.0.0.2"}],
             },
             "tun a12345678901234: gateways add a number to it; at most 13 characters",
         ),

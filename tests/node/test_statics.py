@@ -77,7 +77,7 @@ def test_a_sim_has_its_own_prefix_or_none(monkeypatch: pytest.MonkeyPatch) -> No
     def with_ipv6(name: str, plan: Plan) -> Config:
         config = plain(name, plan).model_dump()
         prefixes = {"ue_prefixes": "2001:db8::/41", "static_prefixes": "2001:db8:100::/56"}
-        gateway = {**config["gateway"], **prefixes, "virtual": ()}
+        gateway = {**config["gateway"], **prefixes, "instances": ()}
         return plain(name, plan).model_copy(update={"gateway": GatewayConfig.model_validate(gateway)})
 
     monkeypatch.setattr(loadtest.simulation.plan, "config_of", with_ipv6)

@@ -23,7 +23,7 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import ADDRESS_HOLDER, UE_BLOCK, Table
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
-from core.config import Config, VirtualGatewayConfig
+from core.config import Config, GatewayInstanceConfig
 from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool
 from core.domain.reasons import AttachRefusal
@@ -335,7 +335,7 @@ def _config(name: str) -> Config:
                 "apns": ["soracom.io", {"name": "meters", "ue_pool": str(POOLS["meters"])}],
                 "block_prefix": 29,
                 "quarantine_s": QUARANTINE_S,
-                "virtual": [{"id": each, "address": _address(each)} for each in NODES.values()],
+                "instances": [{"id": each, "address": _address(each)} for each in NODES.values()],
             },
             "radius": {
                 "clients": [{"network": "127.0.3.0/24", "secret": "the secret of all NASes"}],
@@ -403,7 +403,7 @@ class EmbeddedStage(Stage):
         config = _config(name).model_dump(mode="json") | {"radius": {}}
         config["node"]["home"] = []
         config["control"] = {}
-        config["gateway"]["virtual"] = config["gateway"]["virtual"][:1]
+        config["gateway"]["instances"] = config["gateway"]["instances"][:1]
         return Config.model_validate(config)
 
     def _world(self, name: str) -> Adapters:
@@ -459,7 +459,7 @@ class HastyGateway(HeldGateway):
     """Planted: what the holder before may have promised is lent at once."""
 
     def make_blocks(
-        self, own: VirtualGatewayConfig, pool: AddressPool, network: IPv4Network | None = None
+        self, own: GatewayInstanceConfig, pool: AddressPool, network: IPv4Network | None = None
     ) -> UeBlocks:
         blocks = super().make_blocks(own, pool, network)
         blocks._held_back_s = 0.0

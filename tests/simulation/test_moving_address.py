@@ -1,4 +1,4 @@
-"""When a node brings a virtual gateway's address, how long it may stay, and when it lets it go."""
+"""When a node brings a gateway instance's address, how long it may stay, and when it lets it go."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -129,7 +129,7 @@ def test_a_home_whose_address_cannot_be_here_is_refused() -> None:
     async def script(world: OnHost) -> None:
         world.host.is_possible = False
         with pytest.raises(
-            ConfigurationError, match=r"node.home: the address of every virtual gateway is not"
+            ConfigurationError, match=r"node.home: the address of every gateway instance is not"
         ):
             await world.start_node()
 

@@ -245,7 +245,7 @@ class LeakyGateway(HeldGateway):
 
 
 def holding(held: type[HeldGateway]) -> type[Node]:
-    """A node whose virtual gateway is this one."""
+    """A node whose gateway instance is this one."""
     return type(f"{held.__name__}Node", (Node,), {"held_type": held})
 
 

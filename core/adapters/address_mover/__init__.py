@@ -1,1 +1,1 @@
-"""Adapters that move a virtual gateway's address to this host."""
+"""Adapters that move a gateway instance's address to this host."""

@@ -72,7 +72,8 @@ WAITING_MAX = 20_000
 IN_FLIGHT_MAX = 1_024
 """Calls that the driver has at a time."""
 LEASES_IN_FLIGHT_MAX = 64
-"""Besides: calls for leases of virtual gateways wait behind no other, or a slow store would cost them all."""
+"""Besides: calls for leases of gateway instances wait behind no other, or a slow store would cost them
+all."""
 TIMEOUT_S = 10.0
 TTL_S_MAX = 630_720_000
 """Twenty years: the longest that Cassandra takes."""

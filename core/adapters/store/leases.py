@@ -1,4 +1,4 @@
-"""Leases of virtual gateways, jobs, static addresses and shards: written under conditions, never removed."""
+"""Leases of gateway instances, jobs, static addresses and shards: written under conditions, never removed."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address

@@ -160,7 +160,7 @@ class WideSessions:
     async def of_gateway(
         self, gateway_id: str, *, known: Container[str] = ()
     ) -> AsyncIterator[Session | Resting]:
-        """The open sessions of a virtual gateway and what is at rest, some buckets side by side."""
+        """The open sessions of a gateway instance and what is at rest, some buckets side by side."""
         for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
             buckets = range(first, first + BUCKETS_AT_ONCE)
             reading = (self._of_bucket((gateway_id, bucket), known) for bucket in buckets)

@@ -3,7 +3,7 @@
 Rules:
 
 - A chore is named and done in steps. Whoever holds its lease does it; a holder that dies is replaced as that
-  of a virtual gateway is (``core.services.cluster.lease_seeking``), and no step begins after the term.
+  of a gateway instance is (``core.services.cluster.lease_seeking``), and no step begins after the term.
 - A step is bounded, and doing it again changes nothing: it may be cut off at any point.
 - A step that the store would not let through is tried again. One that a fault of ours ended
   is tried again after a pause that grows; other chores go on.
@@ -25,7 +25,7 @@ from core.services.running.faults import Faults
 RETRY_S = 1.0
 LOOP, LEASE_LOOP = "chore", "chore-lease"
 _PREFIX = "chore/"
-"""No virtual gateway is named so."""
+"""No gateway instance is named so."""
 
 Step = Callable[[], Awaitable[float]]
 """Does a piece and tells in how many seconds to come again; raises ``Unavailable``, ``StaleVersion``."""

@@ -1,1 +1,1 @@
-"""A virtual gateway while this node holds it: its tenure, and what it lends out."""
+"""A gateway instance while this node holds it: its tenure, and what it lends out."""

@@ -1,4 +1,4 @@
-"""Keeping a virtual gateway's addresses at this host, for as long as its term lasts."""
+"""Keeping a gateway instance's addresses at this host, for as long as its term lasts."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from core.errors import Unavailable
 from core.ports.address_mover import AddressMover
-from core.services.gateway.virtual_gateway import VirtualGateway
+from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.running.faults import Faults
 
 ADDRESS_LOOP = "gateway-address"
@@ -22,7 +22,7 @@ class AddressKeeper:
         *,
         addresses: Sequence[IPv4Address],
         mover: AddressMover,
-        gateway: VirtualGateway,
+        gateway: GatewayInstance,
         remaining_s: Callable[[], float],
         faults: Faults,
     ) -> None:

@@ -25,7 +25,7 @@ from core.domain.pools import NEVER_LENT, AddressPool
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.store import BLOCKS_CHANGED_MAX, Blocks
-from core.services.gateway.virtual_gateway import VirtualGateway
+from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.running.faults import Faults
 
 LOOP = "address-blocks"
@@ -57,7 +57,7 @@ class UeBlocks:
         *,
         blocks: Blocks,
         pool: AddressPool,
-        gateway: VirtualGateway,
+        gateway: GatewayInstance,
         clock: Clock,
         entropy: Entropy,
         network: IPv4Network,

@@ -1,8 +1,8 @@
-"""A virtual gateway while this node holds it: what it lends out.
+"""A gateway instance while this node holds it: what it lends out.
 
 Rules:
 
-- A node answers for a virtual gateway only during its lease's term (``core.services.gateway.lease_term``).
+- A node answers for a gateway instance only during its lease's term (``core.services.gateway.lease_term``).
 - The fence rises with each holding and is the metering epoch of slots begun under it; the restart counter is
   read from the lease and stays (TS 23.007 §18), because sessions are read back.
 """
@@ -38,7 +38,7 @@ class _Lent:
     more: Callable[[], asyncio.Event | None] = lambda: None
 
 
-class VirtualGateway:
+class GatewayInstance:
     """The address, the pools and the epoch that sessions of this node live on.
 
     ``addresses`` is the pool of access points that have none of their own, ``apn_pools`` are those of the

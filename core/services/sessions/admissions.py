@@ -21,7 +21,7 @@ from core.domain.shares import Places
 from core.domain.values import replace
 from core.errors import Refused
 from core.ports.clock import Clock, Entropy
-from core.services.gateway.virtual_gateway import VirtualGateway
+from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.running.timer import Timer
 
 OF_IMSI_MAX = 8
@@ -43,12 +43,14 @@ class _Promise:
 
 
 class Admissions:
-    """The promises of one virtual gateway; bounded by its address pools and by ``EXPECTED_MAX``.
+    """The promises of one gateway instance; bounded by its address pools and by ``EXPECTED_MAX``.
 
     In every call ``asker`` is who asks, and ``pool`` that of the access point, ``None`` the common one.
     """
 
-    def __init__(self, *, gateway: VirtualGateway, clock: Clock, entropy: Entropy, lifetime_s: float) -> None:
+    def __init__(
+        self, *, gateway: GatewayInstance, clock: Clock, entropy: Entropy, lifetime_s: float
+    ) -> None:
         self._gateway = gateway
         self._clock = clock
         self._entropy = entropy

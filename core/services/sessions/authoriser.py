@@ -41,7 +41,7 @@ class Permission(Struct, frozen=True):
 
 
 class Authoriser:
-    """Decides for one virtual gateway; ``apns`` are the access points that it serves, ``prefixes`` the /64s
+    """Decides for one gateway instance; ``apns`` are the access points that it serves, ``prefixes`` the /64s
     that go with addresses.
     """
 

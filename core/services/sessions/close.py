@@ -22,7 +22,7 @@ UNFINISHED_MAX = 100_000
 
 
 class SessionCloser:
-    """Ends the sessions of one virtual gateway."""
+    """Ends the sessions of one gateway instance."""
 
     def __init__(
         self,

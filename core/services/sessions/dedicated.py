@@ -28,7 +28,7 @@ GUARANTEED_QCIS = frozenset({1, 2, 3, 4, 65, 66, 67, 71, 72, 73, 74, 75, 76, 82,
 
 
 class DedicatedBearers:
-    """Makes and ends the dedicated bearers of one virtual gateway's sessions."""
+    """Makes and ends the dedicated bearers of one gateway instance's sessions."""
 
     def __init__(self, *, common: Common, modifier: SessionModifier) -> None:
         self._common = common

@@ -19,7 +19,7 @@ CLOCK_ERROR_MAX = timedelta(days=1)
 
 
 class SessionHistory:
-    """The history as one virtual gateway writes it."""
+    """The history as one gateway instance writes it."""
 
     def __init__(self, *, store: Store, clock: Clock, entropy: Entropy, gateway_id: str) -> None:
         self._store = store

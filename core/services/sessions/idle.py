@@ -20,7 +20,7 @@ LOOKED_AT = 5_000
 
 
 class IdleSessions:
-    """Watches the sessions of one virtual gateway; ``idle_s`` 0: they may be idle for ever.
+    """Watches the sessions of one gateway instance; ``idle_s`` 0: they may be idle for ever.
 
     ``end_all`` ends sessions and tells their peers why.
     """

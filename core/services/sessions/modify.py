@@ -18,7 +18,7 @@ from core.services.sessions.common import Common
 
 
 class SessionModifier:
-    """Changes the sessions of one virtual gateway."""
+    """Changes the sessions of one gateway instance."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ from core.services.sessions.statics import demand_yielding
 
 
 class SessionOpener:
-    """Opens the sessions of one virtual gateway; a SIM has at most ``sessions_per_sim_max`` here."""
+    """Opens the sessions of one gateway instance; a SIM has at most ``sessions_per_sim_max`` here."""
 
     def __init__(
         self,

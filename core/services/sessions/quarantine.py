@@ -27,7 +27,7 @@ _Key = tuple[str, str]
 
 
 class UsageQuarantine:
-    """Of one virtual gateway's NASes."""
+    """Of one gateway instance's NASes."""
 
     def __init__(self, *, usage: Usage, audit: AuditTrail, clock: Clock) -> None:
         self._usage = usage

@@ -23,7 +23,7 @@ LATE_S = 60.0
 
 
 class SessionRecovery:
-    """Reads the sessions of one virtual gateway back."""
+    """Reads the sessions of one gateway instance back."""
 
     def __init__(
         self,

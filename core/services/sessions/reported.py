@@ -27,7 +27,7 @@ from core.services.sessions.index import SessionIndex
 from core.services.sessions.modify import SessionModifier
 
 EPOCH = 0
-"""A peer's counters live in one epoch of their own; a virtual gateway's begin with 1."""
+"""A peer's counters live in one epoch of their own; a gateway instance's begin with 1."""
 SLACK_S = 60.0
 """By so much a report may be ahead of the line's rate: bursts, and what comes sooner than the one before."""
 UNSEEN_S_MAX = 86_400.0

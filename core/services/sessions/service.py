@@ -1,4 +1,4 @@
-"""The sessions of one virtual gateway: the parts, wired, and the verbs that a protocol needs.
+"""The sessions of one gateway instance: the parts, wired, and the verbs that a protocol needs.
 
 Rule: no behaviour here; each verb is that of the part that its file is named for.
 """
@@ -10,7 +10,7 @@ from core.domain.session import Session
 from core.ports.clock import Clock, Entropy
 from core.ports.store import Store
 from core.ports.user_plane import UserPlane
-from core.services.gateway.virtual_gateway import VirtualGateway
+from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.metering.usage import UsageMeter
 from core.services.sessions.authoriser import Authoriser
 from core.services.sessions.close import SessionCloser
@@ -23,7 +23,7 @@ from core.services.sessions.statics import StaticAddresses
 
 
 class Sessions:
-    """The session service of one node and its virtual gateway.
+    """The session service of one node and its gateway instance.
 
     ``apns`` are the access points that are served; a SIM has at most ``sessions_per_sim_max`` sessions here.
     """
@@ -32,7 +32,7 @@ class Sessions:
         self,
         *,
         store: Store,
-        gateway: VirtualGateway,
+        gateway: GatewayInstance,
         user_plane: UserPlane,
         usage: UsageMeter,
         statics: StaticAddresses,

@@ -23,7 +23,7 @@ from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import SETTLE_S, Store
-from core.services.gateway.virtual_gateway import VirtualGateway
+from core.services.gateway.virtual_gateway import GatewayInstance
 
 CLAIM_TRIES_MAX = 8
 END_S = 5.0
@@ -34,7 +34,7 @@ EndAt = Callable[[str, str, CloseReason], Awaitable[int]]
 
 
 class StaticAddresses:
-    """The static addresses of one virtual gateway's sessions; those of every gateway are of one network.
+    """The static addresses of one gateway instance's sessions; those of every gateway are of one network.
 
     ``route`` and ``unroute`` are told of each address that comes and goes, with the access point.
     """
@@ -43,7 +43,7 @@ class StaticAddresses:
         self,
         *,
         store: Store,
-        gateway: VirtualGateway,
+        gateway: GatewayInstance,
         clock: Clock,
         end_at: EndAt,
         route: Callable[[IPv4Network, str], None],

@@ -16,7 +16,7 @@ ASKED_PER_S_MAX = 100
 
 
 class UnansweredSessions:
-    """Those of one virtual gateway; ``renewed`` is when the holder before was known to live last, ``None``:
+    """Those of one gateway instance; ``renewed`` is when the holder before was known to live last, ``None``:
     it gave the gateway up, or there was none.
 
     ``patience_s`` is how long a peer waits for an answer; ``ask`` has a session's peer asked.

@@ -231,8 +231,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 TWO = (
-    '[[gateway.virtual]]\nid = "vg-1"\naddress = "127.0.0.1"\nue_pool = "10.128.0.0/16"\ndoors = ["gtp"]\n'
-    '[[gateway.virtual]]\nid = "vg-2"\naddress = "127.0.0.2"\nue_pool = "10.129.0.0/16"\ndoors = ["radius"]\n'
+    '[[gateway.instances]]\nid = "vg-1"\naddress = "127.0.0.1"\nue_pool = "10.128.0.0/16"\ndoors = ["gtp"]\n'
+    '[[gateway.instances]]\nid = "vg-2"\naddress = "127.0.0.2"\nue_pool = "10.129.0.0/16"\ndoors ='
+    ' ["radius"]\n'
     '[[radius.clients]]\nnetwork = "127.0.3.0/24"\nsecret = "a secret of NASes"\n'
 )
 

@@ -1,4 +1,4 @@
-"""What a virtual gateway lends: never twice, never at once again."""
+"""What a gateway instance lends: never twice, never at once again."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 

@@ -1,4 +1,6 @@
-"""Who holds a virtual gateway, in virtual time: nodes that die, freeze, are cut off, and clocks that jump."""
+"""Who holds a gateway instance, in virtual time: nodes that die, freeze, are cut off, and clocks that
+jump.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable

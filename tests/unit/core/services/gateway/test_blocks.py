@@ -20,7 +20,7 @@ from core.domain.reasons import AttachRefusal
 from core.errors import Refused, Unavailable
 from core.services.gateway.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
 from core.services.gateway.lease_term import LeaseTerm
-from core.services.gateway.virtual_gateway import MORE_S, VirtualGateway
+from core.services.gateway.virtual_gateway import MORE_S, GatewayInstance
 from core.services.running.faults import Faults
 from loadtest.simulation.faults import FaultRates, FaultyEngine, Incarnation
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
@@ -86,7 +86,7 @@ class Stage:
         network: IPv4Network = POOL,
         prefix: int = 29,
         held_back_s: float = HELD_BACK_S,
-    ) -> tuple[VirtualGateway, UeBlocks]:
+    ) -> tuple[GatewayInstance, UeBlocks]:
         self.fences[name] = self.fences.get(name, 0) + 1
         now = self.clock.now()
         term = LeaseTerm(
@@ -97,7 +97,7 @@ class Stage:
         )
         pool = AddressPool(quarantine_s=QUARANTINE_S)
         entropy = SeededEntropy(Random(2))
-        made = VirtualGateway(
+        made = GatewayInstance(
             term=term,
             address="127.0.0.1",
             addresses=pool,

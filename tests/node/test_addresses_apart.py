@@ -21,7 +21,7 @@ from loadtest.proofs.killing_nodes import QUERY
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import APN, GATEWAY
 from mqtt_bridge.edge.dns import DNS_PORT
-from tests.node.test_gtp_door import FILTERS, Script, Stage, played
+from tests.node.test_gtp_front_end import FILTERS, Script, Stage, played
 
 USER = "127.0.0.9"
 NAME_SERVER = IPv4Address("100.127.0.53")

@@ -20,7 +20,7 @@ from gtp.userplane.tun import Tun
 from loadtest.peers.nas import AccessDenied
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import APN
-from tests.node.test_radius_door import Script, Stage, played
+from tests.node.test_radius_front_end import Script, Stage, played
 from tests.node.test_statics import STATIC, bind
 
 COMMON, METERS = GatewayConfig().ue_pool, IPv4Network("10.64.0.0/24")

@@ -33,7 +33,7 @@ from core.services.customers.guesses import BOUNDS, Guess
 from core.services.customers.stock import ROWS_MAX
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.simulation.world import APN, PEERS
-from tests.node.test_radius_door import Stage, played
+from tests.node.test_radius_front_end import Stage, played
 from tests.support.api import ApiWorld, make_world, tenants
 from tests.support.cli import Airloom
 

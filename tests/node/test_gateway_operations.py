@@ -27,7 +27,7 @@ from loadtest.peers.sgw import Sgw
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.virtual import PERFECT
 from loadtest.simulation.world import APN, PEERS
-from tests.node.test_radius_door import Stage
+from tests.node.test_radius_front_end import Stage
 from tests.support.cli import Airloom
 
 SECRET = "a secret of all nodes"

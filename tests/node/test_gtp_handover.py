@@ -29,7 +29,7 @@ from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.simulation.world import APN as APN_NAME
-from tests.node.test_radius_door import Stage, played
+from tests.node.test_radius_front_end import Stage, played
 from tests.support.gtp import (
     APN,
     SGSN,

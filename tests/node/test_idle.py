@@ -14,7 +14,7 @@ from loadtest.proofs.killing import udp_packet
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.virtual import PERFECT, run_virtual
 from loadtest.simulation.world import APN
-from tests.node.test_gtp_door import Stage
+from tests.node.test_gtp_front_end import Stage
 
 IDLE_S = 400.0
 PACKET_EVERY_S = 60.0

@@ -14,7 +14,7 @@ from core.domain.requests import Grant, OpenSession
 from core.domain.session import Access, Nas, Session
 from core.errors import Refused, Unavailable
 from loadtest.simulation.world import APN
-from tests.node.test_radius_door import Stage, played
+from tests.node.test_radius_front_end import Stage, played
 from tests.node.test_statics import STATIC, attach, bind
 
 NOTHING = {"addresses": 0, "teids": 0}

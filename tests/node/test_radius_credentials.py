@@ -18,7 +18,7 @@ from radius.codec import (
     is_authentic,
     vendor_attribute,
 )
-from tests.node.test_radius_door import Stage
+from tests.node.test_radius_front_end import Stage
 from tests.support.radius import SECRETS, RadiusStage, imsi_of, play
 
 MICROSOFT = (311).to_bytes(4, "big")

@@ -13,7 +13,7 @@ from loadtest.simulation.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code, encode_access_request
 from radius.notices import LINES_A_MINUTE
-from tests.node.test_radius_door import Stage
+from tests.node.test_radius_front_end import Stage
 from tests.support.radius import (
     INTERIM,
     OFF,

@@ -20,7 +20,7 @@ from loadtest.simulation.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code
 from radius.notices import Notices
-from tests.node.test_radius_door import Stage
+from tests.node.test_radius_front_end import Stage
 from tests.support.gtp import session
 from tests.support.radius import INTERIM, START, STOP, RadiusStage, counters, imsi_of, number, play
 

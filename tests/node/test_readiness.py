@@ -19,7 +19,7 @@ from core.services.cluster.holding import State
 from core.services.running.recurring import AGAIN_S_MAX, TOPICS_MAX, Recurring
 from loadtest.simulation.plan import Plan, config_of
 from loadtest.simulation.virtual import run_virtual
-from tests.node.test_radius_door import Stage
+from tests.node.test_radius_front_end import Stage
 from tests.support.api import make_world, served
 from tests.support.cli import Airloom
 from tests.unit.api.operator.test_control import SECRET, Asked, services_of

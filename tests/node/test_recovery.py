@@ -10,7 +10,7 @@ from core.adapters.store.rows import body_of, entity_of
 from core.domain.session import Access, CloseReason, Session
 from core.services.sessions.recovery import SessionRecovery
 from tests.contract.stores import session_of, sim_of
-from tests.node.test_radius_door import Stage, played
+from tests.node.test_radius_front_end import Stage, played
 from tests.node.test_session_terms import attach, sessions_of
 
 

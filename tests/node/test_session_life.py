@@ -11,7 +11,7 @@ from core.domain.session_life import LIFE, LifeAction, LifeEvent, LifeState
 from core.errors import Refused, Unavailable
 from core.services.sessions.service import Sessions
 from tests.contract.stores import session_of, sim_of
-from tests.node.test_radius_door import Stage, played
+from tests.node.test_radius_front_end import Stage, played
 from tests.node.test_session_terms import attach, sessions_of
 
 

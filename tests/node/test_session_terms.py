@@ -34,7 +34,7 @@ from gtp.pco import Credentials
 from loadtest.simulation.virtual import SeededEntropy
 from loadtest.simulation.world import APN, OPERATOR
 from tests.contract.stores import NOW, sim_of
-from tests.node.test_radius_door import Stage, played
+from tests.node.test_radius_front_end import Stage, played
 
 IMEI, SAME_DEVICE, OTHER_DEVICE = "490154203237518", "4901542032375101", "350000000000009"
 TOGETHER = {"gatePrivacySeparatorEnabled": False}

@@ -17,7 +17,7 @@ from core.ports.store import SETTLE_S
 from loadtest.peers.nas import AccessDenied
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import APN
-from tests.node.test_radius_door import Stage, played
+from tests.node.test_radius_front_end import Stage, played
 
 STATIC, OTHER = IPv4Address("10.127.0.9"), IPv4Address("10.127.0.10")
 

@@ -13,7 +13,7 @@ from loadtest.peers.sgw import Sgw
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.virtual import PERFECT, run_virtual
 from loadtest.simulation.world import APN
-from tests.node.test_gtp_door import Stage
+from tests.node.test_gtp_front_end import Stage
 
 PEER, OTHER = "10.0.0.1", "10.0.0.2"
 

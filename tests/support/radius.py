@@ -28,7 +28,7 @@ from radius.codec import (
     is_answer,
     vendor_attribute,
 )
-from tests.node.test_radius_door import Script, Stage
+from tests.node.test_radius_front_end import Script, Stage
 
 START, STOP, INTERIM, ON, OFF = 1, 2, 3, 7, 8
 SECRETS = {"127.0.3": b"alpha's secret", "127.0.4": b"beta's secret.", "127.0.5": b"gamma's secret"}

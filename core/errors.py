@@ -16,7 +16,7 @@
     └── ConfigurationError        the operator's input is wrong; the message says what and how to mend it
 
 Rules: code inside a protocol machine raises ``LocalProtocolError`` or ``RemoteProtocolError`` and nothing
-else; services raise ``Refused``; adapters raise ``Unavailable`` or ``StaleVersion``. Each door maps
+else; services raise ``Refused``; adapters raise ``Unavailable`` or ``StaleVersion``. Each front end maps
 ``Refused.reason`` to its own wire by one total table.
 """
 

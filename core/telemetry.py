@@ -26,7 +26,7 @@ class Metric(Enum):
 
     DATAGRAMS_DROPPED = (
         "airloom_datagrams_dropped", "counter",
-        "Datagrams dropped, or refused by their protocol, by interface and reason", ("door", "reason"),
+        "Datagrams dropped, or refused by their protocol, by interface and reason", ("interface", "reason"),
     )  # fmt: skip
     EDGE_DATAGRAMS = (
         "airloom_edge_datagrams", "counter",

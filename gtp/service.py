@@ -46,8 +46,8 @@ EndTap = Callable[[Session, CloseReason], None]
 WIRES = (V1Wire(), V2Wire())
 
 
-class GtpDoor:
-    """Serves GTPv1-C and GTPv2-C on ``address``; implements ``AccessDoor``.
+class GtpFrontEnd:
+    """Serves GTPv1-C and GTPv2-C on ``address``; implements ``AccessFrontEnd``.
 
     ``user_address`` is where tunnels end, by default at ``address``. ``recovery`` is the
     gateway instance's restart counter; ``partners`` and ``allowed_peers`` both empty allow every peer.
@@ -165,7 +165,7 @@ class GtpDoor:
         """Know nothing any more of a peer's address, or of those of a partner."""
         self._endpoint.forget_peer(peer)
 
-    # -- AccessDoor -----------------------------------------------------------------------------------
+    # -- AccessFrontEnd -----------------------------------------------------------------------------------
 
     async def adopt(self, session: Session) -> None:
         """Take over a session that was read back."""

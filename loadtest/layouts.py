@@ -1,7 +1,7 @@
 """How Airloom is laid out for a run: all in one process, or each role on nodes of its own.
 
-Rule: a layout is children on this machine's loopback addresses; whoever drives it knows only where its doors
-are, what it counts, and that it ends with its block.
+Rule: a layout is children on this machine's loopback addresses; whoever drives it knows only where its
+protocols are, what it counts, and that it ends with its block.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp
 HELD_S = 20.0
 """How long a gateway may be held by nobody."""
 Gateways = Mapping[str, tuple[str, ...]]
-"""Virtual gateways and their doors."""
+"""Virtual gateways and their protocols."""
 Nodes = Mapping[str, tuple[str, str]]
 """Nodes: their roles and their home gateway, both as in the environment."""
 EACH_ROLE: Nodes = {
@@ -31,7 +31,7 @@ EACH_ROLE: Nodes = {
     "api-1": ("api", ""),
     "meter-1": ("meter", ""),
 }
-DOOR_BY_DOOR: Gateways = {"vg-1": ("gtp",), "vg-2": ("gtp",), "vg-3": ("radius",)}
+ONE_PROTOCOL_EACH: Gateways = {"vg-1": ("gtp",), "vg-2": ("gtp",), "vg-3": ("radius",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +147,17 @@ def spread(
     environment: Mapping[str, str],
     *,
     nodes: Nodes = EACH_ROLE,
-    gateways: Gateways = DOOR_BY_DOOR,
+    gateways: Gateways = ONE_PROTOCOL_EACH,
 ) -> Layout:
     """Several nodes, by default one for each role and two gateways that stand in for each other.
 
     ``environment`` names the store and the stream that they share.
     """
     addresses = {name: free_gateway_address(f"127.0.{5 + number}") for number, name in enumerate(gateways)}
-    instances = [{"id": name, "address": addresses[name], "doors": doors} for name, doors in gateways.items()]
+    instances = [
+        {"id": name, "address": addresses[name], "protocols": protocols}
+        for name, protocols in gateways.items()
+    ]
     control = dict(zip(nodes, _free_tcp_ports(len(nodes)), strict=True))
     edges = [f"http://127.0.0.1:{control[name]}" for name, (roles, _) in nodes.items() if "edge" in roles]
     secret = secrets.token_hex(16)
@@ -180,10 +183,12 @@ def spread(
     def first(role: str) -> Served:
         return next(served[name] for name, (roles, _) in nodes.items() if role in roles.split(","))
 
-    def with_door(door: str) -> tuple[str, ...]:
-        return tuple(addresses[name] for name, doors in gateways.items() if door in doors)
+    def with_protocol(protocol: str) -> tuple[str, ...]:
+        return tuple(addresses[name] for name, protocols in gateways.items() if protocol in protocols)
 
-    return Layout(served, first("api"), first("edge"), with_door("gtp"), with_door("radius")[0], secret)
+    return Layout(
+        served, first("api"), first("edge"), with_protocol("gtp"), with_protocol("radius")[0], secret
+    )
 
 
 def _free_tcp_ports(count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The RADIUS door: the shell around its machines, where sockets, tasks and the session service are.
+"""The RADIUS front end: the shell around its machines, where sockets, tasks and the session service are.
 
 Rule: a datagram is handed to its port's machine at once and never waits; a decision is begun at once and
 becomes a task if it must wait, in a number that the machine bounds; whatever it ends with, its request is
@@ -40,7 +40,7 @@ from radius.server import KEPT_S, RadiusServer, ServerPort
 
 @dataclass(frozen=True, slots=True)
 class RadiusAddresses:
-    """Where the door listens, and where its Disconnect-Requests come from."""
+    """Where the front end listens, and where its Disconnect-Requests come from."""
 
     authentication: Address
     accounting: Address
@@ -55,8 +55,8 @@ class _Port:
     transmission: Transmission[ServerEvent]
 
 
-class RadiusDoor:
-    """Serves authentication and accounting; implements ``AccessDoor``."""
+class RadiusFrontEnd:
+    """Serves authentication and accounting; implements ``AccessFrontEnd``."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class RadiusDoor:
 
     @property
     def held(self) -> int:
-        """Sessions that this door knows; those that it waits for after their end are not among them."""
+        """Sessions that this front end knows; those that it waits for after their end are not among them."""
         return len(self._accounting)
 
     async def start(self) -> None:
@@ -152,7 +152,7 @@ class RadiusDoor:
             bound.close()
         self._sockets.clear()
 
-    # -- AccessDoor -----------------------------------------------------------------------------------
+    # -- AccessFrontEnd -----------------------------------------------------------------------------------
 
     async def adopt(self, session: Session) -> None:
         """Take over a session that was read back."""

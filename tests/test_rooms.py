@@ -1,7 +1,7 @@
 """The rooms are one-way and the protocol cores are pure: the contracts of .importlinter, and their reach.
 
-A new module of a door belongs into the contract ``pure``. If it must do I/O it is a shell: name it in SHELLS
-with its reason. Until one of both is done, ``test_every_door_module_is_pure_or_a_shell`` is red.
+A new module of a front end belongs into the contract ``pure``. If it must do I/O it is a shell: name it in
+SHELLS with its reason. Until one of both is done, ``test_every_protocol_module_is_pure_or_a_shell`` is red.
 """
 
 import configparser
@@ -13,27 +13,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ROOT / ".importlinter"
-DOORS = ["gtp", "radius", "mqtt_bridge", "billing"]
+PROTOCOL_PACKAGES = ["gtp", "radius", "mqtt_bridge", "billing"]
 PURE_ELSEWHERE = ["core.domain", "core.errors", "core.ports", "core.services.streaming.lanes"]
 SHELLS = {
     "billing.closing": "reads the store, closes months in it, audits",
     "billing.service": "reads the store, writes the object store",
     "gtp.decisions": "awaits the session service",
-    "gtp.service": "the door's shell: awaits services, opens sockets",
+    "gtp.service": "the front end's shell: awaits services, opens sockets",
     "gtp.userplane.slots": "a counter file",
     "gtp.userplane.tun": "a TUN device",
     "gtp.userplane.udp": "the plane's shell: a socket, a TUN device, a counter file",
-    "radius.accounting": "the door's books: awaits services",
-    "radius.authentication": "the door's decisions: awaits services",
-    "radius.restarts": "the door's books: awaits services",
-    "radius.service": "the door's shell: awaits services, opens sockets",
+    "radius.accounting": "the front end's books: awaits services",
+    "radius.authentication": "the front end's decisions: awaits services",
+    "radius.restarts": "the front end's books: awaits services",
+    "radius.service": "the front end's shell: awaits services, opens sockets",
     "mqtt_bridge.connections": "asyncio's connections, by session",
     "mqtt_bridge.edge.http": "aiohttp's connections",
     "mqtt_bridge.edge.mqtt": "asyncio's connections around the machine",
     "mqtt_bridge.edge.tcp": "asyncio's connections",
-    "mqtt_bridge.service": "the door's shell: awaits services",
+    "mqtt_bridge.service": "the front end's shell: awaits services",
 }
-"""Modules and packages of the doors that are not pure, and why."""
+"""Modules and packages of the front ends that are not pure, and why."""
 
 
 def _contract(name: str, key: str) -> list[str]:
@@ -72,10 +72,10 @@ def test_no_contract_has_an_exception() -> None:
     assert "exhaustive_ignores" not in text
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_door_module_is_pure_or_a_shell(door: str) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOL_PACKAGES)
+def test_every_protocol_module_is_pure_or_a_shell(protocol: str) -> None:
     pure = _contract("pure", "source_modules")
-    for module in _modules(door):
+    for module in _modules(protocol):
         is_pure, is_shell = _is_within(module, pure), _is_within(module, list(SHELLS))
         assert is_pure or is_shell, (
             f"{module}: put it into `pure` of .importlinter, or into SHELLS with a reason"

@@ -33,7 +33,7 @@ from core.services.sessions.statics import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions
 from core.services.streaming.relay import EventRelay
 from gtp.partners import Partner, Priority
-from gtp.service import GtpDoor
+from gtp.service import GtpFrontEnd
 from gtp.transaction import Timers
 from gtp.userplane.slots import Origin
 from gtp.userplane.sources import Sources
@@ -41,7 +41,7 @@ from gtp.userplane.udp import UdpUserPlane
 from gtp.version import Causes
 from radius.accounting import Books
 from radius.networks import ClientTerms, NasNetwork
-from radius.service import RadiusAddresses, RadiusDoor
+from radius.service import RadiusAddresses, RadiusFrontEnd
 
 GATEWAY_WORDS = LeaseWords(
     starting="reading its sessions",
@@ -75,7 +75,7 @@ class HeldGateway:
         self._config = config
         self._world = adapters
         self._before = before
-        self._doors = config.doors_of(own)
+        self._protocols = config.protocols_of(own)
         self.own = own
         self._end_at = end_at
         self._audit = AuditTrail(
@@ -114,20 +114,20 @@ class HeldGateway:
         common = self.sessions.common
         self.reconciler = Reconciler(index=common.index, modifier=self.sessions.modifier, faults=faults)
         self.dedicated = DedicatedBearers(common=common, modifier=self.sessions.modifier)
-        self.door = self.make_door()
+        self.gtp = self.make_gtp_front_end()
         self.relay = self.make_relay()
         common.heed_event = self.relay.wake
         common.heed_end = on_session_end
-        common.heed_close = self.door.closed
-        for access in self.door.endpoint.versions:
-            common.doors[access] = self.door
+        common.heed_close = self.gtp.closed
+        for access in self.gtp.endpoint.versions:
+            common.front_ends[access] = self.gtp
         self.reported = self.make_reported_usage()
-        self.radius = self.make_radius_door()
-        common.doors[Access.RADIUS] = self.radius
+        self.radius = self.make_radius_front_end()
+        common.front_ends[Access.RADIUS] = self.radius
         self.user_plane.on_edge_packet(on_edge_packet)
         self.user_plane.on_error_indication(self._heed_error_indication)
-        self.door.on_asleep(self.user_plane.watch)
-        self.user_plane.on_heard(self.door.heard)
+        self.gtp.on_asleep(self.user_plane.watch)
+        self.user_plane.on_heard(self.gtp.heard)
 
     async def start(self) -> int:
         """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
@@ -153,19 +153,19 @@ class HeldGateway:
             interval_s = self._config.usage.report_interval_s
             await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
         await self._keeper.bring()
-        if "gtp" in self._doors:
+        if "gtp" in self._protocols:
             await self.user_plane.start()
-            await self.door.start()
-        if "radius" in self._doors:
+            await self.gtp.start()
+        if "radius" in self._protocols:
             await self.radius.start()
         return recovered
 
     async def run(self) -> None:
         """Drive every loop until cancelled. One that reads what others wrote is begun again when it fails; a
-        door that fails ends this gateway: it must not look alive.
+        front end that fails ends this gateway: it must not look alive.
         """
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.door.run())
+            tasks.create_task(self.gtp.run())
             tasks.create_task(self.radius.run())
             for loop, run in self._supervised():
                 tasks.create_task(self._faults.supervise(loop, run, self.gateway.gateway_id))
@@ -186,16 +186,16 @@ class HeldGateway:
     def fence(self) -> None:
         """Answer and forward nothing any more."""
         self.gateway.fence()
-        self.door.close()
+        self.gtp.close()
         self.radius.close()
         self.user_plane.fence()
 
     async def raise_restart_counter(self) -> int:
         """Have every peer give up what it has here, and end it here too; raises ``Unavailable``."""
         counter = await self.gateway.raise_restart_counter()
-        self.door.on_own_restart(counter)
+        self.gtp.on_own_restart(counter)
         ending = [key for key, session in self.sessions.open_sessions.items() if session.tunnel is not None]
-        await self.door.end_all(ending, CloseReason.LOST)
+        await self.gtp.end_all(ending, CloseReason.LOST)
         return counter
 
     def reload(self, config: Config) -> None:
@@ -207,7 +207,7 @@ class HeldGateway:
         self.user_plane.serve(gateway.access_points, gateway.mtu_bytes, sources)
         self._config = config
         self.sessions.serve(gateway.access_points)
-        self.door.serve(
+        self.gtp.serve(
             apns=gateway.access_points,
             allowed_peers=gateway.allowed_peers,
             partners=_partners(gateway),
@@ -320,10 +320,10 @@ class HeldGateway:
             sessions_per_sim_max=self._config.gateway.sessions_per_sim_max,
         )
 
-    def make_door(self) -> GtpDoor:
-        """The GTP-C door."""
+    def make_gtp_front_end(self) -> GtpFrontEnd:
+        """The GTP-C front end."""
         config = self._config.gateway
-        return GtpDoor(
+        return GtpFrontEnd(
             network=self._world.network,
             address=(self.gateway.address, config.control_port),
             user_address=self.own.user_address,
@@ -346,7 +346,7 @@ class HeldGateway:
             index=self.sessions.common.index,
             clock=self._world.clock,
             idle_s=self._config.gateway.idle_s,
-            end_all=lambda ended: self.door.end_all(ended, CloseReason.IDLE, tell_peer=True),
+            end_all=lambda ended: self.gtp.end_all(ended, CloseReason.IDLE, tell_peer=True),
         )
         self.usage.on_moved(idle.heed_moved)
         return idle
@@ -359,14 +359,14 @@ class HeldGateway:
             renewed=None if before is None or before.is_released else before.renewed,
             patience_s=_timers(self._config.gateway).patience_s,
             is_used=lambda session_id: self._up_packets(session_id) > 0,
-            ask=lambda session_id: self.door.ask_about((session_id,)),
+            ask=lambda session_id: self.gtp.ask_about((session_id,)),
         )
 
-    def make_radius_door(self) -> RadiusDoor:
-        """The RADIUS door."""
+    def make_radius_front_end(self) -> RadiusFrontEnd:
+        """The RADIUS front end."""
         config, world = self._config.radius, self._world
         address = str(config.address or self.gateway.address)
-        return RadiusDoor(
+        return RadiusFrontEnd(
             network=world.network,
             addresses=RadiusAddresses(
                 authentication=(address, config.authentication_port),
@@ -413,7 +413,7 @@ class HeldGateway:
         )
 
     def _heed_error_indication(self, session_id: str) -> None:
-        self.door.on_error_indication(session_id, self._up_packets(session_id))
+        self.gtp.on_error_indication(session_id, self._up_packets(session_id))
 
     def _up_packets(self, session_id: str) -> int:
         counters = self.user_plane.counters(session_id)

@@ -65,7 +65,7 @@ def _watch_gateways(telemetry: Telemetry, node: Node) -> None:
 def _watch_gtp(telemetry: Telemetry, node: Node) -> None:
     each = partial(_each, telemetry, node)
     for access in (Access.GTPV1, Access.GTPV2):
-        each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), door=access.value)
+        each(Metric.DATAGRAMS_DROPPED, partial(_dropped, access), interface=access.value)
         each(Metric.GTP_PATH_EVENTS, partial(_path_events, access), access=access.value)
         each(Metric.GTP_CLAIMS, partial(_claims, access), access=access.value)
     each(Metric.GTP_PATH_EVENTS, lambda held: held.user_plane.paths.counts, access="gtpu")
@@ -76,7 +76,7 @@ def _watch_gtp(telemetry: Telemetry, node: Node) -> None:
     each(
         Metric.DATAGRAMS_DROPPED,
         lambda held: {drop.value: count for drop, count in held.user_plane.drops.items()},
-        door="gtpu",
+        interface="gtpu",
     )
     each(
         Metric.GTPU_SIGNALS,
@@ -86,7 +86,7 @@ def _watch_gtp(telemetry: Telemetry, node: Node) -> None:
 
 def _watch_radius(telemetry: Telemetry, node: Node) -> None:
     each = partial(_each, telemetry, node)
-    each(Metric.DATAGRAMS_DROPPED, lambda held: held.radius.dropped, door=Access.RADIUS.value)
+    each(Metric.DATAGRAMS_DROPPED, lambda held: held.radius.dropped, interface=Access.RADIUS.value)
     each(Metric.DISCONNECTS, lambda held: held.radius.disconnects)
     telemetry.watch_table(
         Metric.RADIUS_ANSWERS, lambda: _total(held.radius.answers for held in node.held.values())
@@ -109,7 +109,7 @@ def _watch_edge(telemetry: Telemetry, node: Node) -> None:
     telemetry.watch_each(
         Metric.DATAGRAMS_DROPPED,
         lambda: {reason.value: count for reason, count in node.edge.counts.items() if reason not in SERVED},
-        door="edge",
+        interface="edge",
     )
     telemetry.watch(Metric.EDGE_LINKS, lambda: float(node.edge_links.up if node.edge_links else 0))
     telemetry.watch_each(
@@ -147,25 +147,25 @@ def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
 
 
 def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.endpoint.versions[access].dropped
+    return held.gtp.endpoint.versions[access].dropped
 
 
 def _path_events(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.endpoint.versions[access].path_events
+    return held.gtp.endpoint.versions[access].path_events
 
 
 def _claims(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.endpoint.versions[access].claims
+    return held.gtp.endpoint.versions[access].claims
 
 
 def _waiting(held: HeldGateway) -> Mapping[str, float]:
-    return {access.value: version.waiting for access, version in held.door.endpoint.versions.items()}
+    return {access.value: version.waiting for access, version in held.gtp.endpoint.versions.items()}
 
 
 def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     return {
         (access.value, partner, version.procedure_of(response_type), str(cause)): count
-        for access, version in held.door.endpoint.versions.items()
+        for access, version in held.gtp.endpoint.versions.items()
         for (partner, response_type, cause), count in version.answers.items()
     }
 
@@ -173,16 +173,16 @@ def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
 def _peers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     return Counter(
         (access.value, peer.partner, peer.path.path.value)
-        for access in held.door.endpoint.versions
-        for peer in held.door.endpoint.peers(access)
+        for access in held.gtp.endpoint.versions
+        for peer in held.gtp.endpoint.peers(access)
         if peer.sessions
     )
 
 
 def _sessions_of_partners(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     found: Counter[tuple[str, ...]] = Counter()
-    for access in held.door.endpoint.versions:
-        for peer in held.door.endpoint.peers(access):
+    for access in held.gtp.endpoint.versions:
+        for peer in held.gtp.endpoint.peers(access):
             if peer.sessions:
                 found[access.value, peer.partner] += peer.sessions
     return found

@@ -63,15 +63,13 @@ class Operations:
                 "echo_rtt_ms": None if peer.path.rtt_s is None else round(peer.path.rtt_s * 1_000, 3),
             }
             for gateway_id, held in sorted(self._node.held.items())
-            for access in held.door.endpoint.versions
-            for peer in sorted(
-                held.door.endpoint.peers(access), key=lambda peer: (peer.partner, peer.address)
-            )
+            for access in held.gtp.endpoint.versions
+            for peer in sorted(held.gtp.endpoint.peers(access), key=lambda peer: (peer.partner, peer.address))
         ] + [
             {
                 "gateway": gateway_id,
                 "access": "gtpu",
-                "partner": held.door.endpoint.partners.name_of(address),
+                "partner": held.gtp.endpoint.partners.name_of(address),
                 "address": address,
                 "path": path.path.value,
                 "restart_counter": None,
@@ -105,7 +103,7 @@ class Operations:
             with ExitStack() as taps:
                 for held in self._node.held.values():
                     tap, end_tap = self._tap(held, query, messages), self._end_tap(held, query, messages)
-                    taps.enter_context(held.door.tapped(tap, end_tap))
+                    taps.enter_context(held.gtp.tapped(tap, end_tap))
                 yield messages.queue
         finally:
             self._traces -= 1
@@ -134,14 +132,14 @@ class Operations:
         self, held: HeldGateway, message: Described, peer: Address, data: bytes, *, is_incoming: bool
     ) -> Row:
         elements = dict(message.elements)
-        known = held.door.restart_counter_of(message.version, peer[0]) if is_incoming else None
+        known = held.gtp.restart_counter_of(message.version, peer[0]) if is_incoming else None
         if known is not None and elements.get("recovery") not in (None, str(known), known):
             elements["restart_counter_known"] = str(known)
         return {
             "at": self._clock.now().isoformat(timespec="milliseconds"),
             "gateway": held.gateway.gateway_id,
             "direction": "in" if is_incoming else "out",
-            "own": held.door.address,
+            "own": held.gtp.address,
             "peer": peer,
             "version": message.version,
             "message": message.message,
@@ -190,8 +188,8 @@ class Operations:
         for held in list(self._node.held.values()):
             searched = _searched(held)
             theirs = [each.session_id async for each in searched.each() if searched.is_of(each, peer)]
-            await held.door.end_all(theirs, reason, tell_peer=tell_peer)
-            held.door.forget_peer(peer)
+            await held.gtp.end_all(theirs, reason, tell_peer=tell_peer)
+            held.gtp.forget_peer(peer)
             ended += len(theirs)
         return ended
 
@@ -252,12 +250,12 @@ class _Rows:
 
 
 def _searched(held: HeldGateway) -> Searched:
-    return Searched(held.sessions.open_sessions, held.door.endpoint.partners.name_of)
+    return Searched(held.sessions.open_sessions, held.gtp.endpoint.partners.name_of)
 
 
 def _status(held: HeldGateway) -> Row:
     paths: Counter[str] = Counter()
-    endpoint = held.door.endpoint
+    endpoint = held.gtp.endpoint
     for access in endpoint.versions:
         paths.update(peer.path.path.value for peer in endpoint.peers(access) if peer.sessions)
     dropped: dict[str, Mapping[str, float]] = {
@@ -278,7 +276,7 @@ def _status(held: HeldGateway) -> Row:
         "put_off": {access.value: endpoint.put_off_of(access) for access in endpoint.versions},
         "paths": dict(paths),
         "attaches": {access.value: dict(counts) for access, counts in held.sessions.opener.attaches.items()},
-        "dropped": {door: dict(sorted(reasons.items())) for door, reasons in dropped.items()},
+        "dropped": {interface: dict(sorted(reasons.items())) for interface, reasons in dropped.items()},
     }
 
 

@@ -16,7 +16,7 @@ from airloom.app.adapters import Adapters
 from airloom.app.node import Node
 from api.ready import READY, Readiness
 from core.config import Config
-from core.config.node import ROLE_OF_DOOR
+from core.config.node import ROLE_OF_PROTOCOL
 from core.services.cluster.holding import State
 
 LOOK_S, ANSWER_S = 2.0, 2.0
@@ -63,24 +63,25 @@ class NodeReadiness:
             return True
         if self._store != OK:
             return False
-        if role in ROLE_OF_DOOR.values():
+        if role in ROLE_OF_PROTOCOL.values():
             return self._holds(role) or (not alone and self._stands_by(role))
         return True
 
     def _holds(self, role: str) -> bool:
         return any(
-            ROLE_OF_DOOR[door] == role
+            ROLE_OF_PROTOCOL[protocol] == role
             for held in self._node.held.values()
-            for door in self._config.doors_of(held.own)
+            for protocol in self._config.protocols_of(held.own)
         )
 
     def _stands_by(self, role: str) -> bool:
-        """Whether other nodes hold whatever this one could for this role, if there is any such door."""
+        """Whether other nodes hold whatever this one could for this role, if there is any such protocol."""
         states = self._node.coordinator.states
         theirs = [
             states[each.id]
             for each in self._config.holdable
-            if each.id in states and role in {ROLE_OF_DOOR[door] for door in self._config.doors_of(each)}
+            if each.id in states
+            and role in {ROLE_OF_PROTOCOL[protocol] for protocol in self._config.protocols_of(each)}
         ]
         return all(each.state is State.ELSEWHERE for each in theirs)
 

@@ -10,7 +10,15 @@ from core.config.base import Section
 from core.config.customers import ApiConfig, BillingConfig, UsageConfig
 from core.config.edge import EdgeConfig
 from core.config.gateway import GatewayConfig, GatewayInstanceConfig
-from core.config.node import ROLE_OF_DOOR, ROLES, ControlConfig, Door, MetricsConfig, NodeConfig, Role
+from core.config.node import (
+    ROLE_OF_PROTOCOL,
+    ROLES,
+    AccessProtocol,
+    ControlConfig,
+    MetricsConfig,
+    NodeConfig,
+    Role,
+)
 from core.config.peers import PeerConfig, RefusalConfig
 from core.config.radius import RadiusClient, RadiusConfig
 from core.config.storage import ObjectsConfig, StoreConfig, StreamConfig
@@ -20,12 +28,12 @@ __all__ = [
     "OWN_KEYS",
     "RELOADABLE",
     "ROLES",
+    "AccessProtocol",
     "ApiConfig",
     "ApnConfig",
     "BillingConfig",
     "Config",
     "ControlConfig",
-    "Door",
     "EdgeConfig",
     "GatewayConfig",
     "GatewayInstanceConfig",
@@ -62,9 +70,11 @@ class Config(Section):
     billing: BillingConfig = BillingConfig()
     metrics: MetricsConfig = MetricsConfig()
 
-    def doors_of(self, gateway: GatewayInstanceConfig) -> frozenset[Door]:
-        """The doors that are open: RADIUS is closed as long as it has no clients."""
-        return frozenset(door for door in gateway.doors if door != "radius" or self.radius.clients)
+    def protocols_of(self, gateway: GatewayInstanceConfig) -> frozenset[AccessProtocol]:
+        """The protocols that are open: RADIUS is closed as long as it has no clients."""
+        return frozenset(
+            protocol for protocol in gateway.protocols if protocol != "radius" or self.radius.clients
+        )
 
     @property
     def holdable(self) -> tuple[GatewayInstanceConfig, ...]:
@@ -72,7 +82,7 @@ class Config(Section):
         return tuple(each for each in self.gateway.held if not self._lacking(each))
 
     def _lacking(self, gateway: GatewayInstanceConfig) -> list[Role]:
-        needed = {ROLE_OF_DOOR[door] for door in self.doors_of(gateway)}
+        needed = {ROLE_OF_PROTOCOL[protocol] for protocol in self.protocols_of(gateway)}
         return sorted(needed.difference(self.node.roles))
 
     @model_validator(mode="after")
@@ -86,9 +96,9 @@ class Config(Section):
         if len(known) > 1 and self.radius.address is not None:
             raise ValueError("radius.address: each gateway instance has its own address; remove the key")
         for each in self.gateway.held:
-            if not self.doors_of(each):
+            if not self.protocols_of(each):
                 raise ValueError(
-                    f"gateway.doors: {each.id} no protocol is enabled; radius needs radius.clients"
+                    f"gateway.protocols: {each.id} no protocol is enabled; radius needs radius.clients"
                 )
         if {"gateway", "aaa"} & set(self.node.roles):
             self._check_holdable()
@@ -106,6 +116,6 @@ class Config(Section):
         if len(lacking) == len(wanted) or (self.node.home and lacking):
             each, roles = lacking[0]
             raise ValueError(
-                f"node.roles: {each.id} has the protocols {', '.join(sorted(self.doors_of(each)))}, so a"
+                f"node.roles: {each.id} has the protocols {', '.join(sorted(self.protocols_of(each)))}, so a"
                 f" node that serves it also needs the role {', '.join(roles)}"
             )

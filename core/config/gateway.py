@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from core.config.apn import APN_POOLS_MAX, OWN_KEYS, ApnConfig
 from core.config.base import DEVICE_CHARACTERS_MAX, Name, Port, Section, TunName, text
-from core.config.node import Door
+from core.config.node import AccessProtocol
 from core.config.peers import PARTNERS_MAX, PeerConfig, RefusalConfig, demand_own_networks
 from core.domain.apn import MTU_BYTES_DEFAULT, MTU_BYTES_MAX, NUMBER_BYTES, Apn
 from core.domain.blocks import PREFIX_MAX
@@ -23,11 +23,11 @@ ECHO_INTERVAL_S_MIN = 60
 
 
 class GatewayInstanceConfig(Section):
-    """One gateway instance: the address of its doors, and its devices' addresses.
+    """One gateway instance: the address of its protocols, and its devices' addresses.
 
-    GTP-U ends at ``user_address``, or without one at ``address`` too. ``doors``: ``gtp`` (GTP-C and GTP-U)
-    and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a gateway instance only
-    if it has the roles of all its doors. With ``ue_pool`` its devices' addresses are of that part of
+    GTP-U ends at ``user_address``, or without one at ``address`` too. ``protocols``: ``gtp`` (GTP-C and
+    GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a gateway instance
+    only if it has the roles of all its protocols. With ``ue_pool`` its devices' addresses are of that part of
     ``gateway.ue_pool``, and nobody else's are; an access point's own pool is every gateway's.
     """
 
@@ -35,7 +35,7 @@ class GatewayInstanceConfig(Section):
     address: IPv4Address
     user_address: IPv4Address | None = None
     ue_pool: IPv4Network | None = None
-    doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
+    protocols: Annotated[tuple[AccessProtocol, ...], Field(min_length=1)] = ("gtp", "radius")
 
     @property
     def addresses(self) -> tuple[IPv4Address, ...]:
@@ -46,9 +46,9 @@ class GatewayInstanceConfig(Section):
 class GatewayConfig(Section):
     """The gateway instances, the same list on every node.
 
-    One is written as ``id``, ``address``, ``user_address`` and ``doors``, several as ``instances``, a table
-    each. Devices' addresses are of ``ue_pool``, or of the pool of their access point, of which each takes
-    blocks of 2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of
+    One is written as ``id``, ``address``, ``user_address`` and ``protocols``, several as ``instances``, a
+    table each. Devices' addresses are of ``ue_pool``, or of the pool of their access point, of which each
+    takes blocks of 2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of
     ``static_pool``. The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without
     which there is no IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A gateway instance
     holds ``sessions_max`` sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With
@@ -76,7 +76,7 @@ class GatewayConfig(Section):
     id: Name = "vg-1"
     address: IPv4Address = IPv4Address("127.0.0.1")
     user_address: IPv4Address | None = None
-    doors: Annotated[tuple[Door, ...], Field(min_length=1)] = ("gtp", "radius")
+    protocols: Annotated[tuple[AccessProtocol, ...], Field(min_length=1)] = ("gtp", "radius")
     control_port: Port = 2123
     user_port: Port = 2152
     user_sequence_numbers: bool = False
@@ -205,7 +205,7 @@ class GatewayConfig(Section):
     def held(self) -> tuple[GatewayInstanceConfig, ...]:
         """All of them."""
         one = GatewayInstanceConfig(
-            id=self.id, address=self.address, user_address=self.user_address, doors=self.doors
+            id=self.id, address=self.address, user_address=self.user_address, protocols=self.protocols
         )
         return self.instances or (one,)
 
@@ -244,7 +244,7 @@ class GatewayConfig(Section):
         for one in self.held:
             if any(used[address] > 1 for address in one.addresses):
                 raise ValueError(f"instances {one.id}: address and user_address must be unique and differ")
-            if one.user_address is not None and "gtp" not in one.doors:
+            if one.user_address is not None and "gtp" not in one.protocols:
                 raise ValueError(
                     f"instances {one.id}: user_address is used by the protocol gtp only; remove it"
                 )

@@ -10,9 +10,9 @@ from core.config.base import Name, Port, Section, secret_of
 
 Role = Literal["gateway", "aaa", "edge", "api", "meter"]
 ROLES: tuple[Role, ...] = get_args(Role)
-Door = Literal["gtp", "radius"]
-ROLE_OF_DOOR: Mapping[Door, Role] = {"gtp": "gateway", "radius": "aaa"}
-"""What a node must be to hold a gateway instance that has this door."""
+AccessProtocol = Literal["gtp", "radius"]
+ROLE_OF_PROTOCOL: Mapping[AccessProtocol, Role] = {"gtp": "gateway", "radius": "aaa"}
+"""What a node must be to hold a gateway instance that has this protocol."""
 SECRET_CHARACTERS_MIN = 16
 """Of the secret that nodes share."""
 
@@ -20,11 +20,11 @@ SECRET_CHARACTERS_MIN = 16
 class NodeConfig(Section):
     """This process: its name (the owner of leases) and the folder for everything it keeps.
 
-    ``roles``: ``gateway`` and ``aaa`` hold gateway instances, those with the door ``gtp`` and those with the
-    door ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer API;
-    ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them. ``home`` are
-    the gateway instances that this node takes when it starts (empty: all); any other it takes when its holder
-    is gone.
+    ``roles``: ``gateway`` and ``aaa`` hold gateway instances, those with the protocol ``gtp`` and those with
+    the protocol ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer
+    API; ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them. ``home``
+    are the gateway instances that this node takes when it starts (empty: all); any other it takes when its
+    holder is gone.
     """
 
     name: Name = "node-1"

@@ -1,4 +1,4 @@
-"""The RADIUS door and its clients."""
+"""The RADIUS protocol and its clients."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
@@ -86,7 +86,7 @@ def _demand_own_names(clients: Sequence[RadiusClient]) -> Sequence[RadiusClient]
 
 
 class RadiusConfig(Section):
-    """The RADIUS door of each gateway instance; closed while it has no ``clients``.
+    """The RADIUS protocol of each gateway instance; closed while it has no ``clients``.
 
     ``address``: where it listens, without one at the gateway instance's own. An Access-Accept holds its
     address for ``provisional_s``; NASes are asked to report every ``interim_s``. A session of which nothing

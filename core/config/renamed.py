@@ -6,6 +6,8 @@ Rule: such a key, and its variable, is refused with its present name, so that an
 from collections.abc import Mapping
 
 RENAMED: Mapping[str, str] = {
+    "gateway.doors": "gateway.protocols",
+    "gateway.instances.doors": "gateway.instances.protocols",
     "gateway.virtual": "gateway.instances",
 }
 """Present keys by earlier ones, both from the section on, no item numbers: ``gateway.peers.name``."""

@@ -1,7 +1,7 @@
 """Reasons for refusals, independent of protocol.
 
-Rule: two closed lists. ``AttachRefusal`` is what a network door (GTP, RADIUS) may have to answer to an
-attach; ``RequestRefusal`` what the customer API may have to answer. Each door maps its list to its wire
+Rule: two closed lists. ``AttachRefusal`` is what a network front end (GTP, RADIUS) may have to answer to an
+attach; ``RequestRefusal`` what the customer API may have to answer. Each front end maps its list to its wire
 in one table, and a test asserts that the table is total.
 """
 

@@ -1,1 +1,1 @@
-"""The seams: what services and doors need from the world, as Protocols. No implementation lives here."""
+"""The seams: what services and front ends need from the world, as Protocols. No implementation lives here."""

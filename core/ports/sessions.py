@@ -6,8 +6,8 @@ from core.domain.flow import DedicatedBearer
 from core.domain.session import CloseReason, Session
 
 
-class AccessDoor(Protocol):
-    """A protocol door (GTPv1, GTPv2, RADIUS) as the session service sees it."""
+class AccessFrontEnd(Protocol):
+    """A protocol front end (GTPv1, GTPv2, RADIUS) as the session service sees it."""
 
     async def adopt(self, session: Session) -> None:
         """Take over a session that was read back from the store after a restart."""

@@ -1,4 +1,4 @@
-"""What the cost of an operation is counted in: a node, its door's network, and who speaks to it.
+"""What the cost of an operation is counted in: a node, its front end's network, and who speaks to it.
 
 Rules: everything is the product's own but clock, dice and sockets. ``volatile`` keeps store, stream and
 slots in memory, as ``loadtest.bench.gtpc_volatile`` does; ``durable`` is the embedded store and stream. An

@@ -5,7 +5,7 @@ Rules: gateways run on cpu 1, the load on cpu 0 (``loadtest.bench.gtpc_load``); 
 (A B A B), each turn creates as many sessions and deletes them again, and a figure is the median of the turns.
 The floor of a rate must be kept by wall time and by CPU per session, so that a busy machine flatters nobody.
 ``durable`` is `airloom serve` on its embedded store: each session is fsynced before its answer. ``volatile``
-is the same node, door and session service over a store in memory (``loadtest.bench.gtpc_volatile``), as
+is the same node, front end and session service over a store in memory (``loadtest.bench.gtpc_volatile``), as
 osmo-ggsn keeps nothing. osmo-ggsn ends at 1,024 contexts, is started anew for each turn and speaks version 1
 alone. What is told of many sessions is told of ours: they stand in the store before it starts, as after a
 kill.

@@ -1,4 +1,4 @@
-"""Our gateway with nothing durable: the real node, door and session service, over stores in memory.
+"""Our gateway with nothing durable: the real node, front end and session service, over stores in memory.
 
 Rules: a process of its own, told ``ADDRESS SIMS SESSIONS PEER`` as arguments; it prints a line when it serves
 and ends with its input. Everything is as `airloom serve` has it but for what is kept: the store, the outbox,

@@ -213,8 +213,8 @@ def readiness(place: Place) -> Outcome:
     (SRE 7), and is ready once it can: that gateway is not its home, or it would end when it starts.
     """
     gateways = [
-        {"id": "vg-1", "address": place.address(1), "doors": ["radius"]},
-        {"id": "vg-2", "address": place.address(2), "doors": ["gtp"]},
+        {"id": "vg-1", "address": place.address(1), "protocols": ["radius"]},
+        {"id": "vg-2", "address": place.address(2), "protocols": ["gtp"]},
     ]
     settings = {"GATEWAY__INSTANCES": json.dumps(gateways), "NODE__HOME": '["vg-1"]', "GATEWAY__ADDRESS": ""}
     settings |= place.nases(**{NAS_SECRET: 3})

@@ -259,7 +259,7 @@ async def _check_leaks(world: World) -> None:
         "open sessions": len(held.sessions.open_sessions),
         "unfinished sessions": len(held.sessions.common.unfinished),
         "stored sessions": sum(isinstance(each, Session) for each in found),
-        "contexts": held.door.endpoint.contexts,
+        "contexts": held.gtp.endpoint.contexts,
         "slots": len(list(held.user_plane.all_counters())),
         "sessions at NASes": held.radius.held,
         "locks": len(held.sessions.common.locks),

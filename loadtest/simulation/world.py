@@ -505,8 +505,8 @@ class World:
         session_id, kbps = session.session_id, 100 + number
         qos = Qos(ambr_up_kbps=kbps, ambr_down_kbps=kbps)
         told = await held.sessions.modify(ModifySession(session_id=session_id, qos=qos))
-        if (door := held.sessions.door_of(told)) is not None:
-            door.changed(told)
+        if (front_end := held.sessions.front_end_of(told)) is not None:
+            front_end.changed(told)
         if session.dedicated and self.policy_rng.random() < 0.5:
             await held.dedicated.remove(session_id, self.policy_rng.choice(session.dedicated).ebi)
         else:

@@ -161,7 +161,7 @@ async def test_radclient_is_rejected_ignored_and_told_that_we_live(tmp_path: Pat
         assert "No reply from server" in await lab.radclient("auth", {"User-Name": lab.imsi})
         metrics = await asyncio.to_thread(lab.served.metrics)
         dropped = {
-            reason: metrics[f'airloom_datagrams_dropped_total{{door="radius",reason="{reason}"}}']
+            reason: metrics[f'airloom_datagrams_dropped_total{{interface="radius",reason="{reason}"}}']
             for reason in ("not_authentic", "no_message_authenticator")
         }
         assert dropped == {"not_authentic": 1.0, "no_message_authenticator": 1.0}

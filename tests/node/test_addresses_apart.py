@@ -214,7 +214,7 @@ def test_no_device_reaches_either_address() -> None:
             "instances a: address and user_address must be unique and differ",
         ),
         (
-            {"user_address": "127.0.0.3", "doors": ["radius"]},
+            {"user_address": "127.0.0.3", "protocols": ["radius"]},
             "instances vg-1: user_address is used by the protocol gtp only; remove it",
         ),
         ({"user_address": "10.128.0.1"}, "address of vg-1 10.128.0.1/32 overlaps ue_pool 10.128.0.0/9"),

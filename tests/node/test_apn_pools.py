@@ -262,14 +262,14 @@ def test_a_running_node_takes_over_the_whole_of_an_mtu_or_nothing(
             return config.model_copy(update={"gateway": with_apns(apns)})
 
         assert stage.node.reload(wanted(1_400, 1_300)) == ["gateway.apns"]
-        served = held.door.endpoint._serving.apns
+        served = held.gtp.endpoint._serving.apns
         assert (served[APN].mtu_bytes, tunnel.link.mtu_bytes, common.mtu_bytes) == (1_400, 1_400, 1_400)
         assert (links.of("more-meters").mtu_bytes, meters.mtu_bytes) == (1_290, 1_300)
         meters.mtu_bytes_max = 1_300
         with pytest.raises(ConfigurationError, match="does not take it"):
             stage.node.reload(wanted(1_410, 1_310))
         assert (tunnel.link.mtu_bytes, common.mtu_bytes, meters.mtu_bytes) == (1_400, 1_400, 1_300)
-        assert held.door.endpoint._serving.apns[APN].mtu_bytes == 1_400
+        assert held.gtp.endpoint._serving.apns[APN].mtu_bytes == 1_400
         assert stage.node._config.gateway.access_points[0].mtu_bytes == 1_400
 
     play(script)

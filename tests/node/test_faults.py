@@ -278,20 +278,20 @@ def test_a_session_that_cannot_be_read_back_keeps_no_gateway_from_its_others() -
     on_a_node(script)
 
 
-class FailingDoorGateway(HeldGateway):
+class FailingFrontEndGateway(HeldGateway):
     fails = 3
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(super().run())
-            if FailingDoorGateway.fails:
-                FailingDoorGateway.fails -= 1
+            if FailingFrontEndGateway.fails:
+                FailingFrontEndGateway.fails -= 1
                 await asyncio.sleep(5)
-                raise KeyError("a bug of a door")
+                raise KeyError("a bug of a front end")
 
 
-class FailingDoorNode(Node):
-    held_type = FailingDoorGateway
+class FailingFrontEndNode(Node):
+    held_type = FailingFrontEndGateway
 
 
 def test_a_gateway_that_a_bug_ends_begins_again_with_its_sessions_and_the_node_goes_on() -> None:
@@ -299,7 +299,7 @@ def test_a_gateway_that_a_bug_ends_begins_again_with_its_sessions_and_the_node_g
         await sgsn.attach(imsi=world.sims[0].imsi, apn=APN)
         counter = world.node.held["vg-1"].gateway.restart_counter
         await asyncio.sleep(60)
-        assert not FailingDoorGateway.fails
+        assert not FailingFrontEndGateway.fails
         held = await world.holding()
         assert len(held.sessions.open_sessions) == 1
         assert held.gateway.restart_counter == counter
@@ -307,5 +307,5 @@ def test_a_gateway_that_a_bug_ends_begins_again_with_its_sessions_and_the_node_g
         await asyncio.sleep(RESTART_S_MAX)
         assert not world.node.faults.standing
 
-    world = on_a_node(script, FailingDoorNode)
+    world = on_a_node(script, FailingFrontEndNode)
     assert [finding.split(":")[0] for finding in world.findings] == ["gateway ended by itself 1 times"]

@@ -113,7 +113,7 @@ async def test_status_tells_what_is_held_what_waits_and_what_was_dropped(
     assert gateway["sessions"] == {"gtpv1": 1, "gtpv2": 1, "radius": 0}
     assert gateway["attaches"]["gtpv2"] == {"accepted": 1}
     assert gateway["paths"] == {"up": 2}
-    watched.stage.node.held["vg-1"].door._receive(b"\x32", (SGSN, 2123))
+    watched.stage.node.held["vg-1"].gtp._receive(b"\x32", (SGSN, 2123))
     shown = await airloom("gateway", "status", "--over", "0")
     assert shown.code == 0
     assert "sessions: gtpv1 1, gtpv2 1, radius 0" in shown.out
@@ -122,11 +122,11 @@ async def test_status_tells_what_is_held_what_waits_and_what_was_dropped(
 
 
 async def test_status_tells_rates(watched: Watched, airloom: Airloom) -> None:
-    door = watched.stage.node.held["vg-1"].door
+    interface = watched.stage.node.held["vg-1"].gtp
 
     async def send() -> None:
         while True:
-            door._receive(b"\x32", (SGSN, 2123))
+            interface._receive(b"\x32", (SGSN, 2123))
             await asyncio.sleep(0.01)
 
     sending = asyncio.create_task(send())
@@ -256,7 +256,7 @@ async def test_a_trace_shows_one_sims_signalling_and_nothing_else(watched: Watch
     assert rows[2]["elements"]["apn"] == APN
     assert rows[2]["elements"]["bearer context: ebi"] == "5"
     assert rows[3]["elements"]["paa"] == f"IPv4 {mine.ue_address}"
-    assert watched.stage.node.held["vg-1"].door._taps == [], "nothing is paid for when nobody looks"
+    assert watched.stage.node.held["vg-1"].gtp._taps == [], "nothing is paid for when nobody looks"
 
 
 async def test_a_trace_of_a_partner_and_of_what_is_refused(watched: Watched, airloom: Airloom) -> None:
@@ -292,7 +292,7 @@ async def test_a_trace_of_a_partner_and_of_what_is_refused(watched: Watched, air
     assert len(seen(of_partner)) == 7 + 4
     assert seen(refused) == [*refusal, ("create session request", ""), ("create session response", "78")]
     assert seen(none_refused) == []
-    assert watched.stage.node.held["vg-1"].door._end_taps == []
+    assert watched.stage.node.held["vg-1"].gtp._end_taps == []
     unnamed = await airloom("gateway", "trace")
     assert (unnamed.code, "nothing to trace" in unnamed.err) == (2, True)
 
@@ -356,16 +356,16 @@ async def test_a_bearer_for_a_device_that_sleeps_is_made_with_its_next_packet(
 async def test_a_trace_that_is_not_read_is_bounded_and_says_what_it_left_out(watched: Watched) -> None:
     sgsn = await watched.peer(SGSN)
     context = await sgsn.attach(imsi=watched.imsi(), apn=APN)
-    door = watched.stage.node.held["vg-1"].door
+    interface = watched.stage.node.held["vg-1"].gtp
     with watched.operations.trace(TraceQuery(imsi=watched.imsi())) as messages:
         data = struct.pack("!BBHIHH", 0x32, 20, 4, context.peer_teid_control, 9, 0)
         for _ in range(TRACED_MAX):
-            door._receive(data, (SGSN, 2123))
+            interface._receive(data, (SGSN, 2123))
         assert messages.qsize() == TRACED_MAX
-        door._receive(data, (SGSN, 2123))
+        interface._receive(data, (SGSN, 2123))
         while not messages.empty():
             messages.get_nowait()
-        door._receive(data, (SGSN, 2123))
+        interface._receive(data, (SGSN, 2123))
         assert messages.get_nowait()["left_out_before"] > 0
     with ExitStack() as traces:
         for _ in range(TRACES_MAX):
@@ -379,7 +379,7 @@ async def test_a_live_trace_and_its_pcap(watched: Watched, airloom: Airloom, tmp
     file.touch(mode=0o644)
 
     async def signal() -> None:
-        while not watched.stage.node.held["vg-1"].door._taps:  # noqa: ASYNC110 - nobody tells
+        while not watched.stage.node.held["vg-1"].gtp._taps:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
         await sgw.detach(await sgw.attach(imsi=watched.imsi(), apn=APN))
 
@@ -401,7 +401,7 @@ async def test_a_live_trace_and_its_pcap(watched: Watched, airloom: Airloom, tmp
     assert packets[:4] == b"\xd4\xc3\xb2\xa1"
     assert file.stat().st_mode & 0o777 == 0o600
     for _ in range(100):
-        if not watched.stage.node.held["vg-1"].door._taps:
+        if not watched.stage.node.held["vg-1"].gtp._taps:
             break
         await asyncio.sleep(0.1)
     assert watched.operations._traces == 0

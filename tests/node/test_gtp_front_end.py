@@ -1,5 +1,5 @@
-"""The GTP door before a whole node in virtual time: changes and bearers that the network starts, commands,
-handovers and attaches without a detach. SGWs whose octets matter speak by position.
+"""The GTP front end before a whole node in virtual time: changes and bearers that the network starts,
+commands, handovers and attaches without a detach. SGWs whose octets matter speak by position.
 """
 
 import asyncio
@@ -105,7 +105,7 @@ def played(script: Script) -> Script:
                 await stage.sessions.end_sessions_of(stage.sims[1].sim.sim_id, CloseReason.CUSTOMER)
             await asyncio.sleep(120)
             assert stage.node.held["vg-1"].gateway.leases == {"addresses": 0, "teids": 0}
-            assert stage.node.held["vg-1"].door.endpoint.contexts == 0
+            assert stage.node.held["vg-1"].gtp.endpoint.contexts == 0
             await stage.finish()
 
         run_virtual(main)
@@ -195,9 +195,9 @@ async def changed(stage: Stage, qos: Qos) -> Session:
     """As the session service does when the customer changes a SIM's speed."""
     change = ModifySession(session_id=stage.only.session_id, qos=qos)
     session = await stage.sessions.modify(change)
-    door = stage.sessions.door_of(session)
-    assert door is not None
-    door.changed(session)
+    front_end = stage.sessions.front_end_of(session)
+    assert front_end is not None
+    front_end.changed(session)
     await asyncio.sleep(1)
     return session
 
@@ -211,7 +211,7 @@ async def test_a_change_on_our_side_reaches_the_sgw_and_the_sgsn(stage: Stage) -
     await sgsn.take_over(context)
     await changed(stage, Qos(ambr_up_kbps=32, ambr_down_kbps=32))
     assert stage.only.qos.ambr_up_kbps == 32
-    versions = stage.node.held["vg-1"].door.endpoint.versions.values()
+    versions = stage.node.held["vg-1"].gtp.endpoint.versions.values()
     assert not any(version.requests._open for version in versions), "both were answered"
 
 
@@ -386,7 +386,7 @@ async def test_a_bearer_of_a_peer_from_which_the_session_moved_is_none(stage: St
 async def test_a_bearer_that_cannot_be_asked_for_now_is_not_called_unsupported(stage: Stage) -> None:
     sgw = await stage.peer(Sgw, "127.0.2.1")
     await sgw.attach(imsi=stage.imsi, apn=APN)
-    version = stage.node.held["vg-1"].door.endpoint.versions[Access.GTPV2]
+    version = stage.node.held["vg-1"].gtp.endpoint.versions[Access.GTPV2]
     version.requests = RequestSender(random_bytes=bytes, places=Places(0))
     with pytest.raises(Unavailable, match="too many requests"):
         await added(stage)
@@ -436,7 +436,7 @@ async def test_a_change_of_a_bearer_that_cannot_be_stored_is_taken_back_from_the
         if data[1] == 97 and not is_incoming:
             asked.append(data[12:])
 
-    stage.stack.enter_context(stage.node.held["vg-1"].door.tapped(tap))
+    stage.stack.enter_context(stage.node.held["vg-1"].gtp.tapped(tap))
     stage.store_rates.before = 1.0
     with pytest.raises(Unavailable):
         await stage.dedicated.change(stage.only.session_id, made.ebi, qci=8)

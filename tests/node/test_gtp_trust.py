@@ -251,10 +251,10 @@ def test_every_message_type_has_a_row() -> None:
 def leave_requests_open(stage: Stage) -> list[int]:
     """Whatever we ask alpha, it never hears; the sequence numbers."""
     stage.network.cut_off.add(ALPHA)
-    door, session = stage.node.held["vg-1"].door, stage.of_alpha()
-    endpoint, now = door.endpoint, stage.clock.monotonic()
+    front_end, session = stage.node.held["vg-1"].gtp, stage.of_alpha()
+    endpoint, now = front_end.endpoint, stage.clock.monotonic()
     version = endpoint.versions[session.access]
-    door.ask_about([session.session_id])
+    front_end.ask_about([session.session_id])
     endpoint._paths._send_echo_request(version, ALPHA, now)
     endpoint.add_bearer(session, _bearer(), now)
     return [sequence for _, sequence in version.requests._open]
@@ -355,7 +355,7 @@ def test_another_partners_create_opens_a_session_beside(kind: type[Peer]) -> Non
         assert len(stage._open()) == 2
         await stage.see_that_alpha_has_it()
         held = await stage.holding()
-        assert held.door.endpoint.versions[stage.of_alpha().access].claims["beside_anothers"] == 1
+        assert held.gtp.endpoint.versions[stage.of_alpha().access].claims["beside_anothers"] == 1
         again = await beta.attach(imsi=stage.sims[1].imsi, apn=APN)
         assert (len(stage._open()), again.is_active) == (2, True), "its own it replaces"
 

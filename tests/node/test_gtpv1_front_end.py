@@ -203,7 +203,7 @@ async def test_a_flood_of_creates_for_one_imsi_leaves_one_session(stage: Stage) 
         assert Counter(map(cause_of, answers)) == {128: OF_ONE_SIM_MAX, 199: 200 - OF_ONE_SIM_MAX}
         assert len(stage.open_sessions()) == 1
         held = stage.node.held["vg-1"]
-        assert held.door.endpoint.contexts == 1
+        assert held.gtp.endpoint.contexts == 1
 
 
 @played
@@ -212,7 +212,7 @@ async def test_a_flood_of_creates_for_sims_that_are_not_there_holds_nothing(stag
         answers = await sgsn.flood(create_for(f"44099{number:010}", number) for number in range(500))
         assert Counter(map(cause_of, answers)) == {209: 500}
         held = stage.node.held["vg-1"]
-        assert held.door.endpoint.contexts == 0
+        assert held.gtp.endpoint.contexts == 0
         assert held.gateway.leases == {"addresses": 0, "teids": 0}
 
 

@@ -30,14 +30,14 @@ def test_a_session_through_which_nothing_goes_ends_and_its_device_is_told_why(id
             stage.stack = stack
             sgw = await stage.peer(Sgw, "127.0.2.1")
             busy, silent, suspended = [await sgw.attach(imsi=each.imsi, apn=APN) for each in stage.sims]
-            door = stage.node.held["vg-1"].door
+            front_end = stage.node.held["vg-1"].gtp
             sent: list[bytes] = []
 
             def tap(data: bytes, _: Address, is_incoming: bool) -> None:
                 if not is_incoming:
                     sent.append(data)
 
-            stack.enter_context(door.tapped(tap))
+            stack.enter_context(front_end.tapped(tap))
             (asleep,) = (
                 each for each in stage.sessions.open_sessions.values() if each.imsi == suspended.imsi
             )

@@ -1,4 +1,4 @@
-"""The RADIUS door before a whole node in virtual time: its NASes speak pyrad."""
+"""The RADIUS front end before a whole node in virtual time: its NASes speak pyrad."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -320,9 +320,9 @@ async def test_a_session_of_which_nothing_is_heard_ends(stage: Stage) -> None:
 
 @played
 async def test_where_nothing_is_due_no_timer_runs(stage: Stage) -> None:
-    nas, door = await stage.nas(), stage.node.held["vg-1"].radius
-    timers = [transmission._timer for transmission in door._transmissions()]
-    timers += [door._accounting._timer, door._admissions._timer]
+    nas, front_end = await stage.nas(), stage.node.held["vg-1"].radius
+    timers = [transmission._timer for transmission in front_end._transmissions()]
+    timers += [front_end._accounting._timer, front_end._admissions._timer]
     session = await nas.attach(imsi=stage.imsi, apn=APN)
     assert [timer._handle is not None for timer in timers] == [True, True, False, True, True]
     await asyncio.sleep(61)
@@ -385,8 +385,12 @@ def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> N
             session = await nas.attach(imsi=stage.imsi, apn=APN)
             session.carry(1, 1)
             await nas.detach(session)
-        door = stage.node.held["vg-1"].radius._accounting._held
-        assert (len(door._ended), len(door._by_name), len(stage.node.held["vg-1"].reported)) == (3, 3, 3)
+        front_end = stage.node.held["vg-1"].radius._accounting._held
+        assert (len(front_end._ended), len(front_end._by_name), len(stage.node.held["vg-1"].reported)) == (
+            3,
+            3,
+            3,
+        )
         assert await stage.metered() == (6, 6)
 
     script()  # type: ignore[call-arg]  # the stage is the decorator's

@@ -151,7 +151,7 @@ async def test_a_new_speed_class_takes_effect_in_the_open_session(stage: Stage) 
     told: list[Session] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held.user_plane, "update", updated.append)
-        patch.setattr(held.door, "changed", told.append)
+        patch.setattr(held.gtp, "changed", told.append)
         before = stage.clock.monotonic()
         await customer(stage).update_speed_class(OPERATOR, session.sim_id, "s1.4xfast")
         assert stage.clock.monotonic() - before < 1

@@ -119,7 +119,7 @@ def test_each_bound_is_reached() -> None:
     assert offer(lanes, "c") is None
 
 
-def test_poison_is_refused_at_the_door() -> None:
+def test_poison_is_refused_on_entry() -> None:
     lanes = Lanes[int]()
     assert offer(lanes, "a", RECORD_BYTES_MAX) is LaneRefusal.TOO_LARGE
     assert offer(lanes, "a", RECORD_BYTES_MAX - 1) is None

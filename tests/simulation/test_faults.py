@@ -133,7 +133,7 @@ def test_a_store_of_five_seconds_sheds_and_loses_nothing(monkeypatch: pytest.Mon
 
     async def script(stage: Stage) -> None:
         held = await stage.holding()
-        version = held.door.endpoint.versions[Access.GTPV1]
+        version = held.gtp.endpoint.versions[Access.GTPV1]
         attached, asking = stage.sims[:4], stage.sims[4:]
         for state in attached:
             await stage.attach(state)

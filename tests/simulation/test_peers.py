@@ -34,7 +34,7 @@ class Stage(World):
 
     async def path_of(self, address: str) -> PathState:
         access = Access.GTPV1 if address == SGSN else Access.GTPV2
-        peers = (await self.holding()).door.endpoint.peers(access)
+        peers = (await self.holding()).gtp.endpoint.peers(access)
         return next(peer.path.path for peer in peers if peer.address == address)
 
     async def go_home(self) -> None:
@@ -43,7 +43,7 @@ class Stage(World):
             await held.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
         await asyncio.sleep(120)
         assert held.gateway.leases == {"addresses": 0, "teids": 0}
-        assert len(held.door.endpoint._contexts) == 0
+        assert len(held.gtp.endpoint._contexts) == 0
 
 
 def play(
@@ -197,7 +197,7 @@ def test_what_a_kill_left_without_its_answer_ends_and_what_was_answered_stays(ad
         await asyncio.sleep(100)
         answered = [await peer.attach(imsi=stage.imsi(number), apn=APN) for number in range(3, 6)]
         held = await stage.holding()
-        held.door._socket = Mute(held.door._socket)  # type: ignore[assignment]  # sends nothing
+        held.gtp._socket = Mute(held.gtp._socket)  # type: ignore[assignment]  # sends nothing
         attaching = [peer.attach(imsi=stage.imsi(number), apn=APN) for number in range(6, 12)]
         answers = asyncio.gather(*attaching, return_exceptions=True)
         await asyncio.sleep(2)
@@ -209,7 +209,7 @@ def test_what_a_kill_left_without_its_answer_ends_and_what_was_answered_stays(ad
         assert stage.open_imsis() == sorted(each.imsi for each in before + answered)
         assert all(each.is_active and not each.ended_by_gateway for each in before + answered)
         held = await stage.holding()
-        claims = held.door.endpoint.versions[Access.GTPV1 if address == SGSN else Access.GTPV2].claims
+        claims = held.gtp.endpoint.versions[Access.GTPV1 if address == SGSN else Access.GTPV2].claims
         assert (claims["asked"], claims["unknown_to_peer"]) == (9, 6), "those of before were not asked about"
 
     play(script, address, sims=12)

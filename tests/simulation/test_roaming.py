@@ -42,10 +42,10 @@ def is_found_out(held_type: type[HeldGateway], finding: str) -> bool:
 class ForgetfulGateway(HeldGateway):
     """Ends nothing when a peer restarts."""
 
-    def make_door(self) -> Any:
-        door = super().make_door()
-        door.endpoint._contexts.__class__ = _Forgetful
-        return door
+    def make_gtp_front_end(self) -> Any:
+        front_end = super().make_gtp_front_end()
+        front_end.endpoint._contexts.__class__ = _Forgetful
+        return front_end
 
 
 class _Forgetful(Contexts):
@@ -56,10 +56,10 @@ class _Forgetful(Contexts):
 class HastyGateway(HeldGateway):
     """Ends at once what a peer asks for under an older restart counter than any that it had."""
 
-    def make_door(self) -> Any:
-        door = super().make_door()
-        door.endpoint._requests.__class__ = _hasty()
-        return door
+    def make_gtp_front_end(self) -> Any:
+        front_end = super().make_gtp_front_end()
+        front_end.endpoint._requests.__class__ = _hasty()
+        return front_end
 
 
 def _hasty() -> type[Requests]:
@@ -85,10 +85,10 @@ def test_a_gateway_that_ends_what_an_older_counter_asked_for_is_found_out() -> N
 class CredulousGateway(HeldGateway):
     """Lets nobody be asked about: what was asked for before a restart, and heard after it, stays."""
 
-    def make_door(self) -> Any:
-        door = super().make_door()
-        door.ask_about = lambda _: None  # type: ignore[assignment, method-assign]  # planted
-        return door
+    def make_gtp_front_end(self) -> Any:
+        front_end = super().make_gtp_front_end()
+        front_end.ask_about = lambda _: None  # type: ignore[assignment, method-assign]  # planted
+        return front_end
 
 
 def test_a_gateway_that_asks_nobody_is_found_out() -> None:

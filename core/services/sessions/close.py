@@ -102,11 +102,11 @@ class SessionCloser:
         self._user_plane.close(session.session_id)
         self._index.remove(session)
         self._common.heed_end(session.session_id)
-        if door := self._common.door_of(session):
+        if front_end := self._common.front_end_of(session):
             if tell_peer:
-                door.release(session, reason)
+                front_end.release(session, reason)
             else:
-                door.forget(session)
+                front_end.forget(session)
         await self._make_end_durable(session, self.must_end(session, reason))
 
     def must_end(self, session: Session, reason: CloseReason) -> SessionEvent:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from core.domain.machine import step
 from core.domain.session import Access, CloseReason, Session, SessionEvent
 from core.domain.session_life import LIFE, LifeAction, LifeEvent, LifeState
-from core.ports.sessions import AccessDoor
+from core.ports.sessions import AccessFrontEnd
 from core.ports.store import Store
 from core.ports.user_plane import UserPlane
 from core.services.gateway.virtual_gateway import GatewayInstance
@@ -49,7 +49,7 @@ class Common:
         """What the table of a session's life refused, as ``EVENT_while_STATE``."""
         self.locks = KeyedLocks()
         self.sharing = Sharing()
-        self.doors: dict[Access, AccessDoor] = {}
+        self.front_ends: dict[Access, AccessFrontEnd] = {}
         """Who holds the sessions of an access."""
         self.heed_end: Callable[[str], None] = lambda _: None
         """``(session_id)``: a session's bearer is cut."""
@@ -69,6 +69,6 @@ class Common:
         found = step(LIFE, self.state_of(session.session_id), event, self.refused_events)
         return None if found is None else found[1]
 
-    def door_of(self, session: Session) -> AccessDoor | None:
-        """The door that holds a session."""
-        return self.doors.get(session.access)
+    def front_end_of(self, session: Session) -> AccessFrontEnd | None:
+        """The front end that holds a session."""
+        return self.front_ends.get(session.access)

@@ -15,7 +15,7 @@ from core.domain.requests import ModifySession
 from core.domain.session import Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
-from core.ports.sessions import AccessDoor
+from core.ports.sessions import AccessFrontEnd
 from core.services.sessions.common import Common
 from core.services.sessions.modify import SessionModifier
 
@@ -59,7 +59,7 @@ class DedicatedBearers:
             charging_id=teid,
         )
         try:
-            made = await self._door_of(session).add_bearer(session, wanted)
+            made = await self._front_end_of(session).add_bearer(session, wanted)
         except BaseException:
             self._gateway.release_teid(teid)
             raise
@@ -91,8 +91,8 @@ class DedicatedBearers:
         )
         others = [each for each in session.dedicated if each.ebi != ebi]
         _demand_possible(others, wanted.qci, wanted.filters)
-        door = self._door_of(session)
-        await door.change_bearer(session, wanted)
+        front_end = self._front_end_of(session)
+        await front_end.change_bearer(session, wanted)
 
         def changed(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
             now = _bearer_of(self._index.one(session_id), ebi)
@@ -104,7 +104,7 @@ class DedicatedBearers:
             stored = await self._modifier.modify(ModifySession(session_id=session_id, dedicated=changed))
         except (Refused, Unavailable):
             with suppress(Refused, Unavailable):
-                await door.change_bearer(session, before)
+                await front_end.change_bearer(session, before)
             raise
         return _bearer_of(stored, ebi)
 
@@ -120,14 +120,14 @@ class DedicatedBearers:
                 dedicated=lambda bearers: tuple(each for each in bearers if each.ebi != ebi),
             )
         )
-        if (door := self._common.door_of(left)) is not None:
-            door.remove_bearer(left, ebi)
+        if (front_end := self._common.front_end_of(left)) is not None:
+            front_end.remove_bearer(left, ebi)
 
-    def _door_of(self, session: Session) -> AccessDoor:
-        door = self._common.door_of(session)
-        if door is None:
+    def _front_end_of(self, session: Session) -> AccessFrontEnd:
+        front_end = self._common.front_end_of(session)
+        if front_end is None:
             raise Refused(AttachRefusal.NOT_SUPPORTED, session.access.value)
-        return door
+        return front_end
 
     async def _keep(self, session: Session, made: DedicatedBearer) -> None:
         def joined(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
@@ -144,8 +144,8 @@ class DedicatedBearers:
             await self._modifier.modify(ModifySession(session_id=session.session_id, dedicated=joined))
         except (Refused, Unavailable) as error:
             if not (isinstance(error, Unavailable) and error.ambiguous):
-                if (door := self._common.door_of(session)) is not None:
-                    door.remove_bearer(session, made.ebi)
+                if (front_end := self._common.front_end_of(session)) is not None:
+                    front_end.remove_bearer(session, made.ebi)
                 self._gateway.release_teid(made.local_teid_user)
             raise
 

@@ -65,8 +65,8 @@ class SessionModifier:
                 elif (wanted := terms.applied_to(session)) != session:
                     self._gateway.demand_held()
                     stored = await self.change(session, wanted)
-                    if stored.qos != session.qos and (door := self._common.door_of(stored)):
-                        door.changed(stored)
+                    if stored.qos != session.qos and (front_end := self._common.front_end_of(stored)):
+                        front_end.changed(stored)
 
     async def change(self, session: Session, wanted: Session) -> Session:
         """For whoever holds the SIM's lock: make it durable, then let it take effect."""

@@ -1,8 +1,8 @@
 """Taking a gateway's sessions back at the beginning of a tenure.
 
-Rules: a session that is read back is reinstalled and handed to its door before anybody is answered; one whose
-address is another's now ends, and leaves that address alone. What the holder before had under way, and what
-arrives late, ends too: nobody was told of it.
+Rules: a session that is read back is reinstalled and handed to its front end before anybody is answered; one
+whose address is another's now ends, and leaves that address alone. What the holder before had under way, and
+what arrives late, ends too: nobody was told of it.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class SessionRecovery:
         *,
         is_resumed: bool = True,
     ) -> int:
-        """Read this gateway's sessions back, reinstall them and hand them to their doors; how many.
+        """Read this gateway's sessions back, reinstall them and hand them to their front ends; how many.
 
         ``settle`` is told which addresses are in use, makes sure of them and tells which cannot be kept.
         Unless ``is_resumed`` another node held them meanwhile: what was counted here before is reported once
@@ -106,8 +106,8 @@ class SessionRecovery:
             self._usage.relabel(session.session_id, label)
         if self._common.step(session, LifeEvent.READ_BACK) is LifeAction.HOLD:
             self._index.add(session)
-        if door := self._common.door_of(session):
-            await door.adopt(session)
+        if front_end := self._common.front_end_of(session):
+            await front_end.adopt(session)
 
     async def _end_if_late(self, session: Session) -> None:
         async with self._common.locks.hold(session.sim_id):  # else it may just be opened or closed here

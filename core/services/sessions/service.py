@@ -84,4 +84,4 @@ class Sessions:
         """By session id; a live view."""
         self.session_at = common.index.at
         self.state_of = common.state_of
-        self.door_of = common.door_of
+        self.front_end_of = common.front_end_of

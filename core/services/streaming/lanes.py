@@ -8,7 +8,7 @@ Rules:
 - A record that failed stays at the head of its lane and is tried again after a pause that doubles; what is
   behind it waits, other lanes go on.
 - A record leaves only by being accepted, or given up after its deadline, between two tries.
-- Everything is bounded; what does not fit, and a record that no stream would take, is refused at the door.
+- Everything is bounded; what does not fit, and a record that no stream would take, is refused on entry.
 """
 
 import heapq

@@ -307,7 +307,7 @@ async def test_lines_are_answered_in_order_and_the_last_needs_no_end() -> None:
         assert made.payloads() == [b"one", b"two", b"three"]
 
 
-async def test_poison_is_kept_aside_and_its_sender_told_by_every_door() -> None:
+async def test_poison_is_kept_aside_and_its_sender_told_by_every_front_end() -> None:
     async with edge() as made, aiohttp.ClientSession() as client:
         made.stream.poison = base64.b64encode(b"poison")
         async with client.post(made.url(HTTP), data=b"poison") as answer:

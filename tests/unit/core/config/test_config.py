@@ -231,8 +231,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 TWO = (
-    '[[gateway.instances]]\nid = "vg-1"\naddress = "127.0.0.1"\nue_pool = "10.128.0.0/16"\ndoors = ["gtp"]\n'
-    '[[gateway.instances]]\nid = "vg-2"\naddress = "127.0.0.2"\nue_pool = "10.129.0.0/16"\ndoors ='
+    '[[gateway.instances]]\nid = "vg-1"\naddress = "127.0.0.1"\nue_pool = "10.128.0.0/16"\nprotocols ='
+    ' ["gtp"]\n'
+    '[[gateway.instances]]\nid = "vg-2"\naddress = "127.0.0.2"\nue_pool = "10.129.0.0/16"\nprotocols ='
     ' ["radius"]\n'
     '[[radius.clients]]\nnetwork = "127.0.3.0/24"\nsecret = "a secret of NASes"\n'
 )
@@ -269,7 +270,7 @@ def test_without_clients_radius_needs_no_role() -> None:
             " aaa",
         ),
         (["gatway"], {}, "node.roles.0: must be 'gateway', 'aaa', 'edge', 'api' or 'meter' (got 'gatway')"),
-        (["aaa"], {"AIRLOOM_GATEWAY__DOORS": "radius"}, "gateway.doors: vg-1 no protocol is enabled"),
+        (["aaa"], {"AIRLOOM_GATEWAY__PROTOCOLS": "radius"}, "gateway.protocols: vg-1 no protocol is enabled"),
         (
             ["gateway"],
             {"AIRLOOM_EDGE__NODES": "http://10.0.0.2:8090"},

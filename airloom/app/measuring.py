@@ -6,7 +6,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from airloom.app.node import Node
 from core.domain.session import Access
 from core.services.customers.guesses import Guesses

@@ -11,7 +11,7 @@ from functools import partial
 from ipaddress import IPv4Address
 
 from airloom.app.adapters import METADATA_PORT, Adapters, make_billing
-from airloom.app.held import GATEWAY_WORDS, HeldGateway, settle_left
+from airloom.app.gateway_runtime import GATEWAY_WORDS, HeldGateway, settle_left
 from api.views import subscriber_view
 from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
@@ -26,7 +26,7 @@ from core.ports.user_plane import PacketSink
 from core.services.cluster.chores import Chores, Step
 from core.services.cluster.control import ClusterControl
 from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
-from core.services.cluster.holding import LeaseCoordinator
+from core.services.cluster.lease_coordinator import LeaseCoordinator
 from core.services.customers.metadata import DeviceMetadata
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.metering.folding import UsageFolder

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from airloom.app.node import Node
 from api.operator.bearers import AddBearer, ChangeBearer, RemoveBearer, packet_filters, row
 from api.operator.control import SESSION_ENDED, Row, TraceQuery

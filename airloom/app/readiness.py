@@ -17,7 +17,7 @@ from airloom.app.node import Node
 from api.ready import READY, Readiness
 from core.config import Config
 from core.config.node import ROLE_OF_PROTOCOL
-from core.services.cluster.holding import State
+from core.services.cluster.lease_coordinator import State
 
 LOOK_S, ANSWER_S = 2.0, 2.0
 OK = "ok"

@@ -21,7 +21,7 @@ from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
-from core.services.cluster.holding import LeaseCoordinator
+from core.services.cluster.lease_coordinator import LeaseCoordinator
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.running.faults import Faults
 from loadtest.proofs.sizing import Demand, Layout, Supply, as_lines, lay_out

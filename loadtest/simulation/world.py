@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import loadtest.simulation.plan
 from airloom.app.adapters import Adapters
-from airloom.app.held import HeldGateway, settle_left
+from airloom.app.gateway_runtime import HeldGateway, settle_left
 from airloom.app.node import Node
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine

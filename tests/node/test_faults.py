@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from airloom.app.node import Node
 from core.adapters.store.engine import Batch, Condition, Put
 from core.adapters.store.memory import MemoryEngine

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from core.adapters.store.sessions import WideSessions
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal

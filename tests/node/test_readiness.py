@@ -15,7 +15,7 @@ from api.ready import READY, Readiness
 from core.domain.gateway import GatewayLease
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
-from core.services.cluster.holding import State
+from core.services.cluster.lease_coordinator import State
 from core.services.running.recurring import AGAIN_S_MAX, TOPICS_MAX, Recurring
 from loadtest.simulation.plan import Plan, config_of
 from loadtest.simulation.virtual import run_virtual

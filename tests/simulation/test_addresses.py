@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from airloom.app.adapters import Adapters
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from airloom.app.node import Node
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.peers import NoPeers

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from billing.export import to_csv
 from billing.rating import NANO, Charge, Statement, UsageRecord, make_statement, rate
 from core.domain.billing import Tariff

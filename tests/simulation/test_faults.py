@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from core.domain.session import Access
 from core.domain.usage import UsageReport
 from core.ports.user_plane import Counters, Segment

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from core.domain.session import Session
 from core.domain.values import replace
 from gtp.contexts import Contexts

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airloom.app.held import HeldGateway
+from airloom.app.gateway_runtime import HeldGateway
 from airloom.app.node import Node
 from core.adapters.store.usage import UsageDays, WideUsage
 from core.domain.consumer import ShardLease

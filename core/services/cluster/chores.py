@@ -18,7 +18,7 @@ from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.peers import Peers
 from core.ports.store import Leases
-from core.services.cluster.holding import LeaseCoordinator
+from core.services.cluster.lease_coordinator import LeaseCoordinator
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.running.faults import Faults
 

@@ -2,7 +2,7 @@
 
 Rules:
 
-- Every transition stands in ``LEASES``; ``core.services.cluster.holding`` and
+- Every transition stands in ``LEASES``; ``core.services.cluster.lease_coordinator`` and
   ``core.services.cluster.lease_seeking`` find the events and do the actions, and add no transition.
 - A term begins with ``TAKEN`` and ends with ``CLOSED``: between them the lease is renewed, and a worker that
   fails to start is tried again. Whatever ends a term goes by ``ENDING``, in which nothing is served any more

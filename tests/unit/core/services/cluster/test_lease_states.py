@@ -11,7 +11,7 @@ from core.adapters.store.wide import WideStore
 from core.domain.gateway import GatewayLease
 from core.domain.lease import Lease
 from core.errors import ConfigurationError
-from core.services.cluster.holding import LeaseCoordinator, State
+from core.services.cluster.lease_coordinator import LeaseCoordinator, State
 from core.services.cluster.lease_slot import LeaseSlot
 from core.services.cluster.lease_states import LEASES, LeaseAction, LeaseEvent, LeaseState
 from core.services.gateway.lease_term import LeaseTerm

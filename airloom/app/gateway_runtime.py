@@ -13,7 +13,7 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.user_plane import PacketSink
-from core.services.cluster.holding import LeaseWords
+from core.services.cluster.lease_coordinator import LeaseWords
 from core.services.cluster.reconciler import Reconciler
 from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
 from core.services.gateway.blocks import LOOP as BLOCKS_LOOP

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airloom.app.held import GATEWAY_WORDS
+from airloom.app.gateway_runtime import GATEWAY_WORDS
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
-from core.services.cluster.holding import LeaseCoordinator, State
+from core.services.cluster.lease_coordinator import LeaseCoordinator, State
 from core.services.cluster.lease_seeking import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S
 from core.services.gateway.lease_term import LEASE_S, LeaseTerm
 from core.services.running.faults import Faults

@@ -50,7 +50,7 @@ GATEWAY_WORDS = LeaseWords(
 )
 
 
-class HeldGateway:
+class GatewayRuntime:
     """Implements ``LeaseWorker``. ``before`` is the gateway's lease as it was before this term.
 
     ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when

@@ -6,7 +6,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from airloom.app.node import Node
 from core.domain.session import Access
 from core.services.customers.guesses import Guesses
@@ -38,7 +38,7 @@ def _each(
     telemetry: Telemetry,
     node: Node,
     metric: Metric,
-    read: Callable[[HeldGateway], Mapping[str, float]],
+    read: Callable[[GatewayRuntime], Mapping[str, float]],
     /,
     **labels: str,
 ) -> None:
@@ -142,27 +142,27 @@ def _watch_chores(telemetry: Telemetry, node: Node) -> None:
     telemetry.watch(Metric.LATE_USAGE_BYTES, lambda: float(sum(e.quantity_bytes for e in node.closer.late)))
 
 
-def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
+def _attaches(access: Access, held: GatewayRuntime) -> Mapping[str, float]:
     return held.sessions.opener.attaches[access]
 
 
-def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
+def _dropped(access: Access, held: GatewayRuntime) -> Mapping[str, float]:
     return held.gtp.endpoint.versions[access].dropped
 
 
-def _path_events(access: Access, held: HeldGateway) -> Mapping[str, float]:
+def _path_events(access: Access, held: GatewayRuntime) -> Mapping[str, float]:
     return held.gtp.endpoint.versions[access].path_events
 
 
-def _claims(access: Access, held: HeldGateway) -> Mapping[str, float]:
+def _claims(access: Access, held: GatewayRuntime) -> Mapping[str, float]:
     return held.gtp.endpoint.versions[access].claims
 
 
-def _waiting(held: HeldGateway) -> Mapping[str, float]:
+def _waiting(held: GatewayRuntime) -> Mapping[str, float]:
     return {access.value: version.waiting for access, version in held.gtp.endpoint.versions.items()}
 
 
-def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+def _answers(held: GatewayRuntime) -> Mapping[tuple[str, ...], float]:
     return {
         (access.value, partner, version.procedure_of(response_type), str(cause)): count
         for access, version in held.gtp.endpoint.versions.items()
@@ -170,7 +170,7 @@ def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     }
 
 
-def _peers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+def _peers(held: GatewayRuntime) -> Mapping[tuple[str, ...], float]:
     return Counter(
         (access.value, peer.partner, peer.path.path.value)
         for access in held.gtp.endpoint.versions
@@ -179,7 +179,7 @@ def _peers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     )
 
 
-def _sessions_of_partners(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
+def _sessions_of_partners(held: GatewayRuntime) -> Mapping[tuple[str, ...], float]:
     found: Counter[tuple[str, ...]] = Counter()
     for access in held.gtp.endpoint.versions:
         for peer in held.gtp.endpoint.peers(access):

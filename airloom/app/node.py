@@ -11,7 +11,7 @@ from functools import partial
 from ipaddress import IPv4Address
 
 from airloom.app.adapters import METADATA_PORT, Adapters, make_billing
-from airloom.app.gateway_runtime import GATEWAY_WORDS, HeldGateway, settle_left
+from airloom.app.gateway_runtime import GATEWAY_WORDS, GatewayRuntime, settle_left
 from api.views import subscriber_view
 from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
@@ -53,7 +53,7 @@ class Node:
     The ``make_*`` methods and ``held_type`` are where a test puts a broken part in the place of a good one.
     """
 
-    held_type = HeldGateway
+    held_type = GatewayRuntime
 
     def __init__(
         self, *, config: Config, adapters: Adapters, tell: Callable[[str], None] = lambda _: None
@@ -264,12 +264,12 @@ class Node:
         """What was reported on a UTC day and is billed to nobody, on every node; raises ``Unavailable``."""
         return await self._world.store.usage.quarantined(day)
 
-    def _holder(self, gateway_id: str) -> HeldGateway:
+    def _holder(self, gateway_id: str) -> GatewayRuntime:
         if (held := self.held.get(gateway_id)) is None:
             raise Unavailable(f"{gateway_id} is not served by this node")
         return held
 
-    def _make_held(self, term: LeaseTerm[GatewayLease], before: GatewayLease | None) -> HeldGateway:
+    def _make_held(self, term: LeaseTerm[GatewayLease], before: GatewayLease | None) -> GatewayRuntime:
         own = next(each for each in self._config.gateway.held if each.id == term.lease.lease_id)
         held = self.held_type(
             config=self._config,

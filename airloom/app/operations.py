@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from airloom.app.node import Node
 from api.operator.bearers import AddBearer, ChangeBearer, RemoveBearer, packet_filters, row
 from api.operator.control import SESSION_ENDED, Row, TraceQuery
@@ -108,7 +108,7 @@ class Operations:
         finally:
             self._traces -= 1
 
-    def _tap(self, held: HeldGateway, query: TraceQuery, rows: "_Rows") -> Tap:
+    def _tap(self, held: GatewayRuntime, query: TraceQuery, rows: "_Rows") -> Tap:
         sessions = held.sessions.open_sessions.values()
         own = [session for session in sessions if session.imsi == query.imsi] if query.imsi else []
         trace = SimTrace(query.imsi, own) if query.imsi else None
@@ -129,7 +129,7 @@ class Operations:
         return show
 
     def _row_of(
-        self, held: HeldGateway, message: Described, peer: Address, data: bytes, *, is_incoming: bool
+        self, held: GatewayRuntime, message: Described, peer: Address, data: bytes, *, is_incoming: bool
     ) -> Row:
         elements = dict(message.elements)
         known = held.gtp.restart_counter_of(message.version, peer[0]) if is_incoming else None
@@ -150,7 +150,7 @@ class Operations:
             "data": data.hex(),
         }
 
-    def _end_tap(self, held: HeldGateway, query: TraceQuery, rows: "_Rows") -> EndTap:
+    def _end_tap(self, held: GatewayRuntime, query: TraceQuery, rows: "_Rows") -> EndTap:
         searched = _searched(held)
 
         def show(session: Session, reason: CloseReason) -> None:
@@ -223,7 +223,7 @@ class Operations:
         held, session = self._holding(wanted.session_id)
         await held.dedicated.remove(session.session_id, wanted.ebi)
 
-    def _holding(self, session_id: str) -> tuple[HeldGateway, Session]:
+    def _holding(self, session_id: str) -> tuple[GatewayRuntime, Session]:
         for held in self._node.held.values():
             if (session := held.sessions.open_sessions.get(session_id)) is not None:
                 return held, session
@@ -249,11 +249,11 @@ class _Rows:
         self._left_out = 0
 
 
-def _searched(held: HeldGateway) -> Searched:
+def _searched(held: GatewayRuntime) -> Searched:
     return Searched(held.sessions.open_sessions, held.gtp.endpoint.partners.name_of)
 
 
-def _status(held: HeldGateway) -> Row:
+def _status(held: GatewayRuntime) -> Row:
     paths: Counter[str] = Counter()
     endpoint = held.gtp.endpoint
     for access in endpoint.versions:

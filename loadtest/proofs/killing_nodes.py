@@ -98,7 +98,7 @@ class NodesFinding:
     without_sgsnemu: str = ""
     looks_at_owners: int = 0
     two_owners: list[str] = field(default_factory=list)
-    holdings: int = 0
+    lease_terms: int = 0
     """As the fences of the leases count them."""
     nas_told_bytes: int = 0
     nas_metered_bytes: int = 0
@@ -248,7 +248,7 @@ async def _watched(
         await asyncio.wait([watching])
         await store.aclose()
         finding.two_owners, finding.looks_at_owners = watch.two_owners, watch.looks
-        finding.holdings = watch.fences
+        finding.lease_terms = watch.fences
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import loadtest.simulation.plan
 from airloom.app.adapters import Adapters
-from airloom.app.gateway_runtime import HeldGateway, settle_left
+from airloom.app.gateway_runtime import GatewayRuntime, settle_left
 from airloom.app.node import Node
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
@@ -176,7 +176,7 @@ class World:
         await self.holding()
         self._gate.set()
 
-    async def holding(self) -> HeldGateway:
+    async def holding(self) -> GatewayRuntime:
         """The gateway instance, once it is held: a store that is away too long costs the node its lease."""
         while (held := self.node.held.get("vg-1")) is None:  # noqa: ASYNC110 - in virtual time
             await asyncio.sleep(0.1)
@@ -501,7 +501,7 @@ class World:
                     async with asyncio.timeout(4 * REQUEST_S):  # a killed node never answers
                         await self._apply_policy(held, self.policy_rng.choice(sessions), number)
 
-    async def _apply_policy(self, held: HeldGateway, session: Session, number: int) -> None:
+    async def _apply_policy(self, held: GatewayRuntime, session: Session, number: int) -> None:
         session_id, kbps = session.session_id, 100 + number
         qos = Qos(ambr_up_kbps=kbps, ambr_down_kbps=kbps)
         told = await held.sessions.modify(ModifySession(session_id=session_id, qos=qos))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from airloom.app.node import Node
 from core.adapters.store.engine import Batch, Condition, Put
 from core.adapters.store.memory import MemoryEngine
@@ -188,7 +188,7 @@ class BrokenRelay(EventRelay):
         raise KeyError("a bug of ours")
 
 
-class BrokenGateway(HeldGateway):
+class BrokenGateway(GatewayRuntime):
     def make_relay(self) -> EventRelay:
         relay = super().make_relay()
         relay.__class__ = BrokenRelay
@@ -278,7 +278,7 @@ def test_a_session_that_cannot_be_read_back_keeps_no_gateway_from_its_others() -
     on_a_node(script)
 
 
-class FailingFrontEndGateway(HeldGateway):
+class FailingFrontEndGateway(GatewayRuntime):
     fails = 3
 
     async def run(self) -> None:

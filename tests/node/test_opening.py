@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from core.adapters.store.sessions import WideSessions
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
@@ -24,7 +24,7 @@ async def fail(error: BaseException, *_: Any) -> Any:
     raise error
 
 
-def lent(held: HeldGateway) -> tuple[dict[str, int], int]:
+def lent(held: GatewayRuntime) -> tuple[dict[str, int], int]:
     return held.gateway.leases, len(list(held.user_plane.all_counters()))
 
 

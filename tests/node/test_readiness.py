@@ -163,17 +163,17 @@ async def test_who_stands_by_is_ready_as_a_whole_but_not_for_traffic(stage: Watc
 @watched
 async def test_a_gateway_that_cannot_begin_is_not_ready_and_says_it_now_and_then(stage: Watched) -> None:
     await begin(stage)
-    seat_of, told = stage.node.coordinator._make, list[str]()
+    worker_of, told = stage.node.coordinator._make, list[str]()
     stage.node.coordinator._trouble = Recurring(say=told.append, clock=stage.clock)
 
     def make(*of: object) -> object:
-        seat = seat_of(*of)  # type: ignore[arg-type]  # planted
+        worker = worker_of(*of)  # type: ignore[arg-type]  # planted
 
         async def start() -> int:
             raise ConfigurationError("127.0.0.1:2123 (UDP) is in use")
 
-        seat.start = start  # type: ignore[method-assign]  # planted
-        return seat
+        worker.start = start  # type: ignore[method-assign]  # planted
+        return worker
 
     stage.node.coordinator._make = make  # type: ignore[assignment]  # planted
     stage.node.coordinator._slots["vg-1"].wanted_back.set()
@@ -185,7 +185,7 @@ async def test_a_gateway_that_cannot_begin_is_not_ready_and_says_it_now_and_then
     assert stage.node.coordinator.counts["failing"] == 1
     assert 5 < len(told) < 12, "each second for ever, before"
     assert "times more since" in told[-1]
-    stage.node.coordinator._make = seat_of
+    stage.node.coordinator._make = worker_of
     await asyncio.sleep(5)
     assert stage.readiness.of().is_ready
     stage.node.coordinator._make = make  # type: ignore[assignment]  # planted

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from airloom.app.adapters import Adapters
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from airloom.app.node import Node
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.peers import NoPeers
@@ -140,7 +140,7 @@ class StagePeers(NoPeers):
 class Stage:
     """The nodes and everything that happens to them."""
 
-    def __init__(self, seed: int, held_type: type[HeldGateway], engine_type: type[LateEngine]) -> None:
+    def __init__(self, seed: int, held_type: type[GatewayRuntime], engine_type: type[LateEngine]) -> None:
         self.rng = random.Random(seed)
         self.clock = VirtualClock(BEGINNING)
         self.network = VirtualNetwork(self.rng)
@@ -246,19 +246,19 @@ class Stage:
             except asyncio.CancelledError:
                 pass  # its node died: nobody was told anything
 
-    async def _attach(self, imsi: str, gateway: HeldGateway) -> None:
+    async def _attach(self, imsi: str, gateway: GatewayRuntime) -> None:
         self._forget(imsi, gateway.gateway.gateway_id)
         peer = PeerTunnel(1, 2, "127.0.1.1", "127.0.1.1", 5)
         wanted = OpenSession(access=Access.GTPV1, imsi=imsi, apn=_apn(imsi), peer=peer)
         self._tell(imsi, await gateway.sessions.open(wanted))
 
-    async def _detach(self, imsi: str, gateway: HeldGateway) -> None:
+    async def _detach(self, imsi: str, gateway: GatewayRuntime) -> None:
         held = list(gateway.sessions.open_sessions.values())
         for session in [session for session in held if session.imsi == imsi]:
             self._forget(imsi, gateway.gateway.gateway_id)
             await gateway.sessions.close(session.session_id, CloseReason.DEVICE)
 
-    async def _promise(self, imsi: str, gateway: HeldGateway) -> None:
+    async def _promise(self, imsi: str, gateway: GatewayRuntime) -> None:
         (static,) = [sim.static_address for sim in self._sims if sim.imsi == imsi]
         apn = _apn(imsi)
         grant = gateway.radius._admissions.promise(
@@ -267,7 +267,7 @@ class Stage:
         self.ledger.tell(grant.address, imsi, until=self.clock.monotonic() + PROVISIONAL_S - QUARANTINE_S)
         self._promised[imsi] = (gateway.gateway.gateway_id, grant.address, grant.session_id)
 
-    async def _redeem(self, imsi: str, gateway: HeldGateway) -> None:
+    async def _redeem(self, imsi: str, gateway: GatewayRuntime) -> None:
         gateway_id, address, session_id = self._promised.pop(imsi, ("", None, ""))
         if address is None or gateway_id != gateway.gateway.gateway_id:
             return
@@ -347,7 +347,7 @@ def _config(name: str) -> Config:
 
 def simulate(
     seed: int,
-    held_type: type[HeldGateway] = HeldGateway,
+    held_type: type[GatewayRuntime] = GatewayRuntime,
     engine_type: type[LateEngine] = LateEngine,
 ) -> Stage:
     stage = Stage(seed, held_type, engine_type)
@@ -373,7 +373,7 @@ class AtOnceEngine(LateEngine):
 class EmbeddedStage(Stage):
     """One node after the other on one file, without RADIUS clients, killed every few seconds."""
 
-    def __init__(self, seed: int, held_type: type[HeldGateway] = HeldGateway) -> None:
+    def __init__(self, seed: int, held_type: type[GatewayRuntime] = GatewayRuntime) -> None:
         super().__init__(seed, held_type, AtOnceEngine)
         self.restarts = 0
 
@@ -396,7 +396,7 @@ class EmbeddedStage(Stage):
             await self._begin("node-1")
             self.restarts += 1
 
-    async def _promise(self, imsi: str, gateway: HeldGateway) -> None:
+    async def _promise(self, imsi: str, gateway: GatewayRuntime) -> None:
         """There is no RADIUS client."""
 
     def _config_of(self, name: str) -> Config:
@@ -444,7 +444,7 @@ class RashEngine(LateEngine):
         await super().write(*rash)
 
 
-class RestlessGateway(HeldGateway):
+class RestlessGateway(GatewayRuntime):
     """Planted: what was at rest is not read back."""
 
     async def start(self) -> int:
@@ -455,7 +455,7 @@ class RestlessGateway(HeldGateway):
         return await super().start()
 
 
-class HastyGateway(HeldGateway):
+class HastyGateway(GatewayRuntime):
     """Planted: what the holder before may have promised is lent at once."""
 
     def make_blocks(
@@ -466,7 +466,7 @@ class HastyGateway(HeldGateway):
         return blocks
 
 
-class CarelessGateway(HeldGateway):
+class CarelessGateway(GatewayRuntime):
     """Planted: a static address is taken whoever has it."""
 
     def make_statics(self) -> StaticAddresses:
@@ -492,11 +492,11 @@ class ForgetfulEngine(LateEngine):
     ("held_type", "engine_type"),
     [
         (CarelessGateway, LateEngine),
-        (HeldGateway, ForgetfulEngine),
+        (GatewayRuntime, ForgetfulEngine),
     ],
 )
 def test_a_planted_bug_with_static_addresses_is_caught(
-    held_type: type[HeldGateway], engine_type: type[LateEngine]
+    held_type: type[GatewayRuntime], engine_type: type[LateEngine]
 ) -> None:
     found = (each for seed in range(10) for each in simulate(seed, held_type, engine_type).ledger.found)
     assert any("in the store twice" in each for each in found)
@@ -504,7 +504,7 @@ def test_a_planted_bug_with_static_addresses_is_caught(
 
 @pytest.mark.parametrize(
     ("held_type", "engine_type"),
-    [(HeldGateway, RashEngine), (RestlessGateway, LateEngine), (HastyGateway, LateEngine)],
+    [(GatewayRuntime, RashEngine), (RestlessGateway, LateEngine), (HastyGateway, LateEngine)],
 )
-def test_a_planted_bug_is_caught(held_type: type[HeldGateway], engine_type: type[LateEngine]) -> None:
+def test_a_planted_bug_is_caught(held_type: type[GatewayRuntime], engine_type: type[LateEngine]) -> None:
     assert any(simulate(seed, held_type, engine_type).ledger.found for seed in range(10))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from billing.export import to_csv
 from billing.rating import NANO, Charge, Statement, UsageRecord, make_statement, rate
 from core.domain.billing import Tariff
@@ -72,7 +72,7 @@ class ClaimingUsage:
         return getattr(self._usage, name)
 
 
-class ClaimingGateway(HeldGateway):
+class ClaimingGateway(GatewayRuntime):
     def make_usage_meter(self) -> UsageMeter:
         meter = super().make_usage_meter()
         meter._usage = ClaimingUsage(meter._usage)
@@ -87,14 +87,14 @@ class WallClockMeter(UsageMeter):
         return replace(super()._to_report(counters, segment), timestamp_us=now_us)
 
 
-class WallClockGateway(HeldGateway):
+class WallClockGateway(GatewayRuntime):
     def make_usage_meter(self) -> UsageMeter:
         meter = super().make_usage_meter()
         meter.__class__ = WallClockMeter
         return meter
 
 
-class OneEpochGateway(HeldGateway):
+class OneEpochGateway(GatewayRuntime):
     """Planted: whoever takes over counts on in the epoch of the node before."""
 
     def __init__(self, **parts: Any) -> None:
@@ -103,7 +103,7 @@ class OneEpochGateway(HeldGateway):
 
 
 @pytest.mark.parametrize("held_type", [IncrementGateway, ClaimingGateway, WallClockGateway, OneEpochGateway])
-def test_a_planted_bug_is_caught(held_type: type[HeldGateway]) -> None:
+def test_a_planted_bug_is_caught(held_type: type[GatewayRuntime]) -> None:
     for seed in range(20):
         findings = simulate(seed, EXACTLY_ONCE, node_type=holding(held_type)).findings
         if any("metered" in finding for finding in findings):

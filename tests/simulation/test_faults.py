@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from core.domain.session import Access
 from core.domain.usage import UsageReport
 from core.ports.user_plane import Counters, Segment
@@ -40,7 +40,7 @@ class WatchedMeter(UsageMeter):
         return report
 
 
-class WatchedGateway(HeldGateway):
+class WatchedGateway(GatewayRuntime):
     def make_usage_meter(self) -> UsageMeter:
         meter = super().make_usage_meter()
         meter.__class__ = WatchedMeter
@@ -74,7 +74,7 @@ class Stage(World):
         assert self.findings == []
 
 
-def play(script: Callable[[Stage], Awaitable[None]], *, sims: int, held: type[HeldGateway]) -> None:
+def play(script: Callable[[Stage], Awaitable[None]], *, sims: int, held: type[GatewayRuntime]) -> None:
     async def main() -> None:
         stage = Stage(1, Plan(sims=sims), holding(held))
         await stage._begin_folding()
@@ -172,4 +172,4 @@ def test_a_store_of_five_seconds_sheds_and_loses_nothing(monkeypatch: pytest.Mon
         assert all(state.acknowledged for state in stage.sims)
         await stage.go_home_and_check()
 
-    play(script, sims=sims, held=HeldGateway)
+    play(script, sims=sims, held=GatewayRuntime)

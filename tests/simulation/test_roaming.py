@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from core.domain.session import Session
 from core.domain.values import replace
 from gtp.contexts import Contexts
@@ -32,14 +32,14 @@ def test_peers_restart_and_sessions_move_between_versions() -> None:
     assert sum(world.handovers for world in worlds) > 4
 
 
-def is_found_out(held_type: type[HeldGateway], finding: str) -> bool:
+def is_found_out(held_type: type[GatewayRuntime], finding: str) -> bool:
     """By this finding: others need not be of the planted bug."""
     node = holding(held_type)
     worlds = (simulate(seed, ROAMING, node_type=node) for seed in range(6))
     return any(finding in each for world in worlds for each in world.findings)
 
 
-class ForgetfulGateway(HeldGateway):
+class ForgetfulGateway(GatewayRuntime):
     """Ends nothing when a peer restarts."""
 
     def make_gtp_front_end(self) -> Any:
@@ -53,7 +53,7 @@ class _Forgetful(Contexts):
         return iter(())
 
 
-class HastyGateway(HeldGateway):
+class HastyGateway(GatewayRuntime):
     """Ends at once what a peer asks for under an older restart counter than any that it had."""
 
     def make_gtp_front_end(self) -> Any:
@@ -82,7 +82,7 @@ def test_a_gateway_that_ends_what_an_older_counter_asked_for_is_found_out() -> N
     assert is_found_out(HastyGateway, "was accepted and is dead")
 
 
-class CredulousGateway(HeldGateway):
+class CredulousGateway(GatewayRuntime):
     """Lets nobody be asked about: what was asked for before a restart, and heard after it, stays."""
 
     def make_gtp_front_end(self) -> Any:
@@ -99,7 +99,7 @@ def test_a_gateway_that_ends_nothing_when_a_peer_restarts_is_found_out() -> None
     assert is_found_out(ForgetfulGateway, "outlived its peer's restart")
 
 
-class UnstoredGateway(HeldGateway):
+class UnstoredGateway(GatewayRuntime):
     """Sessions are answered for and never stored, which shows when nobody holds them any more."""
 
     def make_sessions(self) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airloom.app.gateway_runtime import HeldGateway
+from airloom.app.gateway_runtime import GatewayRuntime
 from airloom.app.node import Node
 from core.adapters.store.usage import UsageDays, WideUsage
 from core.domain.consumer import ShardLease
@@ -166,7 +166,7 @@ class HastyRelay(EventRelay):
         return True
 
 
-class HastyRelayGateway(HeldGateway):
+class HastyRelayGateway(GatewayRuntime):
     def make_relay(self) -> EventRelay:
         relay = super().make_relay()
         relay.__class__ = HastyRelay
@@ -206,7 +206,7 @@ class AddingDaysNode(Node):
         return await super().start()
 
 
-class IncrementGateway(HeldGateway):
+class IncrementGateway(GatewayRuntime):
     def make_usage_meter(self) -> UsageMeter:
         return IncrementMeter(
             user_plane=self.user_plane,
@@ -223,28 +223,28 @@ class HastyNode(Node):
         return edge
 
 
-class AddingGateway(HeldGateway):
+class AddingGateway(GatewayRuntime):
     def make_reported_usage(self) -> ReportedUsage:
         usage = super().make_reported_usage()
         usage.__class__ = AddingUsage
         return usage
 
 
-class HastyNasGateway(HeldGateway):
+class HastyNasGateway(GatewayRuntime):
     def make_reported_usage(self) -> ReportedUsage:
         usage = super().make_reported_usage()
         usage.__class__ = HastyUsage
         return usage
 
 
-class LeakyGateway(HeldGateway):
+class LeakyGateway(GatewayRuntime):
     def make_sessions(self) -> Sessions:
         sessions = super().make_sessions()
         sessions.opener.__class__ = LeakyOpener
         return sessions
 
 
-def holding(held: type[HeldGateway]) -> type[Node]:
+def holding(held: type[GatewayRuntime]) -> type[Node]:
     """A node whose gateway instance is this one."""
     return type(f"{held.__name__}Node", (Node,), {"held_type": held})
 

@@ -53,7 +53,7 @@ _SHOWN: Mapping[LeaseState, State] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LeaseStatus:
     """A lease's state; ``detail`` says who holds it, or why it cannot begin."""
 
     state: State
@@ -132,9 +132,9 @@ class LeaseCoordinator(Generic[L, W]):
         return self._seeker.is_draining
 
     @property
-    def states(self) -> dict[str, Standing]:
+    def states(self) -> dict[str, LeaseStatus]:
         """Of each lease that this node could hold, how it is with it."""
-        return {lease_id: self._standing(slot) for lease_id, slot in self._slots.items()}
+        return {lease_id: self._status_of(slot) for lease_id, slot in self._slots.items()}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -142,12 +142,12 @@ class LeaseCoordinator(Generic[L, W]):
         found = Counter(each.state for each in self.states.values())
         return {state.value: found[state] for state in State}
 
-    def _standing(self, slot: LeaseSlot[L, W]) -> Standing:
+    def _status_of(self, slot: LeaseSlot[L, W]) -> LeaseStatus:
         if (shown := _SHOWN.get(slot.state)) is not None:
-            return Standing(shown, slot.trouble if shown is State.FAILING else "")
+            return LeaseStatus(shown, slot.trouble if shown is State.FAILING else "")
         if slot.holder in ("", self._owner):  # what this node lost is nobody else's
-            return Standing(State.FREE)
-        return Standing(State.ELSEWHERE, slot.holder)
+            return LeaseStatus(State.FREE)
+        return LeaseStatus(State.ELSEWHERE, slot.holder)
 
     async def start(self) -> int:
         """Take the home leases that are free and begin their work; how much was read back.

@@ -81,7 +81,9 @@ class Restarts:
     async def _first_heard_at(
         self, client: NasNetwork, authenticator: bytes, now: datetime
     ) -> tuple[datetime, datetime]:
-        """When it was heard first by this tenure, and at all, which is durable; raises ``Unavailable``."""
+        """When it was heard first by this lease term, and at all, which is durable; raises
+        ``Unavailable``.
+        """
         key = (client.name, authenticator)
         if (first := self._first_heard.get(key)) is None:
             first = now

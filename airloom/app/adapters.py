@@ -54,7 +54,7 @@ class Adapters:
     """The world that a node runs in.
 
     ``open_slots(gateway_id)`` opens a gateway instance's slot table, ``left_slots`` one that is there from an
-    earlier tenure; ``open_tuns(config, gateway_id)`` its ways to the internet side, by access point that
+    earlier lease term; ``open_tuns(config, gateway_id)`` its ways to the internet side, by access point that
     has its own, the common one under ""; ``inside`` is the network that devices' connections end in, where
     there is one;
     ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a gateway instance's addresses

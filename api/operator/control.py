@@ -116,7 +116,7 @@ class ControlServices:
     gateways: Callable[[], dict[str, int]]
     """Of each gateway instance held, how many sessions are open."""
     fences: Callable[[], dict[str, int]]
-    """Of each, the fence of its tenure: whoever tells a higher one holds it now."""
+    """Of each, the fence of its lease term: whoever tells a higher one holds it now."""
     readiness: Callable[[str], Readiness]
     places: Callable[[], dict[str, str]]
     """Of each gateway instance that it could hold, how it is with it."""

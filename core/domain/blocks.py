@@ -44,7 +44,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockOwner:
-    """A gateway instance, and the fence of the tenure that took the block."""
+    """A gateway instance, and the fence of the lease term that took the block."""
 
     gateway_id: str
     fence: int

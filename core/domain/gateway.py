@@ -19,7 +19,7 @@ class GatewayLease(Lease, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class AddressHolder:
-    """Which session has a static address, since when, and in which tenure of its gateway it took it.
+    """Which session has a static address, since when, and in which lease term of its gateway it took it.
 
     With ``rests_until`` it has it no longer, and until then no other SIM may.
     """

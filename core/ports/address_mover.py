@@ -1,8 +1,8 @@
 """Floating IP: a gateway instance's address moves to the host of the node that serves it.
 
-Rules: only whoever holds a tenure calls, and says for how long at most the address may stay without being
-brought again. So the address of a node that was killed or stands still goes when its tenure ends, not before
-somebody is there to take it away.
+Rules: only whoever holds a lease term calls, and says for how long at most the address may stay without being
+brought again. So the address of a node that was killed or stands still goes when its lease term ends, not
+before somebody is there to take it away.
 """
 
 from ipaddress import IPv4Address

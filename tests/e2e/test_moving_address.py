@@ -1,7 +1,7 @@
 """A gateway instance's address moves between two hosts of one network, and an SGSN on it goes on.
 
 Two nodes in network namespaces of their own over a real Cassandra. The one that holds the gateway is killed:
-its kernel still has the address, and takes it away when the tenure would have ended; the other one has
+its kernel still has the address, and takes it away when the lease term would have ended; the other one has
 announced it by then.
 """
 

@@ -80,7 +80,7 @@ def play(script: Callable[[OnHost], Awaitable[None]]) -> None:
     run_virtual(whole)
 
 
-def test_it_comes_before_the_socket_stays_with_the_tenure_and_goes_before_the_lease() -> None:
+def test_it_comes_before_the_socket_stays_with_the_lease_term_and_goes_before_the_lease() -> None:
     async def script(world: OnHost) -> None:
         await world.start_node()
         assert world.host.events == ["brought before the socket"]
@@ -97,7 +97,7 @@ def test_it_comes_before_the_socket_stays_with_the_tenure_and_goes_before_the_le
     play(script)
 
 
-def test_a_store_that_is_away_ends_the_address_with_the_tenure() -> None:
+def test_a_store_that_is_away_ends_the_address_with_the_lease_term() -> None:
     async def script(world: OnHost) -> None:
         await world.start_node()
         await asyncio.sleep(1)

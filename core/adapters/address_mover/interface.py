@@ -3,7 +3,7 @@
 Rules:
 
 - An address is added as a /32 beside what the interface has, with a lifetime that the kernel itself ends: a
-  process that was killed does not leave an address behind for longer than its tenure.
+  process that was killed does not leave an address behind for longer than its lease term.
 - Neighbours learn of the move at once, by ARP announcements (RFC 5227 §3); one may be lost, so they are
   repeated with the next calls.
 - The calls block for the kernel's answer, some 0.3 ms, so a thread makes them.

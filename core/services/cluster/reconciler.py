@@ -1,8 +1,8 @@
 """Reconciles the sessions of one gateway with their SIMs and groups, for calls that it missed.
 
-Rules: a tenure begins with a look at every SIM that has sessions; after that each is looked at once within
-``ROUND_S``, and those of a group soon after it changed. A SIM that could not be read is read again, and keeps
-nobody waiting; one that can never be read waits for the next round.
+Rules: a lease term begins with a look at every SIM that has sessions; after that each is looked at once
+within ``ROUND_S``, and those of a group soon after it changed. A SIM that could not be read is read again,
+and keeps nobody waiting; one that can never be read waits for the next round.
 """
 
 import asyncio

@@ -4,11 +4,11 @@ Rules:
 
 - What was read of the map of blocks counts only once this gateway has changed the map from just that state:
   whatever a holder before, or this node itself, still had under way can then never take effect.
-- Of the blocks that were there before a tenure, the open sessions keep their addresses; the rest is held back
-  until no promise of the holder before and no write of its can come. Where neither can ever come
-  (``held_back_s`` is 0) a tenure lends from them at once; else it lends from blocks that it took itself.
-- The first block that a tenure takes beside held ones is small, and each next one twice as large up to the
-  size configured: a node that starts again and again uses up little of the pool each time.
+- Of the blocks that were there before a lease term, the open sessions keep their addresses; the rest is held
+  back until no promise of the holder before and no write of its can come. Where neither can ever come
+  (``held_back_s`` is 0) a lease term lends from them at once; else it lends from blocks that it took itself.
+- The first block that a lease term takes beside held ones is small, and each next one twice as large up to
+  the size configured: a node that starts again and again uses up little of the pool each time.
 - A block is of one pool: what is lent under an access point with a pool of its own is of no other. A block
   that is in none any more, for the configuration changed, keeps its open sessions and is lent from no more.
 - The next block is taken before the last one is used up, so that an attach waits for no store; a block that

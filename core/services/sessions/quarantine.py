@@ -85,7 +85,7 @@ class UsageQuarantine:
             return True
 
     async def _begin(self, day: int) -> None:
-        """Another day, or a new tenure: what was kept of it is read once."""
+        """Another day, or a new lease term: what was kept of it is read once."""
         found = await self._usage.quarantined(day)
         self._day = day
         self._kept.clear()

@@ -1,4 +1,4 @@
-"""Taking a gateway's sessions back at the beginning of a tenure.
+"""Taking a gateway's sessions back at the beginning of a lease term.
 
 Rules: a session that is read back is reinstalled and handed to its front end before anybody is answered; one
 whose address is another's now ends, and leaves that address alone. What the holder before had under way, and
@@ -19,7 +19,7 @@ from core.services.sessions.common import Common
 AT_ONCE = 1_000
 """So many sessions are read back before the lease may be renewed and others have their turn: some 30 ms."""
 LATE_S = 60.0
-"""A write of the holder before, under way when this tenure began, has arrived by then or never does."""
+"""A write of the holder before, under way when this lease term began, has arrived by then or never does."""
 
 
 class SessionRecovery:
@@ -52,7 +52,7 @@ class SessionRecovery:
 
         ``settle`` is told which addresses are in use, makes sure of them and tells which cannot be kept.
         Unless ``is_resumed`` another node held them meanwhile: what was counted here before is reported once
-        more, as it stood, and they are counted on from zero in this tenure's epoch.
+        more, as it stood, and they are counted on from zero in this lease term's epoch.
         """
         if not is_resumed:
             await self._usage.settle_orphans(())

@@ -10,7 +10,7 @@ Rules (RFC 2866 §5.3, RFC 2869 §5.1):
 - What goes beyond its ceiling, the most that can have been carried since the last durable report, is not
   recorded; a later report that does not is.
 - A day ends only when all that may have been stored for it is known to be: also what a dead holder had under
-  way, which may arrive for ``late_s`` after this tenure began. What is read before then is read again.
+  way, which may arrive for ``late_s`` after this lease term began. What is read before then is read again.
 """
 
 import asyncio
@@ -98,7 +98,9 @@ class ReportedUsage:
             if total == counted.total:
                 return True
             now, now_s = self._clock.now(), self._clock.monotonic()
-            known = counted.tried  # what a tenure before this one stored, or a try of this one, is paid for
+            known = (
+                counted.tried
+            )  # what a lease term before this one stored, or a try of this one, is paid for
             paid_until = counted.paid_until + _busy_s(known.highest(total) - known, ceiling)
             if paid_until > now_s + SLACK_S:
                 return False

@@ -5,7 +5,7 @@ Rules:
 - A session names itself in the address's row before it is written, under a condition, and takes its name out
   after its end is durable: so the row of an open session names it, whatever dies in between.
 - Whoever finds another session named has it ended first. One that is not there was never written, or is over;
-  until no write of it can come any more the address is refused. Only its own tenure knows at once.
+  until no write of it can come any more the address is refused. Only its own lease term knows at once.
 - An address that another SIM had rests before it is given out. No SIM gets another address instead.
 """
 
@@ -116,7 +116,9 @@ class StaticAddresses:
         self._forget(session)
 
     async def abandon(self, session: Session) -> None:
-        """The session was not written: whoever finds it named in this tenure may go on, though that stays."""
+        """The session was not written: whoever finds it named in this lease term may go on, though that
+        stays.
+        """
         self._forget(session)
         with suppress(Unavailable):
             await self.release(session)

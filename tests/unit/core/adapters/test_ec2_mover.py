@@ -168,7 +168,7 @@ async def test_a_call_of_the_last_holder_that_comes_late_is_made_good(
     monkeypatch.setattr(ec2, "LOOK_S", 0.0)
     async with stage.instance(FIRST) as first, stage.instance(SECOND) as second:
         await second.bring(ADDRESS, lasting_s=12)
-        await first.bring(ADDRESS, lasting_s=12)  # its tenure is over, but EC2 has its call only now
+        await first.bring(ADDRESS, lasting_s=12)  # its lease term is over, but EC2 has its call only now
         await second.bring(ADDRESS, lasting_s=12)
         assert "10.0.1.101" in stage.region.addresses["eni-2"]
         stage.region.is_metadata_off = True

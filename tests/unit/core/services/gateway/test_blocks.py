@@ -225,7 +225,7 @@ def test_a_pool_that_is_used_up_refuses_until_another_gives_back() -> None:
     play(script)
 
 
-def test_a_tenure_lends_from_a_fresh_block_and_from_the_old_ones_later() -> None:
+def test_a_lease_term_lends_from_a_fresh_block_and_from_the_old_ones_later() -> None:
     async def script(stage: Stage) -> None:
         first, _ = await stage.gateway("vg-1", runs=False)
         lent = first.lease_address()

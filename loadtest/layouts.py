@@ -22,7 +22,7 @@ HELD_S = 20.0
 Gateways = Mapping[str, tuple[str, ...]]
 """Virtual gateways and their protocols."""
 Nodes = Mapping[str, tuple[str, str]]
-"""Nodes: their roles and their home gateway, both as in the environment."""
+"""Nodes: their roles and their preferred gateway, both as in the environment."""
 EACH_ROLE: Nodes = {
     "gateway-1": ("gateway", "vg-1"),
     "gateway-2": ("gateway", "vg-2"),
@@ -171,13 +171,13 @@ def spread(
                 **environment,
                 "AIRLOOM_NODE__NAME": name,
                 "AIRLOOM_NODE__ROLES": roles,
-                **({"AIRLOOM_NODE__HOME": home} if home else {}),
+                **({"AIRLOOM_NODE__PREFERRED_GATEWAYS": preferred} if preferred else {}),
                 "AIRLOOM_CONTROL__SECRET": secret,
                 "AIRLOOM_GATEWAY__INSTANCES": json.dumps(instances),
                 "AIRLOOM_EDGE__NODES": ",".join(edges),
             },
         )
-        for name, (roles, home) in nodes.items()
+        for name, (roles, preferred) in nodes.items()
     }
 
     def first(role: str) -> Served:

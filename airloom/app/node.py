@@ -75,7 +75,9 @@ class Node:
             contact=config.control.contact,
             folder_id=world.folder_id,
             lease_ids=own,
-            home=[each for each in own if each in config.node.home] if config.node.home else own,
+            preferred=[each for each in own if each in config.node.preferred_gateways]
+            if config.node.preferred_gateways
+            else own,
             make=self._make_held,
             settle_left=partial(settle_left, config, adapters),
             faults=self.faults,
@@ -125,7 +127,7 @@ class Node:
         """Where packets for the platform go; whoever wants to see them puts itself here before ``start``."""
 
     async def start(self) -> int:
-        """Begin the work of the home gateways; how many sessions were read back."""
+        """Begin the work of the preferred gateways; how many sessions were read back."""
         if self.connections is not None:
             await self._serve_connections(self.connections)
         return await self.coordinator.start()
@@ -403,10 +405,13 @@ class Node:
 def _sought(config: Config, mover: AddressMover) -> list[str]:
     """The gateway instances that this node could hold; raises ``ConfigurationError`` for other homes."""
     sought = [each.id for each in config.holdable if all(map(mover.may_bring, each.addresses))]
-    beyond = {each.id for each in config.holdable if each.id in config.node.home}.difference(sought)
+    beyond = {each.id for each in config.holdable if each.id in config.node.preferred_gateways}.difference(
+        sought
+    )
     if beyond or (config.holdable and not sought):
         raise ConfigurationError(
-            f"node.home: the address of {', '.join(sorted(beyond)) or 'every gateway instance'} is not in"
+            f"node.preferred_gateways: the address of"
+            f" {', '.join(sorted(beyond)) or 'every gateway instance'} is not in"
             f" the subnet of {config.gateway.address_interface}; set gateways of this node's subnet"
         )
     return sought

@@ -88,9 +88,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _check(self) -> "Config":
         known = [each.id for each in self.gateway.held]
-        if unknown := set(self.node.home) - set(known):
+        if unknown := set(self.node.preferred_gateways) - set(known):
             raise ValueError(
-                f"node.home: {', '.join(sorted(unknown))}: no such gateway instance; known:"
+                f"node.preferred_gateways: {', '.join(sorted(unknown))}: no such gateway instance; known:"
                 f" {', '.join(known)}"
             )
         if len(known) > 1 and self.radius.address is not None:
@@ -111,9 +111,11 @@ class Config(Section):
         return self
 
     def _check_holdable(self) -> None:
-        wanted = [each for each in self.gateway.held if each.id in self.node.home] or self.gateway.held
+        wanted = [
+            each for each in self.gateway.held if each.id in self.node.preferred_gateways
+        ] or self.gateway.held
         lacking = [(each, roles) for each in wanted if (roles := self._lacking(each))]
-        if len(lacking) == len(wanted) or (self.node.home and lacking):
+        if len(lacking) == len(wanted) or (self.node.preferred_gateways and lacking):
             each, roles = lacking[0]
             raise ValueError(
                 f"node.roles: {each.id} has the protocols {', '.join(sorted(self.protocols_of(each)))}, so a"

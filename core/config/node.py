@@ -22,15 +22,15 @@ class NodeConfig(Section):
 
     ``roles``: ``gateway`` and ``aaa`` hold gateway instances, those with the protocol ``gtp`` and those with
     the protocol ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer
-    API; ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them. ``home``
-    are the gateway instances that this node takes when it starts (empty: all); any other it takes when its
-    holder is gone.
+    API; ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them.
+    ``preferred_gateways`` are the gateway instances that this node takes when it starts (empty: all); any
+    other it takes when its holder is gone.
     """
 
     name: Name = "node-1"
     data_dir: Path = Path("var")
     roles: Annotated[tuple[Role, ...], Field(min_length=1)] = ROLES
-    home: tuple[Name, ...] = ()
+    preferred_gateways: tuple[Name, ...] = ()
 
     @field_validator("roles", mode="before")
     @classmethod

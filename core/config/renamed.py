@@ -9,6 +9,7 @@ RENAMED: Mapping[str, str] = {
     "gateway.doors": "gateway.protocols",
     "gateway.instances.doors": "gateway.instances.protocols",
     "gateway.virtual": "gateway.instances",
+    "node.home": "node.preferred_gateways",
 }
 """Present keys by earlier ones, both from the section on, no item numbers: ``gateway.peers.name``."""
 

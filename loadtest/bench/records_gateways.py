@@ -118,7 +118,7 @@ def _gateways(folder: Path, address: CassandraAddress) -> list[Served]:
                 "AIRLOOM_STORE__KEYSPACE": address.keyspace,
                 "AIRLOOM_NODE__NAME": name,
                 "AIRLOOM_NODE__ROLES": "gateway",
-                "AIRLOOM_NODE__HOME": f"vg-{number}",
+                "AIRLOOM_NODE__PREFERRED_GATEWAYS": f"vg-{number}",
                 "AIRLOOM_CONTROL__PORT": str(free_tcp_port("127.0.0.1", 0)),
                 "AIRLOOM_CONTROL__SECRET": SECRET,
                 "AIRLOOM_GATEWAY__INSTANCES": json.dumps(instances),

@@ -216,7 +216,11 @@ def readiness(place: Place) -> Outcome:
         {"id": "vg-1", "address": place.address(1), "protocols": ["radius"]},
         {"id": "vg-2", "address": place.address(2), "protocols": ["gtp"]},
     ]
-    settings = {"GATEWAY__INSTANCES": json.dumps(gateways), "NODE__HOME": '["vg-1"]', "GATEWAY__ADDRESS": ""}
+    settings = {
+        "GATEWAY__INSTANCES": json.dumps(gateways),
+        "NODE__PREFERRED_GATEWAYS": '["vg-1"]',
+        "GATEWAY__ADDRESS": "",
+    }
     settings |= place.nases(**{NAS_SECRET: 3})
     with place.peer(2) as other, place.node(**settings) as node:  # the other has the ports of vg-2
         time.sleep(4)

@@ -201,7 +201,7 @@ class SimulatedNode:
             owner=name,
             contact=self.contact,
             lease_ids=gateways,
-            home=gateways[here.index(name) :: len(here)],
+            preferred=gateways[here.index(name) :: len(here)],
             make=lambda term, _: SimulatedWorker(world, name, term, core),
             settle_left=_nothing_left,
             faults=Faults(clock=world.clock),

@@ -40,7 +40,7 @@ PROBE_S, GAP_S_MAX, KERNEL_S = 0.02, 3.0, 3.0
 
 
 def node(segment: Segment, number: int, folder: Path, store: dict[str, str]) -> Served:
-    name, (home, address) = f"node-{number + 1}", list(GATEWAYS.items())[number]
+    name, (preferred, address) = f"node-{number + 1}", list(GATEWAYS.items())[number]
     instances = [
         {"id": each, "address": at, "ue_pool": f"10.{128 + place}.0.0/16"}
         for place, (each, at) in enumerate(GATEWAYS.items())
@@ -55,7 +55,7 @@ def node(segment: Segment, number: int, folder: Path, store: dict[str, str]) -> 
             **store,
             "AIRLOOM_NODE__NAME": name,
             "AIRLOOM_NODE__ROLES": "gateway,edge,api" if number else "gateway,edge",
-            "AIRLOOM_NODE__HOME": home,
+            "AIRLOOM_NODE__PREFERRED_GATEWAYS": preferred,
             "AIRLOOM_CONTROL__HOST": Segment.HOSTS[number],
             "AIRLOOM_CONTROL__SECRET": SECRET,
             "AIRLOOM_GATEWAY__INSTANCES": json.dumps(instances),

@@ -327,7 +327,7 @@ def _contact(name: str) -> str:
 def _config(name: str) -> Config:
     return Config.model_validate(
         {
-            "node": {"name": name, "roles": ["gateway", "aaa"], "home": [NODES[name]]},
+            "node": {"name": name, "roles": ["gateway", "aaa"], "preferred_gateways": [NODES[name]]},
             "control": {"secret": "the secret of all nodes", "port": 9_000 + int(name[-1])},
             "gateway": {
                 "static_pool": str(STATIC_POOL),
@@ -401,7 +401,7 @@ class EmbeddedStage(Stage):
 
     def _config_of(self, name: str) -> Config:
         config = _config(name).model_dump(mode="json") | {"radius": {}}
-        config["node"]["home"] = []
+        config["node"]["preferred_gateways"] = []
         config["control"] = {}
         config["gateway"]["instances"] = config["gateway"]["instances"][:1]
         return Config.model_validate(config)

@@ -129,7 +129,7 @@ def test_a_home_whose_address_cannot_be_here_is_refused() -> None:
     async def script(world: OnHost) -> None:
         world.host.is_possible = False
         with pytest.raises(
-            ConfigurationError, match=r"node.home: the address of every gateway instance is not"
+            ConfigurationError, match=r"node.preferred_gateways: the address of every gateway instance is not"
         ):
             await world.start_node()
 

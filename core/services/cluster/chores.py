@@ -58,7 +58,7 @@ class Chores:
             contact=contact,
             folder_id=folder_id,
             lease_ids=[_PREFIX + name for name in steps],
-            home=(),
+            preferred=(),
             make=self._make,
             settle_left=_nothing_left,
             faults=faults,

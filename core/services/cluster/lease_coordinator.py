@@ -74,7 +74,7 @@ class _HandedOver(Exception):
 
 
 class LeaseCoordinator(Generic[L, W]):
-    """The leases of one kind that one node could hold, ``lease_ids``, of which it holds ``home`` first.
+    """The leases of one kind that one node could hold, ``lease_ids``, of which it holds ``preferred`` first.
 
     ``make(term, before)`` makes what works for a lease; ``before`` is the lease as it was.
     ``settle_left`` is awaited when another node turns out to hold one: what was counted here for it is made
@@ -93,7 +93,7 @@ class LeaseCoordinator(Generic[L, W]):
         contact: str,
         folder_id: str = "",
         lease_ids: Sequence[str],
-        home: Collection[str],
+        preferred: Collection[str],
         make: Callable[[LeaseTerm[L], L | None], W],
         settle_left: Callable[[str], Awaitable[None]],
         faults: Faults,
@@ -103,7 +103,7 @@ class LeaseCoordinator(Generic[L, W]):
     ) -> None:
         self._faults = faults
         self._owner = owner
-        self._home = frozenset(home)
+        self._preferred = frozenset(preferred)
         self._make = make
         self._loop = loop
         self._words = words
@@ -119,7 +119,7 @@ class LeaseCoordinator(Generic[L, W]):
             clock=clock,
             node=LeaseHolder(owner, contact, folder_id),
             slots=self._slots,
-            home=self._home,
+            preferred=self._preferred,
             settle_left=settle_left,
             faults=faults,
         )
@@ -157,7 +157,7 @@ class LeaseCoordinator(Generic[L, W]):
         recovered = 0
         keeping: list[asyncio.Task[None]] = []
         try:
-            for lease_id in sorted(self._home):
+            for lease_id in sorted(self._preferred):
                 slot = self._slots[lease_id]
                 before = await self._seeker.take_first(slot)
                 if slot.term is not None:

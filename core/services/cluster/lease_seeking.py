@@ -42,7 +42,7 @@ LOOK_S_MAX = 10.0
 STILL_S = 3 * RENEW_S
 """A lease that stood so long may soon be free."""
 RELEASED_S = 1.0
-"""A released lease waits so long for its home node."""
+"""A released lease waits so long for its preferred node."""
 RETRY_S = 1.0
 RENEWED_WITHIN_S = 3.0
 """A living holder renews its lease within so long, unless its store is slow."""
@@ -97,7 +97,7 @@ class LeaseSeeker(Generic[L, W]):
         clock: Clock,
         node: LeaseHolder,
         slots: Mapping[str, LeaseSlot[L, W]],
-        home: Collection[str],
+        preferred: Collection[str],
         settle_left: Callable[[str], Awaitable[None]],
         faults: Faults,
     ) -> None:
@@ -107,7 +107,7 @@ class LeaseSeeker(Generic[L, W]):
         self._clock = clock
         self._node = node
         self._slots = slots
-        self._home = frozenset(home)
+        self._preferred = frozenset(preferred)
         self._settle_left = settle_left
         self._faults = faults
         self._held_by: Counter[str] = Counter()
@@ -205,9 +205,9 @@ class LeaseSeeker(Generic[L, W]):
         return now - seen.free_since >= self._turn_s(slot)
 
     async def _is_free(self, slot: LeaseSlot[L, W], lease: L | None, stood_s: float) -> bool:
-        is_home = slot.lease_id in self._home
+        is_preferred = slot.lease_id in self._preferred
         if lease is None or lease.is_released:
-            return is_home or stood_s > RELEASED_S
+            return is_preferred or stood_s > RELEASED_S
         if self._is_own(lease) or stood_s > GONE_AFTER_S:
             return True
         if self._is_twin(lease):
@@ -215,7 +215,7 @@ class LeaseSeeker(Generic[L, W]):
         self._peers.watch(lease.contact)
         if await self._peers.is_dead(lease.contact):
             return True
-        if is_home and all(each.state in _AT_REST for each in self._slots.values()):
+        if is_preferred and all(each.state in _AT_REST for each in self._slots.values()):
             slot.step(LeaseEvent.CLAIMED)
             await self._peers.hand_over(lease.contact, slot.lease_id)
             slot.look_now.set()
@@ -224,7 +224,7 @@ class LeaseSeeker(Generic[L, W]):
     def _turn_s(self, slot: LeaseSlot[L, W]) -> float:
         """How long this node lets others go before it takes a free lease; none where there are none."""
         others = [held for holder, held in self._others().items() if holder != slot.holder]
-        if not others or slot.lease_id in self._home:
+        if not others or slot.lease_id in self._preferred:
             return 0.0
         mine = sum(each.state is not LeaseState.SEEKING for each in self._slots.values())
         surplus_s = SURPLUS_S * max(0.0, mine - sum(others) / len(others))
@@ -235,7 +235,7 @@ class LeaseSeeker(Generic[L, W]):
         if seen.free_since is not None:
             left_s = seen.free_since + self._turn_s(slot) - now
             return min(LOOK_S, left_s) if left_s > 0 else LOOK_S
-        if slot.lease_id in self._home or not slot.contact or now - seen.since > STILL_S:
+        if slot.lease_id in self._preferred or not slot.contact or now - seen.since > STILL_S:
             return LOOK_S
         return min(LOOK_S * len(self._others()), LOOK_S_MAX) * (0.5 + self._lot(slot) / 2)
 

@@ -105,7 +105,13 @@ class Node:
     """One node over the shared store. Implements ``Peers`` for itself."""
 
     def __init__(
-        self, stage: Stage, name: str, home: tuple[str, ...], *, folder: str = "", contact: str | None = None
+        self,
+        stage: Stage,
+        name: str,
+        preferred: tuple[str, ...],
+        *,
+        folder: str = "",
+        contact: str | None = None,
     ) -> None:
         self.stage, self.name = stage, name
         self.contact = f"http://{name}" if contact is None else contact
@@ -122,7 +128,7 @@ class Node:
             contact=self.contact,
             folder_id=folder or f"folder of {name}",
             lease_ids=GATEWAYS,
-            home=home,
+            preferred=preferred,
             make=lambda term, before: FakeWorker(stage, name, term, before),
             settle_left=self.settle_left,
             faults=Faults(clock=stage.clock, tell=stage.told.append),
@@ -175,12 +181,12 @@ class Node:
 
 
 def play(script: Callable[[Stage], Awaitable[None]]) -> Stage:
-    """Two nodes with a home gateway each, then the script; never two owners."""
+    """Two nodes with a preferred gateway each, then the script; never two owners."""
 
     async def whole() -> Stage:
         stage = Stage(VirtualClock(datetime(2026, 11, 30, tzinfo=UTC)))
-        for name, home in (("node-1", ("vg-1",)), ("node-2", ("vg-2",))):
-            stage.nodes[name] = Node(stage, name, home)
+        for name, preferred in (("node-1", ("vg-1",)), ("node-2", ("vg-2",))):
+            stage.nodes[name] = Node(stage, name, preferred)
             await stage.nodes[name].begin()
         await asyncio.sleep(1)
         assert (stage.owner("vg-1"), stage.owner("vg-2")) == ("node-1", "node-2")
@@ -444,7 +450,7 @@ def test_a_hand_over_ends_though_the_same_node_takes_the_gateway_again_at_once()
         fence = one.coordinator.held["vg-1"].term.lease.fence
         async with asyncio.timeout(60):
             await one.coordinator.hand_over("vg-1")
-        assert stage.owner("vg-1") == "node-1", "it is at home here"
+        assert stage.owner("vg-1") == "node-1", "it is preferred here"
         assert one.coordinator.held["vg-1"].term.lease.fence > fence
 
     play(script)

@@ -66,7 +66,7 @@ class Bench:
             owner="node-1",
             contact="",
             lease_ids=["vg-1"],
-            home=["vg-1"],
+            preferred=["vg-1"],
             make=lambda _term, _before: self.worker,
             settle_left=nothing_left,
             faults=Faults(clock=self.clock),

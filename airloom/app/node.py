@@ -23,10 +23,10 @@ from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.store import Quarantined
 from core.ports.user_plane import PacketSink
-from core.services.cluster.chores import Chores, Step
 from core.services.cluster.control import ClusterControl
 from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
 from core.services.cluster.lease_coordinator import LeaseCoordinator
+from core.services.cluster.singleton_jobs import Chores, Step
 from core.services.customers.metadata import DeviceMetadata
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.metering.folding import UsageFolder

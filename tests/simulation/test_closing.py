@@ -23,7 +23,7 @@ from core.domain.months import end_of
 from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
-from core.services.cluster.chores import Step
+from core.services.cluster.singleton_jobs import Step
 from core.services.metering.folding import UsageFolder
 from core.services.running.audit import AuditTrail
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual

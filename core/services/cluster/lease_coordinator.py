@@ -7,7 +7,8 @@ Rules:
 - A worker begins with its term and ends with it; what ends one leaves the others alone. One that a fault of
   ours ended is begun again, after a pause that grows until another node takes its lease.
 - What is leased is the caller's: gateway instances, and jobs that one node does for all
-  (``core.services.cluster.chores``). It makes the worker, and says in its own words what an operator reads.
+  (``core.services.cluster.singleton_jobs``). It makes the worker, and says in its own words what an operator
+  reads.
 """
 
 import asyncio

@@ -16,9 +16,9 @@ from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, day_af
 from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.store import FOLDING_FRESH_S
-from core.services.cluster.chores import Chores
 from core.services.cluster.lease_seeking import GONE_AFTER_S
 from core.services.cluster.lease_seeking import LOOK_S as LEASE_LOOK_S
+from core.services.cluster.singleton_jobs import Chores
 from core.services.gateway.lease_term import LEASE_S
 from core.services.metering import folding as folding_module
 from core.services.metering.folding import BACK, LOOK_S, SEAL_S, UsageFolder

@@ -170,11 +170,11 @@ class Metric(Enum):
         (),
     )
     USAGE_REPORTS = ("airloom_usage_reports", "counter", "Usage reports made durable", ())
-    CHORE_STEPS = (
-        "airloom_chore_steps",
+    SINGLETON_JOB_STEPS = (
+        "airloom_singleton_job_steps",
         "counter",
         "Steps of singleton jobs that this node ran, by outcome",
-        ("chore", "outcome"),
+        ("job", "outcome"),
     )
     DAYS_FOLDED = ("airloom_days_folded", "counter", "Days of usage rolled up, one per IMSI", ())
     FOLD_DAYS_BEHIND = (

@@ -24,13 +24,13 @@ def make_telemetry(node: Node, guesses: Guesses) -> Telemetry:
     telemetry.watch_each(
         Metric.TRANSITIONS_REFUSED, lambda: node.coordinator.refused, machine="gateway_lease"
     )
-    telemetry.watch_each(Metric.TRANSITIONS_REFUSED, lambda: node.chores.refused, machine="job_lease")
+    telemetry.watch_each(Metric.TRANSITIONS_REFUSED, lambda: node.singleton_jobs.refused, machine="job_lease")
     _watch_gateways(telemetry, node)
     _watch_gtp(telemetry, node)
     _watch_radius(telemetry, node)
     _watch_stream(telemetry, node)
     _watch_edge(telemetry, node)
-    _watch_chores(telemetry, node)
+    _watch_singleton_jobs(telemetry, node)
     return telemetry
 
 
@@ -132,9 +132,9 @@ def _watch_edge(telemetry: Telemetry, node: Node) -> None:
         )
 
 
-def _watch_chores(telemetry: Telemetry, node: Node) -> None:
-    for chore, outcomes in node.chores.outcomes.items():
-        telemetry.watch_each(Metric.CHORE_STEPS, partial(_same, outcomes), chore=chore)
+def _watch_singleton_jobs(telemetry: Telemetry, node: Node) -> None:
+    for job, outcomes in node.singleton_jobs.outcomes.items():
+        telemetry.watch_each(Metric.SINGLETON_JOB_STEPS, partial(_same, outcomes), job=job)
     telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
     telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
     telemetry.watch(Metric.MONTHS_CLOSED, lambda: float(node.closer.closed))

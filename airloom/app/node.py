@@ -26,7 +26,7 @@ from core.ports.user_plane import PacketSink
 from core.services.cluster.control import ClusterControl
 from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
 from core.services.cluster.lease_coordinator import LeaseCoordinator
-from core.services.cluster.singleton_jobs import Chores, Step
+from core.services.cluster.singleton_jobs import SingletonJobs, Step
 from core.services.customers.metadata import DeviceMetadata
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.metering.folding import UsageFolder
@@ -101,7 +101,7 @@ class Node:
         )
         self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
         self.closer = self._make_closer()
-        self.chores = Chores(
+        self.singleton_jobs = SingletonJobs(
             leases=world.store.job_leases,
             peers=world.peers,
             clock=world.clock,
@@ -109,7 +109,7 @@ class Node:
             contact=config.control.contact,
             folder_id=world.folder_id,
             faults=self.faults,
-            steps=self._chores() if "meter" in config.node.roles else {},
+            steps=self._singleton_jobs() if "meter" in config.node.roles else {},
         )
         self.answer_budget = AnswerBudget()
         self.metadata = DeviceMetadata(store=world.store.bulk)
@@ -159,7 +159,7 @@ class Node:
             yield "tariff", self._store_tariff
         if "meter" in roles:
             yield MESSAGE_METER, self.consumer.run
-            yield "chores", self.chores.run
+            yield "singleton-jobs", self.singleton_jobs.run
 
     async def _report_damage(self) -> None:
         """What was found when the stream was opened; raises ``Unavailable``, to be asked again."""
@@ -195,16 +195,16 @@ class Node:
         return sorted(keys)
 
     async def drain(self) -> None:
-        """Hand over every gateway and every chore, and take nothing any more."""
+        """Hand over every gateway and every singleton job, and take nothing any more."""
         await self.coordinator.drain()
-        await self.chores.drain()
+        await self.singleton_jobs.drain()
 
     async def aclose(self) -> None:
         """Take nothing in any more; sessions stay open, and slot tables keep what was not reported."""
         if self.connections is not None:
             await self.connections.aclose()
         await self.coordinator.aclose()
-        await self.chores.aclose()
+        await self.singleton_jobs.aclose()
 
     async def _store_tariff(self) -> None:
         """The configured tariff is in force from the start of the node on, whoever reads a bill."""
@@ -288,7 +288,7 @@ class Node:
             self._tell(f"{own.id}: {held.lost_counts}")
         return held
 
-    def _chores(self) -> Mapping[str, Step]:
+    def _singleton_jobs(self) -> Mapping[str, Step]:
         return {"fold": self.folder.step, "bills": self.closer.step}
 
     def _make_closer(self) -> MonthCloser:

@@ -171,7 +171,7 @@ NAS_RESTART = Table(
 )
 """A repeat of an Accounting-On or -Off, by whomever, is known by its authenticator, in hex."""
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
-"""Leases of gateway instances and of chores; and of each node a row that shows that the store takes
+"""Leases of gateway instances and of singleton jobs; and of each node a row that shows that the store takes
 writes."""
 UE_BLOCK = Table(
     "ue_block",

@@ -21,7 +21,7 @@ from core.errors import Unavailable
 from core.ports.clock import Clock
 
 _NODE_PREFIX = "node/"
-"""No gateway instance is named so, and no chore."""
+"""No gateway instance is named so, and no singleton job."""
 
 
 class WideStore:

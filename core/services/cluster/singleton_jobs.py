@@ -2,11 +2,12 @@
 
 Rules:
 
-- A chore is named and done in steps. Whoever holds its lease does it; a holder that dies is replaced as that
-  of a gateway instance is (``core.services.cluster.lease_seeking``), and no step begins after the term.
+- A singleton job is named and done in steps. Whoever holds its lease does it; a holder that dies is replaced
+  as that of a gateway instance is (``core.services.cluster.lease_seeking``), and no step begins after the
+  term.
 - A step is bounded, and doing it again changes nothing: it may be cut off at any point.
 - A step that the store would not let through is tried again. One that a fault of ours ended
-  is tried again after a pause that grows; other chores go on.
+  is tried again after a pause that grows; other singleton jobs go on.
 """
 
 import asyncio
@@ -31,8 +32,8 @@ Step = Callable[[], Awaitable[float]]
 """Does a piece and tells in how many seconds to come again; raises ``Unavailable``, ``StaleVersion``."""
 
 
-class Chores:
-    """The chores of one node, by name. ``outcomes`` counts the steps ``done`` and ``failed`` here."""
+class SingletonJobs:
+    """The singleton jobs of one node, by name. ``outcomes`` counts the steps ``done`` and ``failed`` here."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Chores:
 
     @property
     def held(self) -> frozenset[str]:
-        """The chores that this node does now."""
+        """The singleton jobs that this node does now."""
         return frozenset(lease_id.removeprefix(_PREFIX) for lease_id in self._coordinator.held)
 
     @property
@@ -93,7 +94,9 @@ class Chores:
 
 
 class _Worker:
-    """One chore during one term. Implements ``LeaseWorker``: there is nothing to open, settle or close."""
+    """One singleton job during one term. Implements ``LeaseWorker``: there is nothing to open, settle or
+    close.
+    """
 
     def __init__(
         self, name: str, term: LeaseTerm[Lease], step: Step, outcomes: Counter[str], faults: Faults
@@ -137,4 +140,4 @@ class _Worker:
 
 
 async def _nothing_left(_: str) -> None:
-    """Another node holds the chore: nothing of it was kept here."""
+    """Another node holds the job: nothing of it was kept here."""

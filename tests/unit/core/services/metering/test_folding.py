@@ -18,7 +18,7 @@ from core.errors import Unavailable
 from core.ports.store import FOLDING_FRESH_S
 from core.services.cluster.lease_seeking import GONE_AFTER_S
 from core.services.cluster.lease_seeking import LOOK_S as LEASE_LOOK_S
-from core.services.cluster.singleton_jobs import Chores
+from core.services.cluster.singleton_jobs import SingletonJobs
 from core.services.gateway.lease_term import LEASE_S
 from core.services.metering import folding as folding_module
 from core.services.metering.folding import BACK, LOOK_S, SEAL_S, UsageFolder
@@ -273,7 +273,8 @@ def test_lives_and_windows() -> None:
     assert [day_after(day) for day in (20261231, 20280228, 20261130)] == [20270101, 20280229, 20261201]
 
 
-# -- chores -------------------------------------------------------------------------------------------
+# -- singleton jobs
+# -------------------------------------------------------------------------------------------
 
 
 class CutOffEngine(MemoryEngine):
@@ -288,7 +289,7 @@ class CutOffEngine(MemoryEngine):
 
 
 class Crew:
-    """Nodes that do one chore, and who does it at any moment."""
+    """Nodes that do one job, and who does it at any moment."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
@@ -299,7 +300,7 @@ class Crew:
         self.is_away = False
         self.engines: dict[str, CutOffEngine] = {}
 
-    def chores(self, name: str) -> Chores:
+    def singleton_jobs(self, name: str) -> SingletonJobs:
         async def step() -> float:
             self.at_work.add(name)
             if len(self.at_work) > 1:
@@ -315,7 +316,7 @@ class Crew:
 
         self.engines[name] = CutOffEngine(disk=self.disk, clock=self.clock)
         store = WideStore(engine=self.engines[name], clock=self.clock)
-        return Chores(
+        return SingletonJobs(
             leases=store.job_leases,
             peers=NoPeers(),
             clock=self.clock,
@@ -326,10 +327,10 @@ class Crew:
         )
 
 
-def test_one_node_does_a_chore_and_another_when_it_dies() -> None:
+def test_one_node_does_a_job_and_another_when_it_dies() -> None:
     async def main() -> None:
         crew = Crew()
-        one, other = crew.chores("one"), crew.chores("other")
+        one, other = crew.singleton_jobs("one"), crew.singleton_jobs("other")
         running = asyncio.create_task(one.run())
         await asyncio.sleep(5)
         standing_by = asyncio.create_task(other.run())
@@ -350,7 +351,7 @@ def test_one_node_does_a_chore_and_another_when_it_dies() -> None:
 def test_who_can_renew_no_more_stops_before_another_begins() -> None:
     async def main() -> None:
         crew = Crew()
-        one, other = crew.chores("one"), crew.chores("other")
+        one, other = crew.singleton_jobs("one"), crew.singleton_jobs("other")
         running = [asyncio.create_task(one.run())]
         await asyncio.sleep(5)
         running.append(asyncio.create_task(other.run()))
@@ -371,10 +372,10 @@ def test_who_can_renew_no_more_stops_before_another_begins() -> None:
     run_virtual(main)
 
 
-def test_a_chore_is_handed_over_at_once_when_its_node_drains() -> None:
+def test_a_job_is_handed_over_at_once_when_its_node_drains() -> None:
     async def main() -> None:
         crew = Crew()
-        one, other = crew.chores("one"), crew.chores("other")
+        one, other = crew.singleton_jobs("one"), crew.singleton_jobs("other")
         running = [asyncio.create_task(one.run())]
         await asyncio.sleep(5)
         running.append(asyncio.create_task(other.run()))
@@ -393,7 +394,7 @@ def test_a_chore_is_handed_over_at_once_when_its_node_drains() -> None:
 def test_a_step_that_the_store_would_not_let_through_is_tried_again() -> None:
     async def main() -> None:
         crew = Crew()
-        one = crew.chores("one")
+        one = crew.singleton_jobs("one")
         running = asyncio.create_task(one.run())
         crew.is_away = True
         await asyncio.sleep(10)

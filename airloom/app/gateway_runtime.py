@@ -16,8 +16,8 @@ from core.ports.user_plane import PacketSink
 from core.services.cluster.lease_coordinator import LeaseWords
 from core.services.cluster.reconciler import Reconciler
 from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
-from core.services.gateway.blocks import LOOP as BLOCKS_LOOP
-from core.services.gateway.blocks import UeBlocks, start_all
+from core.services.gateway.address_blocks import LOOP as BLOCKS_LOOP
+from core.services.gateway.address_blocks import UeBlocks, start_all
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.metering.usage import UsageMeter
@@ -29,7 +29,7 @@ from core.services.sessions.idle import IdleSessions
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reported import ReportedUsage
 from core.services.sessions.service import Sessions
-from core.services.sessions.statics import EndAt, StaticAddresses
+from core.services.sessions.static_addresses import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions
 from core.services.streaming.relay import EventRelay
 from gtp.partners import Partner, Priority

@@ -11,8 +11,8 @@ from core.config.apn import APN_POOLS_MAX, OWN_KEYS, ApnConfig
 from core.config.base import DEVICE_CHARACTERS_MAX, Name, Port, Section, TunName, text
 from core.config.node import AccessProtocol
 from core.config.peers import PARTNERS_MAX, PeerConfig, RefusalConfig, demand_own_networks
+from core.domain.address_blocks import PREFIX_MAX
 from core.domain.apn import MTU_BYTES_DEFAULT, MTU_BYTES_MAX, NUMBER_BYTES, Apn
-from core.domain.blocks import PREFIX_MAX
 from core.domain.networks import Network, demand_apart
 from core.domain.pools import UePrefixes
 from core.domain.reasons import AttachRefusal

@@ -16,9 +16,9 @@ from ipaddress import IPv4Address
 from typing import Generic, Protocol, TypeVar
 
 from core.domain.account import AuthKey, Group, Operator
+from core.domain.address_blocks import Block, BlockMap, BlockOwner
 from core.domain.audit import AuditEntry
 from core.domain.billing import ClosedMonth, Closing, LateMark, Tariff
-from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import ShardLease
 from core.domain.gateway import AddressHolder, GatewayLease
 from core.domain.lease import Lease

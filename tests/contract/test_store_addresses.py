@@ -8,7 +8,7 @@ import pytest
 from core.adapters.store.engine import SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
 from core.adapters.store.rows import body_of
 from core.adapters.store.tables import SIM, STATIC_ADDRESS
-from core.domain.blocks import Block, BlockMap, BlockOwner
+from core.domain.address_blocks import Block, BlockMap, BlockOwner
 from core.domain.gateway import AddressHolder
 from core.domain.session import Resting, SessionEventKind
 from core.domain.values import replace

@@ -21,7 +21,7 @@ from loadtest.peers.nas import AccessDenied
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import APN
 from tests.node.test_radius_front_end import Script, Stage, played
-from tests.node.test_statics import STATIC, bind
+from tests.node.test_static_addresses import STATIC, bind
 
 COMMON, METERS = GatewayConfig().ue_pool, IPv4Network("10.64.0.0/24")
 COMMON_IPV6, METERS_IPV6 = IPv6Network("2001:db8::/41"), IPv6Network("2001:db8:4000::/56")

@@ -23,7 +23,7 @@ from loadtest.simulation.plan import SLOTS, Plan
 from loadtest.simulation.virtual import run_virtual
 from loadtest.simulation.world import GATEWAY, OPERATOR
 from tests.node.test_radius_front_end import Stage, played
-from tests.node.test_statics import bind
+from tests.node.test_static_addresses import bind
 from tests.support.gtp import create_elements, message, tlv, update_request
 
 BOTH = b"\xf1\x8d"

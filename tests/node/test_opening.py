@@ -15,7 +15,7 @@ from core.domain.session import Access, Nas, Session
 from core.errors import Refused, Unavailable
 from loadtest.simulation.world import APN
 from tests.node.test_radius_front_end import Stage, played
-from tests.node.test_statics import STATIC, attach, bind
+from tests.node.test_static_addresses import STATIC, attach, bind
 
 NOTHING = {"addresses": 0, "teids": 0}
 

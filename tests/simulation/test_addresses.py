@@ -31,8 +31,8 @@ from core.domain.requests import OpenSession, PeerTunnel
 from core.domain.session import Access, CloseReason, Nas, NasName, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
-from core.services.gateway.blocks import UeBlocks
-from core.services.sessions.statics import StaticAddresses
+from core.services.gateway.address_blocks import UeBlocks
+from core.services.sessions.static_addresses import StaticAddresses
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.simulation.faults import Incarnation
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual

@@ -1,9 +1,9 @@
 """All repositories over one engine."""
 
 from core.adapters.store.accounts import WideAccounts
+from core.adapters.store.address_blocks import WideBlocks
 from core.adapters.store.audit import WideAudit
 from core.adapters.store.bills import WideBills
-from core.adapters.store.blocks import WideBlocks
 from core.adapters.store.bulk import BulkEngine
 from core.adapters.store.engine import Batch, Engine, Put, microseconds
 from core.adapters.store.groups import WideGroups

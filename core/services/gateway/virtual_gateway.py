@@ -136,7 +136,9 @@ class GatewayInstance:
             pool.heed_lease()
 
     def is_static(self, address: IPv4Address) -> bool:
-        """Whether it is never lent, because it is some SIM's own (``core.services.sessions.statics``)."""
+        """Whether it is never lent, because it is some SIM's own
+        (``core.services.sessions.static_addresses``).
+        """
         return self._static_pool is not None and address in self._static_pool
 
     def claim_address(self, address: IPv4Address, imsi: str, of: IPv4Network | None = None) -> None:

@@ -19,7 +19,7 @@ from core.domain.values import replace
 from core.errors import Refused, StaleVersion
 from core.ports.clock import Clock
 from core.ports.store import Store
-from core.services.sessions.statics import StaticAddresses
+from core.services.sessions.static_addresses import StaticAddresses
 
 
 class Permission(Struct, frozen=True):

@@ -20,7 +20,7 @@ from core.services.running.locks import KeyedLocks
 from core.services.sessions.history import SessionHistory
 from core.services.sessions.index import SessionIndex
 from core.services.sessions.sharing import Sharing
-from core.services.sessions.statics import StaticAddresses
+from core.services.sessions.static_addresses import StaticAddresses
 
 
 class Common:

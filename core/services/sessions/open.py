@@ -30,7 +30,7 @@ from core.services.sessions.changes import handed_over, is_replaced
 from core.services.sessions.close import SessionCloser
 from core.services.sessions.common import Common
 from core.services.sessions.modify import SessionModifier
-from core.services.sessions.statics import demand_yielding
+from core.services.sessions.static_addresses import demand_yielding
 
 
 class SessionOpener:

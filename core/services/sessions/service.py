@@ -19,7 +19,7 @@ from core.services.sessions.history import SessionHistory
 from core.services.sessions.modify import SessionModifier
 from core.services.sessions.open import SessionOpener
 from core.services.sessions.recovery import SessionRecovery
-from core.services.sessions.statics import StaticAddresses
+from core.services.sessions.static_addresses import StaticAddresses
 
 
 class Sessions:

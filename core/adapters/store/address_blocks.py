@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from core.adapters.store.engine import SCAN_ROWS_MAX, Batch, Condition, Delete, Engine, Key, Put, Row
 from core.adapters.store.tables import UE_BLOCK
-from core.domain.blocks import Block, BlockMap, BlockOwner
+from core.domain.address_blocks import Block, BlockMap, BlockOwner
 
 _PARTITION: Key = ("ue",)
 _HEAD: Key = (-1,)

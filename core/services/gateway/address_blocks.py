@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
-from core.domain.blocks import PREFIX_MAX, Block, BlockMap, BlockOwner, first_free, prefix_within
+from core.domain.address_blocks import PREFIX_MAX, Block, BlockMap, BlockOwner, first_free, prefix_within
 from core.domain.pools import NEVER_LENT, AddressPool
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy

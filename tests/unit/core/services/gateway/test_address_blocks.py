@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
-from core.domain.blocks import Block, BlockOwner, first_free, prefix_within
+from core.domain.address_blocks import Block, BlockOwner, first_free, prefix_within
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.reasons import AttachRefusal
 from core.errors import Refused, Unavailable
-from core.services.gateway.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
+from core.services.gateway.address_blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.gateway.virtual_gateway import MORE_S, GatewayInstance
 from core.services.running.faults import Faults

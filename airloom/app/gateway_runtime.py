@@ -17,7 +17,7 @@ from core.services.cluster.lease_coordinator import LeaseWords
 from core.services.cluster.reconciler import Reconciler
 from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
 from core.services.gateway.address_blocks import LOOP as BLOCKS_LOOP
-from core.services.gateway.address_blocks import UeBlocks, start_all
+from core.services.gateway.address_blocks import AddressBlocks, start_all
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.metering.usage import UsageMeter
@@ -108,7 +108,9 @@ class GatewayRuntime:
         self._slots = world.open_slots(own.id)
         self.user_plane = self.make_user_plane()
         self.blocks = self.make_blocks(own, addresses)
-        self.apn_blocks = [self.make_blocks(own, pool, network) for network, pool in apn_pools.items()]
+        self.apn_address_blocks = [
+            self.make_blocks(own, pool, network) for network, pool in apn_pools.items()
+        ]
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
         common = self.sessions.common
@@ -135,7 +137,7 @@ class GatewayRuntime:
         """
         before, name = self._before, self._config.node.name
         is_own = before is None or before.is_of(name, self._world.folder_id)
-        settle = partial(start_all, (self.blocks, *self.apn_blocks))
+        settle = partial(start_all, (self.blocks, *self.apn_address_blocks))
         try:
             recovered = await self.sessions.recovery.recover(settle, is_resumed=is_own)
         except Refused as refusal:
@@ -174,7 +176,7 @@ class GatewayRuntime:
         yield "reconciler", self.reconciler.run
         yield "session-ends", self.sessions.closer.finish_unfinished
         yield "late-sessions", self.sessions.recovery.end_late
-        for blocks in (self.blocks, *self.apn_blocks):
+        for blocks in (self.blocks, *self.apn_address_blocks):
             yield BLOCKS_LOOP, blocks.run
         yield "usage-meter", self.usage.run
         yield "idle-sessions", self.make_idle().run
@@ -259,7 +261,7 @@ class GatewayRuntime:
 
     def make_blocks(
         self, own: GatewayInstanceConfig, pool: AddressPool, network: IPv4Network | None = None
-    ) -> UeBlocks:
+    ) -> AddressBlocks:
         """What finds the addresses that are lent, of an access point's ``network`` or of the common one.
 
         An Access-Accept may promise one until its time is over, and a write that nobody waits for any more
@@ -270,7 +272,7 @@ class GatewayRuntime:
         promised_s = config.radius.provisional_s if config.radius.clients else 0.0
         unknown_s = max(world.late_s, promised_s)
         held_back_s = unknown_s + config.gateway.quarantine_s if unknown_s else 0.0
-        return UeBlocks(
+        return AddressBlocks(
             blocks=world.store.blocks,
             pool=pool,
             gateway=self.gateway,
@@ -286,7 +288,7 @@ class GatewayRuntime:
             faults=self._faults,
         )
 
-    def make_statics(self) -> StaticAddresses:
+    def make_static_addresses(self) -> StaticAddresses:
         """What sees to it that a static address has one session."""
         return StaticAddresses(
             store=self._world.store,
@@ -313,7 +315,7 @@ class GatewayRuntime:
             gateway=self.gateway,
             user_plane=self.user_plane,
             usage=self.usage,
-            statics=self.make_statics(),
+            static_addresses=self.make_static_addresses(),
             clock=self._world.clock,
             entropy=self._world.entropy,
             apns=self._config.gateway.access_points,

@@ -268,6 +268,6 @@ async def _check_leaks(world: World) -> None:
         if count:
             world.findings.append(f"{count} {what} leaked")
     owners = (await world.node._world.store.blocks.read()).owners
-    lent_from = {network for each in (held.blocks, *held.apn_blocks) for network in each.lent_from}
+    lent_from = {network for each in (held.blocks, *held.apn_address_blocks) for network in each.lent_from}
     if {block.network for block in owners} != lent_from:
         world.findings.append(f"blocks {sorted(owners)} are owned, {sorted(lent_from)} lent from")

@@ -95,7 +95,7 @@ def test_an_access_point_whose_pool_is_used_up_is_refused_and_lends_from_no_othe
     async def script(stage: Stage) -> None:
         held = stage.node.held["vg-1"]
         pool, now = held.gateway._pools[METERS].addresses, stage.clock.monotonic()
-        for blocks in held.apn_blocks:
+        for blocks in held.apn_address_blocks:
             blocks._may_take_at = math.inf  # its network has no block left
         lent = [pool.lease(now) for _ in range(pool.unused(now))]
         for apn in ("meters", "more-meters"):

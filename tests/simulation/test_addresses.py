@@ -31,7 +31,7 @@ from core.domain.requests import OpenSession, PeerTunnel
 from core.domain.session import Access, CloseReason, Nas, NasName, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
-from core.services.gateway.address_blocks import UeBlocks
+from core.services.gateway.address_blocks import AddressBlocks
 from core.services.sessions.static_addresses import StaticAddresses
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.simulation.faults import Incarnation
@@ -460,7 +460,7 @@ class HastyGateway(GatewayRuntime):
 
     def make_blocks(
         self, own: GatewayInstanceConfig, pool: AddressPool, network: IPv4Network | None = None
-    ) -> UeBlocks:
+    ) -> AddressBlocks:
         blocks = super().make_blocks(own, pool, network)
         blocks._held_back_s = 0.0
         return blocks
@@ -469,10 +469,10 @@ class HastyGateway(GatewayRuntime):
 class CarelessGateway(GatewayRuntime):
     """Planted: a static address is taken whoever has it."""
 
-    def make_statics(self) -> StaticAddresses:
-        statics = super().make_statics()
-        statics.__class__ = CarelessAddresses
-        return statics
+    def make_static_addresses(self) -> StaticAddresses:
+        static_addresses = super().make_static_addresses()
+        static_addresses.__class__ = CarelessAddresses
+        return static_addresses
 
 
 class CarelessAddresses(StaticAddresses):

@@ -32,7 +32,7 @@ class WideSims:
         self._clock = clock
         self._bodies = BodyReader(SIM, Sim, is_hot=True)
         self._imsis = Names(engine, SIM_BY_IMSI, self._has_imsi)
-        self._statics = Names(engine, STATIC_ADDRESS, self._has_static_address)
+        self._static_addresses = Names(engine, STATIC_ADDRESS, self._has_static_address)
 
     async def get(self, sim_id: str) -> Sim | None:
         """By SIM id."""
@@ -80,7 +80,7 @@ class WideSims:
         now_us = microseconds(self._clock.now())
         bindings = [await self._imsis.bind(s.imsi, sim.sim_id, now_us) for s in sim.subscribers]
         if sim.static_address is not None:
-            bindings.append(await self._statics.bind(str(sim.static_address), sim.sim_id, now_us))
+            bindings.append(await self._static_addresses.bind(str(sim.static_address), sim.sim_id, now_us))
         await self._engine.write(
             *[binding for binding in bindings if binding is not None], *_written(stored, sim.version)
         )
@@ -88,13 +88,13 @@ class WideSims:
             delete = Delete((sim.sim_id,))
             await self._engine.write(Batch(SIM_BY_OPERATOR, _index_of(old.operator_id), (delete,)))
         if old is not None and old.static_address not in (None, sim.static_address):
-            await self._statics.unbind(str(old.static_address), sim.sim_id)
+            await self._static_addresses.unbind(str(old.static_address), sim.sim_id)
             await self._engine.write(*_static_index(old, is_there=False))
         return stored
 
     async def sim_id_of_static_address(self, address: IPv4Address) -> str | None:
         """The SIM that has this static address."""
-        return await self._statics.owner(str(address))
+        return await self._static_addresses.owner(str(address))
 
     async def with_static_address(self, operator_id: str, *, after: str = "", limit: int = 100) -> Page[Sim]:
         """An operator's SIMs with a static address, in order of address."""

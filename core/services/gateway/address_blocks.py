@@ -42,7 +42,7 @@ TURN_S = 0.05
 """A gateway waits at most so long for its next try, that not all come at once."""
 
 
-class UeBlocks:
+class AddressBlocks:
     """Keeps ``pool`` in blocks of ``network``, none of them in ``apart``.
 
     ``apn_pools`` are the networks that access points have of their own. If ``network`` is one, it is theirs
@@ -261,7 +261,9 @@ def _half_of(prefix: int) -> int:
     return max(1, (1 << (32 - prefix)) - NEVER_LENT) // 2 + 1
 
 
-async def start_all(pools: Sequence[UeBlocks], in_use: Collection[IPv4Address]) -> Collection[IPv4Address]:
+async def start_all(
+    pools: Sequence[AddressBlocks], in_use: Collection[IPv4Address]
+) -> Collection[IPv4Address]:
     """``start`` each; those are returned that are in a block of none. Raises ``Unavailable``."""
     lost = [address for each in pools for address in await each.start(in_use)]
     return _outside({Block.of(network) for each in pools for network in each.lent_from}, lost)

@@ -49,13 +49,13 @@ class Authoriser:
         self,
         *,
         store: Store,
-        statics: StaticAddresses,
+        static_addresses: StaticAddresses,
         clock: Clock,
         apns: Iterable[Apn],
         prefixes: UePrefixes,
     ) -> None:
         self._store = store
-        self._statics = statics
+        self._static_addresses = static_addresses
         self._clock = clock
         self._apns: Mapping[str, Apn] = {apn.name: apn for apn in apns}
         self._prefixes = prefixes
@@ -135,7 +135,7 @@ class Authoriser:
             )
         grant = request.grant
         if grant is None or grant.is_lent:
-            self._statics.demand_own(sim.static_address, grant.address if grant else None)
+            self._static_addresses.demand_own(sim.static_address, grant.address if grant else None)
         _check_password(terms, request, proof)
         return Permission(terms, apn, pdn_type)
 

@@ -37,7 +37,7 @@ class SessionCloser:
         self._gateway = common.gateway
         self._user_plane = common.user_plane
         self._usage = common.usage
-        self._statics = common.statics
+        self._static_addresses = common.static_addresses
         self._unfinished = common.unfinished
         self._without_address: set[str] = set()
 
@@ -129,7 +129,7 @@ class SessionCloser:
         self._gateway.demand_held()
         rests_until = self._gateway.rests_until() if session.has_lent_address else None
         await self._store.sessions.close(session, event, rests_until=rests_until)
-        await self._statics.release(session)
+        await self._static_addresses.release(session)
         self._common.heed_event()
         if self._common.step(session, LifeEvent.END_STORED) is LifeAction.GIVE_BACK:
             self._give_back(session)

@@ -33,14 +33,14 @@ class Common:
         gateway: GatewayInstance,
         user_plane: UserPlane,
         usage: UsageMeter,
-        statics: StaticAddresses,
+        static_addresses: StaticAddresses,
         history: SessionHistory,
     ) -> None:
         self.store = store
         self.gateway = gateway
         self.user_plane = user_plane
         self.usage = usage
-        self.statics = statics
+        self.static_addresses = static_addresses
         self.history = history
         self.index = SessionIndex()
         self.unfinished: dict[str, tuple[Session, SessionEvent]] = {}

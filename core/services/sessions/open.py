@@ -59,7 +59,7 @@ class SessionOpener:
         self._gateway = common.gateway
         self._user_plane = common.user_plane
         self._usage = common.usage
-        self._statics = common.statics
+        self._static_addresses = common.static_addresses
         self._clock = clock
         self._entropy = entropy
         self._sessions_per_sim_max = sessions_per_sim_max
@@ -225,12 +225,12 @@ class SessionOpener:
         """One address, one session: a session of the SIM that has it here ends first, unless another holds
         it: raises ``Refused(STATIC_ADDRESS_UNAVAILABLE)``.
         """
-        undo.push_stored(self._statics.abandon, session)
+        undo.push_stored(self._static_addresses.abandon, session)
         for other in standing:
             if other.ue_address == session.ue_address and other.session_id in self._index.by_id:
                 demand_yielding(other, holder_of)
                 await self._closer.end(other, CloseReason.REPLACED, tell_peer=True)
-        await self._statics.claim(session, holder_of)
+        await self._static_addresses.claim(session, holder_of)
         self._gateway.demand_held()
 
     def _install_bearer(self, session: Session, undo: Undo) -> None:

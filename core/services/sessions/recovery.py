@@ -38,7 +38,7 @@ class SessionRecovery:
         self._gateway = common.gateway
         self._user_plane = common.user_plane
         self._usage = common.usage
-        self._statics = common.statics
+        self._static_addresses = common.static_addresses
         self.unreadable: list[str] = []
         """Why sessions that are stored could not be read back."""
 
@@ -99,7 +99,7 @@ class SessionRecovery:
     async def _take_back(self, session: Session) -> None:
         if session.has_lent_address:
             self._gateway.reclaim(session)
-            self._statics.resume(session)
+            self._static_addresses.resume(session)
         if session.tunnel is not None:
             label = self._common.sharing.label(session)
             self._user_plane.install(bearer_of(session, epoch=self._gateway.epoch, label=label))

@@ -35,14 +35,14 @@ class Sessions:
         gateway: GatewayInstance,
         user_plane: UserPlane,
         usage: UsageMeter,
-        statics: StaticAddresses,
+        static_addresses: StaticAddresses,
         clock: Clock,
         entropy: Entropy,
         apns: Sequence[Apn],
         sessions_per_sim_max: int,
     ) -> None:
         authoriser = Authoriser(
-            store=store, statics=statics, clock=clock, apns=apns, prefixes=gateway.prefixes
+            store=store, static_addresses=static_addresses, clock=clock, apns=apns, prefixes=gateway.prefixes
         )
         history = SessionHistory(store=store, clock=clock, entropy=entropy, gateway_id=gateway.gateway_id)
         self.common = common = Common(
@@ -50,7 +50,7 @@ class Sessions:
             gateway=gateway,
             user_plane=user_plane,
             usage=usage,
-            statics=statics,
+            static_addresses=static_addresses,
             history=history,
         )
         self.closer = closer = SessionCloser(common=common)

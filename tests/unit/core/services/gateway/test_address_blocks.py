@@ -18,7 +18,7 @@ from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.reasons import AttachRefusal
 from core.errors import Refused, Unavailable
-from core.services.gateway.address_blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
+from core.services.gateway.address_blocks import EXHAUSTED_S, GIVE_BACK_S, AddressBlocks
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.gateway.virtual_gateway import MORE_S, GatewayInstance
 from core.services.running.faults import Faults
@@ -86,7 +86,7 @@ class Stage:
         network: IPv4Network = POOL,
         prefix: int = 29,
         held_back_s: float = HELD_BACK_S,
-    ) -> tuple[GatewayInstance, UeBlocks]:
+    ) -> tuple[GatewayInstance, AddressBlocks]:
         self.fences[name] = self.fences.get(name, 0) + 1
         now = self.clock.now()
         term = LeaseTerm(
@@ -105,7 +105,7 @@ class Stage:
             quarantine_s=QUARANTINE_S,
             clock=self.clock,
         )
-        blocks = UeBlocks(
+        blocks = AddressBlocks(
             blocks=self.store.blocks,
             pool=pool,
             gateway=made,

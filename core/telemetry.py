@@ -39,8 +39,8 @@ class Metric(Enum):
         "Gateway instances that this node may serve, by state",
         ("state",),
     )
-    LEASES = (
-        "airloom_leases",
+    ALLOCATED = (
+        "airloom_allocated",
         "gauge",
         "Device addresses and TEIDs that are allocated",
         ("resource",),

@@ -276,8 +276,8 @@ async def _drive(
         records = await stream.records(layout)
         messages = _compare(fleet.phones, payloads_by_imsi(records))
     leaks = {
-        "teids": await layout.gauge('airloom_leases{resource="teids"}'),
-        "addresses": await layout.gauge('airloom_leases{resource="addresses"}'),
+        "teids": await layout.gauge('airloom_allocated{resource="teids"}'),
+        "addresses": await layout.gauge('airloom_allocated{resource="addresses"}'),
         "sessions": await layout.gauge("airloom_sessions_open"),
     }
     result = {

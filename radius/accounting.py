@@ -229,7 +229,7 @@ class Accounting:
         report, client = event.report, event.client
         if client.terms.own_addresses:
             address = _framed(report) or IPv4Address(0)
-            return Grant(session_id or self._admissions.fresh_id(), address, is_lent=False)
+            return Grant(session_id or self._admissions.fresh_id(), address, is_allocated=False)
         pool, asker = self._sessions.pool_of(apn), (client.name, report.nas)
         return self._admissions.redeem(report.imsi, asker, session_id, _framed(report), pool)
 

@@ -45,7 +45,7 @@ class Authentication:
             promised = self._promise(event, apn, sim)
         except Refused as refusal:
             return self._turned_away(event, apn, refusal)
-        address = promised.address if promised.is_lent else None
+        address = promised.address if promised.is_allocated else None
         return Granted(address, promised.session_id.encode(), self._interim_interval_s), "accepted"
 
     def _promise(self, event: AccessRequested, apn: str, sim: Sim) -> Grant:

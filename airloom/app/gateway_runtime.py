@@ -262,7 +262,7 @@ class GatewayRuntime:
     def make_blocks(
         self, own: GatewayInstanceConfig, pool: AddressPool, network: IPv4Network | None = None
     ) -> AddressBlocks:
-        """What finds the addresses that are lent, of an access point's ``network`` or of the common one.
+        """What finds the addresses that are allocated, of an access point's ``network`` or of the common one.
 
         An Access-Accept may promise one until its time is over, and a write that nobody waits for any more
         may name one. Where neither can be, every address that anybody was given is read back.

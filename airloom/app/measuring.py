@@ -51,7 +51,7 @@ def _watch_gateways(telemetry: Telemetry, node: Node) -> None:
     for access in Access:
         each(Metric.ATTACHES, partial(_attaches, access), access=access.value)
     each(Metric.TRANSITIONS_REFUSED, lambda held: held.sessions.common.refused_events, machine="session")
-    each(Metric.LEASES, lambda held: held.gateway.leases)
+    each(Metric.ALLOCATED, lambda held: held.gateway.allocated)
     telemetry.watch(
         Metric.USAGE_REPORTS,
         lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),

@@ -271,7 +271,7 @@ def _status(held: GatewayRuntime) -> Row:
         "user_address": str(held.own.addresses[-1]),
         "restart_counter": held.gateway.restart_counter,
         "sessions": dict(held.sessions.common.index.count_by_access),
-        "addresses": held.gateway.lent_of,
+        "addresses": held.gateway.allocated_of,
         "waiting": {access.value: version.waiting for access, version in endpoint.versions.items()},
         "put_off": {access.value: endpoint.put_off_of(access) for access in endpoint.versions},
         "paths": dict(paths),

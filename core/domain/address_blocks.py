@@ -1,7 +1,7 @@
 """Address blocks, and which gateway instance allocates from which.
 
 Rules: blocks never overlap, whatever sizes the nodes are configured with; a network is cut into several
-blocks, however small it is, so that one can be lent from while another is held back.
+blocks, however small it is, so that one can be allocated from while another is held back.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 PREFIX_MAX = 29
-"""A smaller block has hardly an address that may be lent (``core.domain.pools``)."""
+"""A smaller block has hardly an address that may be allocated (``core.domain.pools``)."""
 _CUT_BITS = 3
 
 

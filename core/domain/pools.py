@@ -1,9 +1,9 @@
 """Pools of a gateway instance: device addresses and TEIDs.
 
-Rules: nothing is lent twice; what comes back rests in quarantine before it is lent again, so that a late
-packet of the old holder never reaches the new one; TEIDs are unpredictable and never 0. Memory grows with
-what is lent or at rest, not with the network that it is lent from. (Queues are ``OrderedDict``: to find the
-first of a plain one takes longer with each that was removed before it.)
+Rules: nothing is allocated twice; what comes back rests in quarantine before it is allocated again, so that a
+late packet of the old holder never reaches the new one; TEIDs are unpredictable and never 0. Memory grows
+with what is allocated or at rest, not with the network that it is allocated from. (Queues are
+``OrderedDict``: to find the first of a plain one takes longer with each that was removed before it.)
 """
 
 from collections import Counter, OrderedDict
@@ -14,18 +14,19 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 TEID_DRAWS_MAX = 64
 """A draw meets a TEID in use with probability below 2**-12 even at a million sessions."""
-NEVER_LENT = 3
+NEVER_ALLOCATED = 3
 """Of each block: its network, its first host's and its broadcast address."""
 
 
 class PoolExhausted(Exception):
-    """Everything is lent out or in quarantine."""
+    """Everything is allocated or in quarantine."""
 
 
 @dataclass(slots=True)
 class _Block:
-    """A block that is lent from. ``following`` to ``last`` were never lent, ``free`` are those that rested;
-    ``unused`` counts what is neither lent nor at rest. One that is not ``lending`` keeps what was lent of it.
+    """A block that is allocated from. ``following`` to ``last`` were never allocated, ``free`` are those that
+    rested; ``unused`` counts what is neither allocated nor at rest. One that is not ``allocating`` keeps what
+    was allocated of it.
     """
 
     network: IPv4Network
@@ -33,26 +34,27 @@ class _Block:
     following: int
     last: int
     unused: int
-    lending: bool
+    allocating: bool
     is_open: bool = False
     free: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     @property
-    def is_lent_from(self) -> bool:
-        """Whether its unused addresses may be lent now."""
-        return self.is_open and self.lending
+    def is_allocated_from(self) -> bool:
+        """Whether its unused addresses may be allocated now."""
+        return self.is_open and self.allocating
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of it is lent or at rest."""
-        return self.unused == self.network.num_addresses - NEVER_LENT
+        """Whether nothing of it is allocated or at rest."""
+        return self.unused == self.network.num_addresses - NEVER_ALLOCATED
 
 
 class AddressPool:
-    """The IPv4 addresses of some blocks that do not overlap, of each without those that are ``NEVER_LENT``.
+    """The IPv4 addresses of some blocks that do not overlap, of each without those that are
+    ``NEVER_ALLOCATED``.
 
-    A block is lent from in order, then in the order in which quarantines end, until it is exhausted: so the
-    others become empty.
+    A block is allocated from in order, then in the order in which quarantines end, until it is exhausted: so
+    the others become empty.
     """
 
     def __init__(self, *, quarantine_s: float) -> None:
@@ -62,39 +64,39 @@ class AddressPool:
         self._waiting: list[tuple[float, int]] = []
         self._usable: dict[int, _Block] = {}
         self._unused = 0
-        self._lent: set[int] = set()
+        self._allocated: set[int] = set()
         self._resting: OrderedDict[int, tuple[float, str]] = OrderedDict()
 
     @property
-    def lent(self) -> int:
-        """How many are lent out."""
-        return len(self._lent)
+    def allocated(self) -> int:
+        """How many are allocated."""
+        return len(self._allocated)
 
     @property
     def blocks(self) -> frozenset[IPv4Network]:
-        """What it lends from."""
+        """What it allocates from."""
         return frozenset(block.network for block in self._blocks.values())
 
     def unused(self, now: float) -> int:
-        """How many addresses may be lent now."""
+        """How many addresses may be allocated now."""
         self._wake(now)
         return self._unused
 
     def empty_blocks(self, now: float) -> list[IPv4Network]:
-        """Blocks of which nothing is lent, nothing rests and nothing is held back."""
+        """Blocks of which nothing is allocated, nothing rests and nothing is held back."""
         self._wake(now)
         return [block.network for block in self._blocks.values() if block.is_open and block.is_empty]
 
-    def add(self, network: IPv4Network, opens: float, *, lending: bool = True) -> None:
+    def add(self, network: IPv4Network, opens: float, *, allocating: bool = True) -> None:
         """Lend from this block too, from the moment ``opens`` on; until then its addresses can be claimed.
 
-        If it is not ``lending`` that is all that they ever can.
+        If it is not ``allocating`` that is all that they ever can.
         """
         first = int(network.network_address)
         if first not in self._blocks:
             count = network.num_addresses
-            unused, last = count - NEVER_LENT, first + count - 2
-            self._blocks[first] = _Block(network, first, first + 2, last, unused, lending)
+            unused, last = count - NEVER_ALLOCATED, first + count - 2
+            self._blocks[first] = _Block(network, first, first + 2, last, unused, allocating)
             self._masks[int(network.netmask)] += 1
             heappush(self._waiting, (opens, first))
 
@@ -104,9 +106,9 @@ class AddressPool:
         block = self._blocks.pop(first)
         self._masks -= Counter([int(network.netmask)])
         self._usable.pop(first, None)
-        self._unused -= block.unused if block.is_lent_from else 0
+        self._unused -= block.unused if block.is_allocated_from else 0
 
-    def lease(self, now: float) -> IPv4Address:
+    def allocate(self, now: float) -> IPv4Address:
         """An address that nobody holds; raises ``PoolExhausted``."""
         self._wake(now)
         if not self._usable:
@@ -114,13 +116,13 @@ class AddressPool:
         block = next(iter(self._usable.values()))
         number = self._next_of(block)
         self._use(block)
-        self._lent.add(number)
+        self._allocated.add(number)
         return IPv4Address(number)
 
     def claim(self, address: IPv4Address, *, holder: str) -> bool:
         """Lend the address that somebody says to have; false when it is not free.
 
-        One that rests is lent to nobody but whom it rests for.
+        One that rests is allocated to nobody but whom it rests for.
         """
         resting = self._resting.get(int(address))
         return (resting is None or resting[1] == holder) and self.reclaim(address)
@@ -129,28 +131,28 @@ class AddressPool:
         """Mark what an open session has, though it were at rest; false when another has it, or no block."""
         number = int(address)
         block = self._block_of(number)
-        if block is None or number in self._lent or not block.first + 2 <= number <= block.last:
+        if block is None or number in self._allocated or not block.first + 2 <= number <= block.last:
             return False
         if self._resting.pop(number, None) is None:
             block.free.pop(number, None)
             self._use(block)
-        self._lent.add(number)
+        self._allocated.add(number)
         return True
 
     def release(self, address: IPv4Address, now: float, *, holder: str = "") -> None:
         """Give it back, into quarantine; meanwhile only ``holder`` may claim it. Idempotent."""
-        if (number := int(address)) in self._lent:
-            self._lent.remove(number)
+        if (number := int(address)) in self._allocated:
+            self._allocated.remove(number)
             self._resting[number] = (now + self._quarantine_s, holder)
 
     def rest(self, address: IPv4Address, now: float) -> None:
-        """Put what nobody has into quarantine, whole; what is lent stays lent."""
+        """Put what nobody has into quarantine, whole; what is allocated stays allocated."""
         if self.reclaim(address):
             self.release(address, now)
 
     def _use(self, block: _Block) -> None:
         block.unused -= 1
-        if block.is_lent_from:
+        if block.is_allocated_from:
             self._unused -= 1
             if not block.unused:
                 del self._usable[block.first]
@@ -159,7 +161,7 @@ class AddressPool:
         while block.following <= block.last:
             number = block.following
             block.following += 1
-            if not (number in self._lent or number in self._resting or number in block.free):
+            if not (number in self._allocated or number in self._resting or number in block.free):
                 return number
         return block.free.popitem(last=False)[0]
 
@@ -169,7 +171,7 @@ class AddressPool:
             first = heappop(self._waiting)[1]
             if (opened := self._blocks.get(first)) is not None and not opened.is_open:
                 opened.is_open = True
-                if opened.lending and opened.unused:
+                if opened.allocating and opened.unused:
                     self._unused += opened.unused
                     self._usable[first] = opened
         while self._resting:
@@ -181,7 +183,7 @@ class AddressPool:
             assert block is not None, "a block is returned only when none of its addresses is in quarantine"
             block.unused += 1
             block.free[number] = None
-            if block.is_lent_from:
+            if block.is_allocated_from:
                 self._unused += 1
                 self._usable.setdefault(block.first, block)
 
@@ -197,8 +199,8 @@ class AddressPool:
 class UePrefixes:
     """Which /64 goes with which device address: of each pair of pools the n-th with the n-th.
 
-    So a session has one number, and whatever is true of its IPv4 address (lent once, at rest, static, led to
-    its gateway by block) is true of its prefix.
+    So a session has one number, and whatever is true of its IPv4 address (allocated once, at rest, static,
+    led to its gateway by block) is true of its prefix.
     """
 
     pools: tuple[tuple[IPv4Network, IPv6Network], ...] = ()
@@ -226,38 +228,38 @@ class TeidPool:
     def __init__(self, random_bytes: Callable[[int], bytes], *, quarantine_s: float) -> None:
         self._random_bytes = random_bytes
         self._quarantine_s = quarantine_s
-        self._lent: set[int] = set()
+        self._allocated: set[int] = set()
         self._resting: OrderedDict[int, float] = OrderedDict()
 
     @property
-    def lent(self) -> int:
-        """How many are lent out."""
-        return len(self._lent)
+    def allocated(self) -> int:
+        """How many are allocated."""
+        return len(self._allocated)
 
-    def lease(self, now: float) -> int:
+    def allocate(self, now: float) -> int:
         """A TEID that is neither in use nor in quarantine; raises ``PoolExhausted``."""
         while self._resting and (oldest := next(iter(self._resting.items())))[1] <= now:
             del self._resting[oldest[0]]
         for _ in range(TEID_DRAWS_MAX):
             teid = int.from_bytes(self._random_bytes(4), "big")
-            if teid and teid not in self._lent and teid not in self._resting:
-                self._lent.add(teid)
+            if teid and teid not in self._allocated and teid not in self._resting:
+                self._allocated.add(teid)
                 return teid
         raise PoolExhausted("no free TEID found")
 
     def reclaim(self, teid: int) -> None:
         """Mark what an open session has, though it were at rest."""
         self._resting.pop(teid, None)
-        self._lent.add(teid)
+        self._allocated.add(teid)
 
     def release(self, teid: int, now: float) -> None:
         """Give it back, into quarantine. Idempotent."""
-        if teid in self._lent:
-            self._lent.remove(teid)
+        if teid in self._allocated:
+            self._allocated.remove(teid)
             self._resting[teid] = now + self._quarantine_s
 
     def rest(self, teid: int, now: float) -> None:
-        """Put what nobody has into quarantine, whole; what is lent stays lent."""
-        if teid not in self._lent:
+        """Put what nobody has into quarantine, whole; what is allocated stays allocated."""
+        if teid not in self._allocated:
             self._resting.pop(teid, None)
             self._resting[teid] = now + self._quarantine_s

@@ -202,7 +202,7 @@ class Session(Struct, frozen=True, gc=False):
     version: int = 0
 
     @property
-    def has_lent_address(self) -> bool:
+    def has_allocated_address(self) -> bool:
         """Whether its address is of this gateway's pools, or its SIM's own."""
         return self.nas is None or not self.nas.has_own_address
 

@@ -377,8 +377,8 @@ class Holders(Protocol):
 
 
 class Blocks(Protocol):
-    """Which gateway instance lends from which block of device addresses. Compare-and-set on the whole; one
-    partition.
+    """Which gateway instance allocates from which block of device addresses. Compare-and-set on the whole;
+    one partition.
     """
 
     async def read(self) -> BlockMap:

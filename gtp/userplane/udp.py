@@ -34,8 +34,8 @@ from gtp.userplane.tunnels import Tunnels, send_nowhere
 def inner_addresses(
     ue_pool: IPv4Network, prefixes: UePrefixes
 ) -> tuple[IPv4Address] | tuple[IPv4Address, IPv6Address]:
-    """By which the gateway is seen from inside: an address of the pool that no device is lent, and the first
-    of the /64 that goes with it.
+    """By which the gateway is seen from inside: an address of the pool that no device is allocated, and the
+    first of the /64 that goes with it.
     """
     prefix = prefixes.of(ue_pool[1])
     return (ue_pool[1],) if prefix is None else (ue_pool[1], prefix[1])

@@ -25,7 +25,7 @@ APN = "internet"
 OPERATOR_ID = "OP0000000001"
 SPEED_CLASS = "s1.8xfast"
 FIRST_ADDRESS = int(IPv4Address("10.128.0.0"))
-BLOCK, NEVER_LENT = 1_024, 3
+BLOCK, NEVER_ALLOCATED = 1_024, 3
 CHUNK = 500
 CHUNKS_AT_ONCE = 8
 _TEID_STEP = 0x9E3779B1
@@ -81,7 +81,7 @@ def _session_rows(numbers: Sequence[int], now: datetime, peer: str) -> Iterator[
 def session_of(number: int, now: datetime, peer: str) -> Session:
     """As a Create PDP Context Request of this peer would have made it."""
     control, user = ((2 * number + end) * _TEID_STEP & 0xFFFFFFFF for end in (1, 2))
-    block, place = divmod(number, BLOCK - NEVER_LENT)
+    block, place = divmod(number, BLOCK - NEVER_ALLOCATED)
     return Session(
         session_id=f"{int(now.timestamp() * 1_000):012x}{number:020x}",
         sim_id=_sim_id(number),

@@ -251,11 +251,11 @@ def cents_of_csv(content: bytes) -> int:
 
 
 async def _check_leaks(world: World) -> None:
-    """Everybody has gone home: nothing is lent, held, counted or open any more."""
+    """Everybody has gone home: nothing is allocated, held, counted or open any more."""
     held = await world.holding()
     found = [f async for f in world.node._world.store.sessions.of_gateway("vg-1")]
     leaks = {
-        **held.gateway.leases,
+        **held.gateway.allocated,
         "open sessions": len(held.sessions.open_sessions),
         "unfinished sessions": len(held.sessions.common.unfinished),
         "stored sessions": sum(isinstance(each, Session) for each in found),
@@ -268,6 +268,8 @@ async def _check_leaks(world: World) -> None:
         if count:
             world.findings.append(f"{count} {what} leaked")
     owners = (await world.node._world.store.blocks.read()).owners
-    lent_from = {network for each in (held.blocks, *held.apn_address_blocks) for network in each.lent_from}
-    if {block.network for block in owners} != lent_from:
-        world.findings.append(f"blocks {sorted(owners)} are owned, {sorted(lent_from)} lent from")
+    allocated_from = {
+        network for each in (held.blocks, *held.apn_address_blocks) for network in each.allocated_from
+    }
+    if {block.network for block in owners} != allocated_from:
+        world.findings.append(f"blocks {sorted(owners)} are owned, {sorted(allocated_from)} allocated from")

@@ -1,4 +1,4 @@
-"""What every store must do for addresses: who lends which, who has which, and what rests."""
+"""What every store must do for addresses: who allocates which, who has which, and what rests."""
 
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network

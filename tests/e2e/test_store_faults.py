@@ -65,7 +65,7 @@ async def test_sessions_and_usage_are_exact_though_answers_are_lost(node: cassan
 
 async def test_a_lease_waits_behind_no_other_call(node: cassandra.Node) -> None:
     """With a second for each answer, a full queue, and many more than the driver may have at a time."""
-    async with fronted(node, "airloom_leases") as (front, address):
+    async with fronted(node, "airloom_allocated") as (front, address):
         engine = await CassandraEngine.open(address=address, clock=SystemClock())
         store = WideStore(engine=engine, clock=SystemClock())
         lease = await store.leases.put(GatewayLease("vg-1", "node-1", 1, SystemClock().now()))

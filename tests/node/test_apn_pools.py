@@ -89,7 +89,7 @@ def test_devices_of_an_access_point_have_addresses_and_prefixes_of_its_own_pool(
     play(script)
 
 
-def test_an_access_point_whose_pool_is_used_up_is_refused_and_lends_from_no_other(
+def test_an_access_point_whose_pool_is_used_up_is_refused_and_allocates_from_no_other(
     play: Callable[[Script], None],
 ) -> None:
     async def script(stage: Stage) -> None:
@@ -97,19 +97,19 @@ def test_an_access_point_whose_pool_is_used_up_is_refused_and_lends_from_no_othe
         pool, now = held.gateway._pools[METERS].addresses, stage.clock.monotonic()
         for blocks in held.apn_address_blocks:
             blocks._may_take_at = math.inf  # its network has no block left
-        lent = [pool.lease(now) for _ in range(pool.unused(now))]
+        allocated = [pool.allocate(now) for _ in range(pool.unused(now))]
         for apn in ("meters", "more-meters"):
             with pytest.raises(Refused) as caught:
                 await attach(stage, apn)
             assert caught.value.reason is AttachRefusal.ADDRESSES_OCCUPIED
         assert (await attach(stage, APN)).ue_address in COMMON
-        for address in lent:
+        for address in allocated:
             pool.release(address, now)
 
     play(script)
 
 
-def test_a_kill_leaves_every_session_in_its_pool_and_lends_nothing_twice(
+def test_a_kill_leaves_every_session_in_its_pool_and_allocates_nothing_twice(
     play: Callable[[Script], None],
 ) -> None:
     async def script(stage: Stage) -> None:
@@ -120,7 +120,7 @@ def test_a_kill_leaves_every_session_in_its_pool_and_lends_nothing_twice(
         assert {each.ue_address for each in stage.open_sessions()} == {each.ue_address for each in before}
         after = [await attach(stage, "meters", nsapi=10 + n) for n in range(4)]
         taken = {each.ue_address for each in (*before, ended, *after)}
-        assert len(taken) == 8, "what was lent rests"
+        assert len(taken) == 8, "what was allocated rests"
         assert all(each.ue_address in METERS for each in after)
 
     play(script)
@@ -198,7 +198,7 @@ class RecordedTun(Tun):
         self.is_open = False
 
 
-def test_what_an_access_point_lends_is_led_to_its_own_device(
+def test_what_an_access_point_allocates_is_led_to_its_own_device(
     play: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, lives = Stage._adapters, list[dict[str, RecordedTun]]()

@@ -104,7 +104,7 @@ def played(script: Script) -> Script:
                 stage.store_rates.before = stage.store_rates.after = 0.0
                 await stage.sessions.end_sessions_of(stage.sims[1].sim.sim_id, CloseReason.CUSTOMER)
             await asyncio.sleep(120)
-            assert stage.node.held["vg-1"].gateway.leases == {"addresses": 0, "teids": 0}
+            assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 0, "teids": 0}
             assert stage.node.held["vg-1"].gtp.endpoint.contexts == 0
             await stage.finish()
 
@@ -138,7 +138,7 @@ async def test_a_prefix_that_is_not_the_sims_own_is_refused_and_nothing_is_kept(
         elements["indication"] = element(77, b"\x80")
         answer = await stage.ask(message2(32, 0, pdn_type, b"".join(elements.values())))
         assert answer[16] == Cause.SERVICE_NOT_SUPPORTED
-    assert stage.node.held["vg-1"].gateway.leases == {"addresses": 0, "teids": 0}
+    assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 0, "teids": 0}
 
 
 # -- attaching without a detach -------------------------------------------------------------------------
@@ -184,7 +184,7 @@ async def test_a_flood_for_one_imsi_ends_in_one_session(stage: Stage) -> None:
     await asyncio.sleep(PATIENCE_S)
     assert len(wire.received) >= 1
     assert stage.only.imsi == stage.imsi
-    assert stage.node.held["vg-1"].gateway.leases == {"addresses": 1, "teids": 2}
+    assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 1, "teids": 2}
     socket.close()
 
 
@@ -330,11 +330,11 @@ async def test_a_dedicated_bearer_is_durable_outlives_a_crash_and_ends_alone(sta
     await stage.crash()
     await stage.start_node()
     assert stage.only.dedicated == (made,)
-    assert stage.node.held["vg-1"].gateway.leases == {"addresses": 1, "teids": 3}
+    assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 1, "teids": 3}
     await stage.dedicated.remove(stage.only.session_id, 6)
     await asyncio.sleep(1)
     assert (context.bearers, (await stage.stored()).dedicated, context.is_active) == ({}, (), True)
-    assert stage.node.held["vg-1"].gateway.leases == {"addresses": 1, "teids": 2}
+    assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 1, "teids": 2}
     with pytest.raises(Refused):
         await stage.dedicated.remove(stage.only.session_id, 6)
 
@@ -347,7 +347,7 @@ async def test_what_the_peer_does_not_make_leaves_nothing(stage: Stage) -> None:
     with pytest.raises(Refused) as refused:
         await added(stage)
     assert refused.value.reason is AttachRefusal.NOT_SUPPORTED
-    assert stage.node.held["vg-1"].gateway.leases == {"addresses": 1, "teids": 2}
+    assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 1, "teids": 2}
     sgsn = await stage.peer(Sgsn, "127.0.1.1")
     await sgsn.attach(imsi=stage.imsi, apn=APN)
     with pytest.raises(Refused):
@@ -364,7 +364,7 @@ async def test_a_session_that_ends_while_its_bearer_is_asked_for_leaves_nothing(
     await sgw.detach(context)
     with pytest.raises(Refused):
         await adding
-    assert stage.node.held["vg-1"].gateway.leases["teids"] == 0
+    assert stage.node.held["vg-1"].gateway.allocated["teids"] == 0
 
 
 @played
@@ -379,7 +379,7 @@ async def test_a_bearer_of_a_peer_from_which_the_session_moved_is_none(stage: St
     with pytest.raises(Refused):
         await adding
     assert not stage.only.dedicated
-    assert stage.node.held["vg-1"].gateway.leases["teids"] == 2
+    assert stage.node.held["vg-1"].gateway.allocated["teids"] == 2
 
 
 @played
@@ -390,7 +390,7 @@ async def test_a_bearer_that_cannot_be_asked_for_now_is_not_called_unsupported(s
     version.requests = RequestSender(random_bytes=bytes, places=Places(0))
     with pytest.raises(Unavailable, match="too many requests"):
         await added(stage)
-    assert stage.node.held["vg-1"].gateway.leases["teids"] == 2
+    assert stage.node.held["vg-1"].gateway.allocated["teids"] == 2
 
 
 @played
@@ -402,7 +402,7 @@ async def test_a_bearer_that_nobody_waits_for_any_more_is_taken_back(stage: Stag
     adding.cancel()
     await asyncio.sleep(1)
     assert (context.bearers, stage.only.dedicated) == ({}, ())
-    assert stage.node.held["vg-1"].gateway.leases["teids"] == 2
+    assert stage.node.held["vg-1"].gateway.allocated["teids"] == 2
 
 
 @played
@@ -474,7 +474,7 @@ async def test_filters_have_one_order_and_bearers_a_number(stage: Stage) -> None
     for qci in (0, 1, 255):
         with pytest.raises(Refused):
             await stage.dedicated.add(stage.only.session_id, qci=qci, arp=0x34, filters=FILTERS)
-    assert stage.node.held["vg-1"].gateway.leases["teids"] == 2
+    assert stage.node.held["vg-1"].gateway.allocated["teids"] == 2
     for precedence in range(BEARERS_MAX):
         await added(stage, precedence)
         with pytest.raises(Refused):
@@ -532,7 +532,7 @@ async def test_a_session_goes_from_2g_to_lte_and_back_with_all_that_it_has(stage
     await sgsn.take_over(context)
     assert identity(stage.only) == kept
     assert not stage.only.dedicated
-    assert stage.node.held["vg-1"].gateway.leases == {"addresses": 1, "teids": 2}
+    assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 1, "teids": 2}
 
 
 @pytest.mark.parametrize("was", [Sgsn, Sgw])

@@ -125,7 +125,7 @@ def play(script: Script, kind: type[Peer] = Sgsn, *, may_take_over: tuple[str, .
                 stage.sims[1].sim.sim_id, CloseReason.CUSTOMER
             )
         await asyncio.sleep(120)
-        assert (await stage.holding()).gateway.leases == {"addresses": 0, "teids": 0}
+        assert (await stage.holding()).gateway.allocated == {"addresses": 0, "teids": 0}
         await stage.finish()
 
     run_virtual(main)

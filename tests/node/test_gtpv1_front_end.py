@@ -213,7 +213,7 @@ async def test_a_flood_of_creates_for_sims_that_are_not_there_holds_nothing(stag
         assert Counter(map(cause_of, answers)) == {209: 500}
         held = stage.node.held["vg-1"]
         assert held.gtp.endpoint.contexts == 0
-        assert held.gateway.leases == {"addresses": 0, "teids": 0}
+        assert held.gateway.allocated == {"addresses": 0, "teids": 0}
 
 
 def test_what_is_used_up_is_refused_and_nothing_of_it_leaks() -> None:
@@ -227,13 +227,13 @@ def test_what_is_used_up_is_refused_and_nothing_of_it_leaks() -> None:
                 create_for(state.imsi, number) for number, state in enumerate(stage.sims)
             )
             assert Counter(map(cause_of, answers)) == {128: SLOTS, 199: 6}
-            assert held.gateway.leases == {"addresses": SLOTS, "teids": 2 * SLOTS}
+            assert held.gateway.allocated == {"addresses": SLOTS, "teids": 2 * SLOTS}
             gone = [elements_of(answer)[17][0] for answer in answers if cause_of(answer) == 128]
             await sgsn.flood(
                 message(20, int.from_bytes(teid, "big"), number, b"\x13\xff\x14\x05")
                 for number, teid in enumerate(gone, 1_000)
             )
-            assert held.gateway.leases == {"addresses": 0, "teids": 0}
+            assert held.gateway.allocated == {"addresses": 0, "teids": 0}
             assert cause_of(await sgsn.ask(create_for(stage.sims[-1].imsi, 2_000))) == 128
 
     run_virtual(main)
@@ -241,21 +241,21 @@ def test_what_is_used_up_is_refused_and_nothing_of_it_leaks() -> None:
 
 def used_up(stage: Stage) -> list[IPv4Address]:
     """Every address of the blocks that are there."""
-    pool, lent = stage.node.held["vg-1"].gateway._pools[None].addresses, []
+    pool, allocated = stage.node.held["vg-1"].gateway._pools[None].addresses, []
     with pytest.raises(PoolExhausted):
         while True:
-            lent.append(pool.lease(stage.clock.monotonic()))
-    return lent
+            allocated.append(pool.allocate(stage.clock.monotonic()))
+    return allocated
 
 
 @played
 async def test_who_comes_before_the_next_block_waits_for_it(stage: Stage) -> None:
     pool = stage.node.held["vg-1"].gateway._pools[None].addresses
     async with peer(stage) as sgsn:
-        lent, blocks = used_up(stage), len(pool.blocks)
+        allocated, blocks = used_up(stage), len(pool.blocks)
         assert cause_of(await sgsn.ask(create(1))) == 128
         assert len(pool.blocks) > blocks
-        for address in lent:
+        for address in allocated:
             pool.release(address, stage.clock.monotonic())
 
 
@@ -265,8 +265,8 @@ async def test_addresses_that_are_used_up_are_cause_211(stage: Stage) -> None:
     pool = held.gateway._pools[None].addresses
     held.blocks._may_take_at = math.inf  # the network has no block left
     async with peer(stage) as sgsn:
-        lent = used_up(stage)
+        allocated = used_up(stage)
         assert cause_of(await sgsn.ask(create(1))) == 211
         assert stage.open_sessions() == []
-        for address in lent:
+        for address in allocated:
             pool.release(address, stage.clock.monotonic())

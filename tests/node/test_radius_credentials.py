@@ -69,7 +69,7 @@ def test_what_cannot_be_checked_is_rejected(monkeypatch: pytest.MonkeyPatch, wit
                         [],
                         "authentication method not supported",
                     ), name
-        assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
+        assert stage.node.held["vg-1"].gateway.allocated["addresses"] == 0
         assert stage.answers == {("alpha", "authentication_not_supported"): 2 * len(UNPROVABLE)}
         page = await stage.node._world.store.sessions.events(
             stage.sims[0].sim.sim_id, since=stage.clock._epoch, until=stage.clock.now()

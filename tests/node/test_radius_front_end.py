@@ -68,7 +68,7 @@ def played(script: Script) -> Script:
                     stage.sims[0].sim.sim_id, CloseReason.CUSTOMER
                 )
             await asyncio.sleep(120)
-            assert stage.node.held["vg-1"].gateway.leases == {"addresses": 0, "teids": 0}
+            assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 0, "teids": 0}
             assert stage.node.held["vg-1"].radius.held == 0
             await stage.finish()
 
@@ -221,9 +221,9 @@ async def test_a_promise_that_nobody_redeems_ends(stage: Stage) -> None:
     again = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
     assert first.ue_address == again.ue_address, "asking drains no pool"
     assert first.class_ != again.class_, "another session"
-    assert stage.node.held["vg-1"].gateway.leases["addresses"] == 1
+    assert stage.node.held["vg-1"].gateway.allocated["addresses"] == 1
     await asyncio.sleep(70)
-    assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
+    assert stage.node.held["vg-1"].gateway.allocated["addresses"] == 0
 
 
 @played

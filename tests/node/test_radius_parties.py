@@ -104,7 +104,7 @@ def test_promises_of_one_imsi_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
             names = [(a.NAS_IDENTIFIER, b"bras-%d" % count), (a.USER_NAME, stage.imsi.encode())]
             answer = await nas.ask(*names, (a.CALLED_STATION_ID, APN.encode()))
             assert answer is not None and answer.code == Code.ACCESS_ACCEPT
-        assert stage.node.held["vg-1"].gateway.leases["addresses"] == 8
+        assert stage.node.held["vg-1"].gateway.allocated["addresses"] == 8
         await asyncio.sleep(70)
 
     play(monkeypatch, script)

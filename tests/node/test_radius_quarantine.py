@@ -347,7 +347,7 @@ def test_a_nas_with_addresses_of_its_own_needs_no_access(monkeypatch: pytest.Mon
         found = sessions.session_at(held.ue_address)
         assert found is not None and found.session_id == ours.session_id
         assert await nas.tell(STOP, *said, *counters(5, 6))
-        assert stage.node.held["vg-1"].gateway.leases["addresses"] == 1
+        assert stage.node.held["vg-1"].gateway.allocated["addresses"] == 1
         assert await stage.metered() == (5, 6)
         answer = await nas.ask((a.USER_NAME, stage.imsi.encode()), (a.CALLED_STATION_ID, APN.encode()))
         assert answer is not None and answer.code == Code.ACCESS_ACCEPT
@@ -381,7 +381,7 @@ def test_an_access_point_in_access_alone_is_known_also_where_the_nas_has_address
         assert began == [True, expected_max is None]
         await asyncio.sleep(61)
         assert len(stage.open_sessions()) == sum(began)
-        assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
+        assert stage.node.held["vg-1"].gateway.allocated["addresses"] == 0
 
     play(monkeypatch, script, alpha={"own_addresses": True})
 

@@ -60,7 +60,7 @@ async def test_a_sim_has_its_own_address_or_none(stage: Stage) -> None:
     await bind(stage, STATIC)
     assert await refused(stage, stage.imsi, wants=OTHER) is AttachRefusal.NOT_SUPPORTED
     assert (await attach(stage, stage.imsi, wants=STATIC)).ue_address == STATIC
-    assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
+    assert stage.node.held["vg-1"].gateway.allocated["addresses"] == 0
     again = await attach(stage, stage.imsi, nsapi=6)
     assert again.ue_address == STATIC
     assert stage.open_sessions() == [again], "one address, one session"
@@ -95,7 +95,7 @@ def test_a_sim_has_its_own_prefix_or_none(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(Refused) as caught:
             await attach(stage, stage.imsi, pdn_type=PdnType.IPV6)
         assert caught.value.reason is AttachRefusal.STATIC_ADDRESS_UNAVAILABLE, "and none of the pool"
-        assert stage.node.held["vg-1"].gateway.leases["addresses"] == 0
+        assert stage.node.held["vg-1"].gateway.allocated["addresses"] == 0
         await bind(stage, None)
         pooled = await attach(stage, stage.imsi, pdn_type=PdnType.IPV6)
         assert pooled.ue_prefix is not None

@@ -98,7 +98,7 @@ class NarrowEntropy(SeededEntropy):
 
 
 class Ledger:
-    """Who was told to have what, kept apart from everything that lends."""
+    """Who was told to have what, kept apart from everything that allocates."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
@@ -356,7 +356,7 @@ def simulate(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_nothing_is_lent_twice_whatever_dies(seed: int) -> None:
+def test_nothing_is_allocated_twice_whatever_dies(seed: int) -> None:
     stage = simulate(seed)
     assert stage.ledger.found == []
     assert stage.ledger.told > 200
@@ -456,7 +456,7 @@ class RestlessGateway(GatewayRuntime):
 
 
 class HastyGateway(GatewayRuntime):
-    """Planted: what the holder before may have promised is lent at once."""
+    """Planted: what the holder before may have promised is allocated at once."""
 
     def make_blocks(
         self, own: GatewayInstanceConfig, pool: AddressPool, network: IPv4Network | None = None

@@ -42,7 +42,7 @@ class Stage(World):
         for state in self.sims:
             await held.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
         await asyncio.sleep(120)
-        assert held.gateway.leases == {"addresses": 0, "teids": 0}
+        assert held.gateway.allocated == {"addresses": 0, "teids": 0}
         assert len(held.gtp.endpoint._contexts) == 0
 
 

@@ -204,7 +204,7 @@ def play(monkeypatch: pytest.MonkeyPatch, script: Script, **clients: dict[str, o
                 sessions = stage.node.held["vg-1"].sessions
                 await sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
         await asyncio.sleep(120)
-        assert stage.node.held["vg-1"].gateway.leases == {"addresses": 0, "teids": 0}
+        assert stage.node.held["vg-1"].gateway.allocated == {"addresses": 0, "teids": 0}
         assert stage.node.held["vg-1"].radius.held == 0
         await stage.finish()
 

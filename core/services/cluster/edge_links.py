@@ -30,7 +30,7 @@ from core.services.running.faults import Faults
 RETRY_S = 0.5
 LOST_S = 20.0
 """Longer than a take-over from a holder that fell silent (``core.services.cluster.lease_seeking``), shorter
-than the rest of an address before it is lent again."""
+than the rest of an address before it is allocated again."""
 SESSIONS_MAX = 1_000_000
 """Told by gateways and not yet over."""
 PACKET_BYTES_MAX = 65_000
@@ -268,7 +268,7 @@ class RemoteSessions:
             before.end.sessions.pop(before.number, None)
         holder = self._at.get(session.ue_address)
         if holder is not None and holder != session.session_id:
-            self._end(holder)  # its address is lent anew: it was over before we were told
+            self._end(holder)  # its address is allocated again: it was over before we were told
         self._told[session.session_id] = _Told(session, end, number)
         self._at[session.ue_address] = session.session_id
         end.sessions[number] = session.session_id

@@ -1,1 +1,1 @@
-"""A gateway instance while this node holds it: its lease term, and what it lends out."""
+"""A gateway instance while this node holds it: its lease term, and what it allocates."""

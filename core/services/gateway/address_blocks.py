@@ -6,11 +6,13 @@ Rules:
   whatever a holder before, or this node itself, still had under way can then never take effect.
 - Of the blocks that were there before a lease term, the open sessions keep their addresses; the rest is held
   back until no promise of the holder before and no write of its can come. Where neither can ever come
-  (``held_back_s`` is 0) a lease term lends from them at once; else it lends from blocks that it took itself.
+  (``held_back_s`` is 0) a lease term allocates from them at once; else it allocates from blocks that it took
+  itself.
 - The first block that a lease term takes beside held ones is small, and each next one twice as large up to
   the size configured: a node that starts again and again uses up little of the pool each time.
-- A block is of one pool: what is lent under an access point with a pool of its own is of no other. A block
-  that is in none any more, for the configuration changed, keeps its open sessions and is lent from no more.
+- A block is of one pool: what is allocated under an access point with a pool of its own is of no other. A
+  block that is in none any more, for the configuration changed, keeps its open sessions and is allocated from
+  no more.
 - The next block is taken before the last one is used up, so that an attach waits for no store; a block that
   is empty and not needed is given back, some time later.
 """
@@ -21,7 +23,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.address_blocks import PREFIX_MAX, Block, BlockMap, BlockOwner, first_free, prefix_within
-from core.domain.pools import NEVER_LENT, AddressPool
+from core.domain.pools import NEVER_ALLOCATED, AddressPool
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.store import BLOCKS_CHANGED_MAX, Blocks
@@ -30,7 +32,7 @@ from core.services.running.faults import Faults
 
 LOOP = "address-blocks"
 LOOK_S = 1.0
-"""How often the pool is looked at while nothing is lent."""
+"""How often the pool is looked at while nothing is allocated."""
 GIVE_BACK_S = 60.0
 EXHAUSTED_S = 10.0
 """How long a gateway that found no free block waits until it looks again."""
@@ -46,10 +48,11 @@ class AddressBlocks:
     """Keeps ``pool`` in blocks of ``network``, none of them in ``apart``.
 
     ``apn_pools`` are the networks that access points have of their own. If ``network`` is one, it is theirs
-    alone; else it is what all others lend from, and whatever else is found to be the gateway's is kept here.
+    alone; else it is what all others allocate from, and whatever else is found to be the gateway's is kept
+    here.
 
     ``route`` and ``unroute`` are told of each block that comes and goes; ``held_back_s`` is how long what the
-    holder before may have lent is not: 0 when every address that anybody was given is known.
+    holder before may have allocated is not: 0 when every address that anybody was given is known.
     """
 
     def __init__(
@@ -90,21 +93,22 @@ class AddressBlocks:
         self._ahead = _half_of(self._prefix)
         self._is_unsure = False
         self._may_take_at = self._give_back_at = 0.0
-        self._lent = asyncio.Event()
+        self._was_allocated = asyncio.Event()
         self._come = asyncio.Event()
-        gateway.on_lease(self._heed_lease, of)
+        gateway.on_allocation(self._heed_allocation, of)
         gateway.on_need(self._more, of)
 
     @property
-    def lent_from(self) -> frozenset[IPv4Network]:
+    def allocated_from(self) -> frozenset[IPv4Network]:
         """The blocks that are ours."""
         return self._pool.blocks
 
     async def start(self, in_use: Collection[IPv4Address]) -> Collection[IPv4Address]:
-        """Take up the blocks that are ours, and one that nobody lent from lately. Raises ``Unavailable``.
+        """Take up the blocks that are ours, and one that nobody allocated from lately. Raises
+        ``Unavailable``.
 
         An address ``in_use`` that is in no block is older than blocks are: its block is taken with it. Those
-        are returned that another gateway may lend.
+        are returned that another gateway may allocate.
         """
         within = [address for address in in_use if address in self._network]
         while True:
@@ -131,8 +135,8 @@ class AddressBlocks:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
-                    await self._lent.wait()
-            self._lent.clear()
+                    await self._was_allocated.wait()
+            self._was_allocated.clear()
             was_unsure = self._is_unsure
             try:
                 await self._keep()
@@ -171,7 +175,7 @@ class AddressBlocks:
         raise Unavailable("concurrent updates of the block map; try again")
 
     def _heed_taken(self) -> None:
-        """The next one is taken when half of this one is lent, and twice as large."""
+        """The next one is taken when half of this one is allocated, and twice as large."""
         self._ahead = _half_of(self._next_prefix)
         self._next_prefix = max(self._prefix, self._next_prefix - 1)
 
@@ -187,7 +191,9 @@ class AddressBlocks:
         given_back: Collection[Block] = (),
         held: Collection[Block] = (),
     ) -> bool:
-        """Change the map from what was seen, and lend from what is then ours; false when it was another."""
+        """Change the map from what was seen, and allocate from what is then ours; false when it was
+        another.
+        """
         self._gateway.demand_held()
         given_back = self._own_in(seen).intersection(given_back)
         try:
@@ -198,8 +204,8 @@ class AddressBlocks:
         now, pooled = self._clock.monotonic(), self._pool.blocks
         for block in {*self._own_in(seen), *taken} - given_back:
             if (network := block.network) not in pooled:
-                opens, lending = now + self._held_back_s if block in held else now, self._is_within(block)
-                self._pool.add(network, opens, lending=lending)
+                opens, allocating = now + self._held_back_s if block in held else now, self._is_within(block)
+                self._pool.add(network, opens, allocating=allocating)
                 self._route(network)
         self._tell_come()
         for block in given_back:
@@ -218,15 +224,15 @@ class AddressBlocks:
         self._come.set()
         self._come = asyncio.Event()
 
-    def _heed_lease(self) -> None:
+    def _heed_allocation(self) -> None:
         if self._is_low(self._clock.monotonic()):
-            self._lent.set()
+            self._was_allocated.set()
 
     def _is_low(self, now: float) -> bool:
         return now >= self._may_take_at and self._pool.unused(now) < self._ahead
 
     def _spare(self, now: float) -> list[Block]:
-        """Empty blocks without which enough is left, or that are not lent from, on a slow schedule."""
+        """Empty blocks without which enough is left, or that are not allocated from, on a slow schedule."""
         if now < self._give_back_at:
             return []
         self._give_back_at = now + GIVE_BACK_S
@@ -234,9 +240,9 @@ class AddressBlocks:
         for network in self._pool.empty_blocks(now)[:BLOCKS_CHANGED_MAX]:
             block = Block.of(network)
             if self._is_within(block):
-                if left - (network.num_addresses - NEVER_LENT) < 2 * self._ahead - 1:
+                if left - (network.num_addresses - NEVER_ALLOCATED) < 2 * self._ahead - 1:
                     continue
-                left -= network.num_addresses - NEVER_LENT
+                left -= network.num_addresses - NEVER_ALLOCATED
             spare.append(block)
         return spare
 
@@ -257,8 +263,8 @@ class AddressBlocks:
 
 
 def _half_of(prefix: int) -> int:
-    """More than half of what may be lent of such a block."""
-    return max(1, (1 << (32 - prefix)) - NEVER_LENT) // 2 + 1
+    """More than half of what may be allocated of such a block."""
+    return max(1, (1 << (32 - prefix)) - NEVER_ALLOCATED) // 2 + 1
 
 
 async def start_all(
@@ -266,7 +272,7 @@ async def start_all(
 ) -> Collection[IPv4Address]:
     """``start`` each; those are returned that are in a block of none. Raises ``Unavailable``."""
     lost = [address for each in pools for address in await each.start(in_use)]
-    return _outside({Block.of(network) for each in pools for network in each.lent_from}, lost)
+    return _outside({Block.of(network) for each in pools for network in each.allocated_from}, lost)
 
 
 def _outside(blocks: Collection[Block], addresses: Collection[IPv4Address]) -> list[IPv4Address]:

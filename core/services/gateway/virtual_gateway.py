@@ -1,4 +1,4 @@
-"""A gateway instance while this node holds it: what it lends out.
+"""A gateway instance while this node holds it: what it allocates.
 
 Rules:
 
@@ -30,11 +30,11 @@ CLOCKS_APART_S = 5.0
 
 
 @dataclass(slots=True)
-class _Lent:
+class _PoolInUse:
     """A pool, and whoever sees to its blocks."""
 
     addresses: AddressPool
-    heed_lease: Callable[[], None] = lambda: None
+    heed_allocation: Callable[[], None] = lambda: None
     more: Callable[[], asyncio.Event | None] = lambda: None
 
 
@@ -65,8 +65,8 @@ class GatewayInstance:
         self.restart_counter = term.lease.restart_counter
         self.address = address
         self.prefixes = prefixes
-        self._pools: dict[IPv4Network | None, _Lent] = {None: _Lent(addresses)}
-        self._pools |= {network: _Lent(pool) for network, pool in (apn_pools or {}).items()}
+        self._pools: dict[IPv4Network | None, _PoolInUse] = {None: _PoolInUse(addresses)}
+        self._pools |= {network: _PoolInUse(pool) for network, pool in (apn_pools or {}).items()}
         self._teids = teids
         self._static_pool = static_pool
         self._rest = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
@@ -91,24 +91,26 @@ class GatewayInstance:
         return self.restart_counter
 
     @property
-    def leases(self) -> dict[str, int]:
-        """How many addresses and TEIDs are lent out."""
-        return {"addresses": sum(self.lent_of.values()), "teids": self._teids.lent}
+    def allocated(self) -> dict[str, int]:
+        """How many addresses and TEIDs are allocated."""
+        return {"addresses": sum(self.allocated_of.values()), "teids": self._teids.allocated}
 
     @property
-    def lent_of(self) -> dict[str, int]:
-        """How many addresses of each pool are lent out, by its network; those of the common one first."""
-        return {str(of or "common"): pool.addresses.lent for of, pool in self._pools.items()}
+    def allocated_of(self) -> dict[str, int]:
+        """How many addresses of each pool are allocated, by its network; those of the common one first."""
+        return {str(of or "common"): pool.addresses.allocated for of, pool in self._pools.items()}
 
-    def on_lease(self, heed: Callable[[], None], of: IPv4Network | None = None) -> None:
-        """Call ``heed()`` after each attempt to lend an address of this pool; it must not raise."""
-        self._pools[of].heed_lease = heed
+    def on_allocation(self, heed: Callable[[], None], of: IPv4Network | None = None) -> None:
+        """Call ``heed()`` after each attempt to allocate an address of this pool; it must not raise."""
+        self._pools[of].heed_allocation = heed
 
     def on_need(self, more: Callable[[], asyncio.Event | None], of: IPv4Network | None = None) -> None:
-        """Ask ``more()`` when all of this pool are lent: it is set when others come; ``None``: none will."""
+        """Ask ``more()`` when all of this pool are allocated: it is set when others come; ``None``: none
+        will.
+        """
         self._pools[of].more = more
 
-    async def lease_address_soon(self, of: IPv4Network | None = None) -> IPv4Address:
+    async def allocate_address_soon(self, of: IPv4Network | None = None) -> IPv4Address:
         """A device address; of many that are asked for at once, some wait for the next block to come.
 
         Raises ``Refused(ADDRESSES_OCCUPIED)`` when there is none, or none in time; ``Unavailable``.
@@ -116,7 +118,7 @@ class GatewayInstance:
         until = self._clock.monotonic() + MORE_S
         while True:
             try:
-                return self.lease_address(of)
+                return self.allocate_address(of)
             except Refused:
                 left_s = until - self._clock.monotonic()
                 if left_s <= 0 or (more := self._pools[of].more()) is None:
@@ -124,19 +126,19 @@ class GatewayInstance:
             with suppress(TimeoutError):
                 await asyncio.wait_for(more.wait(), left_s)
 
-    def lease_address(self, of: IPv4Network | None = None) -> IPv4Address:
+    def allocate_address(self, of: IPv4Network | None = None) -> IPv4Address:
         """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""
         self.demand_held()
         pool = self._pools[of]
         try:
-            return pool.addresses.lease(self._clock.monotonic())
+            return pool.addresses.allocate(self._clock.monotonic())
         except PoolExhausted as error:
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, str(error)) from error
         finally:
-            pool.heed_lease()
+            pool.heed_allocation()
 
     def is_static(self, address: IPv4Address) -> bool:
-        """Whether it is never lent, because it is some SIM's own
+        """Whether it is never allocated, because it is some SIM's own
         (``core.services.sessions.static_addresses``).
         """
         return self._static_pool is not None and address in self._static_pool
@@ -149,10 +151,10 @@ class GatewayInstance:
         if not self.is_static(address) and not self._pools[of].addresses.claim(address, holder=imsi):
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, f"{address} is not free")
 
-    def lease_teid(self) -> int:
+    def allocate_teid(self) -> int:
         """A TEID; raises ``Refused(NO_RESOURCES)``."""
         try:
-            return self._teids.lease(self._clock.monotonic())
+            return self._teids.allocate(self._clock.monotonic())
         except PoolExhausted as error:
             raise Refused(AttachRefusal.NO_RESOURCES, str(error)) from error
 

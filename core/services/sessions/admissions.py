@@ -5,8 +5,9 @@ Rules:
 - A promise is an address and the id that the session will have; it ends by itself when nobody comes.
 - One IMSI is promised one address at a time by each NAS, and by some at most, so asking never drains the
   pool; each time it asks it is for another session, with another id.
-- Promises are not durable. A session that begins on one that a restart forgot gets its address: it is lent to
-  nobody else until the promise would have ended and rested (``core.services.gateway.address_blocks``).
+- Promises are not durable. A session that begins on one that a restart forgot gets its address: it is
+  allocated to nobody else until the promise would have ended and rested
+  (``core.services.gateway.address_blocks``).
 """
 
 from collections import OrderedDict
@@ -86,14 +87,14 @@ class Admissions:
                 self._gateway.release_address(address, imsi)
                 address = None
         if address is None:
-            address = static_address or self._gateway.lease_address(pool)
+            address = static_address or self._gateway.allocate_address(pool)
         return self._keep(imsi, asker, Grant(self.fresh_id(), address, apn), pool)
 
     def expect(self, imsi: str, asker: Asker, *, apn: str) -> Grant:
         """What the IMSI's next session will have where the peer gives it an address of its own."""
         if (before := self._find(imsi, asker)) is not None:
             self._forget(before)
-        grant = Grant(self.fresh_id(), IPv4Address(0), apn, is_lent=False)
+        grant = Grant(self.fresh_id(), IPv4Address(0), apn, is_allocated=False)
         return self._keep(imsi, asker, grant, None) if self._expected.take(asker[0]) else grant
 
     def redeem(
@@ -158,12 +159,12 @@ class Admissions:
 
     def _give_up(self, promise: _Promise) -> None:
         self._forget(promise)
-        if promise.grant.is_lent:
+        if promise.grant.is_allocated:
             self._gateway.release_address(promise.grant.address, promise.imsi)
 
     def _forget(self, promise: _Promise) -> None:
         del self._promises[promise.grant.session_id]
-        if not promise.grant.is_lent:
+        if not promise.grant.is_allocated:
             self._expected.give_back(promise.asker[0])
         others = self._of_imsi[promise.imsi]
         others.remove(promise)

@@ -1,6 +1,7 @@
 """Authorisation: whether a SIM may have a session, and which.
 
-Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written here but the SIM's own status.
+Rules: every refusal carries its ``AttachRefusal``; nothing is allocated or written here but the SIM's own
+status.
 """
 
 from collections.abc import Iterable, Mapping
@@ -73,7 +74,7 @@ class Authoriser:
         return self.apn(name) is not None
 
     def pool_of(self, name: str) -> IPv4Network | None:
-        """What an access point lends from; ``None``: from what is common to all that name no pool."""
+        """What an access point allocates from; ``None``: from what is common to all that name no pool."""
         served = self.apn(name)
         return None if served is None else served.ue_pool
 
@@ -134,7 +135,7 @@ class Authoriser:
                 AttachRefusal.NOT_SUPPORTED, "a requested address that is not the SIM's static address"
             )
         grant = request.grant
-        if grant is None or grant.is_lent:
+        if grant is None or grant.is_allocated:
             self._static_addresses.demand_own(sim.static_address, grant.address if grant else None)
         _check_password(terms, request, proof)
         return Permission(terms, apn, pdn_type)

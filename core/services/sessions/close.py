@@ -127,7 +127,7 @@ class SessionCloser:
         self._gateway.demand_held()
         await self._usage.report_last(session.session_id)
         self._gateway.demand_held()
-        rests_until = self._gateway.rests_until() if session.has_lent_address else None
+        rests_until = self._gateway.rests_until() if session.has_allocated_address else None
         await self._store.sessions.close(session, event, rests_until=rests_until)
         await self._static_addresses.release(session)
         self._common.heed_event()
@@ -138,7 +138,7 @@ class SessionCloser:
         self._usage.discard(session.session_id)
         if session.session_id in self._without_address:
             self._without_address.remove(session.session_id)
-        elif session.has_lent_address:
+        elif session.has_allocated_address:
             self._gateway.release_address(session.ue_address, session.imsi)
         for teid in session.teids:
             self._gateway.release_teid(teid)

@@ -47,7 +47,7 @@ class DedicatedBearers:
         """
         session = self._index.one(session_id)
         _demand_possible(session.dedicated, qci, filters)
-        teid = self._gateway.lease_teid()
+        teid = self._gateway.allocate_teid()
         wanted = DedicatedBearer(
             ebi=0,
             qci=qci,

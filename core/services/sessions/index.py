@@ -35,14 +35,14 @@ class SessionIndex:
         return [self.by_id[session_id] for session_id in sorted(session_ids)] if session_ids else []
 
     def at(self, address: IPv4Address) -> Session | None:
-        """Who has an address that is lent here."""
+        """Who has an address that is allocated here."""
         return self.by_id.get(self._at.get(int(address), ""))
 
     def add(self, session: Session) -> None:
         """It is open."""
         self.by_id[session.session_id] = session
         self._of_sim[session.sim_id] = (*self._of_sim.get(session.sim_id, ()), session.session_id)
-        if session.has_lent_address:
+        if session.has_allocated_address:
             self._at[int(session.ue_address)] = session.session_id
         self.count_by_access[session.access.value] += 1
 

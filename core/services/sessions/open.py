@@ -4,7 +4,8 @@ Rules:
 
 - A session is durable, with its event, before ``open`` returns.
 - A step that takes something pushes its undo; success keeps what was taken.
-- What an ambiguous write may have stored is closed later, and until then its address and TEIDs stay lent.
+- What an ambiguous write may have stored is closed later, and until then its address and TEIDs stay
+  allocated.
 - Before anything is taken or written after a wait, it is asked whether the gateway is still held.
 """
 
@@ -104,7 +105,7 @@ class SessionOpener:
                 grant = request.grant or await self._allocate_address(request, permission, undo)
                 tunnel = self._allocate_teids(request.peer, undo)
                 session = self._as_permitted(request, permission, grant, tunnel)
-                if permission.sim.static_address is not None and grant.is_lent:
+                if permission.sim.static_address is not None and grant.is_allocated:
                     await self._claim_static(session, standing, holder_of, undo)
                 self._install_bearer(session, undo)
                 stored = await self._store_with_event(session, undo)
@@ -120,7 +121,7 @@ class SessionOpener:
 
     def _take_grant(self, request: OpenSession, undo: Undo) -> None:
         grant = request.grant
-        if grant is not None and grant.is_lent:
+        if grant is not None and grant.is_allocated:
             undo.push(self._gateway.release_address, grant.address, request.imsi)
 
     def _handed_over(
@@ -161,11 +162,11 @@ class SessionOpener:
             raise Refused(AttachRefusal.TOO_MANY_SESSIONS, f"{self._sessions_per_sim_max} are open")
 
     async def _allocate_address(self, request: OpenSession, permission: Permission, undo: Undo) -> Grant:
-        """The SIM's own address, or one of its access point's pool; only a held gateway lends one."""
+        """The SIM's own address, or one of its access point's pool; only a held gateway allocates one."""
         session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
         if (static := permission.sim.static_address) is not None:
             return Grant(session_id, static)
-        address = await self._gateway.lease_address_soon(permission.apn.ue_pool)
+        address = await self._gateway.allocate_address_soon(permission.apn.ue_pool)
         undo.push(self._gateway.release_address, address, request.imsi)
         return Grant(session_id, address)
 
@@ -173,9 +174,9 @@ class SessionOpener:
         """Our ends of the tunnel; a NAS has none."""
         if peer is None:
             return None
-        teid_control = self._gateway.lease_teid()
+        teid_control = self._gateway.allocate_teid()
         undo.push(self._gateway.release_teid, teid_control)
-        teid_user = self._gateway.lease_teid()
+        teid_user = self._gateway.allocate_teid()
         undo.push(self._gateway.release_teid, teid_user)
         return Tunnel(
             local_teid_control=teid_control,

@@ -62,7 +62,11 @@ class SessionRecovery:
         ]
         lost = set(
             await settle(
-                [each.ue_address for each in found if isinstance(each, Session) and each.has_lent_address]
+                [
+                    each.ue_address
+                    for each in found
+                    if isinstance(each, Session) and each.has_allocated_address
+                ]
             )
         )
         for place, each in enumerate(found):
@@ -71,7 +75,7 @@ class SessionRecovery:
             if isinstance(each, Resting):
                 self._gateway.rest(each)
                 self.unreadable += [each.unreadable] if each.unreadable else []
-            elif each.has_lent_address and (each.ue_address in lost or self._index.at(each.ue_address)):
+            elif each.has_allocated_address and (each.ue_address in lost or self._index.at(each.ue_address)):
                 if self._common.step(each, LifeEvent.ADDRESS_LOST) is LifeAction.BEGIN_END:
                     self._closer.must_end_without_address(each)
             else:
@@ -82,7 +86,7 @@ class SessionRecovery:
     async def end_late(self) -> None:
         """Once: end the sessions that the holder before had begun and that arrived after they were read back.
 
-        Nobody was told of them; what they name was at rest, or in a block that is not lent from yet.
+        Nobody was told of them; what they name was at rest, or in a block that is not allocated from yet.
         """
         await asyncio.sleep(LATE_S)
         while True:
@@ -97,7 +101,7 @@ class SessionRecovery:
                 await asyncio.sleep(CLOSE_RETRY_S)
 
     async def _take_back(self, session: Session) -> None:
-        if session.has_lent_address:
+        if session.has_allocated_address:
             self._gateway.reclaim(session)
             self._static_addresses.resume(session)
         if session.tunnel is not None:
@@ -117,7 +121,7 @@ class SessionRecovery:
                 self._end(session)
 
     def _end(self, session: Session) -> None:
-        if not session.has_lent_address:
+        if not session.has_allocated_address:
             self._closer.must_end(session, CloseReason.LOST)
         elif self._gateway.reclaim(session) or self._gateway.is_static(session.ue_address):
             self._closer.must_end(session, CloseReason.LOST)

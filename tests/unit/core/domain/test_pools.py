@@ -1,4 +1,4 @@
-"""What a gateway instance lends: never twice, never at once again."""
+"""What a gateway instance allocates: never twice, never at once again."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
@@ -16,39 +16,39 @@ def pool_of(*blocks: str, quarantine_s: float = 0, opens: float = 0) -> AddressP
     return pool
 
 
-def test_an_address_rests_before_it_is_lent_again() -> None:
+def test_an_address_rests_before_it_is_allocated_again() -> None:
     pool = pool_of("10.0.0.0/30", quarantine_s=60)
-    only = pool.lease(now=0)
+    only = pool.allocate(now=0)
     assert only == IPv4Address("10.0.0.2")
     with pytest.raises(PoolExhausted):
-        pool.lease(now=0)
+        pool.allocate(now=0)
     pool.release(only, now=10)
     with pytest.raises(PoolExhausted):
-        pool.lease(now=69)
-    assert pool.lease(now=70) == only
+        pool.allocate(now=69)
+    assert pool.allocate(now=70) == only
 
 
-def test_a_claimed_address_is_not_lent() -> None:
+def test_a_claimed_address_is_not_allocated() -> None:
     pool = pool_of("10.0.0.0/29", quarantine_s=0)
     assert pool.claim(IPv4Address("10.0.0.3"), holder="somebody")
-    lent = {pool.lease(now=0) for _ in range(4)}
-    assert IPv4Address("10.0.0.3") not in lent
-    assert len(lent) == 4
+    allocated = {pool.allocate(now=0) for _ in range(4)}
+    assert IPv4Address("10.0.0.3") not in allocated
+    assert len(allocated) == 4
 
 
 def test_releasing_twice_does_not_lend_twice() -> None:
     pool = pool_of("10.0.0.0/30", quarantine_s=0)
-    address = pool.lease(now=0)
+    address = pool.allocate(now=0)
     pool.release(address, now=1)
     pool.release(address, now=1)
-    assert pool.lease(now=2) == address
+    assert pool.allocate(now=2) == address
     with pytest.raises(PoolExhausted):
-        pool.lease(now=3)
+        pool.allocate(now=3)
 
 
 def test_what_rests_is_claimed_by_whom_it_rests_for_alone() -> None:
     pool = pool_of("10.0.0.0/29", quarantine_s=60)
-    address = pool.lease(now=0)
+    address = pool.allocate(now=0)
     pool.release(address, now=1, holder="one")
     assert not pool.claim(address, holder="another")
     assert pool.claim(address, holder="one")
@@ -65,37 +65,41 @@ def test_an_open_session_has_its_address_though_it_were_at_rest() -> None:
         assert pool.reclaim(address)
         assert not pool.reclaim(address)
         pool.rest(address, now=0)
-    lent = {pool.lease(now=100) for _ in range(3)}
-    assert lent == {IPv4Address(f"10.0.0.{host}") for host in (4, 5, 6)}
+    allocated = {pool.allocate(now=100) for _ in range(3)}
+    assert allocated == {IPv4Address(f"10.0.0.{host}") for host in (4, 5, 6)}
     with pytest.raises(PoolExhausted):
-        pool.lease(now=100)
+        pool.allocate(now=100)
 
 
 @pytest.mark.parametrize("host", ["0", "1", "7", "8"])
-def test_what_is_never_lent_or_in_no_block_cannot_be_claimed(host: str) -> None:
+def test_what_is_never_allocated_or_in_no_block_cannot_be_claimed(host: str) -> None:
     pool = pool_of("10.0.0.0/29")
     assert not pool.claim(IPv4Address(f"10.0.0.{host}"), holder="one")
     assert not pool.reclaim(IPv4Address(f"10.0.0.{host}"))
     pool.rest(IPv4Address(f"10.0.0.{host}"), now=0)
-    assert (pool.lent, pool.unused(now=0)) == (0, 5)
+    assert (pool.allocated, pool.unused(now=0)) == (0, 5)
 
 
-def test_a_block_is_lent_from_when_it_opens_and_claimed_before() -> None:
+def test_a_block_is_allocated_from_when_it_opens_and_claimed_before() -> None:
     pool = pool_of("10.0.0.0/29", opens=100, quarantine_s=10)
     with pytest.raises(PoolExhausted):
-        pool.lease(now=99)
+        pool.allocate(now=99)
     assert pool.claim(IPv4Address("10.0.0.3"), holder="one")
     pool.add(IPv4Network("10.0.1.0/29"), opens=50)
-    assert {pool.lease(now=99) for _ in range(5)} == {IPv4Address(f"10.0.1.{host}") for host in range(2, 7)}
+    assert {pool.allocate(now=99) for _ in range(5)} == {
+        IPv4Address(f"10.0.1.{host}") for host in range(2, 7)
+    }
     assert pool.empty_blocks(now=99) == []
-    assert [pool.lease(now=100) for _ in range(4)] == [IPv4Address(f"10.0.0.{host}") for host in (2, 4, 5, 6)]
+    assert [pool.allocate(now=100) for _ in range(4)] == [
+        IPv4Address(f"10.0.0.{host}") for host in (2, 4, 5, 6)
+    ]
     assert pool.unused(now=100) == 0
 
 
 def test_a_block_goes_when_everything_of_it_has_rested() -> None:
     first, second = IPv4Network("10.0.0.0/29"), IPv4Network("10.0.1.0/30")
     pool = pool_of(str(first), str(second), quarantine_s=10)
-    addresses = [pool.lease(now=0) for _ in range(6)]
+    addresses = [pool.allocate(now=0) for _ in range(6)]
     assert addresses[5] == second[2]
     for address in addresses:
         pool.release(address, now=1)
@@ -103,7 +107,7 @@ def test_a_block_goes_when_everything_of_it_has_rested() -> None:
     assert set(pool.empty_blocks(now=11)) == {first, second}
     pool.remove(first)
     assert (set(pool.blocks), pool.unused(now=11)) == ({second}, 1)
-    assert pool.lease(now=11) == second[2]
+    assert pool.allocate(now=11) == second[2]
     assert not pool.claim(first[2], holder="one")
 
 
@@ -116,44 +120,44 @@ def test_no_address_is_held_by_two(steps: list[tuple[bool, int]]) -> None:
         now += 1
         if take or not held:
             try:
-                address = pool.lease(now)
+                address = pool.allocate(now)
             except PoolExhausted:
                 continue
             assert address not in held
             held.append(address)
         else:
             pool.release(held.pop(pick % len(held)), now)
-    assert pool.lent == len(held)
+    assert pool.allocated == len(held)
 
 
 def test_teids_are_never_zero_nor_in_use_nor_at_rest() -> None:
     draws = iter([b"\0\0\0\0", b"\0\0\0\1", b"\0\0\0\1", b"\0\0\0\2", b"\0\0\0\1", b"\0\0\0\1"])
     pool = TeidPool(lambda _: next(draws), quarantine_s=60)
-    assert pool.lease(now=0) == 1
-    assert pool.lease(now=0) == 2
+    assert pool.allocate(now=0) == 1
+    assert pool.allocate(now=0) == 2
     pool.release(1, now=0)
-    assert pool.lent == 1
+    assert pool.allocated == 1
     assert next(draws) == b"\0\0\0\1"
-    assert pool.lease(now=61) == 1
+    assert pool.allocate(now=61) == 1
 
 
 def test_a_pool_that_only_draws_taken_teids_gives_up() -> None:
     pool = TeidPool(lambda _: b"\0\0\0\7", quarantine_s=60)
-    assert pool.lease(now=0) == 7
+    assert pool.allocate(now=0) == 7
     with pytest.raises(PoolExhausted):
-        pool.lease(now=0)
+        pool.allocate(now=0)
 
 
-def test_a_teid_at_rest_is_not_lent_and_an_open_session_has_its_own() -> None:
+def test_a_teid_at_rest_is_not_allocated_and_an_open_session_has_its_own() -> None:
     draws = iter([b"\0\0\0\1", b"\0\0\0\2", b"\0\0\0\1"])
     pool = TeidPool(lambda _: next(draws), quarantine_s=60)
     pool.rest(1, now=0)
-    assert pool.lease(now=59) == 2
-    assert pool.lease(now=60) == 1
+    assert pool.allocate(now=59) == 2
+    assert pool.allocate(now=60) == 1
     pool.release(1, now=60)
     pool.reclaim(1)
     pool.rest(1, now=61)
-    assert pool.lent == 2
+    assert pool.allocated == 2
 
 
 def test_the_nth_address_has_the_nth_prefix_and_a_block_all_of_its_own() -> None:

@@ -47,7 +47,7 @@ def test_requests_of_version_2_are_such_to_an_independent_decoder() -> None:
         assert message.to_bytes() == request
 
 
-def test_seeded_sessions_share_nothing_and_have_addresses_that_are_lent() -> None:
+def test_seeded_sessions_share_nothing_and_have_addresses_that_are_allocated() -> None:
     sessions = [session_of(number, datetime.now(UTC), "10.99.0.100") for number in range(3_000)]
     for values in (
         {session.session_id for session in sessions},

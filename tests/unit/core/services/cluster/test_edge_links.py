@@ -230,7 +230,7 @@ def test_a_session_whose_gateway_is_gone_for_good_is_over() -> None:
     play(script)
 
 
-def test_an_address_that_is_lent_anew_is_no_longer_the_old_sessions() -> None:
+def test_an_address_that_is_allocated_anew_is_no_longer_the_old_sessions() -> None:
     async def script(gateway: Gateway, _: Gateway, edges: dict[str, Edge]) -> None:
         edge = Edge(VirtualClock(AT))
         near, far = Wire(), Wire()

@@ -152,14 +152,14 @@ def test_the_next_block_is_there_before_it_is_needed_and_goes_when_it_is_not() -
     async def script(stage: Stage) -> None:
         gateway, _ = await stage.gateway("vg-1")
         assert len(await stage.owned("vg-1")) == 1
-        lent = []
+        allocated = []
         for _ in range(30):  # six blocks' worth, and no attach waits
-            lent.append(gateway.lease_address())
+            allocated.append(gateway.allocate_address())
             await asyncio.sleep(0.01)
-        assert len(set(lent)) == 30
+        assert len(set(allocated)) == 30
         assert len(await stage.owned("vg-1")) == 7
         assert stage.routes == {each.network for each in await stage.owned("vg-1")}
-        for address in lent:
+        for address in allocated:
             gateway.release_address(address, "imsi")
         await asyncio.sleep(QUARANTINE_S / 2)
         assert len(await stage.owned("vg-1")) == 7
@@ -175,7 +175,7 @@ def test_a_map_that_cannot_be_read_is_told_while_it_lasts() -> None:
         gateway, _ = await stage.gateway("vg-1")
         stage.rates.before = 1.0
         for _ in range(5):
-            gateway.lease_address()
+            gateway.allocate_address()
         await asyncio.sleep(30)
         assert list(stage.faults.standing) == ["address-blocks vg-1"]
         stage.rates.before = 0.0
@@ -192,11 +192,11 @@ def test_who_waits_in_vain_is_refused_in_time_and_keeps_nobody_from_running() ->
         gateway, _ = await stage.gateway("vg-1", runs=False)  # nobody takes another block
         with pytest.raises(Refused):
             while True:
-                gateway.lease_address()
+                gateway.allocate_address()
         for _ in range(2):
             began = asyncio.get_running_loop().time()
             with pytest.raises(Refused) as refused:
-                await gateway.lease_address_soon()
+                await gateway.allocate_address_soon()
             assert refused.value.reason is AttachRefusal.ADDRESSES_OCCUPIED
             assert asyncio.get_running_loop().time() - began == pytest.approx(MORE_S)
 
@@ -207,43 +207,43 @@ def test_a_pool_that_is_used_up_refuses_until_another_gives_back() -> None:
     async def script(stage: Stage) -> None:
         one, _ = await stage.gateway("vg-1")
         other, _ = await stage.gateway("vg-2")
-        lent = []
+        allocated = []
         with pytest.raises(Refused) as refused:
             while True:
-                lent.append(one.lease_address())
+                allocated.append(one.allocate_address())
                 await asyncio.sleep(0.1)
         assert refused.value.reason is AttachRefusal.ADDRESSES_OCCUPIED
-        assert (len(lent), len(await stage.owned("vg-2"))) == (35, 1)
-        for address in lent:
+        assert (len(allocated), len(await stage.owned("vg-2"))) == (35, 1)
+        for address in allocated:
             one.release_address(address, "imsi")
-        others = [other.lease_address() for _ in range(5)]
+        others = [other.allocate_address() for _ in range(5)]
         with pytest.raises(Refused):
-            other.lease_address()
+            other.allocate_address()
         await asyncio.sleep(QUARANTINE_S + 2 * GIVE_BACK_S + 2 * EXHAUSTED_S)
-        assert other.lease_address() not in others
+        assert other.allocate_address() not in others
 
     play(script)
 
 
-def test_a_lease_term_lends_from_a_fresh_block_and_from_the_old_ones_later() -> None:
+def test_a_lease_term_allocates_from_a_fresh_block_and_from_the_old_ones_later() -> None:
     async def script(stage: Stage) -> None:
         first, _ = await stage.gateway("vg-1", runs=False)
-        lent = first.lease_address()
-        second, _ = await stage.gateway("vg-1", str(lent), runs=False)
+        allocated = first.allocate_address()
+        second, _ = await stage.gateway("vg-1", str(allocated), runs=False)
         (old, fresh) = await stage.owned("vg-1")
-        assert lent in old.network
-        assert {second.lease_address() in fresh.network for _ in range(5)} == {True}
+        assert allocated in old.network
+        assert {second.allocate_address() in fresh.network for _ in range(5)} == {True}
         with pytest.raises(Refused):
-            second.lease_address()
-        second.claim_address(lent, "imsi")
+            second.allocate_address()
+        second.claim_address(allocated, "imsi")
         await asyncio.sleep(HELD_BACK_S)
-        assert second.lease_address() in old.network
+        assert second.allocate_address() in old.network
 
     play(script)
 
 
 @pytest.mark.parametrize("size", [24, 20])
-def test_50_restarts_in_a_row_use_up_nothing_where_all_that_was_lent_is_known(size: int) -> None:
+def test_50_restarts_in_a_row_use_up_nothing_where_all_that_was_allocated_is_known(size: int) -> None:
     async def script(stage: Stage) -> None:
         network, in_use = IPv4Network(f"10.128.0.0/{size}"), list[IPv4Address]()
         for attaches in (*[2] * 50, 50):
@@ -253,7 +253,7 @@ def test_50_restarts_in_a_row_use_up_nothing_where_all_that_was_lent_is_known(si
             )
             for address in in_use:
                 gateway.claim_address(address, "imsi")
-            in_use += [await gateway.lease_address_soon() for _ in range(attaches)]
+            in_use += [await gateway.allocate_address_soon() for _ in range(attaches)]
         assert len(set(in_use)) == 150
 
     play(script)
@@ -261,17 +261,17 @@ def test_50_restarts_in_a_row_use_up_nothing_where_all_that_was_lent_is_known(si
 
 def test_where_something_may_be_promised_a_restart_uses_up_a_64th_of_the_pool() -> None:
     async def script(stage: Stage) -> None:
-        network, lent = IPv4Network("10.128.0.0/20"), list[IPv4Address]()
+        network, allocated = IPv4Network("10.128.0.0/20"), list[IPv4Address]()
         for life in range(50):
             await stage.kill()
             gateway, _ = await stage.gateway("vg-1", network=network, prefix=22, held_back_s=1_000)
             assert len(await stage.owned("vg-1")) == life + 1
-            lent += [await gateway.lease_address_soon() for _ in range(5)]
+            allocated += [await gateway.allocate_address_soon() for _ in range(5)]
             await asyncio.sleep(2)
-        while len(lent) < 50 * 5 + 400:
-            lent.append(await gateway.lease_address_soon())
+        while len(allocated) < 50 * 5 + 400:
+            allocated.append(await gateway.allocate_address_soon())
             await asyncio.sleep(0.01)
-        assert len(set(lent)) == len(lent), "what may be promised is lent to nobody else"
+        assert len(set(allocated)) == len(allocated), "what may be promised is allocated to nobody else"
         sizes = {each.prefix for each in await stage.owned("vg-1")}
         assert sizes == {23, 24, 25, 26}, "each next block is twice as large"
 
@@ -295,7 +295,7 @@ def test_whatever_the_holder_before_has_under_way_comes_to_nothing() -> None:
     play(script)
 
 
-def test_what_was_lent_before_there_were_blocks_is_taken_with_its_block_or_given_up() -> None:
+def test_what_was_allocated_before_there_were_blocks_is_taken_with_its_block_or_given_up() -> None:
     async def script(stage: Stage) -> None:
         await stage.gateway("vg-1", "10.128.0.3", "10.128.0.34", "192.0.2.1", runs=False)
         assert await stage.owned("vg-1") == [
@@ -309,7 +309,7 @@ def test_what_was_lent_before_there_were_blocks_is_taken_with_its_block_or_given
     play(script)
 
 
-def test_what_is_lent_from_blocks_of_different_sizes_is_kept() -> None:
+def test_what_is_allocated_from_blocks_of_different_sizes_is_kept() -> None:
     async def script(stage: Stage) -> None:
         larger = block("10.128.0.0/28")
         await stage.store.blocks.change(
@@ -325,14 +325,14 @@ def test_a_change_whose_answer_is_lost_is_read_again() -> None:
     async def script(stage: Stage) -> None:
         gateway, blocks = await stage.gateway("vg-1")
         stage.rates.after = 1.0
-        lent = [gateway.lease_address() for _ in range(4)]
+        allocated = [gateway.allocate_address() for _ in range(4)]
         await asyncio.sleep(1)
         assert len(await stage.owned("vg-1")) >= 2
         stage.rates.after = 0.0
         await asyncio.sleep(5)
-        assert blocks.lent_from == {each.network for each in await stage.owned("vg-1")}
-        lent += [gateway.lease_address() for _ in range(6)]
-        assert len(set(lent)) == 10
+        assert blocks.allocated_from == {each.network for each in await stage.owned("vg-1")}
+        allocated += [gateway.allocate_address() for _ in range(6)]
+        assert len(set(allocated)) == 10
 
     play(script)
 
@@ -342,28 +342,28 @@ def test_who_holds_it_no_longer_takes_nothing() -> None:
         gateway, _ = await stage.gateway("vg-1")
         gateway.fence()
         with pytest.raises(Unavailable):
-            gateway.lease_address()
+            gateway.allocate_address()
         await asyncio.sleep(5)
         assert len(await stage.owned("vg-1")) == 1
 
     play(script)
 
 
-def test_a_block_of_a_pool_that_is_no_more_keeps_its_sessions_and_is_lent_from_no_more() -> None:
+def test_a_block_of_a_pool_that_is_no_more_keeps_its_sessions_and_is_allocated_from_no_more() -> None:
     async def script(stage: Stage) -> None:
         first, _ = await stage.gateway("vg-1", runs=False)
-        lent = first.lease_address()
+        allocated = first.allocate_address()
         other = IPv4Network("10.64.0.0/26")
         second, blocks = await stage.gateway("vg-1", network=other)
-        second.claim_address(lent, "imsi")
+        second.claim_address(allocated, "imsi")
         await asyncio.sleep(HELD_BACK_S + 2 * GIVE_BACK_S)
         assert block("10.128.0.0/29") in await stage.owned("vg-1"), "a session has an address of it"
         for _ in range(20):
-            assert second.lease_address() in other
+            assert second.allocate_address() in other
             await asyncio.sleep(0.01)
-        second.release_address(lent, "imsi")
+        second.release_address(allocated, "imsi")
         await asyncio.sleep(QUARANTINE_S + 2 * GIVE_BACK_S)
-        assert all(network.subnet_of(other) for network in blocks.lent_from)
-        assert stage.routes == blocks.lent_from == {each.network for each in await stage.owned("vg-1")}
+        assert all(network.subnet_of(other) for network in blocks.allocated_from)
+        assert stage.routes == blocks.allocated_from == {each.network for each in await stage.owned("vg-1")}
 
     play(script)

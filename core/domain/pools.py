@@ -1,8 +1,8 @@
 """Pools of a gateway instance: device addresses and TEIDs.
 
-Rules: nothing is allocated twice; what comes back rests in quarantine before it is allocated again, so that a
-late packet of the old holder never reaches the new one; TEIDs are unpredictable and never 0. Memory grows
-with what is allocated or at rest, not with the network that it is allocated from. (Queues are
+Rules: nothing is allocated twice; what is released stays in quarantine before it is allocated again, so that
+a late packet of the old holder never reaches the new one; TEIDs are unpredictable and never 0. Memory grows
+with what is allocated or in quarantine, not with the network that it is allocated from. (Queues are
 ``OrderedDict``: to find the first of a plain one takes longer with each that was removed before it.)
 """
 
@@ -24,9 +24,9 @@ class PoolExhausted(Exception):
 
 @dataclass(slots=True)
 class _Block:
-    """A block that is allocated from. ``following`` to ``last`` were never allocated, ``free`` are those that
-    rested; ``unused`` counts what is neither allocated nor at rest. One that is not ``allocating`` keeps what
-    was allocated of it.
+    """A block that is allocated from. ``following`` to ``last`` were never allocated, ``free`` are those
+    whose quarantine is over; ``unused`` counts what is neither allocated nor in quarantine. One that is not
+    ``allocating`` keeps what was allocated of it.
     """
 
     network: IPv4Network
@@ -45,7 +45,7 @@ class _Block:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of it is allocated or at rest."""
+        """Whether nothing of it is allocated or in quarantine."""
         return self.unused == self.network.num_addresses - NEVER_ALLOCATED
 
 
@@ -65,7 +65,7 @@ class AddressPool:
         self._usable: dict[int, _Block] = {}
         self._unused = 0
         self._allocated: set[int] = set()
-        self._resting: OrderedDict[int, tuple[float, str]] = OrderedDict()
+        self._quarantined: OrderedDict[int, tuple[float, str]] = OrderedDict()
 
     @property
     def allocated(self) -> int:
@@ -83,7 +83,7 @@ class AddressPool:
         return self._unused
 
     def empty_blocks(self, now: float) -> list[IPv4Network]:
-        """Blocks of which nothing is allocated, nothing rests and nothing is held back."""
+        """Blocks of which nothing is allocated, nothing is in quarantine and nothing is held back."""
         self._wake(now)
         return [block.network for block in self._blocks.values() if block.is_open and block.is_empty]
 
@@ -122,18 +122,20 @@ class AddressPool:
     def claim(self, address: IPv4Address, *, holder: str) -> bool:
         """Lend the address that somebody says to have; false when it is not free.
 
-        One that rests is allocated to nobody but whom it rests for.
+        One in quarantine is allocated to nobody but whom it rests for.
         """
-        resting = self._resting.get(int(address))
-        return (resting is None or resting[1] == holder) and self.reclaim(address)
+        quarantined = self._quarantined.get(int(address))
+        return (quarantined is None or quarantined[1] == holder) and self.reclaim(address)
 
     def reclaim(self, address: IPv4Address) -> bool:
-        """Mark what an open session has, though it were at rest; false when another has it, or no block."""
+        """Mark what an open session has, though it were in quarantine; false when another has it, or no
+        block.
+        """
         number = int(address)
         block = self._block_of(number)
         if block is None or number in self._allocated or not block.first + 2 <= number <= block.last:
             return False
-        if self._resting.pop(number, None) is None:
+        if self._quarantined.pop(number, None) is None:
             block.free.pop(number, None)
             self._use(block)
         self._allocated.add(number)
@@ -143,9 +145,9 @@ class AddressPool:
         """Give it back, into quarantine; meanwhile only ``holder`` may claim it. Idempotent."""
         if (number := int(address)) in self._allocated:
             self._allocated.remove(number)
-            self._resting[number] = (now + self._quarantine_s, holder)
+            self._quarantined[number] = (now + self._quarantine_s, holder)
 
-    def rest(self, address: IPv4Address, now: float) -> None:
+    def quarantine(self, address: IPv4Address, now: float) -> None:
         """Put what nobody has into quarantine, whole; what is allocated stays allocated."""
         if self.reclaim(address):
             self.release(address, now)
@@ -161,7 +163,7 @@ class AddressPool:
         while block.following <= block.last:
             number = block.following
             block.following += 1
-            if not (number in self._allocated or number in self._resting or number in block.free):
+            if not (number in self._allocated or number in self._quarantined or number in block.free):
                 return number
         return block.free.popitem(last=False)[0]
 
@@ -174,11 +176,11 @@ class AddressPool:
                 if opened.allocating and opened.unused:
                     self._unused += opened.unused
                     self._usable[first] = opened
-        while self._resting:
-            number, (until, _) = next(iter(self._resting.items()))
+        while self._quarantined:
+            number, (until, _) = next(iter(self._quarantined.items()))
             if until > now:
                 return
-            del self._resting[number]
+            del self._quarantined[number]
             block = self._block_of(number)
             assert block is not None, "a block is returned only when none of its addresses is in quarantine"
             block.unused += 1
@@ -199,8 +201,8 @@ class AddressPool:
 class UePrefixes:
     """Which /64 goes with which device address: of each pair of pools the n-th with the n-th.
 
-    So a session has one number, and whatever is true of its IPv4 address (allocated once, at rest, static,
-    led to its gateway by block) is true of its prefix.
+    So a session has one number, and whatever is true of its IPv4 address (allocated once, in quarantine,
+    static, led to its gateway by block) is true of its prefix.
     """
 
     pools: tuple[tuple[IPv4Network, IPv6Network], ...] = ()
@@ -229,7 +231,7 @@ class TeidPool:
         self._random_bytes = random_bytes
         self._quarantine_s = quarantine_s
         self._allocated: set[int] = set()
-        self._resting: OrderedDict[int, float] = OrderedDict()
+        self._quarantined: OrderedDict[int, float] = OrderedDict()
 
     @property
     def allocated(self) -> int:
@@ -238,28 +240,28 @@ class TeidPool:
 
     def allocate(self, now: float) -> int:
         """A TEID that is neither in use nor in quarantine; raises ``PoolExhausted``."""
-        while self._resting and (oldest := next(iter(self._resting.items())))[1] <= now:
-            del self._resting[oldest[0]]
+        while self._quarantined and (oldest := next(iter(self._quarantined.items())))[1] <= now:
+            del self._quarantined[oldest[0]]
         for _ in range(TEID_DRAWS_MAX):
             teid = int.from_bytes(self._random_bytes(4), "big")
-            if teid and teid not in self._allocated and teid not in self._resting:
+            if teid and teid not in self._allocated and teid not in self._quarantined:
                 self._allocated.add(teid)
                 return teid
         raise PoolExhausted("no free TEID found")
 
     def reclaim(self, teid: int) -> None:
-        """Mark what an open session has, though it were at rest."""
-        self._resting.pop(teid, None)
+        """Mark what an open session has, though it were in quarantine."""
+        self._quarantined.pop(teid, None)
         self._allocated.add(teid)
 
     def release(self, teid: int, now: float) -> None:
         """Give it back, into quarantine. Idempotent."""
         if teid in self._allocated:
             self._allocated.remove(teid)
-            self._resting[teid] = now + self._quarantine_s
+            self._quarantined[teid] = now + self._quarantine_s
 
-    def rest(self, teid: int, now: float) -> None:
+    def quarantine(self, teid: int, now: float) -> None:
         """Put what nobody has into quarantine, whole; what is allocated stays allocated."""
         if teid not in self._allocated:
-            self._resting.pop(teid, None)
-            self._resting[teid] = now + self._quarantine_s
+            self._quarantined.pop(teid, None)
+            self._quarantined[teid] = now + self._quarantine_s

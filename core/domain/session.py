@@ -233,7 +233,7 @@ class Session(Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Resting:
+class QuarantinedResources:
     """What a session leaves that is over, or that never came to be: nobody may have it for a while.
 
     ``unreadable``: why the session, though stored, cannot be read.

@@ -23,7 +23,7 @@ from core.domain.consumer import ShardLease
 from core.domain.gateway import AddressHolder, GatewayLease
 from core.domain.lease import Lease
 from core.domain.message import MessageCount
-from core.domain.session import Nas, Resting, Session, SessionEvent
+from core.domain.session import Nas, QuarantinedResources, Session, SessionEvent
 from core.domain.sim import Sim
 from core.domain.usage import Folding, UsageReport
 
@@ -173,7 +173,7 @@ class Sessions(Protocol):
     """Open sessions and the history of sessions. Partition: ``sim_id``, the same as the SIM's.
 
     A gateway instance finds its sessions by index rows, written before the session and removed after it, and
-    by the same rows what its sessions left at rest.
+    by the same rows what its sessions left in quarantine.
     """
 
     async def put(self, session: Session, event: SessionEvent) -> Session:
@@ -181,11 +181,11 @@ class Sessions(Protocol):
         ...
 
     async def close(
-        self, session: Session, event: SessionEvent, *, rests_until: datetime | None = None
+        self, session: Session, event: SessionEvent, *, quarantined_until: datetime | None = None
     ) -> None:
         """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``.
 
-        Until ``rests_until`` its gateway is told that its address and TEIDs are at rest.
+        Until ``quarantined_until`` its gateway is told that its address and TEIDs are in quarantine.
         """
         ...
 
@@ -209,9 +209,11 @@ class Sessions(Protocol):
         """The same of each of several SIMs, in one read."""
         ...
 
-    def of_gateway(self, gateway_id: str, *, known: Container[str] = ()) -> AsyncIterator[Session | Resting]:
-        """The open sessions of a gateway instance, and what others left at rest: what a node must load to
-        take it over. Those whose ids are ``known`` are passed over. No full scan.
+    def of_gateway(
+        self, gateway_id: str, *, known: Container[str] = ()
+    ) -> AsyncIterator[Session | QuarantinedResources]:
+        """The open sessions of a gateway instance, and what others left in quarantine: what a node must load
+        to take it over. Those whose ids are ``known`` are passed over. No full scan.
         """
         ...
 

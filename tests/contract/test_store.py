@@ -22,7 +22,7 @@ from core.domain.account import AuthKey, Group, Operator
 from core.domain.consumer import SHARD_END, ShardLease
 from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.gateway import GatewayLease
-from core.domain.session import PdnType, Resting, SessionEventKind
+from core.domain.session import PdnType, QuarantinedResources, SessionEventKind
 from core.domain.sim import SimStatus, Subscriber
 from core.domain.values import replace
 from core.errors import StaleVersion
@@ -422,8 +422,8 @@ async def test_an_index_row_without_a_session_rests_what_it_names_and_is_later_r
     await world.engine.write(
         Batch(SIM, (sim.sim_id,), (Delete(sessions_module._session_key(stored.session_id)),))
     )
-    resting = Resting(stored.session_id, stored.ue_address, stored.teids)
-    assert [each async for each in sessions.of_gateway("vg-1")] == [resting]
+    in_quarantine = QuarantinedResources(stored.session_id, stored.ue_address, stored.teids)
+    assert [each async for each in sessions.of_gateway("vg-1")] == [in_quarantine]
     assert len(await world.engine.scan(SESSION_BY_GATEWAY, partition)) == 1
     world.clock.at += SETTLED
     assert [session async for session in sessions.of_gateway("vg-1")] == []

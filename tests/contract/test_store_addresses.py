@@ -1,4 +1,4 @@
-"""What every store must do for addresses: who allocates which, who has which, and what rests."""
+"""What every store must do for addresses: who allocates which, who has which, and what is in quarantine."""
 
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
@@ -10,7 +10,7 @@ from core.adapters.store.rows import body_of
 from core.adapters.store.tables import SIM, STATIC_ADDRESS
 from core.domain.address_blocks import Block, BlockMap, BlockOwner
 from core.domain.gateway import AddressHolder
-from core.domain.session import Resting, SessionEventKind
+from core.domain.session import QuarantinedResources, SessionEventKind
 from core.domain.values import replace
 from core.errors import StaleVersion
 from core.ports.store import BLOCKS_CHANGED_MAX
@@ -74,18 +74,18 @@ async def test_who_has_a_static_address_is_compared_and_set(world: World) -> Non
     assert await world.store.holders.get(address) == second == replace(first, rests_until=LATER, version=2)
 
 
-async def test_what_a_session_had_is_at_rest_until_its_time_whatever_dies(world: World) -> None:
+async def test_what_a_session_had_is_in_quarantine_until_its_time_whatever_dies(world: World) -> None:
     sim, sessions = sim_of(1), world.store.sessions
     stored = await sessions.put(session_of(sim), event_of(sim))
     other = await sessions.put(session_of(sim, 2), event_of(sim, 2))
     closing = event_of(sim, 3, kind=SessionEventKind.DELETED)
     until = NOW + timedelta(seconds=60)
     for _ in range(2):
-        await sessions.close(stored, closing, rests_until=until)
+        await sessions.close(stored, closing, quarantined_until=until)
     await world.reopen()
     sessions = world.store.sessions
-    resting = Resting(stored.session_id, stored.ue_address, stored.teids)
-    assert {each async for each in sessions.of_gateway("vg-1")} == {resting, other}
+    in_quarantine = QuarantinedResources(stored.session_id, stored.ue_address, stored.teids)
+    assert {each async for each in sessions.of_gateway("vg-1")} == {in_quarantine, other}
     assert [each async for each in sessions.of_gateway("vg-1", known={stored.session_id})] == [other]
     world.clock.at = until
     assert [each async for each in sessions.of_gateway("vg-1")] == [other]

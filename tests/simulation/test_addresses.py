@@ -28,7 +28,7 @@ from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool
 from core.domain.reasons import AttachRefusal
 from core.domain.requests import OpenSession, PeerTunnel
-from core.domain.session import Access, CloseReason, Nas, NasName, Resting, Session
+from core.domain.session import Access, CloseReason, Nas, NasName, QuarantinedResources, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
 from core.services.gateway.address_blocks import AddressBlocks
@@ -445,13 +445,13 @@ class RashEngine(LateEngine):
 
 
 class RestlessGateway(GatewayRuntime):
-    """Planted: what was at rest is not read back."""
+    """Planted: what was in quarantine is not read back."""
 
     async def start(self) -> int:
-        def forget(resting: Resting) -> None:
+        def forget(quarantined: QuarantinedResources) -> None:
             return None
 
-        self.gateway.rest = forget  # type: ignore[method-assign]  # planted
+        self.gateway.quarantine = forget  # type: ignore[method-assign]  # planted
         return await super().start()
 
 

@@ -4,9 +4,9 @@ Rules:
 
 - A session's row and its event are one batch under a condition on the session's version.
 - The gateway's index row is written first, in one write with the session, and removed last, or left to
-  expire, for it also says what rests. Who reads it asks the session itself; an index row that stayed behind
-  rests what it names, and is removed once nobody can be on the way to it. A session that cannot be read rests
-  what its index row names, and is told as that.
+  expire, for it also says what is in quarantine. Who reads it asks the session itself; an index row that
+  stayed behind rests what it names, and is removed once nobody can be on the way to it. A session that cannot
+  be read rests what its index row names, and is told as that.
 - An event that goes into the stream has an outbox row, written first in the same way and removed once the
   stream has it; a row whose event never came is left from a crash.
 - An event's place is its time in microseconds and its id, so a history is read by time.
@@ -41,7 +41,7 @@ from core.adapters.store.rows import (
     get_row,
 )
 from core.adapters.store.tables import EVENT_LIFE_US, OUTBOX, SESSION_BY_GATEWAY, SIM
-from core.domain.session import Resting, Session, SessionEvent
+from core.domain.session import QuarantinedResources, Session, SessionEvent
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
@@ -76,13 +76,13 @@ class WideSessions:
         return stored
 
     async def close(
-        self, session: Session, event: SessionEvent, *, rests_until: datetime | None = None
+        self, session: Session, event: SessionEvent, *, quarantined_until: datetime | None = None
     ) -> None:
         """Session and event in one batch, whatever the stored version is; then the index row."""
         index = Batch(SESSION_BY_GATEWAY, _index_of(session), (Delete((session.session_id,)),))
-        if rests_until is not None:
-            rests_until_us = microseconds(rests_until)
-            index = _index_batch(session, rests_until_us, expires_us=rests_until_us)
+        if quarantined_until is not None:
+            quarantined_until_us = microseconds(quarantined_until)
+            index = _index_batch(session, quarantined_until_us, expires_us=quarantined_until_us)
         key = _session_key(session.session_id)
         version = session.version
         for _ in range(CONDITIONAL_TRIES_MAX):
@@ -159,8 +159,8 @@ class WideSessions:
 
     async def of_gateway(
         self, gateway_id: str, *, known: Container[str] = ()
-    ) -> AsyncIterator[Session | Resting]:
-        """The open sessions of a gateway instance and what is at rest, some buckets side by side."""
+    ) -> AsyncIterator[Session | QuarantinedResources]:
+        """The open sessions of a gateway instance and what is in quarantine, some buckets side by side."""
         for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
             buckets = range(first, first + BUCKETS_AT_ONCE)
             reading = (self._of_bucket((gateway_id, bucket), known) for bucket in buckets)
@@ -168,8 +168,8 @@ class WideSessions:
                 for found in of_bucket:
                     yield found
 
-    async def _of_bucket(self, partition: Key, known: Container[str]) -> list[Session | Resting]:
-        found: list[Session | Resting] = []
+    async def _of_bucket(self, partition: Key, known: Container[str]) -> list[Session | QuarantinedResources]:
+        found: list[Session | QuarantinedResources] = []
         above: Key = ()
         while True:
             rows = await self._engine.scan(SESSION_BY_GATEWAY, partition, above=above)
@@ -208,10 +208,12 @@ class WideSessions:
 
         return await collect_page(scan, resolve, after=after, limit=limit)
 
-    async def _resolve(self, gateway_id: str, partition: Key, rows: Sequence[Row]) -> list[Session | Resting]:
+    async def _resolve(
+        self, gateway_id: str, partition: Key, rows: Sequence[Row]
+    ) -> list[Session | QuarantinedResources]:
         keys = [RowKey((row.values[0],), _session_key(str(row.clustering[0]))) for row in rows]
         found = await self._engine.get(SIM, keys)
-        resolved: list[Session | Resting] = []
+        resolved: list[Session | QuarantinedResources] = []
         settled_us = microseconds(self._clock.now()) - SETTLE_US
         for index, key, row in zip(rows, keys, found, strict=True):
             if row is not None:
@@ -220,14 +222,14 @@ class WideSessions:
                 except CorruptRow as error:
                     if not index.values[2]:
                         raise
-                    resolved.append(replace(_resting(index), unreadable=str(error)))
+                    resolved.append(replace(_in_quarantine(index), unreadable=str(error)))
                     continue
                 if session.gateway_id == gateway_id:
                     resolved.append(session)
             elif int(index.values[1]) < settled_us:
                 await self._engine.write(Batch(SESSION_BY_GATEWAY, partition, (Delete(index.clustering),)))
             elif index.values[2]:  # a row of an earlier version names no address
-                resolved.append(_resting(index))
+                resolved.append(_in_quarantine(index))
         return resolved
 
 
@@ -246,9 +248,9 @@ def _index_batch(session: Session, indexed_us: int, *, expires_us: int = 0) -> B
     return Batch(SESSION_BY_GATEWAY, _index_of(session), (put,))
 
 
-def _resting(index: Row) -> Resting:
+def _in_quarantine(index: Row) -> QuarantinedResources:
     teids = tuple(int(teid) for teid in index.values[3:] if teid)
-    return Resting(str(index.clustering[0]), IPv4Address(str(index.values[2])), teids)
+    return QuarantinedResources(str(index.clustering[0]), IPv4Address(str(index.values[2])), teids)
 
 
 def _time_key(at_us: int) -> str:

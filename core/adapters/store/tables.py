@@ -115,7 +115,8 @@ SESSION_BY_GATEWAY = Table(
     _texts("session_id"),
     (*_texts("sim_id"), *_bigints("indexed_us"), *_texts("ue_address"), *_bigints(*_TEIDS)),
 )
-"""A row whose session is not there says what is at rest; after a session's end it lives as long as that."""
+"""A row whose session is not there says what is in quarantine; after a session's end it lives as long as
+that."""
 OUTBOX = Table(
     "outbox",
     (*_texts("gateway_id"), *_bigints("bucket")),

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network
 from core.domain.gateway import GatewayLease
 from core.domain.pools import NO_PREFIXES, AddressPool, PoolExhausted, TeidPool, UePrefixes
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Resting, Session
+from core.domain.session import QuarantinedResources, Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
@@ -26,7 +26,7 @@ from core.services.gateway.lease_term import LeaseTerm
 MORE_S = 2.0
 """How long an attach waits for addresses that are on their way."""
 CLOCKS_APART_S = 5.0
-"""What is at rest is found so much longer by a node whose clock is ahead."""
+"""What is in quarantine is found so much longer by a node whose clock is ahead."""
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class GatewayInstance:
         self._pools |= {network: _PoolInUse(pool) for network, pool in (apn_pools or {}).items()}
         self._teids = teids
         self._static_pool = static_pool
-        self._rest = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
+        self._quarantine = timedelta(seconds=quarantine_s + CLOCKS_APART_S)
         self._clock = clock
 
     def fence(self) -> None:
@@ -174,14 +174,14 @@ class GatewayInstance:
             self._teids.reclaim(teid)
         return any(pool.addresses.reclaim(session.ue_address) for pool in self._pools.values())
 
-    def rest(self, resting: Resting) -> None:
-        """Begin the whole quarantine of what was found at rest: no clock but our own measures it."""
+    def quarantine(self, quarantined: QuarantinedResources) -> None:
+        """Begin the whole quarantine of what was found in quarantine: no clock but our own measures it."""
         now = self._clock.monotonic()
         for pool in self._pools.values():
-            pool.addresses.rest(resting.ue_address, now)
-        for teid in resting.teids:
-            self._teids.rest(teid, now)
+            pool.addresses.quarantine(quarantined.ue_address, now)
+        for teid in quarantined.teids:
+            self._teids.quarantine(teid, now)
 
-    def rests_until(self) -> datetime:
-        """How long whoever takes the gateway over must find at rest what is released now."""
-        return self._clock.now() + self._rest
+    def quarantined_until(self) -> datetime:
+        """How long whoever takes the gateway over must find in quarantine what is released now."""
+        return self._clock.now() + self._quarantine

@@ -6,7 +6,7 @@ Rules:
 - One IMSI is promised one address at a time by each NAS, and by some at most, so asking never drains the
   pool; each time it asks it is for another session, with another id.
 - Promises are not durable. A session that begins on one that a restart forgot gets its address: it is
-  allocated to nobody else until the promise would have ended and rested
+  allocated to nobody else until the promise would have ended and been in quarantine
   (``core.services.gateway.address_blocks``).
 """
 

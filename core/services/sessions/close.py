@@ -5,7 +5,7 @@ Rules:
 - Closing cuts the bearer first, then makes the last usage durable, then the end; only then is the meter's
   slot given back, and address and TEIDs with it.
 - An end that the store would not take is tried until it does: the same event, however often it is written.
-- What a session had is at rest when it is over, and stays so for whoever takes the gateway over.
+- What a session had is in quarantine when it is over, and stays so for whoever takes the gateway over.
 """
 
 import asyncio
@@ -127,8 +127,8 @@ class SessionCloser:
         self._gateway.demand_held()
         await self._usage.report_last(session.session_id)
         self._gateway.demand_held()
-        rests_until = self._gateway.rests_until() if session.has_allocated_address else None
-        await self._store.sessions.close(session, event, rests_until=rests_until)
+        quarantined_until = self._gateway.quarantined_until() if session.has_allocated_address else None
+        await self._store.sessions.close(session, event, quarantined_until=quarantined_until)
         await self._static_addresses.release(session)
         self._common.heed_event()
         if self._common.step(session, LifeEvent.END_STORED) is LifeAction.GIVE_BACK:

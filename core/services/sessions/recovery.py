@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from ipaddress import IPv4Address
 
-from core.domain.session import CloseReason, Resting, Session
+from core.domain.session import CloseReason, QuarantinedResources, Session
 from core.domain.session_life import LifeAction, LifeEvent
 from core.errors import Unavailable
 from core.ports.user_plane import bearer_of
@@ -72,8 +72,8 @@ class SessionRecovery:
         for place, each in enumerate(found):
             if place % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            if isinstance(each, Resting):
-                self._gateway.rest(each)
+            if isinstance(each, QuarantinedResources):
+                self._gateway.quarantine(each)
                 self.unreadable += [each.unreadable] if each.unreadable else []
             elif each.has_allocated_address and (each.ue_address in lost or self._index.at(each.ue_address)):
                 if self._common.step(each, LifeEvent.ADDRESS_LOST) is LifeAction.BEGIN_END:
@@ -86,7 +86,8 @@ class SessionRecovery:
     async def end_late(self) -> None:
         """Once: end the sessions that the holder before had begun and that arrived after they were read back.
 
-        Nobody was told of them; what they name was at rest, or in a block that is not allocated from yet.
+        Nobody was told of them; what they name was in quarantine, or in a block that is not allocated from
+        yet.
         """
         await asyncio.sleep(LATE_S)
         while True:

@@ -53,18 +53,18 @@ def test_what_rests_is_claimed_by_whom_it_rests_for_alone() -> None:
     assert not pool.claim(address, holder="another")
     assert pool.claim(address, holder="one")
     assert not pool.claim(address, holder="one")
-    pool.rest(IPv4Address("10.0.0.4"), now=1)
+    pool.quarantine(IPv4Address("10.0.0.4"), now=1)
     assert not pool.claim(IPv4Address("10.0.0.4"), holder="one")
     assert pool.claim(IPv4Address("10.0.0.5"), holder="one")
 
 
-def test_an_open_session_has_its_address_though_it_were_at_rest() -> None:
+def test_an_open_session_has_its_address_though_it_were_in_quarantine() -> None:
     pool = pool_of("10.0.0.0/29", quarantine_s=60)
     for address in (IPv4Address("10.0.0.2"), IPv4Address("10.0.0.3")):
-        pool.rest(address, now=0)
+        pool.quarantine(address, now=0)
         assert pool.reclaim(address)
         assert not pool.reclaim(address)
-        pool.rest(address, now=0)
+        pool.quarantine(address, now=0)
     allocated = {pool.allocate(now=100) for _ in range(3)}
     assert allocated == {IPv4Address(f"10.0.0.{host}") for host in (4, 5, 6)}
     with pytest.raises(PoolExhausted):
@@ -76,7 +76,7 @@ def test_what_is_never_allocated_or_in_no_block_cannot_be_claimed(host: str) -> 
     pool = pool_of("10.0.0.0/29")
     assert not pool.claim(IPv4Address(f"10.0.0.{host}"), holder="one")
     assert not pool.reclaim(IPv4Address(f"10.0.0.{host}"))
-    pool.rest(IPv4Address(f"10.0.0.{host}"), now=0)
+    pool.quarantine(IPv4Address(f"10.0.0.{host}"), now=0)
     assert (pool.allocated, pool.unused(now=0)) == (0, 5)
 
 
@@ -130,7 +130,7 @@ def test_no_address_is_held_by_two(steps: list[tuple[bool, int]]) -> None:
     assert pool.allocated == len(held)
 
 
-def test_teids_are_never_zero_nor_in_use_nor_at_rest() -> None:
+def test_teids_are_never_zero_nor_in_use_nor_in_quarantine() -> None:
     draws = iter([b"\0\0\0\0", b"\0\0\0\1", b"\0\0\0\1", b"\0\0\0\2", b"\0\0\0\1", b"\0\0\0\1"])
     pool = TeidPool(lambda _: next(draws), quarantine_s=60)
     assert pool.allocate(now=0) == 1
@@ -148,15 +148,15 @@ def test_a_pool_that_only_draws_taken_teids_gives_up() -> None:
         pool.allocate(now=0)
 
 
-def test_a_teid_at_rest_is_not_allocated_and_an_open_session_has_its_own() -> None:
+def test_a_teid_in_quarantine_is_not_allocated_and_an_open_session_has_its_own() -> None:
     draws = iter([b"\0\0\0\1", b"\0\0\0\2", b"\0\0\0\1"])
     pool = TeidPool(lambda _: next(draws), quarantine_s=60)
-    pool.rest(1, now=0)
+    pool.quarantine(1, now=0)
     assert pool.allocate(now=59) == 2
     assert pool.allocate(now=60) == 1
     pool.release(1, now=60)
     pool.reclaim(1)
-    pool.rest(1, now=61)
+    pool.quarantine(1, now=61)
     assert pool.allocated == 2
 
 

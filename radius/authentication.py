@@ -15,7 +15,7 @@ from core.domain.requests import Grant, OpenSession
 from core.domain.session import Access
 from core.domain.sim import Sim
 from core.errors import Refused
-from core.services.sessions.admissions import Admissions
+from core.services.sessions.reservations import Admissions
 from core.services.sessions.service import Sessions
 from radius.events import AccessRequested, Denied, Granted, Outcome
 from radius.terms import apn_of, foreign

@@ -23,11 +23,11 @@ from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
-from core.services.sessions.admissions import Admissions
 from core.services.sessions.dedicated import DedicatedBearers
 from core.services.sessions.idle import IdleSessions
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reported import ReportedUsage
+from core.services.sessions.reservations import Admissions
 from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions

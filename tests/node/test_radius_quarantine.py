@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-import core.services.sessions.admissions
 import core.services.sessions.quarantine
+import core.services.sessions.reservations
 import radius.notices
 from core.domain.audit import AuditAction
 from core.domain.requests import ModifySession
@@ -364,7 +364,7 @@ def test_an_access_point_in_access_alone_is_known_also_where_the_nas_has_address
     monkeypatch: pytest.MonkeyPatch, expected_max: int | None
 ) -> None:
     if expected_max is not None:
-        monkeypatch.setattr(core.services.sessions.admissions, "EXPECTED_MAX", expected_max)
+        monkeypatch.setattr(core.services.sessions.reservations, "EXPECTED_MAX", expected_max)
 
     async def script(plain: Stage) -> None:
         stage = of(plain)
@@ -387,7 +387,7 @@ def test_an_access_point_in_access_alone_is_known_also_where_the_nas_has_address
 
 
 def test_what_one_client_asks_access_for_leaves_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.services.sessions.admissions, "EXPECTED_MAX", 4)
+    monkeypatch.setattr(core.services.sessions.reservations, "EXPECTED_MAX", 4)
 
     async def script(plain: Stage) -> None:
         stage = of(plain)

@@ -32,7 +32,7 @@ from core.services.running.locks import KeyedLocks
 from core.services.running.timer import Timer
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reported import Ceiling, ReportedUsage
-from core.services.sessions.reservations import Admissions
+from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from radius.events import AccountingRequested, Ending, NotRecorded, Outcome, Recorded
 from radius.mapping import AccountingReport, AcctStatus
@@ -53,7 +53,7 @@ class Books:
     """The services by which reports are booked."""
 
     sessions: Sessions
-    admissions: Admissions
+    reservations: AddressReservations
     usage: ReportedUsage
     quarantine: UsageQuarantine
     restarts: NasRestarts
@@ -75,7 +75,7 @@ class Accounting:
         note: Callable[[str, str, str], None],
     ) -> None:
         self._sessions = books.sessions
-        self._admissions = books.admissions
+        self._reservations = books.reservations
         self._usage = books.usage
         self._quarantine = books.quarantine
         self._restarts = Restarts(sessions=books.sessions, restarts=books.restarts, clock=clock, note=note)
@@ -187,7 +187,7 @@ class Accounting:
         return None
 
     async def _begin(self, event: AccountingRequested) -> Session:
-        """Open what Access-Accept promised. What may not be opened and was carried yet is charged."""
+        """Open what Access-Accept reserved. What may not be opened and was carried yet is charged."""
         report, request = event.report, self._request(event)
         session_id = next(iter(report.session_ids), "")
         self._demand_recent(session_id)
@@ -212,8 +212,8 @@ class Accounting:
 
     def _request(self, event: AccountingRequested) -> OpenSession:
         report, client = event.report, event.client
-        promised = self._admissions.apn_of(report.imsi, (client.name, report.nas))
-        apn = apn_of(client, report.apns, self._sessions.is_served, promised)
+        reserved = self._reservations.apn_of(report.imsi, (client.name, report.nas))
+        apn = apn_of(client, report.apns, self._sessions.is_served, reserved)
         return OpenSession(
             access=Access.RADIUS,
             imsi=report.imsi,
@@ -229,9 +229,9 @@ class Accounting:
         report, client = event.report, event.client
         if client.terms.own_addresses:
             address = _framed(report) or IPv4Address(0)
-            return Grant(session_id or self._admissions.fresh_id(), address, is_allocated=False)
+            return Grant(session_id or self._reservations.fresh_id(), address, is_allocated=False)
         pool, asker = self._sessions.pool_of(apn), (client.name, report.nas)
-        return self._admissions.redeem(report.imsi, asker, session_id, _framed(report), pool)
+        return self._reservations.claim(report.imsi, asker, session_id, _framed(report), pool)
 
     def _demand_recent(self, session_id: str) -> None:
         """Raises ``Refused(UNKNOWN_SESSION)`` for an id that is too old to know that it is not over."""

@@ -2,7 +2,7 @@
 
 Rules:
 
-- Access-Accept promises, Accounting-Start opens (``radius.accounting``).
+- Access-Accept reserves, Accounting-Start opens (``radius.accounting``).
 - A device is let in by what can be checked: the word of a network that knows its SIM, or a password that its
   group demands.
 - Whoever is turned away finds the reason in the log, and its customer in the SIM's history.
@@ -15,7 +15,7 @@ from core.domain.requests import Grant, OpenSession
 from core.domain.session import Access
 from core.domain.sim import Sim
 from core.errors import Refused
-from core.services.sessions.reservations import Admissions
+from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from radius.events import AccessRequested, Denied, Granted, Outcome
 from radius.terms import apn_of, foreign
@@ -28,12 +28,12 @@ class Authentication:
         self,
         *,
         sessions: Sessions,
-        admissions: Admissions,
+        reservations: AddressReservations,
         interim_interval_s: int,
         note: Callable[[str, str, str], None],
     ) -> None:
         self._sessions = sessions
-        self._admissions = admissions
+        self._reservations = reservations
         self._interim_interval_s = interim_interval_s
         self._note = note
 
@@ -42,20 +42,20 @@ class Authentication:
         apn = apn_of(event.client, event.request.apns, self._sessions.is_served)
         try:
             sim = await self._sessions.permit(_wanted(event, apn), proof=event.request.knows)
-            promised = self._promise(event, apn, sim)
+            reserved = self._promise(event, apn, sim)
         except Refused as refusal:
             return self._turned_away(event, apn, refusal)
-        address = promised.address if promised.is_allocated else None
-        return Granted(address, promised.session_id.encode(), self._interim_interval_s), "accepted"
+        address = reserved.address if reserved.is_allocated else None
+        return Granted(address, reserved.session_id.encode(), self._interim_interval_s), "accepted"
 
     def _promise(self, event: AccessRequested, apn: str, sim: Sim) -> Grant:
         """What the session will have; its NAS may give it an address of its own."""
         asked, client = event.request, event.client
         asker = (client.name, asked.nas)
         if client.terms.own_addresses:
-            return self._admissions.expect(asked.imsi, asker, apn=apn)
+            return self._reservations.expect(asked.imsi, asker, apn=apn)
         pool = self._sessions.pool_of(apn)
-        return self._admissions.promise(
+        return self._reservations.reserve(
             asked.imsi, asker, apn=apn, static_address=sim.static_address, pool=pool
         )
 

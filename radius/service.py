@@ -73,12 +73,12 @@ class RadiusFrontEnd:
         self._addresses = addresses
         self._clients = {client.name: client for client in clients}
         self._sessions = books.sessions
-        self._admissions = books.admissions
+        self._reservations = books.reservations
         self._clock = clock
         self._notices = Notices()
         self._authentication = Authentication(
             sessions=books.sessions,
-            admissions=books.admissions,
+            reservations=books.reservations,
             interim_interval_s=interim_interval_s,
             note=self._note,
         )
@@ -140,7 +140,7 @@ class RadiusFrontEnd:
                     for transmission in self._transmissions():
                         keeping.create_task(transmission.run())
                     keeping.create_task(self._accounting.run())
-                    keeping.create_task(self._admissions.run())
+                    keeping.create_task(self._reservations.run())
             finally:
                 self._tasks = None
 

@@ -14,15 +14,15 @@ from radius.networks import NasNetwork
 
 
 def apn_of(
-    client: NasNetwork, named: Sequence[str], is_served: Callable[[str], bool], promised: str = ""
+    client: NasNetwork, named: Sequence[str], is_served: Callable[[str], bool], reserved: str = ""
 ) -> str:
-    """The access point that a request means: the first named that is served, what was ``promised``, the
+    """The access point that a request means: the first named that is served, what was ``reserved``, the
     client's own. Else what was named, which is unknown.
     """
     for each in named:
         if is_served(each):
             return each
-    return promised or client.terms.default_apn or (named[0] if named else "")
+    return reserved or client.terms.default_apn or (named[0] if named else "")
 
 
 def foreign(client: NasNetwork, imsi: str, apn: str) -> AttachRefusal | None:

@@ -27,7 +27,7 @@ from core.services.sessions.dedicated import DedicatedBearers
 from core.services.sessions.idle import IdleSessions
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reported import ReportedUsage
-from core.services.sessions.reservations import Admissions
+from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions
@@ -264,13 +264,13 @@ class GatewayRuntime:
     ) -> AddressBlocks:
         """What finds the addresses that are allocated, of an access point's ``network`` or of the common one.
 
-        An Access-Accept may promise one until its time is over, and a write that nobody waits for any more
+        An Access-Accept may reserve one until its time is over, and a write that nobody waits for any more
         may name one. Where neither can be, every address that anybody was given is read back.
         """
         config, world = self._config, self._world
         apn = config.gateway.apn_pools[network].name if network else ""
-        promised_s = config.radius.provisional_s if config.radius.clients else 0.0
-        unknown_s = max(world.late_s, promised_s)
+        reserved_s = config.radius.provisional_s if config.radius.clients else 0.0
+        unknown_s = max(world.late_s, reserved_s)
         held_back_s = unknown_s + config.gateway.quarantine_s if unknown_s else 0.0
         return AddressBlocks(
             blocks=world.store.blocks,
@@ -378,7 +378,7 @@ class GatewayRuntime:
             clients=[_nas_network(client) for client in config.clients],
             books=Books(
                 sessions=self.sessions,
-                admissions=Admissions(
+                reservations=AddressReservations(
                     gateway=self.gateway,
                     clock=world.clock,
                     entropy=world.entropy,

@@ -28,8 +28,8 @@ class PeerTunnel(Struct, frozen=True):
 
 
 class Grant(Struct, frozen=True):
-    """What was promised before the session begins (``Admissions``): its id, and an address already allocated,
-    or one of the peer's own pool. ``apn`` is that of the promise, empty when it was forgotten.
+    """What was promised before the session begins (``AddressReservations``): its id, and an address already
+    allocated, or one of the peer's own pool. ``apn`` is that of the promise, empty when it was forgotten.
     """
 
     session_id: str

@@ -140,9 +140,9 @@ def test_a_nas_is_promised_an_address_of_the_access_points_pool(play: Callable[[
         nas = await stage.nas()
         common = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
         metered = await nas.ask_for_access(imsi=stage.imsi, apn="meters")
-        assert common.ue_address in COMMON, "and given back: one promise for each IMSI"
+        assert common.ue_address in COMMON, "and given back: one reservation for each IMSI"
         assert metered.ue_address in METERS
-        await stage.restart_node()  # the promise is forgotten, and taken up as the NAS tells it
+        await stage.restart_node()  # the reservation is forgotten, and taken up as the NAS tells it
         await nas.begin(metered)
         assert [each.ue_address for each in stage.open_sessions()] == [metered.ue_address]
         await nas.detach(metered)
@@ -154,13 +154,13 @@ def test_a_nas_is_promised_an_address_of_the_access_points_pool(play: Callable[[
 
 def test_nobody_has_an_address_of_another_access_points_pool(play: Callable[[Script], None]) -> None:
     async def script(stage: Stage) -> None:
-        admissions = stage.node.held["vg-1"].radius._admissions
+        reservations = stage.node.held["vg-1"].radius._reservations
         asker = ("127.0.3.0/24", NasName("", "127.0.3.1", "127.0.3.1"))
-        grant = admissions.promise(stage.imsi, asker, apn=APN, pool=METERS)
+        grant = reservations.reserve(stage.imsi, asker, apn=APN, pool=METERS)
         for pool in (None, IPv4Network("10.65.0.0/24")):
             with pytest.raises(Refused):
-                admissions.redeem(stage.imsi, asker, grant.session_id, grant.address, pool)
-        assert admissions.redeem(stage.imsi, asker, grant.session_id, grant.address, METERS) == grant
+                reservations.claim(stage.imsi, asker, grant.session_id, grant.address, pool)
+        assert reservations.claim(stage.imsi, asker, grant.session_id, grant.address, METERS) == grant
         stage.node.held["vg-1"].gateway.release_address(grant.address, stage.imsi)
 
     play(script)

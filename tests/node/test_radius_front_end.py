@@ -129,7 +129,7 @@ async def test_a_late_report_of_an_older_session_ends_no_newer_one(stage: Stage)
     """Its Start was never heard; meanwhile the device came back."""
     nas = await stage.nas()
     older = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
-    await asyncio.sleep(61)  # the promise is over
+    await asyncio.sleep(61)  # the reservation is over
     await nas.attach(imsi=stage.imsi, apn=APN)
     (held,) = stage.open_sessions()
     older.carry(5, 6)
@@ -322,7 +322,7 @@ async def test_a_session_of_which_nothing_is_heard_ends(stage: Stage) -> None:
 async def test_where_nothing_is_due_no_timer_runs(stage: Stage) -> None:
     nas, front_end = await stage.nas(), stage.node.held["vg-1"].radius
     timers = [transmission._timer for transmission in front_end._transmissions()]
-    timers += [front_end._accounting._timer, front_end._admissions._timer]
+    timers += [front_end._accounting._timer, front_end._reservations._timer]
     session = await nas.attach(imsi=stage.imsi, apn=APN)
     assert [timer._handle is not None for timer in timers] == [True, True, False, True, True]
     await asyncio.sleep(61)

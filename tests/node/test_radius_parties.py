@@ -181,7 +181,7 @@ def test_no_message_of_another_nas_changes_a_session(
         assert (up, down) == (100, 200)
         assert await session.tell(STOP, 300, 400), "it goes on, and ends by its own NAS"
         assert stage.session(session.session_id) is None
-        await asyncio.sleep(70)  # promises end
+        await asyncio.sleep(70)  # reservations end
 
     play(monkeypatch, script)
 

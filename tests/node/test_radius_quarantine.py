@@ -391,15 +391,15 @@ def test_what_one_client_asks_access_for_leaves_room_for_anothers(monkeypatch: p
 
     async def script(plain: Stage) -> None:
         stage = of(plain)
-        admissions = stage.node.held["vg-1"].radius._admissions
+        reservations = stage.node.held["vg-1"].radius._reservations
         for network, held in (("127.0.3", 3), ("127.0.4", 4)):
             for host in range(5):
                 nas = await stage.raw(f"{network}.{host + 1}")
                 answer = await nas.ask(imsi_of(stage.imsi), (a.CALLED_STATION_ID, APN.encode()))
                 assert answer is not None and answer.code == Code.ACCESS_ACCEPT
-            assert len(admissions) == held
+            assert len(reservations) == held
         await asyncio.sleep(61)
-        assert (len(admissions), len(admissions._expected)) == (0, 0)
+        assert (len(reservations), len(reservations._expected)) == (0, 0)
 
     play(monkeypatch, script, alpha={"own_addresses": True}, beta={"own_addresses": True})
 

@@ -1,5 +1,6 @@
 """Never two for one address, nor for one TEID: two nodes over one store that is slow, whose writes may land
-long after their process died; kills between any two steps; promises of Access-Accepts that nobody remembers.
+long after their process died; kills between any two steps; reservations of Access-Accepts that nobody
+remembers.
 """
 
 import asyncio
@@ -165,7 +166,7 @@ class Stage:
             for number in range(SIMS)
         ]
         self._open: dict[str, tuple[str, Session]] = {}
-        self._promised: dict[str, tuple[str, IPv4Address, str]] = {}
+        self._reserved: dict[str, tuple[str, IPv4Address, str]] = {}
         self._engine_type = engine_type
         self._node_type = type("PlantedNode", (Node,), {"held_type": held_type})
 
@@ -233,7 +234,7 @@ class Stage:
             if not held:
                 continue
             name, gateway = self.rng.choice(held)
-            act = self.rng.choice([self._attach, self._attach, self._detach, self._promise, self._redeem])
+            act = self.rng.choice([self._attach, self._attach, self._detach, self._reserve, self._claim])
             asking = asyncio.create_task(act(sim.imsi, gateway))
             while not asking.done() and self.lives[name].is_alive:
                 await asyncio.wait([asking], timeout=0.1)
@@ -258,21 +259,21 @@ class Stage:
             self._forget(imsi, gateway.gateway.gateway_id)
             await gateway.sessions.close(session.session_id, CloseReason.DEVICE)
 
-    async def _promise(self, imsi: str, gateway: GatewayRuntime) -> None:
+    async def _reserve(self, imsi: str, gateway: GatewayRuntime) -> None:
         (static,) = [sim.static_address for sim in self._sims if sim.imsi == imsi]
         apn = _apn(imsi)
-        grant = gateway.radius._admissions.promise(
+        grant = gateway.radius._reservations.reserve(
             imsi, ASKER, apn=apn, static_address=static, pool=gateway.sessions.pool_of(apn)
         )
         self.ledger.tell(grant.address, imsi, until=self.clock.monotonic() + PROVISIONAL_S - QUARANTINE_S)
-        self._promised[imsi] = (gateway.gateway.gateway_id, grant.address, grant.session_id)
+        self._reserved[imsi] = (gateway.gateway.gateway_id, grant.address, grant.session_id)
 
-    async def _redeem(self, imsi: str, gateway: GatewayRuntime) -> None:
-        gateway_id, address, session_id = self._promised.pop(imsi, ("", None, ""))
+    async def _claim(self, imsi: str, gateway: GatewayRuntime) -> None:
+        gateway_id, address, session_id = self._reserved.pop(imsi, ("", None, ""))
         if address is None or gateway_id != gateway.gateway.gateway_id:
             return
         pool = gateway.sessions.pool_of(_apn(imsi))
-        grant = gateway.radius._admissions.redeem(imsi, ASKER, session_id, address, pool)
+        grant = gateway.radius._reservations.claim(imsi, ASKER, session_id, address, pool)
         self._forget(imsi, gateway_id)
         nas = Nas("127.0.3.0/24", "nas", "127.0.3.1", session_id[:8])
         wanted = OpenSession(access=Access.RADIUS, imsi=imsi, apn=_apn(imsi), nas=nas, grant=grant)
@@ -396,7 +397,7 @@ class EmbeddedStage(Stage):
             await self._begin("node-1")
             self.restarts += 1
 
-    async def _promise(self, imsi: str, gateway: GatewayRuntime) -> None:
+    async def _reserve(self, imsi: str, gateway: GatewayRuntime) -> None:
         """There is no RADIUS client."""
 
     def _config_of(self, name: str) -> Config:
@@ -456,7 +457,7 @@ class RestlessGateway(GatewayRuntime):
 
 
 class HastyGateway(GatewayRuntime):
-    """Planted: what the holder before may have promised is allocated at once."""
+    """Planted: what the holder before may have reserved is allocated at once."""
 
     def make_blocks(
         self, own: GatewayInstanceConfig, pool: AddressPool, network: IPv4Network | None = None

@@ -5,7 +5,7 @@ Rules:
 - What was read of the map of blocks counts only once this gateway has changed the map from just that state:
   whatever a holder before, or this node itself, still had under way can then never take effect.
 - Of the blocks that were there before a lease term, the open sessions keep their addresses; the rest is held
-  back until no promise of the holder before and no write of its can come. Where neither can ever come
+  back until no reservation of the holder before and no write of its can come. Where neither can ever come
   (``held_back_s`` is 0) a lease term allocates from them at once; else it allocates from blocks that it took
   itself.
 - The first block that a lease term takes beside held ones is small, and each next one twice as large up to

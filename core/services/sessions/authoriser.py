@@ -142,7 +142,7 @@ class Authoriser:
 
 
 def _check_password(terms: Terms, request: OpenSession, proof: Proof | None) -> None:
-    """What was promised before was asked for it then."""
+    """What was reserved before was asked for it then."""
     if request.grant is not None:
         return
     if (demanded := terms.password) is None:

@@ -2,11 +2,11 @@
 
 Rules:
 
-- A promise is an address and the id that the session will have; it ends by itself when nobody comes.
-- One IMSI is promised one address at a time by each NAS, and by some at most, so asking never drains the
+- A reservation is an address and the id that the session will have; it ends by itself when nobody comes.
+- One IMSI has one reserved address at a time by each NAS, and by some at most, so asking never drains the
   pool; each time it asks it is for another session, with another id.
-- Promises are not durable. A session that begins on one that a restart forgot gets its address: it is
-  allocated to nobody else until the promise would have ended and been in quarantine
+- Reservations are not durable. A session that begins on one that a restart forgot gets its address: it is
+  allocated to nobody else until the reservation would have ended and been in quarantine
   (``core.services.gateway.address_blocks``).
 """
 
@@ -26,7 +26,7 @@ from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.running.timer import Timer
 
 OF_IMSI_MAX = 8
-"""NASes by which one IMSI has a promise at a time; beyond it the oldest is taken back."""
+"""NASes by which one IMSI has a reservation at a time; beyond it the oldest is taken back."""
 EXPECTED_MAX = 65_536
 """Promises without an address of ours; beyond it, or a network's share, one more is not remembered."""
 
@@ -35,7 +35,7 @@ Asker = tuple[str, NasName]
 
 
 @dataclass(frozen=True, slots=True)
-class _Promise:
+class _Reservation:
     imsi: str
     asker: Asker
     grant: Grant
@@ -43,8 +43,8 @@ class _Promise:
     pool: IPv4Network | None
 
 
-class Admissions:
-    """The promises of one gateway instance; bounded by its address pools and by ``EXPECTED_MAX``.
+class AddressReservations:
+    """The reservations of one gateway instance; bounded by its address pools and by ``EXPECTED_MAX``.
 
     In every call ``asker`` is who asks, and ``pool`` that of the access point, ``None`` the common one.
     """
@@ -56,16 +56,16 @@ class Admissions:
         self._clock = clock
         self._entropy = entropy
         self._lifetime_s = lifetime_s
-        self._promises: OrderedDict[str, _Promise] = OrderedDict()
-        self._of_imsi: dict[str, list[_Promise]] = {}
+        self._reservations: OrderedDict[str, _Reservation] = OrderedDict()
+        self._of_imsi: dict[str, list[_Reservation]] = {}
         self._expected = Places(EXPECTED_MAX)
         self._timer = Timer(self, clock=clock, shortest_s=lifetime_s)
 
     def __len__(self) -> int:
         """How many are open."""
-        return len(self._promises)
+        return len(self._reservations)
 
-    def promise(
+    def reserve(
         self,
         imsi: str,
         asker: Asker,
@@ -97,7 +97,7 @@ class Admissions:
         grant = Grant(self.fresh_id(), IPv4Address(0), apn, is_allocated=False)
         return self._keep(imsi, asker, grant, None) if self._expected.take(asker[0]) else grant
 
-    def redeem(
+    def claim(
         self,
         imsi: str,
         asker: Asker,
@@ -105,25 +105,29 @@ class Admissions:
         address: IPv4Address | None,
         pool: IPv4Network | None = None,
     ) -> Grant:
-        """The promise, now the caller's to open a session with or to give back.
+        """The reservation, now the caller's to open a session with or to give back.
 
         One that was forgotten is made again from what the peer says of it (``session_id`` may be empty).
         Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, or of another pool;
         ``UNKNOWN_SESSION`` without.
         """
-        promise = self._find(imsi, asker)
-        if promise is not None and promise.pool == pool and address in (None, promise.grant.address):
-            self._forget(promise)
-            return replace(promise.grant, session_id=session_id or promise.grant.session_id)
+        reservation = self._find(imsi, asker)
+        if (
+            reservation is not None
+            and reservation.pool == pool
+            and address in (None, reservation.grant.address)
+        ):
+            self._forget(reservation)
+            return replace(reservation.grant, session_id=session_id or reservation.grant.session_id)
         if address is None:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, imsi)
         self._gateway.claim_address(address, imsi, pool)
         return Grant(session_id or self.fresh_id(), address)
 
     def apn_of(self, imsi: str, asker: Asker) -> str:
-        """The access point of what is promised; empty without a promise."""
-        promise = self._find(imsi, asker)
-        return "" if promise is None else promise.grant.apn
+        """The access point of what is reserved; empty without a reservation."""
+        reservation = self._find(imsi, asker)
+        return "" if reservation is None else reservation.grant.apn
 
     def fresh_id(self) -> str:
         """The id of a session that begins now."""
@@ -134,39 +138,39 @@ class Admissions:
         await self._timer.run()
 
     def get_timer(self) -> float | None:
-        """When the oldest promise ends."""
-        return next(iter(self._promises.values())).ends if self._promises else None
+        """When the oldest reservation ends."""
+        return next(iter(self._reservations.values())).ends if self._reservations else None
 
     def handle_timer(self, now: float) -> None:
         """Take back what nobody came for."""
-        while self._promises and (promise := next(iter(self._promises.values()))).ends <= now:
-            self._give_up(promise)
+        while self._reservations and (reservation := next(iter(self._reservations.values()))).ends <= now:
+            self._give_up(reservation)
 
-    def _find(self, imsi: str, asker: Asker) -> _Promise | None:
-        for promise in self._of_imsi.get(imsi, ()):
-            if promise.asker[0] == asker[0] and promise.asker[1].is_same(asker[1]):
-                return promise
+    def _find(self, imsi: str, asker: Asker) -> _Reservation | None:
+        for reservation in self._of_imsi.get(imsi, ()):
+            if reservation.asker[0] == asker[0] and reservation.asker[1].is_same(asker[1]):
+                return reservation
         return None
 
     def _keep(self, imsi: str, asker: Asker, grant: Grant, pool: IPv4Network | None) -> Grant:
         if len(others := self._of_imsi.get(imsi, [])) >= OF_IMSI_MAX:
             self._give_up(others[0])
-        promise = _Promise(imsi, asker, grant, self._clock.monotonic() + self._lifetime_s, pool)
-        self._promises[grant.session_id] = promise
-        self._of_imsi.setdefault(imsi, []).append(promise)
+        reservation = _Reservation(imsi, asker, grant, self._clock.monotonic() + self._lifetime_s, pool)
+        self._reservations[grant.session_id] = reservation
+        self._of_imsi.setdefault(imsi, []).append(reservation)
         self._timer.rearm()
         return grant
 
-    def _give_up(self, promise: _Promise) -> None:
-        self._forget(promise)
-        if promise.grant.is_allocated:
-            self._gateway.release_address(promise.grant.address, promise.imsi)
+    def _give_up(self, reservation: _Reservation) -> None:
+        self._forget(reservation)
+        if reservation.grant.is_allocated:
+            self._gateway.release_address(reservation.grant.address, reservation.imsi)
 
-    def _forget(self, promise: _Promise) -> None:
-        del self._promises[promise.grant.session_id]
-        if not promise.grant.is_allocated:
-            self._expected.give_back(promise.asker[0])
-        others = self._of_imsi[promise.imsi]
-        others.remove(promise)
+    def _forget(self, reservation: _Reservation) -> None:
+        del self._reservations[reservation.grant.session_id]
+        if not reservation.grant.is_allocated:
+            self._expected.give_back(reservation.asker[0])
+        others = self._of_imsi[reservation.imsi]
+        others.remove(reservation)
         if not others:
-            del self._of_imsi[promise.imsi]
+            del self._of_imsi[reservation.imsi]

@@ -271,7 +271,7 @@ def test_where_something_may_be_promised_a_restart_uses_up_a_64th_of_the_pool() 
         while len(allocated) < 50 * 5 + 400:
             allocated.append(await gateway.allocate_address_soon())
             await asyncio.sleep(0.01)
-        assert len(set(allocated)) == len(allocated), "what may be promised is allocated to nobody else"
+        assert len(set(allocated)) == len(allocated), "what may be reserved is allocated to nobody else"
         sizes = {each.prefix for each in await stage.owned("vg-1")}
         assert sizes == {23, 24, 25, 26}, "each next block is twice as large"
 

@@ -30,8 +30,8 @@ from core.ports.clock import Clock
 from core.ports.store import NasRestarts
 from core.services.running.locks import KeyedLocks
 from core.services.running.timer import Timer
+from core.services.sessions.nas_accounting import Ceiling, ReportedUsage
 from core.services.sessions.quarantine import UsageQuarantine
-from core.services.sessions.reported import Ceiling, ReportedUsage
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from radius.events import AccountingRequested, Ending, NotRecorded, Outcome, Recorded

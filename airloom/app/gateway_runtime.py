@@ -25,8 +25,8 @@ from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
 from core.services.sessions.dedicated import DedicatedBearers
 from core.services.sessions.idle import IdleSessions
+from core.services.sessions.nas_accounting import ReportedUsage
 from core.services.sessions.quarantine import UsageQuarantine
-from core.services.sessions.reported import ReportedUsage
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses

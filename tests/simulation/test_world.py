@@ -25,8 +25,8 @@ from core.ports.user_plane import Counters, Segment
 from core.services.metering.message_meter import MessageMeter
 from core.services.metering.usage import UsageMeter
 from core.services.running.undo import Undo
+from core.services.sessions.nas_accounting import Ceiling, ReportedUsage
 from core.services.sessions.open import SessionOpener
-from core.services.sessions.reported import Ceiling, ReportedUsage
 from core.services.sessions.service import Sessions
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Receipt

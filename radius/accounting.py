@@ -30,7 +30,7 @@ from core.ports.clock import Clock
 from core.ports.store import NasRestarts
 from core.services.running.locks import KeyedLocks
 from core.services.running.timer import Timer
-from core.services.sessions.nas_accounting import Ceiling, ReportedUsage
+from core.services.sessions.nas_accounting import Ceiling, NasAccounting
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
@@ -54,7 +54,7 @@ class Books:
 
     sessions: Sessions
     reservations: AddressReservations
-    usage: ReportedUsage
+    usage: NasAccounting
     quarantine: UsageQuarantine
     restarts: NasRestarts
 

@@ -25,7 +25,7 @@ from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
 from core.services.sessions.dedicated import DedicatedBearers
 from core.services.sessions.idle import IdleSessions
-from core.services.sessions.nas_accounting import ReportedUsage
+from core.services.sessions.nas_accounting import NasAccounting
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
@@ -123,7 +123,7 @@ class GatewayRuntime:
         common.heed_close = self.gtp.closed
         for access in self.gtp.endpoint.versions:
             common.front_ends[access] = self.gtp
-        self.reported = self.make_reported_usage()
+        self.nas_accounting = self.make_nas_accounting()
         self.radius = self.make_radius_front_end()
         common.front_ends[Access.RADIUS] = self.radius
         self.user_plane.on_edge_packet(on_edge_packet)
@@ -384,7 +384,7 @@ class GatewayRuntime:
                     entropy=world.entropy,
                     lifetime_s=config.provisional_s,
                 ),
-                usage=self.reported,
+                usage=self.nas_accounting,
                 quarantine=UsageQuarantine(usage=world.store.usage, audit=self._audit, clock=world.clock),
                 restarts=world.store.nas_restarts,
             ),
@@ -393,10 +393,10 @@ class GatewayRuntime:
             silent_s=config.silent_s,
         )
 
-    def make_reported_usage(self) -> ReportedUsage:
+    def make_nas_accounting(self) -> NasAccounting:
         """What records the counts of NASes."""
         world = self._world
-        return ReportedUsage(
+        return NasAccounting(
             usage=world.store.usage,
             index=self.sessions.common.index,
             modifier=self.sessions.modifier,

@@ -54,7 +54,9 @@ def _watch_gateways(telemetry: Telemetry, node: Node) -> None:
     each(Metric.ALLOCATED, lambda held: held.gateway.allocated)
     telemetry.watch(
         Metric.USAGE_REPORTS,
-        lambda: float(sum(h.usage.reports_durable + h.reported.reports_durable for h in node.held.values())),
+        lambda: float(
+            sum(h.usage.reports_durable + h.nas_accounting.reports_durable for h in node.held.values())
+        ),
     )
     telemetry.watch_each(
         Metric.RESTART_COUNTER,

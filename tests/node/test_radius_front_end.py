@@ -386,7 +386,11 @@ def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> N
             session.carry(1, 1)
             await nas.detach(session)
         front_end = stage.node.held["vg-1"].radius._accounting._held
-        assert (len(front_end._ended), len(front_end._by_name), len(stage.node.held["vg-1"].reported)) == (
+        assert (
+            len(front_end._ended),
+            len(front_end._by_name),
+            len(stage.node.held["vg-1"].nas_accounting),
+        ) == (
             3,
             3,
             3,

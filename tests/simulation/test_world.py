@@ -25,7 +25,7 @@ from core.ports.user_plane import Counters, Segment
 from core.services.metering.message_meter import MessageMeter
 from core.services.metering.usage import UsageMeter
 from core.services.running.undo import Undo
-from core.services.sessions.nas_accounting import Ceiling, ReportedUsage
+from core.services.sessions.nas_accounting import Ceiling, NasAccounting
 from core.services.sessions.open import SessionOpener
 from core.services.sessions.service import Sessions
 from core.services.streaming.consumer import Consumer
@@ -118,7 +118,7 @@ class LeakyOpener(SessionOpener):
         return super()._allocate_teids(peer, Undo())
 
 
-class AddingUsage(ReportedUsage):
+class AddingUsage(NasAccounting):
     """Planted: what a NAS tells is added up, as if it told what was new."""
 
     async def report(self, session: Session, told: Volume, ceiling: Ceiling) -> bool:
@@ -126,7 +126,7 @@ class AddingUsage(ReportedUsage):
         return await super().report(session, told + counted.total if counted else told, ceiling)
 
 
-class HastyUsage(ReportedUsage):
+class HastyUsage(NasAccounting):
     """Planted: a NAS is answered before its report is durable."""
 
     async def report(self, session: Session, told: Volume, ceiling: Ceiling) -> bool:
@@ -224,15 +224,15 @@ class HastyNode(Node):
 
 
 class AddingGateway(GatewayRuntime):
-    def make_reported_usage(self) -> ReportedUsage:
-        usage = super().make_reported_usage()
+    def make_nas_accounting(self) -> NasAccounting:
+        usage = super().make_nas_accounting()
         usage.__class__ = AddingUsage
         return usage
 
 
 class HastyNasGateway(GatewayRuntime):
-    def make_reported_usage(self) -> ReportedUsage:
-        usage = super().make_reported_usage()
+    def make_nas_accounting(self) -> NasAccounting:
+        usage = super().make_nas_accounting()
         usage.__class__ = HastyUsage
         return usage
 

@@ -65,7 +65,7 @@ class Ceiling:
     unseen_s: float = 0.0
 
 
-class ReportedUsage:
+class NasAccounting:
     """The counters that peers report for sessions of this node."""
 
     def __init__(

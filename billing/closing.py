@@ -6,7 +6,7 @@ Rules:
   whether or not anybody reads its bills; after downtime every month that ended meanwhile is. How far it has
   come is durable after each operator, and written only over what was read before.
 - It is read from folded days alone: so usage is either in the statement, or was marked as late when it was
-  stored (``core.services.metering.folding``). What is late is counted, logged and audited; it is in no bill.
+  stored (``core.services.metering.rollup``). What is late is counted, logged and audited; it is in no bill.
 """
 
 import logging

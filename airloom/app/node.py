@@ -29,8 +29,8 @@ from core.services.cluster.lease_coordinator import LeaseCoordinator
 from core.services.cluster.singleton_jobs import SingletonJobs, Step
 from core.services.customers.metadata import DeviceMetadata
 from core.services.gateway.lease_term import LeaseTerm
-from core.services.metering.folding import UsageFolder
 from core.services.metering.message_meter import MESSAGE_METER, MessageMeter
+from core.services.metering.rollup import UsageFolder
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
 from core.services.streaming.consumer import Consumer

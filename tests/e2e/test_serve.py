@@ -255,7 +255,7 @@ async def still_metrics(served: Served) -> set[str]:
     The embedded stream takes everything: its dead letters are those of
     ``tests/unit/core/services/streaming/test_delivery.py``. Links are between nodes:
     ``tests/e2e/test_spread.py`` has some. A day is folded long after its end:
-    ``tests/unit/core/services/metering/test_folding.py``, a month closed:
+    ``tests/unit/core/services/metering/test_rollup.py``, a month closed:
     ``tests/unit/billing/test_closing.py``. No path fails: ``tests/node/test_gateway_operations.py``. Nobody
     claims another's session, no loop fails: ``tests/node/test_gtp_trust.py``, ``tests/node/test_faults.py``.
     """

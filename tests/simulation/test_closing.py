@@ -24,10 +24,10 @@ from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.services.cluster.singleton_jobs import Step
-from core.services.metering.folding import UsageFolder
+from core.services.metering.rollup import UsageFolder
 from core.services.running.audit import AuditTrail
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
-from tests.property.test_folding import SlowEngine
+from tests.property.test_rollup import SlowEngine
 
 SEEDS = 12
 MONTH = 202610

@@ -20,7 +20,7 @@ from core.domain.billing import EPOCH, LateUsage, Tariff
 from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.errors import StaleVersion, Unavailable
 from core.ports.billing import Bill
-from core.services.metering.folding import UsageFolder
+from core.services.metering.rollup import UsageFolder
 from core.services.running.audit import AuditTrail
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 

@@ -27,7 +27,7 @@ from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
-from core.services.metering.folding import UsageFolder
+from core.services.metering.rollup import UsageFolder
 from loadtest.simulation.virtual import VirtualClock, run_virtual
 
 OPERATOR = "OP0000000001"

@@ -20,8 +20,8 @@ from core.services.cluster.lease_seeking import GONE_AFTER_S
 from core.services.cluster.lease_seeking import LOOK_S as LEASE_LOOK_S
 from core.services.cluster.singleton_jobs import SingletonJobs
 from core.services.gateway.lease_term import LEASE_S
-from core.services.metering import folding as folding_module
-from core.services.metering.folding import BACK, LOOK_S, SEAL_S, UsageFolder
+from core.services.metering import rollup as folding_module
+from core.services.metering.rollup import BACK, LOOK_S, SEAL_S, UsageFolder
 from core.services.metering.stats import Period, Stats
 from core.services.running.faults import Faults
 from loadtest.simulation.virtual import VirtualClock, run_virtual

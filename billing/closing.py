@@ -2,10 +2,10 @@
 
 Rules:
 
-- A month is closed 72 hours after its end and once all of its days are folded, operator after operator,
+- A month is closed 72 hours after its end and once all of its days are rolled up, operator after operator,
   whether or not anybody reads its bills; after downtime every month that ended meanwhile is. How far it has
   come is durable after each operator, and written only over what was read before.
-- It is read from folded days alone: so usage is either in the statement, or was marked as late when it was
+- It is read from rolled up days alone: so usage is either in the statement, or was marked as late when it was
   stored (``core.services.metering.rollup``). What is late is counted, logged and audited; it is in no bill.
 """
 
@@ -69,7 +69,7 @@ class MonthCloser:
             closing = await self._bills.put_closing(Closing(begun=begun, closed=begun))
         month = month_after(closing.closed)
         self.months_behind = _months_behind(closing, now)
-        if not self.months_behind or not await self._is_folded(month):
+        if not self.months_behind or not await self._is_rolled_up(month):
             await self._count_late(closing, began)
             return LOOK_S
         operator_id = await self._operator_after(month, closing.operator_id)
@@ -96,9 +96,9 @@ class MonthCloser:
             "late": [asdict(each) for each in late],
         }
 
-    async def _is_folded(self, month: int) -> bool:
-        folding = await self._usage.folding()
-        return folding is not None and folding.folded >= days_of(month)[-1]
+    async def _is_rolled_up(self, month: int) -> bool:
+        rollup_progress = await self._usage.rollup_progress()
+        return rollup_progress is not None and rollup_progress.folded >= days_of(month)[-1]
 
     async def _operator_after(self, month: int, operator_id: str) -> str:
         """The next operator with usage in a month, or none."""

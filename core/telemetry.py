@@ -176,9 +176,9 @@ class Metric(Enum):
         "Steps of singleton jobs that this node ran, by outcome",
         ("job", "outcome"),
     )
-    DAYS_FOLDED = ("airloom_days_folded", "counter", "Days of usage rolled up, one per IMSI", ())
-    FOLD_DAYS_BEHIND = (
-        "airloom_fold_days_behind",
+    DAYS_ROLLED_UP = ("airloom_days_rolled_up", "counter", "Days of usage rolled up, one per IMSI", ())
+    ROLLUP_DAYS_BEHIND = (
+        "airloom_rollup_days_behind",
         "gauge",
         "Days due for rollup and not rolled up, as of this node's last check",
         (),

@@ -137,8 +137,8 @@ def _watch_edge(telemetry: Telemetry, node: Node) -> None:
 def _watch_singleton_jobs(telemetry: Telemetry, node: Node) -> None:
     for job, outcomes in node.singleton_jobs.outcomes.items():
         telemetry.watch_each(Metric.SINGLETON_JOB_STEPS, partial(_same, outcomes), job=job)
-    telemetry.watch(Metric.DAYS_FOLDED, lambda: float(node.folder.folded))
-    telemetry.watch(Metric.FOLD_DAYS_BEHIND, lambda: float(node.folder.days_behind))
+    telemetry.watch(Metric.DAYS_ROLLED_UP, lambda: float(node.rollup.rolled_up))
+    telemetry.watch(Metric.ROLLUP_DAYS_BEHIND, lambda: float(node.rollup.days_behind))
     telemetry.watch(Metric.MONTHS_CLOSED, lambda: float(node.closer.closed))
     telemetry.watch(Metric.CLOSING_MONTHS_BEHIND, lambda: float(node.closer.months_behind))
     telemetry.watch(Metric.LATE_USAGE_BYTES, lambda: float(sum(e.quantity_bytes for e in node.closer.late)))

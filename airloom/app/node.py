@@ -30,7 +30,7 @@ from core.services.cluster.singleton_jobs import SingletonJobs, Step
 from core.services.customers.metadata import DeviceMetadata
 from core.services.gateway.lease_term import LeaseTerm
 from core.services.metering.message_meter import MESSAGE_METER, MessageMeter
-from core.services.metering.rollup import UsageFolder
+from core.services.metering.rollup import UsageRollup
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
 from core.services.streaming.consumer import Consumer
@@ -96,8 +96,8 @@ class Node:
             audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=config.node.name
         )
         self.consumer = self.make_consumer()
-        self.folder = UsageFolder(
-            usage=world.store.usage, clock=world.clock, after_s=config.usage.fold_after_s
+        self.rollup = UsageRollup(
+            usage=world.store.usage, clock=world.clock, after_s=config.usage.rollup_after_s
         )
         self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
         self.closer = self._make_closer()
@@ -289,7 +289,7 @@ class Node:
         return held
 
     def _singleton_jobs(self) -> Mapping[str, Step]:
-        return {"fold": self.folder.step, "bills": self.closer.step}
+        return {"fold": self.rollup.step, "bills": self.closer.step}
 
     def _make_closer(self) -> MonthCloser:
         world = self._world

@@ -42,12 +42,12 @@ class ApiConfig(Section):
 
 
 class UsageConfig(Section):
-    """Metering: a report each interval for each session with change; a UTC day is folded ``fold_after_s``
-    after its end, and what is reported of it later is folded as it comes.
+    """Metering: a report each interval for each session with change; a UTC day is rolled up
+    ``rollup_after_s`` after its end, and what is reported of it later is rolled up as it comes.
     """
 
     report_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
-    fold_after_s: Annotated[float, Field(ge=0, le=864_000)] = 3_600.0
+    rollup_after_s: Annotated[float, Field(ge=0, le=864_000)] = 3_600.0
 
 
 class BillingConfig(Section):

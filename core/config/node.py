@@ -22,7 +22,7 @@ class NodeConfig(Section):
 
     ``roles``: ``gateway`` and ``aaa`` hold gateway instances, those with the protocol ``gtp`` and those with
     the protocol ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer
-    API; ``meter`` counts messages from the stream and folds usage to days; ``all`` is each of them.
+    API; ``meter`` counts messages from the stream and rolls usage up to days; ``all`` is each of them.
     ``preferred_gateways`` are the gateway instances that this node takes when it starts (empty: all); any
     other it takes when its holder is gone.
     """

@@ -10,6 +10,7 @@ RENAMED: Mapping[str, str] = {
     "gateway.instances.doors": "gateway.instances.protocols",
     "gateway.virtual": "gateway.instances",
     "node.home": "node.preferred_gateways",
+    "usage.fold_after_s": "usage.rollup_after_s",
 }
 """Present keys by earlier ones, both from the section on, no item numbers: ``gateway.peers.name``."""
 

@@ -98,12 +98,12 @@ class UsageReport(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Folding:
-    """How far usage is folded to days (yyyymmdd, 0: none).
+class RollupProgress:
+    """How far usage is rolled up to days (yyyymmdd, 0: none).
 
-    Days up to ``folded`` are; those after ``begun`` wholly: what is older was stored before folding began.
-    A report of a day up to ``sealed`` is late: it is folded by whoever stores it. Of the day after ``folded``
-    the operators before ``operator_id`` are done, and of that one the IMSIs up to ``imsi``.
+    Days up to ``folded`` are; those after ``begun`` wholly: what is older was stored before rollup began.
+    A report of a day up to ``sealed`` is late: it is rolled up by whoever stores it. Of the day after
+    ``folded`` the operators before ``operator_id`` are done, and of that one the IMSIs up to ``imsi``.
     """
 
     begun: int
@@ -114,13 +114,13 @@ class Folding:
     version: int = 0
 
     def is_whole(self, day: int) -> bool:
-        """Whether the folded rows of this day say everything."""
+        """Whether the rolled up rows of this day say everything."""
         return self.begun < day <= self.folded
 
 
-def fold(rows: Iterable[UsageReport]) -> tuple[list[UsageReport], list[UsageReport]]:
+def roll_up(rows: Iterable[UsageReport]) -> tuple[list[UsageReport], list[UsageReport]]:
     """The highest of each segment as one report, by day, session, epoch and segment; and the rows that
-    contradict. Folding what was folded, with more or fewer of its rows, changes nothing.
+    contradict. Rolling up what was rolled up, with more or fewer of its rows, changes nothing.
     """
     highest: dict[tuple[str, int, str, int, int], UsageReport] = {}
     contradictions: list[UsageReport] = []

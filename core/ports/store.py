@@ -25,14 +25,14 @@ from core.domain.lease import Lease
 from core.domain.message import MessageCount
 from core.domain.session import Nas, QuarantinedResources, Session, SessionEvent
 from core.domain.sim import Sim
-from core.domain.usage import Folding, UsageReport
+from core.domain.usage import RollupProgress, UsageReport
 
 T = TypeVar("T")
 HeldLease = TypeVar("HeldLease", bound=Lease)
 
 PAGE_MAX = 1_000
 """The most items that one page may hold."""
-FOLDING_FRESH_S = 10.0
+ROLLUP_FRESH_S = 10.0
 """Whoever stores a report knows a seal so many seconds after it is durable, by its own monotonic clock."""
 SETTLE_S = 600
 """What was written before something else is left from a crash when that is missing for longer than this."""
@@ -246,13 +246,13 @@ class Quarantined:
 class Usage(Protocol):
     """What sessions used. Partition: (IMSI, UTC day); row: (slot, session, epoch, segment).
 
-    Days are folded: of each segment its highest report is kept on, when the slots are gone after 80 days.
+    Days are rolled up: of each segment its highest report is kept on, when the slots are gone after 80 days.
     """
 
     async def record(self, reports: Sequence[UsageReport]) -> None:
         """Keep each report, the highest ``timestamp_us`` of a row winning; durable on return; idempotent.
 
-        A report of a sealed day is also marked as late, and folded, on return.
+        A report of a sealed day is also marked as late, and rolled up, on return.
         """
         ...
 
@@ -266,28 +266,30 @@ class Usage(Protocol):
 
     async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
         """The highest report of each segment on these days, by day, session, epoch, segment: what a bill and
-        statistics are made from, whatever is folded by now.
+        statistics are made from, whatever is rolled up by now.
         """
         ...
 
-    async def fold(self, imsi: str, day: int) -> None:
-        """Raise the folded day to what the slots say, and put aside what contradicts itself.
+    async def roll_up(self, imsi: str, day: int) -> None:
+        """Raise the rolled up day to what the slots say, and put aside what contradicts itself.
 
         Idempotent, by several at once, at any time: nothing becomes lower, nothing is added up.
         """
         ...
 
-    async def folding(self) -> Folding | None:
-        """How far folding has come."""
+    async def rollup_progress(self) -> RollupProgress | None:
+        """How far rollup has come."""
         ...
 
-    async def put_folding(self, folding: Folding) -> Folding:
-        """Write if the stored version is ``folding.version`` (0: none stored); returns it with the next."""
+    async def put_rollup_progress(self, rollup_progress: RollupProgress) -> RollupProgress:
+        """Write if the stored version is ``rollup_progress.version`` (0: none stored); returns it with the
+        next.
+        """
         ...
 
     async def operators_of(self, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
-        """The operators with rows of a UTC day not older than 80 days, in order: whose usage is to be folded.
-        An index row, written before the first usage row of the day.
+        """The operators with rows of a UTC day not older than 80 days, in order: whose usage is to be rolled
+        up. An index row, written before the first usage row of the day.
         """
         ...
 
@@ -299,7 +301,7 @@ class Usage(Protocol):
 
     def late_of(self, month: int) -> AsyncIterator[LateMark]:
         """Whose usage of a month (yyyymm) was stored after its day was sealed: all that a bill may lack, when
-        it was made from days that were folded.
+        it was made from days that were rolled up.
         """
         ...
 

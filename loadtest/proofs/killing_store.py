@@ -37,7 +37,7 @@ ACTIVE_S = {"sqlite": 12.0, "front": 20.0, "three": 30.0}
 LOST_AFTER_S = 2.0
 """An answer is waited for so long here, and not ten seconds: many are lost."""
 BAD_DAY = FrontFaults(unavailable=0.02, timed_out=0.02, lost=0.004, cut=0.002)
-FOLDED_WITHIN_S = 60.0
+ROLLED_UP_WITHIN_S = 60.0
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ async def run_on(kind: str, seed: int, node: cassandra.Node | None = None) -> St
         world = StoreWorld(seed, plan, engine=engine, clock=RunningClock())
         world.disturb = disturb
         await world.run()
-        await _folded(world)
+        await _rolled_up(world)
         await check_world(world)
         await world.finish()
     finding.findings = world.findings
@@ -121,12 +121,12 @@ async def run_on(kind: str, seed: int, node: cassandra.Node | None = None) -> St
     return finding
 
 
-async def _folded(world: World) -> None:
+async def _rolled_up(world: World) -> None:
     """Whoever folds next waits for the lease of whoever was killed."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(FOLDED_WITHIN_S):
+        async with asyncio.timeout(ROLLED_UP_WITHIN_S):
             usage = world.node._world.store.usage
-            while not ((row := await usage.folding()) and row.is_whole(FIRST_DAY)):  # noqa: ASYNC110 - polled
+            while not ((row := await usage.rollup_progress()) and row.is_whole(FIRST_DAY)):  # noqa: ASYNC110 - polled
                 await asyncio.sleep(0.2)
 
 

@@ -19,7 +19,7 @@ from billing.service import BillingService
 from core.adapters.object_store.files import MemoryObjectStore
 from core.domain.billing import Tariff
 from core.domain.session import Session, SessionEventKind
-from core.domain.usage import UsageReport, Volume, day_of, fold
+from core.domain.usage import UsageReport, Volume, day_of, roll_up
 from loadtest.outcome import is_subsequence, payloads_by_imsi, quantity_of_csv
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.virtual import run_virtual
@@ -53,7 +53,7 @@ async def check_world(world: World) -> None:
     await _check_bytes(world)
     await _check_sessions(world)
     await _check_bill(world)
-    await _check_folded(world)
+    await _check_rolled_up(world)
     _check_messages(world)
     await _check_counts(world)
     await _check_events(world)
@@ -149,19 +149,19 @@ def _days(world: World) -> list[int]:
     return [day_of(first + timedelta(days=n)) for n in range((world.clock.now() - first).days + 2)]
 
 
-async def _check_folded(world: World) -> None:
+async def _check_rolled_up(world: World) -> None:
     """The first day of the run was folded, so that its bill was made from folded rows alone.
 
     They say no more than the slots; they say less where a report was given up before it was acknowledged.
     """
     usage = world.node._world.store.usage
-    folding = await usage.folding()
-    if folding is None or not folding.is_whole(FIRST_DAY):
-        world.findings.append(f"{FIRST_DAY} was not folded: {folding}")
+    rollup_progress = await usage.rollup_progress()
+    if rollup_progress is None or not rollup_progress.is_whole(FIRST_DAY):
+        world.findings.append(f"{FIRST_DAY} was not folded: {rollup_progress}")
     for state in world.sims:
         folded = await usage.of_days(state.imsi, [FIRST_DAY])
-        slots = fold(await usage.of_day(state.imsi, FIRST_DAY))[0]
-        if fold([*slots, *folded])[0] != slots:
+        slots = roll_up(await usage.of_day(state.imsi, FIRST_DAY))[0]
+        if roll_up([*slots, *folded])[0] != slots:
             world.findings.append(f"{state.imsi}: {folded} was folded, {slots} were stored")
 
 

@@ -9,7 +9,7 @@ from loadtest.simulation.virtual import NetworkFaults
 
 NAS_SECRET = b"the secret of all NASes"
 SLOTS = 64
-FOLD_AFTER_S = 10.0
+ROLLUP_AFTER_S = 10.0
 """A day is folded amid the traffic of the next one, and before its last reports have come."""
 PATH_LOSS_S_MAX = 60.0
 QUIET_S = 90.0
@@ -69,7 +69,7 @@ def config_of(name: str, plan: Plan) -> Config:
     """The configuration of a node of this name."""
     return Config(
         node=NodeConfig(name=name),
-        usage=UsageConfig(fold_after_s=FOLD_AFTER_S),
+        usage=UsageConfig(rollup_after_s=ROLLUP_AFTER_S),
         gateway=GatewayConfig.model_validate(
             {
                 "allowed_peers": [] if plan.partners else ["127.0.0.0/8"],

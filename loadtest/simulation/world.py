@@ -31,7 +31,7 @@ from core.domain.flow import PacketFilter
 from core.domain.requests import ModifySession
 from core.domain.session import CloseReason, Qos, Session, SessionEventKind
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
-from core.domain.usage import Folding, day_of
+from core.domain.usage import RollupProgress, day_of
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
@@ -262,7 +262,7 @@ class World:
         """Everything, from empty disks to everybody gone home."""
         plan = self.plan
         self._run = asyncio.current_task()
-        await self._begin_folding()
+        await self._begin_rollup()
         await self.start_node()
         await self._make_sims()
         self.network.faults = plan.network
@@ -296,12 +296,14 @@ class World:
         await self._tell_left_counts()
         await (await self.holding()).usage.sweep()
 
-    async def _begin_folding(self) -> None:
+    async def _begin_rollup(self) -> None:
         """As if this were not the first day: what was folded is then read alone, without its slots."""
         engine = self._engine or MemoryEngine(disk=self.disk, clock=self.clock)
         store = WideStore(engine=engine, clock=self.clock)
         yesterday = day_of(self.clock.now() - timedelta(days=1))
-        await store.usage.put_folding(Folding(begun=yesterday, sealed=yesterday, folded=yesterday))
+        await store.usage.put_rollup_progress(
+            RollupProgress(begun=yesterday, sealed=yesterday, folded=yesterday)
+        )
 
     async def _tell_left_counts(self) -> None:
         """The nodes that did not go on are back, and tell what they had counted: of a day long folded."""

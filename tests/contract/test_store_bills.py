@@ -8,10 +8,10 @@ import pytest
 
 from core.adapters.store.engine import SCAN_ROWS_MAX
 from core.domain.billing import ClosedMonth, Closing, LateMark, Tariff
-from core.domain.usage import Folding
+from core.domain.usage import RollupProgress
 from core.domain.values import replace
 from core.errors import StaleVersion
-from core.ports.store import FOLDING_FRESH_S, Bills
+from core.ports.store import ROLLUP_FRESH_S, Bills
 from tests.contract.stores import World, report_of
 
 OPERATOR = "OP0000000001"
@@ -63,12 +63,12 @@ async def test_what_is_stored_after_its_day_was_sealed_is_marked(world: World) -
     usage = world.store.usage
     await usage.record([report_of(5, slot=1)])
     assert [mark async for mark in usage.late_of(202611)] == []
-    await usage.put_folding(Folding(begun=20261128, sealed=20261130, folded=20261129))
+    await usage.put_rollup_progress(RollupProgress(begun=20261128, sealed=20261130, folded=20261129))
     await world.reopen()
     usage = world.store.usage
     other = replace(report_of(1, slot=1), imsi="001010000000009", operator_id="OP0000000002")
     await usage.record([report_of(9, slot=2), other, replace(report_of(4), day=20261201)])
-    world.clock.at += timedelta(seconds=2 * FOLDING_FRESH_S)
+    world.clock.at += timedelta(seconds=2 * ROLLUP_FRESH_S)
     now = world.clock.now()
     inserted = replace(report_of(7, slot=3, session="inserted"), operator_id="OP0000000002")
     assert await usage.insert_if_absent(inserted)
@@ -84,7 +84,7 @@ async def test_what_is_stored_after_its_day_was_sealed_is_marked(world: World) -
 
 async def test_more_marks_than_a_scan_has(world: World) -> None:
     usage = world.store.usage
-    await usage.put_folding(Folding(begun=20261128, sealed=20261130, folded=20261129))
+    await usage.put_rollup_progress(RollupProgress(begun=20261128, sealed=20261130, folded=20261129))
     await world.reopen()
     reports = [replace(report_of(1), imsi=f"00101{number:010}") for number in range(SCAN_ROWS_MAX + 1)]
     await world.store.usage.record(reports)

@@ -263,7 +263,7 @@ async def still_metrics(served: Served) -> set[str]:
         Metric.DEAD_LETTERS,
         Metric.EDGE_LINKS,
         Metric.EDGE_LINK_PACKETS,
-        Metric.DAYS_FOLDED,
+        Metric.DAYS_ROLLED_UP,
         Metric.MONTHS_CLOSED,
         Metric.LATE_USAGE_BYTES,
         Metric.GTP_PATH_EVENTS,

@@ -1,4 +1,4 @@
-"""The bill from folded days is the bill from slots, to the byte, whatever happens to the folding.
+"""The bill from rolled up days is the bill from slots, to the byte, whatever happens to the rollup.
 
 Nodes over one store, each with a wall clock that jumps; reports that come days late, twice and out of order;
 several folders at once, killed at any point, whose last writes land when another has long gone on.
@@ -23,11 +23,11 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import USAGE_DAY
 from core.adapters.store.usage import UsageDays, WideUsage, _day_put
 from core.domain.billing import Tariff
-from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
+from core.domain.usage import RollupProgress, SegmentLabel, UsageReport, Volume, roll_up
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
-from core.services.metering.rollup import UsageFolder
+from core.services.metering.rollup import UsageRollup
 from loadtest.simulation.virtual import VirtualClock, run_virtual
 
 OPERATOR = "OP0000000001"
@@ -96,25 +96,25 @@ class Case:
         return usage
 
     async def run(self) -> tuple[bytes, bytes]:
-        """The bill from folded days and from slots."""
+        """The bill from rolled up days and from slots."""
         calm = WideUsage(engine=MemoryEngine(disk=self.disk, clock=self.clocks[0]), clock=self.clocks[0])
-        await calm.put_folding(Folding(begun=20261120, sealed=20261126, folded=20261126))
+        await calm.put_rollup_progress(RollupProgress(begun=20261120, sealed=20261126, folded=20261126))
         async with asyncio.TaskGroup() as tasks:
             for number in range(SEGMENTS):
                 tasks.create_task(self._report(number))
             for node, clock in zip(self.nodes, self.clocks, strict=True):
-                tasks.create_task(self._fold(node, clock))
+                tasks.create_task(self._roll_up(node, clock))
                 tasks.create_task(self._jump(clock))
-        last = UsageFolder(usage=calm, clock=self.clocks[0], after_s=0.0)
+        last = UsageRollup(usage=calm, clock=self.clocks[0], after_s=0.0)
         self.clocks[0].jumped = timedelta(days=2)
         async with asyncio.timeout(600):
-            while not await self._is_folded(calm):  # noqa: ASYNC110 - in virtual time
+            while not await self._is_rolled_up(calm):  # noqa: ASYNC110 - in virtual time
                 await asyncio.sleep(await last.step())
         return await self._bill(calm), await self._bill(FromSlots(calm))
 
-    async def _is_folded(self, usage: WideUsage) -> bool:
-        folding = await usage.folding()
-        return folding is not None and all(folding.is_whole(day) for day in DAYS)
+    async def _is_rolled_up(self, usage: WideUsage) -> bool:
+        rollup_progress = await usage.rollup_progress()
+        return rollup_progress is not None and all(rollup_progress.is_whole(day) for day in DAYS)
 
     async def _bill(self, usage: "WideUsage | FromSlots") -> bytes:
         clock = VirtualClock(datetime(2026, 12, 1, tzinfo=UTC))
@@ -156,15 +156,15 @@ class Case:
             with suppress(Unavailable):
                 return await self.rng.choice(self.nodes).record([report])
 
-    async def _fold(self, usage: WideUsage, clock: Clock) -> None:
+    async def _roll_up(self, usage: WideUsage, clock: Clock) -> None:
         """A folder, killed and begun again, without a lease."""
         until = clock.monotonic() + RUN_S
         while clock.monotonic() < until:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.rng.random() * 120.0):
-                    await self._fold_on(UsageFolder(usage=usage, clock=clock, after_s=0.0))
+                    await self._roll_up_on(UsageRollup(usage=usage, clock=clock, after_s=0.0))
 
-    async def _fold_on(self, folder: UsageFolder) -> None:
+    async def _roll_up_on(self, folder: UsageRollup) -> None:
         while True:
             with suppress(Unavailable, StaleVersion):
                 await asyncio.sleep(await folder.step())
@@ -176,18 +176,18 @@ class Case:
 
 
 class FromSlots:
-    """Usage as if nothing were ever folded."""
+    """Usage as if nothing were ever rolled up."""
 
     def __init__(self, usage: WideUsage) -> None:
         self._usage = usage
         self.imsis_of = usage.imsis_of
 
     async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
-        return fold([row for day in days for row in await self._usage.of_day(imsi, day)])[0]
+        return roll_up([row for day in days for row in await self._usage.of_day(imsi, day)])[0]
 
 
 @given(st.integers(0, 2**32))
-def test_the_bill_from_folded_days_is_the_bill_from_slots(seed: int) -> None:
+def test_the_bill_from_rolled_up_days_is_the_bill_from_slots(seed: int) -> None:
     folded, from_slots = run_virtual(Case(seed).run)
     assert folded == from_slots
     assert len(folded.splitlines()) > 1
@@ -197,7 +197,7 @@ def test_the_bill_from_folded_days_is_the_bill_from_slots(seed: int) -> None:
 
 
 class AddingDays(UsageDays):
-    """Planted: what is folded is added to what stands there, in the place of being set."""
+    """Planted: what is rolled up is added to what stands there, in the place of being set."""
 
     async def join(self, imsi: str, day: int, reports: Iterable[UsageReport]) -> None:
         stored = {(row.session_id, row.epoch): row for row in await self.read(imsi, day, day)}
@@ -205,7 +205,7 @@ class AddingDays(UsageDays):
             replace(row, volume=row.volume + stored[row.session_id, row.epoch].volume)
             if (row.session_id, row.epoch) in stored
             else row
-            for row in fold(reports)[0]
+            for row in roll_up(reports)[0]
         ]
         await super().join(imsi, day, added)
 
@@ -214,14 +214,14 @@ class UnstampedDays(UsageDays):
     """Planted: whoever writes last wins, with what it read long before."""
 
     async def join(self, imsi: str, day: int, reports: Iterable[UsageReport]) -> None:
-        puts = tuple(_day_put(row, None)._replace(timestamp_us=None) for row in fold(reports)[0])
+        puts = tuple(_day_put(row, None)._replace(timestamp_us=None) for row in roll_up(reports)[0])
         await self._engine.write(Batch(USAGE_DAY, (imsi, day // 100), puts))
 
 
 class DeafUsage(WideUsage):
-    """Planted: a late report is stored, and its day is not folded again."""
+    """Planted: a late report is stored, and its day is not rolled up again."""
 
-    async def _fold_late(self, reports: Iterable[UsageReport]) -> None:
+    async def _roll_up_late(self, reports: Iterable[UsageReport]) -> None:
         pass
 
 

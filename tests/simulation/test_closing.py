@@ -24,7 +24,7 @@ from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.services.cluster.singleton_jobs import Step
-from core.services.metering.rollup import UsageFolder
+from core.services.metering.rollup import UsageRollup
 from core.services.running.audit import AuditTrail
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 from tests.property.test_rollup import SlowEngine
@@ -56,9 +56,9 @@ class World:
         self.change_s = (change - BEGINS).total_seconds()
         self.price = NEW if change < END else OLD
         self.is_down = self.rng.random() < 0.5
-        """Whether nobody folds or closes from before the month's end until it is due to be closed."""
+        """Whether nobody rolls up or closes from before the month's end until it is due to be closed."""
         self.folds_s = self.rng.random() * 1_800 if self.is_down else 0.0
-        """How much later than closing, which is another lease, folding is taken up."""
+        """How much later than closing, which is another lease, rollup is taken up."""
 
     def store(self) -> WideStore:
         return WideStore(engine=SlowEngine(self.disk, self.clock, self.rng), clock=self.clock)
@@ -76,7 +76,7 @@ class World:
     async def run(self) -> list[str]:
         async with asyncio.TaskGroup() as tasks:
             for number in range(2):
-                tasks.create_task(self._work(number, self._folding, self.folds_s))
+                tasks.create_task(self._work(number, self._rollup_progress, self.folds_s))
                 tasks.create_task(self._work(number, self._closing, 0.0))
             for number in range(8):
                 tasks.create_task(self._report(number))
@@ -102,8 +102,8 @@ class World:
                 await self._drive(step)
         await asyncio.sleep(self.rng.random() * 20)
 
-    def _folding(self, _: int) -> Step:
-        return UsageFolder(usage=self.store().usage, clock=self.clock, after_s=3_600.0).step
+    def _rollup_progress(self, _: int) -> Step:
+        return UsageRollup(usage=self.store().usage, clock=self.clock, after_s=3_600.0).step
 
     def _closing(self, number: int) -> Step:
         store, entropy = self.store(), SeededEntropy(self.rng)
@@ -229,7 +229,7 @@ def test_a_run_bills_and_is_late() -> None:
 class EagerCloser(MonthCloser):
     """Planted: reads a month as soon as its time has come, while usage that nobody marks is on its way."""
 
-    async def _is_folded(self, month: int) -> bool:
+    async def _is_rolled_up(self, month: int) -> bool:
         return True
 
 

@@ -77,7 +77,7 @@ class Stage(World):
 def play(script: Callable[[Stage], Awaitable[None]], *, sims: int, held: type[GatewayRuntime]) -> None:
     async def main() -> None:
         stage = Stage(1, Plan(sims=sims), holding(held))
-        await stage._begin_folding()
+        await stage._begin_rollup()
         await stage.start_node()
         await stage._make_sims()
         stage.sgsn = Sgsn(

@@ -17,7 +17,7 @@ from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
 from core.domain.requests import PeerTunnel
 from core.domain.session import Session, SessionEvent, Tunnel
-from core.domain.usage import UsageReport, Volume, fold
+from core.domain.usage import UsageReport, Volume, roll_up
 from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.stream import StoredRecord
@@ -192,7 +192,7 @@ class AddingDays(UsageDays):
         stored = {(row.session_id, row.epoch, row.segment): row for row in await self.read(imsi, day, day)}
         added = [
             replace(row, volume=row.volume + stored[key].volume) if key in stored else row
-            for row in fold(reports)[0]
+            for row in roll_up(reports)[0]
             for key in [(row.session_id, row.epoch, row.segment)]
         ]
         await super().join(imsi, day, added)
@@ -270,7 +270,7 @@ def test_a_planted_bug_is_caught(node_type: type[Node], caught_as: str) -> None:
     pytest.fail(f"no seed caught {node_type.__name__}")
 
 
-def test_a_late_report_whose_day_is_not_folded_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_report_whose_day_is_not_rolled_up_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(_: WideUsage, __: Iterable[tuple[str, int]]) -> None:
         pass
 

@@ -23,9 +23,9 @@ DAY_US = 86_400_000_000
 EVENT_LIFE_US = 32 * DAY_US
 """A line of a SIM's session history is kept this long after it happened."""
 USAGE_LIFE_S = 580 * 86_400
-"""Daily and monthly statistics reach back 18 months; they are computed from folded days."""
+"""Daily and monthly statistics reach back 18 months; they are computed from rolled up days."""
 SLOT_LIFE_S = 80 * 86_400
-"""Statistics by minutes reach back 32 days; the rest is how late a day may be folded."""
+"""Statistics by minutes reach back 32 days; the rest is how late a day may be rolled up."""
 
 
 class ColumnType(Enum):
@@ -142,9 +142,9 @@ USAGE_DAY = Table(
     (*_bigints("slot"), *USAGE.values),
     ttl_s=USAGE_LIFE_S,
 )
-"""What was folded: the highest report of each segment, written under its own timestamp like any other."""
+"""What was rolled up: the highest report of each segment, written under its own timestamp like any other."""
 USAGE_OPERATOR = Table("usage_operator", _bigints("day"), _texts("operator_id"), (), ttl_s=SLOT_LIFE_S)
-"""Whose usage is to be folded and billed; written before the first row of an operator's day."""
+"""Whose usage is to be rolled up and billed; written before the first row of an operator's day."""
 USAGE_LATE = Table(
     "usage_late",
     _bigints("month"),
@@ -156,7 +156,7 @@ USAGE_LATE = Table(
 TARIFF = Table("tariff", _texts("name"), _bigints("number"), _BODY)
 CLOSED_MONTH = Table("closed_month", _texts("operator_id"), _bigints("month"), _BODY)
 CLOSING = Table("closing", _texts("name"), (), _BODY)
-FOLDING = Table("folding", _texts("name"), (), _BODY)
+ROLLUP = Table("folding", _texts("name"), (), _BODY)
 USAGE_BY_OPERATOR = Table(
     "usage_by_operator", (*_texts("operator_id"), *_bigints("day")), _texts("imsi"), (), ttl_s=USAGE_LIFE_S
 )
@@ -209,7 +209,7 @@ TABLES = (
     TARIFF,
     CLOSED_MONTH,
     CLOSING,
-    FOLDING,
+    ROLLUP,
     USAGE_BY_OPERATOR,
     QUARANTINE,
     NAS_RESTART,

@@ -1,15 +1,17 @@
-"""Usage rows: typed columns, the highest timestamp wins. By slots, as they are reported, and folded by days.
+"""Usage rows: typed columns, the highest timestamp wins. By slots, as they are reported, and rolled up by
+days.
 
 Rules:
 
 - A row's key is all that identifies a segment's slot, so a duplicate is the same row; nothing is read before
   a report is written. Rows of ``insert_if_absent`` belong to sessions that no gateway reports.
-- A report whose day is sealed is marked as late and folded before it counts as durable.
-- A folded row is, of its segment, the highest report, under the timestamp of that report: an absolute value
-  like any other. So it may be written again, by several at once and by one that comes too late, and nothing
-  is ever added up in the store. It is joined with what stands there, so it outlives what it was made from.
-- How far folding has come is one row, written under conditions only. Whoever stores a report asks for it
-  after its row is durable, and knows it to ``FOLDING_FRESH_S``.
+- A report whose day is sealed is marked as late and rolled up before it counts as durable.
+- A rolled up row is, of its segment, the highest report, under the timestamp of that report: an absolute
+  value like any other. So it may be written again, by several at once and by one that comes too late, and
+  nothing is ever added up in the store. It is joined with what stands there, so it outlives what it was made
+  from.
+- How far rollup has come is one row, written under conditions only. Whoever stores a report asks for it
+  after its row is durable, and knows it to ``ROLLUP_FRESH_S``.
 """
 
 import asyncio
@@ -28,8 +30,8 @@ from core.adapters.store.engine import (
 )
 from core.adapters.store.rows import BodyReader, CorruptRow, body_of, get_row
 from core.adapters.store.tables import (
-    FOLDING,
     QUARANTINE,
+    ROLLUP,
     USAGE,
     USAGE_BY_OPERATOR,
     USAGE_DAY,
@@ -37,20 +39,20 @@ from core.adapters.store.tables import (
     USAGE_OPERATOR,
 )
 from core.domain.billing import EPOCH, LateMark
-from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
+from core.domain.usage import RollupProgress, SegmentLabel, UsageReport, Volume, roll_up
 from core.domain.values import replace
 from core.errors import StaleVersion
 from core.ports.clock import Clock
-from core.ports.store import FOLDING_FRESH_S, Page, Quarantined
+from core.ports.store import ROLLUP_FRESH_S, Page, Quarantined
 
 INDEXED_MAX = 1_000_000
 """Index rows remembered as written; beyond it they are forgotten and written again, which changes nothing."""
 READ_AT_A_TIME = 31
 """Days of one IMSI that are read at once."""
-FOLDS_AT_A_TIME = 4
-"""Late days that are folded side by side: each costs the event loop some milliseconds."""
+ROLLUPS_AT_A_TIME = 4
+"""Late days that are rolled up side by side: each costs the event loop some milliseconds."""
 _FOLDING_KEY = ("usage",)
-_NOT_BEGUN = Folding(begun=0, sealed=0, folded=0)
+_NOT_BEGUN = RollupProgress(begun=0, sealed=0, folded=0)
 
 
 class WideUsage:
@@ -79,7 +81,7 @@ class WideUsage:
             self._remember(new)
         elif batches:
             await self._engine.write_all(batches)
-        await self._fold_late(reports)
+        await self._roll_up_late(reports)
 
     async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
         """All rows of one IMSI and day, by slot, session, epoch, segment."""
@@ -106,7 +108,7 @@ class WideUsage:
         return found
 
     async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
-        """The highest report of each segment: folded rows, and slots where these do not say everything."""
+        """The highest report of each segment: rolled up rows, and slots where these do not say everything."""
         known = await self._days.known()
         months: dict[int, list[int]] = {}
         for day in days:
@@ -119,35 +121,35 @@ class WideUsage:
         open_days = [day for day in days if not known.is_whole(day)]
         for of_day in await self.of_each_day(imsi, open_days):
             rows += of_day
-        return fold(rows)[0]
+        return roll_up(rows)[0]
 
-    async def fold(self, imsi: str, day: int) -> None:
-        """Raise the folded rows to what the slots say; contradictions are put aside."""
-        segments, contradictions = fold(await self.of_day(imsi, day))
+    async def roll_up(self, imsi: str, day: int) -> None:
+        """Raise the rolled up rows to what the slots say; contradictions are put aside."""
+        segments, contradictions = roll_up(await self.of_day(imsi, day))
         for report in contradictions:
             await self.quarantine(Quarantined(report, "below an earlier slot of its segment"))
         await self._days.join(imsi, day, segments)
 
-    async def folding(self) -> Folding | None:
-        """How far folding has come."""
-        return await self._days.folding()
+    async def rollup_progress(self) -> RollupProgress | None:
+        """How far rollup has come."""
+        return await self._days.rollup_progress()
 
-    async def put_folding(self, folding: Folding) -> Folding:
-        """Write if the stored version is ``folding.version``."""
-        return await self._days.put_folding(folding)
+    async def put_rollup_progress(self, rollup_progress: RollupProgress) -> RollupProgress:
+        """Write if the stored version is ``rollup_progress.version``."""
+        return await self._days.put_rollup_progress(rollup_progress)
 
-    async def _fold_late(self, reports: Iterable[UsageReport]) -> None:
-        """Whoever folds a day reads it ``FOLDING_FRESH_S`` and more after its seal: it has seen what was
-        durable while no seal was known. The rest is marked and folded here.
+    async def _roll_up_late(self, reports: Iterable[UsageReport]) -> None:
+        """Whoever rolls up a day reads it ``ROLLUP_FRESH_S`` and more after its seal: it has seen what was
+        durable while no seal was known. The rest is marked and rolled up here.
         """
         sealed = (await self._days.known()).sealed
         late = [report for report in reports if report.day <= sealed]
         if late:
             await self._engine.write_all(_late_batches(late, microseconds(self._clock.now())))
         places = sorted({(report.imsi, report.day) for report in late})
-        for start in range(0, len(places), FOLDS_AT_A_TIME):
-            some = places[start : start + FOLDS_AT_A_TIME]
-            await asyncio.gather(*(self.fold(imsi, day) for imsi, day in some))
+        for start in range(0, len(places), ROLLUPS_AT_A_TIME):
+            some = places[start : start + ROLLUPS_AT_A_TIME]
+            await asyncio.gather(*(self.roll_up(imsi, day) for imsi, day in some))
 
     async def late_of(self, month: int) -> AsyncIterator[LateMark]:
         """Marks of a month, by operator and IMSI."""
@@ -194,7 +196,7 @@ class WideUsage:
             self._remember(new)
         except StaleVersion:
             is_new = False
-        await self._fold_late([report])
+        await self._roll_up_late([report])
         return is_new
 
     async def quarantine(self, item: Quarantined) -> None:
@@ -236,12 +238,12 @@ def _key(report: UsageReport) -> Key:
 
 
 class UsageDays:
-    """The folded rows and how far they go."""
+    """The rolled up rows and how far they go."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
-        self._bodies = BodyReader(FOLDING, Folding)
+        self._bodies = BodyReader(ROLLUP, RollupProgress)
         self._known = _NOT_BEGUN
         self._fresh_until = float("-inf")
         self._asking = asyncio.Lock()
@@ -263,7 +265,7 @@ class UsageDays:
     async def join(self, imsi: str, day: int, reports: Iterable[UsageReport]) -> None:
         """Raise an IMSI's day to these reports; what is higher there stays."""
         stored = {_day_key(row): row for row in await self.read(imsi, day, day)}
-        joined, _ = fold([*stored.values(), *reports])
+        joined, _ = roll_up([*stored.values(), *reports])
         puts = [
             _day_put(row, stored.get(_day_key(row))) for row in joined if row != stored.get(_day_key(row))
         ]
@@ -274,25 +276,25 @@ class UsageDays:
         if batches:
             await self._engine.write_all(batches)
 
-    async def folding(self) -> Folding | None:
+    async def rollup_progress(self) -> RollupProgress | None:
         """How far it has come, as stored."""
-        return self._bodies.read_optional(_FOLDING_KEY, await get_row(self._engine, FOLDING, _FOLDING_KEY))
+        return self._bodies.read_optional(_FOLDING_KEY, await get_row(self._engine, ROLLUP, _FOLDING_KEY))
 
-    async def put_folding(self, folding: Folding) -> Folding:
-        """Write if the stored version is ``folding.version``."""
-        stored = replace(folding, version=folding.version + 1)
+    async def put_rollup_progress(self, rollup_progress: RollupProgress) -> RollupProgress:
+        """Write if the stored version is ``rollup_progress.version``."""
+        stored = replace(rollup_progress, version=rollup_progress.version + 1)
         put = Put((), (body_of(stored),), stored.version)
-        await self._engine.write(Batch(FOLDING, _FOLDING_KEY, (put,), Condition((), folding.version)))
+        await self._engine.write(Batch(ROLLUP, _FOLDING_KEY, (put,), Condition((), rollup_progress.version)))
         return stored
 
-    async def known(self) -> Folding:
-        """How far it had come ``FOLDING_FRESH_S`` ago, or further."""
+    async def known(self) -> RollupProgress:
+        """How far it had come ``ROLLUP_FRESH_S`` ago, or further."""
         if self._clock.monotonic() > self._fresh_until:
             async with self._asking:
                 began = self._clock.monotonic()
                 if began > self._fresh_until:
-                    self._known = await self.folding() or _NOT_BEGUN
-                    self._fresh_until = began + FOLDING_FRESH_S
+                    self._known = await self.rollup_progress() or _NOT_BEGUN
+                    self._fresh_until = began + ROLLUP_FRESH_S
         return self._known
 
 

@@ -25,7 +25,7 @@ _NODE_PREFIX = "node/"
 
 
 class WideStore:
-    """Implements ``Store``. The clock dates index rows, and measures how old is what is known of folding."""
+    """Implements ``Store``. The clock dates index rows, and measures how old is what is known of rollup."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine

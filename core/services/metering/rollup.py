@@ -2,35 +2,35 @@
 
 Rules:
 
-- A day is sealed first: from then on whoever stores a report of it folds it too. It is read
+- A day is sealed first: from then on whoever stores a report of it rolls it up too. It is read
   ``SEAL_S`` later, when nobody can be under way who has not heard of the seal. So no report is missed,
   however late it comes, whatever the wall clocks of the nodes show.
-- Days are folded in order, a page of IMSIs at a time; how far it has come is durable after each page, and
-  written only over what was read before the page. A page that is folded twice is the same page.
+- Days are rolled up in order, a page of IMSIs at a time; how far it has come is durable after each page, and
+  written only over what was read before the page. A page that is rolled up twice is the same page.
 """
 
 import asyncio
 from datetime import timedelta
 
-from core.domain.usage import Folding, day_after, day_of
+from core.domain.usage import RollupProgress, day_after, day_of
 from core.domain.values import replace
 from core.ports.clock import Clock
-from core.ports.store import FOLDING_FRESH_S, PAGE_MAX, Usage
+from core.ports.store import PAGE_MAX, ROLLUP_FRESH_S, Usage
 
-SEAL_S = 3 * FOLDING_FRESH_S
+SEAL_S = 3 * ROLLUP_FRESH_S
 LOOK_S = 10.0
 """How often it is looked whether a day is due."""
 BACK = timedelta(days=80)
 """Folding begins so far back: older slots are gone."""
-FOLDS_AT_A_TIME = 4
+ROLLUPS_AT_A_TIME = 4
 """Each costs the event loop some milliseconds at a time."""
 
 
-class UsageFolder:
+class UsageRollup:
     """Folds what is due. ``after_s``: how long after its end a day is sealed.
 
-    ``folded`` counts days of one IMSI folded by this process, ``days_behind`` is how many days were due and
-    not folded when it last looked.
+    ``rolled_up`` counts days of one IMSI rolled up by this process, ``days_behind`` is how many days were due
+    and not rolled up when it last looked.
     """
 
     def __init__(self, *, usage: Usage, clock: Clock, after_s: float) -> None:
@@ -38,61 +38,61 @@ class UsageFolder:
         self._clock = clock
         self._after = timedelta(days=1, seconds=after_s)
         self._seal = (0, 0.0)
-        self.folded = 0
+        self.rolled_up = 0
         self.days_behind = 0
 
     async def step(self) -> float:
         """Do a piece, a page of IMSIs at most; seconds until there may be more to do: after a page as many as
         it took, for the node has other work.
 
-        Raises ``Unavailable``, and ``StaleVersion`` when somebody else folds too.
+        Raises ``Unavailable``, and ``StaleVersion`` when somebody else rolls up too.
         """
         now = self._clock.now()
         due = day_of(now - self._after)
-        folding = await self._usage.folding()
-        if folding is None:
-            first = Folding(begun=day_of(now), sealed=0, folded=day_of(now - BACK))
-            folding = await self._usage.put_folding(first)
-        if folding.sealed < due:
-            folding = await self._usage.put_folding(replace(folding, sealed=due))
-        if folding.sealed != self._seal[0]:
-            self._seal = (folding.sealed, self._clock.monotonic())
-        self.days_behind = _days_between(folding.folded, folding.sealed)
+        rollup_progress = await self._usage.rollup_progress()
+        if rollup_progress is None:
+            first = RollupProgress(begun=day_of(now), sealed=0, folded=day_of(now - BACK))
+            rollup_progress = await self._usage.put_rollup_progress(first)
+        if rollup_progress.sealed < due:
+            rollup_progress = await self._usage.put_rollup_progress(replace(rollup_progress, sealed=due))
+        if rollup_progress.sealed != self._seal[0]:
+            self._seal = (rollup_progress.sealed, self._clock.monotonic())
+        self.days_behind = _days_between(rollup_progress.folded, rollup_progress.sealed)
         if not self.days_behind:
             return LOOK_S
         left_s = self._seal[1] + SEAL_S - self._clock.monotonic()
         if left_s > 0:
             return left_s
         began = self._clock.monotonic()
-        await self._usage.put_folding(await self._fold_on(folding))
+        await self._usage.put_rollup_progress(await self._roll_up_on(rollup_progress))
         return self._clock.monotonic() - began
 
-    async def _fold_on(self, folding: Folding) -> Folding:
+    async def _roll_up_on(self, rollup_progress: RollupProgress) -> RollupProgress:
         """The next page, and where that leaves us; days on which nobody used anything are passed over."""
-        before, day = folding.folded, day_after(folding.folded)
-        operator_id = folding.operator_id or await self._operator_after(day, "")
+        before, day = rollup_progress.folded, day_after(rollup_progress.folded)
+        operator_id = rollup_progress.operator_id or await self._operator_after(day, "")
         while not operator_id:
             before, day = day, day_after(day)
-            if before >= folding.sealed:
-                return replace(folding, folded=before)
+            if before >= rollup_progress.sealed:
+                return replace(rollup_progress, folded=before)
             operator_id = await self._operator_after(day, "")
-        page = await self._usage.imsis_of(operator_id, day, after=folding.imsi, limit=PAGE_MAX)
-        await self._fold_all(page.items, day)
-        folding = replace(folding, folded=before, operator_id=operator_id, imsi=page.next_key)
+        page = await self._usage.imsis_of(operator_id, day, after=rollup_progress.imsi, limit=PAGE_MAX)
+        await self._roll_up_all(page.items, day)
+        rollup_progress = replace(rollup_progress, folded=before, operator_id=operator_id, imsi=page.next_key)
         if page.next_key:
-            return folding
+            return rollup_progress
         following = await self._operator_after(day, operator_id)
-        return replace(folding, operator_id=following, folded=before if following else day)
+        return replace(rollup_progress, operator_id=following, folded=before if following else day)
 
-    async def _fold_all(self, imsis: tuple[str, ...], day: int) -> None:
-        gate = asyncio.Semaphore(FOLDS_AT_A_TIME)
+    async def _roll_up_all(self, imsis: tuple[str, ...], day: int) -> None:
+        gate = asyncio.Semaphore(ROLLUPS_AT_A_TIME)
 
-        async def fold(imsi: str) -> None:
+        async def roll_up(imsi: str) -> None:
             async with gate:
-                await self._usage.fold(imsi, day)
-                self.folded += 1
+                await self._usage.roll_up(imsi, day)
+                self.rolled_up += 1
 
-        for outcome in await asyncio.gather(*map(fold, imsis), return_exceptions=True):
+        for outcome in await asyncio.gather(*map(roll_up, imsis), return_exceptions=True):
             if outcome is not None:
                 raise outcome
 

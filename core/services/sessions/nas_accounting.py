@@ -139,7 +139,7 @@ class NasAccounting:
     async def _load(self, session: Session, nas: Nas, ceiling: Ceiling) -> _Counted:
         day, is_settled = nas.day or day_of(session.opened), self._is_settled
         that_day, timestamp_us = await self._stored(session, day)
-        tried = nas.before + that_day  # whoever wrote it may have died before the day was folded with it
+        tried = nas.before + that_day  # whoever wrote it may have died before the day was rolled up with it
         since = max(_began(session, ceiling), timestamp_us / 1_000_000)
         paid_until = self._clock.monotonic() - max(0.0, self._clock.now().timestamp() - since)
         return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until, is_settled)

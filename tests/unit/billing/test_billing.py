@@ -22,7 +22,7 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.usage import WideUsage
 from core.adapters.store.wide import WideStore
 from core.domain.billing import Tariff
-from core.domain.usage import SegmentLabel, UsageReport, Volume, fold
+from core.domain.usage import SegmentLabel, UsageReport, Volume, roll_up
 from core.domain.values import replace
 
 OPERATOR = "OP0000000001"
@@ -57,7 +57,7 @@ def test_a_day_is_the_sum_of_the_highest_of_each_segment() -> None:
         row(10, 10, epoch=2, slot=4),
         row(7, 7, session="s2", slot=4, speed="s1.fast"),
     ]
-    segments, contradictions = fold(rows)
+    segments, contradictions = roll_up(rows)
     records = records_of(segments)
     assert [(r.speed_class, r.up_bytes, r.down_bytes) for r in records] == [
         ("s1.fast", 7, 7),
@@ -68,10 +68,10 @@ def test_a_day_is_the_sum_of_the_highest_of_each_segment() -> None:
 
 def test_a_segment_that_goes_down_is_reported_and_its_highest_counts() -> None:
     rows = [row(100, 0, slot=1), row(60, 0, slot=2)]
-    segments, contradictions = fold(rows)
+    segments, contradictions = roll_up(rows)
     assert records_of(segments)[0].up_bytes == 100
     assert contradictions == rows[1:]
-    assert fold([*segments, rows[1]])[0] == segments
+    assert roll_up([*segments, rows[1]])[0] == segments
 
 
 def test_quantity_is_rounded_up_and_money_is_not() -> None:

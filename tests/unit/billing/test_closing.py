@@ -20,7 +20,7 @@ from core.domain.billing import EPOCH, LateUsage, Tariff
 from core.domain.usage import SegmentLabel, UsageReport, Volume
 from core.errors import StaleVersion, Unavailable
 from core.ports.billing import Bill
-from core.services.metering.rollup import UsageFolder
+from core.services.metering.rollup import UsageRollup
 from core.services.running.audit import AuditTrail
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 
@@ -45,7 +45,7 @@ class Node:
             configured=tariff,
         )
         entropy = SeededEntropy(random.Random(1))
-        self.folder = UsageFolder(usage=self.store.usage, clock=clock, after_s=3_600.0)
+        self.rollup = UsageRollup(usage=self.store.usage, clock=clock, after_s=3_600.0)
         self.closer = MonthCloser(
             billing=self.billing,
             usage=self.store.usage,
@@ -62,7 +62,7 @@ class Node:
 
     async def work(self) -> None:
         """Fold and close whatever is due now."""
-        for step, pause_s in ((self.folder.step, 10.0), (self.closer.step, LOOK_S)):
+        for step, pause_s in ((self.rollup.step, 10.0), (self.closer.step, LOOK_S)):
             while (left_s := await step()) != pause_s:  # noqa: ASYNC110 - virtual time
                 await asyncio.sleep(left_s)
 
@@ -253,9 +253,9 @@ def test_a_kill_amid_closing_is_finished_by_the_next_node(at: str) -> None:
         await node.use(GB, 20261021)
         await node.use(5, 20261021, operator=OTHER, session="other")
         await stage.until(11, 4)
-        await node.folder.step()
+        await node.rollup.step()
         await asyncio.sleep(40)
-        while (pause_s := await node.folder.step()) != 10.0:  # noqa: ASYNC110 - virtual time
+        while (pause_s := await node.rollup.step()) != 10.0:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(pause_s)
 
         async def killed(*_: object) -> None:
@@ -320,7 +320,7 @@ async def test_a_statement_that_is_missing_or_another_is_no_bill_of_nothing(stag
 
 
 @virtual
-async def test_a_month_waits_until_its_days_are_folded(stage: Stage) -> None:
+async def test_a_month_waits_until_its_days_are_rolled_up(stage: Stage) -> None:
     node = stage.node()
     await node.work()
     await node.use(GB, 20261021)

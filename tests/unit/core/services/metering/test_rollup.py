@@ -12,16 +12,16 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import SLOT_LIFE_S, USAGE, USAGE_DAY, USAGE_LIFE_S
 from core.adapters.store.usage import WideUsage
 from core.adapters.store.wide import WideStore
-from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, day_after, fold
+from core.domain.usage import RollupProgress, SegmentLabel, UsageReport, Volume, day_after, roll_up
 from core.domain.values import replace
 from core.errors import Unavailable
-from core.ports.store import FOLDING_FRESH_S
+from core.ports.store import ROLLUP_FRESH_S
 from core.services.cluster.lease_seeking import GONE_AFTER_S
 from core.services.cluster.lease_seeking import LOOK_S as LEASE_LOOK_S
 from core.services.cluster.singleton_jobs import SingletonJobs
 from core.services.gateway.lease_term import LEASE_S
 from core.services.metering import rollup as folding_module
-from core.services.metering.rollup import BACK, LOOK_S, SEAL_S, UsageFolder
+from core.services.metering.rollup import BACK, LOOK_S, SEAL_S, UsageRollup
 from core.services.metering.stats import Period, Stats
 from core.services.running.faults import Faults
 from loadtest.simulation.virtual import VirtualClock, run_virtual
@@ -33,26 +33,26 @@ MIDNIGHT = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 class Stage:
-    """A store and two nodes over it, five minutes before midnight; folding began long ago."""
+    """A store and two nodes over it, five minutes before midnight; rollup began long ago."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock(MIDNIGHT - timedelta(minutes=5))
         self.disk = Disk()
         self.usage = self.another()
-        self.folder = UsageFolder(usage=self.usage, clock=self.clock, after_s=0.0)
+        self.rollup = UsageRollup(usage=self.usage, clock=self.clock, after_s=0.0)
 
     def another(self) -> WideUsage:
         """The store as another node has it."""
         return WideUsage(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
 
-    async def fold_until_done(self, folder: UsageFolder | None = None) -> None:
-        while (pause_s := await (folder or self.folder).step()) != LOOK_S:  # noqa: ASYNC110 - virtual time
+    async def roll_up_until_done(self, folder: UsageRollup | None = None) -> None:
+        while (pause_s := await (folder or self.rollup).step()) != LOOK_S:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(pause_s)
 
-    async def folding(self) -> Folding:
-        folding = await self.usage.folding()
-        assert folding is not None
-        return folding
+    async def rollup_progress(self) -> RollupProgress:
+        rollup_progress = await self.usage.rollup_progress()
+        assert rollup_progress is not None
+        return rollup_progress
 
     def rows(self, table: str) -> int:
         return sum(len(p.rows) for (name, _), p in self.disk.partitions.items() if name == table)
@@ -68,7 +68,9 @@ def played(script: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
     def test() -> None:
         async def main() -> None:
             stage = Stage()
-            await stage.usage.put_folding(Folding(begun=20261101, sealed=20261129, folded=20261129))
+            await stage.usage.put_rollup_progress(
+                RollupProgress(begun=20261101, sealed=20261129, folded=20261129)
+            )
             await script(stage)
 
         run_virtual(main)
@@ -84,29 +86,29 @@ def report(up: int, *, day: int = DAY, imsi: str = IMSI, slot: int = 0, operator
 
 
 @played
-async def test_a_day_is_sealed_when_it_is_due_and_folded_when_all_have_heard(stage: Stage) -> None:
+async def test_a_day_is_sealed_when_it_is_due_and_rolled_up_when_all_have_heard(stage: Stage) -> None:
     for up in (100, 300, 200):
         await stage.usage.record([report(up, slot=up // 100)])
-    assert await stage.folder.step() == LOOK_S
+    assert await stage.rollup.step() == LOOK_S
     await asyncio.sleep(300)
-    assert await stage.folder.step() == SEAL_S
-    assert (await stage.folding()).sealed == DAY
+    assert await stage.rollup.step() == SEAL_S
+    assert (await stage.rollup_progress()).sealed == DAY
     assert stage.rows("usage_day") == 0
     await asyncio.sleep(SEAL_S)
-    assert await stage.folder.step() == 0.0
-    assert (await stage.folding()).is_whole(DAY)
+    assert await stage.rollup.step() == 0.0
+    assert (await stage.rollup_progress()).is_whole(DAY)
     (row,) = await stage.usage.of_days(IMSI, [DAY])
     assert (row.volume.up_bytes, row.label.plmn, row.operator_id) == (300, "44010", OPERATOR)
-    assert (stage.folder.folded, stage.folder.days_behind) == (1, 1)
-    assert await stage.folder.step() == LOOK_S
-    assert stage.folder.days_behind == 0
+    assert (stage.rollup.rolled_up, stage.rollup.days_behind) == (1, 1)
+    assert await stage.rollup.step() == LOOK_S
+    assert stage.rollup.days_behind == 0
 
 
 @played
 async def test_folded_days_are_read_without_their_slots(stage: Stage) -> None:
     await stage.usage.record([report(100), report(7, day=NEXT_DAY)])
     await asyncio.sleep(300)
-    await stage.fold_until_done()
+    await stage.roll_up_until_done()
     for key in [key for key in stage.disk.partitions if key[0] == "usage"]:
         del stage.disk.partitions[key]
     assert await stage.used(stage.another()) == 100
@@ -119,14 +121,16 @@ async def test_folded_days_are_read_without_their_slots(stage: Stage) -> None:
 
 
 @played
-async def test_a_report_that_comes_days_later_is_in_the_folded_day_when_it_is_durable(stage: Stage) -> None:
+async def test_a_report_that_comes_days_later_is_in_the_rolled_up_day_when_it_is_durable(
+    stage: Stage,
+) -> None:
     await stage.usage.record([report(100), report(5, session="s2")])
     await asyncio.sleep(300)
-    await stage.fold_until_done()
+    await stage.roll_up_until_done()
     stage.clock._epoch += timedelta(days=5)
     await stage.another().record([report(130, slot=9)])
     assert await stage.used(stage.another()) == 135
-    await stage.fold_until_done()
+    await stage.roll_up_until_done()
     assert await stage.used(stage.another()) == 135
 
 
@@ -134,7 +138,7 @@ async def test_a_report_that_comes_days_later_is_in_the_folded_day_when_it_is_du
 async def test_a_late_report_adds_to_a_day_whose_slots_are_gone(stage: Stage) -> None:
     await stage.usage.record([report(100), report(5, session="s2")])
     await asyncio.sleep(300)
-    await stage.fold_until_done()
+    await stage.roll_up_until_done()
     stage.clock._epoch += timedelta(seconds=SLOT_LIFE_S)
     await stage.another().record([report(130, slot=9)])
     assert await stage.usage.of_day(IMSI, DAY) == [report(130, slot=9)]
@@ -143,17 +147,17 @@ async def test_a_late_report_adds_to_a_day_whose_slots_are_gone(stage: Stage) ->
 
 @played
 async def test_who_has_not_heard_of_a_seal_is_seen_by_the_folder(stage: Stage) -> None:
-    """The node knows how far folding has come as it was FOLDING_FRESH_S ago."""
+    """The node knows how far rollup has come as it was ROLLUP_FRESH_S ago."""
     other = stage.another()
     await asyncio.sleep(300)
     await other.record([report(100)])
-    await stage.folder.step()
-    assert (await stage.folding()).sealed == DAY
-    folding = asyncio.create_task(stage.fold_until_done())
-    await asyncio.sleep(FOLDING_FRESH_S - 0.1)
+    await stage.rollup.step()
+    assert (await stage.rollup_progress()).sealed == DAY
+    rollup_progress = asyncio.create_task(stage.roll_up_until_done())
+    await asyncio.sleep(ROLLUP_FRESH_S - 0.1)
     await other.record([report(130, slot=9)])
-    assert not folding.done()
-    await folding
+    assert not rollup_progress.done()
+    await rollup_progress
     assert await stage.used(stage.another()) == 130
 
 
@@ -167,7 +171,7 @@ def test_a_folder_that_does_not_wait_for_them_is_caught(monkeypatch: pytest.Monk
 async def test_a_contradiction_lowers_nothing_and_is_put_aside(stage: Stage) -> None:
     await stage.usage.record([report(100, slot=1, stamp=1)])
     await asyncio.sleep(300)
-    await stage.fold_until_done()
+    await stage.roll_up_until_done()
     await stage.another().record([report(60, slot=2, stamp=2)])
     assert await stage.used(stage.another()) == 100
     assert [item.report.volume.up_bytes for item in await stage.usage.quarantined(DAY)] == [60]
@@ -176,9 +180,9 @@ async def test_a_contradiction_lowers_nothing_and_is_put_aside(stage: Stage) -> 
 
 
 @played
-async def test_a_row_inserted_into_a_folded_day_is_folded_though_the_answer_was_lost(stage: Stage) -> None:
+async def test_a_row_inserted_into_a_rolled_up_day_is_folded_though_the_answer_was_lost(stage: Stage) -> None:
     await asyncio.sleep(300)
-    await stage.fold_until_done()
+    await stage.roll_up_until_done()
     slots = stage.another()
     assert await slots.insert_if_absent(report(40))
     for key in [key for key in stage.disk.partitions if key[0] == "usage_day"]:
@@ -197,19 +201,19 @@ async def test_a_folder_goes_on_where_another_stopped_page_by_page(stage: Stage)
              for number, imsi in enumerate(imsis)]
         )  # fmt: skip
     await asyncio.sleep(300)
-    await stage.folder.step()
+    await stage.rollup.step()
     await asyncio.sleep(SEAL_S)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folding_module, "PAGE_MAX", 10)
         for _ in range(4):
-            await stage.folder.step()
-        assert await stage.folding() == replace(
-            await stage.folding(), folded=20261129, operator_id=operators[1], imsi=imsis[9]
+            await stage.rollup.step()
+        assert await stage.rollup_progress() == replace(
+            await stage.rollup_progress(), folded=20261129, operator_id=operators[1], imsi=imsis[9]
         )
-        heir = UsageFolder(usage=stage.another(), clock=stage.clock, after_s=0.0)
-        await stage.fold_until_done(heir)
-    assert (await stage.folding()).is_whole(DAY)
-    assert (stage.folder.folded, heir.folded) == (25 + 10, 15 + 25)
+        heir = UsageRollup(usage=stage.another(), clock=stage.clock, after_s=0.0)
+        await stage.roll_up_until_done(heir)
+    assert (await stage.rollup_progress()).is_whole(DAY)
+    assert (stage.rollup.rolled_up, heir.rolled_up) == (25 + 10, 15 + 25)
     assert stage.rows("usage_day") == 75
 
 
@@ -217,13 +221,13 @@ async def test_a_folder_goes_on_where_another_stopped_page_by_page(stage: Stage)
 async def test_days_without_usage_are_passed_over_and_missed_ones_made_up_for(stage: Stage) -> None:
     await stage.usage.record([report(100), report(9, day=20261203)])
     stage.clock._epoch += timedelta(days=10)
-    await stage.folder.step()
+    await stage.rollup.step()
     await asyncio.sleep(SEAL_S)
     steps = 0
-    while await stage.folder.step() == 0.0:
+    while await stage.rollup.step() == 0.0:
         steps += 1
     assert steps == 3
-    assert (await stage.folding()).folded == 20261209
+    assert (await stage.rollup_progress()).folded == 20261209
     assert (await stage.used(), await stage.used(day=20261203)) == (100, 9)
 
 
@@ -231,15 +235,15 @@ def test_what_was_stored_before_folding_began_is_read_from_its_slots() -> None:
     async def main() -> None:
         stage = Stage()
         old = stage.another()
-        old._indexed.add((OPERATOR, DAY, IMSI))  # a version that told nobody whose usage is to be folded
+        old._indexed.add((OPERATOR, DAY, IMSI))  # a version that told nobody whose usage is to be rolled up
         await old.record([report(100)])
-        await stage.folder.step()
-        folding = await stage.folding()
-        assert (folding.begun, folding.sealed) == (DAY, 20261129)
-        assert folding.folded == int((stage.clock.now() - BACK).strftime("%Y%m%d"))
+        await stage.rollup.step()
+        rollup_progress = await stage.rollup_progress()
+        assert (rollup_progress.begun, rollup_progress.sealed) == (DAY, 20261129)
+        assert rollup_progress.folded == int((stage.clock.now() - BACK).strftime("%Y%m%d"))
         await asyncio.sleep(300)
-        await stage.fold_until_done()
-        assert (await stage.folding()).folded == DAY
+        await stage.roll_up_until_done()
+        assert (await stage.rollup_progress()).folded == DAY
         assert await stage.used(stage.another()) == 100
 
     run_virtual(main)
@@ -247,23 +251,23 @@ def test_what_was_stored_before_folding_began_is_read_from_its_slots() -> None:
 
 @played
 async def test_two_folders_do_not_undo_each_other(stage: Stage) -> None:
-    heir = UsageFolder(usage=stage.another(), clock=stage.clock, after_s=0.0)
+    heir = UsageRollup(usage=stage.another(), clock=stage.clock, after_s=0.0)
     await stage.usage.record([report(100)])
     await asyncio.sleep(300)
-    for folder in (stage.folder, heir):
+    for folder in (stage.rollup, heir):
         await folder.step()
     await asyncio.sleep(SEAL_S)
-    outcomes = await asyncio.gather(stage.folder.step(), heir.step(), return_exceptions=True)
+    outcomes = await asyncio.gather(stage.rollup.step(), heir.step(), return_exceptions=True)
     assert sorted(str(type(outcome).__name__) for outcome in outcomes) == ["StaleVersion", "float"]
-    await stage.fold_until_done(heir)
-    assert (await stage.folding()).is_whole(DAY)
+    await stage.roll_up_until_done(heir)
+    assert (await stage.rollup_progress()).is_whole(DAY)
     assert await stage.used(stage.another()) == 100
 
 
-def test_folding_is_the_same_in_any_order_and_as_often_as_one_likes() -> None:
+def test_rollup_is_the_same_in_any_order_and_as_often_as_one_likes() -> None:
     rows = [report(up, slot=up // 100, session=s) for up in (100, 300, 200) for s in ("s1", "s2")]
-    once, _ = fold(rows)
-    assert fold(reversed(rows))[0] == once == fold([*once, *rows[:3]])[0]
+    once, _ = roll_up(rows)
+    assert roll_up(reversed(rows))[0] == once == roll_up([*once, *rows[:3]])[0]
     assert [row.volume.up_bytes for row in once] == [300, 300]
 
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ROOT / ".importlinter"
 PROTOCOL_PACKAGES = ["gtp", "radius", "mqtt_bridge", "billing"]
-PURE_ELSEWHERE = ["core.domain", "core.errors", "core.ports", "core.services.streaming.lanes"]
+PURE_ELSEWHERE = ["core.domain", "core.errors", "core.ports", "core.services.streaming.keyed_queues"]
 SHELLS = {
     "billing.closing": "reads the store, closes months in it, audits",
     "billing.service": "reads the store, writes the object store",

@@ -30,7 +30,7 @@ from core.ports.object_store import ObjectStore
 from core.ports.stream import PutResult, Stream
 from core.services.running.faults import Faults
 from core.services.running.ids import RecordIds
-from core.services.streaming.lanes import Entry, LaneRefusal, Lanes
+from core.services.streaming.keyed_queues import Entry, LaneRefusal, Lanes
 
 DEADLINE_S = 60.0
 """A message's tries begin within this time of its ``deliver``; then it is given up, unacknowledged."""

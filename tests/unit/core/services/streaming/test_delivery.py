@@ -20,7 +20,7 @@ from core.ports.stream import PutResult
 from core.services.running.faults import Faults
 from core.services.running.ids import RecordIds
 from core.services.streaming.delivery import ASIDE_MAX, DEAD_LETTERS, DEADLINE_S, Delivery, Outcome, Receipt
-from core.services.streaming.lanes import LANE_RECORDS_MAX, Lanes
+from core.services.streaming.keyed_queues import LANE_RECORDS_MAX, Lanes
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 
 AT = datetime(2026, 11, 30, 12, 0, 0, 123_456, tzinfo=UTC)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.domain.message import StreamRecord
 from core.ports.stream import PUT_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_PUT_MAX
-from core.services.streaming.lanes import RETRY_S_MAX, Entry, LaneRefusal, Lanes
+from core.services.streaming.keyed_queues import RETRY_S_MAX, Entry, LaneRefusal, Lanes
 
 FAR = 1e9
 

@@ -26,7 +26,7 @@ from mqtt_bridge.edge.udp import ACCEPTED, STATUS_OF_REFUSAL, UdpEntryPoint, mes
 IN_FLIGHT_MAX = 4_096
 """Messages of all SIMs that wait for the stream."""
 SIM_IN_FLIGHT_MAX = 64
-"""Messages of one SIM that wait for the stream; not above what its lane takes."""
+"""Messages of one SIM that wait for the stream; not above what its queue takes."""
 
 
 class EdgeCount(Enum):

@@ -86,7 +86,7 @@ class _Request(Generic[R]):
         self.on_end = on_end
 
 
-class _Lane:
+class _ThreadQueue:
     """A thread with its own connection and a bounded queue; everything but ``_run`` is the loop's."""
 
     def __init__(
@@ -178,13 +178,13 @@ class SqliteEngine:
         self._hot = HotRows()
         self.commits = 0
         self._purge_due = clock.monotonic() + PURGE_INTERVAL_S
-        self._writes = _Lane(
+        self._writes = _ThreadQueue(
             name="store-writer",
             connection=writer,
             waiting_max=WRITES_WAITING_MAX,
             perform=self._commit_group,
         )
-        self._reads = _Lane(
+        self._reads = _ThreadQueue(
             name="store-reader",
             connection=reader,
             waiting_max=READS_WAITING_MAX,

@@ -30,7 +30,7 @@ from core.ports.object_store import ObjectStore
 from core.ports.stream import PutResult, Stream
 from core.services.running.faults import Faults
 from core.services.running.ids import RecordIds
-from core.services.streaming.keyed_queues import Entry, LaneRefusal, Lanes
+from core.services.streaming.keyed_queues import Entry, KeyedQueues, QueueRefusal
 
 DEADLINE_S = 60.0
 """A message's tries begin within this time of its ``deliver``; then it is given up, unacknowledged."""
@@ -52,9 +52,9 @@ _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=
 _CANONICAL = msgspec.json.Encoder(order="sorted")
 
 REFUSALS = {
-    LaneRefusal.LANE_FULL: RequestRefusal.TOO_MANY_REQUESTS,
-    LaneRefusal.FULL: RequestRefusal.TOO_MANY_REQUESTS,
-    LaneRefusal.TOO_LARGE: RequestRefusal.BODY_TOO_LARGE,
+    QueueRefusal.KEY_FULL: RequestRefusal.TOO_MANY_REQUESTS,
+    QueueRefusal.FULL: RequestRefusal.TOO_MANY_REQUESTS,
+    QueueRefusal.TOO_LARGE: RequestRefusal.BODY_TOO_LARGE,
 }
 
 
@@ -101,13 +101,15 @@ class Delivery:
         entropy: Entropy,
         faults: Faults | None = None,
         dead_letters: ObjectStore | None = None,
-        lanes: Lanes[Any] | None = None,
+        queues: KeyedQueues[Any] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         self._stream = stream
         self._clock = clock
         self._faults = faults or Faults(clock=clock)
-        self._lanes: Lanes[_Waiting] = Lanes(keeps_order=stream.keeps_order) if lanes is None else lanes
+        self._queues: KeyedQueues[_Waiting] = (
+            KeyedQueues(keeps_order=stream.keeps_order) if queues is None else queues
+        )
         self._record_ids = RecordIds(clock=clock, entropy=entropy)
         self._deadline_s = deadline_s
         self.delivered: Counter[str] = Counter()
@@ -124,7 +126,7 @@ class Delivery:
     @property
     def waiting(self) -> int:
         """Messages that are not yet accepted."""
-        return self._lanes.record_count
+        return self._queues.record_count
 
     def send(self, message: DeviceMessage, settled: Settled) -> None:
         """Send a message on its way; ``settled`` is called, later and once, when the stream has it.
@@ -136,7 +138,7 @@ class Delivery:
         self._check_open()
         record_id = self._record_ids.next()
         record = StreamRecord(message.imsi, envelope(message, record_id))
-        self._enter_lane(record, _Waiting(record_id, message.source_protocol, settled))
+        self._enqueue(record, _Waiting(record_id, message.source_protocol, settled))
         self._wake.set()
 
     def deliver(self, message: DeviceMessage) -> asyncio.Future[Receipt]:
@@ -173,7 +175,7 @@ class Delivery:
                 group.create_task(self._pump_aside())
         finally:
             self._is_over = True
-            for entry in self._lanes.clear():
+            for entry in self._queues.clear():
                 _fail(entry.token, "delivery has ended", ambiguous=True)
             while self._aside:
                 _fail(self._aside.popleft().waiting, "delivery has ended", ambiguous=True)
@@ -182,18 +184,18 @@ class Delivery:
         if self._is_over:
             raise Unavailable("delivery has ended")
 
-    def _enter_lane(self, record: StreamRecord, waiting: _Waiting) -> None:
+    def _enqueue(self, record: StreamRecord, waiting: _Waiting) -> None:
         deadline = self._clock.monotonic() + self._deadline_s
-        refusal = self._lanes.offer(record, waiting, deadline=deadline)
+        refusal = self._queues.offer(record, waiting, deadline=deadline)
         if refusal is not None:
             raise Refused(REFUSALS[refusal], refusal.value)
 
     async def _pump(self) -> None:
         while True:
-            if self._under_way and 0 < self._lanes.ready_count < BATCH_WORTH:
+            if self._under_way and 0 < self._queues.ready_count < BATCH_WORTH:
                 await asyncio.sleep(LINGER_S)
-            batch = self._lanes.next_batch(self._clock.monotonic())
-            for entry in self._lanes.take_given_up():
+            batch = self._queues.next_batch(self._clock.monotonic())
+            for entry in self._queues.take_given_up():
                 _fail(entry.token, "the stream did not accept it in time", ambiguous=entry.failures > 0)
             if batch:
                 await self._put(batch)
@@ -220,7 +222,7 @@ class Delivery:
             if result.is_poison and await self._bury(entry.token.record_id, entry.record)
         }
         errors = ["" if entry in buried else result.error for entry, result in placed.items()]
-        for entry in self._lanes.settle(batch, errors, self._clock.monotonic()):
+        for entry in self._queues.settle(batch, errors, self._clock.monotonic()):
             if entry in buried:
                 entry.token.settled(Refused(RequestRefusal.INVALID_FIELD, placed[entry].error))
                 continue
@@ -259,15 +261,15 @@ class Delivery:
 
     def _note_rest(self) -> None:
         """Where nothing waits any more, nothing stands still: it was stored, or given up."""
-        if not self._lanes.record_count and not self._aside:
+        if not self._queues.record_count and not self._aside:
             self._faults.goes_on(LOOP, STREAM)
             self._faults.goes_on(LOOP, LETTERS)
 
     async def _wait(self) -> None:
-        """Until a lane may have something to go."""
+        """Until a queue may have something to go."""
         self._note_rest()
         self._wake.clear()
-        pause_end = self._lanes.next_pause_end()
+        pause_end = self._queues.next_pause_end()
         timeout_s = None if pause_end is None else max(0.0, pause_end - self._clock.monotonic())
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

@@ -2,11 +2,12 @@
 
 Rules:
 
-- A lane is one partition key's records, first in, first out. At most one run of them is on its way at a time.
+- A queue is one partition key's records, first in, first out. At most one run of them is on its way at a
+  time.
 - A run is one record: PutRecords may store a later record of a call and fail an earlier one, so two of one
   key never share a call. Only over a stream that keeps order is it as long as a call lets it.
-- A record that failed stays at the head of its lane and is tried again after a pause that doubles; what is
-  behind it waits, other lanes go on.
+- A record that failed stays at the head of its queue and is tried again after a pause that doubles; what is
+  behind it waits, other queues go on.
 - A record leaves only by being accepted, or given up after its deadline, between two tries.
 - Everything is bounded; what does not fit, and a record that no stream would take, is refused on entry.
 """
@@ -22,10 +23,10 @@ from typing import Generic, TypeVar
 from core.domain.message import StreamRecord
 from core.ports.stream import PUT_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_PUT_MAX
 
-LANE_RECORDS_MAX = 256
+KEY_RECORDS_MAX = 256
 """Records of one SIM that wait."""
 RECORDS_MAX = 65_536
-"""Records that wait in all lanes together."""
+"""Records that wait in all queues together."""
 BYTES_MAX = 67_108_864
 """Their bytes, keys included."""
 RETRY_FIRST_S = 0.05
@@ -35,10 +36,10 @@ RETRY_S_MAX = 2.0
 Token = TypeVar("Token")
 
 
-class LaneRefusal(Enum):
-    """Why a record was not let into its lane."""
+class QueueRefusal(Enum):
+    """Why a record was not let into its queue."""
 
-    LANE_FULL = "lane_full"
+    KEY_FULL = "key_full"
     FULL = "full"
     TOO_LARGE = "too_large"
 
@@ -54,8 +55,8 @@ class Entry(Generic[Token]):
     failures: int = 0
 
 
-class Lanes(Generic[Token]):
-    """The lanes of all SIMs. Times are monotonic seconds that the caller passes in.
+class KeyedQueues(Generic[Token]):
+    """The queues of all SIMs. Times are monotonic seconds that the caller passes in.
 
     ``keeps_order`` is the stream's (``Stream.keeps_order``).
     """
@@ -64,15 +65,15 @@ class Lanes(Generic[Token]):
         self,
         *,
         keeps_order: bool = False,
-        lane_records_max: int = LANE_RECORDS_MAX,
+        key_records_max: int = KEY_RECORDS_MAX,
         records_max: int = RECORDS_MAX,
         bytes_max: int = BYTES_MAX,
     ) -> None:
         self._run_records_max = RECORDS_PER_PUT_MAX if keeps_order else 1
-        self._lane_records_max = lane_records_max
+        self._key_records_max = key_records_max
         self._records_max = records_max
         self._bytes_max = bytes_max
-        self._lanes: dict[str, deque[Entry[Token]]] = {}
+        self._queues: dict[str, deque[Entry[Token]]] = {}
         self._ready: deque[str] = deque()
         self._paused: list[tuple[float, int, str]] = []
         self._pauses = 0
@@ -81,47 +82,47 @@ class Lanes(Generic[Token]):
         self.byte_count = 0
 
     @property
-    def lane_count(self) -> int:
+    def queue_count(self) -> int:
         """Lanes that hold a record; an empty one is not kept."""
-        return len(self._lanes)
+        return len(self._queues)
 
     @property
     def ready_count(self) -> int:
         """Lanes that may go now."""
         return len(self._ready)
 
-    def offer(self, record: StreamRecord, token: Token, *, deadline: float) -> LaneRefusal | None:
-        """Put a record at the end of its lane, or say why not."""
+    def offer(self, record: StreamRecord, token: Token, *, deadline: float) -> QueueRefusal | None:
+        """Put a record at the end of its queue, or say why not."""
         size = len(record.partition_key.encode()) + len(record.data)
         if size > RECORD_BYTES_MAX:
-            return LaneRefusal.TOO_LARGE
+            return QueueRefusal.TOO_LARGE
         if self.record_count >= self._records_max or self.byte_count + size > self._bytes_max:
-            return LaneRefusal.FULL
-        lane = self._lanes.get(record.partition_key)
-        if lane is None:
-            lane = self._lanes[record.partition_key] = deque()
+            return QueueRefusal.FULL
+        queue = self._queues.get(record.partition_key)
+        if queue is None:
+            queue = self._queues[record.partition_key] = deque()
             self._ready.append(record.partition_key)
-        elif len(lane) >= self._lane_records_max:
-            return LaneRefusal.LANE_FULL
-        lane.append(Entry(record, token, size, deadline))
+        elif len(queue) >= self._key_records_max:
+            return QueueRefusal.KEY_FULL
+        queue.append(Entry(record, token, size, deadline))
         self.record_count += 1
         self.byte_count += size
         return None
 
     def next_batch(self, now: float) -> list[Entry[Token]]:
-        """The heads of the lanes that may go now, at most one call's worth; each must come to ``settle``."""
+        """The heads of the queues that may go now, at most one call's worth; each must come to ``settle``."""
         self._end_pauses(now)
         batch: list[Entry[Token]] = []
         size = 0
         while self._ready and len(batch) < RECORDS_PER_PUT_MAX:
-            lane = self._lanes[self._ready[0]]
-            self._give_up_late(lane, now)
-            if lane and size + lane[0].size > PUT_BYTES_MAX:
+            queue = self._queues[self._ready[0]]
+            self._give_up_late(queue, now)
+            if queue and size + queue[0].size > PUT_BYTES_MAX:
                 break
             key = self._ready.popleft()
-            if not lane:
-                del self._lanes[key]
-            for entry in islice(lane, min(self._run_records_max, RECORDS_PER_PUT_MAX - len(batch))):
+            if not queue:
+                del self._queues[key]
+            for entry in islice(queue, min(self._run_records_max, RECORDS_PER_PUT_MAX - len(batch))):
                 if size + entry.size > PUT_BYTES_MAX:
                     break
                 batch.append(entry)
@@ -142,12 +143,12 @@ class Lanes(Generic[Token]):
                 paused = key
             else:
                 accepted.append(entry)
-                lane = self._lanes[key]
-                self._drop_head(lane)
-                if lane and key != next_key:
+                queue = self._queues[key]
+                self._drop_head(queue)
+                if queue and key != next_key:
                     self._ready.append(key)
-                elif not lane:
-                    del self._lanes[key]
+                elif not queue:
+                    del self._queues[key]
         return accepted
 
     def take_given_up(self) -> list[Entry[Token]]:
@@ -157,15 +158,15 @@ class Lanes(Generic[Token]):
 
     def clear(self) -> list[Entry[Token]]:
         """Forget everything, and give it back: nothing of it is known to be accepted."""
-        left = [entry for lane in self._lanes.values() for entry in lane]
-        self._lanes.clear()
+        left = [entry for queue in self._queues.values() for entry in queue]
+        self._queues.clear()
         self._ready.clear()
         self._paused.clear()
         self.record_count = self.byte_count = 0
         return left
 
     def next_pause_end(self) -> float | None:
-        """When a paused lane may go again; nothing when none is paused."""
+        """When a paused queue may go again; nothing when none is paused."""
         return self._paused[0][0] if self._paused else None
 
     def _pause(self, entry: Entry[Token], key: str, now: float) -> None:
@@ -178,12 +179,12 @@ class Lanes(Generic[Token]):
         while self._paused and self._paused[0][0] <= now:
             self._ready.append(heapq.heappop(self._paused)[2])
 
-    def _give_up_late(self, lane: deque[Entry[Token]], now: float) -> None:
-        while lane and lane[0].deadline <= now:
-            self._given_up.append(self._drop_head(lane))
+    def _give_up_late(self, queue: deque[Entry[Token]], now: float) -> None:
+        while queue and queue[0].deadline <= now:
+            self._given_up.append(self._drop_head(queue))
 
-    def _drop_head(self, lane: deque[Entry[Token]]) -> Entry[Token]:
-        entry = lane.popleft()
+    def _drop_head(self, queue: deque[Entry[Token]]) -> Entry[Token]:
+        entry = queue.popleft()
         self.record_count -= 1
         self.byte_count -= entry.size
         return entry

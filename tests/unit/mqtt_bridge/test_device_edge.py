@@ -285,7 +285,7 @@ def test_refusals_are_answered_and_stored_nowhere() -> None:
     run_virtual(main)
 
 
-def test_lane_that_is_full_means_silence() -> None:
+def test_queue_that_is_full_means_silence() -> None:
     async def main() -> None:
         async with World(sim_in_flight_max=1_000).running() as world:
             world.stream.is_flowing.clear()

@@ -74,7 +74,7 @@ async def scripted(script: Script, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 async def test_a_call_that_failed(
     status: int, code: str, is_ambiguous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F3 and F10: the lanes try again; only what may have been stored may come twice."""
+    """F3 and F10: the queues try again; only what may have been stored may come twice."""
 
     async def script(_: web.Request, __: list[Any]) -> web.StreamResponse:
         return fault(status, code)

@@ -20,7 +20,7 @@ from core.ports.stream import PutResult
 from core.services.running.faults import Faults
 from core.services.running.ids import RecordIds
 from core.services.streaming.delivery import ASIDE_MAX, DEAD_LETTERS, DEADLINE_S, Delivery, Outcome, Receipt
-from core.services.streaming.keyed_queues import LANE_RECORDS_MAX, Lanes
+from core.services.streaming.keyed_queues import KEY_RECORDS_MAX, KeyedQueues
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 
 AT = datetime(2026, 11, 30, 12, 0, 0, 123_456, tzinfo=UTC)
@@ -90,7 +90,7 @@ class World:
     def __init__(
         self,
         *,
-        lanes: Lanes[object] | None = None,
+        queues: KeyedQueues[object] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         self.clock = VirtualClock()
@@ -100,7 +100,7 @@ class World:
             stream=self.stream,
             clock=self.clock,
             entropy=SeededEntropy(random.Random(1)),
-            lanes=lanes,
+            queues=queues,
             deadline_s=deadline_s,
         )
 
@@ -283,10 +283,10 @@ def test_given_up_after_the_deadline_and_the_next_goes_on() -> None:
     run_virtual(main)
 
 
-def test_lane_full_and_all_full() -> None:
+def test_queue_full_and_all_full() -> None:
     async def main() -> None:
-        world = World(lanes=Lanes(records_max=LANE_RECORDS_MAX + 5))
-        for _ in range(LANE_RECORDS_MAX):
+        world = World(queues=KeyedQueues(records_max=KEY_RECORDS_MAX + 5))
+        for _ in range(KEY_RECORDS_MAX):
             world.delivery.deliver(message())
         for imsi in ("440101234567890", "a", "b", "c", "d", "e", "f"):
             try:
@@ -375,7 +375,7 @@ def test_a_stream_that_takes_nothing_and_letters_that_cannot_be_kept_are_told_wh
     run_virtual(main)
 
 
-def test_what_the_stream_never_takes_is_a_dead_letter_and_the_lane_goes_on() -> None:
+def test_what_the_stream_never_takes_is_a_dead_letter_and_the_queue_goes_on() -> None:
     async def main() -> None:
         world = World()
         objects = FailingStore()
@@ -459,7 +459,7 @@ def test_ending_tells_everyone_who_waits() -> None:
     run_virtual(main)
 
 
-def test_cancelled_waiter_does_not_break_its_lane() -> None:
+def test_cancelled_waiter_does_not_break_its_queue() -> None:
     async def main() -> None:
         async with World().running() as world:
             receipts = [world.delivery.deliver(message(payload=b"%d" % n)) for n in range(3)]

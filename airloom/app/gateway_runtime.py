@@ -31,7 +31,7 @@ from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions
-from core.services.streaming.relay import EventRelay
+from core.services.streaming.outbox_relay import EventRelay
 from gtp.partners import Partner, Priority
 from gtp.service import GtpFrontEnd
 from gtp.transaction import Timers

@@ -17,7 +17,7 @@ from core.domain.usage import day_of
 from core.errors import ConfigurationError, LeaseLost, SourceGone, Unavailable, Unreadable
 from core.services.metering.message_meter import MessageMeter
 from core.services.running.faults import ITEMS_TOLD_S, RESTART_S_MAX, Fault, Faults, fault_of
-from core.services.streaming.relay import EventRelay
+from core.services.streaming.outbox_relay import EventRelay
 from loadtest.peers.sgsn import Sgsn
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.virtual import VirtualClock, run_virtual

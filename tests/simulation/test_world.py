@@ -30,7 +30,7 @@ from core.services.sessions.open import SessionOpener
 from core.services.sessions.service import Sessions
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Receipt
-from core.services.streaming.relay import EventRelay, envelope
+from core.services.streaming.outbox_relay import EventRelay, envelope
 from loadtest.simulation.checks import simulate
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import OPERATOR

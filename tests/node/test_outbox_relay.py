@@ -11,7 +11,7 @@ from core.domain.message import StreamRecord
 from core.domain.usage import day_of
 from core.ports.stream import PutResult
 from core.services.running.faults import Fault
-from core.services.streaming.relay import LOOP
+from core.services.streaming.outbox_relay import LOOP
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn
 from loadtest.simulation.faults import FaultRates

@@ -144,7 +144,7 @@ class Metric(Enum):
         "Packets between gateway and edge nodes, by result",
         ("event",),
     )
-    EVENTS_TOLD = ("airloom_events_told", "counter", "Session events written to the stream", ())
+    EVENTS_RELAYED = ("airloom_events_relayed", "counter", "Session events written to the stream", ())
     MESSAGES_COUNTED = (
         "airloom_messages_counted",
         "counter",

@@ -31,7 +31,7 @@ from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions
-from core.services.streaming.outbox_relay import EventRelay
+from core.services.streaming.outbox_relay import OutboxRelay
 from gtp.partners import Partner, Priority
 from gtp.service import GtpFrontEnd
 from gtp.transaction import Timers
@@ -404,9 +404,9 @@ class GatewayRuntime:
             late_s=world.late_s,
         )
 
-    def make_relay(self) -> EventRelay:
+    def make_relay(self) -> OutboxRelay:
         """What puts events of sessions into the stream."""
-        return EventRelay(
+        return OutboxRelay(
             sessions=self._world.store.sessions,
             stream=self._world.stream,
             gateway_id=self.gateway.gateway_id,

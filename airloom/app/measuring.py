@@ -98,7 +98,7 @@ def _watch_radius(telemetry: Telemetry, node: Node) -> None:
 def _watch_stream(telemetry: Telemetry, node: Node) -> None:
     telemetry.watch_each(Metric.RECORDS_DELIVERED, lambda: node.delivery.delivered)
     telemetry.watch(Metric.DEAD_LETTERS, lambda: float(node.delivery.dead_letters))
-    telemetry.watch(Metric.EVENTS_TOLD, lambda: float(sum(h.relay.told for h in node.held.values())))
+    telemetry.watch(Metric.EVENTS_RELAYED, lambda: float(sum(h.relay.relayed for h in node.held.values())))
     telemetry.watch(Metric.MESSAGES_COUNTED, lambda: float(node.messages.counted))
     telemetry.watch_each(Metric.RECORDS_PASSED_OVER, lambda: node.messages.passed_over)
 

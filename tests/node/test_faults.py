@@ -17,7 +17,7 @@ from core.domain.usage import day_of
 from core.errors import ConfigurationError, LeaseLost, SourceGone, Unavailable, Unreadable
 from core.services.metering.message_meter import MessageMeter
 from core.services.running.faults import ITEMS_TOLD_S, RESTART_S_MAX, Fault, Faults, fault_of
-from core.services.streaming.outbox_relay import EventRelay
+from core.services.streaming.outbox_relay import OutboxRelay
 from loadtest.peers.sgsn import Sgsn
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.virtual import VirtualClock, run_virtual
@@ -183,13 +183,13 @@ class BrokenMeter(MessageMeter):
         raise KeyError("a bug of ours")
 
 
-class BrokenRelay(EventRelay):
+class BrokenRelay(OutboxRelay):
     async def _relay(self) -> bool:
         raise KeyError("a bug of ours")
 
 
 class BrokenGateway(GatewayRuntime):
-    def make_relay(self) -> EventRelay:
+    def make_relay(self) -> OutboxRelay:
         relay = super().make_relay()
         relay.__class__ = BrokenRelay
         return relay

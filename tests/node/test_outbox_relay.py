@@ -30,7 +30,7 @@ class Stage(World):
     async def attach(self) -> PdpContext:
         return await self.sgsn.attach(imsi=self.sims[0].imsi, apn=APN)
 
-    def told(self) -> list[str]:
+    def relayed(self) -> list[str]:
         """What the stream has of sessions, in order, by record id once."""
         seen: dict[str, str] = {}
         for shard in self.stream_disk.shards:
@@ -64,8 +64,8 @@ async def test_a_session_is_told_from_its_beginning_to_its_end(stage: Stage) -> 
     context = await stage.attach()
     await stage.sgsn.detach(context)
     await asyncio.sleep(1)
-    assert stage.told() == ["Created", "Deleted"]
-    assert stage.node.held["vg-1"].relay.told == 2
+    assert stage.relayed() == ["Created", "Deleted"]
+    assert stage.node.held["vg-1"].relay.relayed == 2
 
 
 @played
@@ -73,11 +73,11 @@ async def test_a_stream_that_is_away_refuses_nobody_and_is_told_later(stage: Sta
     stage._set_faults(FaultRates(), AWAY)
     for _ in range(20):
         await stage.sgsn.detach(await stage.attach())
-    assert stage.told() == []
+    assert stage.relayed() == []
     await asyncio.sleep(120)
     stage._set_faults(FaultRates(), FaultRates())
     await asyncio.sleep(10)
-    assert stage.told() == ["Created", "Deleted"] * 20
+    assert stage.relayed() == ["Created", "Deleted"] * 20
 
 
 @played
@@ -88,7 +88,7 @@ async def test_what_was_not_told_before_a_kill_is_told_after_it(stage: Stage) ->
     stage._set_faults(FaultRates(), FaultRates())
     await stage.start_node()
     await asyncio.sleep(10)
-    assert stage.told() == ["Created"]
+    assert stage.relayed() == ["Created"]
 
 
 @played
@@ -98,7 +98,7 @@ async def test_what_was_stored_unheard_is_told_again_under_the_same_id(stage: St
     await asyncio.sleep(3)
     stage._set_faults(FaultRates(), FaultRates())
     await asyncio.sleep(10)
-    assert stage.told() == ["Created"]
+    assert stage.relayed() == ["Created"]
     assert sum(map(len, stage.stream_disk.shards)) > 1
 
 
@@ -121,7 +121,7 @@ async def test_an_event_that_cannot_be_read_keeps_no_other_waiting(stage: Stage)
     await stage.sgsn.detach(context)
     stage.stream_rates.before = 0.0
     await asyncio.sleep(30)
-    assert stage.told() == ["Deleted"]
+    assert stage.relayed() == ["Deleted"]
     (skipped,) = await passed_over(stage)
     assert "table sim" in skipped
     assert not await stage.node._world.store.sessions.outbox("vg-1", limit=10)
@@ -142,6 +142,6 @@ async def test_an_event_that_the_stream_will_never_take_keeps_no_other_waiting(s
     await stage.sgsn.detach(await stage.attach())
     await asyncio.sleep(30)
     assert refused
-    assert stage.told() == ["Deleted"]
+    assert stage.relayed() == ["Deleted"]
     (skipped,) = await passed_over(stage)
     assert "too many bytes" in skipped

@@ -30,7 +30,7 @@ from core.services.sessions.open import SessionOpener
 from core.services.sessions.service import Sessions
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Receipt
-from core.services.streaming.outbox_relay import EventRelay, envelope
+from core.services.streaming.outbox_relay import OutboxRelay, envelope
 from loadtest.simulation.checks import simulate
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import OPERATOR
@@ -152,7 +152,7 @@ class ForgetfulMeter(MessageMeter):
         return len(of_row)
 
 
-class HastyRelay(EventRelay):
+class HastyRelay(OutboxRelay):
     """Planted: an event leaves the outbox before the stream has it."""
 
     async def _relay(self) -> bool:
@@ -167,7 +167,7 @@ class HastyRelay(EventRelay):
 
 
 class HastyRelayGateway(GatewayRuntime):
-    def make_relay(self) -> EventRelay:
+    def make_relay(self) -> OutboxRelay:
         relay = super().make_relay()
         relay.__class__ = HastyRelay
         return relay

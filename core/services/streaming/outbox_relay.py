@@ -24,11 +24,11 @@ LOOK_S = 5.0
 GATHER_S = 0.02
 """Events within this time of the first are relayed in one batch: one by one costs five times the CPU."""
 RETRY_FIRST_S, RETRY_S_MAX = 0.1, 5.0
-LOOP = "event-relay"
+LOOP = "outbox-relay"
 
 
-class EventRelay:
-    """Empties the outbox of one gateway instance; ``told`` counts relayed events."""
+class OutboxRelay:
+    """Empties the outbox of one gateway instance; ``relayed`` counts relayed events."""
 
     def __init__(
         self, *, sessions: Sessions, stream: Stream, gateway_id: str, faults: Faults, audit: AuditTrail
@@ -39,7 +39,7 @@ class EventRelay:
         self._faults = faults
         self._audit = audit
         self._is_due = asyncio.Event()
-        self.told = 0
+        self.relayed = 0
 
     def wake(self) -> None:
         """There is something in the outbox."""
@@ -77,17 +77,17 @@ class EventRelay:
             return False
         chosen = list(first.values())
         results = await self._put([StreamRecord(event.imsi, envelope(event)) for event in chosen])
-        told = []
+        relayed = []
         for event, result in zip(chosen, results, strict=True):
             if result.is_poison:
                 await self._pass_over(event, result.error)
             elif not result.error:
-                told.append(event)
-        if not told and not any(result.is_poison for result in results):
+                relayed.append(event)
+        if not relayed and not any(result.is_poison for result in results):
             raise Unavailable(results[0].error)
-        if told:
-            await self._sessions.sent(self._gateway_id, told)
-        self.told += len(told)
+        if relayed:
+            await self._sessions.sent(self._gateway_id, relayed)
+        self.relayed += len(relayed)
         return True
 
     async def _put(self, records: list[StreamRecord]) -> list[PutResult]:

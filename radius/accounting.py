@@ -85,7 +85,7 @@ class Accounting:
         self._note = note
         self._locks = KeyedLocks()
         self._held = held = NasSessions(silent_s=silent_s)
-        self._timer = Timer(held, clock=clock, shortest_s=held.shortest_s, then=self._heed_held)
+        self._timer = Timer(held, clock=clock, shortest_s=held.shortest_s, then=self._handle_held)
         self._silent: asyncio.Queue[str] = asyncio.Queue()
 
     def __len__(self) -> int:
@@ -109,10 +109,10 @@ class Accounting:
     def forget(self, session: Session) -> None:
         """The session is over; reports of it may still be on their way."""
         self._held.forget(session, self._clock.monotonic())
-        self._heed_held()
+        self._handle_held()
         self._timer.rearm()
 
-    def _heed_held(self) -> None:
+    def _handle_held(self) -> None:
         while (event := self._held.next_event()) is not None:
             match event:
                 case SessionSilent():

@@ -94,7 +94,7 @@ class RadiusFrontEnd:
         self._authentication_port = self._make_port(ServerPort.AUTHENTICATION, networks)
         self._accounting_port = self._make_port(ServerPort.ACCOUNTING, networks)
         self._client = DisconnectClient()
-        self._disconnects = Transmission(self._client, clock=clock, heed=self._heed_failed)
+        self._disconnects = Transmission(self._client, clock=clock, handle=self._handle_failed)
         self._sockets: list[DatagramSocket] = []
         self._tasks: asyncio.TaskGroup | None = None
         self.answers: Counter[tuple[str, ...]] = Counter()
@@ -187,13 +187,13 @@ class RadiusFrontEnd:
 
     def _make_port(self, port: ServerPort, networks: NasNetworks) -> _Port:
         server = RadiusServer(port, networks)
-        return _Port(server, Transmission(server, clock=self._clock, heed=self._heed, shortest_s=KEPT_S))
+        return _Port(server, Transmission(server, clock=self._clock, handle=self._handle, shortest_s=KEPT_S))
 
     def _transmissions(self) -> list[Transmission[Any]]:
         ports = (self._authentication_port, self._accounting_port)
         return [*(port.transmission for port in ports), self._disconnects]
 
-    def _heed(self, event: ServerEvent) -> None:
+    def _handle(self, event: ServerEvent) -> None:
         if isinstance(event, StrangerHeard):
             self._note("request from an unknown client", "", f"from {event.address}")
         elif self._tasks is not None:
@@ -226,7 +226,7 @@ class RadiusFrontEnd:
         self._client.disconnect(ending, peer, client.secret, now, self._clock.now())
         self._disconnects.transmit()
 
-    def _heed_failed(self, event: DisconnectFailed) -> None:
+    def _handle_failed(self, event: DisconnectFailed) -> None:
         if self._tasks is not None:
             begin(self._tasks, self._tell_failed(event))
 

@@ -118,16 +118,16 @@ class GatewayRuntime:
         self.dedicated = DedicatedBearers(common=common, modifier=self.sessions.modifier)
         self.gtp = self.make_gtp_front_end()
         self.relay = self.make_relay()
-        common.heed_event = self.relay.wake
-        common.heed_end = on_session_end
-        common.heed_close = self.gtp.closed
+        common.handle_event = self.relay.wake
+        common.handle_end = on_session_end
+        common.handle_close = self.gtp.closed
         for access in self.gtp.endpoint.versions:
             common.front_ends[access] = self.gtp
         self.nas_accounting = self.make_nas_accounting()
         self.radius = self.make_radius_front_end()
         common.front_ends[Access.RADIUS] = self.radius
         self.user_plane.on_edge_packet(on_edge_packet)
-        self.user_plane.on_error_indication(self._heed_error_indication)
+        self.user_plane.on_error_indication(self._handle_error_indication)
         self.gtp.on_asleep(self.user_plane.watch)
         self.user_plane.on_heard(self.gtp.heard)
 
@@ -350,7 +350,7 @@ class GatewayRuntime:
             idle_s=self._config.gateway.idle_s,
             end_all=lambda ended: self.gtp.end_all(ended, CloseReason.IDLE, tell_peer=True),
         )
-        self.usage.on_moved(idle.heed_moved)
+        self.usage.on_moved(idle.handle_moved)
         return idle
 
     def make_unanswered(self) -> UnansweredSessions:
@@ -414,7 +414,7 @@ class GatewayRuntime:
             audit=self._audit,
         )
 
-    def _heed_error_indication(self, session_id: str) -> None:
+    def _handle_error_indication(self, session_id: str) -> None:
         self.gtp.on_error_indication(session_id, self._up_packets(session_id))
 
     def _up_packets(self, session_id: str) -> int:

@@ -95,7 +95,7 @@ def checked_endpoint(endpoint: str) -> str:
     return endpoint
 
 
-def demand_heeded(context: typer.Context, command: str, ignored: Sequence[str]) -> None:
+def refuse_ignored_options(context: typer.Context, command: str, ignored: Sequence[str]) -> None:
     """Raises ``CliError`` when one of the options of every command is given to a command that ignores it."""
     root = context.find_root()
     for name in ignored:

@@ -18,7 +18,7 @@ from airloom.cli.commands import (
     PROFILE_OPTIONS,
     Settings,
     checked_endpoint,
-    demand_heeded,
+    refuse_ignored_options,
     run,
     settings_of,
 )
@@ -99,10 +99,10 @@ def options(
     """Options of every command that calls the API; before or after the command."""
     command = context.invoked_subcommand or ""
     if command in OPERATORS_COMMANDS:
-        demand_heeded(context, command, (*PROFILE_OPTIONS, "output"))
+        refuse_ignored_options(context, command, (*PROFILE_OPTIONS, "output"))
     else:
         if command == "operators":
-            demand_heeded(context, command, PROFILE_OPTIONS)
+            refuse_ignored_options(context, command, PROFILE_OPTIONS)
         context.obj = settings_of(
             profile_name=profile,
             must_exist=profile != "default" and command != "configure",

@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from airloom.cli.client import EX_USAGE, CliError
-from airloom.cli.commands import PROFILE_OPTIONS, demand_heeded
+from airloom.cli.commands import PROFILE_OPTIONS, refuse_ignored_options
 from airloom.cli.node import ContactOption, ask, where_of
 from airloom.cli.store import ConfigOption
 from core.domain.stock import FIELDS, StockRow, problems_of
@@ -55,7 +55,7 @@ def import_sims(
 
     Example: airloom sims import sims.csv --operator OP0123456789
     """
-    demand_heeded(context, "sims import", (*PROFILE_OPTIONS, "output"))
+    refuse_ignored_options(context, "sims import", (*PROFILE_OPTIONS, "output"))
     _check(file, operator)
     where, secret = where_of(config, contact)
     counts: Counter[str] = Counter()

@@ -57,7 +57,7 @@ class UserPaths:
         data = echo_request(self._sequence)
         return [(data, (peer, GTP_U_PORT)) for peer, path in self._paths.items() if path.asked_at is not None]
 
-    def heed(self, peer: str, sequence: int, now: float) -> None:
+    def handle(self, peer: str, sequence: int, now: float) -> None:
         """An Echo Response; one that answers nothing is nothing."""
         path = self._paths.get(peer)
         if path is None or path.asked_at is None or sequence != self._sequence:

@@ -40,7 +40,7 @@ class Signal(StrEnum):
     EXTENSION_HEADERS_WITHHELD = "extension_headers_withheld"  # above the rate, or no answer is due
     ERROR_INDICATION_SENT = "error_indication_sent"
     ERROR_INDICATION_WITHHELD = "error_indication_withheld"  # TEID 0, or above the rate
-    ERROR_INDICATION_HEEDED = "error_indication_heeded"
+    ERROR_INDICATION_ACCEPTED = "error_indication_accepted"
     ERROR_INDICATION_IGNORED = "error_indication_ignored"  # malformed, not the peer's, or nothing was sent
     ERROR_INDICATION_EXCESS = "error_indication_excess"  # above the rate at which a peer's are looked at
     ROUTER_ADVERTISED = "router_advertised"

@@ -429,7 +429,7 @@ class Tunnels:
         elif kind == G_PDU:
             return start
         else:
-            self._heed(data[:end], source, kind, start)
+            self._handle(data[:end], source, kind, start)
         return 0
 
     def _tell_extension_headers(self, kind: int, source: Address) -> None:
@@ -441,13 +441,13 @@ class Tunnels:
         self.send(messages.supported_extension_headers(), (source[0], GTP_U_PORT))
         self.signals[Signal.EXTENSION_HEADERS_TOLD] += 1
 
-    def _heed(self, message: bytes, source: Address, kind: int, start: int) -> None:
+    def _handle(self, message: bytes, source: Address, kind: int, start: int) -> None:
         """A message of the path (§7.2, §7.3)."""
         if kind == messages.ECHO_REQUEST:
             self.send(messages.echo_response(message), source)  # to the port that asked
             self.signals[Signal.ECHO_ANSWERED] += 1
         elif kind == messages.ERROR_INDICATION:
-            self._heed_error_indication(messages.indicated_teid(message, start), source[0])
+            self._handle_error_indication(messages.indicated_teid(message, start), source[0])
         elif kind == messages.ECHO_RESPONSE:
             self.signals[Signal.ECHO_RESPONSE] += 1
             self.on_echo_response(source[0], messages.echo_sequence(message))
@@ -458,7 +458,7 @@ class Tunnels:
         else:
             self.drops[Drop.UNKNOWN_MESSAGE] += 1
 
-    def _heed_error_indication(self, teid: bytes, peer: str) -> None:
+    def _handle_error_indication(self, teid: bytes, peer: str) -> None:
         """The peer knows our TEID for it no longer (§7.3.1), or somebody forged it: the port proves nothing,
         but a packet must have gone down since the last one.
 
@@ -474,7 +474,7 @@ class Tunnels:
             self.signals[Signal.ERROR_INDICATION_IGNORED] += 1
             return
         tunnel.indicated_at = sent
-        self.signals[Signal.ERROR_INDICATION_HEEDED] += 1
+        self.signals[Signal.ERROR_INDICATION_ACCEPTED] += 1
         if (peer, number) != (tunnel.peer, tunnel.peer_teid):
             tunnel.ways = tuple(way for way in tunnel.ways if (way.to[0], way.peer_teid) != (peer, number))
         elif self.on_error_indication is not None:

@@ -96,7 +96,7 @@ class UdpUserPlane:
             sources=sources,
         )
         self._paths = UserPaths()
-        self._tunnels.on_echo_response = self._heed_echo
+        self._tunnels.on_echo_response = self._handle_echo
 
     @property
     def opening(self) -> Opening:
@@ -127,9 +127,9 @@ class UdpUserPlane:
         for data, peer in requests:
             self._tunnels.send(data, peer)
 
-    def _heed_echo(self, peer: str, sequence: int | None) -> None:
+    def _handle_echo(self, peer: str, sequence: int | None) -> None:
         if sequence is not None:
-            self._paths.heed(peer, sequence, self._clock.monotonic())
+            self._paths.handle(peer, sequence, self._clock.monotonic())
 
     @property
     def drops(self) -> Mapping[Drop, int]:
@@ -145,17 +145,19 @@ class UdpUserPlane:
         """Hand packets for platform addresses to the device edge; ``deliver`` must not raise."""
         self._tunnels.on_edge_packet = deliver
 
-    def on_error_indication(self, heed: Callable[[str], None]) -> None:
-        """Call ``heed(session_id)`` when the session's peer no longer knows its end of the tunnel."""
-        self._tunnels.on_error_indication = heed
+    def on_error_indication(self, handle: Callable[[str], None]) -> None:
+        """Call ``handle(session_id)`` when the session's peer no longer knows its end of the tunnel."""
+        self._tunnels.on_error_indication = handle
 
     def watch(self, session_id: str) -> None:
         """Tell of the next packet that this session's device sends."""
         self._tunnels.watch(session_id)
 
-    def on_heard(self, heed: Callable[[str], None]) -> None:
-        """Call ``heed(session_id)`` with the next packet of a session that is watched; it must not raise."""
-        self._tunnels.on_heard = heed
+    def on_heard(self, handle: Callable[[str], None]) -> None:
+        """Call ``handle(session_id)`` with the next packet of a session that is watched; it must not
+        raise.
+        """
+        self._tunnels.on_heard = handle
 
     async def start(self) -> None:
         """Open the socket; raises ``ConfigurationError``. Sessions may be installed before."""

@@ -150,7 +150,7 @@ class Pings:
     printed: list[str] = field(default_factory=list)
     last: float = 0.0
 
-    def heed(self, line: str, now: float) -> None:
+    def handle(self, line: str, now: float) -> None:
         """A line of its output."""
         self.printed = [*self.printed[-PRINTED_LINES_MAX:], line]
         if f"{PING_BYTES} bytes from" in line:
@@ -183,7 +183,7 @@ async def pinging(
 
     async def read() -> None:
         while line := await lines.readline():
-            pings.heed(line.decode(errors="replace").strip(), time.monotonic())
+            pings.handle(line.decode(errors="replace").strip(), time.monotonic())
 
     reading = asyncio.create_task(read())
     try:

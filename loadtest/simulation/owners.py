@@ -52,10 +52,10 @@ class OwnerWatch:
                 for name, contact in self.contacts.items():
                     with suppress(aiohttp.ClientError, TimeoutError, OSError):
                         async with http.get(f"{contact}/control/node") as answer:
-                            self._heed(name, (await answer.json())["fences"])
+                            self._handle(name, (await answer.json())["fences"])
                 await asyncio.sleep(LOOK_S)
 
-    def _heed(self, name: str, fences: Mapping[str, int]) -> None:
+    def _handle(self, name: str, fences: Mapping[str, int]) -> None:
         self.looks += 1
         for gateway_id, fence in fences.items():
             highest, owner = self._told.get(gateway_id, (0, ""))

@@ -238,7 +238,7 @@ class MqttConnection:
             if self._passed_over:
                 return None
             packet, self._too_long = self._too_long, None
-            self._hear()
+            self._on_activity()
             return packet
         received, begin = self._received, self._at
         length, shift, at = 0, 0, begin + 1
@@ -269,7 +269,7 @@ class MqttConnection:
             self._too_long, self._passed_over = packet, end - self._at
             self._packet_s = PACKET_S_MAX * (end - begin) / self._packet_bytes_max
             return self._next_packet()
-        self._hear()
+        self._on_activity()
         return packet
 
     def _wait_for(self, wanted: int) -> None:
@@ -283,7 +283,7 @@ class MqttConnection:
         if not self._wanted and self.state is ConnectionState.CONNECTED:
             self._heard = self._now
 
-    def _hear(self) -> None:
+    def _on_activity(self) -> None:
         self._wanted = 0
         if self.state is ConnectionState.CONNECTED:
             self._heard = self._now

@@ -634,7 +634,7 @@ async def test_metrics_tell_partners_procedures_causes_paths_and_what_waits(watc
     assert told[f'airloom_gtp_sessions{{{of_v2}partner="other"}}'] == 1
     assert told[f'airloom_gtp_peers{{{of_v1}partner="other",path="up"}}'] == 1
     assert told[f"airloom_gtp_waiting{{{of_v1[:-1]}}}"] == 0
-    assert told['airloom_gtpu_signals_total{signal="error_indication_heeded"}'] == 0
+    assert told['airloom_gtpu_signals_total{signal="error_indication_accepted"}'] == 0
     sgsn.restart_counter = 8
     await sgsn.take_over(context)
     await asyncio.sleep(0.2)

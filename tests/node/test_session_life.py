@@ -108,6 +108,6 @@ async def test_a_late_row_of_an_open_session_is_nothing_new(stage: Stage) -> Non
         ended = list[str]()
         session = await in_state(stage, LifeState.OPEN, store)
         sessions: Sessions = sessions_of(stage)
-        sessions.common.heed_close = lambda each, _: ended.append(each.session_id)
+        sessions.common.handle_close = lambda each, _: ended.append(each.session_id)
         await sessions.recovery._end_if_late(session)
         assert (sessions.state_of(session.session_id), ended) == (LifeState.OPEN, [])

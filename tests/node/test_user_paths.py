@@ -25,7 +25,7 @@ def echo(sequence: int) -> bytes:
 def test_a_round_asks_whoever_has_sessions_until_it_answers() -> None:
     paths = UserPaths()
     assert list(paths.begin({PEER: 3, OTHER: 1}, 0.0)) == [(echo(1), (PEER, 2152)), (echo(1), (OTHER, 2152))]
-    paths.heed(PEER, 1, 0.25)
+    paths.handle(PEER, 1, 0.25)
     assert list(paths.again()) == [(echo(1), (OTHER, 2152))]
     paths.end()
     found = dict(paths.items())
@@ -33,7 +33,7 @@ def test_a_round_asks_whoever_has_sessions_until_it_answers() -> None:
     assert (found[OTHER].path, found[OTHER].rtt_s) == (PathState.SUSPECT, None)
     assert paths.counts == {"path_suspect": 1}
     assert [peer for _, (peer, _) in paths.begin({OTHER: 1}, 60.0)] == [OTHER], "the other has no sessions"
-    paths.heed(OTHER, 2, 60.1)
+    paths.handle(OTHER, 2, 60.1)
     paths.end()
     assert {peer: path.path for peer, path in paths.items()} == {OTHER: PathState.UP}
     assert paths.counts == {"path_suspect": 1, "path_back": 1}
@@ -43,9 +43,9 @@ def test_a_round_asks_whoever_has_sessions_until_it_answers() -> None:
 def test_an_answer_to_nothing_is_nothing(peer: str, sequence: int) -> None:
     paths = UserPaths()
     paths.begin({PEER: 1}, 0.0)
-    paths.heed(peer, sequence, 0.1)
+    paths.handle(peer, sequence, 0.1)
     paths.end()
-    paths.heed(PEER, 1, 9.0)
+    paths.handle(PEER, 1, 9.0)
     assert [path.path for _, path in paths.items()] == [PathState.SUSPECT]
 
 

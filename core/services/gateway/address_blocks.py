@@ -95,7 +95,7 @@ class AddressBlocks:
         self._may_take_at = self._give_back_at = 0.0
         self._was_allocated = asyncio.Event()
         self._come = asyncio.Event()
-        gateway.on_allocation(self._heed_allocation, of)
+        gateway.on_allocation(self._handle_allocation, of)
         gateway.on_need(self._more, of)
 
     @property
@@ -126,7 +126,7 @@ class AddressBlocks:
             if is_changed and len(taken) == len(older):
                 break
         if fresh:
-            self._heed_taken()
+            self._handle_taken()
         self._give_back_at = self._clock.monotonic() + GIVE_BACK_S
         return _outside({Block.of(network) for network in self._pool.blocks}, within)
 
@@ -170,11 +170,11 @@ class AddressBlocks:
                 return
             if await self._change(seen, [fresh] if fresh else [], given_back=spare):
                 if fresh:
-                    self._heed_taken()
+                    self._handle_taken()
                 return
         raise Unavailable("concurrent updates of the block map; try again")
 
-    def _heed_taken(self) -> None:
+    def _handle_taken(self) -> None:
         """The next one is taken when half of this one is allocated, and twice as large."""
         self._ahead = _half_of(self._next_prefix)
         self._next_prefix = max(self._prefix, self._next_prefix - 1)
@@ -224,7 +224,7 @@ class AddressBlocks:
         self._come.set()
         self._come = asyncio.Event()
 
-    def _heed_allocation(self) -> None:
+    def _handle_allocation(self) -> None:
         if self._is_low(self._clock.monotonic()):
             self._was_allocated.set()
 

@@ -34,7 +34,7 @@ class _PoolInUse:
     """A pool, and whoever sees to its blocks."""
 
     addresses: AddressPool
-    heed_allocation: Callable[[], None] = lambda: None
+    handle_allocation: Callable[[], None] = lambda: None
     more: Callable[[], asyncio.Event | None] = lambda: None
 
 
@@ -100,9 +100,9 @@ class GatewayInstance:
         """How many addresses of each pool are allocated, by its network; those of the common one first."""
         return {str(of or "common"): pool.addresses.allocated for of, pool in self._pools.items()}
 
-    def on_allocation(self, heed: Callable[[], None], of: IPv4Network | None = None) -> None:
-        """Call ``heed()`` after each attempt to allocate an address of this pool; it must not raise."""
-        self._pools[of].heed_allocation = heed
+    def on_allocation(self, handle: Callable[[], None], of: IPv4Network | None = None) -> None:
+        """Call ``handle()`` after each attempt to allocate an address of this pool; it must not raise."""
+        self._pools[of].handle_allocation = handle
 
     def on_need(self, more: Callable[[], asyncio.Event | None], of: IPv4Network | None = None) -> None:
         """Ask ``more()`` when all of this pool are allocated: it is set when others come; ``None``: none
@@ -135,7 +135,7 @@ class GatewayInstance:
         except PoolExhausted as error:
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, str(error)) from error
         finally:
-            pool.heed_allocation()
+            pool.handle_allocation()
 
     def is_static(self, address: IPv4Address) -> bool:
         """Whether it is never allocated, because it is some SIM's own

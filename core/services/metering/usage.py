@@ -37,12 +37,12 @@ class UsageMeter:
         self._day = 0
         self._durable: dict[str, tuple[int, Volume]] = {}
         self._labels: dict[str, SegmentLabel] = {}
-        self._heed_moved: Callable[[Collection[str]], None] = lambda _: None
+        self._handle_moved: Callable[[Collection[str]], None] = lambda _: None
         self.reports_durable = 0
 
-    def on_moved(self, heed: Callable[[Collection[str]], None]) -> None:
-        """Call ``heed(session_ids)`` with those that were counted since; it must not raise."""
-        self._heed_moved = heed
+    def on_moved(self, handle: Callable[[Collection[str]], None]) -> None:
+        """Call ``handle(session_ids)`` with those that were counted since; it must not raise."""
+        self._handle_moved = handle
 
     async def run(self) -> None:
         """Sweep at each interval, for ever; a store that is away only makes reports late."""
@@ -57,7 +57,7 @@ class UsageMeter:
         """Report every session with change and cut segments that are due."""
         for moved in self._user_plane.moved():
             self._due.update(dict.fromkeys(moved))
-            self._heed_moved(moved)
+            self._handle_moved(moved)
             await asyncio.sleep(0)
         due = list(self._due)
         for start in range(0, len(due), REPORTS_PER_WRITE_MAX):

@@ -38,16 +38,21 @@ class Machine(Timed, Protocol[Event_co]):
 
 
 class Transmission(Generic[Event]):
-    """Drives one machine; ``heed`` is called with each event and does not wait. ``shortest_s`` as in
+    """Drives one machine; ``handle`` is called with each event and does not wait. ``shortest_s`` as in
     ``Timer``.
     """
 
     def __init__(
-        self, machine: Machine[Event], *, clock: Clock, heed: Callable[[Event], None], shortest_s: float = 0.0
+        self,
+        machine: Machine[Event],
+        *,
+        clock: Clock,
+        handle: Callable[[Event], None],
+        shortest_s: float = 0.0,
     ) -> None:
         self._machine = machine
         self._clock = clock
-        self._heed = heed
+        self._handle = handle
         self._timer = Timer(machine, clock=clock, shortest_s=shortest_s, then=self.transmit)
         self._send: Send | None = None
         self._is_running = False
@@ -58,7 +63,9 @@ class Transmission(Generic[Event]):
         self._send = send
 
     async def run(self) -> None:
-        """Hand out events and keep the timer until cancelled; raises what the machine or ``heed`` raises."""
+        """Hand out events and keep the timer until cancelled; raises what the machine or ``handle``
+        raises.
+        """
         self._is_running = True
         try:
             self.transmit()
@@ -79,7 +86,7 @@ class Transmission(Generic[Event]):
         self._is_handing_out = True
         try:
             while self._is_running and (event := machine.next_event()) is not None:
-                self._heed(event)
+                self._handle(event)
         finally:
             self._is_handing_out = False
         send = self._send

@@ -101,7 +101,7 @@ class SessionCloser:
             return
         self._user_plane.close(session.session_id)
         self._index.remove(session)
-        self._common.heed_end(session.session_id)
+        self._common.handle_end(session.session_id)
         if front_end := self._common.front_end_of(session):
             if tell_peer:
                 front_end.release(session, reason)
@@ -113,7 +113,7 @@ class SessionCloser:
         """From here on its end is tried until it is durable; one event, however often it is written."""
         event = self._history.event(SessionEventKind.DELETED, session, cause=reason.value)
         self._unfinished[session.session_id] = (session, event)
-        self._common.heed_close(session, reason)
+        self._common.handle_close(session, reason)
         return event
 
     def must_end_without_address(self, session: Session) -> None:
@@ -130,7 +130,7 @@ class SessionCloser:
         quarantined_until = self._gateway.quarantined_until() if session.has_allocated_address else None
         await self._store.sessions.close(session, event, quarantined_until=quarantined_until)
         await self._static_addresses.release(session)
-        self._common.heed_event()
+        self._common.handle_event()
         if self._common.step(session, LifeEvent.END_STORED) is LifeAction.GIVE_BACK:
             self._give_back(session)
 

@@ -51,11 +51,11 @@ class Common:
         self.sharing = Sharing()
         self.front_ends: dict[Access, AccessFrontEnd] = {}
         """Who holds the sessions of an access."""
-        self.heed_end: Callable[[str], None] = lambda _: None
+        self.handle_end: Callable[[str], None] = lambda _: None
         """``(session_id)``: a session's bearer is cut."""
-        self.heed_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
+        self.handle_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
         """A session ends from now on, and why."""
-        self.heed_event: Callable[[], None] = lambda: None
+        self.handle_event: Callable[[], None] = lambda: None
         """An event became durable."""
 
     def state_of(self, session_id: str) -> LifeState:

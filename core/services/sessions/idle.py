@@ -39,7 +39,7 @@ class IdleSessions:
         self._end_all = end_all
         self._moved: deque[set[str]] = deque([set()], maxlen=PARTS + 1)
 
-    def heed_moved(self, session_ids: Iterable[str]) -> None:
+    def handle_moved(self, session_ids: Iterable[str]) -> None:
         """Packets went through these since the last call."""
         if self._idle_s:
             self._moved[-1].update(session_ids)

@@ -77,7 +77,7 @@ class SessionModifier:
             if error.ambiguous:
                 self._keep_bearers(session, wanted)
             raise
-        self._common.heed_event()
+        self._common.handle_event()
         if self._common.step(stored, LifeEvent.CHANGED) is LifeAction.REPLACE:
             self._index.change(stored)
         if stored.tunnel is not None:

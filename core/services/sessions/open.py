@@ -111,7 +111,7 @@ class SessionOpener:
                 stored = await self._store_with_event(session, undo)
                 if self._common.step(stored, LifeEvent.STORED) is LifeAction.HOLD:
                     self._index.add(stored)
-                self._common.heed_event()
+                self._common.handle_event()
                 return stored
             except Refused as refusal:
                 await self._record_rejection(sim_id, request, refusal)
@@ -290,5 +290,5 @@ class SessionOpener:
         session = self._as_permitted(request, permission, request.grant, None)
         event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
         await self._store.sessions.close(session, event)
-        self._common.heed_event()
+        self._common.handle_event()
         return session

@@ -183,12 +183,12 @@ def test_error_indications_for_one_partys_sessions_forget_nothing_of_anothers(
 ) -> None:
     monkeypatch.setattr(gtp.doubts, "INDICATED_MAX", 8)
     indicated = Indications()
-    heeded = []
+    action = []
     for turn in range(INDICATED_TIMES + 1):
-        heeded.append(indicated.on_indication("two's", "two", 0, turn * INDICATED_AGAIN_S))
+        action.append(indicated.on_indication("two's", "two", 0, turn * INDICATED_AGAIN_S))
         for number in range(20):
             indicated.on_indication(str(number), "one", 0, turn * INDICATED_AGAIN_S)
-    assert heeded == [IndicationAction.ASK] * INDICATED_TIMES + [IndicationAction.END]
+    assert action == [IndicationAction.ASK] * INDICATED_TIMES + [IndicationAction.END]
     assert len(indicated) == share_of(8)
 
 

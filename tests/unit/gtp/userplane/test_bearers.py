@@ -111,7 +111,7 @@ def test_an_error_indication_for_a_dedicated_bearer_leaves_the_session(path: Pat
     path.tunnels.downlink(down(UDP(sport=5_060)))
     assert path.lost_tunnels == []
     assert teids(path) == [DEFAULT]
-    assert path.signals == {Signal.ERROR_INDICATION_IGNORED: 1, Signal.ERROR_INDICATION_HEEDED: 1}
+    assert path.signals == {Signal.ERROR_INDICATION_IGNORED: 1, Signal.ERROR_INDICATION_ACCEPTED: 1}
 
 
 def test_filters_are_asked_in_ascending_precedence() -> None:

@@ -387,7 +387,7 @@ def test_an_error_indication_of_the_sessions_peer_is_heeded_once_for_each_packet
         for _ in range(3):
             path.up(error_indication(ONE.peer_teid), port=40_000)
         assert path.lost_tunnels == [ONE.session_id] * number
-    assert path.signals == {Signal.ERROR_INDICATION_HEEDED: 2, Signal.ERROR_INDICATION_IGNORED: 5}
+    assert path.signals == {Signal.ERROR_INDICATION_ACCEPTED: 2, Signal.ERROR_INDICATION_IGNORED: 5}
     path.up(GOOD)
     assert path.internet == [INNER], "what becomes of the session is for others to say"
 

@@ -25,6 +25,6 @@ def test_two_owners_are_told_from_one_after_the_other(told: Told, are_two: bool)
     store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
     watch = OwnerWatch({}, "", (), store.leases)
     for name, fences in told:
-        watch._heed(name, fences)
+        watch._handle(name, fences)
     assert bool(watch.two_owners) is are_two
     assert watch.looks == len(told)

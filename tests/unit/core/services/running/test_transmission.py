@@ -62,12 +62,12 @@ class Stage:
         self.machine = Echo()
         self.heeded: list[bytes] = []
         self.transmission: Transmission[bytes] = Transmission(
-            self.machine, clock=self.clock, shortest_s=SHORTEST_S, heed=self.heed
+            self.machine, clock=self.clock, shortest_s=SHORTEST_S, handle=self.handle
         )
         self.transmission.send_by(self.send)
         self.sent: list[tuple[float, bytes]] = []
 
-    def heed(self, event: bytes) -> None:
+    def handle(self, event: bytes) -> None:
         self.heeded.append(event)
         self.machine.answer(event, self.clock.monotonic())
         self.transmission.transmit()

@@ -34,12 +34,12 @@ from core.services.sessions.nas_accounting import Ceiling, NasAccounting
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
+from radius.client_policy import apn_of, demand_own, foreign, holder_of
 from radius.events import AccountingRequested, Ending, NotRecorded, Outcome, Recorded
 from radius.mapping import AccountingReport, AcctStatus
 from radius.networks import NasNetwork
 from radius.restarts import Restarts
 from radius.sessions import NasSessions, SessionSettled, SessionSilent
-from radius.terms import apn_of, demand_own, foreign, holder_of
 
 CLASS_AGE_MAX = timedelta(days=31)
 """A session that is over is found in the history for 32 days; an older Class opens none."""

@@ -17,8 +17,8 @@ from core.domain.sim import Sim
 from core.errors import Refused
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
+from radius.client_policy import apn_of, foreign
 from radius.events import AccessRequested, Denied, Granted, Outcome
-from radius.terms import apn_of, foreign
 
 
 class Authentication:

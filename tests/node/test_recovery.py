@@ -11,7 +11,7 @@ from core.domain.session import Access, CloseReason, Session
 from core.services.sessions.recovery import SessionRecovery
 from tests.contract.stores import session_of, sim_of
 from tests.node.test_radius_front_end import Stage, played
-from tests.node.test_session_terms import attach, sessions_of
+from tests.node.test_subscriber_policy import attach, sessions_of
 
 
 def test_the_lease_may_be_renewed_while_many_sessions_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:

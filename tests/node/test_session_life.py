@@ -12,7 +12,7 @@ from core.errors import Refused, Unavailable
 from core.services.sessions.service import Sessions
 from tests.contract.stores import session_of, sim_of
 from tests.node.test_radius_front_end import Stage, played
-from tests.node.test_session_terms import attach, sessions_of
+from tests.node.test_subscriber_policy import attach, sessions_of
 
 
 async def away(*_: Any, **__: Any) -> None:

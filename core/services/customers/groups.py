@@ -129,7 +129,7 @@ class Groups:
         self, operator_id: str, group_id: str, namespace: str, change: Callable[[Group], Group]
     ) -> Group:
         group = await self._change(operator_id, group_id, change)
-        if namespace == AIR:  # what open sessions go by (``core.domain.terms``)
+        if namespace == AIR:  # what open sessions go by (``core.domain.subscriber_policy``)
             await self._control.group_changed(operator_id, group_id)
         return group
 

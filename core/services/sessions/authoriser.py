@@ -15,7 +15,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.requests import OpenSession, Proof
 from core.domain.session import PdnType
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
-from core.domain.terms import Terms
+from core.domain.subscriber_policy import Terms
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion
 from core.ports.clock import Clock

@@ -21,7 +21,7 @@ from core.domain.requests import Grant, Holder, HolderOf, OpenSession, PeerTunne
 from core.domain.session import Access, CloseReason, PdnType, Session, SessionEventKind, Tunnel
 from core.domain.session_life import LifeAction, LifeEvent
 from core.domain.sim import Sim
-from core.domain.terms import Terms
+from core.domain.subscriber_policy import Terms
 from core.errors import AirloomError, Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.user_plane import bearer_of

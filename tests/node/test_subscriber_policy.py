@@ -22,7 +22,7 @@ from core.domain.session import (
 )
 from core.domain.sim import Sim, SimStatus
 from core.domain.speed import SPEEDS_KBPS, granted
-from core.domain.terms import Terms
+from core.domain.subscriber_policy import Terms
 from core.domain.usage import SegmentLabel
 from core.domain.values import replace
 from core.errors import Refused, Unavailable

@@ -227,7 +227,7 @@ class Accounting:
 
     def _grant(self, event: AccountingRequested, apn: str, session_id: str) -> Grant:
         report, client = event.report, event.client
-        if client.terms.own_addresses:
+        if client.policy.own_addresses:
             address = _framed(report) or IPv4Address(0)
             return Grant(session_id or self._reservations.fresh_id(), address, is_allocated=False)
         pool, asker = self._sessions.pool_of(apn), (client.name, report.nas)
@@ -268,13 +268,13 @@ class Accounting:
         to their class, as fast as the fastest since the session was opened: nobody tells it of changes, and
         it may learn of them when it will.
         """
-        terms, unseen_s = event.client.terms, 0.0
+        policy, unseen_s = event.client.policy, 0.0
         fastest = session.nas.fastest_class if session.nas else ""
-        kbps = SPEEDS_KBPS.get(fastest or session.speed_class, 0) if terms.enforces_speed_class else 0
-        if terms.own_addresses:
+        kbps = SPEEDS_KBPS.get(fastest or session.speed_class, 0) if policy.enforces_speed_class else 0
+        if policy.own_addresses:
             open_s = (self._clock.now() - session.opened).total_seconds()
             unseen_s = max(0.0, event.report.session_s + event.report.delay_s - open_s)
-        return Ceiling(kbps or terms.line_rate_kbps, unseen_s)
+        return Ceiling(kbps or policy.line_rate_kbps, unseen_s)
 
     async def _quarantined(self, session: Session, event: AccountingRequested) -> bool:
         """More than can be: the session goes on, and what it reports later may be right."""
@@ -334,7 +334,7 @@ def nas_of(event: AccountingRequested) -> Nas:
         user_name=report.user_name,
         framed_address=report.framed_address,
         says_imsi=report.says_imsi,
-        has_own_address=event.client.terms.own_addresses,
+        has_own_address=event.client.policy.own_addresses,
     )
 
 

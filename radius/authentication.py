@@ -52,7 +52,7 @@ class Authentication:
         """What the session will have; its NAS may give it an address of its own."""
         asked, client = event.request, event.client
         asker = (client.name, asked.nas)
-        if client.terms.own_addresses:
+        if client.policy.own_addresses:
             return self._reservations.expect(asked.imsi, asker, apn=apn)
         pool = self._sessions.pool_of(apn)
         return self._reservations.reserve(
@@ -78,5 +78,5 @@ def _wanted(event: AccessRequested, apn: str) -> OpenSession:
         msisdn=asked.msisdn,
         location=asked.location,
         refusal=asked.refusal or foreign(client, asked.imsi, apn),
-        must_prove=asked.must_prove and client.terms.check_passwords,
+        must_prove=asked.must_prove and client.policy.check_passwords,
     )

@@ -22,15 +22,15 @@ def apn_of(
     for each in named:
         if is_served(each):
             return each
-    return reserved or client.terms.default_apn or (named[0] if named else "")
+    return reserved or client.policy.default_apn or (named[0] if named else "")
 
 
 def foreign(client: NasNetwork, imsi: str, apn: str) -> AttachRefusal | None:
     """Why a client may not speak of this SIM at this access point."""
-    terms = client.terms
-    if terms.imsi_prefixes and not imsi.startswith(terms.imsi_prefixes):
+    policy = client.policy
+    if policy.imsi_prefixes and not imsi.startswith(policy.imsi_prefixes):
         return AttachRefusal.FOREIGN_SIM
-    if terms.apns and apn not in terms.apns:
+    if policy.apns and apn not in policy.apns:
         return AttachRefusal.UNKNOWN_APN
     return None
 
@@ -45,7 +45,7 @@ def holder_of(client: NasNetwork, nas: Nas, clients: Mapping[str, NasNetwork]) -
         if theirs.network == nas.network and theirs.name.is_same(nas.name):
             return Holder.SAME
         owner = clients.get(theirs.network)
-        is_allowed = owner is not None and owner.known_as in client.terms.may_take_over
+        is_allowed = owner is not None and owner.known_as in client.policy.may_take_over
         return Holder.YIELDING if is_allowed else Holder.OTHER
 
     return look

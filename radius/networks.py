@@ -12,7 +12,7 @@ SOURCES_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClientTerms:
+class ClientPolicy:
     """What a client may speak of, what its NASes send and how fast they may count: see ``RadiusClient``."""
 
     imsi_prefixes: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class NasNetwork:
     require_message_authenticator: bool = True
     disconnect_port: int = 3_799
     known_as: str = ""
-    terms: ClientTerms = ClientTerms()
+    policy: ClientPolicy = ClientPolicy()
     name: str = field(init=False)
     """The network as text, which sessions remember."""
 

@@ -61,7 +61,7 @@ class Restarts:
             happened = datetime.fromtimestamp(report.event_timestamp, UTC)
             is_timely = abs(now - delay - happened) <= TIMESTAMP_OFF_MAX
             before = min(before, happened + TIMESTAMP_OFF_MAX)
-        if client.terms.require_event_timestamp and not is_timely:
+        if client.policy.require_event_timestamp and not is_timely:
             said = f"{report.nas}: no Event-Timestamp within five minutes"
             self._note("restart ignored", client.known_as, said)
             return Recorded(), "restart_ignored"

@@ -186,9 +186,9 @@ class RadiusServer:
         self._next_token = token = self._next_token + 1
         event: ServerEvent
         if packet.code == Code.ACCESS_REQUEST:
-            request = access_request_of(packet, source, client.secret, client.terms.realms)
+            request = access_request_of(packet, source, client.secret, client.policy.realms)
             event = AccessRequested(token, client, request)
-        elif (report := accounting_report_of(packet, source, client.terms.realms)) is not None:
+        elif (report := accounting_report_of(packet, source, client.policy.realms)) is not None:
             event = AccountingRequested(token, client, report, now)
         else:
             self._places.give_back(client.name)

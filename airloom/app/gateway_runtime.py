@@ -40,7 +40,7 @@ from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
 from gtp.version import Causes
 from radius.accounting import Books
-from radius.networks import ClientTerms, NasNetwork
+from radius.networks import ClientPolicy, NasNetwork
 from radius.service import RadiusAddresses, RadiusFrontEnd
 
 GATEWAY_WORDS = LeaseWords(
@@ -445,7 +445,7 @@ def _partners(config: GatewayConfig) -> list[Partner]:
 
 
 def _nas_network(client: RadiusClient) -> NasNetwork:
-    terms = ClientTerms(
+    policy = ClientPolicy(
         imsi_prefixes=client.imsi_prefixes,
         apns=frozenset(client.apns),
         may_take_over=frozenset(client.may_take_over),
@@ -463,7 +463,7 @@ def _nas_network(client: RadiusClient) -> NasNetwork:
         require_message_authenticator=client.require_message_authenticator,
         disconnect_port=client.disconnect_port,
         known_as=client.known_as,
-        terms=terms,
+        policy=policy,
     )
 
 

@@ -18,7 +18,7 @@ DEVICE_DIGITS = 14
 """Of an IMEI those that name the device: a check digit or a software version follows (TS 23.003 §6.2)."""
 
 
-class Terms(Struct, frozen=True):
+class SubscriberPolicy(Struct, frozen=True):
     """A SIM, and the group that it is in; ``None``: in none."""
 
     sim: Sim

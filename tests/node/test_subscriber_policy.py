@@ -22,7 +22,7 @@ from core.domain.session import (
 )
 from core.domain.sim import Sim, SimStatus
 from core.domain.speed import SPEEDS_KBPS, granted
-from core.domain.subscriber_policy import Terms
+from core.domain.subscriber_policy import SubscriberPolicy
 from core.domain.usage import SegmentLabel
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
@@ -135,10 +135,10 @@ def test_a_session_gets_what_it_asks_for_and_no_more_than_its_class(
 @pytest.mark.parametrize("told", [IMEI, SAME_DEVICE, IMEI[:14] + "0", IMEI[:14]])
 def test_a_lock_names_a_device_not_its_check_digit_nor_its_software(told: str) -> None:
     sim = replace(sim_of(1), imei_lock=IMEI)
-    assert not Terms(sim).is_locked_out(told)
-    assert Terms(sim).is_locked_out(OTHER_DEVICE)
-    assert Terms(sim).is_locked_out("")
-    assert not Terms(replace(sim, imei_lock="")).is_locked_out("")
+    assert not SubscriberPolicy(sim).is_locked_out(told)
+    assert SubscriberPolicy(sim).is_locked_out(OTHER_DEVICE)
+    assert SubscriberPolicy(sim).is_locked_out("")
+    assert not SubscriberPolicy(replace(sim, imei_lock="")).is_locked_out("")
 
 
 @played
@@ -245,8 +245,8 @@ async def test_sims_reach_each_other_within_a_group_that_permits_it(stage: Stage
 @pytest.mark.parametrize("value", [True, None, 0, "false", {}])
 def test_a_group_permits_nothing_but_by_saying_so(value: object) -> None:
     air = {"gatePrivacySeparatorEnabled": value}
-    assert not Terms(sim_of(1), Group("g", OPERATOR, NOW, NOW, {"SoracomAir": air})).reaches_group
-    assert not Terms(sim_of(1)).reaches_group
+    assert not SubscriberPolicy(sim_of(1), Group("g", OPERATOR, NOW, NOW, {"SoracomAir": air})).reaches_group
+    assert not SubscriberPolicy(sim_of(1)).reaches_group
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_group_permits_nothing_but_by_saying_so(value: object) -> None:
     ],
 )
 def test_a_group_demands_no_password_but_by_saying_so(air: Mapping[str, Any]) -> None:
-    assert Terms(sim_of(1), Group("g", OPERATOR, NOW, NOW, {"SoracomAir": air})).password is None
+    assert SubscriberPolicy(sim_of(1), Group("g", OPERATOR, NOW, NOW, {"SoracomAir": air})).password is None
 
 
 @played

@@ -15,7 +15,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.requests import OpenSession, Proof
 from core.domain.session import PdnType
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
-from core.domain.subscriber_policy import Terms
+from core.domain.subscriber_policy import SubscriberPolicy
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion
 from core.ports.clock import Clock
@@ -26,14 +26,14 @@ from core.services.sessions.static_addresses import StaticAddresses
 class Permission(Struct, frozen=True):
     """Which session this SIM may have."""
 
-    terms: Terms
+    policy: SubscriberPolicy
     apn: Apn
     pdn_type: PdnType
 
     @property
     def sim(self) -> Sim:
         """Whose it is."""
-        return self.terms.sim
+        return self.policy.sim
 
     @property
     def dns(self) -> tuple[str, ...]:
@@ -97,30 +97,30 @@ class Authoriser:
                 stored = await self._store.sims.put(replace(sim, status=status, modified=self._clock.now()))
             except StaleVersion:
                 continue  # the customer changed the SIM meanwhile: decide again on what it is now
-            return replace(permission, terms=replace(permission.terms, sim=stored))
+            return replace(permission, policy=replace(permission.policy, sim=stored))
 
-    async def terms_of(self, sim_id: str) -> Terms | None:
+    async def policy_of(self, sim_id: str) -> SubscriberPolicy | None:
         """What a SIM and its group say; ``None``: there is no such SIM. Raises ``Unavailable``."""
         sim = await self._store.sims.get(sim_id)
         if sim is None:
             return None
         group = await self._store.groups.get(sim.operator_id, sim.group_id) if sim.group_id else None
-        return Terms(sim, group)
+        return SubscriberPolicy(sim, group)
 
     async def permit(self, sim_id: str, request: OpenSession, proof: Proof | None = None) -> Permission:
         """Whether the SIM may have this session; raises ``Refused``, ``Unavailable``."""
-        terms = await self.terms_of(sim_id)
-        if terms is None:
+        policy = await self.policy_of(sim_id)
+        if policy is None:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
         if request.refusal is not None:
             raise Refused(request.refusal, request.imsi)
-        sim = terms.sim
-        if not terms.may_connect:
+        sim = policy.sim
+        if not policy.may_connect:
             raise Refused(ATTACH_REFUSALS[sim.status], sim.status.value)
         operator = await self._store.accounts.operator(sim.operator_id)
         if operator is not None and operator.closed is not None:
             raise Refused(AttachRefusal.SIM_TERMINATED, "its customer's account is closed")
-        if terms.is_locked_out(request.imei):
+        if policy.is_locked_out(request.imei):
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
         apn = self.apn(request.apn)
         if apn is None:
@@ -137,15 +137,15 @@ class Authoriser:
         grant = request.grant
         if grant is None or grant.is_allocated:
             self._static_addresses.demand_own(sim.static_address, grant.address if grant else None)
-        _check_password(terms, request, proof)
-        return Permission(terms, apn, pdn_type)
+        _check_password(policy, request, proof)
+        return Permission(policy, apn, pdn_type)
 
 
-def _check_password(terms: Terms, request: OpenSession, proof: Proof | None) -> None:
+def _check_password(policy: SubscriberPolicy, request: OpenSession, proof: Proof | None) -> None:
     """What was reserved before was asked for it then."""
     if request.grant is not None:
         return
-    if (demanded := terms.password) is None:
+    if (demanded := policy.password) is None:
         if request.must_prove:
             raise Refused(AttachRefusal.WRONG_PASSWORD, "the SIM's group has no password to check it against")
         return

@@ -58,11 +58,11 @@ class SessionModifier:
         """
         async with self._locks.hold(sim_id):
             sessions = self._index.of_sim(sim_id)
-            terms = await self._authoriser.terms_of(sim_id) if sessions else None
+            policy = await self._authoriser.policy_of(sim_id) if sessions else None
             for session in sessions:
-                if terms is None or not terms.may_connect or terms.is_locked_out(session.imei):
+                if policy is None or not policy.may_connect or policy.is_locked_out(session.imei):
                     await self._closer.end(session, CloseReason.CUSTOMER, tell_peer=True)
-                elif (wanted := terms.applied_to(session)) != session:
+                elif (wanted := policy.applied_to(session)) != session:
                     self._gateway.demand_held()
                     stored = await self.change(session, wanted)
                     if stored.qos != session.qos and (front_end := self._common.front_end_of(stored)):
@@ -89,8 +89,8 @@ class SessionModifier:
 
     async def _demand_unlocked(self, session: Session) -> None:
         """Its SIM is in another device now; raises ``Refused(IMEI_MISMATCH)`` when it is locked to one."""
-        terms = await self._authoriser.terms_of(session.sim_id)
-        if terms is not None and terms.is_locked_out(session.imei):
+        policy = await self._authoriser.policy_of(session.sim_id)
+        if policy is not None and policy.is_locked_out(session.imei):
             await self._closer.end(session, CloseReason.CUSTOMER, tell_peer=True)
             raise Refused(AttachRefusal.IMEI_MISMATCH, session.imei)
 

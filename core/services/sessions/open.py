@@ -21,7 +21,7 @@ from core.domain.requests import Grant, Holder, HolderOf, OpenSession, PeerTunne
 from core.domain.session import Access, CloseReason, PdnType, Session, SessionEventKind, Tunnel
 from core.domain.session_life import LifeAction, LifeEvent
 from core.domain.sim import Sim
-from core.domain.subscriber_policy import Terms
+from core.domain.subscriber_policy import SubscriberPolicy
 from core.errors import AirloomError, Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.user_plane import bearer_of
@@ -218,7 +218,7 @@ class SessionOpener:
             asked_up_kbps=qos.ambr_up_kbps,
             asked_down_kbps=qos.ambr_down_kbps,
         )
-        return permission.terms.applied_to(session)
+        return permission.policy.applied_to(session)
 
     async def _claim_static(
         self, session: Session, standing: Sequence[Session], holder_of: HolderOf, undo: Undo
@@ -286,7 +286,7 @@ class SessionOpener:
         sim = await self._store.sims.get(sim_id)
         if sim is None or not sim.operator_id:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
-        permission = Permission(Terms(sim), Apn(request.apn), PdnType.IPV4)
+        permission = Permission(SubscriberPolicy(sim), Apn(request.apn), PdnType.IPV4)
         session = self._as_permitted(request, permission, request.grant, None)
         event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
         await self._store.sessions.close(session, event)

@@ -19,7 +19,7 @@ from core.services.metering.usage import UsageMeter
 from core.services.running.locks import KeyedLocks
 from core.services.sessions.history import SessionHistory
 from core.services.sessions.index import SessionIndex
-from core.services.sessions.sharing import Sharing
+from core.services.sessions.interning import Sharing
 from core.services.sessions.static_addresses import StaticAddresses
 
 

@@ -1,7 +1,7 @@
 """What many sessions have in common, kept once."""
 
 from core.domain.session import Location
-from core.services.sessions.sharing import COMMON_MAX, Sharing
+from core.services.sessions.interning import COMMON_MAX, Sharing
 
 
 def test_equal_values_become_one_also_those_that_are_empty() -> None:

@@ -19,7 +19,7 @@ from core.services.metering.usage import UsageMeter
 from core.services.running.locks import KeyedLocks
 from core.services.sessions.history import SessionHistory
 from core.services.sessions.index import SessionIndex
-from core.services.sessions.interning import Sharing
+from core.services.sessions.interning import Interning
 from core.services.sessions.static_addresses import StaticAddresses
 
 
@@ -48,7 +48,7 @@ class Common:
         self.refused_events: Counter[str] = Counter()
         """What the table of a session's life refused, as ``EVENT_while_STATE``."""
         self.locks = KeyedLocks()
-        self.sharing = Sharing()
+        self.interning = Interning()
         self.front_ends: dict[Access, AccessFrontEnd] = {}
         """Who holds the sessions of an access."""
         self.handle_end: Callable[[str], None] = lambda _: None

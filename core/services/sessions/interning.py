@@ -16,7 +16,7 @@ COMMON_MAX = 4_096
 """Places, qualities and name servers that sessions have in common; beyond it they are learned afresh."""
 
 
-class Sharing:
+class Interning:
     """Of equal values the first that was seen."""
 
     def __init__(self) -> None:

@@ -82,7 +82,7 @@ class SessionModifier:
             self._index.change(stored)
         if stored.tunnel is not None:
             self._update_bearer(stored)
-        self._usage.relabel(stored.session_id, self._common.sharing.label(stored))
+        self._usage.relabel(stored.session_id, self._common.interning.label(stored))
         for teid in set(session.teids) - set(stored.teids):
             self._gateway.release_teid(teid)
         return stored
@@ -113,5 +113,5 @@ class SessionModifier:
             self._update_bearer(kept)
 
     def _update_bearer(self, session: Session) -> None:
-        label = self._common.sharing.label(session)
+        label = self._common.interning.label(session)
         self._user_plane.update(bearer_of(session, epoch=self._gateway.epoch, label=label))

@@ -52,7 +52,7 @@ class SessionOpener:
         self._index = common.index
         self._locks = common.locks
         self._history = common.history
-        self._sharing = common.sharing
+        self._interning = common.interning
         self._closer = closer
         self._modifier = modifier
         self._authoriser = authoriser
@@ -208,13 +208,13 @@ class SessionOpener:
             speed_class=intern(sim.speed_class),
             imei=request.imei,
             msisdn=request.msisdn,
-            location=self._sharing.same(request.location),
-            dns=self._sharing.same(permission.dns),
+            location=self._interning.same(request.location),
+            dns=self._interning.same(permission.dns),
             tunnel=tunnel,
             nas=request.nas,
             pdn_type=pdn_type,
             ue_prefix=None if pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(grant.address),
-            qos=self._sharing.same(qos),
+            qos=self._interning.same(qos),
             asked_up_kbps=qos.ambr_up_kbps,
             asked_down_kbps=qos.ambr_down_kbps,
         )
@@ -236,7 +236,7 @@ class SessionOpener:
 
     def _install_bearer(self, session: Session, undo: Undo) -> None:
         if session.tunnel is not None:
-            label = self._sharing.label(session)
+            label = self._interning.label(session)
             self._user_plane.install(bearer_of(session, epoch=self._gateway.epoch, label=label))
         undo.push(self._usage.discard, session.session_id)
 

@@ -57,7 +57,7 @@ class SessionRecovery:
         if not is_resumed:
             await self._usage.settle_orphans(())
         found = [
-            self._common.sharing.session(each) if isinstance(each, Session) else each
+            self._common.interning.session(each) if isinstance(each, Session) else each
             async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)
         ]
         lost = set(
@@ -106,7 +106,7 @@ class SessionRecovery:
             self._gateway.reclaim(session)
             self._static_addresses.resume(session)
         if session.tunnel is not None:
-            label = self._common.sharing.label(session)
+            label = self._common.interning.label(session)
             self._user_plane.install(bearer_of(session, epoch=self._gateway.epoch, label=label))
             self._usage.relabel(session.session_id, label)
         if self._common.step(session, LifeEvent.READ_BACK) is LifeAction.HOLD:

@@ -20,7 +20,7 @@ SHELLS = {
     "billing.service": "reads the store, writes the object store",
     "gtp.decisions": "awaits the session service",
     "gtp.service": "the front end's shell: awaits services, opens sockets",
-    "gtp.userplane.slots": "a counter file",
+    "gtp.userplane.counter_table": "a counter file",
     "gtp.userplane.tun": "a TUN device",
     "gtp.userplane.udp": "the plane's shell: a socket, a TUN device, a counter file",
     "radius.accounting": "the front end's books: awaits services",

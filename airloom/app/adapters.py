@@ -34,8 +34,8 @@ from core.ports.store import Store
 from core.ports.stream import Stream
 from core.services.metering.message_meter import MESSAGE_METER
 from core.services.sessions.recovery import LATE_S
+from gtp.userplane.counter_table import Slots, open_file
 from gtp.userplane.links import device_mtus
-from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import inner_addresses
 

@@ -35,7 +35,7 @@ from core.services.streaming.outbox_relay import OutboxRelay
 from gtp.partners import Partner, Priority
 from gtp.service import GtpFrontEnd
 from gtp.transaction import Timers
-from gtp.userplane.slots import Origin
+from gtp.userplane.counter_table import Origin
 from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
 from gtp.version import Causes

@@ -27,7 +27,7 @@ from core.config import Config, GatewayConfig, NodeConfig, RadiusConfig
 from core.domain.account import Operator
 from core.ports.network import Address
 from core.ports.stream import Stream
-from gtp.userplane.slots import Slots, open_file, over_buffer, table_bytes
+from gtp.userplane.counter_table import Slots, open_file, over_buffer, table_bytes
 from loadtest.bench.cost_counting import (
     CountedClock,
     CountedEngine,

@@ -23,7 +23,7 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import Config, GatewayConfig, NodeConfig
-from gtp.userplane.slots import Slots, over_buffer, table_bytes
+from gtp.userplane.counter_table import Slots, over_buffer, table_bytes
 from loadtest.bench.gtpc_store import seed
 
 

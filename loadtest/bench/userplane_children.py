@@ -24,7 +24,7 @@ import uvloop
 from core.adapters.network import UdpNetwork
 from core.domain.usage import SegmentLabel
 from core.ports.user_plane import Bearer
-from gtp.userplane.slots import open_file
+from gtp.userplane.counter_table import open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane
 

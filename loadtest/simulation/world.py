@@ -36,7 +36,7 @@ from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
 from core.services.running.faults import Fault
-from gtp.userplane.slots import over_buffer, table_bytes
+from gtp.userplane.counter_table import over_buffer, table_bytes
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession

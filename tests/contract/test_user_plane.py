@@ -19,7 +19,7 @@ from core.domain.values import replace
 from core.errors import Refused
 from core.ports.network import Address, DatagramSocket, Receiver
 from core.ports.user_plane import Bearer, UserPlane
-from gtp.userplane.slots import over_buffer, table_bytes
+from gtp.userplane.counter_table import over_buffer, table_bytes
 from gtp.userplane.udp import UdpUserPlane
 
 GATEWAY = IPv4Address("10.99.0.1")

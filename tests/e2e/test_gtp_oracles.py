@@ -22,7 +22,7 @@ from core.ports.user_plane import Bearer
 from gtp.endpoint import GtpcEndpoint
 from gtp.events import Accepted, DeleteRequested, Done, Rejected, SessionRequested, UpdateRequested
 from gtp.transaction import Timers
-from gtp.userplane.slots import over_buffer, table_bytes
+from gtp.userplane.counter_table import over_buffer, table_bytes
 from gtp.userplane.udp import UdpUserPlane
 from gtp.v1.wire import V1Wire
 from loadtest.simulation.virtual import VirtualClock, run_virtual

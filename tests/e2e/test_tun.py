@@ -15,7 +15,7 @@ from core.adapters.network import UdpNetwork
 from core.domain.apn import Apn
 from core.errors import ConfigurationError
 from core.ports.network import Address
-from gtp.userplane.slots import open_file
+from gtp.userplane.counter_table import open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane
 from loadtest.bench.userplane_children import inner_packet

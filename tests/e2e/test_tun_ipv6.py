@@ -22,8 +22,8 @@ import pytest
 from core.adapters.network import UdpNetwork
 from core.domain.values import replace
 from core.ports.network import Address
+from gtp.userplane.counter_table import open_file
 from gtp.userplane.reasons import Drop, Signal
-from gtp.userplane.slots import open_file
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import UdpUserPlane, inner_addresses
 from tests.contract.test_user_plane import PLATFORM, POOL, PREFIXES, ManualClock, g_pdu, ipv6_bearer, own_link

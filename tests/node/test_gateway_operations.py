@@ -20,7 +20,7 @@ from api.operator.control import TraceQuery
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
-from gtp.userplane.slots import table_bytes
+from gtp.userplane.counter_table import table_bytes
 from gtp.v2.cause import Cause
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.peers.sgw import Sgw

@@ -11,8 +11,8 @@ from scapy.packet import Raw
 from core.domain.apn import MTU_BYTES_MAX
 from core.domain.usage import SegmentLabel, Volume
 from core.domain.values import replace
+from gtp.userplane.counter_table import Origin, over_buffer, table_bytes
 from gtp.userplane.neighbours import GATEWAY_LINK_LOCAL
-from gtp.userplane.slots import Origin, over_buffer, table_bytes
 from gtp.userplane.udp import inner_addresses
 from tests.contract.test_user_plane import (
     EDGE,

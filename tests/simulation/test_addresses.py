@@ -34,7 +34,7 @@ from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
 from core.services.gateway.address_blocks import AddressBlocks
 from core.services.sessions.static_addresses import StaticAddresses
-from gtp.userplane.slots import over_buffer, table_bytes
+from gtp.userplane.counter_table import over_buffer, table_bytes
 from loadtest.simulation.faults import Incarnation
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual
 

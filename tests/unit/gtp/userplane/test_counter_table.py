@@ -18,8 +18,8 @@ import pytest
 from core.domain.usage import SegmentLabel, Volume
 from core.errors import ConfigurationError
 from core.ports.user_plane import Counters
-from gtp.userplane import slots as slots_module
-from gtp.userplane.slots import LOST_FILES_MAX, Origin, Slots, open_file, over_buffer, table_bytes
+from gtp.userplane import counter_table as slots_module
+from gtp.userplane.counter_table import LOST_FILES_MAX, Origin, Slots, open_file, over_buffer, table_bytes
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 LATER = datetime(2026, 12, 1, tzinfo=UTC)
@@ -147,7 +147,7 @@ _COUNTER = """
     from datetime import UTC, datetime
     from pathlib import Path
     from core.domain.usage import SegmentLabel
-    from gtp.userplane.slots import open_file
+    from gtp.userplane.counter_table import open_file
     table = open_file(Path(sys.argv[1]), capacity=8)
     at = [table.find(f"{n:032x}") for n in range(3)]
     now = datetime.now(UTC)

@@ -34,7 +34,7 @@ from core.ports.store import Store
 from core.ports.stream import Stream
 from core.services.metering.message_meter import MESSAGE_METER
 from core.services.sessions.recovery import LATE_S
-from gtp.userplane.counter_table import Slots, open_file
+from gtp.userplane.counter_table import CounterTable, open_file
 from gtp.userplane.links import device_mtus
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import inner_addresses
@@ -53,10 +53,10 @@ NO_PEERS, NO_LINKS, NO_MOVER = NoPeers(), NoLinks(), NoMover()
 class Adapters:
     """The world that a node runs in.
 
-    ``open_slots(gateway_id)`` opens a gateway instance's slot table, ``left_slots`` one that is there from an
-    earlier lease term; ``open_tuns(config, gateway_id)`` its ways to the internet side, by access point that
-    has its own, the common one under ""; ``inside`` is the network that devices' connections end in, where
-    there is one;
+    ``open_counters(gateway_id)`` opens a gateway instance's counter table, ``left_counters`` one that is
+    there from an earlier lease term; ``open_tuns(config, gateway_id)`` its ways to the internet side, by
+    access point that has its own, the common one under ""; ``inside`` is the network that devices'
+    connections end in, where there is one;
     ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a gateway instance's addresses
     here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was found
     damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at least.
@@ -70,8 +70,8 @@ class Adapters:
     store: Store
     stream: Stream
     objects: ObjectStore
-    open_slots: Callable[[str], Slots]
-    left_slots: Callable[[str], Slots | None]
+    open_counters: Callable[[str], CounterTable]
+    left_counters: Callable[[str], CounterTable | None]
     token_key: bytes = field(repr=False)
     folder_id: str = ""
     stream_damage: Sequence[str] = ()
@@ -130,8 +130,8 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             store=store,
             stream=stream,
             objects=await _open_objects(config, open_parts),
-            open_slots=partial(_open_slots, config),
-            left_slots=partial(_left_slots, config),
+            open_counters=partial(_open_counters, config),
+            left_counters=partial(_left_counters, config),
             token_key=key_of_secret(secret) if secret else key_of_file(folder / "token.key", entropy),
             folder_id=own_folder.folder_id,
             stream_damage=stream.damage if isinstance(stream, LogStream) else (),
@@ -145,14 +145,14 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         )
 
 
-def _open_slots(config: Config, gateway_id: str) -> Slots:
+def _open_counters(config: Config, gateway_id: str) -> CounterTable:
     path = config.node.data_dir / f"{gateway_id}.slots"
     return open_file(path, capacity=config.gateway.sessions_max)
 
 
-def _left_slots(config: Config, gateway_id: str) -> Slots | None:
+def _left_counters(config: Config, gateway_id: str) -> CounterTable | None:
     path = config.node.data_dir / f"{gateway_id}.slots"
-    return _open_slots(config, gateway_id) if path.exists() else None
+    return _open_counters(config, gateway_id) if path.exists() else None
 
 
 def _open_tuns(config: GatewayConfig, gateway_id: str) -> Mapping[str, Tun]:

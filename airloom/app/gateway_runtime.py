@@ -105,7 +105,7 @@ class GatewayRuntime:
             remaining_s=lambda: term.remaining_s,
             faults=faults,
         )
-        self._slots = world.open_slots(own.id)
+        self._counter_table = world.open_counters(own.id)
         self.user_plane = self.make_user_plane()
         self.blocks = self.make_blocks(own, addresses)
         self.apn_address_blocks = [
@@ -222,7 +222,7 @@ class GatewayRuntime:
         await self._keeper.let_go()
 
     async def aclose(self) -> None:
-        """Sessions stay open for the next term; the slot table keeps what was not reported."""
+        """Sessions stay open for the next term; the counter table keeps what was not reported."""
         with suppress(Unavailable):  # then it ends when the term would have
             await self._keeper.let_go()
         await self.user_plane.aclose()
@@ -230,7 +230,7 @@ class GatewayRuntime:
     @property
     def lost_counts(self) -> str:
         """Empty, or why the counts of open sessions were lost: audited, for the bill may be too low."""
-        opening = self._slots.opening
+        opening = self._counter_table.opening
         if opening.origin is not Origin.LOST:
             return ""
         return (
@@ -242,7 +242,7 @@ class GatewayRuntime:
         """What forwards packets."""
         config, world, own = self._config.gateway, self._world, self.own
         return UdpUserPlane(
-            slots=self._slots,
+            counter_table=self._counter_table,
             clock=world.clock,
             network=world.network,
             address=own.addresses[-1],
@@ -490,11 +490,11 @@ async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> No
 
     Nothing is counted on: the sessions are in the other node's epoch now. Raises ``Unavailable``.
     """
-    slots = adapters.left_slots(gateway_id)
-    if slots is None:
+    counter_table = adapters.left_counters(gateway_id)
+    if counter_table is None:
         return
     user_plane = UdpUserPlane(
-        slots=slots,
+        counter_table=counter_table,
         clock=adapters.clock,
         network=adapters.network,
         address=config.gateway.address,
@@ -502,7 +502,7 @@ async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> No
         platform_network=config.edge.platform_network,
     )
     try:
-        found = slots.in_use
+        found = counter_table.in_use
         meter = UsageMeter(
             user_plane=user_plane, usage=adapters.store.usage, clock=adapters.clock, interval_s=0.0
         )

@@ -200,7 +200,7 @@ class Node:
         await self.singleton_jobs.drain()
 
     async def aclose(self) -> None:
-        """Take nothing in any more; sessions stay open, and slot tables keep what was not reported."""
+        """Take nothing in any more; sessions stay open, and counter tables keep what was not reported."""
         if self.connections is not None:
             await self.connections.aclose()
         await self.coordinator.aclose()

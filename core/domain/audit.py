@@ -14,7 +14,7 @@ class AuditAction(Enum):
     TAKEN_OVER = "taken_over"  # a gateway instance whose holder was gone
     COUNTS_LEFT = "counts_left"  # what a node had counted before another took over was told after all
     USAGE_QUARANTINED = "usage_quarantined"  # a NAS reported more than the line rate allows
-    COUNTS_LOST = "counts_lost"  # a slot table could not be trusted
+    COUNTS_LOST = "counts_lost"  # a counter table could not be trusted
     RECORDS_SKIPPED = "records_skipped"  # a reader passed over records or rows that it can never read
     LATE_USAGE = "late_usage"  # usage came after its month was closed, and is in no bill
     GUESSED = "guessed"  # a credential or secret was wrong too often

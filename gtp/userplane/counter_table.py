@@ -87,7 +87,7 @@ class Opening:
     kept_as: Path | None = None
 
 
-class Slots:
+class CounterTable:
     """A table of ``capacity`` slots. Make one with ``open_file`` or ``over_buffer``.
 
     ``words`` is the table as 64-bit words: whoever forwards packets adds to the four words at
@@ -269,7 +269,7 @@ class Slots:
         return Segment(self.words[at + _NUMBER], self._label(at), begun, end - start), start
 
 
-def over_buffer(buffer: bytearray, *, boot_id: str = "") -> Slots:
+def over_buffer(buffer: bytearray, *, boot_id: str = "") -> CounterTable:
     """A table in memory that the caller keeps: what stands for the file in a simulation.
 
     A zeroed buffer becomes a fresh table of as many slots as fit (``table_bytes``).
@@ -282,10 +282,10 @@ def over_buffer(buffer: bytearray, *, boot_id: str = "") -> Slots:
     view[:] = bytes(len(view))
     _write_header(view, boot_id)
     opening = Opening(Origin.LOST, why=why) if was_there else Opening(Origin.FRESH)
-    return Slots(view, opening, None, -1)
+    return CounterTable(view, opening, None, -1)
 
 
-def open_file(path: Path, *, capacity: int = CAPACITY_DEFAULT, boot_id: str = "") -> Slots:
+def open_file(path: Path, *, capacity: int = CAPACITY_DEFAULT, boot_id: str = "") -> CounterTable:
     """Resume the table in ``path``, or begin one there with room for ``capacity`` sessions.
 
     An existing table keeps the capacity it was made with. One that cannot be trusted is kept beside it as
@@ -311,7 +311,7 @@ def table_bytes(capacity: int) -> int:
     return HEADER_BYTES + capacity * SLOT_WORDS * 8
 
 
-def _open_file(path: Path, capacity: int, boot_id: str) -> Slots:
+def _open_file(path: Path, capacity: int, boot_id: str) -> CounterTable:
     fd = _locked(path)
     if not os.fstat(fd).st_size:
         return _begin_file(path, fd, capacity, boot_id, Opening(Origin.FRESH))
@@ -331,7 +331,7 @@ def _open_file(path: Path, capacity: int, boot_id: str) -> Slots:
         raise
 
 
-def _begin_file(path: Path, fd: int, capacity: int, boot_id: str, opening: Opening) -> Slots:
+def _begin_file(path: Path, fd: int, capacity: int, boot_id: str, opening: Opening) -> CounterTable:
     try:
         os.posix_fallocate(fd, 0, table_bytes(capacity))
     except OSError:
@@ -340,7 +340,7 @@ def _begin_file(path: Path, fd: int, capacity: int, boot_id: str, opening: Openi
         raise
     view, mapping = _map(fd)
     _write_header(view, boot_id)
-    return Slots(view, opening, mapping, fd)
+    return CounterTable(view, opening, mapping, fd)
 
 
 def _locked(path: Path) -> int:
@@ -358,8 +358,8 @@ def _map(fd: int) -> tuple[memoryview, mmap.mmap]:
     return memoryview(mapping), mapping
 
 
-def _resumed(view: memoryview, mapping: mmap.mmap | None, fd: int) -> Slots:
-    slots = Slots(view, Opening(Origin.RESUMED), mapping, fd)
+def _resumed(view: memoryview, mapping: mmap.mmap | None, fd: int) -> CounterTable:
+    slots = CounterTable(view, Opening(Origin.RESUMED), mapping, fd)
     slots.opening = Opening(Origin.RESUMED, slots.in_use)
     return slots
 

@@ -1,4 +1,4 @@
-"""The ``udp`` user plane: tunnels over an ordinary UDP socket, counters in a slot table.
+"""The ``udp`` user plane: tunnels over an ordinary UDP socket, counters in a counter table.
 
 Rules: needs no privilege; every packet passes through this process; with a TUN device the kernel is the
 internet side, without it only the device edge is reached. An access point may have a TUN device of its own.
@@ -20,7 +20,7 @@ from core.ports.clock import Clock
 from core.ports.network import DatagramSocket, Network
 from core.ports.user_plane import Bearer, Counters, PacketSink
 from gtp.transaction import Timers
-from gtp.userplane.counter_table import Opening, Slots
+from gtp.userplane.counter_table import CounterTable, Opening
 from gtp.userplane.destinations import Network as DeviceNetwork
 from gtp.userplane.links import device_mtus
 from gtp.userplane.messages import GTP_U_PORT
@@ -47,7 +47,7 @@ class UdpUserPlane:
     ``address`` is the gateway's GTP-U address, ``devices`` are the networks of devices' addresses beside
     ``ue_pool``, ``forbidden`` those that no device may reach, ``apns`` the access points with their MTUs
     (``mtu_bytes``: of any other), ``is_numbered`` whether packets get sequence numbers, ``sources`` who may
-    send beside a tunnel's peer. ``slots`` stays the
+    send beside a tunnel's peer. ``counter_table`` stays the
     plane's from here on and is released by ``aclose``, and so are ``tuns``, the ways to the internet by
     access point; those that have none there go the way of "", if there is one.
     """
@@ -55,7 +55,7 @@ class UdpUserPlane:
     def __init__(
         self,
         *,
-        slots: Slots,
+        counter_table: CounterTable,
         clock: Clock,
         network: Network,
         address: IPv4Address,
@@ -71,7 +71,7 @@ class UdpUserPlane:
         sources: Sources = NO_SOURCES,
         tuns: Mapping[str, Tun] = MappingProxyType({}),
     ) -> None:
-        self._slots = slots
+        self._counter_table = counter_table
         self._clock = clock
         self._network = network
         self._address = (str(address), port)
@@ -79,7 +79,7 @@ class UdpUserPlane:
         self._prefixes = prefixes
         self._socket: DatagramSocket | None = None
         self._tunnels = Tunnels(
-            words=slots.words,
+            words=counter_table.words,
             monotonic=clock.monotonic,
             address=address,
             inner_addresses=[
@@ -100,8 +100,8 @@ class UdpUserPlane:
 
     @property
     def opening(self) -> Opening:
-        """What the slot table was found as; a lost one belongs into the audit."""
-        return self._slots.opening
+        """What the counter table was found as; a lost one belongs into the audit."""
+        return self._counter_table.opening
 
     @property
     def paths(self) -> UserPaths:
@@ -187,9 +187,9 @@ class UdpUserPlane:
             tun.close()
 
     async def aclose(self) -> None:
-        """``fence``, and let go of the slot table; what was counted stays in it."""
+        """``fence``, and let go of the counter table; what was counted stays in it."""
         self.fence()
-        self._slots.release()
+        self._counter_table.release()
 
     def route(self, network: IPv4Network, apn: str = "") -> None:
         """Devices of this network, under this access point, are behind this gateway from now on."""
@@ -212,9 +212,9 @@ class UdpUserPlane:
 
     def install(self, bearer: Bearer) -> None:
         """Begin or resume; raises ``Refused(NO_RESOURCES)`` when there is no slot left."""
-        slot = self._slots.find(bearer.session_id)
+        slot = self._counter_table.find(bearer.session_id)
         if slot is None:
-            slot = self._slots.take(
+            slot = self._counter_table.take(
                 session_id=bearer.session_id,
                 imsi=bearer.imsi,
                 operator_id=bearer.operator_id,
@@ -223,54 +223,54 @@ class UdpUserPlane:
                 begun=self._clock.now(),
             )
         else:
-            self._slots.reopen(slot)
-        self._tunnels.install(bearer, self._slots.counters_at(slot))
+            self._counter_table.reopen(slot)
+        self._tunnels.install(bearer, self._counter_table.counters_at(slot))
 
     def update(self, bearer: Bearer) -> None:
         """Change the session at once; raises ``Refused(UNKNOWN_SESSION)`` when it is not installed."""
-        slot = self._slots.find(bearer.session_id)
+        slot = self._counter_table.find(bearer.session_id)
         if slot is None or bearer.session_id not in self._tunnels:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, bearer.session_id)
-        self._tunnels.install(bearer, self._slots.counters_at(slot))
+        self._tunnels.install(bearer, self._counter_table.counters_at(slot))
 
     def close(self, session_id: str) -> None:
         """Stop forwarding; the counters stay until ``free``. Idempotent."""
         self._tunnels.remove(session_id)
-        slot = self._slots.find(session_id)
+        slot = self._counter_table.find(session_id)
         if slot is not None:
-            self._slots.close(slot)
+            self._counter_table.close(slot)
 
     def free(self, session_id: str) -> None:
         """Give the slot back (and stop forwarding, if it still did). Idempotent."""
         self._tunnels.remove(session_id)
-        self._slots.free(session_id)
+        self._counter_table.free(session_id)
 
     def counters(self, session_id: str) -> Counters | None:
         """The session's counters now; nothing when it has no slot."""
-        slot = self._slots.find(session_id)
-        return None if slot is None else self._slots.read(slot, self._clock.now())
+        slot = self._counter_table.find(session_id)
+        return None if slot is None else self._counter_table.read(slot, self._clock.now())
 
     def label(self, session_id: str) -> SegmentLabel | None:
         """What the session is counted under; nothing when it has no slot."""
-        slot = self._slots.find(session_id)
-        return None if slot is None else self._slots.label(slot)
+        slot = self._counter_table.find(session_id)
+        return None if slot is None else self._counter_table.label(slot)
 
     def all_counters(self, *, apart_from: Container[str] = ()) -> Iterator[Counters]:
         """Every slot in use; sessions may be opened and freed while this is gone through."""
-        for session_id in self._slots.session_ids():
+        for session_id in self._counter_table.session_ids():
             counters = None if session_id in apart_from else self.counters(session_id)
             if counters is not None:
                 yield counters
 
     def moved(self) -> Iterator[list[str]]:
         """Sessions that were counted for since this was last asked."""
-        return self._slots.moved()
+        return self._counter_table.moved()
 
     def begin_segment(self, session_id: str, label: SegmentLabel, begun: datetime) -> None:
         """End the current segment here and begin the next; nothing happens without a slot."""
-        slot = self._slots.find(session_id)
+        slot = self._counter_table.find(session_id)
         if slot is not None:
-            self._slots.begin_segment(slot, label, begun)
+            self._counter_table.begin_segment(slot, label, begun)
 
     def inject(self, session_id: str, packet: bytes) -> bool:
         """An IP packet from the device edge down to the device; counted when it was sent."""

@@ -27,7 +27,7 @@ from core.config import Config, GatewayConfig, NodeConfig, RadiusConfig
 from core.domain.account import Operator
 from core.ports.network import Address
 from core.ports.stream import Stream
-from gtp.userplane.counter_table import Slots, open_file, over_buffer, table_bytes
+from gtp.userplane.counter_table import CounterTable, open_file, over_buffer, table_bytes
 from loadtest.bench.cost_counting import (
     CountedClock,
     CountedEngine,
@@ -82,7 +82,7 @@ async def serving(counts: Counts, folder: Path | None, *roles: str) -> AsyncIter
     """A node over stores in ``folder``, or in memory."""
     async with AsyncExitStack() as stack:
         clock, network = CountedClock(), VirtualNetwork(random.Random(1), PERFECT)
-        engine, stream, open_slots = await _kept(stack, counts, clock, folder)
+        engine, stream, open_counters = await _kept(stack, counts, clock, folder)
         await seed(engine, sims=SIMS, sessions=0, peer=PEER)
         store, now = WideStore(engine=engine, clock=clock), clock.now()
         await store.accounts.put_operator(Operator(OPERATOR_ID, "owner@example.com", now, now))
@@ -93,8 +93,8 @@ async def serving(counts: Counts, folder: Path | None, *roles: str) -> AsyncIter
             store=store,
             stream=stream,
             objects=MemoryObjectStore(),
-            open_slots=open_slots,
-            left_slots=open_slots,
+            open_counters=open_counters,
+            left_counters=open_counters,
             token_key=bytes(32),
         )
         clients = [{"network": "127.0.0.0/8", "secret": SECRET.decode()}] if "aaa" in roles else []
@@ -114,7 +114,7 @@ async def serving(counts: Counts, folder: Path | None, *roles: str) -> AsyncIter
 
 async def _kept(
     stack: AsyncExitStack, counts: Counts, clock: CountedClock, folder: Path | None
-) -> tuple[Engine, Stream, Callable[[str], Slots]]:
+) -> tuple[Engine, Stream, Callable[[str], CounterTable]]:
     """Store, stream and slots."""
     if folder is None:
         table = bytearray(table_bytes(SLOTS))

@@ -2,7 +2,7 @@
 
 Rules: a process of its own, told ``ADDRESS SIMS SESSIONS PEER`` as arguments; it prints a line when it serves
 and ends with its input. Everything is as `airloom serve` has it but for what is kept: the store, the outbox,
-the stream and the slot table are in this process's memory, and nothing is fsynced.
+the stream and the counter table are in this process's memory, and nothing is fsynced.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import Config, GatewayConfig, NodeConfig
-from gtp.userplane.counter_table import Slots, over_buffer, table_bytes
+from gtp.userplane.counter_table import CounterTable, over_buffer, table_bytes
 from loadtest.bench.gtpc_store import seed
 
 
@@ -33,7 +33,7 @@ async def _serve(address: str, sims: int, sessions: int, peer: str) -> None:
     await seed(engine, sims=sims, sessions=sessions, peer=peer)
     table = bytearray(table_bytes(2 * sims))
 
-    def open_slots(_: str) -> Slots:
+    def open_counters(_: str) -> CounterTable:
         return over_buffer(table)
 
     node = Node(
@@ -47,8 +47,8 @@ async def _serve(address: str, sims: int, sessions: int, peer: str) -> None:
             store=WideStore(engine=engine, clock=clock),
             stream=MemoryStream(disk=MemoryDisk(), clock=clock),
             objects=MemoryObjectStore(),
-            open_slots=open_slots,
-            left_slots=open_slots,
+            open_counters=open_counters,
+            left_counters=open_counters,
             token_key=bytes(32),
         ),
     )

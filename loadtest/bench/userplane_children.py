@@ -125,7 +125,7 @@ async def _serve(ask: dict[str, Any]) -> None:
     pool = IPv4Network(ask["pool"])
     with tempfile.TemporaryDirectory() as folder:
         plane = UdpUserPlane(
-            slots=open_file(Path(folder) / "usage.slots", capacity=ask["sessions"]),
+            counter_table=open_file(Path(folder) / "usage.slots", capacity=ask["sessions"]),
             clock=_SystemClock(),
             network=UdpNetwork(),
             address=IPv4Address(ask["gateway"]),

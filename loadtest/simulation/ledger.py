@@ -59,7 +59,7 @@ SLOTS_AT, SLOT_BYTES = 4_096, 320
 
 
 def counters_of(slot_table: Path) -> dict[str, tuple[int, int]]:
-    """Octets up and down by session id, as they stand in a gateway's slot table, read by position.
+    """Octets up and down by session id, as they stand in a gateway's counter table, read by position.
 
     A slot is 40 words of 8 bytes: the first is 0 when it is free, the third and fifth count octets up and
     down, from the ninth on stands the session id.

@@ -190,7 +190,7 @@ class World:
                 self._run.cancel()
 
     async def crash(self) -> None:
-        """``kill -9``: the disks and the slot table stay as they are at this instant."""
+        """``kill -9``: the disks and the counter table stay as they are at this instant."""
         self._gate.clear()
         self._life.is_alive = False
         self.slots[self.node_name] = bytearray(self.slots[self.node_name])
@@ -227,8 +227,8 @@ class World:
             store=WideStore(engine=engine, clock=clock),
             stream=stream,
             objects=MemoryObjectStore(),
-            open_slots=lambda _: over_buffer(self.slots[name]),
-            left_slots=lambda _: over_buffer(self.slots[name]),
+            open_counters=lambda _: over_buffer(self.slots[name]),
+            left_counters=lambda _: over_buffer(self.slots[name]),
             token_key=bytes(32),
         )
 

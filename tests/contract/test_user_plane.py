@@ -144,7 +144,7 @@ class UdpRig:
 
     def _build(self) -> UdpUserPlane:
         plane = UdpUserPlane(
-            slots=over_buffer(self.table),
+            counter_table=over_buffer(self.table),
             clock=self.clock,
             network=self.wire,
             address=GATEWAY,

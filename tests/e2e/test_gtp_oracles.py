@@ -153,7 +153,7 @@ def user_messages(*, is_numbered: bool = False) -> dict[str, bytes]:
     async def main() -> list[bytes]:
         wire = Wire()
         plane = UdpUserPlane(
-            slots=over_buffer(bytearray(table_bytes(4))),
+            counter_table=over_buffer(bytearray(table_bytes(4))),
             clock=VirtualClock(),
             network=wire,
             address=IPv4Address("127.0.0.1"),

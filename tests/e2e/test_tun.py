@@ -62,7 +62,7 @@ async def _there_and_back() -> None:
     one = bearer(peer=PEER)
     with tempfile.TemporaryDirectory() as folder:
         plane = UdpUserPlane(
-            slots=open_file(Path(folder) / "usage.slots", capacity=4),
+            counter_table=open_file(Path(folder) / "usage.slots", capacity=4),
             clock=ManualClock(),
             network=UdpNetwork(),
             address=IPv4Address(GATEWAY),

@@ -129,7 +129,7 @@ async def _device_of_ipv6() -> None:
     radio = Radio(one.local_teid)
     with tempfile.TemporaryDirectory() as folder:
         plane = UdpUserPlane(
-            slots=open_file(Path(folder) / "usage.slots", capacity=4),
+            counter_table=open_file(Path(folder) / "usage.slots", capacity=4),
             clock=ManualClock(),
             network=UdpNetwork(),
             address=IPv4Address(GATEWAY),

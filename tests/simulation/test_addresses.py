@@ -205,8 +205,8 @@ class Stage:
             store=WideStore(engine=engine, clock=self.clock),
             stream=MemoryStream(disk=MemoryDisk(), clock=self.clock),
             objects=MemoryObjectStore(),
-            open_slots=lambda gateway_id: over_buffer(self.slots[name][gateway_id]),
-            left_slots=lambda gateway_id: None,
+            open_counters=lambda gateway_id: over_buffer(self.slots[name][gateway_id]),
+            left_counters=lambda gateway_id: None,
             token_key=bytes(32),
             peers=StagePeers(self, name),
         )

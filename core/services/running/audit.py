@@ -35,7 +35,7 @@ class AuditTrail:
         )
 
     async def counts_lost(self, gateway_id: str, why: str) -> None:
-        """A slot table that could not be trusted."""
+        """A counter table that could not be trusted."""
         await self._record(AuditAction.COUNTS_LOST, gateway_id, why)
 
     async def records_skipped(self, subject: str, why: str) -> None:

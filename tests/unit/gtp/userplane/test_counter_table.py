@@ -1,4 +1,4 @@
-"""The slot table: what survives what."""
+"""The counter table: what survives what."""
 
 import errno
 import os
@@ -18,33 +18,40 @@ import pytest
 from core.domain.usage import SegmentLabel, Volume
 from core.errors import ConfigurationError
 from core.ports.user_plane import Counters
-from gtp.userplane import counter_table as slots_module
-from gtp.userplane.counter_table import LOST_FILES_MAX, Origin, Slots, open_file, over_buffer, table_bytes
+from gtp.userplane import counter_table as counter_table_module
+from gtp.userplane.counter_table import (
+    LOST_FILES_MAX,
+    CounterTable,
+    Origin,
+    open_file,
+    over_buffer,
+    table_bytes,
+)
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 LATER = datetime(2026, 12, 1, tzinfo=UTC)
 A, B, C = SegmentLabel("s1.slow", "44010"), SegmentLabel("s1.fast", "44020"), SegmentLabel("s1.fast", "")
 
 
-def take(table: Slots, session_id: str = "a" * 32) -> int:
+def take(table: CounterTable, session_id: str = "a" * 32) -> int:
     return table.take(
         session_id=session_id, imsi="440100000000001", operator_id="OP0000000001", epoch=7, label=A, begun=NOW
     )
 
 
-def add(table: Slots, slot: int, up: int, down: int = 0) -> None:
+def add(table: CounterTable, slot: int, up: int, down: int = 0) -> None:
     at = table.counters_at(slot)
     for word, value in enumerate((up, 1, down, 1 if down else 0)):
         table.words[at + word] += value
 
 
-def moved(table: Slots) -> list[str]:
+def moved(table: CounterTable) -> list[str]:
     return [session_id for part in table.moved() for session_id in part]
 
 
 def test_what_was_counted_since_it_was_last_asked_has_moved() -> None:
-    table = over_buffer(bytearray(table_bytes(2 * slots_module.LOOK_SLOTS)))
-    names = [f"{number:032x}" for number in range(slots_module.LOOK_SLOTS + 2)]
+    table = over_buffer(bytearray(table_bytes(2 * counter_table_module.LOOK_SLOTS)))
+    names = [f"{number:032x}" for number in range(counter_table_module.LOOK_SLOTS + 2)]
     taken = [take(table, name) for name in names]
     assert moved(table) == []
     add(table, taken[1], 100)
@@ -71,7 +78,7 @@ def snapshots_while(buffer: bytearray, act: Callable[[], None]) -> list[bytes]:
     seen = [bytes(buffer)]
 
     def trace(frame: FrameType, _event: str, _argument: Any) -> Any:
-        if frame.f_code.co_filename != slots_module.__file__:
+        if frame.f_code.co_filename != counter_table_module.__file__:
             return None
         frame.f_trace_opcodes = True
         if (now := bytes(buffer)) != seen[-1]:
@@ -88,13 +95,13 @@ def snapshots_while(buffer: bytearray, act: Callable[[], None]) -> list[bytes]:
     return seen
 
 
-def reopened(snapshot: bytes) -> Slots:
+def reopened(snapshot: bytes) -> CounterTable:
     table = over_buffer(bytearray(snapshot))
     assert table.opening.origin is Origin.RESUMED, table.opening.why
     return table
 
 
-def read(table: Slots, slot: int) -> Counters:
+def read(table: CounterTable, slot: int) -> Counters:
     return table.read(slot, NOW)
 
 

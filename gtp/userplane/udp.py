@@ -22,13 +22,13 @@ from core.ports.user_plane import Bearer, Counters, PacketSink
 from gtp.transaction import Timers
 from gtp.userplane.counter_table import CounterTable, Opening
 from gtp.userplane.destinations import Network as DeviceNetwork
+from gtp.userplane.forwarding import Tunnels, send_nowhere
 from gtp.userplane.links import device_mtus
 from gtp.userplane.messages import GTP_U_PORT
 from gtp.userplane.paths import Address, UserPaths
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.sources import NO_SOURCES, Sources
 from gtp.userplane.tun import Tun
-from gtp.userplane.tunnels import Tunnels, send_nowhere
 
 
 def inner_addresses(

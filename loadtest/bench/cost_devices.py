@@ -16,7 +16,7 @@ from core.domain.session import Session
 from core.domain.usage import SegmentLabel
 from core.ports.user_plane import Bearer
 from core.services.streaming.delivery import Delivery
-from gtp.userplane.tunnels import Tunnels
+from gtp.userplane.forwarding import Tunnels
 from loadtest.bench.bridge_children import (
     CONNECT,
     Loopback,

@@ -30,9 +30,9 @@ from tests.contract.test_user_plane import (
     packet6,
 )
 from tests.unit.gtp.userplane.test_bearers import OTHER_PEER, VOICE
+from tests.unit.gtp.userplane.test_forwarding import GOOD, INNER, ONE, TWO, Path
 from tests.unit.gtp.userplane.test_inner_ipv6 import GATEWAY_HOST, RS_OPTION, nd
 from tests.unit.gtp.userplane.test_sizes import big, big6, syn
-from tests.unit.gtp.userplane.test_tunnels import GOOD, INNER, ONE, TWO, Path
 
 hostile = st.one_of(
     st.binary(max_size=120),

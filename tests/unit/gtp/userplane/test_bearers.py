@@ -27,7 +27,7 @@ from tests.contract.test_user_plane import (
     packet,
     packet6,
 )
-from tests.unit.gtp.userplane.test_tunnels import GOOD, INNER, Path, error_indication
+from tests.unit.gtp.userplane.test_forwarding import GOOD, INNER, Path, error_indication
 
 OTHER_PEER = "10.99.0.101"
 ANYTHING = PacketFilter(identifier=1, precedence=200)

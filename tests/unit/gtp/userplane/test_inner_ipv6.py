@@ -35,7 +35,7 @@ from tests.contract.test_user_plane import (
     own_link,
     packet6,
 )
-from tests.unit.gtp.userplane.test_tunnels import INNER, Path, changed
+from tests.unit.gtp.userplane.test_forwarding import INNER, Path, changed
 
 ONE = ipv6_bearer(1)
 TWO = ipv6_bearer(2)

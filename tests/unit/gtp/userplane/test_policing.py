@@ -19,7 +19,7 @@ from tests.contract.test_user_plane import (
     packet,
     packet6,
 )
-from tests.unit.gtp.userplane.test_tunnels import GOOD, Path
+from tests.unit.gtp.userplane.test_forwarding import GOOD, Path
 
 ONE = bearer(1)
 FULL_BYTES = 1_400

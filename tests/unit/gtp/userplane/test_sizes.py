@@ -21,11 +21,11 @@ from scapy.packet import Packet, Raw
 from core.domain.apn import MTU_BYTES_MAX
 from core.domain.usage import Volume
 from core.domain.values import replace
+from gtp.userplane.forwarding import TOO_BIG_PER_S_MAX, TOO_BIG_SESSIONS_MAX
 from gtp.userplane.inner import checksum, clamp_mss, fragments
 from gtp.userplane.reasons import Drop, Signal
-from gtp.userplane.tunnels import TOO_BIG_PER_S_MAX, TOO_BIG_SESSIONS_MAX
 from tests.contract.test_user_plane import EDGE, POOL, PREFIXES, SERVER, SERVER_IPV6, bearer, device6, g_pdu
-from tests.unit.gtp.userplane.test_tunnels import Path
+from tests.unit.gtp.userplane.test_forwarding import Path
 
 ONE = replace(bearer(1), ue_prefix=PREFIXES.of(bearer(1).ue_address))
 TWO = bearer(2)

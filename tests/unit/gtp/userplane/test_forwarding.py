@@ -12,10 +12,10 @@ from core.domain.values import replace
 from core.ports.network import Address
 from gtp.partners import Partner
 from gtp.userplane.destinations import VERDICTS_MAX
+from gtp.userplane.forwarding import COMPLAINT_PEERS_MAX, COMPLAINTS_PER_S_MAX, INDICATIONS_PER_S_MAX, Tunnels
 from gtp.userplane.messages import EXTENSION_HEADERS_MAX
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.sources import NO_SOURCES, PAIRS_MAX, Sources
-from gtp.userplane.tunnels import COMPLAINT_PEERS_MAX, COMPLAINTS_PER_S_MAX, INDICATIONS_PER_S_MAX, Tunnels
 from gtp.userplane.udp import inner_addresses
 from tests.contract.test_user_plane import (
     EDGE,

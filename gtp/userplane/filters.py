@@ -20,7 +20,7 @@ _NO_PORTS = -1, -1
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class BearerPath:
     """One downlink filter, and the tunnel of what it takes. With a mask of 0 any address is taken."""
 
     precedence: int
@@ -47,15 +47,15 @@ class Way:
         )
 
 
-def ways(dedicated: tuple[DedicatedBearer, ...]) -> tuple[Way, ...]:
+def bearer_paths(dedicated: tuple[DedicatedBearer, ...]) -> tuple[BearerPath, ...]:
     """The downlink filters of these bearers in the order in which they are asked."""
-    found = [_way(bearer, one) for bearer in dedicated for one in bearer.filters if one.is_downlink]
-    return tuple(sorted(found, key=lambda way: way.precedence))
+    found = [_bearer_path(bearer, one) for bearer in dedicated for one in bearer.filters if one.is_downlink]
+    return tuple(sorted(found, key=lambda bearer_path: bearer_path.precedence))
 
 
-def _way(bearer: DedicatedBearer, one: PacketFilter) -> Way:
+def _bearer_path(bearer: DedicatedBearer, one: PacketFilter) -> BearerPath:
     network = ip_network(one.remote, strict=False) if one.remote else ip_network("0.0.0.0/0")
-    return Way(
+    return BearerPath(
         precedence=one.precedence,
         peer_teid=bearer.peer_teid_user,
         to=(bearer.peer_user_address, GTP_U_PORT),
@@ -68,7 +68,7 @@ def _way(bearer: DedicatedBearer, one: PacketFilter) -> Way:
     )
 
 
-def choose(among: tuple[Way, ...], packet: bytes) -> Way | None:
+def choose(among: tuple[BearerPath, ...], packet: bytes) -> BearerPath | None:
     """The way of a whole downlink packet; ``None``: the default bearer's."""
     if packet[0] >> 4 == 4:
         remote, protocol, at = packet[12:16], packet[9], (packet[0] & 15) * 4
@@ -79,7 +79,7 @@ def choose(among: tuple[Way, ...], packet: bytes) -> Way | None:
     if is_first and protocol in _WITH_PORTS and len(packet) >= at + 4:
         remote_port = int.from_bytes(packet[at : at + 2], "big")
         local_port = int.from_bytes(packet[at + 2 : at + 4], "big")
-    for way in among:
-        if way.takes(remote, protocol, remote_port, local_port):
-            return way
+    for bearer_path in among:
+        if bearer_path.takes(remote, protocol, remote_port, local_port):
+            return bearer_path
     return None

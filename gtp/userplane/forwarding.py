@@ -72,7 +72,7 @@ PEERS_AT_ONCE = 2_000
 """Tunnels whose peers are told before others have their turn."""
 
 
-class Tunnels:
+class Forwarding:
     """The tunnels of a gateway and the way of packets through them.
 
     ``words`` holds the counters (four words per tunnel from the index given to ``install``: up bytes, up
@@ -282,8 +282,8 @@ class Tunnels:
                 return False
             tunnel.down_due_s = (due if due > now else now) + total * tunnel.down_octet_s
         teid, to = tunnel.peer_teid, tunnel.to
-        if tunnel.ways and (way := choose(tunnel.ways, packet)) is not None:
-            teid, to = way.peer_teid, way.to
+        if tunnel.bearer_paths and (bearer_path := choose(tunnel.bearer_paths, packet)) is not None:
+            teid, to = bearer_path.peer_teid, bearer_path.to
         if self._is_numbered:
             header = _numbered(tunnel, total, teid, to)
         else:
@@ -476,7 +476,11 @@ class Tunnels:
         tunnel.indicated_at = sent
         self.signals[Signal.ERROR_INDICATION_ACCEPTED] += 1
         if (peer, number) != (tunnel.peer, tunnel.peer_teid):
-            tunnel.ways = tuple(way for way in tunnel.ways if (way.to[0], way.peer_teid) != (peer, number))
+            tunnel.bearer_paths = tuple(
+                bearer_path
+                for bearer_path in tunnel.bearer_paths
+                if (bearer_path.to[0], bearer_path.peer_teid) != (peer, number)
+            )
         elif self.on_error_indication is not None:
             self.on_error_indication(tunnel.session_id)
 

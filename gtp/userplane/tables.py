@@ -11,7 +11,7 @@ from msgspec import Struct
 from core.domain.flow import DedicatedBearer
 from core.ports.network import Address
 from core.ports.user_plane import Bearer
-from gtp.userplane.filters import Way, ways
+from gtp.userplane.filters import BearerPath, bearer_paths
 from gtp.userplane.links import Link, Links
 from gtp.userplane.messages import GTP_U_PORT
 from gtp.userplane.policing import rate
@@ -30,11 +30,11 @@ class Tunnel(Struct, eq=False, gc=False):
     ``link`` is its access point's. ``address`` is the device's IPv4 address, ``prefix`` its /64 in 8 octets
     and ``interface`` the identifier of its link-local address, each empty without that family. ``source`` is
     who sends, its peer, or nobody while the next packet is waited for; ``to`` is where downlink goes with
-    ``peer_teid``, but for what one of ``ways`` takes. Its four counters begin at ``counters_at``. Speeds are
-    those of ``policing.rate``; ``due`` is when the line is free again. ``advertised_s`` is when the device
-    was last told its prefix; ``sequences`` has the number of the next packet by peer and its TEID, once there
-    is one. ``indicated_at`` is how many packets had gone down when its peer last said that it does not know
-    it.
+    ``peer_teid``, but for what one of ``bearer_paths`` takes. Its four counters begin at ``counters_at``.
+    Speeds are those of ``policing.rate``; ``due`` is when the line is free again. ``advertised_s`` is when
+    the device was last told its prefix; ``sequences`` has the number of the next packet by peer and its TEID,
+    once there is one. ``indicated_at`` is how many packets had gone down when its peer last said that it does
+    not know it.
     """
 
     session_id: str
@@ -48,7 +48,7 @@ class Tunnel(Struct, eq=False, gc=False):
     peer_teid: int
     to: Address
     dedicated: tuple[DedicatedBearer, ...]
-    ways: tuple[Way, ...]
+    bearer_paths: tuple[BearerPath, ...]
     counters_at: int
     is_suspended: bool
     closed_group: str
@@ -155,7 +155,7 @@ def _tunnel(bearer: Bearer, counters_at: int, link: Link) -> Tunnel:
         peer_teid=bearer.peer_teid,
         to=_port_of(bearer.peer_address),
         dedicated=bearer.dedicated,
-        ways=ways(bearer.dedicated),
+        bearer_paths=bearer_paths(bearer.dedicated),
         counters_at=counters_at,
         is_suspended=bearer.is_suspended,
         closed_group=bearer.closed_group,

@@ -22,7 +22,7 @@ from core.ports.user_plane import Bearer, Counters, PacketSink
 from gtp.transaction import Timers
 from gtp.userplane.counter_table import CounterTable, Opening
 from gtp.userplane.destinations import Network as DeviceNetwork
-from gtp.userplane.forwarding import Tunnels, send_nowhere
+from gtp.userplane.forwarding import Forwarding, send_nowhere
 from gtp.userplane.links import device_mtus
 from gtp.userplane.messages import GTP_U_PORT
 from gtp.userplane.paths import Address, UserPaths
@@ -78,7 +78,7 @@ class UdpUserPlane:
         self._tuns = tuns
         self._prefixes = prefixes
         self._socket: DatagramSocket | None = None
-        self._tunnels = Tunnels(
+        self._forwarding = Forwarding(
             words=counter_table.words,
             monotonic=clock.monotonic,
             address=address,
@@ -96,7 +96,7 @@ class UdpUserPlane:
             sources=sources,
         )
         self._paths = UserPaths()
-        self._tunnels.on_echo_response = self._handle_echo
+        self._forwarding.on_echo_response = self._handle_echo
 
     @property
     def opening(self) -> Opening:
@@ -113,7 +113,7 @@ class UdpUserPlane:
         while interval_s:
             await asyncio.sleep(interval_s)
             sessions: Counter[str] = Counter()
-            for part in self._tunnels.peers():
+            for part in self._forwarding.peers():
                 sessions.update(part)
                 await asyncio.sleep(0)
             self._ask(self._paths.begin(sessions, self._clock.monotonic()))
@@ -125,7 +125,7 @@ class UdpUserPlane:
 
     def _ask(self, requests: Iterable[tuple[bytes, Address]]) -> None:
         for data, peer in requests:
-            self._tunnels.send(data, peer)
+            self._forwarding.send(data, peer)
 
     def _handle_echo(self, peer: str, sequence: int | None) -> None:
         if sequence is not None:
@@ -134,39 +134,39 @@ class UdpUserPlane:
     @property
     def drops(self) -> Mapping[Drop, int]:
         """Packets that went no further, by reason, since the start."""
-        return self._tunnels.drops
+        return self._forwarding.drops
 
     @property
     def signals(self) -> Mapping[Signal, int]:
         """Messages of the path itself, by what became of them, since the start."""
-        return self._tunnels.signals
+        return self._forwarding.signals
 
     def on_edge_packet(self, deliver: PacketSink) -> None:
         """Hand packets for platform addresses to the device edge; ``deliver`` must not raise."""
-        self._tunnels.on_edge_packet = deliver
+        self._forwarding.on_edge_packet = deliver
 
     def on_error_indication(self, handle: Callable[[str], None]) -> None:
         """Call ``handle(session_id)`` when the session's peer no longer knows its end of the tunnel."""
-        self._tunnels.on_error_indication = handle
+        self._forwarding.on_error_indication = handle
 
     def watch(self, session_id: str) -> None:
         """Tell of the next packet that this session's device sends."""
-        self._tunnels.watch(session_id)
+        self._forwarding.watch(session_id)
 
     def on_heard(self, handle: Callable[[str], None]) -> None:
         """Call ``handle(session_id)`` with the next packet of a session that is watched; it must not
         raise.
         """
-        self._tunnels.on_heard = handle
+        self._forwarding.on_heard = handle
 
     async def start(self) -> None:
         """Open the socket; raises ``ConfigurationError``. Sessions may be installed before."""
-        self._socket = await self._network.open_datagram(self._address, self._tunnels.uplink)
-        self._tunnels.send = self._socket.send
+        self._socket = await self._network.open_datagram(self._address, self._forwarding.uplink)
+        self._forwarding.send = self._socket.send
         for tun in set(self._tuns.values()):
-            tun.read_into(self._tunnels.downlink)
-        self._tunnels.write_internet_of = {apn: tun.write for apn, tun in self._tuns.items() if apn}
-        self._tunnels.write_internet = self._tuns[""].write if "" in self._tuns else None
+            tun.read_into(self._forwarding.downlink)
+        self._forwarding.write_internet_of = {apn: tun.write for apn, tun in self._tuns.items() if apn}
+        self._forwarding.write_internet = self._tuns[""].write if "" in self._tuns else None
 
     def serve(self, apns: Sequence[Apn], mtu_bytes: int, sources: Sources = NO_SOURCES) -> None:
         """Serve these access points from now on: advertisements, packets and devices to the internet have
@@ -175,14 +175,14 @@ class UdpUserPlane:
         """
         for tun, tun_bytes in device_mtus(apns, self._tuns).items():
             tun.resize(tun_bytes)
-        self._tunnels.serve(apns, mtu_bytes, sources)
+        self._forwarding.serve(apns, mtu_bytes, sources)
 
     def fence(self) -> None:
         """Forward no longer, at once: socket and TUNs are let go. Counters may still be read. Idempotent."""
         if self._socket is not None:
             self._socket.close()
-            self._tunnels.send = send_nowhere
-        self._tunnels.write_internet, self._tunnels.write_internet_of = None, {}
+            self._forwarding.send = send_nowhere
+        self._forwarding.write_internet, self._forwarding.write_internet_of = None, {}
         for tun in self._tuns.values():
             tun.close()
 
@@ -224,25 +224,25 @@ class UdpUserPlane:
             )
         else:
             self._counter_table.reopen(slot)
-        self._tunnels.install(bearer, self._counter_table.counters_at(slot))
+        self._forwarding.install(bearer, self._counter_table.counters_at(slot))
 
     def update(self, bearer: Bearer) -> None:
         """Change the session at once; raises ``Refused(UNKNOWN_SESSION)`` when it is not installed."""
         slot = self._counter_table.find(bearer.session_id)
-        if slot is None or bearer.session_id not in self._tunnels:
+        if slot is None or bearer.session_id not in self._forwarding:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, bearer.session_id)
-        self._tunnels.install(bearer, self._counter_table.counters_at(slot))
+        self._forwarding.install(bearer, self._counter_table.counters_at(slot))
 
     def close(self, session_id: str) -> None:
         """Stop forwarding; the counters stay until ``free``. Idempotent."""
-        self._tunnels.remove(session_id)
+        self._forwarding.remove(session_id)
         slot = self._counter_table.find(session_id)
         if slot is not None:
             self._counter_table.close(slot)
 
     def free(self, session_id: str) -> None:
         """Give the slot back (and stop forwarding, if it still did). Idempotent."""
-        self._tunnels.remove(session_id)
+        self._forwarding.remove(session_id)
         self._counter_table.free(session_id)
 
     def counters(self, session_id: str) -> Counters | None:
@@ -274,4 +274,4 @@ class UdpUserPlane:
 
     def inject(self, session_id: str, packet: bytes) -> bool:
         """An IP packet from the device edge down to the device; counted when it was sent."""
-        return self._tunnels.inject(session_id, packet)
+        return self._forwarding.inject(session_id, packet)

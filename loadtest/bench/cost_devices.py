@@ -16,7 +16,7 @@ from core.domain.session import Session
 from core.domain.usage import SegmentLabel
 from core.ports.user_plane import Bearer
 from core.services.streaming.delivery import Delivery
-from gtp.userplane.forwarding import Tunnels
+from gtp.userplane.forwarding import Forwarding
 from loadtest.bench.bridge_children import (
     CONNECT,
     Loopback,
@@ -102,9 +102,9 @@ def _publish(identifier: int) -> bytes:
 # -- packets --------------------------------------------------------------------------------------------
 
 
-def _tunnels(clock: CountedClock, sessions: Sequence[Session]) -> Tunnels:
+def _tunnels(clock: CountedClock, sessions: Sequence[Session]) -> Forwarding:
     config = GatewayConfig()
-    tunnels = Tunnels(
+    tunnels = Forwarding(
         words=memoryview(bytearray(8 * 40 * len(sessions))).cast("Q"),
         monotonic=clock.monotonic,
         address=IPv4Address("127.9.0.1"),

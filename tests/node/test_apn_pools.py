@@ -252,9 +252,9 @@ def test_a_running_node_takes_over_the_whole_of_an_mtu_or_nothing(
     async def script(stage: Stage) -> None:
         await stage.restart_node()
         config, held = stage.node._config, stage.node.held["vg-1"]
-        links = held.user_plane._tunnels._links
+        links = held.user_plane._forwarding._links
         session = await attach(stage, APN)
-        tunnel = held.user_plane._tunnels._by_session[session.session_id]
+        tunnel = held.user_plane._forwarding._by_session[session.session_id]
 
         def wanted(common: int, meters: int) -> Config:
             of = {APN: common, "meters": meters, "more-meters": meters - 10}

@@ -506,7 +506,7 @@ def test_a_forged_error_indication_ends_nothing(kind: type[Peer]) -> None:
         for _ in range(20):
             await stage.see_that_alpha_has_it()
             plane = stage.node.held["vg-1"].user_plane
-            plane._tunnels.uplink(indication(stage.of_alpha()), (ALPHA, 2152))
+            plane._forwarding.uplink(indication(stage.of_alpha()), (ALPHA, 2152))
             await asyncio.sleep(INDICATED_AGAIN_S)
         assert stage.of_alpha().session_id
         await stage.see_that_alpha_has_it()

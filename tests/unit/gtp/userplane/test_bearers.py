@@ -13,7 +13,7 @@ from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.usage import Volume
 from core.domain.values import replace
 from core.ports.user_plane import Bearer
-from gtp.userplane.filters import choose, ways
+from gtp.userplane.filters import bearer_paths, choose
 from gtp.userplane.reasons import Drop, Signal
 from tests.contract.test_user_plane import (
     PEER,
@@ -117,15 +117,15 @@ def test_an_error_indication_for_a_dedicated_bearer_leaves_the_session(path: Pat
 def test_filters_are_asked_in_ascending_precedence() -> None:
     late, early = dedicated(ANYTHING, ebi=6), dedicated(replace(ANYTHING, precedence=3), ebi=7)
     middle = dedicated(replace(ANYTHING, precedence=4), replace(ANYTHING, precedence=5), ebi=8)
-    found = ways((late, middle, early))
-    assert [way.precedence for way in found] == [3, 4, 5, 200]
+    found = bearer_paths((late, middle, early))
+    assert [bearer_path.precedence for bearer_path in found] == [3, 4, 5, 200]
     chosen = choose(found, INNER)
     assert chosen is not None
     assert chosen.peer_teid == early.peer_teid_user
 
 
 def test_a_filter_of_uplink_alone_takes_nothing_down() -> None:
-    assert ways((dedicated(replace(ANYTHING, is_downlink=False)),)) == ()
+    assert bearer_paths((dedicated(replace(ANYTHING, is_downlink=False)),)) == ()
 
 
 REMOTE_IPV6 = replace(ANYTHING, remote="2606:4700::/32")
@@ -160,12 +160,12 @@ def down6(message: Packet) -> bytes:
     ],
 )
 def test_what_a_filter_takes(one: PacketFilter, inner: bytes, is_taken: bool) -> None:
-    assert (choose(ways((dedicated(one),)), inner) is not None) is is_taken
+    assert (choose(bearer_paths((dedicated(one),)), inner) is not None) is is_taken
 
 
 @given(st.binary(min_size=20, max_size=80).map(lambda data: b"\x45" + data[1:]))
 def test_any_packet_is_chosen_for_without_raising(inner: bytes) -> None:
-    chosen = choose(ways((dedicated(SIP, TCP_TO_80),)), inner)
+    chosen = choose(bearer_paths((dedicated(SIP, TCP_TO_80),)), inner)
     assert chosen is None or inner[9] in (6, 17)
 
 

@@ -12,7 +12,12 @@ from core.domain.values import replace
 from core.ports.network import Address
 from gtp.partners import Partner
 from gtp.userplane.destinations import VERDICTS_MAX
-from gtp.userplane.forwarding import COMPLAINT_PEERS_MAX, COMPLAINTS_PER_S_MAX, INDICATIONS_PER_S_MAX, Tunnels
+from gtp.userplane.forwarding import (
+    COMPLAINT_PEERS_MAX,
+    COMPLAINTS_PER_S_MAX,
+    INDICATIONS_PER_S_MAX,
+    Forwarding,
+)
 from gtp.userplane.messages import EXTENSION_HEADERS_MAX
 from gtp.userplane.reasons import Drop, Signal
 from gtp.userplane.sources import NO_SOURCES, PAIRS_MAX, Sources
@@ -48,7 +53,7 @@ class Path:
         self.edge: list[tuple[str, bytes]] = []
         self.sent: list[tuple[bytes, Address]] = []
         self.lost_tunnels: list[str] = []
-        self.tunnels = Tunnels(
+        self.tunnels = Forwarding(
             words=self.words,
             monotonic=lambda: self.now,
             address=GATEWAY,

@@ -22,7 +22,7 @@ from core.domain.message import DeviceMessage
 from core.domain.session import Session
 from core.errors import Unavailable
 from core.ports.clock import Clock
-from core.ports.inside import InsideNetwork
+from core.ports.device_network import InsideNetwork
 from core.services.streaming.delivery import Delivery, Receipt, Settled
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.inner import is_plain_refusal

@@ -25,7 +25,7 @@ from core.domain.billing import Tariff
 from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
-from core.ports.inside import KeptInsideNetwork
+from core.ports.device_network import KeptInsideNetwork
 from core.ports.links import Links
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
@@ -40,7 +40,7 @@ from gtp.userplane.tun import Tun
 from gtp.userplane.udp import inner_addresses
 
 if TYPE_CHECKING:
-    from core.adapters.inside.late import LateNetwork
+    from core.adapters.device_network.late import LateNetwork
     from core.adapters.store.cassandra import CassandraAddress
 
 METADATA_PORT = 80
@@ -274,8 +274,8 @@ def _inside_network(config: Config) -> "LateNetwork | None":
     edge = config.edge
     if edge.inside == "off" or "edge" not in config.node.roles:
         return None
-    from core.adapters.inside.late import LateNetwork  # noqa: PLC0415 - else no netlink is loaded
-    from core.adapters.inside.namespace import NamespaceNetwork  # noqa: PLC0415 - else netlink is loaded
+    from core.adapters.device_network.late import LateNetwork  # noqa: PLC0415 - else no netlink is loaded
+    from core.adapters.device_network.namespace import NamespaceNetwork  # noqa: PLC0415 - else netlink is loaded
 
     return LateNetwork(
         partial(

@@ -27,7 +27,7 @@ from core.adapters.stream.kinesis import KinesisStream
 from core.config import EdgeConfig
 from core.domain.message import StreamRecord
 from core.domain.session import Access, Session
-from core.ports.inside import ConnectionFactory
+from core.ports.device_network import ConnectionFactory
 from core.ports.stream import PutResult
 from core.services.streaming.delivery import Delivery
 from mqtt_bridge.budget import AnswerBudget

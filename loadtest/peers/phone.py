@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import aiomqtt
 
-from core.adapters.inside.namespace import NamespaceNetwork
+from core.adapters.device_network.namespace import NamespaceNetwork
 from core.config import EdgeConfig, GatewayConfig
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, PdpContext

@@ -23,7 +23,7 @@ from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.domain.message import StreamRecord
 from core.domain.session import Session
 from core.ports.clock import Clock
-from core.ports.inside import ConnectionFactory
+from core.ports.device_network import ConnectionFactory
 from core.ports.stream import PutResult
 from core.services.streaming.delivery import Delivery
 from loadtest.simulation.virtual import SeededEntropy

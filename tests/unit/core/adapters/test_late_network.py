@@ -6,9 +6,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from core.adapters.inside.late import BEING_MADE, RETRY_FIRST_S, START_S, LateNetwork
+from core.adapters.device_network.late import BEING_MADE, RETRY_FIRST_S, START_S, LateNetwork
 from core.errors import ConfigurationError
-from core.ports.inside import ConnectionFactory
+from core.ports.device_network import ConnectionFactory
 from loadtest.simulation.virtual import run_virtual
 
 HERE = IPv4Address("100.127.9.9")

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from core.adapters.inside.make import EDGE_STATION, READY, SOCKETS_PER_MESSAGE_MAX, WIRE, Wanted
+from core.adapters.device_network.make import EDGE_STATION, READY, SOCKETS_PER_MESSAGE_MAX, WIRE, Wanted
 from core.domain.apn import MTU_BYTES_DEFAULT, MTU_BYTES_MAX
 from core.errors import ConfigurationError
-from core.ports.inside import ConnectionFactory
+from core.ports.device_network import ConnectionFactory
 
 PACKETS_PER_TURN_MAX = 64
 BUFFER_BYTES = 4 * 1_048_576
@@ -126,7 +126,7 @@ def _sockets_from_child(wanted: Wanted, unwanted: threading.Event) -> list[socke
     near, far = socket.socketpair()
     with near, far:
         child = subprocess.Popen(  # noqa: S603 - our own module, and what the configuration's types let through
-            [sys.executable, "-m", "core.adapters.inside.make", str(far.fileno()), wanted.as_json()],
+            [sys.executable, "-m", "core.adapters.device_network.make", str(far.fileno()), wanted.as_json()],
             pass_fds=[far.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from core.adapters.inside import late, namespace
-from core.adapters.inside.namespace import NamespaceNetwork
+from core.adapters.device_network import late, namespace
+from core.adapters.device_network.namespace import NamespaceNetwork
 from core.errors import ConfigurationError
 from loadtest.serving import ROOT
 
@@ -82,7 +82,7 @@ def test_the_same_as_an_ordinary_user(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     program = (
         "import os; os.setgid(65534); os.setuid(65534)\n"
-        "import asyncio; from tests.e2e.test_inside_network import exchange; asyncio.run(exchange())"
+        "import asyncio; from tests.e2e.test_device_network import exchange; asyncio.run(exchange())"
     )
     environment = {
         **os.environ,

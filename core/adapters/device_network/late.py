@@ -11,7 +11,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 
 from core.errors import ConfigurationError
-from core.ports.inside import ConnectionFactory, InsideNetwork
+from core.ports.device_network import ConnectionFactory, InsideNetwork
 
 START_S = 10.0
 """How long a node's start waits for it: on a machine that is not busy it takes a third of a second."""

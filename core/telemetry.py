@@ -118,8 +118,8 @@ class Metric(Enum):
         "Disconnect-Requests to NASes, by outcome",
         ("outcome",),
     )
-    INSIDE_NETWORK_UP = (
-        "airloom_inside_network_up",
+    DEVICE_NETWORK_UP = (
+        "airloom_device_network_up",
         "gauge",
         "1 while devices are served by TCP, HTTP and MQTT besides UDP",
         (),

@@ -3,7 +3,7 @@
 Rules:
 
 - A connection belongs to the session that held its source address when it was accepted, and ends with it.
-- A device's packets go into the inside network only under its own address; what comes out of it goes to the
+- A device's packets go into the device network only under its own address; what comes out of it goes to the
   session that holds the address now.
 - Connections are bounded, in all and per SIM. One too many takes the place of the SIM's connection that is
   silent for longest, or is cut off at once where none has been silent for ``GIVE_WAY_S``: a host that
@@ -22,7 +22,7 @@ from core.domain.message import DeviceMessage
 from core.domain.session import Session
 from core.errors import Unavailable
 from core.ports.clock import Clock
-from core.ports.device_network import InsideNetwork
+from core.ports.device_network import DeviceNetwork
 from core.services.streaming.delivery import Delivery, Receipt, Settled
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.inner import is_plain_refusal
@@ -60,7 +60,7 @@ class DeviceConnections:
     def __init__(
         self,
         *,
-        network: InsideNetwork,
+        network: DeviceNetwork,
         session_at: Callable[[IPv4Address], Session | None],
         session_of: Callable[[str], Session | None],
         inject: Callable[[str, bytes], bool],

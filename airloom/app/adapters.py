@@ -25,7 +25,7 @@ from core.domain.billing import Tariff
 from core.errors import ConfigurationError, Unavailable
 from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
-from core.ports.device_network import KeptInsideNetwork
+from core.ports.device_network import RetriedDeviceNetwork
 from core.ports.links import Links
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
@@ -55,7 +55,7 @@ class Adapters:
 
     ``open_counters(gateway_id)`` opens a gateway instance's counter table, ``left_counters`` one that is
     there from an earlier lease term; ``open_tuns(config, gateway_id)`` its ways to the internet side, by
-    access point that has its own, the common one under ""; ``inside`` is the network that devices'
+    access point that has its own, the common one under ""; ``device_network`` is the network that devices'
     connections end in, where there is one;
     ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a gateway instance's addresses
     here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was found
@@ -77,7 +77,7 @@ class Adapters:
     stream_damage: Sequence[str] = ()
     stream_lost: int = 0
     late_s: float = LATE_S
-    inside: KeptInsideNetwork | None = None
+    device_network: RetriedDeviceNetwork | None = None
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
     mover: AddressMover = NO_MOVER
@@ -106,9 +106,9 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     async with AsyncExitStack() as open_parts:
         own_folder = await asyncio.to_thread(NodeFolder.open, folder, entropy)
         open_parts.callback(own_folder.close)
-        inside = _inside_network(config)  # made in a child: meanwhile the rest opens
-        if inside is not None:
-            open_parts.push_async_callback(inside.aclose)
+        device_network = _device_network_of(config)  # made in a child: meanwhile the rest opens
+        if device_network is not None:
+            open_parts.push_async_callback(device_network.aclose)
         store = await open_store(config, clock)
         open_parts.push_async_callback(store.aclose)
         peers: Peers = NO_PEERS
@@ -121,8 +121,8 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         open_parts.push_async_callback(mover.aclose)
         stream = await _open_stream(config, clock, store)
         open_parts.push_async_callback(stream.aclose)
-        if inside is not None:
-            await _wait_for(inside, config)
+        if device_network is not None:
+            await _wait_for(device_network, config)
         yield Adapters(
             clock=clock,
             entropy=entropy,
@@ -138,7 +138,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             stream_lost=stream.lost if isinstance(stream, LogStream) else 0,
             late_s=LATE_S if config.store.cassandra else 0.0,
             open_tuns=_open_tuns,
-            inside=inside,
+            device_network=device_network,
             peers=peers,
             links=links,
             mover=mover,
@@ -270,9 +270,9 @@ async def _open_mover(config: Config) -> AddressMover:
     return await Ec2Mover.open(interface=interface, station=interface.station)
 
 
-def _inside_network(config: Config) -> "LateNetwork | None":
+def _device_network_of(config: Config) -> "LateNetwork | None":
     edge = config.edge
-    if edge.inside == "off" or "edge" not in config.node.roles:
+    if edge.device_network == "off" or "edge" not in config.node.roles:
         return None
     from core.adapters.device_network.late import LateNetwork  # noqa: PLC0415 - else no netlink is loaded
     from core.adapters.device_network.namespace import NamespaceNetwork  # noqa: PLC0415 - else netlink is loaded
@@ -293,8 +293,10 @@ def _inside_network(config: Config) -> "LateNetwork | None":
     )
 
 
-async def _wait_for(inside: "LateNetwork", config: Config) -> None:
+async def _wait_for(device_network: "LateNetwork", config: Config) -> None:
     try:
-        await inside.wait(insist=config.edge.inside == "on")
+        await device_network.wait(insist=config.edge.device_network == "on")
     except ConfigurationError as error:
-        raise ConfigurationError(f"edge.inside: {error}; or set it to off to serve UDP only") from None
+        raise ConfigurationError(
+            f"edge.device_network: {error}; or set it to off to serve UDP only"
+        ) from None

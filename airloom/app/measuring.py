@@ -122,8 +122,8 @@ def _watch_edge(telemetry: Telemetry, node: Node) -> None:
             if side is not None
         ),
     )
-    if (inside := node.inside) is not None:
-        telemetry.watch(Metric.INSIDE_NETWORK_UP, lambda: float(not inside.why_not))
+    if (device_network := node.device_network) is not None:
+        telemetry.watch(Metric.DEVICE_NETWORK_UP, lambda: float(not device_network.why_not))
     if (connections := node.connections) is not None:
         telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
         telemetry.watch_each(

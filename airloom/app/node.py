@@ -64,7 +64,7 @@ class Node:
         self.faults = Faults(clock=world.clock, tell=tell)
         """Of every loop of this process that reads what others wrote."""
         self._tell = tell
-        self.inside = world.inside
+        self.device_network = world.device_network
         own = _sought(config, world.mover)
         self.coordinator = LeaseCoordinator(
             leases=world.store.leases,
@@ -153,8 +153,8 @@ class Node:
             yield "delivery", self.delivery.run
             yield "device-edge", self.edge.run
             yield "remote-sessions", self.remote.run
-            if self.inside is not None:
-                yield "inside-network", partial(self.inside.run, self._tell)
+            if self.device_network is not None:
+                yield "device-network", partial(self.device_network.run, self._tell)
         if {"api", "meter"} & set(roles):
             yield "tariff", self._store_tariff
         if "meter" in roles:
@@ -213,9 +213,9 @@ class Node:
     @property
     def edge_entries(self) -> str:
         """What devices can speak to this node as an edge, and why not more."""
-        if self.inside is None:
-            return f"{UDP_ALONE} (edge.inside = off)"
-        why_not = self.inside.why_not
+        if self.device_network is None:
+            return f"{UDP_ALONE} (edge.device_network = off)"
+        why_not = self.device_network.why_not
         return f"{UDP_ALONE} (no network namespace: {why_not})" if why_not else ENTRIES
 
     # -- sessions of every gateway held, or told by other nodes -----------------------------------------
@@ -364,10 +364,10 @@ class Node:
 
     def make_connections(self) -> DeviceConnections | None:
         """What accepts devices' connections, where there is a network for them to end in."""
-        if self.inside is None:
+        if self.device_network is None:
             return None
         return DeviceConnections(
-            network=self.inside,
+            network=self.device_network,
             session_at=self.session_at,
             session_of=self.session_of,
             inject=self.inject,

@@ -12,8 +12,9 @@ class EdgeConfig(Section):
     """The device edge: platform addresses that devices reach inside their tunnel.
 
     ``message_address`` takes messages by UDP, TCP and HTTP, ``mqtt_address`` by MQTT; the ``…_names`` are
-    what ``gateway.dns`` answers with each. TCP, HTTP and MQTT need a network namespace: with ``inside`` at
-    ``auto`` they are served where one can be made, ``on`` insists, ``off`` serves UDP alone.
+    what ``gateway.dns`` answers with each. TCP, HTTP and MQTT need a network namespace: with
+    ``device_network`` at ``auto`` they are served where one can be made, ``on`` insists, ``off`` serves UDP
+    alone.
 
     A SIM has at most ``connections_per_sim_max`` connections, MQTT, HTTP and TCP together. One more takes the
     place of the one that is silent for longest, or is refused where none has been silent for a minute.
@@ -36,4 +37,4 @@ class EdgeConfig(Section):
     metadata_address: IPv4Address = IPv4Address("100.127.100.127")
     metadata_names: tuple[Name, ...] = ("metadata.soracom.io",)
     connections_per_sim_max: Annotated[int, Field(ge=1, le=65_536)] = 32
-    inside: Literal["auto", "on", "off"] = "auto"
+    device_network: Literal["auto", "on", "off"] = "auto"

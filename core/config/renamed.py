@@ -6,6 +6,7 @@ Rule: such a key, and its variable, is refused with its present name, so that an
 from collections.abc import Mapping
 
 RENAMED: Mapping[str, str] = {
+    "edge.inside": "edge.device_network",
     "gateway.doors": "gateway.protocols",
     "gateway.instances.doors": "gateway.instances.protocols",
     "gateway.virtual": "gateway.instances",

@@ -13,7 +13,7 @@ ConnectionFactory = Callable[[], Any]
 """Makes what serves one connection: an ``asyncio.Protocol``, or a library's own."""
 
 
-class InsideNetwork(Protocol):
+class DeviceNetwork(Protocol):
     """A TCP/IP stack of its own with the platform's addresses."""
 
     async def serve(self, address: IPv4Address, port: int, factory: ConnectionFactory) -> None:
@@ -35,7 +35,7 @@ class InsideNetwork(Protocol):
         ...
 
 
-class KeptInsideNetwork(InsideNetwork, Protocol):
+class RetriedDeviceNetwork(DeviceNetwork, Protocol):
     """One that may be there only later; until then it takes no packet."""
 
     @property

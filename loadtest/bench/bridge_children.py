@@ -123,7 +123,7 @@ class NullStream:
 
 
 class Loopback:
-    """The inside network's place is the host's own loopback."""
+    """The device network's place is the host's own loopback."""
 
     async def serve(self, address: IPv4Address, port: int, factory: ConnectionFactory) -> None:
         """Accept connections there."""

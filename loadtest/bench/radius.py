@@ -112,7 +112,7 @@ async def _measure(rounds: int) -> list[dict[str, Any]]:
             environment={
                 "AIRLOOM_GATEWAY__SESSIONS_MAX": str(2 * SIMS),
                 "AIRLOOM_RADIUS__CLIENTS": radius_clients(SECRET, "127.0.0.0/8"),
-                "AIRLOOM_EDGE__INSIDE": "off",
+                "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
             },
         )
         await served.start()

@@ -123,7 +123,7 @@ def _gateways(folder: Path, address: CassandraAddress) -> list[Served]:
                 "AIRLOOM_CONTROL__SECRET": SECRET,
                 "AIRLOOM_GATEWAY__INSTANCES": json.dumps(instances),
                 "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
-                "AIRLOOM_EDGE__INSIDE": "off",
+                "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
             },
         )
         for number, (name, each) in enumerate(zip(("node-1", "node-2"), addresses, strict=True), 1)

@@ -231,7 +231,7 @@ async def _counted_in_cassandra(environment: dict[str, str], imsis: list[str]) -
 def _environment(endpoint: str) -> dict[str, str]:
     return {
         "AIRLOOM_GATEWAY__SESSIONS_MAX": "256",
-        "AIRLOOM_EDGE__INSIDE": "on",
+        "AIRLOOM_EDGE__DEVICE_NETWORK": "on",
         "AIRLOOM_RADIUS__CLIENTS": radius_clients(secrets.token_hex(16)),
         "AIRLOOM_STREAM__KINESIS": STREAM,
         "AIRLOOM_STREAM__ENDPOINT": endpoint,

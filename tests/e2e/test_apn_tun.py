@@ -87,7 +87,7 @@ async def both_ways(lab: Lab, folder: Path) -> None:
             "AIRLOOM_GATEWAY__USER_ADDRESS": USER,
             "AIRLOOM_GATEWAY__APNS": json.dumps(apns),
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
-            "AIRLOOM_EDGE__INSIDE": "off",
+            "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
         },
     )
     await served.start()

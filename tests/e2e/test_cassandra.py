@@ -81,7 +81,7 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
             **environment,
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "127.0.0.0/8"),
-            "AIRLOOM_EDGE__INSIDE": "off",
+            "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
         },
     )
     await served.start()

@@ -130,7 +130,7 @@ async def attach_and_compare(lab: Lab, folder: Path, endpoint: str) -> None:
         {
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             "AIRLOOM_API__SANDBOX_PLMN": "90170",  # sgsnemu loses the leading zeros of an IMSI
-            "AIRLOOM_EDGE__INSIDE": "on",
+            "AIRLOOM_EDGE__DEVICE_NETWORK": "on",
             **({**stream, **kinesis.ENVIRONMENT} if endpoint else {}),
         },
     )

@@ -1,4 +1,4 @@
-"""Two inside networks, wire to wire: the kernel's TCP between namespaces of our own, as whoever runs this."""
+"""Two device networks, wire to wire: the kernel's TCP between namespaces of our own, as whoever runs this."""
 
 import asyncio
 import os

@@ -62,7 +62,7 @@ async def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
         environment={
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             "AIRLOOM_STREAM__SHARDS": "1",
-            "AIRLOOM_EDGE__INSIDE": "off",
+            "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
             "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
         },
     )

@@ -94,7 +94,7 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
                     "AIRLOOM_CONTROL__SECRET": "a secret of the readers' test",
                     "AIRLOOM_STREAM__KINESIS": NAME,
                     "AIRLOOM_STREAM__ENDPOINT": front_endpoint,
-                    "AIRLOOM_EDGE__INSIDE": "off",
+                    "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
                     "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
                     "AIRLOOM_API__SANDBOX": "true",
                 },

@@ -62,7 +62,7 @@ def node(segment: Segment, number: int, folder: Path, store: dict[str, str]) -> 
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             "AIRLOOM_GATEWAY__ADDRESS_MOVER": "interface",
             "AIRLOOM_GATEWAY__ADDRESS_INTERFACE": Segment.DEVICE,
-            "AIRLOOM_EDGE__INSIDE": "off",
+            "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
         },
     )
 

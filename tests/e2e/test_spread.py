@@ -53,7 +53,7 @@ async def test_connections_outlive_their_gateway(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         environment = await shared_parts(stack, "outlived", shards=1)
         settings = {
-            "AIRLOOM_EDGE__INSIDE": "on",
+            "AIRLOOM_EDGE__DEVICE_NETWORK": "on",
             "AIRLOOM_RADIUS__CLIENTS": radius_clients("a secret of NASes"),
         }
         layout = spread(tmp_path, environment | settings)

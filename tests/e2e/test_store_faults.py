@@ -103,7 +103,7 @@ async def test_a_node_with_a_slow_store_sheds_and_goes_on(node: cassandra.Node, 
                 "AIRLOOM_STORE__PORT": str(address.port),
                 "AIRLOOM_STORE__KEYSPACE": address.keyspace,
                 "AIRLOOM_OBJECTS__FOLDER": str(tmp_path / "objects"),
-                "AIRLOOM_EDGE__INSIDE": "off",
+                "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
                 "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
             },
         )

@@ -29,7 +29,7 @@ NEXT = "tests.e2e.next_version"
 STREAM = "upgraded"
 SETTLE_S = 3.0
 SETTINGS = {
-    "AIRLOOM_EDGE__INSIDE": "off",
+    "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
     "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
     "AIRLOOM_RADIUS__CLIENTS": radius_clients(NAS_SECRET, "127.0.0.0/8"),
     "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",

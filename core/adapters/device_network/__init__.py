@@ -1,1 +1,1 @@
-"""The inside network in a network namespace of its own."""
+"""The device network in a network namespace of its own."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 
 from core.errors import ConfigurationError
-from core.ports.device_network import ConnectionFactory, InsideNetwork
+from core.ports.device_network import ConnectionFactory, DeviceNetwork
 
 START_S = 10.0
 """How long a node's start waits for it: on a machine that is not busy it takes a third of a second."""
@@ -21,11 +21,11 @@ BEING_MADE = "still being created"
 
 
 class LateNetwork:
-    """Implements ``KeptInsideNetwork``. ``make`` raises ``ConfigurationError``."""
+    """Implements ``RetriedDeviceNetwork``. ``make`` raises ``ConfigurationError``."""
 
-    def __init__(self, make: Callable[[], Awaitable[InsideNetwork]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[DeviceNetwork]]) -> None:
         self._make = make
-        self._network: InsideNetwork | None = None
+        self._network: DeviceNetwork | None = None
         self._served: list[tuple[IPv4Address, int, ConnectionFactory]] = []
         self._deliver: Callable[[bytes], None] = lambda _: None
         self._first = asyncio.create_task(self._try())

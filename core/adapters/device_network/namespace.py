@@ -1,4 +1,4 @@
-"""``InsideNetwork`` in a network namespace of its own, with the kernel's TCP/IP and no route of the host's.
+"""``DeviceNetwork`` in a network namespace of its own, with the kernel's TCP/IP and no route of the host's.
 
 Rules: a child makes the namespace and hands its sockets over; this process never enters it. Packets for
 devices are read in bursts, as datagrams are; what the kernel will not take is lost and counted.

@@ -1,6 +1,6 @@
 """Devices' connections on real sockets: identity, bounds, order, and a stream that stalls.
 
-The inside network is the loopback's here: what a connection comes from is 127.0.0.1, which holds a session.
+The device network is the loopback's here: what a connection comes from is 127.0.0.1, which holds a session.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class SteppedClock(SystemClock):
 
 
 class LoopbackNetwork:
-    """Implements ``InsideNetwork``: any port, and packets that are kept."""
+    """Implements ``DeviceNetwork``: any port, and packets that are kept."""
 
     def __init__(self) -> None:
         self.ports: dict[int, int] = {}

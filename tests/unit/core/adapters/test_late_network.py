@@ -1,4 +1,4 @@
-"""An inside network that is slow, or fails at first: what is to be served is served once it is there."""
+"""An device network that is slow, or fails at first: what is to be served is served once it is there."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ HERE = IPv4Address("100.127.9.9")
 
 
 class Network:
-    """Implements ``InsideNetwork`` in memory."""
+    """Implements ``DeviceNetwork`` in memory."""
 
     def __init__(self) -> None:
         self.ports: list[int] = []

@@ -46,7 +46,7 @@ def no_blocking_call_in_a_loop() -> Iterator[None]:
     for function in blockbuster.functions.values():  # the SDK reads its models, before anything is served
         function.can_block_in("core/adapters/stream/kinesis.py", "open")
         function.can_block_in("core/adapters/object_store/s3.py", "open")
-        function.can_block_in("core/adapters/address_mover/ec2.py", "open")
+        function.can_block_in("core/adapters/floating_ip/ec2.py", "open")
     blockbuster.activate()
     yield
     blockbuster.deactivate()

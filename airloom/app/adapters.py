@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from billing.service import BillingService
-from core.adapters.address_mover.none import NoMover
 from core.adapters.clock import SystemClock, SystemEntropy
+from core.adapters.floating_ip.none import NoMover
 from core.adapters.folder import NodeFolder
 from core.adapters.links import NoLinks, WebSocketLinks
 from core.adapters.network import UdpNetwork
@@ -23,9 +23,9 @@ from core.adapters.stream.log import STREAM_FOLDER, LogStream
 from core.config import Config, GatewayConfig
 from core.domain.billing import Tariff
 from core.errors import ConfigurationError, Unavailable
-from core.ports.address_mover import AddressMover
 from core.ports.clock import Clock, Entropy
 from core.ports.device_network import RetriedDeviceNetwork
+from core.ports.floating_ip import AddressMover
 from core.ports.links import Links
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
@@ -260,12 +260,12 @@ async def _open_mover(config: Config) -> AddressMover:
     gateway = config.gateway
     if gateway.address_mover == "none" or not config.holdable:
         return NO_MOVER
-    from core.adapters.address_mover.interface import InterfaceMover  # noqa: PLC0415 - else no netlink is loaded
+    from core.adapters.floating_ip.interface import InterfaceMover  # noqa: PLC0415 - else no netlink is loaded
 
     interface = await InterfaceMover.open(gateway.address_interface)
     if gateway.address_mover == "interface":
         return interface
-    from core.adapters.address_mover.ec2 import Ec2Mover  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
+    from core.adapters.floating_ip.ec2 import Ec2Mover  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
 
     return await Ec2Mover.open(interface=interface, station=interface.station)
 

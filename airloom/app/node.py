@@ -20,7 +20,7 @@ from core.config_file import changed
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable
-from core.ports.address_mover import AddressMover
+from core.ports.floating_ip import AddressMover
 from core.ports.store import Quarantined
 from core.ports.user_plane import PacketSink
 from core.services.cluster.control import ClusterControl

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from core.adapters.address_mover.interface import InterfaceMover
 from core.adapters.clock import SystemEntropy
+from core.adapters.floating_ip.interface import InterfaceMover
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
 from core.errors import ConfigurationError

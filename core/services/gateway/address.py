@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 from core.errors import Unavailable
-from core.ports.address_mover import AddressMover
+from core.ports.floating_ip import AddressMover
 from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.running.faults import Faults
 

@@ -15,8 +15,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from core.adapters.address_mover import ec2
-from core.adapters.address_mover.ec2 import Ec2Mover
+from core.adapters.floating_ip import ec2
+from core.adapters.floating_ip.ec2 import Ec2Mover
 from core.errors import ConfigurationError, Unavailable
 
 ADDRESS = IPv4Address("10.0.1.101")

@@ -21,7 +21,7 @@ from botocore.config import Config as SdkConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from core.errors import ConfigurationError, Unavailable
-from core.ports.address_mover import AddressMover
+from core.ports.floating_ip import AddressMover
 
 METADATA = "http://169.254.169.254"
 METADATA_S, CONNECT_S, CALL_S = 2.0, 2.0, 5.0

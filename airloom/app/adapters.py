@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from billing.service import BillingService
 from core.adapters.clock import SystemClock, SystemEntropy
-from core.adapters.floating_ip.none import NoMover
+from core.adapters.floating_ip.none import StaysInPlace
 from core.adapters.folder import NodeFolder
 from core.adapters.links import NoLinks, WebSocketLinks
 from core.adapters.network import UdpNetwork
@@ -25,7 +25,7 @@ from core.domain.billing import Tariff
 from core.errors import ConfigurationError, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.device_network import RetriedDeviceNetwork
-from core.ports.floating_ip import AddressMover
+from core.ports.floating_ip import FloatingIp
 from core.ports.links import Links
 from core.ports.network import Network
 from core.ports.object_store import ObjectStore
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 METADATA_PORT = 80
 SEQUENCE_DIGITS_MAX = 19
 """A checkpoint of so many digits or more is none of the embedded stream's."""
-NO_PEERS, NO_LINKS, NO_MOVER = NoPeers(), NoLinks(), NoMover()
+NO_PEERS, NO_LINKS, STAYS_IN_PLACE = NoPeers(), NoLinks(), StaysInPlace()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +57,11 @@ class Adapters:
     there from an earlier lease term; ``open_tuns(config, gateway_id)`` its ways to the internet side, by
     access point that has its own, the common one under ""; ``device_network`` is the network that devices'
     connections end in, where there is one;
-    ``peers`` are the other nodes and ``links`` lead to them; ``mover`` brings a gateway instance's addresses
-    here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was found
-    damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at least.
-    ``late_s`` is how long a write to the store may be under way when its sender is dead (0: the file of a
-    dead process changes no more).
+    ``peers`` are the other nodes and ``links`` lead to them; ``floating_ip`` brings a gateway instance's
+    addresses here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was
+    found damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at
+    least. ``late_s`` is how long a write to the store may be under way when its sender is dead (0: the file
+    of a dead process changes no more).
     """
 
     clock: Clock
@@ -80,7 +80,7 @@ class Adapters:
     device_network: RetriedDeviceNetwork | None = None
     peers: Peers = NO_PEERS
     links: Links = NO_LINKS
-    mover: AddressMover = NO_MOVER
+    floating_ip: FloatingIp = STAYS_IN_PLACE
     open_tuns: Callable[[GatewayConfig, str], Mapping[str, Tun]] = lambda *_: {}
 
 
@@ -117,8 +117,8 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
         if secret:
             peers, links = HttpPeers(secret=secret), WebSocketLinks(secret=secret)
             open_parts.push_async_callback(peers.aclose)
-        mover = await _open_mover(config)
-        open_parts.push_async_callback(mover.aclose)
+        floating_ip = await _open_floating_ip(config)
+        open_parts.push_async_callback(floating_ip.aclose)
         stream = await _open_stream(config, clock, store)
         open_parts.push_async_callback(stream.aclose)
         if device_network is not None:
@@ -141,7 +141,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
             device_network=device_network,
             peers=peers,
             links=links,
-            mover=mover,
+            floating_ip=floating_ip,
         )
 
 
@@ -256,18 +256,18 @@ async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectSto
     return bucket
 
 
-async def _open_mover(config: Config) -> AddressMover:
+async def _open_floating_ip(config: Config) -> FloatingIp:
     gateway = config.gateway
-    if gateway.address_mover == "none" or not config.holdable:
-        return NO_MOVER
-    from core.adapters.floating_ip.interface import InterfaceMover  # noqa: PLC0415 - else no netlink is loaded
+    if gateway.floating_ip == "none" or not config.holdable:
+        return STAYS_IN_PLACE
+    from core.adapters.floating_ip.interface import InterfaceFloatingIp  # noqa: PLC0415 - else no netlink is loaded
 
-    interface = await InterfaceMover.open(gateway.address_interface)
-    if gateway.address_mover == "interface":
+    interface = await InterfaceFloatingIp.open(gateway.floating_ip_interface)
+    if gateway.floating_ip == "interface":
         return interface
-    from core.adapters.floating_ip.ec2 import Ec2Mover  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
+    from core.adapters.floating_ip.ec2 import Ec2FloatingIp  # noqa: PLC0415 - elsewhere, no model of EC2 is loaded
 
-    return await Ec2Mover.open(interface=interface, station=interface.station)
+    return await Ec2FloatingIp.open(interface=interface, station=interface.station)
 
 
 def _device_network_of(config: Config) -> "LateNetwork | None":

@@ -100,7 +100,7 @@ class GatewayRuntime:
         )
         self._keeper = AddressKeeper(
             addresses=own.addresses,
-            mover=world.mover,
+            floating_ip=world.floating_ip,
             gateway=self.gateway,
             remaining_s=lambda: term.remaining_s,
             faults=faults,
@@ -154,7 +154,7 @@ class GatewayRuntime:
         if before is not None and not is_own and not before.is_released:
             interval_s = self._config.usage.report_interval_s
             await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
-        await self._keeper.bring()
+        await self._keeper.attach()
         if "gtp" in self._protocols:
             await self.user_plane.start()
             await self.gtp.start()
@@ -219,12 +219,12 @@ class GatewayRuntime:
     async def settle(self) -> None:
         """Make durable what was counted, and let the address go; raises ``Unavailable``."""
         await self.usage.sweep()
-        await self._keeper.let_go()
+        await self._keeper.detach()
 
     async def aclose(self) -> None:
         """Sessions stay open for the next term; the counter table keeps what was not reported."""
         with suppress(Unavailable):  # then it ends when the term would have
-            await self._keeper.let_go()
+            await self._keeper.detach()
         await self.user_plane.aclose()
 
     @property

@@ -20,7 +20,7 @@ from core.config_file import changed
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable
-from core.ports.floating_ip import AddressMover
+from core.ports.floating_ip import FloatingIp
 from core.ports.store import Quarantined
 from core.ports.user_plane import PacketSink
 from core.services.cluster.control import ClusterControl
@@ -65,7 +65,7 @@ class Node:
         """Of every loop of this process that reads what others wrote."""
         self._tell = tell
         self.device_network = world.device_network
-        own = _sought(config, world.mover)
+        own = _sought(config, world.floating_ip)
         self.coordinator = LeaseCoordinator(
             leases=world.store.leases,
             kind=GatewayLease,
@@ -402,9 +402,9 @@ class Node:
         return Metadata(subscriber=subscriber_view(found.sim, found.sessions), userdata=found.userdata)
 
 
-def _sought(config: Config, mover: AddressMover) -> list[str]:
+def _sought(config: Config, floating_ip: FloatingIp) -> list[str]:
     """The gateway instances that this node could hold; raises ``ConfigurationError`` for other homes."""
-    sought = [each.id for each in config.holdable if all(map(mover.may_bring, each.addresses))]
+    sought = [each.id for each in config.holdable if all(map(floating_ip.may_attach, each.addresses))]
     beyond = {each.id for each in config.holdable if each.id in config.node.preferred_gateways}.difference(
         sought
     )
@@ -412,6 +412,6 @@ def _sought(config: Config, mover: AddressMover) -> list[str]:
         raise ConfigurationError(
             f"node.preferred_gateways: the address of"
             f" {', '.join(sorted(beyond)) or 'every gateway instance'} is not in"
-            f" the subnet of {config.gateway.address_interface}; set gateways of this node's subnet"
+            f" the subnet of {config.gateway.floating_ip_interface}; set gateways of this node's subnet"
         )
     return sought

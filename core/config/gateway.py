@@ -68,9 +68,9 @@ class GatewayConfig(Section):
     ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
     the usual ones (docs/gateway-operations.md).
 
-    ``address_mover``: how an instance's address moves to the node that takes its lease. ``none``: it is there
-    already; ``interface``: it is added to ``address_interface`` and announced (needs NET_ADMIN and NET_RAW);
-    ``ec2``: and before that assigned to this instance's network interface (docs/scale.md).
+    ``floating_ip``: how an instance's address moves to the node that takes its lease. ``none``: it is there
+    already; ``interface``: it is added to ``floating_ip_interface`` and announced (needs NET_ADMIN and
+    NET_RAW); ``ec2``: and before that assigned to this instance's network interface (docs/scale.md).
     """
 
     id: Name = "vg-1"
@@ -104,8 +104,8 @@ class GatewayConfig(Section):
     sessions_per_sim_max: Annotated[int, Field(ge=1, le=100)] = 11
     quarantine_s: Annotated[float, Field(ge=0)] = 60.0
     instances: Annotated[tuple[GatewayInstanceConfig, ...], Field(max_length=1_000)] = ()
-    address_mover: Literal["none", "interface", "ec2"] = "none"
-    address_interface: Annotated[
+    floating_ip: Literal["none", "interface", "ec2"] = "none"
+    floating_ip_interface: Annotated[
         str, text(r"([a-zA-Z][a-zA-Z0-9_.-]{0,14})?", "a network interface, as eth0, or empty")
     ] = ""
 
@@ -210,9 +210,9 @@ class GatewayConfig(Section):
         return self.instances or (one,)
 
     @model_validator(mode="after")
-    def _check_mover(self) -> "GatewayConfig":
-        if self.address_mover != "none" and not self.address_interface:
-            raise ValueError(f"address_mover {self.address_mover}: name the interface in address_interface")
+    def _check_floating_ip(self) -> "GatewayConfig":
+        if self.floating_ip != "none" and not self.floating_ip_interface:
+            raise ValueError(f"floating_ip {self.floating_ip}: name the interface in floating_ip_interface")
         return self
 
     @model_validator(mode="after")

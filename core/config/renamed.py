@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 RENAMED: Mapping[str, str] = {
     "edge.inside": "edge.device_network",
+    "gateway.address_interface": "gateway.floating_ip_interface",
+    "gateway.address_mover": "gateway.floating_ip",
     "gateway.doors": "gateway.protocols",
     "gateway.instances.doors": "gateway.instances.protocols",
     "gateway.virtual": "gateway.instances",

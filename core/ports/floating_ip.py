@@ -9,24 +9,24 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 
-class AddressMover(Protocol):
+class FloatingIp(Protocol):
     """Moves addresses to this host."""
 
-    def may_bring(self, address: IPv4Address) -> bool:
+    def may_attach(self, address: IPv4Address) -> bool:
         """Whether this host could ever have it; where it could not, the gateway is not sought."""
         ...
 
-    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+    async def attach(self, address: IPv4Address, *, lasting_s: float) -> None:
         """Make it this host's own for so long from now, or go on so. Idempotent, bounded in time.
 
         Raises ``Unavailable`` when it may be tried again, ``ConfigurationError`` with the fix otherwise.
         """
         ...
 
-    async def let_go(self, address: IPv4Address) -> None:
+    async def detach(self, address: IPv4Address) -> None:
         """It is this host's own no longer. Idempotent. Raises ``Unavailable``."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of what the mover itself holds; the addresses end by themselves."""
+        """Let go of what it holds; the addresses end by themselves."""
         ...

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from core.adapters.clock import SystemEntropy
-from core.adapters.floating_ip.interface import InterfaceMover
+from core.adapters.floating_ip.interface import InterfaceFloatingIp
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
 from core.errors import ConfigurationError
@@ -60,8 +60,8 @@ def node(segment: Segment, number: int, folder: Path, store: dict[str, str]) -> 
             "AIRLOOM_CONTROL__SECRET": SECRET,
             "AIRLOOM_GATEWAY__INSTANCES": json.dumps(instances),
             "AIRLOOM_GATEWAY__SESSIONS_MAX": "64",
-            "AIRLOOM_GATEWAY__ADDRESS_MOVER": "interface",
-            "AIRLOOM_GATEWAY__ADDRESS_INTERFACE": Segment.DEVICE,
+            "AIRLOOM_GATEWAY__FLOATING_IP": "interface",
+            "AIRLOOM_GATEWAY__FLOATING_IP_INTERFACE": Segment.DEVICE,
             "AIRLOOM_EDGE__DEVICE_NETWORK": "off",
         },
     )
@@ -182,7 +182,7 @@ async def open_without_privilege() -> None:
     if os.geteuid() == 0:
         os.setuid(65_534)
     try:
-        await InterfaceMover.open("lo")
+        await InterfaceFloatingIp.open("lo")
     except ConfigurationError as error:
         print(error)  # noqa: T201 - the parent reads it
 
@@ -195,7 +195,8 @@ def test_without_privilege_one_line_says_so() -> None:
     )
     said = run_in(code=code).stdout
     assert said == (
-        "gateway.address_interface lo: the process needs NET_ADMIN and NET_RAW; run as root or grant both\n"
+        "gateway.floating_ip_interface lo: the process needs NET_ADMIN and NET_RAW; run as root or grant"
+        " both\n"
     )
 
 
@@ -203,4 +204,4 @@ def test_without_privilege_one_line_says_so() -> None:
 @pytest.mark.root
 async def test_an_interface_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigurationError, match="eth77: there is no such interface"):
-        await InterfaceMover.open("eth77")
+        await InterfaceFloatingIp.open("eth77")

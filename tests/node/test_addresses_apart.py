@@ -138,16 +138,16 @@ class Mover:
         self.here: list[str] = []
         self.is_away = False
 
-    def may_bring(self, address: IPv4Address) -> bool:
+    def may_attach(self, address: IPv4Address) -> bool:
         return str(address) != "192.0.2.1"
 
-    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+    async def attach(self, address: IPv4Address, *, lasting_s: float) -> None:
         if self.is_away:
             raise Unavailable("EC2 does not answer")
         if str(address) not in self.here:
             self.here.append(str(address))
 
-    async def let_go(self, address: IPv4Address) -> None:
+    async def detach(self, address: IPv4Address) -> None:
         if str(address) not in self.here:
             raise Unavailable("it is not here")
         self.here.remove(str(address))
@@ -159,13 +159,13 @@ class Mover:
 def test_both_addresses_come_with_the_gateway_and_go_with_it(
     play: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mover, plain = Mover(), Stage._adapters
-    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), mover=mover))
+    floating_ip, plain = Mover(), Stage._adapters
+    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), floating_ip=floating_ip))
 
     async def script(stage: Stage) -> None:
-        assert mover.here == [GATEWAY, USER]
+        assert floating_ip.here == [GATEWAY, USER]
         await stage.node.drain()
-        assert mover.here == []
+        assert floating_ip.here == []
         await stage.crash()
         await stage.start_node()
 
@@ -175,14 +175,14 @@ def test_both_addresses_come_with_the_gateway_and_go_with_it(
 def test_an_address_that_cannot_be_brought_again_is_told_while_it_lasts(
     play: Callable[[Script], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mover, plain = Mover(), Stage._adapters
-    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), mover=mover))
+    floating_ip, plain = Mover(), Stage._adapters
+    monkeypatch.setattr(Stage, "_adapters", lambda *args: replace(plain(*args), floating_ip=floating_ip))
 
     async def script(stage: Stage) -> None:
-        mover.is_away = True
+        floating_ip.is_away = True
         await asyncio.sleep(30)
         assert stage.node.faults.standing == {"gateway-address vg-1": "transient: EC2 does not answer"}
-        mover.is_away = False
+        floating_ip.is_away = False
         await asyncio.sleep(5)
         assert not stage.node.faults.standing
 

@@ -23,7 +23,7 @@ SOCKET = (GATEWAY, 2152)
 
 @dataclass
 class Host:
-    """Implements ``AddressMover``: what happened in which order, and until when the address stays."""
+    """Implements ``FloatingIp``: what happened in which order, and until when the address stays."""
 
     world: World
     events: list[str] = field(default_factory=list)
@@ -32,10 +32,10 @@ class Host:
     sticks: int = 0
     is_possible: bool = True
 
-    def may_bring(self, address: IPv4Address) -> bool:
+    def may_attach(self, address: IPv4Address) -> bool:
         return self.is_possible
 
-    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+    async def attach(self, address: IPv4Address, *, lasting_s: float) -> None:
         if self.fails:
             self.fails -= 1
             raise Unavailable("not now")
@@ -44,7 +44,7 @@ class Host:
         assert 0 < lasting_s <= LEASE_S
         self.until = self.world.clock.monotonic() + lasting_s
 
-    async def let_go(self, address: IPv4Address) -> None:
+    async def detach(self, address: IPv4Address) -> None:
         if self.sticks:
             self.sticks -= 1
             raise Unavailable("not now")
@@ -67,7 +67,7 @@ class OnHost(World):
         self.host = Host(self)
 
     def _adapters(self, life: Incarnation, name: str) -> Adapters:
-        return replace(super()._adapters(life, name), mover=self.host)
+        return replace(super()._adapters(life, name), floating_ip=self.host)
 
 
 def play(script: Callable[[OnHost], Awaitable[None]]) -> None:

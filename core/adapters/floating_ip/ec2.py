@@ -21,14 +21,14 @@ from botocore.config import Config as SdkConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from core.errors import ConfigurationError, Unavailable
-from core.ports.floating_ip import AddressMover
+from core.ports.floating_ip import FloatingIp
 
 METADATA = "http://169.254.169.254"
 METADATA_S, CONNECT_S, CALL_S = 2.0, 2.0, 5.0
 LOOK_S = 5.0
 """How often the metadata are read; a move shows in them some seconds after EC2 said yes."""
 TOKEN_LIFE_S = 60
-_KEY = "gateway.address_mover ec2"
+_KEY = "gateway.floating_ip ec2"
 _FIXES = {
     "UnauthorizedOperation": "allow ec2:AssignPrivateIpAddresses on it to the instance's role",
     "AuthFailure": "invalid credentials; correct the instance's role or AWS_PROFILE",
@@ -41,11 +41,11 @@ _FIXES = {
 """What only the operator can mend; all else EC2 says may be otherwise soon."""
 
 
-class Ec2Mover:
-    """Implements ``AddressMover``; make it with ``open``."""
+class Ec2FloatingIp:
+    """Implements ``FloatingIp``; make it with ``open``."""
 
     def __init__(
-        self, *, interface: AddressMover, metadata: "Metadata", sdk: Any, eni: str, subnet: IPv4Network
+        self, *, interface: FloatingIp, metadata: "Metadata", sdk: Any, eni: str, subnet: IPv4Network
     ) -> None:
         self._interface = interface
         self._metadata = metadata
@@ -57,8 +57,8 @@ class Ec2Mover:
 
     @classmethod
     async def open(
-        cls, *, interface: AddressMover, station: bytes, metadata: str = METADATA, endpoint: str = ""
-    ) -> "Ec2Mover":
+        cls, *, interface: FloatingIp, station: bytes, metadata: str = METADATA, endpoint: str = ""
+    ) -> "Ec2FloatingIp":
         """Ask the instance which network interface has the link address ``station``; ``interface`` adds and
         removes addresses there. Credentials come by the usual chain. Raises ``ConfigurationError``.
         """
@@ -80,15 +80,15 @@ class Ec2Mover:
             sdk = await parts.enter_async_context(
                 session.client("ec2", endpoint_url=endpoint or None, config=sdk_config)
             )
-            mover = cls(interface=interface, metadata=told, sdk=sdk, eni=eni, subnet=subnet)
-            mover._open_parts = parts.pop_all()
-            return mover
+            floating_ip = cls(interface=interface, metadata=told, sdk=sdk, eni=eni, subnet=subnet)
+            floating_ip._open_parts = parts.pop_all()
+            return floating_ip
 
-    def may_bring(self, address: IPv4Address) -> bool:
+    def may_attach(self, address: IPv4Address) -> bool:
         """Whether it is of the interface's subnet."""
         return address in self._subnet
 
-    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+    async def attach(self, address: IPv4Address, *, lasting_s: float) -> None:
         """Have EC2 send it here, at first and when it turns out to be elsewhere."""
         began = time.monotonic()
         asked = self._asked.get(address)
@@ -98,12 +98,12 @@ class Ec2Mover:
         left_s = lasting_s - (time.monotonic() - began)
         if left_s <= 0:
             raise Unavailable(f"{address}: EC2 took longer than the lease term")
-        await self._interface.bring(address, lasting_s=left_s)
+        await self._interface.attach(address, lasting_s=left_s)
 
-    async def let_go(self, address: IPv4Address) -> None:
+    async def detach(self, address: IPv4Address) -> None:
         """Take it off the interface here; EC2 sends it on when the next holder asks."""
         self._asked.pop(address, None)
-        await self._interface.let_go(address)
+        await self._interface.detach(address)
 
     async def aclose(self) -> None:
         """Let the connections go."""
@@ -171,5 +171,5 @@ async def _place_of(metadata: Metadata) -> tuple[str, IPv4Network, str]:
     except (Unavailable, ValueError) as error:
         raise ConfigurationError(
             f"{_KEY}: {error}; it needs an EC2 instance with its metadata service on, and"
-            " gateway.address_interface one of its network interfaces"
+            " gateway.floating_ip_interface one of its network interfaces"
         ) from None

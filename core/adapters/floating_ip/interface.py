@@ -32,8 +32,8 @@ _FIXES = {
 }
 
 
-class InterfaceMover:
-    """Implements ``AddressMover`` on the interface ``name``, whose link address is ``station``, of a plain
+class InterfaceFloatingIp:
+    """Implements ``FloatingIp`` on the interface ``name``, whose link address is ``station``, of a plain
     network, where whoever announces an address has it.
     """
 
@@ -43,7 +43,7 @@ class InterfaceMover:
         self._announced: dict[IPv4Address, int] = {}
 
     @classmethod
-    async def open(cls, name: str) -> "InterfaceMover":
+    async def open(cls, name: str) -> "InterfaceFloatingIp":
         """Look whether it is there and may be used; raises ``ConfigurationError``."""
         try:
             with _wire(name) as wire:
@@ -51,17 +51,17 @@ class InterfaceMover:
         except OSError as error:
             raise _fault(name, error) from None
 
-    def may_bring(self, address: IPv4Address) -> bool:
+    def may_attach(self, address: IPv4Address) -> bool:
         """Always: which addresses the neighbours expect here is not known."""
         return True
 
-    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+    async def attach(self, address: IPv4Address, *, lasting_s: float) -> None:
         """Add it or renew its lifetime; the first times, tell the neighbours."""
         announced = self._announced.get(address, 0)
         await asyncio.to_thread(self._bring, address, lasting_s, is_announced=announced < ANNOUNCEMENTS)
         self._announced[address] = min(announced + 1, ANNOUNCEMENTS)
 
-    async def let_go(self, address: IPv4Address) -> None:
+    async def detach(self, address: IPv4Address) -> None:
         """Remove it."""
         self._announced.pop(address, None)
         await asyncio.to_thread(self._let_go, address)
@@ -114,8 +114,8 @@ def _wire(name: str) -> socket.socket:
 def _fault(name: str, error: Exception) -> ConfigurationError | Unavailable:
     number = _number(error)
     if number in _FIXES:
-        return ConfigurationError(f"gateway.address_interface {name}: {_FIXES[number]}")
-    return Unavailable(f"gateway.address_interface {name}: {error}")
+        return ConfigurationError(f"gateway.floating_ip_interface {name}: {_FIXES[number]}")
+    return Unavailable(f"gateway.floating_ip_interface {name}: {error}")
 
 
 def _number(error: Exception) -> int:

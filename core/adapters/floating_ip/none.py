@@ -3,17 +3,17 @@
 from ipaddress import IPv4Address
 
 
-class NoMover:
-    """Implements ``AddressMover`` where every address is this host's own already, as on the loopback."""
+class StaysInPlace:
+    """Implements ``FloatingIp`` where every address is this host's own already, as on the loopback."""
 
-    def may_bring(self, address: IPv4Address) -> bool:
+    def may_attach(self, address: IPv4Address) -> bool:
         """Always."""
         return True
 
-    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+    async def attach(self, address: IPv4Address, *, lasting_s: float) -> None:
         """It is here."""
 
-    async def let_go(self, address: IPv4Address) -> None:
+    async def detach(self, address: IPv4Address) -> None:
         """It stays."""
 
     async def aclose(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 from core.errors import Unavailable
-from core.ports.floating_ip import AddressMover
+from core.ports.floating_ip import FloatingIp
 from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.running.faults import Faults
 
@@ -21,40 +21,40 @@ class AddressKeeper:
         self,
         *,
         addresses: Sequence[IPv4Address],
-        mover: AddressMover,
+        floating_ip: FloatingIp,
         gateway: GatewayInstance,
         remaining_s: Callable[[], float],
         faults: Faults,
     ) -> None:
         self._addresses = addresses
-        self._mover = mover
+        self._floating_ip = floating_ip
         self._gateway = gateway
         self._remaining_s = remaining_s
         self._faults = faults
         self._moving = asyncio.Lock()
 
-    async def bring(self) -> None:
+    async def attach(self) -> None:
         """Letting go comes last: once the gateway is fenced nothing is brought. Raises ``Unavailable``, and
-        what ``AddressMover.bring`` does.
+        what ``FloatingIp.bring`` does.
         """
         async with self._moving:
             for address in self._addresses:
                 self._gateway.demand_held()
-                await self._mover.bring(address, lasting_s=self._remaining_s())
+                await self._floating_ip.attach(address, lasting_s=self._remaining_s())
 
     async def run(self) -> None:
         """Bring them again and again, until cancelled."""
         while True:
             await asyncio.sleep(KEEP_ADDRESS_S)
             try:
-                await self.bring()
+                await self.attach()
             except Unavailable as error:  # tried again well before it ends
                 self._faults.stands(ADDRESS_LOOP, error, self._gateway.gateway_id)
             else:
                 self._faults.goes_on(ADDRESS_LOOP, self._gateway.gateway_id)
 
-    async def let_go(self) -> None:
+    async def detach(self) -> None:
         """They are this host's no longer; raises ``Unavailable``."""
         async with self._moving:
             for address in self._addresses:
-                await self._mover.let_go(address)
+                await self._floating_ip.detach(address)

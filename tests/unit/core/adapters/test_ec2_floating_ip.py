@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from core.adapters.floating_ip import ec2
-from core.adapters.floating_ip.ec2 import Ec2Mover
+from core.adapters.floating_ip.ec2 import Ec2FloatingIp
 from core.errors import ConfigurationError, Unavailable
 
 ADDRESS = IPv4Address("10.0.1.101")
@@ -97,17 +97,17 @@ def _error(status: int, code: str) -> web.Response:
 
 @dataclass
 class Interface:
-    """Implements ``AddressMover``: what this host has, without a kernel."""
+    """Implements ``FloatingIp``: what this host has, without a kernel."""
 
     has: dict[IPv4Address, float] = field(default_factory=dict)
 
-    def may_bring(self, address: IPv4Address) -> bool:
+    def may_attach(self, address: IPv4Address) -> bool:
         return True
 
-    async def bring(self, address: IPv4Address, *, lasting_s: float) -> None:
+    async def attach(self, address: IPv4Address, *, lasting_s: float) -> None:
         self.has[address] = lasting_s
 
-    async def let_go(self, address: IPv4Address) -> None:
+    async def detach(self, address: IPv4Address) -> None:
         self.has.pop(address, None)
 
     async def aclose(self) -> None:
@@ -121,16 +121,16 @@ class Stage:
     interfaces: dict[bytes, Interface] = field(default_factory=dict)
 
     @asynccontextmanager
-    async def instance(self, station: bytes) -> AsyncIterator[Ec2Mover]:
+    async def instance(self, station: bytes) -> AsyncIterator[Ec2FloatingIp]:
         """The mover of the instance whose interface that is."""
         interface = self.interfaces[station] = Interface()
-        mover = await Ec2Mover.open(
+        floating_ip = await Ec2FloatingIp.open(
             interface=interface, station=station, metadata=self.url, endpoint=self.url
         )
         try:
-            yield mover
+            yield floating_ip
         finally:
-            await mover.aclose()
+            await floating_ip.aclose()
 
 
 @pytest.fixture
@@ -144,9 +144,9 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
 
 async def test_the_address_goes_to_whoever_takes_over(stage: Stage) -> None:
     async with stage.instance(FIRST) as first, stage.instance(SECOND) as second:
-        await first.bring(ADDRESS, lasting_s=12)
+        await first.attach(ADDRESS, lasting_s=12)
         assert stage.region.addresses["eni-1"] == ["10.0.1.11", "10.0.1.101"]
-        await second.bring(ADDRESS, lasting_s=12)
+        await second.attach(ADDRESS, lasting_s=12)
         assert stage.region.addresses == {"eni-1": ["10.0.1.11"], "eni-2": ["10.0.1.12", "10.0.1.101"]}
         assert 11 < stage.interfaces[SECOND].has[ADDRESS] <= 12, "the call's time is not added"
 
@@ -154,9 +154,9 @@ async def test_the_address_goes_to_whoever_takes_over(stage: Stage) -> None:
 async def test_it_is_asked_for_once_and_taken_off_here_alone(stage: Stage) -> None:
     async with stage.instance(FIRST) as first:
         for _ in range(3):
-            await first.bring(ADDRESS, lasting_s=12)
-        await first.let_go(ADDRESS)
-        await first.let_go(ADDRESS)
+            await first.attach(ADDRESS, lasting_s=12)
+        await first.detach(ADDRESS)
+        await first.detach(ADDRESS)
     assert stage.region.asked == ["10.0.1.101 to eni-1"]
     assert "10.0.1.101" in stage.region.addresses["eni-1"], "else somebody else may be given it"
     assert stage.interfaces[FIRST].has == {}
@@ -167,13 +167,13 @@ async def test_a_call_of_the_last_holder_that_comes_late_is_made_good(
 ) -> None:
     monkeypatch.setattr(ec2, "LOOK_S", 0.0)
     async with stage.instance(FIRST) as first, stage.instance(SECOND) as second:
-        await second.bring(ADDRESS, lasting_s=12)
-        await first.bring(ADDRESS, lasting_s=12)  # its lease term is over, but EC2 has its call only now
-        await second.bring(ADDRESS, lasting_s=12)
+        await second.attach(ADDRESS, lasting_s=12)
+        await first.attach(ADDRESS, lasting_s=12)  # its lease term is over, but EC2 has its call only now
+        await second.attach(ADDRESS, lasting_s=12)
         assert "10.0.1.101" in stage.region.addresses["eni-2"]
         stage.region.is_metadata_off = True
         asked = len(stage.region.asked)
-        await second.bring(ADDRESS, lasting_s=7)
+        await second.attach(ADDRESS, lasting_s=7)
         assert (len(stage.region.asked), stage.interfaces[SECOND].has[ADDRESS] > 6) == (asked, True)
 
 
@@ -192,19 +192,19 @@ async def test_what_ec2_refuses_names_the_fix_or_is_tried_again(stage: Stage) ->
         for fault, (kind, told) in FAULTS.items():
             stage.region.fault = fault
             with pytest.raises(kind, match=told):
-                await first.bring(ADDRESS, lasting_s=12)
+                await first.attach(ADDRESS, lasting_s=12)
             assert stage.interfaces[FIRST].has == {}, "an address that is not here is not added"
         stage.region.fault = None
-        await first.bring(ADDRESS, lasting_s=12)
+        await first.attach(ADDRESS, lasting_s=12)
         assert ADDRESS in stage.interfaces[FIRST].has
 
 
 async def test_another_subnets_address_is_not_sought_and_refused(stage: Stage) -> None:
     async with stage.instance(FIRST) as first:
-        assert first.may_bring(ADDRESS)
-        assert not first.may_bring(IPv4Address("10.0.2.101"))
+        assert first.may_attach(ADDRESS)
+        assert not first.may_attach(IPv4Address("10.0.2.101"))
         with pytest.raises(ConfigurationError, match=r"10.0.2.101 to eni-1: .* in the interface's subnet"):
-            await first.bring(IPv4Address("10.0.2.101"), lasting_s=12)
+            await first.attach(IPv4Address("10.0.2.101"), lasting_s=12)
 
 
 async def test_an_ec2_that_does_not_answer_in_time_adds_nothing(
@@ -213,11 +213,11 @@ async def test_an_ec2_that_does_not_answer_in_time_adds_nothing(
     async with stage.instance(FIRST) as first:
         stage.region.takes_s = 0.1
         with pytest.raises(Unavailable, match="longer than the lease term"):
-            await first.bring(ADDRESS, lasting_s=0.05)
-        await first.let_go(ADDRESS)
+            await first.attach(ADDRESS, lasting_s=0.05)
+        await first.detach(ADDRESS)
         monkeypatch.setattr(ec2, "CALL_S", 0.05)
         with pytest.raises(Unavailable, match="EC2 does not answer") as caught:
-            await first.bring(ADDRESS, lasting_s=12)
+            await first.attach(ADDRESS, lasting_s=12)
         assert caught.value.ambiguous
         assert stage.interfaces[FIRST].has == {}
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from billing.service import BillingService
 from core.adapters.clock import SystemClock, SystemEntropy
+from core.adapters.data_directory import NodeFolder
 from core.adapters.floating_ip.none import StaysInPlace
-from core.adapters.folder import NodeFolder
 from core.adapters.links import NoLinks, WebSocketLinks
 from core.adapters.network import UdpNetwork
 from core.adapters.object_store.files import FolderObjectStore
@@ -18,7 +18,7 @@ from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.secrets.tokens import key_of_file, key_of_secret
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.adapters.stream.log import STREAM_FOLDER, LogStream
 from core.config import Config, GatewayConfig
 from core.domain.billing import Tariff

@@ -20,7 +20,7 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.adapters.stream.log import LogStream
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import Config, GatewayConfig, NodeConfig, RadiusConfig

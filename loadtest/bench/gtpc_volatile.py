@@ -20,7 +20,7 @@ from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import Config, GatewayConfig, NodeConfig
 from gtp.userplane.counter_table import CounterTable, over_buffer, table_bytes

@@ -28,7 +28,7 @@ from core.adapters.clock import SystemClock
 from core.adapters.store.cassandra import CassandraEngine, migrate
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
 from loadtest.bench import records_gateways
 from loadtest.bench.machine import machine

@@ -18,7 +18,7 @@ from pathlib import Path
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.values import replace
 from loadtest.external import cassandra

@@ -24,7 +24,7 @@ from typing import Any
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.config import EdgeConfig, GatewayConfig
 from loadtest.customer import Customer
 from loadtest.external import cassandra, kinesis, sgsnemu

@@ -24,7 +24,7 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sessions import WideSessions
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import EdgeConfig
 from core.domain.flow import PacketFilter

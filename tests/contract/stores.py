@@ -17,7 +17,7 @@ from core.adapters.store.engine import Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.tables import TABLES
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.session import Access, Location, Session, SessionEvent, SessionEventKind, Tunnel
 from core.domain.sim import Sim, Subscriber
 from core.domain.usage import SegmentLabel, UsageReport, Volume

@@ -14,7 +14,7 @@ from core.adapters.store.tables import (
     SIM_GROUP,
     USAGE,
 )
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.account import Group
 from core.domain.session import Session
 from core.errors import LocalProtocolError, StaleVersion, Unavailable

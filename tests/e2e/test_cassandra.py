@@ -19,7 +19,7 @@ from core.adapters.store.calls import SWEEP_S
 from core.adapters.store.cassandra import TIMEOUT_S, CassandraAddress, CassandraEngine, connect, migrate
 from core.adapters.store.engine import RowKey
 from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY, USAGE
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from loadtest.customer import Customer

@@ -13,7 +13,7 @@ import pytest
 
 from core.adapters.clock import SystemClock
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.adapters.stream.kinesis import KinesisStream
 from core.domain.message import DeviceMessage
 from core.domain.usage import day_of

@@ -19,7 +19,7 @@ from core.adapters.store.cassandra import (
 )
 from core.adapters.store.engine import RowKey
 from core.adapters.store.tables import SIM
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.gateway import GatewayLease
 from core.errors import Unavailable
 from gtp.endpoint import SHED_AFTER_S

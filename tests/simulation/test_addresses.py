@@ -22,7 +22,7 @@ from core.adapters.peers import NoPeers
 from core.adapters.store.engine import Batch, Row, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import ADDRESS_HOLDER, UE_BLOCK, Table
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import Config, GatewayInstanceConfig
 from core.domain.gateway import AddressHolder

@@ -17,7 +17,7 @@ from billing.closing import MonthCloser, late_usage
 from billing.service import BillingService
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.billing import CLOSING_DELAY, ClosedMonth, Tariff
 from core.domain.months import end_of
 from core.domain.usage import SegmentLabel, UsageReport, Volume

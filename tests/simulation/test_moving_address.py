@@ -9,7 +9,7 @@ import pytest
 
 from airloom.app.adapters import Adapters
 from core.adapters.store.memory import MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from core.services.gateway.address import KEEP_ADDRESS_S

@@ -24,7 +24,7 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.secrets.passwords import Argon2Passwords
 from core.adapters.secrets.tokens import JwtTokens
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.billing import Tariff
 from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim

@@ -54,7 +54,6 @@ from core.adapters.store.engine import (
     expiry_us,
     microseconds,
 )
-from core.adapters.store.joined import JoinedWrites
 from core.adapters.store.tables import (
     EMPTY,
     GATEWAY_LEASE,
@@ -64,6 +63,7 @@ from core.adapters.store.tables import (
     Column,
     Table,
 )
+from core.adapters.store.write_batching import JoinedWrites
 from core.errors import ConfigurationError, LocalProtocolError, StaleVersion, Unavailable
 from core.ports.clock import Clock
 

@@ -35,7 +35,7 @@ from core.adapters.store.engine import (
     holds,
     microseconds,
 )
-from core.adapters.store.hot import HotRows, is_hot
+from core.adapters.store.row_cache import HotRows, is_hot
 from core.adapters.store.statements import Statements, add_column, scan_of, statements_of
 from core.adapters.store.tables import GATEWAY_LEASE, SCHEMA_VERSION, TABLES, Table
 from core.errors import ConfigurationError, StaleVersion, Unavailable

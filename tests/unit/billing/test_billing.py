@@ -20,7 +20,7 @@ from billing.service import BillingService
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.usage import WideUsage
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.billing import Tariff
 from core.domain.usage import SegmentLabel, UsageReport, Volume, roll_up
 from core.domain.values import replace

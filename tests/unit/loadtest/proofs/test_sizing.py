@@ -8,7 +8,7 @@ import pytest
 from core.adapters.store.engine import Batch
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.rows import body_of
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.values import replace
 from loadtest.proofs import sizing
 from loadtest.proofs.scale import fleet_of

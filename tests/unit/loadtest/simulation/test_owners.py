@@ -3,7 +3,7 @@
 import pytest
 
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from loadtest.simulation.owners import OwnerWatch
 from loadtest.simulation.virtual import VirtualClock
 

@@ -36,7 +36,7 @@ from core.adapters.store.tables import (
     SIM_GROUP,
     Table,
 )
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from tests.contract.stores import SetClock, mount, report_of, sim_of, unmount
@@ -397,7 +397,7 @@ import asyncio, sys
 from pathlib import Path
 from core.adapters.clock import SystemClock
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from tests.contract.stores import event_of, session_of, sim_of
 
 async def caller(store, first):

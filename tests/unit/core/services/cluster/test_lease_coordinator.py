@@ -11,7 +11,7 @@ import pytest
 
 from airloom.app.gateway_runtime import GATEWAY_WORDS
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable

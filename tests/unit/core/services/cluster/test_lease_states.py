@@ -7,7 +7,7 @@ from msgspec.structs import astuple
 
 from core.adapters.peers import NoPeers
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.gateway import GatewayLease
 from core.domain.lease import Lease
 from core.errors import ConfigurationError

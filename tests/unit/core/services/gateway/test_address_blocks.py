@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.address_blocks import Block, BlockOwner, first_free, prefix_within
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool

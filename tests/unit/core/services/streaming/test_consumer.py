@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.consumer import SHARD_END
 from core.domain.message import StreamRecord
 from core.domain.usage import day_of

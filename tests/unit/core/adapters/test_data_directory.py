@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.adapters.clock import SystemEntropy
-from core.adapters.folder import LOCK_FILE, NodeFolder
+from core.adapters.data_directory import LOCK_FILE, NodeFolder
 from core.errors import ConfigurationError
 
 

@@ -9,7 +9,7 @@ from cassandra.cqltypes import LongType, UTF8Type
 from cassandra.protocol import ColumnMetadata
 from cassandra.query import BoundStatement, PreparedStatement
 
-from core.adapters.store.joined import JOINED_MAX, JoinedWrites
+from core.adapters.store.write_batching import JOINED_MAX, JoinedWrites
 from core.errors import Unavailable
 
 EVEN, ODD = ["even", "odd"], ["odd", "even"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from core.adapters.clock import SystemClock
-from core.adapters.store import hot
+from core.adapters.store import row_cache as hot
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide import WideStore
+from core.adapters.store.wide_column import WideStore
 from core.domain.account import Group
 from core.errors import StaleVersion
 

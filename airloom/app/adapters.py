@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from billing.service import BillingService
 from core.adapters.clock import SystemClock, SystemEntropy
-from core.adapters.data_directory import NodeFolder
+from core.adapters.data_directory import DataDirectory
 from core.adapters.floating_ip.none import StaysInPlace
 from core.adapters.links import NoLinks, WebSocketLinks
 from core.adapters.network import UdpNetwork
@@ -18,7 +18,7 @@ from core.adapters.peers import HttpPeers, NoPeers
 from core.adapters.secrets.tokens import key_of_file, key_of_secret
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.log import STREAM_FOLDER, LogStream
 from core.config import Config, GatewayConfig
 from core.domain.billing import Tariff
@@ -104,7 +104,7 @@ async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     demand_shared_objects(config)
     clock, entropy, folder = SystemClock(), SystemEntropy(), config.node.data_dir
     async with AsyncExitStack() as open_parts:
-        own_folder = await asyncio.to_thread(NodeFolder.open, folder, entropy)
+        own_folder = await asyncio.to_thread(DataDirectory.open, folder, entropy)
         open_parts.callback(own_folder.close)
         device_network = _device_network_of(config)  # made in a child: meanwhile the rest opens
         if device_network is not None:
@@ -175,7 +175,7 @@ def _open_tuns(config: GatewayConfig, gateway_id: str) -> Mapping[str, Tun]:
 
 async def open_store(config: Config, clock: Clock) -> Store:
     """The configured store; raises ``ConfigurationError``."""
-    return WideStore(engine=await _open_engine(config, clock), clock=clock)
+    return WideColumnStore(engine=await _open_engine(config, clock), clock=clock)
 
 
 async def _open_engine(config: Config, clock: Clock) -> Engine:

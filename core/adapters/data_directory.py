@@ -19,7 +19,7 @@ _OTHERS = 0o077
 _ID = re.compile(rb"[0-9a-f]{32}")
 
 
-class NodeFolder:
+class DataDirectory:
     """A locked data folder. Make one with ``open``; ``close`` lets it go."""
 
     def __init__(self, *, folder_id: str, descriptor: int) -> None:
@@ -27,7 +27,7 @@ class NodeFolder:
         self._descriptor = descriptor
 
     @classmethod
-    def open(cls, folder: Path, entropy: Entropy) -> "NodeFolder":
+    def open(cls, folder: Path, entropy: Entropy) -> "DataDirectory":
         """Make it if need be and lock it; raises ``ConfigurationError``, also when it is in use."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.log import LogStream
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import Config, GatewayConfig, NodeConfig, RadiusConfig
@@ -84,7 +84,7 @@ async def serving(counts: Counts, folder: Path | None, *roles: str) -> AsyncIter
         clock, network = CountedClock(), VirtualNetwork(random.Random(1), PERFECT)
         engine, stream, open_counters = await _kept(stack, counts, clock, folder)
         await seed(engine, sims=SIMS, sessions=0, peer=PEER)
-        store, now = WideStore(engine=engine, clock=clock), clock.now()
+        store, now = WideColumnStore(engine=engine, clock=clock), clock.now()
         await store.accounts.put_operator(Operator(OPERATOR_ID, "owner@example.com", now, now))
         adapters = Adapters(
             clock=clock,

@@ -20,7 +20,7 @@ from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import Config, GatewayConfig, NodeConfig
 from gtp.userplane.counter_table import CounterTable, over_buffer, table_bytes
@@ -44,7 +44,7 @@ async def _serve(address: str, sims: int, sessions: int, peer: str) -> None:
             clock=clock,
             entropy=SystemEntropy(),
             network=UdpNetwork(),
-            store=WideStore(engine=engine, clock=clock),
+            store=WideColumnStore(engine=engine, clock=clock),
             stream=MemoryStream(disk=MemoryDisk(), clock=clock),
             objects=MemoryObjectStore(),
             open_counters=open_counters,

@@ -28,7 +28,7 @@ from core.adapters.clock import SystemClock
 from core.adapters.store.cassandra import CassandraEngine, migrate
 from core.adapters.store.engine import Engine
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
 from loadtest.bench import records_gateways
 from loadtest.bench.machine import machine
@@ -52,7 +52,7 @@ class Trial:
 
 
 async def _trial(engine: Engine, reports: int) -> Trial:
-    usage = WideStore(engine=engine, clock=SystemClock()).usage
+    usage = WideColumnStore(engine=engine, clock=SystemClock()).usage
     day = day_of(datetime.now(UTC))
     written, latencies = 0, Histogram()
 

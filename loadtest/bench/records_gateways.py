@@ -18,7 +18,7 @@ from pathlib import Path
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine, migrate
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.values import replace
 from loadtest.external import cassandra
@@ -85,7 +85,7 @@ async def measure(nodes: list[cassandra.Node], *, sessions: int, rounds: int) ->
 
 
 async def _write_sims(address: CassandraAddress, count: int) -> list[str]:
-    store = WideStore(
+    store = WideColumnStore(
         engine=await CassandraEngine.open(address=address, clock=SystemClock()), clock=SystemClock()
     )
     now = datetime.now(UTC)

@@ -24,7 +24,7 @@ from typing import Any
 from core.adapters.clock import SystemClock, SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.config import EdgeConfig, GatewayConfig
 from loadtest.customer import Customer
 from loadtest.external import cassandra, kinesis, sgsnemu
@@ -238,7 +238,7 @@ async def _watched(
     port = int(environment["AIRLOOM_STORE__PORT"])
     address = CassandraAddress(hosts, NAME, cassandra.DATACENTER, port=port)
     clock = SystemClock()
-    store = WideStore(engine=await CassandraEngine.open(address=address, clock=clock), clock=clock)
+    store = WideColumnStore(engine=await CassandraEngine.open(address=address, clock=clock), clock=clock)
     watch = OwnerWatch(layout.contacts, layout.secret, tuple(GATEWAYS), store.leases)
     watching = asyncio.create_task(watch.run())
     try:

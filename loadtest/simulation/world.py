@@ -24,7 +24,7 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sessions import WideSessions
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import EdgeConfig
 from core.domain.flow import PacketFilter
@@ -224,7 +224,7 @@ class World:
             clock=clock,
             entropy=SeededEntropy(self.rng),
             network=self.network,
-            store=WideStore(engine=engine, clock=clock),
+            store=WideColumnStore(engine=engine, clock=clock),
             stream=stream,
             objects=MemoryObjectStore(),
             open_counters=lambda _: over_buffer(self.slots[name]),
@@ -299,7 +299,7 @@ class World:
     async def _begin_rollup(self) -> None:
         """As if this were not the first day: what was folded is then read alone, without its slots."""
         engine = self._engine or MemoryEngine(disk=self.disk, clock=self.clock)
-        store = WideStore(engine=engine, clock=self.clock)
+        store = WideColumnStore(engine=engine, clock=self.clock)
         yesterday = day_of(self.clock.now() - timedelta(days=1))
         await store.usage.put_rollup_progress(
             RollupProgress(begun=yesterday, sealed=yesterday, folded=yesterday)

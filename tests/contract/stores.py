@@ -17,7 +17,7 @@ from core.adapters.store.engine import Engine
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.tables import TABLES
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.session import Access, Location, Session, SessionEvent, SessionEventKind, Tunnel
 from core.domain.sim import Sim, Subscriber
 from core.domain.usage import SegmentLabel, UsageReport, Volume
@@ -45,11 +45,11 @@ class World:
     open_engine: Callable[[SetClock], Awaitable[Engine]]
     clock: SetClock = field(default_factory=SetClock)
     engine: Engine = field(init=False)
-    store: WideStore = field(init=False)
+    store: WideColumnStore = field(init=False)
 
     async def open(self) -> None:
         self.engine = await self.open_engine(self.clock)
-        self.store = WideStore(engine=self.engine, clock=self.clock)
+        self.store = WideColumnStore(engine=self.engine, clock=self.clock)
 
     async def reopen(self) -> None:
         await self.store.aclose()

@@ -14,7 +14,7 @@ from core.adapters.store.tables import (
     SIM_GROUP,
     USAGE,
 )
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.account import Group
 from core.domain.session import Session
 from core.errors import LocalProtocolError, StaleVersion, Unavailable
@@ -172,11 +172,11 @@ class _Contended(MemoryEngine):
 
 async def test_a_removal_under_contention_gives_up() -> None:
     clock, disk = SetClock(), Disk()
-    stored = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
+    stored = WideColumnStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
     await stored.groups.put(Group("g1", "OP1", NOW, NOW))
     session = await stored.sessions.put(session_of(sim_of(1)), event_of(sim_of(1)))
     engine = _Contended(disk=disk, clock=clock)
-    contended = WideStore(engine=engine, clock=clock)
+    contended = WideColumnStore(engine=engine, clock=clock)
     with pytest.raises(Unavailable):
         await contended.groups.delete("OP1", "g1")
     with pytest.raises(Unavailable):
@@ -204,9 +204,9 @@ async def test_a_crash_after_any_batch_hides_nothing_and_is_mended_by_repeating(
     engine.batches_left = batches
     sim = sim_of(1, operator_id="OP1")
     with suppress(Unavailable):
-        await _attach_and_detach(WideStore(engine=engine, clock=clock))
+        await _attach_and_detach(WideColumnStore(engine=engine, clock=clock))
 
-    store = WideStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
+    store = WideColumnStore(engine=MemoryEngine(disk=disk, clock=clock), clock=clock)
     in_partition = list(await store.sessions.of_sim(sim.sim_id))
     found = [each async for each in store.sessions.of_gateway("vg-1")]
     assert [each for each in found if isinstance(each, Session)] == in_partition

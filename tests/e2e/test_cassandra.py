@@ -19,7 +19,7 @@ from core.adapters.store.calls import SWEEP_S
 from core.adapters.store.cassandra import TIMEOUT_S, CassandraAddress, CassandraEngine, connect, migrate
 from core.adapters.store.engine import RowKey
 from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY, USAGE
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from loadtest.customer import Customer
@@ -112,7 +112,7 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
                 stored = await customer.call("GET", f"/sims/{sim['simId']}")
                 assert stored["sessionStatus"]["online"] is False
         engine = await CassandraEngine.open(address=address_in(environment, KEYSPACE), clock=SystemClock())
-        store = WideStore(engine=engine, clock=SystemClock())
+        store = WideColumnStore(engine=engine, clock=SystemClock())
         today = int(SystemClock().now().strftime("%Y%m%d"))
         rows = await store.usage.of_day(imsi, today)
         await store.aclose()
@@ -191,7 +191,7 @@ async def test_each_report_has_its_own_outcome_and_every_call_ends() -> None:
         address = cassandra.address_of([node], "airloom_outcomes")
         await migrate(address=address, replication_factor=1)
         engine = await CassandraEngine.open(address=address, clock=SystemClock())
-        usage = WideStore(engine=engine, clock=SystemClock()).usage
+        usage = WideColumnStore(engine=engine, clock=SystemClock()).usage
         imsis = [f"0010100000{number:05d}" for number in range(30)]
 
         async def record(*values: int, timestamp_us: int, more: str = "") -> list[BaseException | None]:
@@ -249,7 +249,7 @@ async def test_three_nodes_go_on_with_two() -> None:
         address = cassandra.address_of(nodes, "airloom_three")
         await migrate(address=address, replication_factor=3)
         engine = await CassandraEngine.open(address=address, clock=SystemClock())
-        store = WideStore(engine=engine, clock=SystemClock())
+        store = WideColumnStore(engine=engine, clock=SystemClock())
         sim = await store.sims.put(sim_of(1, operator_id="OP0000000001"))
         stored = await store.sessions.put(session_of(sim), event_of(sim))
 

@@ -13,7 +13,7 @@ import pytest
 
 from core.adapters.clock import SystemClock
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.kinesis import KinesisStream
 from core.domain.message import DeviceMessage
 from core.domain.usage import day_of
@@ -96,7 +96,9 @@ async def reshard(sdk: Any, stream: str) -> None:
     await kinesis.wait_until_active(sdk, stream)
 
 
-async def consume(stream: KinesisStream, store: WideStore, dice: random.Random, done: asyncio.Event) -> None:
+async def consume(
+    stream: KinesisStream, store: WideColumnStore, dice: random.Random, done: asyncio.Event
+) -> None:
     """One worker after the other, each killed at a random point, until all is counted."""
     meter = MessageMeter(counts=store.message_counts)
     while not done.is_set():
@@ -114,7 +116,7 @@ async def consume(stream: KinesisStream, store: WideStore, dice: random.Random, 
         await asyncio.wait([running])
 
 
-async def counted(store: WideStore) -> dict[str, int]:
+async def counted(store: WideColumnStore) -> dict[str, int]:
     rows = {imsi: await store.message_counts.get(imsi, day_of(datetime.now(UTC))) for imsi in IMSIS}
     return {imsi: row.count if row else 0 for imsi, row in rows.items()}
 
@@ -126,7 +128,7 @@ async def test_a_split_and_a_merge_under_traffic_lose_and_disorder_nothing(serve
     with kinesis.served(server) as endpoint:
         await kinesis.create_stream(endpoint, "resharded", shards=2)
         stream = await KinesisStream.open(name="resharded", region=kinesis.REGION, endpoint=endpoint)
-        store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
+        store = WideColumnStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
         delivery = Delivery(stream=stream, clock=clock, entropy=SeededEntropy(dice))
         delivering = asyncio.create_task(delivery.run())
         done = asyncio.Event()

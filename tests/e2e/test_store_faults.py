@@ -19,7 +19,7 @@ from core.adapters.store.cassandra import (
 )
 from core.adapters.store.engine import RowKey
 from core.adapters.store.tables import SIM
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.gateway import GatewayLease
 from core.errors import Unavailable
 from gtp.endpoint import SHED_AFTER_S
@@ -67,7 +67,7 @@ async def test_a_lease_waits_behind_no_other_call(node: cassandra.Node) -> None:
     """With a second for each answer, a full queue, and many more than the driver may have at a time."""
     async with fronted(node, "airloom_allocated") as (front, address):
         engine = await CassandraEngine.open(address=address, clock=SystemClock())
-        store = WideStore(engine=engine, clock=SystemClock())
+        store = WideColumnStore(engine=engine, clock=SystemClock())
         lease = await store.leases.put(GatewayLease("vg-1", "node-1", 1, SystemClock().now()))
         await engine.get(SIM, [RowKey(("x",), ("session", "y"))])
         front.faults = FrontFaults(delay_s=1.0)

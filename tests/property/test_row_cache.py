@@ -10,16 +10,16 @@ import pytest
 from core.adapters.clock import SystemClock
 from core.adapters.store import row_cache as hot
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.account import Group
 from core.errors import StaleVersion
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 
-async def opened(folder: Path) -> tuple[SqliteEngine, WideStore]:
+async def opened(folder: Path) -> tuple[SqliteEngine, WideColumnStore]:
     engine = await SqliteEngine.open(path=folder / "store.db", clock=SystemClock())
-    return engine, WideStore(engine=engine, clock=SystemClock())
+    return engine, WideColumnStore(engine=engine, clock=SystemClock())
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -22,7 +22,7 @@ from core.adapters.peers import NoPeers
 from core.adapters.store.engine import Batch, Row, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import ADDRESS_HOLDER, UE_BLOCK, Table
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import Config, GatewayInstanceConfig
 from core.domain.gateway import AddressHolder
@@ -172,7 +172,7 @@ class Stage:
 
     async def run(self) -> None:
         """From an empty store to the end of the time."""
-        store = WideStore(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
+        store = WideColumnStore(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
         for sim in self._sims:
             await store.sims.put(sim)
         for name in NODES:
@@ -202,7 +202,7 @@ class Stage:
             clock=self.clock,
             entropy=NarrowEntropy(self.rng),
             network=self.network,
-            store=WideStore(engine=engine, clock=self.clock),
+            store=WideColumnStore(engine=engine, clock=self.clock),
             stream=MemoryStream(disk=MemoryDisk(), clock=self.clock),
             objects=MemoryObjectStore(),
             open_counters=lambda gateway_id: over_buffer(self.slots[name][gateway_id]),
@@ -379,7 +379,7 @@ class EmbeddedStage(Stage):
         self.restarts = 0
 
     async def run(self) -> None:
-        store = WideStore(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
+        store = WideColumnStore(engine=MemoryEngine(disk=self.disk, clock=self.clock), clock=self.clock)
         for sim in self._sims:
             await store.sims.put(sim)
         await self._begin("node-1")

@@ -17,7 +17,7 @@ from billing.closing import MonthCloser, late_usage
 from billing.service import BillingService
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.billing import CLOSING_DELAY, ClosedMonth, Tariff
 from core.domain.months import end_of
 from core.domain.usage import SegmentLabel, UsageReport, Volume
@@ -60,10 +60,10 @@ class World:
         self.folds_s = self.rng.random() * 1_800 if self.is_down else 0.0
         """How much later than closing, which is another lease, rollup is taken up."""
 
-    def store(self) -> WideStore:
-        return WideStore(engine=SlowEngine(self.disk, self.clock, self.rng), clock=self.clock)
+    def store(self) -> WideColumnStore:
+        return WideColumnStore(engine=SlowEngine(self.disk, self.clock, self.rng), clock=self.clock)
 
-    def billing(self, store: WideStore) -> BillingService:
+    def billing(self, store: WideColumnStore) -> BillingService:
         is_new = self.clock.monotonic() >= self.change_s
         return self.billing_type(
             usage=store.usage,

@@ -9,7 +9,7 @@ import pytest
 
 from airloom.app.adapters import Adapters
 from core.adapters.store.memory import MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from core.services.gateway.address import KEEP_ADDRESS_S
@@ -50,7 +50,7 @@ class Host:
             raise Unavailable("not now")
         if self.until:
             engine = MemoryEngine(disk=self.world.disk, clock=self.world.clock)
-            lease = await WideStore(engine=engine, clock=self.world.clock).leases.get("vg-1")
+            lease = await WideColumnStore(engine=engine, clock=self.world.clock).leases.get("vg-1")
             is_released = lease is not None and lease.is_released
             self.events.append("let go " + ("too late" if is_released else "before the lease"))
         self.until = 0.0

@@ -24,7 +24,7 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.secrets.passwords import Argon2Passwords
 from core.adapters.secrets.tokens import JwtTokens
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.billing import Tariff
 from core.domain.session import CloseReason, SessionEvent, SessionEventKind
 from core.domain.sim import Sim
@@ -52,7 +52,7 @@ class StoreControl:
     SIMs and groups were to be looked at.
     """
 
-    store: WideStore
+    store: WideColumnStore
     clock: SetClock
     found: list[tuple[str, str]] = field(default_factory=list)
     refreshed: list[str] = field(default_factory=list)
@@ -89,7 +89,7 @@ class ApiWorld:
     """Services and what they stand on."""
 
     clock: SetClock
-    store: WideStore
+    store: WideColumnStore
     control: StoreControl
     objects: MemoryObjectStore
     services: ApiServices
@@ -109,7 +109,7 @@ class ApiWorld:
 
 def make_world(*, sandbox: bool = True, calls_per_s: float = 0) -> ApiWorld:
     clock, entropy = SetClock(), SystemEntropy()
-    store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
+    store = WideColumnStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
     control = StoreControl(store, clock)
     objects = MemoryObjectStore()
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

@@ -63,7 +63,7 @@ from core.adapters.store.tables import (
     Column,
     Table,
 )
-from core.adapters.store.write_batching import JoinedWrites
+from core.adapters.store.write_batching import BatchedWrites
 from core.errors import ConfigurationError, LocalProtocolError, StaleVersion, Unavailable
 from core.ports.clock import Clock
 
@@ -143,7 +143,7 @@ class CassandraEngine:
         self._clock = clock
         self._calls = Calls(session=session, timeout_s=TIMEOUT_S)
         policy = session.get_execution_profile(EXEC_PROFILE_DEFAULT).load_balancing_policy
-        self._joined = JoinedWrites(metadata=cluster.metadata, policy=policy, execute=self._execute_joined)
+        self._joined = BatchedWrites(metadata=cluster.metadata, policy=policy, execute=self._execute_batched)
         self._prepared: dict[str, PreparedStatement] = {}
         self._rounds: WeakValueDictionary[tuple[str, Key], asyncio.Lock] = WeakValueDictionary()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
@@ -286,7 +286,7 @@ class CassandraEngine:
         statements = [_unconditional(self._keyspace, batch, write, now_us) for write in batch.writes]
         await self._execute(await self._bound(statements), is_write=True, table=batch.table)
 
-    async def _execute_joined(self, statements: Sequence[BoundStatement]) -> None:
+    async def _execute_batched(self, statements: Sequence[BoundStatement]) -> None:
         try:
             await self._execute(_batch_of(statements), is_write=True)
         except Unavailable as error:

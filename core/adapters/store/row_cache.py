@@ -23,7 +23,7 @@ def is_hot(table: Table, key: RowKey) -> bool:
     return prefix is not None and key.clustering[: len(prefix)] == prefix
 
 
-class HotRows:
+class RowCache:
     """The rows, and what is being read and written of them just now."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ from core.adapters.store.engine import (
     holds,
     microseconds,
 )
-from core.adapters.store.row_cache import HotRows, is_hot
+from core.adapters.store.row_cache import RowCache, is_hot
 from core.adapters.store.statements import Statements, add_column, scan_of, statements_of
 from core.adapters.store.tables import GATEWAY_LEASE, SCHEMA_VERSION, TABLES, Table
 from core.errors import ConfigurationError, StaleVersion, Unavailable
@@ -175,7 +175,7 @@ class SqliteEngine:
     ) -> None:
         self._clock = clock
         self._lock: int | None = lock
-        self._hot = HotRows()
+        self._hot = RowCache()
         self.commits = 0
         self._purge_due = clock.monotonic() + PURGE_INTERVAL_S
         self._writes = _ThreadQueue(

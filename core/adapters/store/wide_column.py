@@ -24,13 +24,13 @@ _NODE_PREFIX = "node/"
 """No gateway instance is named so, and no singleton job."""
 
 
-class WideStore:
+class WideColumnStore:
     """Implements ``Store``. The clock dates index rows, and measures how old is what is known of rollup."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
-        self._bulk: WideStore | None = self if isinstance(engine, BulkEngine) else None
+        self._bulk: WideColumnStore | None = self if isinstance(engine, BulkEngine) else None
         self._accounts = WideAccounts(engine=engine, clock=clock)
         self._sims = WideSims(engine=engine, clock=clock)
         self._groups = WideGroups(engine=engine)
@@ -117,10 +117,10 @@ class WideStore:
         return self._audit
 
     @property
-    def bulk(self) -> "WideStore":
+    def bulk(self) -> "WideColumnStore":
         """The same rows, for callers that can wait."""
         if self._bulk is None:
-            self._bulk = WideStore(engine=BulkEngine(self._engine), clock=self._clock)
+            self._bulk = WideColumnStore(engine=BulkEngine(self._engine), clock=self._clock)
         return self._bulk
 
     async def prove(self, node: str) -> None:

@@ -21,12 +21,12 @@ from cassandra.query import BoundStatement, PreparedStatement
 from core.adapters.store.engine import Key
 from core.errors import Unavailable
 
-JOINED_MAX = 10
+BATCHED_MAX = 10
 """Writes of one batch: Cassandra warns of more partitions, and of 5 KiB, which are twelve rows of usage."""
 _Waiting = tuple[BoundStatement, asyncio.Future[None]]
 
 
-class JoinedWrites:
+class BatchedWrites:
     """Writes that wait for the end of this turn of the loop.
 
     ``execute`` sends one batch and raises ``Unavailable``, not ambiguous only if nothing of it was applied.
@@ -69,8 +69,8 @@ class JoinedWrites:
             _settle(waiting, Unavailable(f"Cassandra: no replica is known: {error}"))
             return
         for writes in groups:
-            for start in range(0, len(writes), JOINED_MAX):
-                task = self._loop.create_task(self._send_together(writes[start : start + JOINED_MAX]))
+            for start in range(0, len(writes), BATCHED_MAX):
+                task = self._loop.create_task(self._send_together(writes[start : start + BATCHED_MAX]))
                 self._sending.add(task)
                 task.add_done_callback(self._sending.discard)
 

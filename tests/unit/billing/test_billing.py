@@ -20,7 +20,7 @@ from billing.service import BillingService
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.usage import WideUsage
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.billing import Tariff
 from core.domain.usage import SegmentLabel, UsageReport, Volume, roll_up
 from core.domain.values import replace
@@ -114,7 +114,7 @@ def test_the_same_usage_is_the_same_bytes() -> None:
 
 
 async def service(rows: list[UsageReport], clock: SetClock) -> BillingService:
-    store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
+    store = WideColumnStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
     await store.usage.record(rows)
     return BillingService(
         usage=store.usage, bills=store.bills, objects=MemoryObjectStore(), clock=clock, configured=Tariff()

@@ -14,7 +14,7 @@ from billing.service import BillingService
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import USAGE_OPERATOR
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.audit import AuditAction
 from core.domain.billing import EPOCH, LateUsage, Tariff
 from core.domain.usage import SegmentLabel, UsageReport, Volume
@@ -36,7 +36,7 @@ class Node:
 
     def __init__(self, stage: "Stage", tariff: Tariff) -> None:
         clock = stage.clock
-        self.store = WideStore(engine=MemoryEngine(disk=stage.disk, clock=clock), clock=clock)
+        self.store = WideColumnStore(engine=MemoryEngine(disk=stage.disk, clock=clock), clock=clock)
         self.billing = BillingService(
             usage=self.store.usage,
             bills=self.store.bills,

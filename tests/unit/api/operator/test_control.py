@@ -12,7 +12,7 @@ from api.operator.control import ControlServices, make_control
 from api.operator.customers import CustomerOperations
 from api.ready import Readiness
 from core.adapters.peers import HttpPeers, NoPeers
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.sim import Sim
@@ -57,7 +57,7 @@ class Cluster:
     """
 
     control: ClusterControl
-    store: WideStore
+    store: WideColumnStore
     sim: Sim
     here: Asked
     there: Asked

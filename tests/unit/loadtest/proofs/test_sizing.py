@@ -8,7 +8,7 @@ import pytest
 from core.adapters.store.engine import Batch
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.rows import body_of
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.values import replace
 from loadtest.proofs import sizing
 from loadtest.proofs.scale import fleet_of
@@ -31,7 +31,7 @@ class Counting(MemoryEngine):
 
 async def test_the_writes_are_those_that_the_code_makes() -> None:
     engine = Counting()
-    store = WideStore(engine=engine, clock=SetClock())
+    store = WideColumnStore(engine=engine, clock=SetClock())
     sim = sim_of(1)
     session, created = session_of(sim), event_of(sim)
     stored = await store.sessions.put(session, created)

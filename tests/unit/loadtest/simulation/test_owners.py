@@ -3,7 +3,7 @@
 import pytest
 
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from loadtest.simulation.owners import OwnerWatch
 from loadtest.simulation.virtual import VirtualClock
 
@@ -22,7 +22,7 @@ Told = list[tuple[str, dict[str, int]]]
 )
 def test_two_owners_are_told_from_one_after_the_other(told: Told, are_two: bool) -> None:
     clock = VirtualClock()
-    store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
+    store = WideColumnStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
     watch = OwnerWatch({}, "", (), store.leases)
     for name, fences in told:
         watch._handle(name, fences)

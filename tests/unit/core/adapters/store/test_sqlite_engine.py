@@ -36,7 +36,7 @@ from core.adapters.store.tables import (
     SIM_GROUP,
     Table,
 )
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from tests.contract.stores import SetClock, mount, report_of, sim_of, unmount
@@ -371,7 +371,7 @@ async def test_a_read_only_folder_is_named(small_disk: Path) -> None:
 async def test_a_disk_that_runs_full_loses_nothing_that_was_acknowledged(small_disk: Path) -> None:
     path = small_disk / "airloom.db"
     engine = await SqliteEngine.open(path=path, clock=SystemClock())
-    store = WideStore(engine=engine, clock=SystemClock())
+    store = WideColumnStore(engine=engine, clock=SystemClock())
     kept = 0
     with pytest.raises(Unavailable, match="full") as refused:
         for number in range(10_000):
@@ -384,7 +384,7 @@ async def test_a_disk_that_runs_full_loses_nothing_that_was_acknowledged(small_d
     await store.aclose()
     mount("-o", "remount,size=8m", str(small_disk)).check_returncode()
     engine = await SqliteEngine.open(path=path, clock=SystemClock())
-    store = WideStore(engine=engine, clock=SystemClock())
+    store = WideColumnStore(engine=engine, clock=SystemClock())
     assert len((await store.sims.of_operator("", limit=1_000)).items) == kept
     await store.sims.put(sim_of(kept))
     await store.aclose()
@@ -397,7 +397,7 @@ import asyncio, sys
 from pathlib import Path
 from core.adapters.clock import SystemClock
 from core.adapters.store.sqlite import SqliteEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from tests.contract.stores import event_of, session_of, sim_of
 
 async def caller(store, first):
@@ -408,7 +408,7 @@ async def caller(store, first):
 
 async def main():
     engine = await SqliteEngine.open(path=Path(sys.argv[1]), clock=SystemClock())
-    store = WideStore(engine=engine, clock=SystemClock())
+    store = WideColumnStore(engine=engine, clock=SystemClock())
     async with asyncio.TaskGroup() as group:
         for first in range(16):
             group.create_task(caller(store, first))
@@ -435,7 +435,7 @@ async def test_everything_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     assert path.with_name("airloom.db-wal").stat().st_size > 0
     clock = SetClock()
     engine = await SqliteEngine.open(path=path, clock=clock)
-    store = WideStore(engine=engine, clock=clock)
+    store = WideColumnStore(engine=engine, clock=clock)
     gateway = {session.session_id async for session in store.sessions.of_gateway("vg-1")}
     for number in acknowledged:
         sim_id = sim_of(number).sim_id
@@ -449,7 +449,7 @@ async def test_everything_acknowledged_survives_kill_9(tmp_path: Path) -> None:
 
 
 async def test_a_person_may_read_the_file_meanwhile(engine: SqliteEngine, tmp_path: Path) -> None:
-    store = WideStore(engine=engine, clock=SystemClock())
+    store = WideColumnStore(engine=engine, clock=SystemClock())
     await store.sims.put(sim_of(1, operator_id="OP1"))
     await store.usage.record([report_of(3)])
     with closing(sqlite3.connect(tmp_path / "airloom.db")) as person:

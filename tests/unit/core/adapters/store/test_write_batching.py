@@ -9,7 +9,7 @@ from cassandra.cqltypes import LongType, UTF8Type
 from cassandra.protocol import ColumnMetadata
 from cassandra.query import BoundStatement, PreparedStatement
 
-from core.adapters.store.write_batching import JOINED_MAX, JoinedWrites
+from core.adapters.store.write_batching import BATCHED_MAX, BatchedWrites
 from core.errors import Unavailable
 
 EVEN, ODD = ["even", "odd"], ["odd", "even"]
@@ -48,7 +48,7 @@ class Coordinator:
         self.batches: list[list[str]] = []
         self.refused: set[str] = set()
         self.unanswered: set[str] = set()
-        self.joined = JoinedWrites(metadata=Ring(), policy=First(), execute=self._execute)
+        self.joined = BatchedWrites(metadata=Ring(), policy=First(), execute=self._execute)
 
     async def write(self, key: str) -> None:
         await self.joined.add(INSERT, (key, 7))
@@ -71,9 +71,9 @@ async def outcomes(coordinator: Coordinator, *keys: str) -> dict[str, BaseExcept
 
 async def test_what_has_the_same_first_replica_goes_together_in_bounded_batches() -> None:
     coordinator = Coordinator()
-    keys = [str(number) for number in range(2 * JOINED_MAX + 6)]
+    keys = [str(number) for number in range(2 * BATCHED_MAX + 6)]
     assert set((await outcomes(coordinator, *keys)).values()) == {None}
-    assert [len(batch) for batch in coordinator.batches] == [JOINED_MAX, 3, JOINED_MAX, 3]
+    assert [len(batch) for batch in coordinator.batches] == [BATCHED_MAX, 3, BATCHED_MAX, 3]
     assert sorted(key for batch in coordinator.batches for key in batch) == sorted(keys)
     for batch in coordinator.batches:
         assert len({int(key) % 2 for key in batch}) == 1

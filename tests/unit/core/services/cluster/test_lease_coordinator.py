@@ -11,7 +11,7 @@ import pytest
 
 from airloom.app.gateway_runtime import GATEWAY_WORDS
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
@@ -81,7 +81,7 @@ class Leases:
     """The store's, as one node reaches it: cut off, slow, or both."""
 
     def __init__(self, stage: Stage) -> None:
-        self._leases = WideStore(
+        self._leases = WideColumnStore(
             engine=MemoryEngine(disk=stage.disk, clock=stage.clock), clock=stage.clock
         ).leases
         self.is_cut_off = False

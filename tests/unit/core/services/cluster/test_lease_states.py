@@ -7,7 +7,7 @@ from msgspec.structs import astuple
 
 from core.adapters.peers import NoPeers
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.gateway import GatewayLease
 from core.domain.lease import Lease
 from core.errors import ConfigurationError
@@ -55,7 +55,9 @@ class Bench:
 
     def __init__(self, state: LeaseState) -> None:
         self.clock = VirtualClock()
-        self.leases = WideStore(engine=MemoryEngine(disk=Disk(), clock=self.clock), clock=self.clock).leases
+        self.leases = WideColumnStore(
+            engine=MemoryEngine(disk=Disk(), clock=self.clock), clock=self.clock
+        ).leases
         self.worker = Worker()
         self.told: list[str] = []
         self.coordinator = LeaseCoordinator[GatewayLease, Worker](
@@ -151,7 +153,7 @@ def test_a_job_has_no_restart_counter() -> None:
 
     async def main() -> None:
         clock = VirtualClock()
-        store = WideStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
+        store = WideColumnStore(engine=MemoryEngine(disk=Disk(), clock=clock), clock=clock)
         job = await store.job_leases.put(Lease("chore/fold", "node-1", 1, clock.now()))
         gateway = await store.leases.put(GatewayLease("vg-1", "node-1", 1, clock.now(), restart_counter=7))
         assert not hasattr(job, "restart_counter")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.address_blocks import Block, BlockOwner, first_free, prefix_within
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
@@ -73,10 +73,10 @@ class Stage:
         self.faults = Faults(clock=self.clock, tell=self.told.append)
 
     @property
-    def store(self) -> WideStore:
+    def store(self) -> WideColumnStore:
         engine = MemoryEngine(disk=self.disk, clock=self.clock)
         faulty = FaultyEngine(engine, rates=self.rates, life=Incarnation(), rng=Random(1))
-        return WideStore(engine=faulty, clock=self.clock)
+        return WideColumnStore(engine=faulty, clock=self.clock)
 
     async def gateway(
         self,

@@ -11,7 +11,7 @@ from core.adapters.peers import NoPeers
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import SLOT_LIFE_S, USAGE, USAGE_DAY, USAGE_LIFE_S
 from core.adapters.store.usage import WideUsage
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.usage import RollupProgress, SegmentLabel, UsageReport, Volume, day_after, roll_up
 from core.domain.values import replace
 from core.errors import Unavailable
@@ -319,7 +319,7 @@ class Crew:
             return 0.5
 
         self.engines[name] = CutOffEngine(disk=self.disk, clock=self.clock)
-        store = WideStore(engine=self.engines[name], clock=self.clock)
+        store = WideColumnStore(engine=self.engines[name], clock=self.clock)
         return SingletonJobs(
             leases=store.job_leases,
             peers=NoPeers(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.wide_column import WideStore
+from core.adapters.store.wide_column import WideColumnStore
 from core.domain.consumer import SHARD_END
 from core.domain.message import StreamRecord
 from core.domain.usage import day_of
@@ -89,7 +89,7 @@ class Stage:
         self.clock = VirtualClock()
         self.node_clock = SkewedClock(self.clock)
         self.stream = ScriptedStream(self.clock)
-        self.store = WideStore(engine=MemoryEngine(disk=Disk(), clock=self.clock), clock=self.clock)
+        self.store = WideColumnStore(engine=MemoryEngine(disk=Disk(), clock=self.clock), clock=self.clock)
         self.seen: list[tuple[str, bytes]] = []
         self.failing = 0
         self.stuck_s = 0.0

@@ -269,7 +269,7 @@ class GatewayRuntime:
         """
         config, world = self._config, self._world
         apn = config.gateway.apn_pools[network].name if network else ""
-        reserved_s = config.radius.provisional_s if config.radius.clients else 0.0
+        reserved_s = config.radius.reservation_ttl_s if config.radius.clients else 0.0
         unknown_s = max(world.late_s, reserved_s)
         held_back_s = unknown_s + config.gateway.quarantine_s if unknown_s else 0.0
         return AddressBlocks(
@@ -347,7 +347,7 @@ class GatewayRuntime:
         idle = IdleSessions(
             index=self.sessions.common.index,
             clock=self._world.clock,
-            idle_s=self._config.gateway.idle_s,
+            idle_timeout_s=self._config.gateway.idle_timeout_s,
             end_all=lambda ended: self.gtp.end_all(ended, CloseReason.IDLE, tell_peer=True),
         )
         self.usage.on_moved(idle.handle_moved)
@@ -382,7 +382,7 @@ class GatewayRuntime:
                     gateway=self.gateway,
                     clock=world.clock,
                     entropy=world.entropy,
-                    lifetime_s=config.provisional_s,
+                    lifetime_s=config.reservation_ttl_s,
                 ),
                 usage=self.nas_accounting,
                 quarantine=UsageQuarantine(usage=world.store.usage, audit=self._audit, clock=world.clock),

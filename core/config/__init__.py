@@ -104,8 +104,8 @@ class Config(Section):
             self._check_holdable()
         named = [(f"gateway.{key}", network) for key, network in self.gateway.networks]
         demand_apart([*named, ("edge.platform_network", self.edge.platform_network)])
-        if 0 < self.gateway.idle_s < (least := max(60.0, 4 * self.usage.report_interval_s)):
-            raise ValueError(f"gateway.idle_s: must be 0 (disabled) or at least {least:g}")
+        if 0 < self.gateway.idle_timeout_s < (least := max(60.0, 4 * self.usage.report_interval_s)):
+            raise ValueError(f"gateway.idle_timeout_s: must be 0 (disabled) or at least {least:g}")
         if self.edge.nodes and not self.control.contact:
             raise ValueError("edge.nodes: control.secret must be set, to the edge nodes' value")
         return self

@@ -62,8 +62,8 @@ class GatewayConfig(Section):
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
     never), by GTP-U every ``user_echo_interval_s``; the sessions of one that does not answer by GTP-C are
-    kept for ``path_keep_s``. A session without a packet for ``idle_s`` (0: off) ends. A peer that sends too
-    many attaches for one APN is asked to back off for ``back_off_s`` (0: no time is given).
+    kept for ``path_keep_s``. A session without a packet for ``idle_timeout_s`` (0: off) ends. A peer that
+    sends too many attaches for one APN is asked to back off for ``back_off_s`` (0: no time is given).
 
     ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
     the usual ones (docs/gateway-operations.md).
@@ -97,7 +97,7 @@ class GatewayConfig(Section):
     path_keep_s: Annotated[float, Field(ge=0, le=2_592_000)] = 14_400.0
     back_off_s: Annotated[float, Field(ge=0, le=1_116_000)] = 10.0
     refusals: Mapping[AttachRefusal, RefusalConfig] = {}
-    idle_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
+    idle_timeout_s: Annotated[float, Field(ge=0, le=2_592_000)] = 0.0
     core_networks: tuple[Network, ...] = ()
     tun: TunName = ""
     sessions_max: Annotated[int, Field(ge=1, le=4_000_000)] = 65_536

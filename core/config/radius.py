@@ -89,9 +89,9 @@ class RadiusConfig(Section):
     """The RADIUS protocol of each gateway instance; closed while it has no ``clients``.
 
     ``address``: where it listens, without one at the gateway instance's own. An Access-Accept holds its
-    address for ``provisional_s``; NASes are asked to report every ``interim_s``. A session of which nothing
-    came for ``silent_intervals`` of these is ended, though not before half an hour: a NAS may go by an
-    interval of its own (RFC 2869 §2.1).
+    address for ``reservation_ttl_s``; NASes are asked to report every ``interim_s``. A session of which
+    nothing came for ``interim_missed_max`` of these is ended, though not before half an hour: a NAS may go by
+    an interval of its own (RFC 2869 §2.1).
     """
 
     address: IPv4Address | None = None
@@ -100,11 +100,11 @@ class RadiusConfig(Section):
     clients: Annotated[
         tuple[RadiusClient, ...], Field(max_length=10_000), AfterValidator(_demand_own_names)
     ] = ()
-    provisional_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
+    reservation_ttl_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     interim_s: Annotated[int, Field(ge=60, le=86_400)] = 600
-    silent_intervals: Annotated[int, Field(ge=2, le=1_000)] = 3
+    interim_missed_max: Annotated[int, Field(ge=2, le=1_000)] = 3
 
     @property
     def silent_s(self) -> int:
         """How long a session may be silent."""
-        return max(self.silent_intervals * self.interim_s, SILENT_S_MIN)
+        return max(self.interim_missed_max * self.interim_s, SILENT_S_MIN)

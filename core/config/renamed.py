@@ -10,9 +10,12 @@ RENAMED: Mapping[str, str] = {
     "gateway.address_interface": "gateway.floating_ip_interface",
     "gateway.address_mover": "gateway.floating_ip",
     "gateway.doors": "gateway.protocols",
+    "gateway.idle_s": "gateway.idle_timeout_s",
     "gateway.instances.doors": "gateway.instances.protocols",
     "gateway.virtual": "gateway.instances",
     "node.home": "node.preferred_gateways",
+    "radius.provisional_s": "radius.reservation_ttl_s",
+    "radius.silent_intervals": "radius.interim_missed_max",
     "usage.fold_after_s": "usage.rollup_after_s",
 }
 """Present keys by earlier ones, both from the section on, no item numbers: ``gateway.peers.name``."""

@@ -39,7 +39,7 @@ class Plan:
     retold: RetoldRates | None = None
     quarantine_s: float = 60.0
     path_keep_s: float = 14_400.0
-    idle_s: float = 0.0
+    idle_timeout_s: float = 0.0
     echo_interval_s: float = 60.0
     user_echo_interval_s: float = 0.0
     quiet_s: float = QUIET_S
@@ -77,7 +77,7 @@ def config_of(name: str, plan: Plan) -> Config:
                 "sessions_max": SLOTS,
                 "quarantine_s": plan.quarantine_s,
                 "path_keep_s": plan.path_keep_s,
-                "idle_s": plan.idle_s,
+                "idle_timeout_s": plan.idle_timeout_s,
                 "echo_interval_s": plan.echo_interval_s,
                 "user_echo_interval_s": plan.user_echo_interval_s,
                 "static_pool": "10.127.0.0/24",

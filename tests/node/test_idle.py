@@ -20,10 +20,10 @@ IDLE_S = 400.0
 PACKET_EVERY_S = 60.0
 
 
-@pytest.mark.parametrize("idle_s", [0.0, IDLE_S])
-def test_a_session_through_which_nothing_goes_ends_and_its_device_is_told_why(idle_s: float) -> None:
+@pytest.mark.parametrize("idle_timeout_s", [0.0, IDLE_S])
+def test_a_session_through_which_nothing_goes_ends_and_its_device_is_told_why(idle_timeout_s: float) -> None:
     async def main() -> None:
-        stage = Stage(0, Plan(sims=3, network=PERFECT, idle_s=idle_s, quarantine_s=0.0))
+        stage = Stage(0, Plan(sims=3, network=PERFECT, idle_timeout_s=idle_timeout_s, quarantine_s=0.0))
         await stage.start_node()
         await stage._make_sims()
         async with AsyncExitStack() as stack:
@@ -51,7 +51,7 @@ def test_a_session_through_which_nothing_goes_ends_and_its_device_is_told_why(id
                     ended_at = stage.clock.monotonic()
             assert busy.is_active
             assert suspended.is_active
-            if idle_s:
+            if idle_timeout_s:
                 assert IDLE_S <= ended_at <= 1.5 * IDLE_S + PACKET_EVERY_S
                 assert [data for data in sent if data[1] == 99 and b"\x02\0\x02\0\x0b\0" in data], "cause 11"
             else:

@@ -39,7 +39,7 @@ from loadtest.simulation.faults import Incarnation
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, VirtualNetwork, run_virtual
 
 BEGINNING = datetime(2026, 11, 30, 12, tzinfo=UTC)
-QUARANTINE_S, PROVISIONAL_S = 30.0, 20.0
+QUARANTINE_S, RESERVATION_TTL_S = 30.0, 20.0
 ASKER = ("127.0.3.0/24", NasName("nas", "", "127.0.3.1"))
 ACTIVE_S = 400.0
 NODES = {"node-1": "vg-1", "node-2": "vg-2"}
@@ -265,7 +265,7 @@ class Stage:
         grant = gateway.radius._reservations.reserve(
             imsi, ASKER, apn=apn, static_address=static, pool=gateway.sessions.pool_of(apn)
         )
-        self.ledger.tell(grant.address, imsi, until=self.clock.monotonic() + PROVISIONAL_S - QUARANTINE_S)
+        self.ledger.tell(grant.address, imsi, until=self.clock.monotonic() + RESERVATION_TTL_S - QUARANTINE_S)
         self._reserved[imsi] = (gateway.gateway.gateway_id, grant.address, grant.session_id)
 
     async def _claim(self, imsi: str, gateway: GatewayRuntime) -> None:
@@ -340,7 +340,7 @@ def _config(name: str) -> Config:
             },
             "radius": {
                 "clients": [{"network": "127.0.3.0/24", "secret": "the secret of all NASes"}],
-                "provisional_s": PROVISIONAL_S,
+                "reservation_ttl_s": RESERVATION_TTL_S,
             },
         }
     )

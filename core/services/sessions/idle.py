@@ -1,7 +1,7 @@
 """Ending sessions through which nothing went for long, so that addresses come free.
 
-Rules: a session ends after ``idle_s`` without a packet, never before and at the latest half of that later;
-after a restart the time begins anew. What is suspended is not idle: its device cannot send.
+Rules: a session ends after ``idle_timeout_s`` without a packet, never before and at the latest half of that
+later; after a restart the time begins anew. What is suspended is not idle: its device cannot send.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from core.ports.clock import Clock
 from core.services.sessions.index import SessionIndex
 
 PARTS = 4
-"""Of ``idle_s``: in each the sessions that moved are remembered by themselves, in one more than these, for it
-is told late what moved (``usage.report_interval_s``, a part at most)."""
+"""Of ``idle_timeout_s``: in each the sessions that moved are remembered by themselves, in one more than
+these, for it is told late what moved (``usage.report_interval_s``, a part at most)."""
 LOOKED_AT = 5_000
 """Sessions that are looked at before others have their turn."""
 
 
 class IdleSessions:
-    """Watches the sessions of one gateway instance; ``idle_s`` 0: they may be idle for ever.
+    """Watches the sessions of one gateway instance; ``idle_timeout_s`` 0: they may be idle for ever.
 
     ``end_all`` ends sessions and tells their peers why.
     """
@@ -30,30 +30,30 @@ class IdleSessions:
         *,
         index: SessionIndex,
         clock: Clock,
-        idle_s: float,
+        idle_timeout_s: float,
         end_all: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
         self._index = index
         self._clock = clock
-        self._idle_s = idle_s
+        self._idle_timeout_s = idle_timeout_s
         self._end_all = end_all
         self._moved: deque[set[str]] = deque([set()], maxlen=PARTS + 1)
 
     def handle_moved(self, session_ids: Iterable[str]) -> None:
         """Packets went through these since the last call."""
-        if self._idle_s:
+        if self._idle_timeout_s:
             self._moved[-1].update(session_ids)
 
     async def run(self) -> None:
         """End what is idle, for ever."""
-        while self._idle_s:
-            await asyncio.sleep(self._idle_s / PARTS)
+        while self._idle_timeout_s:
+            await asyncio.sleep(self._idle_timeout_s / PARTS)
             if len(self._moved) == self._moved.maxlen:
                 await self._end_all(await self._idle())
             self._moved.append(set())
 
     async def _idle(self) -> list[str]:
-        opened_before, found = self._clock.now() - timedelta(seconds=self._idle_s), []
+        opened_before, found = self._clock.now() - timedelta(seconds=self._idle_timeout_s), []
         for number, session_id in enumerate(list(self._index.by_id), 1):
             session = self._index.by_id.get(session_id)
             if (

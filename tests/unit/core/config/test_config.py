@@ -64,10 +64,10 @@ def test_nothing_configured_is_the_default() -> None:
             "[gateway.refusals.sim_inactive]\ngtpv2 = 16\n",
             "gateway.refusals.sim_inactive.gtpv2: must be at least 64 (got 16)",
         ),
-        ("[gateway]\nidle_s = 59\n", "gateway.idle_s: must be 0 (disabled) or at least 60"),
+        ("[gateway]\nidle_timeout_s = 59\n", "gateway.idle_timeout_s: must be 0 (disabled) or at least 60"),
         (
-            "[gateway]\nidle_s = 100\n[usage]\nreport_interval_s = 30\n",
-            "gateway.idle_s: must be 0 (disabled)",
+            "[gateway]\nidle_timeout_s = 100\n[usage]\nreport_interval_s = 30\n",
+            "gateway.idle_timeout_s: must be 0 (disabled)",
         ),
         (
             '[[radius.clients]]\nnetwork = "10.0.0.0/8"\nsecret = "12345678"\nmay_take_over = ["beta"]\n',
@@ -292,7 +292,7 @@ def test_roles_that_do_not_fit_are_named(roles: list[str], environment: dict[str
 def test_a_nas_may_be_silent_for_some_intervals_and_half_an_hour(
     interim_s: int, intervals: int, silent_s: int
 ) -> None:
-    assert RadiusConfig(interim_s=interim_s, silent_intervals=intervals).silent_s == silent_s
+    assert RadiusConfig(interim_s=interim_s, interim_missed_max=intervals).silent_s == silent_s
 
 
 def test_no_device_reaches_the_gateways_nor_the_operators_own_networks() -> None:

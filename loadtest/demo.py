@@ -31,16 +31,16 @@ from core.adapters.network import UdpNetwork
 from core.domain.session import Access
 from core.errors import ConfigurationError
 from core.ports.stream import StoredRecord
-from loadtest.customer import ApiError, Customer
+from loadtest.api_client import ApiError, Customer
 from loadtest.external import cassandra, kinesis
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Layout, in_one, spread
 from loadtest.outcome import is_subsequence, payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
-from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
+from loadtest.peers.ue import Phone, Phones
 from loadtest.serving import DidNotStart, endpoint_of, free_gateway_address, radius_clients
 
 T = TypeVar("T")

@@ -32,15 +32,15 @@ from airloom.cli.node import where_of
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.errors import ConfigurationError
-from loadtest.customer import ApiError, Customer
+from loadtest.api_client import ApiError, Customer
 from loadtest.folders import temporary_folder
 from loadtest.installation import Installation
 from loadtest.measure import Step, Threshold
 from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
-from loadtest.peers.phone import NoSocketLeft, Phone, Phones
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
+from loadtest.peers.ue import NoSocketLeft, Phone, Phones
 from loadtest.report import as_lines, as_page
 from loadtest.serving import (
     DidNotStart,

@@ -17,7 +17,7 @@ from core.adapters.clock import SystemClock
 from core.adapters.stream.log import LogStream
 from core.domain.message import StreamRecord
 from core.ports.stream import IteratorType, StoredRecord
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.folders import temporary_folder
 
 

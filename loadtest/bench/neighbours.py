@@ -23,9 +23,9 @@ from typing import Any
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
+from loadtest.api_client import Customer
 from loadtest.bench.machine import machine
 from loadtest.bench.neighbours_children import NEIGHBOURS
-from loadtest.customer import Customer
 from loadtest.folders import temporary_folder
 from loadtest.outside.node import Node
 from loadtest.peers.gtp import NotAnswered, Refusal

@@ -21,9 +21,9 @@ from typing import Any
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
+from loadtest.api_client import Customer
 from loadtest.bench.machine import machine
 from loadtest.bench.radius_load import Request, access_requests, drive, interim_updates
-from loadtest.customer import Customer
 from loadtest.folders import temporary_folder
 from loadtest.peers.nas import Nas, NasSession
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients

@@ -21,12 +21,12 @@ from typing import Any
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.ports.network import Address, DatagramSocket, Receiver
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.folders import temporary_folder
 from loadtest.peers.gtp import GTP_C_PORT, GTP_U_PORT, GtpPeer, NotAnswered, Refusal
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.proofs.killing import APN, Talker, attach_talker, talk
+from loadtest.proofs.kill import APN, Talker, attach_talker, talk
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
 
 MESSAGES = 1_000_000

@@ -19,8 +19,8 @@ from loadtest.external.namespaces import Lab, why_not
 from loadtest.outside import tries as outside
 from loadtest.outside.tries import ROOT
 from loadtest.proofs import scale
-from loadtest.proofs.killing_gateway import SESSIONS
-from loadtest.proofs.killing_store import KINDS
+from loadtest.proofs.kill_gateway import SESSIONS
+from loadtest.proofs.kill_store import KINDS
 from loadtest.proofs.sizing import Demand
 from loadtest.simulation.checks import simulate
 from loadtest.simulation.plan import EXACTLY_ONCE, ROAMING, Plan
@@ -69,9 +69,9 @@ def prove_kills(kills: int, seed: int) -> dict[str, Any]:
     """``kill -9`` of a served node; with root in network namespaces, where a far host counts by itself."""
     if why := why_not():
         tell(f"far side not run: {why}")
-        return _killing([sys.executable, "-m", "loadtest.proofs.killing", str(kills), str(seed)])
+        return _killing([sys.executable, "-m", "loadtest.proofs.kill", str(kills), str(seed)])
     with Lab() as lab:
-        command = [sys.executable, "-m", "loadtest.proofs.killing", str(kills), str(seed), lab.mark]
+        command = [sys.executable, "-m", "loadtest.proofs.kill", str(kills), str(seed), lab.mark]
         return _killing(lab.command(lab.ran, *command))
 
 
@@ -84,7 +84,7 @@ def prove_gateway(kills: int, seed: int, sessions: int = SESSIONS) -> dict[str, 
         command = [
             sys.executable,
             "-m",
-            "loadtest.proofs.killing_gateway",
+            "loadtest.proofs.kill_gateway",
             *map(str, (kills, seed, sessions)),
         ]
         return _killing(lab.command(lab.ran, *command, lab.mark))
@@ -92,12 +92,12 @@ def prove_gateway(kills: int, seed: int, sessions: int = SESSIONS) -> dict[str, 
 
 def prove_edge(kills: int, seed: int, layout: str) -> dict[str, Any]:
     """``kill -9`` under the traffic of every entry point, into a Kinesis that misbehaves."""
-    return _killing([sys.executable, "-m", "loadtest.proofs.killing_edge", str(kills), str(seed), layout])
+    return _killing([sys.executable, "-m", "loadtest.proofs.kill_edge", str(kills), str(seed), layout])
 
 
 def prove_nodes(kills: int, seed: int) -> dict[str, Any]:
     """``kill -9`` of the gateway that holds the sessions, over a real Cassandra: the other one takes over."""
-    return _killing([sys.executable, "-m", "loadtest.proofs.killing_nodes", str(kills), str(seed)])
+    return _killing([sys.executable, "-m", "loadtest.proofs.kill_nodes", str(kills), str(seed)])
 
 
 def prove_store(seed: int) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def prove_store(seed: int) -> dict[str, Any]:
     gateways that are cut off or stand still, a store of five seconds.
     """
     found = [
-        _killing([sys.executable, "-m", "loadtest.proofs.killing_store", str(seed), kind]) for kind in KINDS
+        _killing([sys.executable, "-m", "loadtest.proofs.kill_store", str(seed), kind]) for kind in KINDS
     ]
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "e2e"]
     runs = {

@@ -17,11 +17,11 @@ import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn
-from loadtest.proofs.killing import udp_packet
+from loadtest.proofs.kill import udp_packet
 from loadtest.serving import ROOT
 
 USER = "10.99.0.9"

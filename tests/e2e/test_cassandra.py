@@ -22,7 +22,7 @@ from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY
 from core.adapters.store.wide_column import WideColumnStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, StaleVersion, Unavailable
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import cassandra
 from loadtest.peers.nas import Nas
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from core.telemetry import Metric
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import kinesis, sgsnemu
 from loadtest.external.namespaces import GATEWAY, Lab
 from loadtest.outcome import payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats

@@ -12,11 +12,11 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from gtp.v1.cause import Cause
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.outcome import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.peers.gtp import Refusal
 from loadtest.peers.sgsn import Sgsn
-from loadtest.proofs.killing import Talker, attach_talker
+from loadtest.proofs.kill import Talker, attach_talker
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.program("mount")]

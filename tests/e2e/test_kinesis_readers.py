@@ -14,7 +14,7 @@ import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import kinesis
 from loadtest.external.kinesis_front import Faults, Front
 from loadtest.peers.sgsn import Sgsn

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.installation import Installation
 from loadtest.load import EX_THRESHOLD
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port

@@ -25,13 +25,13 @@ from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
 from core.services.cluster.lease_seeking import GONE_AFTER_S
 from core.services.gateway.lease_term import LEASE_S
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import cassandra
 from loadtest.external.namespaces import Lab, Segment
 from loadtest.outcome import total_of_stats
 from loadtest.peers.sgsn import Sgsn
-from loadtest.proofs.killing import Talker, attach_talker, udp_packet
-from loadtest.proofs.killing_nodes import QUERY
+from loadtest.proofs.kill import Talker, attach_talker, udp_packet
+from loadtest.proofs.kill_nodes import QUERY
 from mqtt_bridge.edge.dns import DNS_PORT
 from tests.e2e.test_moving_address import GATEWAYS, KEYSPACE, NAME_SERVER, node, run_in
 

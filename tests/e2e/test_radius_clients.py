@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.outcome import quantity_of_csv, total_of_stats
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
 

@@ -23,12 +23,12 @@ from core.adapters.network import UdpNetwork
 from core.adapters.own_socket import reachable
 from core.services.customers.guesses import BOUNDS, Guess
 from core.telemetry import Metric
-from loadtest.customer import ApiError, Customer
+from loadtest.api_client import ApiError, Customer
 from loadtest.external.namespaces import why_not
 from loadtest.peers.gtp import Refusal
 from loadtest.peers.nas import Nas
-from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.ue import Phone, Phones
 from loadtest.proofs.prove import prove_kills
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients
 from tests.support.gtp import create_request, delete_request

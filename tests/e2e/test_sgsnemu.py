@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import sgsnemu
 from loadtest.external.namespaces import GATEWAY, Lab
 from loadtest.outcome import quantity_of_csv, total_of_stats

@@ -13,10 +13,10 @@ import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.layouts import shared_parts, spread
-from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.ue import Phone, Phones
 from loadtest.proofs.prove import prove_edge
 from loadtest.serving import ROOT, free_gateway_address, radius_clients
 

@@ -24,14 +24,14 @@ from core.domain.gateway import GatewayLease
 from core.errors import Unavailable
 from gtp.endpoint import SHED_AFTER_S
 from gtp.v1.cause import Cause
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import cassandra
 from loadtest.external.cassandra_front import CassandraFront, FrontFaults
 from loadtest.outcome import total_of_stats
 from loadtest.peers.gtp import Refusal
 from loadtest.peers.sgsn import Sgsn
-from loadtest.proofs.killing import attach_talker, talk
-from loadtest.proofs.killing_store import run_on
+from loadtest.proofs.kill import attach_talker, talk
+from loadtest.proofs.kill_store import run_on
 from loadtest.serving import Served, free_gateway_address, free_tcp_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cassandra]

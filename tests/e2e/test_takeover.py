@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.cassandra, pytest.mark.kinesis]
 @pytest.mark.parametrize("how", ["", "drain"])
 async def test_the_holder_is_killed_or_drained_and_nobody_notices(how: str) -> None:
     run = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadtest.proofs.killing_nodes", "4", "7", *how.split()),
+        *(sys.executable, "-m", "loadtest.proofs.kill_nodes", "4", "7", *how.split()),
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
     )

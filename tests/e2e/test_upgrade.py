@@ -12,7 +12,7 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.tables import SCHEMA_VERSION
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import kinesis
 from loadtest.layouts import Layout, shared_parts, spread
 from loadtest.outcome import payloads_by_imsi, total_of_stats
@@ -20,7 +20,7 @@ from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.proofs.killing import NAS_SECRET, attach_meter, attach_talker, report_again, talk
+from loadtest.proofs.kill import NAS_SECRET, attach_meter, attach_talker, report_again, talk
 from loadtest.serving import free_gateway_address, radius_clients
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cassandra, pytest.mark.kinesis]

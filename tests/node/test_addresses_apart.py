@@ -16,8 +16,8 @@ from core.ports.network import Address
 from loadtest.peers.gtp import GtpPeer, PdpContext
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.proofs.killing import udp_packet
-from loadtest.proofs.killing_nodes import QUERY
+from loadtest.proofs.kill import udp_packet
+from loadtest.proofs.kill_nodes import QUERY
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import APN, GATEWAY
 from mqtt_bridge.edge.dns import DNS_PORT

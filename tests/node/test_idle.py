@@ -10,7 +10,7 @@ from core.domain.requests import ModifySession
 from core.domain.session import CloseReason
 from core.ports.network import Address
 from loadtest.peers.sgw import Sgw
-from loadtest.proofs.killing import udp_packet
+from loadtest.proofs.kill import udp_packet
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.virtual import PERFECT, run_virtual
 from loadtest.simulation.world import APN

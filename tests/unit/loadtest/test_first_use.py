@@ -8,7 +8,7 @@ import pytest
 
 from loadtest import demo, load
 from loadtest.external.kinesis import create_stream
-from loadtest.peers.phone import NoSocketLeft, Phone, Phones
+from loadtest.peers.ue import NoSocketLeft, Phone, Phones
 from loadtest.serving import DidNotStart
 
 

@@ -198,7 +198,7 @@ _OPENED = {"sqlite": _sqlite, "front": _front, "three": _three}
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.proofs.killing_store SEED KIND …`: print the findings as JSON, a line a kind."""
+    """`python -m loadtest.proofs.kill_store SEED KIND …`: print the findings as JSON, a line a kind."""
     findings = [asyncio.run(run_on(kind, int(argv[0]))) for kind in argv[1:] or KINDS]
     for finding in findings:
         print(json.dumps(finding.as_dict()))

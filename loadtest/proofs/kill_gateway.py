@@ -27,7 +27,7 @@ from loadtest.bench.gtpc_load import Load, user_end_v1
 from loadtest.bench.gtpc_store import seed
 from loadtest.external.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 from loadtest.folders import temporary_folder
-from loadtest.proofs.killing import far_side, udp_packet
+from loadtest.proofs.kill import far_side, udp_packet
 from loadtest.serving import Served
 from loadtest.simulation.ledger import GTP_U_PORT, Ledger, all_metered, open_sessions
 
@@ -242,7 +242,7 @@ def _served(folder: Path, sessions: int, lab: Lab) -> Served:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.proofs.killing_gateway KILLS SEED SESSIONS MARK`: print the finding as JSON."""
+    """`python -m loadtest.proofs.kill_gateway KILLS SEED SESSIONS MARK`: print the finding as JSON."""
     kills, seed_, sessions = map(int, argv[:3])
     finding = asyncio.run(
         kill_gateway(

@@ -26,7 +26,7 @@ from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine
 from core.adapters.store.wide_column import WideColumnStore
 from core.config import EdgeConfig, GatewayConfig
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import cassandra, kinesis, sgsnemu
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Gateways, Layout, Nodes, shared_parts, spread
@@ -35,7 +35,7 @@ from loadtest.peers.gtp import GtpPeer
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.proofs.killing import (
+from loadtest.proofs.kill import (
     APN,
     NAS_SECRET,
     Meter,
@@ -346,7 +346,7 @@ def _taken_over(served: Served) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.proofs.killing_nodes KILLS SEED [drain]`: print the finding as JSON."""
+    """`python -m loadtest.proofs.kill_nodes KILLS SEED [drain]`: print the finding as JSON."""
     finding = asyncio.run(
         kill_the_holder(
             kills=int(argv[0]),

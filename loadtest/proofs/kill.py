@@ -22,7 +22,7 @@ from typing import Any
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.config import EdgeConfig
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external.namespaces import FAR_HOST, SGSN, SGW, Lab
 from loadtest.folders import temporary_folder
 from loadtest.outcome import payloads_by_imsi, read_stream, total_of_stats
@@ -372,7 +372,7 @@ async def far_side(lab: Lab | None, port: int, *, is_echo: bool = False) -> Asyn
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.proofs.killing KILLS SEED`: print the finding as JSON; used in a namespace too."""
+    """`python -m loadtest.proofs.kill KILLS SEED`: print the finding as JSON; used in a namespace too."""
     kills, seed = int(argv[0]), int(argv[1])
     lab = Lab.entered(argv[2]) if len(argv) > 2 else None
     finding = asyncio.run(

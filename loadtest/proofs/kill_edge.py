@@ -28,14 +28,14 @@ from cassandra.cluster import Cluster
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.ports.stream import StoredRecord
-from loadtest.customer import Customer
+from loadtest.api_client import Customer
 from loadtest.external import cassandra, kinesis
 from loadtest.external.kinesis_front import Faults, Front
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Layout, in_one, spread
 from loadtest.outcome import payloads_by_imsi
-from loadtest.peers.phone import Phone, Phones
 from loadtest.peers.sgsn import Sgsn
+from loadtest.peers.ue import Phone, Phones
 from loadtest.serving import free_gateway_address, free_tcp_port, radius_clients
 
 APN = "soracom.io"
@@ -240,7 +240,7 @@ def _environment(endpoint: str) -> dict[str, str]:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m loadtest.proofs.killing_edge KILLS SEED [spread]`: print the finding as JSON."""
+    """`python -m loadtest.proofs.kill_edge KILLS SEED [spread]`: print the finding as JSON."""
     finding = asyncio.run(
         kill_the_edge(
             kills=int(argv[0]),

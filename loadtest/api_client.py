@@ -21,7 +21,7 @@ class ApiError(Exception):
         self.code = body.get("code", "") if isinstance(body, dict) else ""
 
 
-class Customer:
+class ApiClient:
     """One operator's session with the API; a context manager around its HTTP connection pool."""
 
     def __init__(self, endpoint: str) -> None:
@@ -32,7 +32,7 @@ class Customer:
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
         self._headers: dict[str, str] = {}
 
-    async def __aenter__(self) -> "Customer":
+    async def __aenter__(self) -> "ApiClient":
         """Nothing is sent yet."""
         return self
 

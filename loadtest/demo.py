@@ -31,7 +31,7 @@ from core.adapters.network import UdpNetwork
 from core.domain.session import Access
 from core.errors import ConfigurationError
 from core.ports.stream import StoredRecord
-from loadtest.api_client import ApiError, Customer
+from loadtest.api_client import ApiClient, ApiError
 from loadtest.external import cassandra, kinesis
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Layout, in_one, spread
@@ -40,7 +40,7 @@ from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.peers.ue import Phone, Phones
+from loadtest.peers.ue import UserEquipment, UserEquipments
 from loadtest.serving import DidNotStart, endpoint_of, free_gateway_address, radius_clients
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any
             stack.push_async_callback(layout.stop)
             async with progress.stage("served, ready", len(layout.nodes)):
                 await layout.start()
-            customer = await stack.enter_async_context(Customer(layout.endpoint))
+            customer = await stack.enter_async_context(ApiClient(layout.endpoint))
             sims = await _registered(options, progress, customer)
             result = await _drive(options, progress, layout, customer=customer, sims=sims, stream=stream)
         if not options.json:
@@ -194,7 +194,7 @@ async def _surroundings(
 
 
 async def _registered(
-    options: argparse.Namespace, progress: Progress, customer: Customer
+    options: argparse.Namespace, progress: Progress, customer: ApiClient
 ) -> list[dict[str, Any]]:
     await customer.sign_up(f"demo-{secrets.token_hex(4)}@example.com", f"Aa1-{secrets.token_urlsafe(12)}")
     async with progress.stage("SIMs registered through the API", options.sims) as stage:
@@ -205,10 +205,10 @@ async def _registered(
 class Fleet:
     """The SIMs while they are attached; ``not_run`` says which programs their devices do without, and why."""
 
-    phones: list[Phone]
+    ues: list[UserEquipment]
     meters: list[Meter]
     nas: Nas
-    programs: Phones
+    programs: UserEquipments
     not_run: list[str]
 
 
@@ -226,17 +226,17 @@ async def _attached(
             ("GTPv1", sgsn, sims[::3]),
             ("GTPv2", sgw, sims[1::3]),
         )
-        phones = []
+        ues = []
         for name, peer, share in shares:
             async with progress.stage(f"attached over {name}", len(share)) as stage:
-                phones += [await progress.each(stage, _attach(peer, sim)) for sim in share]
+                ues += [await progress.each(stage, _attach(peer, sim)) for sim in share]
         async with progress.stage("attached over RADIUS", len(sims[2::3])) as stage:
             meters = [await progress.each(stage, _attach_by_radius(nas, sim)) for sim in sims[2::3]]
-        programs = Phones(phones)
+        programs = UserEquipments(ues)
         try:
-            async with progress.stage("devices connected", len(phones)):
+            async with progress.stage("devices connected", len(ues)):
                 not_run = await _start_programs(layout, programs)
-            yield Fleet(phones, meters, nas, programs, not_run)
+            yield Fleet(ues, meters, nas, programs, not_run)
         finally:
             await programs.aclose()
 
@@ -246,7 +246,7 @@ async def _drive(
     progress: Progress,
     layout: Layout,
     *,
-    customer: Customer,
+    customer: ApiClient,
     sims: Sequence[dict[str, Any]],
     stream: DemoStream,
 ) -> dict[str, Any]:
@@ -255,18 +255,18 @@ async def _drive(
             access.value: await layout.gauge(f'airloom_sessions_open{{access="{access.value}"}}')
             for access in Access
         }
-        async with progress.stage("messages acknowledged", len(fleet.phones) * options.messages) as stage:
-            await asyncio.gather(*(_talk(phone, options.messages, stage) for phone in fleet.phones))
+        async with progress.stage("messages acknowledged", len(fleet.ues) * options.messages) as stage:
+            await asyncio.gather(*(_talk(ue, options.messages, stage) for ue in fleet.ues))
             await fleet.programs.stop_programs()
         async with progress.stage("reported by the NAS", len(fleet.meters)) as stage:
             for meter in fleet.meters:
                 await progress.each(stage, _carry(fleet.nas, meter))
         async with progress.stage("detached", options.sims) as stage:
-            for phone in fleet.phones:
-                await progress.each(stage, phone.peer.detach(phone.context))
+            for ue in fleet.ues:
+                await progress.each(stage, ue.peer.detach(ue.context))
             for meter in fleet.meters:
                 await progress.each(stage, fleet.nas.detach(meter.session))
-    devices: list[Phone | Meter] = [*fleet.phones, *fleet.meters]
+    devices: list[UserEquipment | Meter] = [*fleet.ues, *fleet.meters]
     sent_bytes = sum(device.bytes_up + device.bytes_down for device in devices)
     async with progress.stage("metered, as the API tells"):
         metered = await _metered(customer, [device.sim_id for device in devices], sent_bytes)
@@ -274,7 +274,7 @@ async def _drive(
         billed = quantity_of_csv(await customer.month_csv(datetime.now(UTC).strftime("%Y%m")))
     async with progress.stage("read back from the stream"):
         records = await stream.records(layout)
-        messages = _compare(fleet.phones, payloads_by_imsi(records))
+        messages = _compare(fleet.ues, payloads_by_imsi(records))
     leaks = {
         "teids": await layout.gauge('airloom_allocated{resource="teids"}'),
         "addresses": await layout.gauge('airloom_allocated{resource="addresses"}'),
@@ -341,28 +341,28 @@ def _imsi_of(sim: dict[str, Any]) -> str:
     return str(next(iter(next(iter(sim["profiles"].values()))["subscribers"])))
 
 
-async def _attach(peer: GtpPeer[Any], sim: dict[str, Any]) -> Phone:
-    return await Phone.attach(peer, sim_id=sim["simId"], imsi=_imsi_of(sim), apn=APN)
+async def _attach(peer: GtpPeer[Any], sim: dict[str, Any]) -> UserEquipment:
+    return await UserEquipment.attach(peer, sim_id=sim["simId"], imsi=_imsi_of(sim), apn=APN)
 
 
-async def _start_programs(layout: Layout, phones: Phones) -> list[str]:
+async def _start_programs(layout: Layout, ues: UserEquipments) -> list[str]:
     """Each device speaks by one of the protocols that are served; what is not run, and why."""
     if not layout.edge.entries.startswith("udp alone"):
         with contextlib.suppress(ConfigurationError):
-            await phones.start_programs(PROTOCOLS)
+            await ues.start_programs(PROTOCOLS)
             return []
-    await phones.start_programs(("udp",))
+    await ues.start_programs(("udp",))
     return [DEVICES_NEED]
 
 
-async def _talk(phone: Phone, count: int, stage: Stage) -> None:
+async def _talk(ue: UserEquipment, count: int, stage: Stage) -> None:
     """One message after the other, each answered before the next."""
     for number in range(count):
-        if await phone.say(b'{"device":"%s","number":%d}' % (phone.imsi.encode(), number)):
+        if await ue.say(b'{"device":"%s","number":%d}' % (ue.imsi.encode(), number)):
             stage.done += 1
 
 
-async def _metered(customer: Customer, sim_ids: Sequence[str], expected: int) -> int:
+async def _metered(customer: ApiClient, sim_ids: Sequence[str], expected: int) -> int:
     """What the statistics API tells; usage is there once the meter reported it."""
     deadline = time.monotonic() + METER_TIMEOUT_S
     while True:
@@ -372,43 +372,43 @@ async def _metered(customer: Customer, sim_ids: Sequence[str], expected: int) ->
         await asyncio.sleep(0.2)
 
 
-def _compare(phones: Sequence[Phone], stored: dict[str, list[bytes]]) -> dict[str, Any]:
+def _compare(ues: Sequence[UserEquipment], stored: dict[str, list[bytes]]) -> dict[str, Any]:
     """What devices sent and were told, against what stands in the stream."""
-    in_stream = {phone.imsi: stored.get(phone.imsi, []) for phone in phones}
+    in_stream = {ue.imsi: stored.get(ue.imsi, []) for ue in ues}
     return {
-        "sent": sum(len(phone.sent) for phone in phones),
-        "acked": sum(len(phone.acknowledged) for phone in phones),
+        "sent": sum(len(ue.sent) for ue in ues),
+        "acked": sum(len(ue.acknowledged) for ue in ues),
         "in_stream": sum(map(len, in_stream.values())),
-        "lost": sum(len(set(phone.acknowledged) - set(in_stream[phone.imsi])) for phone in phones),
+        "lost": sum(len(set(ue.acknowledged) - set(in_stream[ue.imsi])) for ue in ues),
         "by": {
-            protocol: sum(len(phone.acknowledged) for phone in phones if phone.protocol == protocol)
+            protocol: sum(len(ue.acknowledged) for ue in ues if ue.protocol == protocol)
             for protocol in PROTOCOLS
         },
-        "out_of_order": sum(not is_subsequence(in_stream[phone.imsi], phone.sent) for phone in phones),
+        "out_of_order": sum(not is_subsequence(in_stream[ue.imsi], ue.sent) for ue in ues),
     }
 
 
 async def _go_on(
-    layout: Layout, folder: Path, customer: Customer, sims: Sequence[dict[str, Any]], stream: DemoStream
+    layout: Layout, folder: Path, customer: ApiClient, sims: Sequence[dict[str, Any]], stream: DemoStream
 ) -> None:
     """Attach again and keep talking, so that there is something to look at, until the node ends."""
     async with _attached(Progress(live=False), layout, sims) as fleet, asyncio.TaskGroup() as tasks:
-        talking = [tasks.create_task(_keep_talking(phone)) for phone in fleet.phones]
+        talking = [tasks.create_task(_keep_talking(ue)) for ue in fleet.ues]
         _print_how_to_go_on(layout, folder, customer, stream)
         await layout.api.ended()
         for task in talking:
             task.cancel()
 
 
-async def _keep_talking(phone: Phone) -> None:
+async def _keep_talking(ue: UserEquipment) -> None:
     for number in itertools.count():
-        reading = {"device": phone.imsi, "number": number, "temperature": 15 + secrets.randbelow(100) / 10}
+        reading = {"device": ue.imsi, "number": number, "temperature": 15 + secrets.randbelow(100) / 10}
         with contextlib.suppress(OSError, TimeoutError, aiohttp.ClientError, aiomqtt.MqttError):
-            await phone.say(json.dumps(reading).encode())
+            await ue.say(json.dumps(reading).encode())
         await asyncio.sleep(KEPT_EVERY_S)
 
 
-def _print_how_to_go_on(layout: Layout, folder: Path, customer: Customer, stream: DemoStream) -> None:
+def _print_how_to_go_on(layout: Layout, folder: Path, customer: ApiClient, stream: DemoStream) -> None:
     """What to type; the credentials lie in a file that only its owner reads."""
     own = f"  ./run airloom stream tail --data-dir {layout.api.data_dir}\n"
     messages = own if not stream.name else ""

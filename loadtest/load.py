@@ -32,7 +32,7 @@ from airloom.cli.node import where_of
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.errors import ConfigurationError
-from loadtest.api_client import ApiError, Customer
+from loadtest.api_client import ApiClient, ApiError
 from loadtest.folders import temporary_folder
 from loadtest.installation import Installation
 from loadtest.measure import Step, Threshold
@@ -40,7 +40,7 @@ from loadtest.peers.gtp import GtpPeer, NotAnswered, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
-from loadtest.peers.ue import NoSocketLeft, Phone, Phones
+from loadtest.peers.ue import NoSocketLeft, UserEquipment, UserEquipments
 from loadtest.report import as_lines, as_page
 from loadtest.serving import (
     DidNotStart,
@@ -89,11 +89,11 @@ class Run:
         self._options = options
         self._target = target
         self._began = time.monotonic()
-        self._phones: list[Phone] = []
+        self._ues: list[UserEquipment] = []
         self._at_nas: list[tuple[Nas, NasSession]] = []
         names = [f"attach.{a}" for a in ACCESSES] + [f"message.{p}" for p in PROTOCOLS]
         self.steps = {name: Step(name) for name in [*names, "reconnect", "report.radius", "detach"]}
-        self._together = Phones(())
+        self._together = UserEquipments(())
         self._given_up = 0
 
     @property
@@ -105,7 +105,7 @@ class Run:
         """Register, attach, talk, detach."""
         options = self._options
         async with AsyncExitStack() as parts:
-            customer = await parts.enter_async_context(Customer(self._target.endpoint))
+            customer = await parts.enter_async_context(ApiClient(self._target.endpoint))
             await self._sign_in(customer)
             tell(f"getting {options.sims} SIMs ready")
             sims = await self._sims(customer)
@@ -113,7 +113,7 @@ class Run:
             self._began = time.monotonic()
             with self._asking_for("attach"):
                 await self._attach_all(sims, peers)
-            self._together = Phones(self._phones)
+            self._together = UserEquipments(self._ues)
             parts.push_async_callback(self._together.aclose)
             await self._start_programs()
             with self._asking_for("message", "reconnect", "report"):
@@ -123,7 +123,7 @@ class Run:
             with self._asking_for("detach"):
                 await self._detach_all()
 
-    async def _sign_in(self, customer: Customer) -> None:
+    async def _sign_in(self, customer: ApiClient) -> None:
         target, email = self._target, f"load-{secrets.token_hex(4)}@example.com"
         if target.auth_key_id:
             await customer.sign_in(target.auth_key_id, target.auth_key)
@@ -140,7 +140,7 @@ class Run:
                     " AIRLOOM_AUTH_KEY, or --profile; or its --config or --contact, to have a customer made"
                 ) from error
 
-    async def _sims(self, customer: Customer) -> list[dict[str, Any]]:
+    async def _sims(self, customer: ApiClient) -> list[dict[str, Any]]:
         """The customer's own, and where there are too few some that are brought in, or the sandbox's."""
         wanted, installation = self._options.sims, self._target.installation
         if installation is None and not self._target.auth_key_id:
@@ -198,14 +198,14 @@ class Run:
             if session is not None:
                 self._at_nas.append((peer, session))
             return
-        attaching = Phone.attach(peer, sim_id=sim_id, imsi=imsi, apn=APN)
-        phone = await self._timed(f"attach.{access}", due, attaching)
-        if phone is not None:
-            self._phones.append(phone)
+        attaching = UserEquipment.attach(peer, sim_id=sim_id, imsi=imsi, apn=APN)
+        ue = await self._timed(f"attach.{access}", due, attaching)
+        if ue is not None:
+            self._ues.append(ue)
 
     async def _detach_all(self) -> None:
-        for phone in self._phones:
-            await self._timed("detach", self.elapsed_s, phone.peer.detach(phone.context))
+        for ue in self._ues:
+            await self._timed("detach", self.elapsed_s, ue.peer.detach(ue.context))
         for nas, session in self._at_nas:
             await self._timed("detach", self.elapsed_s, nas.detach(session))
 
@@ -227,12 +227,12 @@ class Run:
             await self._together.start_programs(("udp",))
 
     async def _talk_for(self, duration_s: float) -> None:
-        began, apart = self.elapsed_s, 1 / self._options.message_rate / max(1, len(self._phones))
+        began, apart = self.elapsed_s, 1 / self._options.message_rate / max(1, len(self._ues))
         async with asyncio.TaskGroup() as tasks:
             telling = tasks.create_task(self._tell_progress())
             talking = [
-                tasks.create_task(self._talk(phone, began + number * apart, began + duration_s))
-                for number, phone in enumerate(self._phones)
+                tasks.create_task(self._talk(ue, began + number * apart, began + duration_s))
+                for number, ue in enumerate(self._ues)
             ]
             talking += [
                 tasks.create_task(self._report(nas, session, began + duration_s))
@@ -242,23 +242,23 @@ class Run:
                 await asyncio.wait(talking)
             telling.cancel()
 
-    async def _talk(self, phone: Phone, first: float, until: float) -> None:
+    async def _talk(self, ue: UserEquipment, first: float, until: float) -> None:
         """A message at each of its times; one that takes too long makes the next ones late."""
         due, number = first, 0
         while due < until:
             await asyncio.sleep(max(0.0, due - self.elapsed_s))
             payload = f"{number} ".encode().ljust(self._options.payload_bytes, b".")
-            is_good = await self._timed(f"message.{phone.protocol}", due, phone.say(payload))
-            if is_good is None and phone.protocol != "udp" and not await self._reconnect(phone, until):
+            is_good = await self._timed(f"message.{ue.protocol}", due, ue.say(payload))
+            if is_good is None and ue.protocol != "udp" and not await self._reconnect(ue, until):
                 return
             due, number = due + 1 / self._options.message_rate, number + 1
 
-    async def _reconnect(self, phone: Phone, until: float) -> bool:
+    async def _reconnect(self, ue: UserEquipment, until: float) -> bool:
         """As a device does whose connection broke: again and again, from its next port."""
         began = self.elapsed_s
         while self.elapsed_s < until:
             try:
-                await self._together.start_program(phone)
+                await self._together.start_program(ue)
             except NoSocketLeft:
                 self._given_up += 1
                 return False

@@ -17,7 +17,7 @@ from core.adapters.clock import SystemClock
 from core.adapters.stream.log import LogStream
 from core.domain.message import StreamRecord
 from core.ports.stream import IteratorType, StoredRecord
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.folders import temporary_folder
 
 
@@ -53,7 +53,7 @@ async def read_stream(data_dir: Path) -> list[StoredRecord]:
             await stream.aclose()
 
 
-async def total_of_stats(customer: Customer, sim_id: str) -> dict[str, int]:
+async def total_of_stats(customer: ApiClient, sim_id: str) -> dict[str, int]:
     """A SIM's octets of this month, up and down, as the statistics API tells them."""
     now = int(time.time())
     answer = await customer.call(

@@ -23,7 +23,7 @@ from typing import Any
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.bench.machine import machine
 from loadtest.bench.neighbours_children import NEIGHBOURS
 from loadtest.folders import temporary_folder
@@ -86,7 +86,7 @@ class Figures:
         }
 
 
-async def make_sims(customer: Customer, count: int) -> list[str]:
+async def make_sims(customer: ApiClient, count: int) -> list[str]:
     """So many SIMs that may attach; their IMSIs."""
     left = iter(range(count))
 
@@ -161,7 +161,7 @@ async def served(name: str, tree: Path, number: int, *, sims: int, network: int)
         Node(tree, folder, address(1), port, **settings) as node,
     ):
         sgsn = Sgsn(address=address(2), gateway=node.address, network=UdpNetwork(), entropy=SystemEntropy())
-        async with sgsn.running(), Customer(node.endpoint) as others, Customer(node.endpoint) as greedy:
+        async with sgsn.running(), ApiClient(node.endpoint) as others, ApiClient(node.endpoint) as greedy:
             await others.sign_up("others@example.com", "Aa1-all-the-others")
             await greedy.sign_up("greedy@example.com", "Aa1-a-greedy-customer")
             greedy_imsis = await make_sims(greedy, sims)

@@ -21,7 +21,7 @@ from typing import Any
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.bench.machine import machine
 from loadtest.bench.radius_load import Request, access_requests, drive, interim_updates
 from loadtest.folders import temporary_folder
@@ -147,7 +147,7 @@ async def _attach_all(served: Served) -> list[NasSession]:
         secret=SECRET.encode(),
         entropy=SystemEntropy(),
     )
-    async with Customer(served.endpoint) as customer, nas.running():
+    async with ApiClient(served.endpoint) as customer, nas.running():
         await customer.sign_up("bench@example.com", "Aa1-radius-bench")
         sims = [await customer.new_sim() for _ in range(SIMS)]
         imsis = [next(iter(next(iter(sim["profiles"].values()))["subscribers"])) for sim in sims]

@@ -176,7 +176,7 @@ def fetch_whole(
         return 0, "", {}
 
 
-class Customer:
+class ApiClient:
     """An operator made in the sandbox."""
 
     def __init__(self, node: Node, email: str) -> None:

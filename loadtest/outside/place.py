@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.outside.gtp import Peer
-from loadtest.outside.node import Customer, Node
+from loadtest.outside.node import ApiClient, Node
 
 Outcome = dict[str, Any]
 NAS_SECRET = "a-secret-of-this-nas"  # noqa: S105 - of a lab
@@ -41,9 +41,9 @@ class Place:
         """A roaming partner's node."""
         return Peer(self.address(last), self.address(1), recovery=recovery)
 
-    def customer(self, node: Node, name: str = "outside") -> Customer:
+    def customer(self, node: Node, name: str = "outside") -> ApiClient:
         """An operator of the sandbox."""
-        return Customer(node, f"{name}@example.com")
+        return ApiClient(node, f"{name}@example.com")
 
     def partners(self, **names: Sequence[int]) -> dict[str, str]:
         """Settings for a table of partners, by the last octets of their addresses."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from loadtest.outside.node import PASSWORD, Customer, Node, fetch, fetch_whole
+from loadtest.outside.node import PASSWORD, ApiClient, Node, fetch, fetch_whole
 from loadtest.outside.place import NAS_SECRET, Outcome, Place, eventually, percentile
 
 
@@ -83,8 +83,8 @@ def token_outlives_nothing(place: Place) -> Outcome:
         return {"ok": ok, "after the key": after_key, "changed": status, "after the password": after_password}
 
 
-def _as(node: Node, customer: Customer, key: dict[str, str]) -> Customer:
-    other = Customer.__new__(Customer)
+def _as(node: Node, customer: ApiClient, key: dict[str, str]) -> ApiClient:
+    other = ApiClient.__new__(ApiClient)
     other._node, other._headers, other.email = node, {}, customer.email
     body = {"authKeyId": key["authKeyId"], "authKey": key["authKey"]}
     other.use(json.loads(fetch(f"{node.endpoint}/v1/auth", method="POST", body=body)[1]))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from loadtest.outside.node import Customer
+from loadtest.outside.node import ApiClient
 from loadtest.outside.place import NAS_SECRET, Outcome, Place, eventually
 from loadtest.outside.radius import (
     ACCEPT,
@@ -98,7 +98,7 @@ def impossible_usage(place: Place) -> Outcome:
         }
 
 
-def _bill(customer: Customer) -> float:
+def _bill(customer: ApiClient) -> float:
     """The latest bill's amount; -1 where there is none."""
     rows: Any = customer.call("GET", "/bills/latest")[1]
     return float(rows.get("amount", -1)) if isinstance(rows, dict) else -1.0
@@ -122,7 +122,7 @@ def replayed_accounting_on(place: Place) -> Outcome:
         return {"ok": bool(ended) and stays, "the true one ended its own": bool(ended), "newer stays": stays}
 
 
-def _is_online(customer: Customer, sim_id: str) -> bool:
+def _is_online(customer: ApiClient, sim_id: str) -> bool:
     return bool((customer.call("GET", f"/sims/{sim_id}")[1].get("sessionStatus") or {}).get("online"))
 
 
@@ -246,12 +246,12 @@ def _nas(place: Place) -> Nas:
     return Nas(place.address(2), place.address(1), NAS_SECRET)
 
 
-def _moved(customer: Customer, sim_id: str) -> tuple[int, int] | None:
+def _moved(customer: ApiClient, sim_id: str) -> tuple[int, int] | None:
     octets = customer.octets(sim_id)
     return octets if any(octets) else None
 
 
-def _reached(customer: Customer, sim_id: str, wanted: tuple[int, int]) -> tuple[int, int] | None:
+def _reached(customer: ApiClient, sim_id: str, wanted: tuple[int, int]) -> tuple[int, int] | None:
     """The octets when they are these; what there is instead is told by a look after the last."""
     octets = customer.octets(sim_id)
     return octets if octets == wanted else None

@@ -29,7 +29,7 @@ ENDING_S = 1.0
 
 
 @dataclass(slots=True)
-class Phone:
+class UserEquipment:
     """One device. ``protocol`` is how its program speaks."""
 
     sim_id: str
@@ -46,19 +46,19 @@ class Phone:
     bytes_down: int = 0
 
     @classmethod
-    async def attach(cls, peer: GtpPeer[Any], *, sim_id: str, imsi: str, apn: str) -> "Phone":
+    async def attach(cls, peer: GtpPeer[Any], *, sim_id: str, imsi: str, apn: str) -> "UserEquipment":
         """Ask for a session; raises ``Refusal`` or ``NotAnswered``."""
         context = await peer.attach(imsi=imsi, apn=apn)
         edge = EdgeConfig()
         device = SimulatedDevice(
-            send_up=lambda packet: phone.send_up(packet),  # noqa: PLW0108 - the phone is made of it
+            send_up=lambda packet: ue.send_up(packet),  # noqa: PLW0108 - the phone is made of it
             ue_address=context.ue_address,
             entry_address=edge.message_address,
             entry_port=edge.udp_port,
         )
-        phone = cls(sim_id, imsi, peer, context, device)
-        context.on_down = phone._on_down
-        return phone
+        ue = cls(sim_id, imsi, peer, context, device)
+        context.on_down = ue._on_down
+        return ue
 
     def send_up(self, packet: bytes) -> None:
         """A packet of the device, into its tunnel if that still stands."""
@@ -94,46 +94,46 @@ async def _end(program: Program) -> None:
             await program.aclose()
 
 
-class Phones:
+class UserEquipments:
     """Several devices and the network that their TCP lives in."""
 
-    def __init__(self, phones: Sequence[Phone]) -> None:
-        self._at: dict[IPv4Address, Phone] = {phone.context.ue_address: phone for phone in phones}
+    def __init__(self, ues: Sequence[UserEquipment]) -> None:
+        self._at: dict[IPv4Address, UserEquipment] = {ue.context.ue_address: ue for ue in ues}
         self._stack: NamespaceNetwork | None = None
         self._sockets: dict[str, list[socket.socket]] = {}
         self._speaks_v5 = False
 
     async def start_programs(self, protocols: Sequence[str], *, sockets_each: int = 1) -> None:
         """A program for each device, by these protocols in turn; it may connect ``sockets_each`` times."""
-        phones = list(self._at.values())
-        for number, phone in enumerate(phones):
-            phone.protocol = protocols[number % len(protocols)]
-        connected = [phone for phone in phones if phone.protocol in CONNECTED]
+        ues = list(self._at.values())
+        for number, ue in enumerate(ues):
+            ue.protocol = protocols[number % len(protocols)]
+        connected = [ue for ue in ues if ue.protocol in CONNECTED]
         if connected:
             self._stack = await NamespaceNetwork.open(
                 local=GatewayConfig().ue_pool,
                 remote=[EdgeConfig().platform_network],
-                clients=[phone.context.ue_address for phone in connected for _ in range(sockets_each)],
+                clients=[ue.context.ue_address for ue in connected for _ in range(sockets_each)],
             )
             self._stack.on_packet(self._on_packet)
-            for number, phone in enumerate(connected):
+            for number, ue in enumerate(connected):
                 first = number * sockets_each
-                self._sockets[phone.imsi] = self._stack.clients[first : first + sockets_each]
-        for phone in phones:
-            phone.stack = self._stack
-            await self.start_program(phone)
+                self._sockets[ue.imsi] = self._stack.clients[first : first + sockets_each]
+        for ue in ues:
+            ue.stack = self._stack
+            await self.start_program(ue)
 
-    async def start_program(self, phone: Phone) -> None:
+    async def start_program(self, ue: UserEquipment) -> None:
         """A program on a fresh socket, in the place of one that was there before; raises ``NoSocketLeft``."""
-        before, phone.program = phone.program, self._program_of(phone)
+        before, ue.program = ue.program, self._program_of(ue)
         if before is not None:
             await _end(before)
-        await phone.program.open()
+        await ue.program.open()
 
     async def stop_programs(self) -> None:
         """End them in order, and wait until the last packet has come."""
-        for phone in self._at.values():
-            program, phone.program = phone.program, None
+        for ue in self._at.values():
+            program, ue.program = ue.program, None
             if program is not None:
                 await program.aclose()
         async with asyncio.timeout(QUIET_S_MAX):
@@ -144,30 +144,28 @@ class Phones:
 
     async def aclose(self) -> None:
         """Let the devices' network go, and what programs still run."""
-        await asyncio.gather(
-            *(_end(phone.program) for phone in self._at.values() if phone.program is not None)
-        )
+        await asyncio.gather(*(_end(ue.program) for ue in self._at.values() if ue.program is not None))
         for own in self._sockets.values():
             for each in own:
                 each.close()
         if self._stack is not None:
             await self._stack.aclose()
 
-    def _program_of(self, phone: Phone) -> Program:
+    def _program_of(self, ue: UserEquipment) -> Program:
         edge = EdgeConfig()
-        if phone.protocol == "udp" or self._stack is None:
-            return UdpProgram(phone.device)
-        if not self._sockets[phone.imsi]:
-            raise NoSocketLeft(phone.imsi)
-        own = self._sockets[phone.imsi].pop()
-        if phone.protocol == "tcp":
+        if ue.protocol == "udp" or self._stack is None:
+            return UdpProgram(ue.device)
+        if not self._sockets[ue.imsi]:
+            raise NoSocketLeft(ue.imsi)
+        own = self._sockets[ue.imsi].pop()
+        if ue.protocol == "tcp":
             return TcpProgram(own, edge)
-        if phone.protocol == "http":
+        if ue.protocol == "http":
             return HttpProgram(own, edge)
         version = aiomqtt.ProtocolVersion.V5 if self._speaks_v5 else aiomqtt.ProtocolVersion.V311
         self._speaks_v5 = not self._speaks_v5  # one after the other
         return MqttProgram(own, edge, version=version)
 
     def _on_packet(self, packet: bytes) -> None:
-        if len(packet) >= 20 and (phone := self._at.get(IPv4Address(packet[12:16]))) is not None:
-            phone.send_up(packet)
+        if len(packet) >= 20 and (ue := self._at.get(IPv4Address(packet[12:16]))) is not None:
+            ue.send_up(packet)

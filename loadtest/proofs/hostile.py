@@ -21,7 +21,7 @@ from typing import Any
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.ports.network import Address, DatagramSocket, Receiver
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.folders import temporary_folder
 from loadtest.peers.gtp import GTP_C_PORT, GTP_U_PORT, GtpPeer, NotAnswered, Refusal
 from loadtest.peers.sgsn import Sgsn
@@ -180,7 +180,7 @@ async def attack(*, messages: int, seed: int, tell: Callable[[str], None] = lamb
         await served.start()
         run = _Run(served, random.Random(seed), messages, tell)
         try:
-            async with Customer(served.endpoint) as customer, AsyncExitStack() as stack:
+            async with ApiClient(served.endpoint) as customer, AsyncExitStack() as stack:
                 await customer.sign_up("hostile@example.com", "Aa1-hostile-peers")
                 await run.drive(customer, stack)
             run.finding.ended = served.process.returncode if served.process else 0
@@ -201,7 +201,7 @@ class _Run:
         self._kept = _Kept()
         self.finding = HostileFinding()
 
-    async def drive(self, customer: Customer, stack: AsyncExitStack) -> None:
+    async def drive(self, customer: ApiClient, stack: AsyncExitStack) -> None:
         """Peers, devices, and the attack among them."""
         good = [self._peer(Sgsn, "127.0.1.1", UdpNetwork()), self._peer(Sgw, "127.0.2.1", UdpNetwork())]
         bad = [self._peer(Sgsn, "127.0.9.1", self._kept), self._peer(Sgw, "127.0.9.2", self._kept)]

@@ -22,7 +22,7 @@ from typing import Any
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.config import EdgeConfig
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external.namespaces import FAR_HOST, SGSN, SGW, Lab
 from loadtest.folders import temporary_folder
 from loadtest.outcome import payloads_by_imsi, read_stream, total_of_stats
@@ -120,7 +120,7 @@ async def kill_under_traffic(
             finding.not_run.append("far side: network namespaces need root")
         await served.start()
         try:
-            async with far_side(lab, FAR_PORT) as far_counts, Customer(served.endpoint) as customer:
+            async with far_side(lab, FAR_PORT) as far_counts, ApiClient(served.endpoint) as customer:
                 await _run(served, customer, finding, rng, far=lab is not None, tell=tell)
                 counted = await far_counts()
                 finding.far_seen_bytes = sum(counted.values())
@@ -131,7 +131,7 @@ async def kill_under_traffic(
 
 async def _run(
     served: Served,
-    customer: Customer,
+    customer: ApiClient,
     finding: Finding,
     rng: random.Random,
     *,
@@ -182,7 +182,7 @@ async def _run(
         await _look_at_meters(customer, finding, meters)
 
 
-async def _look_at_meters(customer: Customer, finding: Finding, meters: list[Meter]) -> None:
+async def _look_at_meters(customer: ApiClient, finding: Finding, meters: list[Meter]) -> None:
     """What the NAS was acknowledged last is what is metered, and its sessions are still there."""
     for meter in meters:
         session = meter.session
@@ -192,7 +192,7 @@ async def _look_at_meters(customer: Customer, finding: Finding, meters: list[Met
 
 
 async def _look_at_session(
-    customer: Customer, finding: Finding, sim_id: str, ue_address: IPv4Address
+    customer: ApiClient, finding: Finding, sim_id: str, ue_address: IPv4Address
 ) -> None:
     online = (await customer.call("GET", f"/sims/{sim_id}"))["sessionStatus"]
     finding.sessions += 1
@@ -200,7 +200,7 @@ async def _look_at_session(
 
 
 async def _look(
-    served: Served, customer: Customer, finding: Finding, talkers: list[Talker], senders: list[Talker]
+    served: Served, customer: ApiClient, finding: Finding, talkers: list[Talker], senders: list[Talker]
 ) -> None:
     """Compare what devices were told with what is stored."""
     stored = payloads_by_imsi(await read_stream(served.data_dir))
@@ -224,12 +224,12 @@ def _look_at_slots(folder: Path, finding: Finding) -> None:
         finding.slots_off_bytes += sum(abs(one - other) for one, other in zip(counted, stored, strict=True))
 
 
-async def metered(customer: Customer, talker: Talker) -> dict[str, int]:
+async def metered(customer: ApiClient, talker: Talker) -> dict[str, int]:
     """What the API says that its SIM used."""
     return await total_of_stats(customer, talker.sim_id)
 
 
-async def attach_meter(customer: Customer, nas: Nas) -> Meter:
+async def attach_meter(customer: ApiClient, nas: Nas) -> Meter:
     """A new SIM behind the NAS."""
     sim = await customer.new_sim()
     imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
@@ -248,7 +248,7 @@ async def report_again(nas: Nas, meter: Meter, stopped: asyncio.Event) -> None:
         await asyncio.sleep(0.02)
 
 
-async def attach_talker(customer: Customer, peer: GtpPeer[Any]) -> Talker:
+async def attach_talker(customer: ApiClient, peer: GtpPeer[Any]) -> Talker:
     """A new SIM behind the peer, ready to talk."""
     sim = await customer.new_sim()
     imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))

@@ -28,18 +28,18 @@ from cassandra.cluster import Cluster
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.ports.stream import StoredRecord
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import cassandra, kinesis
 from loadtest.external.kinesis_front import Faults, Front
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Layout, in_one, spread
 from loadtest.outcome import payloads_by_imsi
 from loadtest.peers.sgsn import Sgsn
-from loadtest.peers.ue import Phone, Phones
+from loadtest.peers.ue import UserEquipment, UserEquipments
 from loadtest.serving import free_gateway_address, free_tcp_port, radius_clients
 
 APN = "soracom.io"
-PHONES = 8
+UES = 8
 PROTOCOLS = ("mqtt", "http", "tcp", "udp")
 STREAM, SHARDS = "killed", 2
 KEYSPACE = "airloom_killed"
@@ -104,16 +104,20 @@ async def kill_the_edge(*, kills: int, seed: int, layout: str, tell: Callable[[s
         count = partial(_counted_in_cassandra, environment) if is_spread else partial(_counted, made)
         stack.push_async_callback(made.stop)
         await made.start()
-        async with Customer(made.endpoint) as customer:
-            phones = await _run(made, customer, finding, random.Random(seed), tell)
-            await _look(count, behind, finding, phones)
+        async with ApiClient(made.endpoint) as customer:
+            ues = await _run(made, customer, finding, random.Random(seed), tell)
+            await _look(count, behind, finding, ues)
         finding.faults = dict(front.happened)
     return finding
 
 
 async def _run(
-    layout: Layout, customer: Customer, finding: EdgeFinding, dice: random.Random, tell: Callable[[str], None]
-) -> list[Phone]:
+    layout: Layout,
+    customer: ApiClient,
+    finding: EdgeFinding,
+    dice: random.Random,
+    tell: Callable[[str], None],
+) -> list[UserEquipment]:
     await customer.sign_up("edge@example.com", "Aa1-kill-the-edge")
     sgsn = Sgsn(
         network=UdpNetwork(),
@@ -122,17 +126,17 @@ async def _run(
         entropy=SystemEntropy(),
     )
     async with sgsn.running():
-        phones = []
-        for _ in range(PHONES):
+        ues = []
+        for _ in range(UES):
             sim = await customer.new_sim()
             imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
-            phones.append(await Phone.attach(sgsn, sim_id=sim["simId"], imsi=imsi, apn=APN))
-        together = Phones(phones)
+            ues.append(await UserEquipment.attach(sgsn, sim_id=sim["simId"], imsi=imsi, apn=APN))
+        together = UserEquipments(ues)
         await together.start_programs(PROTOCOLS, sockets_each=8 * finding.kills + 32)
         stopped = asyncio.Event()
         async with asyncio.TaskGroup() as traffic:
-            for phone in phones:
-                traffic.create_task(_talk(together, phone, stopped))
+            for ue in ues:
+                traffic.create_task(_talk(together, ue, stopped))
             for number in range(finding.kills):
                 await asyncio.sleep(0.3 + dice.random() * 1.2)
                 name = dice.choice([each for each in VICTIMS if each in layout.nodes])
@@ -143,34 +147,34 @@ async def _run(
             await asyncio.sleep(1.0)
             stopped.set()
         await together.aclose()
-    return phones
+    return ues
 
 
-async def _talk(together: Phones, phone: Phone, stopped: asyncio.Event) -> None:
+async def _talk(together: UserEquipments, ue: UserEquipment, stopped: asyncio.Event) -> None:
     """Number after number; the same one again until it is acknowledged."""
     number = 0
     while not stopped.is_set():
         payload = b"%d" % number
         try:
             async with asyncio.timeout(PATIENCE_S):
-                is_acknowledged = await phone.say(payload)
+                is_acknowledged = await ue.say(payload)
         except BROKEN:
             is_acknowledged = False
-            await _begin_again(together, phone, stopped)
+            await _begin_again(together, ue, stopped)
         number += is_acknowledged
 
 
-async def _begin_again(together: Phones, phone: Phone, stopped: asyncio.Event) -> None:
+async def _begin_again(together: UserEquipments, ue: UserEquipment, stopped: asyncio.Event) -> None:
     while not stopped.is_set():
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await together.start_program(phone)
+                await together.start_program(ue)
                 return
         except BROKEN:
             await asyncio.sleep(0.1)
 
 
-async def _look(count: Count, behind: str, finding: EdgeFinding, phones: list[Phone]) -> None:
+async def _look(count: Count, behind: str, finding: EdgeFinding, ues: list[UserEquipment]) -> None:
     """Compare what devices were told with what Amazon's client reads, and with what was counted."""
     async with asyncio.timeout(COUNTED_S):
         while True:
@@ -178,21 +182,21 @@ async def _look(count: Count, behind: str, finding: EdgeFinding, phones: list[Ph
             messages = [r for r in map(_envelope_of, records) if "payloads" in r]
             finding.records = len(messages)
             finding.in_stream = len({message["recordId"] for message in messages})
-            imsis = [phone.imsi for phone in phones]
+            imsis = [ue.imsi for ue in ues]
             finding.counted = await count(imsis)
             if finding.counted >= finding.in_stream:
                 break
             await asyncio.sleep(0.5)
     finding.repeated_by_stream = finding.records - finding.in_stream
     stored = payloads_by_imsi(records)
-    for phone in phones:
-        so_far = finding.acknowledged.get(phone.protocol, 0)
-        finding.acknowledged[phone.protocol] = so_far + len(phone.acknowledged)
-        numbers = [int(payload) for payload in stored.get(phone.imsi, [])]
-        missing = {int(payload) for payload in phone.acknowledged} - set(numbers)
-        finding.lost += [f"{phone.imsi} {phone.protocol} {number}" for number in sorted(missing)]
+    for ue in ues:
+        so_far = finding.acknowledged.get(ue.protocol, 0)
+        finding.acknowledged[ue.protocol] = so_far + len(ue.acknowledged)
+        numbers = [int(payload) for payload in stored.get(ue.imsi, [])]
+        missing = {int(payload) for payload in ue.acknowledged} - set(numbers)
+        finding.lost += [f"{ue.imsi} {ue.protocol} {number}" for number in sorted(missing)]
         if any(later < earlier for earlier, later in pairwise(numbers)):
-            finding.out_of_order.append(f"{phone.imsi} {phone.protocol}")
+            finding.out_of_order.append(f"{ue.imsi} {ue.protocol}")
 
 
 def _envelope_of(record: StoredRecord) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import CassandraAddress, CassandraEngine
 from core.adapters.store.wide_column import WideColumnStore
 from core.config import EdgeConfig, GatewayConfig
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import cassandra, kinesis, sgsnemu
 from loadtest.folders import temporary_folder
 from loadtest.layouts import Gateways, Layout, Nodes, shared_parts, spread
@@ -140,7 +140,7 @@ async def kill_the_holder(
         layout = spread(folder, environment, nodes=NODES, gateways=GATEWAYS)
         stack.push_async_callback(layout.stop)
         await layout.start()
-        async with _watched(layout, environment, finding), Customer(layout.endpoint) as customer:
+        async with _watched(layout, environment, finding), ApiClient(layout.endpoint) as customer:
             talkers = await _run(layout, customer, finding, random.Random(seed), tell)
             await _look(finding, talkers, environment["AIRLOOM_STREAM__ENDPOINT"])
         finding.takeovers = sum(_taken_over(served) for served in layout.nodes.values())
@@ -158,7 +158,7 @@ SETTINGS = {
 
 async def _run(
     layout: Layout,
-    customer: Customer,
+    customer: ApiClient,
     finding: NodesFinding,
     dice: random.Random,
     tell: Callable[[str], None],
@@ -252,7 +252,7 @@ async def _watched(
 
 
 @asynccontextmanager
-async def _pinging(layout: Layout, customer: Customer, finding: NodesFinding) -> AsyncIterator[None]:
+async def _pinging(layout: Layout, customer: ApiClient, finding: NodesFinding) -> AsyncIterator[None]:
     """Sgsnemu holds a context of its own and pings the platform through all of it."""
     if why := sgsnemu.why_not():
         finding.without_sgsnemu = why
@@ -311,7 +311,7 @@ async def _probe(talker: Talker, stopped: asyncio.Event) -> float:
 
 
 async def _look_at_sessions(
-    customer: Customer, finding: NodesFinding, talkers: list[Talker], meters: list[Meter]
+    customer: ApiClient, finding: NodesFinding, talkers: list[Talker], meters: list[Meter]
 ) -> None:
     """Each session is the one that was granted, and the meter is what devices and NAS saw."""
     granted = [(talker.sim_id, talker.context.ue_address) for talker in talkers]

@@ -17,7 +17,7 @@ import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external.namespaces import FAR_HOST, GATEWAY, SGSN, Lab
 from loadtest.peers.gtp import PdpContext
 from loadtest.peers.sgsn import Sgsn
@@ -93,7 +93,7 @@ async def both_ways(lab: Lab, folder: Path) -> None:
     await served.start()
     sgsn = Sgsn(network=UdpNetwork(), address=SGSN, gateway=GATEWAY, entropy=SystemEntropy())
     try:
-        async with Customer(served.endpoint) as customer, sgsn.running():
+        async with ApiClient(served.endpoint) as customer, sgsn.running():
             await customer.sign_up("lab@example.com", "Aa1-two-ways-out")
             contexts = []
             for apn in ("internet", "meters"):

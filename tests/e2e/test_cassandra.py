@@ -22,7 +22,7 @@ from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY
 from core.adapters.store.wide_column import WideColumnStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, StaleVersion, Unavailable
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import cassandra
 from loadtest.peers.nas import Nas
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients
@@ -96,7 +96,7 @@ async def test_migrated_served_and_killed(environment: dict[str, str], tmp_path:
     )
     try:
         async with nas.running():
-            async with Customer(served.endpoint) as customer:
+            async with ApiClient(served.endpoint) as customer:
                 await customer.sign_up("cassandra@example.com", "Aa1-on-cassandra")
                 sim = await customer.new_sim()
                 (profile,) = sim["profiles"].values()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from core.telemetry import Metric
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import kinesis, sgsnemu
 from loadtest.external.namespaces import GATEWAY, Lab
 from loadtest.outcome import payloads_by_imsi, quantity_of_csv, read_stream, total_of_stats
@@ -85,7 +85,7 @@ async def publish_by_mqtt_js(lines: list[str]) -> None:
     await run("env", f"NODE_PATH={kinesis.MODULES}", "node", "-e", script, MQTT, *lines)
 
 
-async def talk(customer: Customer, sim_id: str, imsi: str, *, has_node: bool) -> list[str]:
+async def talk(customer: ApiClient, sim_id: str, imsi: str, *, has_node: bool) -> list[str]:
     """Everything a device may do; what it was acknowledged, in order."""
     by_mqtt_js = [f"mqtt.js {number}" for number in range(LINES // 2)] if has_node else []
     if has_node:
@@ -136,7 +136,7 @@ async def attach_and_compare(lab: Lab, folder: Path, endpoint: str) -> None:
     )
     await served.start()
     try:
-        async with Customer(served.endpoint) as customer:
+        async with ApiClient(served.endpoint) as customer:
             await customer.sign_up("edge@example.com", "Aa1-device-laboratory")
             sim = await customer.new_sim()
             imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))

@@ -12,7 +12,7 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from gtp.v1.cause import Cause
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.outcome import payloads_by_imsi, read_stream, total_of_stats
 from loadtest.peers.gtp import Refusal
 from loadtest.peers.sgsn import Sgsn
@@ -75,7 +75,7 @@ async def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
         t3_s=3.0,
     )
     try:
-        async with Customer(served.endpoint) as customer, sgsn.running():
+        async with ApiClient(served.endpoint) as customer, sgsn.running():
             await customer.sign_up("full@example.com", "Aa1-a-full-disk")
             talkers = [await attach_talker(customer, sgsn) for _ in range(3)]
             sims = [await customer.new_sim() for _ in range(3)]
@@ -119,7 +119,7 @@ async def until_said(talker: Talker) -> bool:
     return True
 
 
-async def nothing_is_missing(served: Served, customer: Customer, talkers: list[Talker]) -> None:
+async def nothing_is_missing(served: Served, customer: ApiClient, talkers: list[Talker]) -> None:
     """Sessions are still there, messages in the stream, octets metered."""
     stored = payloads_by_imsi(await read_stream(served.data_dir))
     for talker in talkers:

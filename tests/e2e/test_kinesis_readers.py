@@ -14,7 +14,7 @@ import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import kinesis
 from loadtest.external.kinesis_front import Faults, Front
 from loadtest.peers.sgsn import Sgsn
@@ -69,7 +69,7 @@ class Stage:
             gateway=self.served.gateway_address,
             entropy=SystemEntropy(),
         )
-        async with Customer(self.served.endpoint) as customer, sgsn.running():
+        async with ApiClient(self.served.endpoint) as customer, sgsn.running():
             await customer.sign_up(f"{self.put_so_far}@example.com", "Aa1-still-attaches")
             sim = await customer.new_sim()
             imsi = next(iter(sim["profiles"].values()))["primaryImsi"]

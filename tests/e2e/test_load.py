@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.installation import Installation
 from loadtest.load import EX_THRESHOLD
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port
@@ -37,7 +37,7 @@ async def test_an_airloom_without_a_sandbox_is_driven_by_what_its_operator_gives
         assert first.returncode == 0, first.stderr
         installation = Installation.in_folder(served.data_dir)
         key_id, key = await installation.create_operator("load@example.com")
-        async with Customer(served.endpoint) as customer:
+        async with ApiClient(served.endpoint) as customer:
             await customer.sign_in(key_id, key)
             too_few = await asyncio.to_thread(_load, *where, AIRLOOM_AUTH_KEY_ID=key_id, AIRLOOM_AUTH_KEY=key)
             assert "the customer has 0 SIMs that can attach, not 4" in too_few.stderr

@@ -24,7 +24,7 @@ from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
 from core.errors import ConfigurationError
 from core.services.gateway.lease_term import LEASE_S
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import cassandra
 from loadtest.external.namespaces import Lab, Segment
 from loadtest.peers.sgsn import Sgsn
@@ -119,7 +119,7 @@ async def move_it(segment: Segment, folder: Path) -> None:
             for each in nodes:
                 await each.start()
             assert (first in segment.addresses(a), first in segment.addresses(b)) == (True, False)
-            async with Customer(nodes[1].endpoint) as customer, sgsn.running():
+            async with ApiClient(nodes[1].endpoint) as customer, sgsn.running():
                 await customer.sign_up("moved@example.com", "Aa1-the-address-moves")
                 talker = await attach_talker(customer, sgsn)
                 async with asking(talker) as came:

@@ -25,7 +25,7 @@ from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
 from core.services.cluster.lease_seeking import GONE_AFTER_S
 from core.services.gateway.lease_term import LEASE_S
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import cassandra
 from loadtest.external.namespaces import Lab, Segment
 from loadtest.outcome import total_of_stats
@@ -148,7 +148,7 @@ async def cut_them_off(segment: Segment, folder: Path, what: str) -> None:
         try:
             for each in nodes:
                 await each.start()
-            async with Customer(nodes[1].endpoint) as customer, sgsn.running():
+            async with ApiClient(nodes[1].endpoint) as customer, sgsn.running():
                 await customer.sign_up("cut@example.com", "Aa1-cut-them-off")
                 talkers = [await attach_talker(customer, sgsn) for _ in range(3)]
                 async with Watcher(segment, first).watching() as watcher:
@@ -212,7 +212,7 @@ async def frozen(process: asyncio.subprocess.Process | None, watcher: Watcher) -
     print(f"frozen: the other began after {taken_s:.1f} s")  # noqa: T201 - the parent reads it
 
 
-async def nothing_is_missing(customer: Customer, talkers: list[Talker], sgsn: Sgsn) -> None:
+async def nothing_is_missing(customer: ApiClient, talkers: list[Talker], sgsn: Sgsn) -> None:
     """To the octet, once everybody has told its counts; nobody signalled anew."""
     for talker in talkers:
         metered = await total_of_stats(customer, talker.sim_id)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.outcome import quantity_of_csv, total_of_stats
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
 
@@ -61,7 +61,7 @@ class Laboratory:
     """A served node, its customer and one SIM."""
 
     served: Served
-    customer: Customer
+    customer: ApiClient
     sim_id: str
     imsi: str
 
@@ -106,7 +106,7 @@ async def laboratory(folder: Path) -> AsyncIterator[Laboratory]:
     )
     await served.start()
     try:
-        async with Customer(served.endpoint) as customer:
+        async with ApiClient(served.endpoint) as customer:
             await customer.sign_up("nas@example.com", "Aa1-radius-laboratory")
             sim = await customer.new_sim()
             imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))

@@ -23,12 +23,12 @@ from core.adapters.network import UdpNetwork
 from core.adapters.own_socket import reachable
 from core.services.customers.guesses import BOUNDS, Guess
 from core.telemetry import Metric
-from loadtest.api_client import ApiError, Customer
+from loadtest.api_client import ApiClient, ApiError
 from loadtest.external.namespaces import why_not
 from loadtest.peers.gtp import Refusal
 from loadtest.peers.nas import Nas
 from loadtest.peers.sgsn import Sgsn
-from loadtest.peers.ue import Phone, Phones
+from loadtest.peers.ue import UserEquipment, UserEquipments
 from loadtest.proofs.prove import prove_kills
 from loadtest.serving import ROOT, Served, free_gateway_address, free_tcp_port, radius_clients
 from tests.support.gtp import create_request, delete_request
@@ -202,17 +202,17 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
         **common,
     )
     try:
-        async with Customer(served.endpoint) as customer, sgsn.running(), nas.running():
+        async with ApiClient(served.endpoint) as customer, sgsn.running(), nas.running():
             await customer.sign_up("one@example.com", "Aa1-every-metric-moves")
             (sim_id, imsi), (other_id, other_imsi) = [await new_sim(customer) for _ in range(2)]
             at_nas = await nas.attach(imsi=other_imsi, apn="soracom.io")
             await customer.call("POST", f"/sims/{other_id}/suspend")
             await at_nas.stopped.wait()
-            phone = await Phone.attach(sgsn, sim_id=sim_id, imsi=imsi, apn="soracom.io")
-            phones = Phones([phone])
-            await phones.start_programs(("tcp",))
-            assert await phone.say(b"hello")
-            assert await phone.device.send_raw(b"hello") == b"200"
+            ue = await UserEquipment.attach(sgsn, sim_id=sim_id, imsi=imsi, apn="soracom.io")
+            ues = UserEquipments([ue])
+            await ues.start_programs(("tcp",))
+            assert await ue.say(b"hello")
+            assert await ue.device.send_raw(b"hello") == b"200"
             await asyncio.to_thread(_bombard, served.gateway_address)
             await guess_keys(customer)
             with socket.create_connection((served.api_host, served.api_port)) as stranger:
@@ -220,7 +220,7 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             assert await still_metrics(served) == set()
 
             await customer.call("POST", f"/sims/{sim_id}/suspend")
-            assert await phone.device.send_raw(b"again", answer_s=0.5) is None
+            assert await ue.device.send_raw(b"again", answer_s=0.5) is None
             with pytest.raises(Refusal):
                 await sgsn.attach(imsi=imsi, apn="soracom.io")
             events = await customer.call("GET", f"/sims/{sim_id}/events/sessions")
@@ -229,16 +229,16 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             assert metrics['airloom_sessions_open{access="gtpv1"}'] == 0
             assert metrics["airloom_connections_open"] == 0, "its connection ended with its session"
             assert "Traceback" not in (served.data_dir / "serve.log").read_text()
-            assert phone.program is not None
+            assert ue.program is not None
             with pytest.raises((OSError, TimeoutError)):  # nobody hears its good-bye
                 async with asyncio.timeout(0.5):
-                    await phone.program.aclose()
-            await phones.aclose()
+                    await ue.program.aclose()
+            await ues.aclose()
     finally:
         assert await served.stop() == 0
 
 
-async def guess_keys(customer: Customer) -> None:
+async def guess_keys(customer: ApiClient) -> None:
     """Until it is stopped; while it guesses it gets another try now and then."""
     tries, statuses = BOUNDS[Guess.AUTH_KEY]["both"].tries, [401]
     while statuses[-1] == 401 and len(statuses) < 3 * tries:
@@ -282,7 +282,7 @@ async def still_metrics(served: Served) -> set[str]:
     return still
 
 
-async def new_sim(customer: Customer) -> tuple[str, str]:
+async def new_sim(customer: ApiClient) -> tuple[str, str]:
     sim = await customer.new_sim()
     return sim["simId"], next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
 
@@ -379,7 +379,7 @@ async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path, ro
     await served.start()
     try:
         ended = await asyncio.to_thread(run_serve, tmp_path, AIRLOOM_NODE__ROLES=roles)
-        async with Customer(served.endpoint) as customer:
+        async with ApiClient(served.endpoint) as customer:
             await customer.sign_up("first@example.com", "Aa1-the-first-goes-on")
     finally:
         await served.stop()
@@ -402,7 +402,7 @@ async def test_what_a_node_keeps_and_says_is_its_operators_alone(tmp_path: Path)
     try:
         told = _airloom("operators", "create", "--email", "a@b.c", **served.variables)
         made = json.loads(told)
-        async with Customer(served.endpoint) as customer, aiohttp.ClientSession() as http:
+        async with ApiClient(served.endpoint) as customer, aiohttp.ClientSession() as http:
             await customer.sign_in(made["auth_key_id"], made["auth_key"])
             assert await customer.call("GET", "/sims") == []
             exported = await customer.month_csv(datetime.now(UTC).strftime("%Y%m"))

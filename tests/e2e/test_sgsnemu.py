@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import sgsnemu
 from loadtest.external.namespaces import GATEWAY, Lab
 from loadtest.outcome import quantity_of_csv, total_of_stats
@@ -33,7 +33,7 @@ async def attach_and_ping(lab: Lab, folder: Path) -> None:
     )
     await served.start()
     try:
-        async with Customer(served.endpoint) as customer:
+        async with ApiClient(served.endpoint) as customer:
             await customer.sign_up("lab@example.com", "Aa1-sgsnemu-laboratory")
             sim = await customer.new_sim()
             imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))

@@ -13,10 +13,10 @@ import pytest
 
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.layouts import shared_parts, spread
 from loadtest.peers.sgsn import Sgsn
-from loadtest.peers.ue import Phone, Phones
+from loadtest.peers.ue import UserEquipment, UserEquipments
 from loadtest.proofs.prove import prove_edge
 from loadtest.serving import ROOT, free_gateway_address, radius_clients
 
@@ -59,7 +59,7 @@ async def test_connections_outlive_their_gateway(tmp_path: Path) -> None:
         layout = spread(tmp_path, environment | settings)
         stack.push_async_callback(layout.stop)
         await layout.start()
-        customer = await stack.enter_async_context(Customer(layout.endpoint))
+        customer = await stack.enter_async_context(ApiClient(layout.endpoint))
         await customer.sign_up("outlived@example.com", "Aa1-connections-go-on")
         sgsn = Sgsn(
             network=UdpNetwork(),
@@ -68,17 +68,17 @@ async def test_connections_outlive_their_gateway(tmp_path: Path) -> None:
             entropy=SystemEntropy(),
         )
         async with sgsn.running():
-            phones = []
+            ues = []
             for _ in range(3):
                 sim = await customer.new_sim()
                 imsi = next(iter(next(iter(sim["profiles"].values()))["subscribers"]))
-                phones.append(await Phone.attach(sgsn, sim_id=sim["simId"], imsi=imsi, apn="soracom.io"))
-            together = Phones(phones)
+                ues.append(await UserEquipment.attach(sgsn, sim_id=sim["simId"], imsi=imsi, apn="soracom.io"))
+            together = UserEquipments(ues)
             stack.push_async_callback(together.aclose)
             await together.start_programs(("mqtt", "http", "tcp"))  # each on its only socket
             for said in (b"before", b"after"):
                 async with asyncio.timeout(30):
-                    assert all(await asyncio.gather(*(phone.say(said) for phone in phones)))
+                    assert all(await asyncio.gather(*(ue.say(said) for ue in ues)))
                 if said == b"before":
                     assert await layout.gauge("airloom_edge_links") == 2
                     assert await layout.gauge('airloom_edge_link_packets_total{event="sent"}') > 0

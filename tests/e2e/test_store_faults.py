@@ -24,7 +24,7 @@ from core.domain.gateway import GatewayLease
 from core.errors import Unavailable
 from gtp.endpoint import SHED_AFTER_S
 from gtp.v1.cause import Cause
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import cassandra
 from loadtest.external.cassandra_front import CassandraFront, FrontFaults
 from loadtest.outcome import total_of_stats
@@ -116,7 +116,7 @@ async def test_a_node_with_a_slow_store_sheds_and_goes_on(node: cassandra.Node, 
             t3_s=5.0,
         )
         try:
-            async with Customer(served.endpoint) as customer, sgsn.running():
+            async with ApiClient(served.endpoint) as customer, sgsn.running():
                 await customer.sign_up("slow@example.com", "Aa1-a-slow-store")
                 talkers = [await attach_talker(customer, sgsn) for _ in range(2)]
                 sims = [await customer.new_sim() for _ in range(10)]

@@ -12,7 +12,7 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.tables import SCHEMA_VERSION
-from loadtest.api_client import Customer
+from loadtest.api_client import ApiClient
 from loadtest.external import kinesis
 from loadtest.layouts import Layout, shared_parts, spread
 from loadtest.outcome import payloads_by_imsi, total_of_stats
@@ -65,7 +65,7 @@ async def test_from_one_version_to_the_next(tmp_path: Path) -> None:
         layout = spread(tmp_path, environment)
         stack.push_async_callback(layout.stop)
         await layout.start()
-        customer = await stack.enter_async_context(Customer(layout.endpoint))
+        customer = await stack.enter_async_context(ApiClient(layout.endpoint))
         await customer.sign_up("upgrade@example.com", "Aa1-from-one-to-the-next")
         sgsn, sgw = peer(Sgsn, "127.0.1", layout.gtp[0]), peer(Sgw, "127.0.2", layout.gtp[1])
         nas = Nas(

@@ -8,7 +8,7 @@ import pytest
 
 from loadtest import demo, load
 from loadtest.external.kinesis import create_stream
-from loadtest.peers.ue import NoSocketLeft, Phone, Phones
+from loadtest.peers.ue import NoSocketLeft, UserEquipment, UserEquipments
 from loadtest.serving import DidNotStart
 
 
@@ -77,21 +77,21 @@ class BrokenProgram:
 async def test_a_program_that_broke_is_ended_before_another_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = BrokenProgram(), BrokenProgram()
     programs = iter([second])
-    phones = Phones(())
-    monkeypatch.setattr(phones, "_program_of", lambda _: next(programs))
-    phone = Phone.__new__(Phone)
-    phone.program = first
+    ues = UserEquipments(())
+    monkeypatch.setattr(ues, "_program_of", lambda _: next(programs))
+    ue = UserEquipment.__new__(UserEquipment)
+    ue.program = first
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(phones.start_program(phone), 5)
+        await asyncio.wait_for(ues.start_program(ue), 5)
     assert first.closed == 1
-    assert phone.program is second
+    assert ue.program is second
 
 
 async def test_a_device_connects_as_often_as_there_are_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    phones = Phones(())
-    monkeypatch.setattr(phones, "_stack", object())
-    monkeypatch.setattr(phones, "_sockets", {"1": []})
-    phone = Phone.__new__(Phone)
-    phone.imsi, phone.protocol, phone.program = "1", "tcp", None
+    ues = UserEquipments(())
+    monkeypatch.setattr(ues, "_stack", object())
+    monkeypatch.setattr(ues, "_sockets", {"1": []})
+    ue = UserEquipment.__new__(UserEquipment)
+    ue.imsi, ue.protocol, ue.program = "1", "tcp", None
     with pytest.raises(NoSocketLeft):
-        await phones.start_program(phone)
+        await ues.start_program(ue)

@@ -53,8 +53,8 @@ def list_(
     """
     where, secret = where_of(config, contact)
     query = {"session_id": session_id}
-    told = asyncio.run(ask("GET", f"{where}/control/gateway/bearers", secret, query=query))
-    show(told["bearers"], Format.JSON if as_json else None, COLUMNS)
+    reply = asyncio.run(ask("GET", f"{where}/control/gateway/bearers", secret, query=query))
+    show(reply["bearers"], Format.JSON if as_json else None, COLUMNS)
 
 
 @bearer.command()
@@ -141,10 +141,10 @@ def _filters(filters: list[str] | None) -> list[dict[str, str]]:
 def _act(what: str, body: dict[str, Any], config: Any, contact: str, *, as_json: bool) -> None:
     where, secret = where_of(config, contact)
     url = f"{where}/control/gateway/{what}"
-    told = asyncio.run(ask("POST", url, secret, body=body, within_s=ANSWER_S))
+    reply = asyncio.run(ask("POST", url, secret, body=body, within_s=ANSWER_S))
     if as_json:
-        show(told, Format.JSON)
-    elif told:
-        typer.echo(f"bearer {told['ebi']}: QCI {told['qci']}, priority {told['priority']}")
+        show(reply, Format.JSON)
+    elif reply:
+        typer.echo(f"bearer {reply['ebi']}: QCI {reply['qci']}, priority {reply['priority']}")
     else:
         typer.echo(f"bearer {body['ebi']}: removed")

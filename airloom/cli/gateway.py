@@ -62,15 +62,15 @@ def status(
         await asyncio.sleep(over_s)
         return first, await ask("GET", f"{where}/control/gateway/status", secret)
 
-    first, told = asyncio.run(look())
+    first, reply = asyncio.run(look())
     before = {each["id"]: each for each in first["gateways"]}
-    for each in told["gateways"]:
+    for each in reply["gateways"]:
         each["per_s"] = _rates(before.get(each["id"], {}), each, over_s)
     if as_json:
-        show(told, Format.JSON)
+        show(reply, Format.JSON)
         return
-    typer.echo(f"{told['node']}: {'ready' if told['ready'] else 'draining'}")
-    for each in told["gateways"]:
+    typer.echo(f"{reply['node']}: {'ready' if reply['ready'] else 'draining'}")
+    for each in reply["gateways"]:
         _tell_status(each)
 
 
@@ -90,8 +90,8 @@ def _tell_status(each: Mapping[str, Any]) -> None:
     user = "" if each["user_address"] == each["address"] else f", GTP-U at {each['user_address']}"
     typer.echo(f"{each['id']} at {each['address']}{user}, restart counter {each['restart_counter']}")
     for label in ("sessions", "addresses", "waiting", "put_off", "paths"):
-        told = ", ".join(f"{name} {count}" for name, count in each[label].items())
-        typer.echo(f"  {label.replace('_', ' ')}: {told or 'none'}")
+        reply = ", ".join(f"{name} {count}" for name, count in each[label].items())
+        typer.echo(f"  {label.replace('_', ' ')}: {reply or 'none'}")
     for table in ("attaches", "dropped"):
         for name, counts in each[table].items():
             for what, count in counts.items():
@@ -109,8 +109,8 @@ def peers(config: ConfigOption = None, contact: ContactOption = "", as_json: Jso
     Example: airloom gateway peers --json
     """
     where, secret = where_of(config, contact)
-    told = asyncio.run(ask("GET", f"{where}/control/gateway/peers", secret))
-    show(told["peers"], Format.JSON if as_json else None)
+    reply = asyncio.run(ask("GET", f"{where}/control/gateway/peers", secret))
+    show(reply["peers"], Format.JSON if as_json else None)
 
 
 @gateway.command()
@@ -139,13 +139,13 @@ def sessions(
     asked = {"imsi": imsi, "msisdn": msisdn, "address": address, "teid": teid, "apn": apn, "access": access}
     asked |= {"peer": peer, "after": after, "limit": str(limit)}
     query = {name: value for name, value in asked.items() if value}
-    told = asyncio.run(ask("GET", f"{where}/control/gateway/sessions", secret, query=query))
+    reply = asyncio.run(ask("GET", f"{where}/control/gateway/sessions", secret, query=query))
     if as_json:
-        show(told, Format.JSON)
+        show(reply, Format.JSON)
         return
-    show(told["sessions"], None, ("imsi", "access", "apn", "address", "peer", "rat", "opened", "session_id"))
-    if told["next"]:
-        sys.stderr.write(f"more: --after {told['next']}\n")
+    show(reply["sessions"], None, ("imsi", "access", "apn", "address", "peer", "rat", "opened", "session_id"))
+    if reply["next"]:
+        sys.stderr.write(f"more: --after {reply['next']}\n")
 
 
 @gateway.command()
@@ -270,8 +270,8 @@ def raise_restart_counter(
     confirm(f"end every GTP session of {gateway_id}?", yes=yes)
     body = {"gateway_id": gateway_id}
     url = f"{where}/control/gateway/restart-counter"
-    told = asyncio.run(ask("POST", url, secret, body=body, within_s=END_S))
-    _tell(told, f"restart counter {told['restart_counter']}", as_json=as_json)
+    reply = asyncio.run(ask("POST", url, secret, body=body, within_s=END_S))
+    _print_reply(reply, f"restart counter {reply['restart_counter']}", as_json=as_json)
 
 
 @gateway.command("drop-peer")
@@ -293,12 +293,12 @@ def drop_peer(
     where, secret = where_of(config, contact)
     confirm(f"end every session of {peer}?", yes=yes)
     body = {"peer": peer, "tell_peer": not silently}
-    told = asyncio.run(ask("POST", f"{where}/control/gateway/drop-peer", secret, body=body, within_s=END_S))
-    _tell(told, f"ended: {told['ended']} sessions", as_json=as_json)
+    reply = asyncio.run(ask("POST", f"{where}/control/gateway/drop-peer", secret, body=body, within_s=END_S))
+    _print_reply(reply, f"ended: {reply['ended']} sessions", as_json=as_json)
 
 
-def _tell(told: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+def _print_reply(reply: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
-        show(told, Format.JSON)
+        show(reply, Format.JSON)
     else:
         typer.echo(text)

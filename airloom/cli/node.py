@@ -40,14 +40,14 @@ def status(config: ConfigOption = None, contact: ContactOption = "") -> None:
     Example: airloom node status --contact http://10.0.0.12:8090
     """
     where, secret = where_of(config, contact)
-    told = asyncio.run(ask("GET", f"{where}/control/node", secret))
-    typer.echo(f"{told['name']}: {told['status']}")
-    for part, state in told["parts"].items():
+    reply = asyncio.run(ask("GET", f"{where}/control/node", secret))
+    typer.echo(f"{reply['name']}: {reply['status']}")
+    for part, state in reply["parts"].items():
         typer.echo(f"  {part}: {state}")
-    for gateway_id, place in sorted(told["places"].items()):
-        sessions = told["gateways"].get(gateway_id)
+    for gateway_id, place in sorted(reply["places"].items()):
+        sessions = reply["gateways"].get(gateway_id)
         typer.echo(f"  {gateway_id}: {place}" + ("" if sessions is None else f", {sessions} sessions"))
-    for loop, why in sorted(told.get("standing", {}).items()):
+    for loop, why in sorted(reply.get("standing", {}).items()):
         typer.echo(f"  {loop}: stalled: {why}")
 
 
@@ -74,8 +74,8 @@ def reload(config: ConfigOption = None, contact: ContactOption = "") -> None:
     Example: airloom node reload
     """
     where, secret = where_of(config, contact)
-    told = asyncio.run(ask("POST", f"{where}/control/reload", secret))
-    typer.echo(f"changed: {', '.join(told['changed']) or 'nothing'}")
+    reply = asyncio.run(ask("POST", f"{where}/control/reload", secret))
+    typer.echo(f"changed: {', '.join(reply['changed']) or 'nothing'}")
 
 
 @node.command()
@@ -92,9 +92,9 @@ def quarantined(
     Example: airloom node quarantined 20261130
     """
     where, secret = where_of(config, contact)
-    told = asyncio.run(ask("GET", f"{where}/control/usage/quarantined", secret, query={"day": day}))
+    reply = asyncio.run(ask("GET", f"{where}/control/usage/quarantined", secret, query={"day": day}))
     columns = ("client", "why", "imsi", "user_name", "up_bytes", "down_bytes", "nas", "acct_session_id", "at")
-    show(told["quarantined"], None, columns)
+    show(reply["quarantined"], None, columns)
 
 
 async def _has_drained(where: str, secret: str) -> bool:
@@ -162,9 +162,9 @@ async def ask(
             channel(url, secret, timeout=timeout) as (http, where),
             http.request(method, where, params=query, json=body) as answer,
         ):
-            told = await answer.json()
+            reply = await answer.json()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise CliError(f"{unquote(url)}: {str(error) or type(error).__name__}", EX_UNAVAILABLE) from error
     if answer.status != 200:
-        raise CliError(f"{unquote(url)}: {told.get('error', answer.status)}")
-    return told
+        raise CliError(f"{unquote(url)}: {reply.get('error', answer.status)}")
+    return reply

@@ -72,10 +72,10 @@ def list_operators(
     """
     where, secret = where_of(config, contact)
     query = {"limit": str(limit), "after": after}
-    told = asyncio.run(ask("GET", f"{where}/control/operators", secret, query=query))
-    show(told["operators"], context.obj.output, ("operator_id", "email", "created", "has_password"))
-    if told["next"]:
-        sys.stderr.write(f"more: --after {told['next']}\n")
+    reply = asyncio.run(ask("GET", f"{where}/control/operators", secret, query=query))
+    show(reply["operators"], context.obj.output, ("operator_id", "email", "created", "has_password"))
+    if reply["next"]:
+        sys.stderr.write(f"more: --after {reply['next']}\n")
 
 
 @operators.command("add-auth-key")
@@ -120,11 +120,11 @@ def close(
     terminated = 0
     while True:
         url = f"{where}/control/operators/close"
-        told = asyncio.run(ask("POST", url, secret, body=body, within_s=CLOSE_S))
-        terminated += told["terminated"]
-        if not told["next"]:
+        reply = asyncio.run(ask("POST", url, secret, body=body, within_s=CLOSE_S))
+        terminated += reply["terminated"]
+        if not reply["next"]:
             break
-        body["after"] = told["next"]
+        body["after"] = reply["next"]
     typer.echo(f"closed: {operator_id}, {terminated} SIMs terminated")
 
 
@@ -140,7 +140,7 @@ def _show_key(
     """Ask for a key and tell it; the file for it is made first, so that no key is made for nobody."""
     file = _made(out) if out is not None else None
     try:
-        told = asyncio.run(ask("POST", url, secret, body=body, within_s=CREATE_S))
+        reply = asyncio.run(ask("POST", url, secret, body=body, within_s=CREATE_S))
     except BaseException:
         if out is not None and file is not None:
             file.close()
@@ -150,13 +150,13 @@ def _show_key(
         api = settings_from(config).api
         profile = {
             "endpoint": f"http://{api.host}:{api.port}",
-            "authKeyId": told["auth_key_id"],
-            "authKey": told["auth_key"],
+            "authKeyId": reply["auth_key_id"],
+            "authKey": reply["auth_key"],
         }
         with file:
             file.write(f"{json.dumps(profile, indent=2)}\n".encode())
-        told["auth_key"] = f"in {out}"
-    show(told, context.obj.output)
+        reply["auth_key"] = f"in {out}"
+    show(reply, context.obj.output)
 
 
 def _made(out: Path) -> BinaryIO:

@@ -225,9 +225,9 @@ def _say_ready(
     if as_json:
         lines = [json.dumps({"ready": True, **served, "sessions": recovered, "is_new": is_new})]
     else:
-        told = "; ".join(f"{LABELS[what]} {where}" for what, where in served.items())
+        served_at = "; ".join(f"{LABELS[what]} {where}" for what, where in served.items())
         folder = config.node.data_dir.absolute()
-        lines = [f"ready: {told}; {recovered} sessions read back; data in {folder}"]
+        lines = [f"ready: {served_at}; {recovered} sessions read back; data in {folder}"]
         if is_new:
             named = "" if config_file is None else f" --config {shlex.quote(str(config_file))}"
             lines.append(

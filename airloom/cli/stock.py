@@ -64,10 +64,10 @@ def import_sims(
         while batch := list(islice(lines, BATCH_ROWS)):
             body = {"rows": [msgspec.to_builtins(row) for _, row in batch]}
             url = f"{where}/control/sims/import"
-            told = asyncio.run(ask("POST", url, secret, body=body, within_s=IMPORT_S))
-            for refusal in told.pop("refusals"):
+            reply = asyncio.run(ask("POST", url, secret, body=body, within_s=IMPORT_S))
+            for refusal in reply.pop("refusals"):
                 sys.stderr.write(f"{file}:{batch[refusal['row']][0]}: {refusal['why']}\n")
-            counts.update(told)
+            counts.update(reply)
             if counts.total() % PROGRESS_ROWS == 0:
                 sys.stderr.write(f"{counts.total():,} rows\n")
     typer.echo(", ".join(f"{what} {count:,}" for what, count in counts.items()))

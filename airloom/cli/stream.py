@@ -144,7 +144,7 @@ def _show(record: "StoredRecord", *, imsi: str, sim_id: str, events: bool, as_js
         return
     payload = _payload_of(record.data if not envelope else envelope.get("payloads"))
     if as_json:
-        told = {
+        row = {
             "shardId": record.shard_id,
             "sequenceNumber": record.sequence_number,
             "partitionKey": record.partition_key,
@@ -152,7 +152,7 @@ def _show(record: "StoredRecord", *, imsi: str, sim_id: str, events: bool, as_js
             "record": envelope or None,
             "payload": payload,
         }
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        typer.echo(json.dumps(row, ensure_ascii=False))
         return
     what = envelope.get("sourceProtocol", "foreign record")
     if is_event:

@@ -131,8 +131,8 @@ class HttpPeers:
                     raise ConfigurationError(f"{url}: control.secret differs between the nodes")
                 if answer.status != 200:
                     raise Unavailable(f"{url}: {answer.status} {(await answer.text())[:200]}")
-                told: dict[str, Any] = await answer.json()
-                return told
+                reply: dict[str, Any] = await answer.json()
+                return reply
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(f"{url}: {error!r}") from error
 

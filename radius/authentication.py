@@ -42,13 +42,13 @@ class Authentication:
         apn = apn_of(event.client, event.request.apns, self._sessions.is_served)
         try:
             sim = await self._sessions.permit(_wanted(event, apn), proof=event.request.knows)
-            reserved = self._promise(event, apn, sim)
+            reserved = self._reserve(event, apn, sim)
         except Refused as refusal:
             return self._turned_away(event, apn, refusal)
         address = reserved.address if reserved.is_allocated else None
         return Granted(address, reserved.session_id.encode(), self._interim_interval_s), "accepted"
 
-    def _promise(self, event: AccessRequested, apn: str, sim: Sim) -> Grant:
+    def _reserve(self, event: AccessRequested, apn: str, sim: Sim) -> Grant:
         """What the session will have; its NAS may give it an address of its own."""
         asked, client = event.request, event.client
         asker = (client.name, asked.nas)

@@ -289,3 +289,71 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     names = {re.split(r"[>=<\[]", requirement)[0].lower() for requirement in asked}
     assert names <= {pin.partition("==")[0] for pin in dev}, "run `./run lock`"
+
+
+# -- words ----------------------------------------------------------------------------------------------
+
+DIALECT = re.compile(
+    r"\b(?:whoever|whomever|told|lent|lends?|lending|heed(?:s|ed)?|rests|tenures?|chores?|doors?|somebody|anybody"
+    r"|without a word|spoken of|speak of|for ever|anew|stands? still|passed over)\b",
+    re.IGNORECASE,
+)
+"""Words that this project used where the field has its own (docs/GLOSSARY.md)."""
+DIALECT_NAMES = {
+    *("door", "doors", "tenure", "tenures", "seat", "holdings", "chore", "chores", "lend", "lent", "lends"),
+    *(
+        "lending",
+        "promise",
+        "promised",
+        "redeem",
+        "heed",
+        "heeded",
+        "reprove",
+        "wish",
+        "wishes",
+        "lane",
+        "lanes",
+    ),
+    *("whoever", "mover"),
+}
+DIALECT_IN_DOCUMENTS_MAX = 6
+"""Of all documents but decisions, findings and the notes on upgrades, which keep the words of their day."""
+ADDRESSED_TO_READERS = [
+    document for document in DOCUMENTS if not {"adr", "findings.md", "upgrading.md"} & {*document.parts}
+]
+
+
+def _docstrings(tree: ast.Module) -> set[int]:
+    """Which constants are docstrings, or strings that stand by themselves."""
+    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+def _messages(path: Path) -> Iterator[tuple[int, str]]:
+    """Texts of three words and more that a person may be shown: literals, and docstrings of commands."""
+    tree = _tree(path)
+    docstrings = _docstrings(tree) if "cli" not in path.parts else set[int]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            if node.value.count(" ") > 1:
+                yield node.lineno, node.value
+
+
+def test_messages_are_in_plain_words() -> None:
+    product = [path for path in SOURCES if not _name(path).startswith("loadtest/")]
+    dialect = [
+        f"{_name(path)}:{line}: {found[0]}"
+        for path in product
+        for line, text in _messages(path)
+        if (found := DIALECT.search(text))
+    ]
+    assert dialect == []
+
+
+def test_names_are_the_fields_words() -> None:
+    dialect = {f"{_name(p)}: {n}" for p in SOURCES for n in _defined_names(p) if _words(n) & DIALECT_NAMES}
+    assert dialect == set()
+
+
+def test_documents_are_in_plain_words() -> None:
+    found = [word for path in ADDRESSED_TO_READERS for word in DIALECT.findall(path.read_text())]
+    assert len(found) <= DIALECT_IN_DOCUMENTS_MAX, "say it in the field's words; the limit only goes down"

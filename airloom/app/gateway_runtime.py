@@ -78,15 +78,12 @@ class GatewayRuntime:
         self._protocols = config.protocols_of(own)
         self.own = own
         self._end_at = end_at
-        self._audit = AuditTrail(
-            audit=adapters.store.audit,
-            clock=adapters.clock,
-            entropy=adapters.entropy,
-            actor=config.node.name,
-        )
         world, quarantine_s = adapters, config.gateway.quarantine_s
-        addresses = AddressPool(quarantine_s=quarantine_s)
-        apn_pools = {each: AddressPool(quarantine_s=quarantine_s) for each in config.gateway.apn_pools}
+        self._audit = AuditTrail(
+            audit=world.store.audit, clock=world.clock, entropy=world.entropy, actor=config.node.name
+        )
+        pool = partial(AddressPool, quarantine_s=quarantine_s)
+        addresses, apn_pools = pool(), {each: pool() for each in config.gateway.apn_pools}
         self.gateway = GatewayInstance(
             term=term,
             address=str(own.address),

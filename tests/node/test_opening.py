@@ -25,7 +25,7 @@ async def fail(error: BaseException, *_: Any) -> Any:
 
 
 def allocated(held: GatewayRuntime) -> tuple[dict[str, int], int]:
-    return held.gateway.leases, len(list(held.user_plane.all_counters()))
+    return held.gateway.allocated, len(list(held.user_plane.all_counters()))
 
 
 async def of_nas(stage: Stage) -> Session:

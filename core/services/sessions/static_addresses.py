@@ -110,12 +110,10 @@ class StaticAddresses:
         if not self._gateway.is_static(session.ue_address):
             return
         while (held := await self._store.holders.get(session.ue_address)) is not None:
-            if held.session_id != session.session_id or held.quarantined_until is not None:
+            if held.session_id != session.session_id or held.rests_until is not None:
                 break
             with suppress(StaleVersion):
-                await self._store.holders.put(
-                    replace(held, quarantined_until=self._gateway.quarantined_until())
-                )
+                await self._store.holders.put(replace(held, rests_until=self._gateway.quarantined_until()))
         self._forget(session)
 
     async def abandon(self, session: Session) -> None:
@@ -137,8 +135,8 @@ class StaticAddresses:
         if held.session_id == session.session_id:
             return True  # the answer of an earlier try was lost
         now = self._clock.now()
-        if held.quarantined_until is not None:
-            if held.sim_id != session.sim_id and now < held.quarantined_until:
+        if held.rests_until is not None:
+            if held.sim_id != session.sim_id and now < held.rests_until:
                 raise _unavailable(f"{held.address} is in quarantine")
             return True
         is_ours = (held.gateway_id, held.fence) == (self._gateway.gateway_id, self._gateway.epoch)

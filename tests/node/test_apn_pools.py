@@ -315,30 +315,30 @@ def test_a_running_node_keeps_its_pools(play: Callable[[Script], None]) -> None:
     [
         (
             {"apns": [{"name": "a", "ue_pool": "10.200.0.0/16"}]},
-            "apns a: ue_pool 10.200.0.0/16 overlaps ue_pool 10.128.0.0/9; take another",
+            "apns a: ue_pool 10.200.0.0/16 overlaps ue_pool 10.128.0.0/9; choose",
         ),
         (
             {"apns": [{"name": "a", "ue_pool": "10.1.0.0/16"}, {"name": "b", "ue_pool": "10.1.2.0/24"}]},
-            "apns b: ue_pool 10.1.2.0/24 overlaps apns a: ue_pool 10.1.0.0/16; take another",
+            "apns b: ue_pool 10.1.2.0/24 overlaps apns a: ue_pool 10.1.0.0/16; choose",
         ),
         (
             {"static_pool": "10.1.0.0/24", "apns": [{"name": "a", "ue_pool": "10.1.0.0/16"}]},
-            "static_pool 10.1.0.0/24 overlaps apns a: ue_pool 10.1.0.0/16; take another",
+            "static_pool 10.1.0.0/24 overlaps apns a: ue_pool 10.1.0.0/16; choose",
         ),
         (
             {"address": "10.1.0.1", "apns": [{"name": "a", "ue_pool": "10.1.0.0/16"}]},
-            "address of vg-1 10.1.0.1/32 overlaps apns a: ue_pool 10.1.0.0/16; take another",
+            "address of vg-1 10.1.0.1/32 overlaps apns a: ue_pool 10.1.0.0/16; choose",
         ),
         (
             {"apns": [{"name": "a", "ue_pool": "100.127.64.0/18"}]},
-            "gateway.apns a: ue_pool 100.127.64.0/18 overlaps edge.platform_network 100.127.0.0/16; take",
+            "gateway.apns a: ue_pool 100.127.64.0/18 overlaps edge.platform_network 100.127.0.0/16; choose",
         ),
         (
             {
                 "ue_prefixes": "2001:db8::/32",
                 "apns": [{"name": "a", "ue_pool": "10.1.0.0/16", "ue_prefixes": "2001:db8:1::/48"}],
             },
-            "apns a: ue_prefixes 2001:db8:1::/48 overlaps ue_prefixes 2001:db8::/32; take another",
+            "apns a: ue_prefixes 2001:db8:1::/48 overlaps ue_prefixes 2001:db8::/32; choose",
         ),
         (
             {"apns": [{"name": "a", "ue_prefixes": "2001:db8::/32"}]},
@@ -369,11 +369,11 @@ def test_a_running_node_keeps_its_pools(play: Callable[[Script], None]) -> None:
                     {"name": "b", "ue_pool": "10.1.0.0/16", "ue_prefixes": "2001:db8::/48"},
                 ]
             },
-            "apns b: shares ue_pool 10.1.0.0/16 with a, so ue_pool, ue_prefixes and tun must be the same",
+            "apns b: shares ue_pool 10.1.0.0/16 with a, so ue_pool, ue_prefixes and tun must be equal",
         ),
         (
             {"apns": [{"name": f"a{n}", "ue_pool": f"10.1.{n}.0/24"} for n in range(65)]},
-            "apns: at most 64 ue_pool",
+            "apns: at most 64 different ue_pool",
         ),
         (
             {"apns": [{"name": "a", "tun": "meters"}]},
@@ -388,7 +388,7 @@ def test_a_running_node_keeps_its_pools(play: Callable[[Script], None]) -> None:
                 "apns": [{"name": "a", "tun": "a12345678901234", "ue_pool": "10.1.0.0/16"}],
                 "instances": [{"id": "a", "address": "127.0.0.1"}, {"id": "b", "address": "127.0.0.2"}],
             },
-            "tun a12345678901234: gateways add a number to it; at most 13 characters",
+            "tun a12345678901234: a number is appended for each gateway instance; at most 13 characters",
         ),
     ],
 )

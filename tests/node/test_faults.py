@@ -170,7 +170,7 @@ def test_lines_about_items_are_bounded_and_count_all() -> None:
             await asyncio.sleep(ITEMS_TOLD_S / 500)
         assert faults.counts == {("a-loop", "item"): 1_000}
         assert len(told) <= 3
-        assert "and 499 since" in told[1] or "and 500 since" in told[1]
+        assert "and 499 more since" in told[1] or "and 500 more since" in told[1]
 
     in_virtual_time(script)
 

@@ -48,7 +48,7 @@ async def test_an_address_without_teids_is_given_back(stage: Stage) -> None:
         return calls[0]
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Refused):
-        patch.setattr(held.gateway, "lease_teid", one_teid)
+        patch.setattr(held.gateway, "allocate_teid", one_teid)
         await attach(stage, stage.imsi)
     assert (len(calls), allocated(held)) == (1, (NOTHING, 0))
 
@@ -127,7 +127,7 @@ def test_nothing_is_written_once_the_gateway_is_not_held(is_of_a_nas: bool) -> N
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stage.node._world.store.sims, "get", fenced_meanwhile)
-            with pytest.raises(Unavailable, match="not held"):
+            with pytest.raises(Unavailable, match="no longer served"):
                 await (of_nas(stage) if is_of_a_nas else attach(stage, stage.imsi))
         assert allocated(held) == (NOTHING, 0)
         assert await stage.node._world.store.sessions.of_sim(stage.sims[0].sim.sim_id) == []

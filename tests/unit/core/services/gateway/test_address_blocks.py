@@ -181,7 +181,7 @@ def test_a_map_that_cannot_be_read_is_told_while_it_lasts() -> None:
         stage.rates.before = 0.0
         await asyncio.sleep(5)
         assert not stage.faults.standing
-        assert [line.split(": ")[1] for line in stage.told] == ["stands still", "goes on"]
+        assert [line.split(": ")[1] for line in stage.told] == ["stalled", "resumed"]
         assert len(await stage.owned("vg-1")) > 1
 
     play(script)

@@ -35,7 +35,7 @@ def test_peers_restart_and_sessions_move_between_versions() -> None:
 def is_found_out(held_type: type[GatewayRuntime], finding: str) -> bool:
     """By this finding: others need not be of the planted bug."""
     node = holding(held_type)
-    worlds = (simulate(seed, ROAMING, node_type=node) for seed in range(6))
+    worlds = (simulate(seed, ROAMING, node_type=node) for seed in range(30))
     return any(finding in each for world in worlds for each in world.findings)
 
 

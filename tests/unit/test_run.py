@@ -126,7 +126,9 @@ def test_help_names_every_command(run: ModuleType, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("paths", "name", "options"),
     [
-        ([], None, ["-n", "2", "-m", "not e2e", "tests"]),
+        ([], None, ["-n", "2", "-m", "not e2e", "tests/unit", "tests/test_b.py"]),
+        (["tests"], None, ["-n", "2", "-m", "not e2e", "tests"]),
+        (["tests/e2e"], None, ["tests/e2e"]),
         ([], "leases", ["-n", "2", "-m", "not e2e", "-k", "leases", "tests"]),
         (["tests/unit"], None, ["-n", "2", "-m", "not e2e", "tests/unit"]),
         (["tests/unit/test_a.py::test_b"], None, ["-m", "not e2e", "tests/unit/test_a.py::test_b"]),
@@ -140,7 +142,7 @@ def test_the_tests_that_are_named_are_run(
     name: str | None,
     options: list[str],
 ) -> None:
-    for file in ("tests/unit/test_a.py", "tests/e2e/test_c.py"):
+    for file in ("tests/test_b.py", "tests/unit/test_a.py", "tests/e2e/test_c.py"):
         (run.ROOT / file).parent.mkdir(parents=True)
         (run.ROOT / file).touch()
     monkeypatch.chdir(run.ROOT)

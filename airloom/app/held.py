@@ -107,7 +107,7 @@ class HeldGateway:
         self.dedicated = DedicatedBearers(sessions=self.sessions, gateway=self.gateway)
         self.door = self.make_door()
         self.relay = self.make_relay()
-        self.sessions.on_event(self.relay.wake)
+        self.sessions.on_event(self.relay.heed)
         self.sessions.on_end(on_session_end)
         self.sessions.on_close(self.door.closed)
         for access in self.door.machines:
@@ -395,6 +395,7 @@ class HeldGateway:
             sessions=self._world.store.sessions,
             stream=self._world.stream,
             gateway_id=self.gateway.gateway_id,
+            clock=self._world.clock,
             faults=self._faults,
             audit=self._audit,
         )

@@ -3,19 +3,41 @@
 Rule: an event that belongs to a change of a session is made here and written with that change, not here.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from ipaddress import IPv4Address
+from typing import TypeVar
 
 from core.domain.ids import time_of_id
 from core.domain.session import Access, Session, SessionEvent, SessionEventKind
-from core.errors import Refused
+from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.store import Store
 from core.services.running.ids import RecordIds
 from core.services.sessions.requests import OpenSession
 
+T = TypeVar("T")
+
 CLOCK_ERROR_MAX = timedelta(days=1)
 """By so much may a clock have been wrong when something was written that is looked for by its time."""
+
+
+async def heeded(write: Awaitable[T], event: SessionEvent, heed: Callable[[SessionEvent | None], None]) -> T:
+    """What the write of an event returns; ``heed`` is told of the event when it is durable, and of ``None``
+    when nobody can tell whether it is.
+    """
+    try:
+        written = await write
+    except Unavailable as error:
+        if error.ambiguous:
+            heed(None)
+        raise
+    except asyncio.CancelledError:  # the store finishes it without us
+        heed(None)
+        raise
+    heed(event)
+    return written
 
 
 class SessionHistory:

@@ -44,7 +44,7 @@ from core.services.metering.usage import UsageMeter
 from core.services.running.locks import KeyedLocks
 from core.services.sessions.authoriser import Authoriser, Permission
 from core.services.sessions.changes import handed_over, is_replaced, modified
-from core.services.sessions.history import SessionHistory
+from core.services.sessions.history import SessionHistory, heeded
 from core.services.sessions.open_sessions import OpenSessions
 from core.services.sessions.requests import Grant, Holder, HolderOf, ModifySession, OpenSession
 from core.services.sessions.sharing import Sharing
@@ -96,7 +96,7 @@ class Sessions:
         """Why sessions that are stored could not be read back."""
         self._open = OpenSessions()
         self._heed_end: Callable[[str], None] = lambda _: None
-        self._heed_event: Callable[[], None] = lambda: None
+        self._heed_event: Callable[[SessionEvent | None], None] = lambda _: None
         self._heed_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
         self._doors: dict[Access, AccessDoor] = {}
         self._locks = KeyedLocks()
@@ -133,8 +133,10 @@ class Sessions:
         """Call ``heed(session, reason)`` for each session that ends from now on; it must not raise."""
         self._heed_close = heed
 
-    def on_event(self, heed: Callable[[], None]) -> None:
-        """Call ``heed()`` when an event became durable; it must not raise."""
+    def on_event(self, heed: Callable[[SessionEvent | None], None]) -> None:
+        """Call ``heed(event)`` when an event became durable, ``heed(None)`` when one may have become so and
+        nobody can tell; it must not raise.
+        """
         self._heed_event = heed
 
     def serve(self, apns: Sequence[Apn]) -> None:
@@ -228,6 +230,7 @@ class Sessions:
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
             if is_stored and session.session_id not in self.open_sessions.keys() | self._unfinished.keys():
+                self._heed_event(None)  # its beginning arrived unheard, and is told before its end
                 if not session.has_lent_address:
                     self._must_end(session, CloseReason.LOST)
                 elif self._gateway.reclaim(session) or self._gateway.is_static(session.ue_address):
@@ -297,8 +300,7 @@ class Sessions:
             permission = Permission(Terms(sim), Apn(request.apn), PdnType.IPV4)
             session = self._new_session(permission, request, request.grant, undo)
         event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
-        await self._store.sessions.close(session, event)
-        self._heed_event()
+        await heeded(self._store.sessions.close(session, event), event, self._heed_event)
         return session
 
     async def _open_one(self, request: OpenSession) -> Session:
@@ -338,12 +340,11 @@ class Sessions:
         """Make it durable, then let it take effect."""
         event = self._history.event(SessionEventKind.MODIFIED, wanted)
         try:
-            stored = await self._put_again(wanted, event)
+            stored = await heeded(self._put_again(wanted, event), event, self._heed_event)
         except Unavailable as error:
             if error.ambiguous:
                 self._keep_bearers(session, wanted)
             raise
-        self._heed_event()
         self._open.change(stored)
         if stored.tunnel is not None:
             self._user_plane.update(self._bearer(stored))
@@ -489,8 +490,7 @@ class Sessions:
         undo.callback(self._usage.discard, session.session_id)
         try:
             event = self._history.event(SessionEventKind.CREATED, session)
-            stored = await self._store.sessions.put(session, event)
-            self._heed_event()
+            stored = await heeded(self._store.sessions.put(session, event), event, self._heed_event)
         except Unavailable as error:
             if error.ambiguous:
                 undo.pop_all()
@@ -606,9 +606,9 @@ class Sessions:
         await self._usage.report_last(session.session_id)
         self._gateway.demand_held()
         rests_until = self._gateway.rests_until() if session.has_lent_address else None
-        await self._store.sessions.close(session, event, rests_until=rests_until)
+        closing = self._store.sessions.close(session, event, rests_until=rests_until)
+        await heeded(closing, event, self._heed_event)
         await self._statics.release(session)
-        self._heed_event()
         self._usage.discard(session.session_id)
         if session.session_id in self._without_address:
             self._without_address.remove(session.session_id)

@@ -8,6 +8,7 @@ there is not kept: strangers must not crowd out those who are known.
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from core.adapters.store.checksums import is_damaged
 from core.adapters.store.engine import Batch, Row, RowKey
 from core.adapters.store.tables import Table
 
@@ -47,7 +48,7 @@ class HotRows:
         if self._reading.get(place) is not token:
             return
         del self._reading[place]
-        if row is not None and place not in self._writing:
+        if row is not None and place not in self._writing and not is_damaged(row):
             if len(self._rows) >= HOT_ROWS_MAX:
                 self._rows.clear()
             self._rows[place] = row

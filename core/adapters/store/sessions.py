@@ -18,6 +18,7 @@ from datetime import datetime
 from ipaddress import IPv4Address
 from zlib import crc32
 
+from core.adapters.store.checksums import CorruptRow, as_stored, is_damaged, why_damaged
 from core.adapters.store.engine import (
     BATCH_WRITES_MAX,
     SCAN_ROWS_MAX,
@@ -35,7 +36,6 @@ from core.adapters.store.rows import (
     CONDITIONAL_TRIES_MAX,
     SETTLE_US,
     BodyReader,
-    CorruptRow,
     body_of,
     collect_page,
     get_row,
@@ -101,7 +101,9 @@ class WideSessions:
         found: list[SessionEvent | DamagedEvent] = []
         for bucket in range(OUTBOX_BUCKETS):
             partition: Key = (gateway_id, bucket)
-            rows = await self._engine.scan(OUTBOX, partition, limit=limit)
+            scanned = await self._engine.scan(OUTBOX, partition, limit=limit)
+            rows = [row for row in scanned if not is_damaged(row)]
+            found += [_damaged_event(row) for row in scanned if is_damaged(row)]
             keys = [
                 RowKey((row.values[0],), _event_key(int(row.values[1]), row.clustering[0])) for row in rows
             ]
@@ -124,7 +126,9 @@ class WideSessions:
         """The stream has these events, or they can never go there."""
         batches: dict[int, list[Delete]] = {}
         for event in events:
-            batches.setdefault(_outbox_bucket(event), []).append(Delete((event.event_id,)))
+            is_known = isinstance(event, SessionEvent)  # else its id, too, may be another than it was
+            for bucket in (_outbox_bucket(event),) if is_known else range(OUTBOX_BUCKETS):
+                batches.setdefault(bucket, []).append(Delete((event.event_id,)))
         await self._engine.write_all(
             [
                 Batch(OUTBOX, (gateway_id, bucket), tuple(deletes[at : at + BATCH_WRITES_MAX]))
@@ -173,11 +177,12 @@ class WideSessions:
         above: Key = ()
         while True:
             rows = await self._engine.scan(SESSION_BY_GATEWAY, partition, above=above)
-            asked = [row for row in rows if row.clustering[0] not in known]
+            asked = [row for row in rows if not is_damaged(row) and row.clustering[0] not in known]
             found += await self._resolve(str(partition[0]), partition, asked)
+            found += [_resting_damaged(row) for row in rows if is_damaged(row)]
             if len(rows) < SCAN_ROWS_MAX:
                 return found
-            above = rows[-1].clustering
+            above = as_stored(rows[-1]).clustering
 
     async def events(
         self,
@@ -249,6 +254,18 @@ def _index_batch(session: Session, indexed_us: int, *, expires_us: int = 0) -> B
 def _resting(index: Row) -> Resting:
     teids = tuple(int(teid) for teid in index.values[3:] if teid)
     return Resting(str(index.clustering[0]), IPv4Address(str(index.values[2])), teids)
+
+
+def _resting_damaged(index: Row) -> Resting:
+    """As far as it can be read; raises ``CorruptRow`` if it names no address."""
+    try:
+        return replace(_resting(as_stored(index)), unreadable=why_damaged(index))
+    except ValueError:
+        raise CorruptRow(why_damaged(index)) from None
+
+
+def _damaged_event(row: Row) -> DamagedEvent:
+    return DamagedEvent(str(as_stored(row).clustering[0]), why_damaged(row))
 
 
 def _time_key(at_us: int) -> str:

@@ -12,8 +12,9 @@ Rules:
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from core.adapters.store.checksums import CorruptRow
 from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Engine, Key, Put
-from core.adapters.store.rows import BodyReader, CorruptRow, body_of, get_row
+from core.adapters.store.rows import BodyReader, body_of, get_row
 from core.adapters.store.tables import FOLDING, USAGE_DAY
 from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
 from core.domain.values import replace

@@ -135,6 +135,8 @@ class HeldGateway:
                 f"{gateway_id} has more sessions than it may hold ({refusal}); stop this node, raise "
                 f"gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
+        if before is not None and not before.is_released:
+            self.relay.heed(None)  # what its former holder had under way arrives unheard
         for why in self.sessions.unreadable:
             await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
             self._faults.passed_over("sessions", Fault.ITEM, why)

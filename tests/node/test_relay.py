@@ -123,6 +123,14 @@ async def test_a_beginning_whose_write_was_ambiguous_is_told_before_its_end(stag
 
 
 @played
+async def test_after_a_kill_writes_that_were_under_way_may_still_arrive(stage: Stage) -> None:
+    assert stage.node.held["vg-1"].relay._doubted_at is None
+    await stage.crash()
+    await stage.start_node()
+    assert stage.node.held["vg-1"].relay._doubted_at is not None
+
+
+@played
 async def test_the_outbox_is_not_read_for_what_this_process_knows(stage: Stage) -> None:
     await asyncio.sleep(1)
     before = stage.node.held["vg-1"].relay.reads

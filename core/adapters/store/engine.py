@@ -86,7 +86,8 @@ class Batch(Struct, frozen=True):
         partition, clustering, row = table.types
         if tuple(map(type, self.partition)) != partition or "" in self.partition:
             raise _malformed(table, table.partition, self.partition)
-        _check_range(table, table.bigints[0], self.partition)
+        if table.bigints[0]:
+            _check_range(table, table.bigints[0], self.partition)
         if not 0 < len(writes) <= BATCH_WRITES_MAX:
             raise LocalProtocolError(f"{table.name}: a batch of {len(writes)} writes")
         for write in writes:
@@ -96,7 +97,8 @@ class Batch(Struct, frozen=True):
                     raise _malformed(table, table.clustering + table.values, key + write.values)
                 if condition is not None and write.timestamp_us is not None:
                     raise LocalProtocolError(f"{table.name}: a condition excludes a timestamp")
-                _check_range(table, table.bigints[1], key + write.values)
+                if table.bigints[1]:
+                    _check_range(table, table.bigints[1], key + write.values)
             elif tuple(map(type, key)) != clustering or "" in key:
                 raise _malformed(table, table.clustering, key)
         if condition is not None:

@@ -24,6 +24,10 @@ def is_hot(table: Table, key: RowKey) -> bool:
     return prefix is not None and key.clustering[: len(prefix)] == prefix
 
 
+def _nothing() -> None:
+    """Nothing that is kept was written."""
+
+
 class HotRows:
     """The rows, and what is being read and written of them just now."""
 
@@ -56,12 +60,14 @@ class HotRows:
     def begin_write(self, batches: Iterable[Batch]) -> Callable[[], None]:
         """These are written now; call what comes back when that is over, however it ended."""
         places = [
-            (batch.table.name, key)
+            (batch.table.name, RowKey(batch.partition, write.clustering))
             for batch in batches
-            if batch.table.hot is not None
+            if (hot := batch.table.hot) is not None
             for write in batch.writes
-            if is_hot(batch.table, key := RowKey(batch.partition, write.clustering))
+            if write.clustering[: len(hot)] == hot
         ]
+        if not places:
+            return _nothing
         self._forget(places)
         self._writing.update(places)
 

@@ -70,9 +70,10 @@ class WideSessions:
         key = _session_key(session.session_id)
         put = Put(key, (body_of(stored),), stored.version)
         condition = Condition(key, session.version)
-        batch = Batch(SIM, (session.sim_id,), (put, _event_put(event)), condition)
-        indexes = _index_batch(session, microseconds(self._clock.now()))
-        await self._engine.write(indexes, self._outbox_batch(session.gateway_id, event), batch)
+        now_us, at_us = microseconds(self._clock.now()), microseconds(event.at)
+        batch = Batch(SIM, (session.sim_id,), (put, _event_put(event, at_us)), condition)
+        outbox = _outbox_batch(session.gateway_id, event, at_us, now_us)
+        await self._engine.write(_index_batch(session, now_us), outbox, batch)
         return stored
 
     async def close(
@@ -85,11 +86,14 @@ class WideSessions:
             index = _index_batch(session, rests_until_us, expires_us=rests_until_us)
         key = _session_key(session.session_id)
         version = session.version
+        at_us = microseconds(event.at)
+        put = _event_put(event, at_us)
         for _ in range(CONDITIONAL_TRIES_MAX):
-            writes = (_event_put(event), Delete(key)) if version else (_event_put(event),)
+            writes = (put, Delete(key)) if version else (put,)
             batch = Batch(SIM, (session.sim_id,), writes, Condition(key, version))
             try:
-                outbox = self._outbox_batch(session.gateway_id, event)
+                now_us = microseconds(self._clock.now())
+                outbox = _outbox_batch(session.gateway_id, event, at_us, now_us)
                 return await self._engine.write(outbox, batch, index)
             except StaleVersion:
                 row = await get_row(self._engine, SIM, (session.sim_id,), key)
@@ -137,13 +141,9 @@ class WideSessions:
             ]
         )
 
-    def _outbox_batch(self, gateway_id: str, event: SessionEvent) -> Batch:
-        values = (event.sim_id, microseconds(event.at), microseconds(self._clock.now()))
-        return Batch(OUTBOX, (gateway_id, _outbox_bucket(event)), (Put((event.event_id,), values),))
-
     async def record(self, event: SessionEvent) -> None:
         """An event alone."""
-        await self._engine.write(Batch(SIM, (event.sim_id,), (_event_put(event),)))
+        await self._engine.write(Batch(SIM, (event.sim_id,), (_event_put(event, microseconds(event.at)),)))
 
     async def of_sim(self, sim_id: str) -> Sequence[Session]:
         """The open sessions of one SIM, oldest first (ids are time-ordered).
@@ -277,10 +277,14 @@ def _event_key(at_us: int, event_id: object) -> Key:
     return (_EVENT, f"{_time_key(at_us)}{event_id}")
 
 
-def _event_put(event: SessionEvent) -> Put:
-    at_us = microseconds(event.at)
+def _event_put(event: SessionEvent, at_us: int) -> Put:
     key = _event_key(at_us, event.event_id)
     return Put(key, (body_of(event),), expires_us=at_us + EVENT_LIFE_US)
+
+
+def _outbox_batch(gateway_id: str, event: SessionEvent, at_us: int, now_us: int) -> Batch:
+    put = Put((event.event_id,), (event.sim_id, at_us, now_us))
+    return Batch(OUTBOX, (gateway_id, _outbox_bucket(event)), (put,))
 
 
 def _outbox_bucket(event: SessionEvent | DamagedEvent) -> int:

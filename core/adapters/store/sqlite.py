@@ -196,18 +196,21 @@ class SqliteEngine:
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
-        if len(keys) == 1 and is_hot(table, keys[0]):
-            return [await self._get_hot(table, keys[0])]
+        if len(keys) == 1:
+            key = keys[0]
+            if (row := self._hot.get(table, key)) is not None:
+                return [row]
+            if is_hot(table, key):
+                return [await self._get_hot(table, key)]
         return await self._get(table, keys)
 
     async def _get_hot(self, table: Table, key: RowKey) -> Row | None:
-        row = self._hot.get(table, key)
-        if row is None:
-            token = self._hot.begin_read(table, key)
-            try:
-                (row,) = await self._get(table, [key])
-            finally:
-                self._hot.end_read(table, key, token, row)
+        row = None
+        token = self._hot.begin_read(table, key)
+        try:
+            (row,) = await self._get(table, [key])
+        finally:
+            self._hot.end_read(table, key, token, row)
         return row
 
     async def _get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:

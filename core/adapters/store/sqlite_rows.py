@@ -30,9 +30,8 @@ def select(connection: sqlite3.Connection, scan: Scan) -> list[Row]:
     table, partition, split = scan.table, scan.partition, len(scan.table.clustering)
     rows: list[Row] = []
     left = scan.limit
-    cursor = connection.execute(scan.sql, scan.bound)
     try:
-        for found in cursor:
+        for found in connection.execute(scan.sql, scan.bound):
             kept = found[-4:-1]
             if not is_intact(found[-1], table, partition, found[:-4], kept):
                 rows.append(damaged_row(table, partition, found[:split], found[split:-4], kept[0]))
@@ -42,13 +41,11 @@ def select(connection: sqlite3.Connection, scan: Scan) -> list[Row]:
                 continue
             left -= 1
             if not left:
-                break
+                break  # the cursor is let go, and what it has read of the file
     except sqlite3.OperationalError as error:
         if "decode" not in str(error) or connection.text_factory is not str:
             raise
         return _select_undecodable(connection, scan)
-    finally:
-        cursor.close()
     return rows
 
 

@@ -5,9 +5,9 @@ Rules:
 - An event is in the store before it is told, so a stream that is away refuses nobody a session; it is told at
   least once, under its own id as ``recordId``; one SIM's events are told in their order, one at a time.
 - Whoever made an event durable gives it here, and it is told from memory. The outbox in the store is read
-  when memory may lack an event: at first, when a write's outcome is unknown, after a fault, when more than
-  ``EVENTS_MAX`` wait, and every ``SWEEP_S``. While memory may lack one it tells nothing that was not read,
-  for what it lacks may be an earlier event of the same SIM.
+  when memory may lack an event: at first, when a write's outcome is unknown (a former holder's, too), after a
+  fault, when more than ``EVENTS_MAX`` wait, and every ``SWEEP_S``. While memory may lack one it tells nothing
+  that was not read, for what it lacks may be an earlier event of the same SIM.
 - An event that cannot be read, or that the stream will never take, is passed over and audited.
 """
 

@@ -8,8 +8,7 @@ customer wrote stands in it, so no cell can become a formula.
 import csv
 import io
 
-from billing.money import NANO
-from billing.statement import Statement
+from billing.rating import NANO, Statement
 
 COLUMNS = ("imsi", "date", "billItemName", "unitPrice", "quantity", "amount")
 

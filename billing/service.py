@@ -16,9 +16,7 @@ from contextlib import suppress
 import msgspec
 
 from billing.export import to_csv
-from billing.metering import records_of
-from billing.rating import Charge, rate
-from billing.statement import Statement, make_statement, to_minor_units
+from billing.rating import Charge, Statement, make_statement, rate, records_of, to_minor_units
 from core.domain.billing import EPOCH, ClosedMonth, Tariff, closes_at, tariff_of
 from core.domain.months import days_of
 from core.domain.usage import day_of

@@ -1,8 +1,9 @@
 """Reading what an operator configured.
 
 Rules: `airloom.toml` and then `AIRLOOM_*` variables (`AIRLOOM_API__PORT=8081`), the later wins; an unknown
-key is an error that names it; nothing else in Airloom reads the environment or that file. An error shows the
-value that is wrong only where the type of its place says that it is no secret.
+key is an error that names it, and a renamed one (``core.config.renamed``) an error with its present name;
+nothing else in Airloom reads the environment or that file. An error shows the value that is wrong only where
+the type of its place says that it is no secret.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from core.config import Config
+from core.config.renamed import name_now
 from core.errors import ConfigurationError
 from core.validation import problem_of
 
@@ -85,6 +87,8 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
         if not separator:  # one of a command, or of another program
             _demand_not_meant(variable, section)
             continue
+        if now := name_now(f"{section}.{key}"):
+            raise ConfigurationError(f"{variable}: is now {_variable_of(now)}")
         of_section = values.setdefault(section, {})
         if not isinstance(of_section, dict):
             raise ConfigurationError(f"{section}: must be a table, as in [{section}]")
@@ -94,10 +98,17 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
 def _demand_not_meant(variable: str, name: str) -> None:
     """Raises ``ConfigurationError`` for ``AIRLOOM_API_PORT``: ignored, it would be taken for heeded."""
     for section in Config.model_fields:
-        for key in _known_keys(section):
-            if name == f"{section}_{key}":
-                meant = f"AIRLOOM_{section}__{key}".upper()
-                raise ConfigurationError(f"{variable}: no such variable; write {meant}, with two underscores")
+        key = name.removeprefix(f"{section}_")
+        now = name_now(f"{section}.{key}")
+        if now or (key != name and key in _known_keys(section)):
+            meant = _variable_of(now or f"{section}.{key}")
+            raise ConfigurationError(f"{variable}: no such variable; write {meant}, with two underscores")
+
+
+def _variable_of(key: str) -> str:
+    """The variable of a key; of one within a table, of which there is none, that of the table."""
+    section, name, *_ = key.split(".")
+    return f"AIRLOOM_{section}__{name}".upper()
 
 
 def _items(variable: str, text: str) -> list[Any]:
@@ -141,6 +152,8 @@ def _explain(place: Place, items: Sequence[Any]) -> str:  # pydantic_core.ErrorD
     """What is wrong at one place, in one line; ``items`` are several when all of its types are refused."""
     key, item = ".".join(str(part) for part in place), items[0]
     if item["type"] == "extra_forbidden":
+        if now := name_now(".".join(part for part in place if isinstance(part, str))):
+            return f"{key}: is now {now}"
         return f"{key}: unknown key; known here: {', '.join(_fields(_type_at(place[:-1])))}"
     first, *others = dict.fromkeys(problem_of(each, table="a table") for each in items)
     problem = ", or ".join((first, *(each.removeprefix("must be ") for each in others)))

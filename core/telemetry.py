@@ -126,6 +126,12 @@ class Metric(Enum):
         "What happened to connections of devices and to their packets",
         ("event",),
     )
+    TRANSITIONS_REFUSED = (
+        "airloom_transitions_refused",
+        "counter",
+        "Events that a state machine refused, by machine and event_while_state",
+        ("machine", "transition"),
+    )
     EDGE_LINKS = ("airloom_edge_links", "gauge", "Edge nodes that this gateway node can reach", ())
     EDGE_LINK_PACKETS = (
         "airloom_edge_link_packets",

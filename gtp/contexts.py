@@ -7,11 +7,12 @@ Rules:
 - Whatever a context may go through stands in ``TRANSITIONS``; what is not there is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum
 
 from msgspec import Struct
 
+from core.domain.machine import Table
 from core.domain.session import Access, Session
 from gtp.restart import is_newer
 
@@ -40,26 +41,32 @@ class ContextEvent(Enum):
     RELEASE_ENDED = "release_ended"
 
 
-_S, _E = ContextState, ContextEvent
-TRANSITIONS: Mapping[ContextState, Mapping[ContextEvent, ContextState]] = {
+class ContextAction(Enum):
+    """What a step does."""
+
+    DROP = "drop"
+
+
+_S, _E, _A = ContextState, ContextEvent, ContextAction
+TRANSITIONS: Table[ContextState, ContextEvent, ContextAction] = {
     _S.ACTIVE: {
-        _E.UPDATE_REQUESTED: _S.ACTIVE,
-        _E.DELETE_REQUESTED: _S.DELETING,
-        _E.RELEASE: _S.RELEASING,
-        _E.FORGET: _S.GONE,
+        _E.UPDATE_REQUESTED: (_S.ACTIVE, None),
+        _E.DELETE_REQUESTED: (_S.DELETING, None),
+        _E.RELEASE: (_S.RELEASING, None),
+        _E.FORGET: (_S.GONE, _A.DROP),
     },
     _S.DELETING: {
-        _E.RELEASE: _S.GONE,  # the peer is deleting it by itself: no request of ours is needed
-        _E.FORGET: _S.GONE,
+        _E.RELEASE: (_S.GONE, _A.DROP),  # the peer is deleting it by itself: no request of ours is needed
+        _E.FORGET: (_S.GONE, _A.DROP),
     },
     _S.RELEASING: {
-        _E.DELETE_REQUESTED: _S.RELEASING,  # both asked at once: each is answered
-        _E.FORGET: _S.RELEASING,
-        _E.RELEASE_ENDED: _S.GONE,
+        _E.DELETE_REQUESTED: (_S.RELEASING, None),  # both asked at once: each is answered
+        _E.FORGET: (_S.RELEASING, None),
+        _E.RELEASE_ENDED: (_S.GONE, _A.DROP),
     },
     _S.GONE: {},
 }
-"""``{state: {event: next state}}``."""
+"""``{state: {event: (next state, action)}}``."""
 
 
 class Context(Struct, gc=False):
@@ -166,25 +173,26 @@ class Contexts:
         self._index(context)
         return context
 
-    def move(self, session: Session) -> None:
+    def move(self, session: Session) -> Context | None:
         """The session has another peer, or another protocol, or both; a context that is ending stays so."""
         tunnel, context = session.tunnel, self._by_session.get(session.session_id)
         if tunnel is None or context is None:
-            return
+            return None
         self._unindex(context)
         context.access = session.access
         context.peer_teid = tunnel.peer_teid_control
         context.control_address = tunnel.peer_control_address
         context.peer_restart_counter = tunnel.peer_restart_counter
         self._index(context)
+        return context
 
     def step(self, context: Context, event: ContextEvent) -> bool:
         """Take a context through an event; false when its state does not allow it."""
-        following = TRANSITIONS[context.state].get(event)
-        if following is None:
+        found = TRANSITIONS[context.state].get(event)
+        if found is None:
             return False
-        context.state = following
-        if following is ContextState.GONE:
+        context.state, action = found
+        if action is ContextAction.DROP:
             self._drop(context)
         return True
 

@@ -1,79 +1,29 @@
-"""What a GTP-C machine asks to be decided, and what it may be told: the same for both versions.
+"""What the endpoint asks to be decided, and what it may be told: the same for every version.
 
-Rule: nothing here is a wire format; NSAPI and EPS bearer identity are one number space (TS 23.401 §5.2.1).
+Rule: nothing here is a wire format.
 """
-
-from ipaddress import IPv4Address, IPv6Network
 
 from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
-from core.domain.session import NOWHERE, Location, PdnType, Qos, Session
+from core.domain.session import NOWHERE, Access, Location, Qos, Session
 from gtp.contexts import Context
-from gtp.pco import Credentials
-
-
-class PeerEnds(Struct, frozen=True):
-    """Where the peer wants to be sent to, ``None`` leaves that end as it is; and its restart counter now."""
-
-    teid_control: int | None = None
-    control_address: IPv4Address | None = None
-    teid_user: int | None = None
-    user_address: IPv4Address | None = None
-    restart_counter: int | None = None
-
-
-class BearerEnds(Struct, frozen=True):
-    """A dedicated bearer, and where the peer wants to be sent what goes by it."""
-
-    ebi: int
-    teid_user: int
-    user_address: IPv4Address
-
-
-class QosChange(Struct, frozen=True):
-    """What a peer changes of a session's QoS; what is ``None`` stays."""
-
-    qci: int | None = None
-    arp: int | None = None
-    ambr_kbps: tuple[int, int] | None = None
-
-
-class SessionWish(Struct, frozen=True):
-    """A session as a peer asks for it, all of ``ends`` given; ``address`` and ``prefix``: what the device
-    wants.
-
-    ``credentials`` are what the device showed in its protocol configuration options; ``is_low_priority``: it
-    said that it can wait (TS 23.401 §4.3.17.4).
-    """
-
-    imsi: str
-    apn: str
-    nsapi: int
-    ends: PeerEnds
-    imei: str = ""
-    msisdn: str = ""
-    location: Location = NOWHERE
-    address: IPv4Address | None = None
-    pdn_type: PdnType = PdnType.IPV4
-    qos: Qos = Qos()
-    credentials: Credentials | None = None
-    prefix: IPv6Network | None = None
-    is_low_priority: bool = False
-    is_handover: bool = False
+from gtp.wire import BearerEndpoints, CreateSessionParams, PeerEndpoints, QosChange
 
 
 class SessionRequested(Struct, frozen=True):
     """A peer asks for a session; answer with ``Accepted`` or ``Rejected``."""
 
     token: int
+    access: Access
     peer: str
-    wish: SessionWish
+    params: CreateSessionParams
 
 
 class UpdateRequested(Struct, frozen=True):
-    """A peer moves or changes a session; answer with ``Accepted`` or ``Rejected``.
+    """A peer moves or changes a session, which is of this access then; answer with ``Accepted`` or
+    ``Rejected``.
 
     ``qos`` is the whole of it, ``qos_change`` a part. Of the dedicated bearers ``bearers`` have moved and
     ``removed`` (their EBIs) are over; ``is_suspended`` is ``None`` when nothing was said of it. ``imei``: of
@@ -82,12 +32,13 @@ class UpdateRequested(Struct, frozen=True):
     """
 
     token: int
+    access: Access
     session_id: str
-    ends: PeerEnds = PeerEnds()
+    ends: PeerEndpoints = PeerEndpoints()
     location: Location = NOWHERE
     qos: Qos | None = None
     qos_change: QosChange | None = None
-    bearers: tuple[BearerEnds, ...] = ()
+    bearers: tuple[BearerEndpoints, ...] = ()
     removed: tuple[int, ...] = ()
     is_suspended: bool | None = None
     imei: str = ""
@@ -163,7 +114,7 @@ class BearerAnswered(Struct, frozen=True):
 
 class DeviceAsleep(Struct, frozen=True):
     """What we asked of this session is put off until its device is heard of: by a request of its peer, which
-    is seen here, or by a packet, which is not (``GtpEndpoint.wake``).
+    is seen here, or by a packet, which is not (``GtpcEndpoint.wake``).
     """
 
     session_id: str
@@ -175,11 +126,10 @@ class OutcomeTooLate(Struct, frozen=True):
     session_id: str
 
 
+Request = SessionRequested | UpdateRequested | BearersUnwanted | DeleteRequested
+"""What is to be answered."""
 Event = (
-    SessionRequested
-    | UpdateRequested
-    | BearersUnwanted
-    | DeleteRequested
+    Request
     | PeerRestarted
     | SessionsDoubted
     | FormerPeer

@@ -1,4 +1,4 @@
-"""Who may speak to the gateway, and how much: the table of roaming partners.
+"""Peer ACL and per-partner rate limiting: the table of roaming partners.
 
 Rules:
 
@@ -54,6 +54,10 @@ class Partner:
     assume_dual_address_bearers: bool = False
     may_take_over: tuple[str, ...] = ()
 
+    def party_of(self, address: str) -> str:
+        """Whose share of a table its address takes: the partner's; without a name the address' own."""
+        return address if self.name == OTHER else self.name
+
 
 EVERYBODY = Partner(OTHER, (IPv4Network("0.0.0.0/0"),))
 """Where there is no table."""
@@ -63,11 +67,20 @@ class Partners:
     """The table, with the buckets; ``allowed`` are networks of partners that have no name."""
 
     def __init__(self, partners: Sequence[Partner], allowed: Sequence[IPv4Network]) -> None:
+        self._partners: tuple[Partner, ...] = ()
+        self._is_everybody = False
+        self._by_address: dict[str, Partner | None] = {}
+        self._tokens: dict[str, tuple[float, float]] = {}
+        self.reload(partners, allowed)
+
+    def reload(self, partners: Sequence[Partner], allowed: Sequence[IPv4Network]) -> None:
+        """The table is this from now on; what is left in the buckets of partners that stay is left."""
         named = (*partners, *(Partner(OTHER, (network,)) for network in allowed))
         self._partners = named or (EVERYBODY,)
         self._is_everybody = not named
-        self._by_address: dict[str, Partner | None] = {}
-        self._tokens: dict[str, tuple[float, float]] = {}
+        self._by_address.clear()
+        stay = {partner.name for partner in named}
+        self._tokens = {name: bucket for name, bucket in self._tokens.items() if name in stay}
 
     def of(self, address: str) -> Partner | None:
         """The partner that this address is of, if it may speak."""
@@ -84,7 +97,12 @@ class Partners:
     def party_of(self, address: str) -> str:
         """Whose share of a table its places are of: its partner's, or its own where that has no name."""
         partner = self.of(address)
-        return address if partner is None or partner.name == OTHER else partner.name
+        return address if partner is None else partner.party_of(address)
+
+    def name_of(self, address: str) -> str:
+        """The name of the partner that this address is of."""
+        partner = self.of(address)
+        return OTHER if partner is None else partner.name
 
     def are_one(self, address: str, other: str) -> bool:
         """Whether both are of one partner; with no table each is a stranger to the other."""

@@ -10,19 +10,21 @@ Rules:
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from heapq import heappop, heappush
 
+from core.domain.machine import Table, step
 from gtp.restart import PROOF_S, RestartCounter, RestartEvent, RestartState
 from gtp.transaction import Timers
 
 PEERS_MAX = 4_096
 LOOKED_AT_MAX = 64
 """Peers that are looked at for one to forget; where all have sessions, the new one is not known."""
-REPROOF_INTERVAL_S = 1.0
-"""At most one Version Not Supported to a peer in this time (TS 29.060 §11.1.1 sets no limit; floods do)."""
+NOTICE_INTERVAL_S = 1.0
+"""At most one Version Not Supported, or the like, to a peer in this time (TS 29.060 §11.1.1 sets no limit;
+floods do)."""
 RECALLED_WITHIN_S = 10.0
 """So soon after a start each peer of sessions that were read back is asked whether it restarted meanwhile."""
 SPREAD = 0.618
@@ -45,13 +47,32 @@ class PathEvent(Enum):
     KEPT_LONG_ENOUGH = "kept_long_enough"
 
 
-_S, _E = PathState, PathEvent
-PATHS: Mapping[PathState, Mapping[PathEvent, PathState]] = {
-    _S.UP: {_E.HEARD: _S.UP, _E.UNANSWERED: _S.SUSPECT},
-    _S.SUSPECT: {_E.HEARD: _S.UP, _E.UNANSWERED: _S.SUSPECT, _E.KEPT_LONG_ENOUGH: _S.DOWN},
-    _S.DOWN: {_E.HEARD: _S.UP, _E.UNANSWERED: _S.DOWN},
+class PathAction(Enum):
+    """What a step does."""
+
+    COUNT_BACK = "count back"
+    KEEP_SESSIONS = "keep sessions"  # for path_keep_s, counted from now on
+    END_SESSIONS = "end sessions"
+
+
+_S, _E, _A = PathState, PathEvent, PathAction
+PATHS: Table[PathState, PathEvent, PathAction] = {
+    _S.UP: {
+        _E.HEARD: (_S.UP, None),
+        _E.UNANSWERED: (_S.SUSPECT, _A.KEEP_SESSIONS),
+        _E.KEPT_LONG_ENOUGH: (_S.UP, None),  # it came back meanwhile
+    },
+    _S.SUSPECT: {
+        _E.HEARD: (_S.UP, _A.COUNT_BACK),
+        _E.UNANSWERED: (_S.SUSPECT, None),
+        _E.KEPT_LONG_ENOUGH: (_S.DOWN, _A.END_SESSIONS),
+    },
+    _S.DOWN: {
+        _E.HEARD: (_S.UP, _A.COUNT_BACK),
+        _E.UNANSWERED: (_S.DOWN, None),
+    },
 }
-"""``{state: {event: next state}}``; what is not there does not happen."""
+"""``{state: {event: (next state, action)}}``; what is not there is refused and counted."""
 
 
 class _Due(IntEnum):
@@ -68,7 +89,7 @@ class PeerPath:
 
     path: PathState = PathState.UP
     restart: RestartCounter = field(default_factory=RestartCounter)
-    reproved_at: float = float("-inf")
+    notified_at: float = float("-inf")
     heard_at: float | None = None
     asked_at: float | None = None
     suspect_since: float = 0.0
@@ -105,7 +126,9 @@ class Peers:
         self._due: list[tuple[float, str, _Due]] = []
         self._watched = 0
         self.counts: Counter[str] = Counter()
-        """Restarts confirmed and refuted, other counters heard; paths that failed, were lost, came back."""
+        """Restarts confirmed and refuted, other counters heard; paths that failed, were lost, came back; and
+        what the tables of either refused.
+        """
 
     def items(self) -> Iterator[tuple[str, PeerPath]]:
         """Everybody who is known."""
@@ -113,15 +136,14 @@ class Peers:
 
     # -- what is heard --------------------------------------------------------------------------------
 
-    def heard(self, peer: str, now: float) -> None:
+    def on_message(self, peer: str, now: float) -> None:
         """It sent something that could be read."""
         if (state := self._state(peer)) is not None:
             state.heard_at = now
-            if state.path is not PathState.UP:
+            if state.path is not PathState.UP and self._step(state, _E.HEARD) is _A.COUNT_BACK:
                 self.counts["path_back"] += 1
-                state.path = PATHS[state.path][PathEvent.HEARD]
 
-    def hear(self, peer: str, recovery: int | None, now: float) -> bool:
+    def on_recovery(self, peer: str, recovery: int | None, now: float) -> bool:
         """A message carried this counter; true when the peer must be asked whether it is its own."""
         state = self._state(peer)
         if state is None or recovery is None or not state.restart.sign(recovery):
@@ -129,7 +151,7 @@ class Peers:
         self.counts["recovery_changed"] += 1
         return state.asked_at is None
 
-    def hear_answer(self, peer: str, recovery: int | None, now: float) -> int | None:
+    def on_echo_response(self, peer: str, recovery: int | None, now: float) -> int | None:
         """The answer to our Echo Request; the new counter when what the peer held under others is over. It is
         to be told then whether that was all (``cleared``) or not (``prove_again``).
         """
@@ -184,12 +206,12 @@ class Peers:
 
     # -- asking ---------------------------------------------------------------------------------------
 
-    def asked(self, peer: str, now: float) -> None:
+    def on_echo_sent(self, peer: str, now: float) -> None:
         """An Echo Request was sent for the first time."""
         if state := self._states.get(peer):
             state.asked_at = now
 
-    def unanswered(self, peer: str, now: float) -> None:
+    def on_echo_timeout(self, peer: str, now: float) -> None:
         """Our Echo Request was given up, or there was no room for it: nothing is confirmed, the next sign
         asks again. A peer that was not asked is not suspect.
         """
@@ -204,11 +226,10 @@ class Peers:
             return
         if not self._interval_s(peer):
             return  # it may be one that never answers
-        if state.path is PathState.UP:
+        if self._step(state, _E.UNANSWERED) is _A.KEEP_SESSIONS:
             state.suspect_since = now
             self.counts["path_suspect"] += 1
             self._queue_keep(peer, state)
-        state.path = PATHS[state.path][PathEvent.UNANSWERED]
 
     def watch(self, peer: str, now: float, *, is_recalled: bool = False) -> None:
         """It has sessions: ask it every interval from now on; first of all if they were read back."""
@@ -269,23 +290,26 @@ class Peers:
 
     def _is_lost(self, peer: str, state: PeerPath, now: float) -> bool:
         """It may have come back meanwhile, and be suspect anew."""
-        if state.path is not PathState.SUSPECT:
-            return False
-        if state.suspect_since + self._timers.path_keep_s > now:
+        if state.path is PathState.SUSPECT and state.suspect_since + self._timers.path_keep_s > now:
             self._queue_keep(peer, state)
             return False
-        state.path = PATHS[state.path][PathEvent.KEPT_LONG_ENOUGH]
+        if self._step(state, _E.KEPT_LONG_ENOUGH) is not _A.END_SESSIONS:
+            return False
         self.counts["path_lost"] += 1
         return True
 
+    def _step(self, state: PeerPath, event: PathEvent) -> PathAction | None:
+        state.path, action = step(PATHS, state.path, event, self.counts) or (state.path, None)
+        return action
+
     # -- small parts ----------------------------------------------------------------------------------
 
-    def may_reprove(self, peer: str, now: float) -> bool:
-        """Whether this peer may be told now that it sent nonsense."""
+    def may_notify(self, peer: str, now: float) -> bool:
+        """Whether this peer may be sent a notice now of what is not understood."""
         state = self._state(peer)
-        if state is None or now - state.reproved_at < REPROOF_INTERVAL_S:
+        if state is None or now - state.notified_at < NOTICE_INTERVAL_S:
             return False
-        state.reproved_at = now
+        state.notified_at = now
         return True
 
     def _state(self, peer: str) -> PeerPath | None:
@@ -295,7 +319,7 @@ class Peers:
             return state
         if len(self._states) >= self._capacity and not self._forget_one():
             return None
-        state = self._states[peer] = PeerPath()
+        state = self._states[peer] = PeerPath(restart=RestartCounter(refused=self.counts))
         return state
 
     def _forget_one(self) -> bool:

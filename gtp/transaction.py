@@ -62,9 +62,10 @@ TIMERS = Timers()
 """As they are where nothing is configured."""
 PATIENCE_S = TIMERS.patience_s
 
+GTP_C_PORT = 2123
 Peer = tuple[str, int]
-RequestKey = tuple[str, int, int, int]
-"""Peer address, peer port, message type, sequence number."""
+RequestKey = tuple[str, int, int, int, int]
+"""Peer address, peer port, GTP version, message type, sequence number."""
 
 
 PartyOf = Callable[[str], str]
@@ -88,12 +89,9 @@ class Arrival(Enum):
 class ResponseCache:
     """Requests of peers and what they were answered, kept for ``kept_s``."""
 
-    def __init__(
-        self, *, capacity: int = RESPONSES_MAX, kept_s: float = TIMERS.kept_s, party_of: PartyOf = itself
-    ) -> None:
+    def __init__(self, *, capacity: int = RESPONSES_MAX, kept_s: float = TIMERS.kept_s) -> None:
         self._capacity = capacity
         self._kept_s = kept_s
-        self._party_of = party_of
         self._in_progress: OrderedDict[RequestKey, float] = OrderedDict()
         self._answered: Kept[RequestKey, tuple[float, bytes]] = Kept(capacity)
 
@@ -113,10 +111,10 @@ class ResponseCache:
         self._in_progress[key] = now
         return Arrival.NEW, b""
 
-    def answer(self, key: RequestKey, response: bytes) -> None:
-        """Keep the answer for repeats."""
+    def answer(self, key: RequestKey, party: str, response: bytes) -> None:
+        """Keep the answer for repeats, in a place of this party's."""
         if (arrived := self._in_progress.pop(key, None)) is not None:
-            self._answered.put(key, self._party_of(key[0]), (arrived, response))
+            self._answered.put(key, party, (arrived, response))
 
     def forget(self, key: RequestKey) -> None:
         """The request will not be answered: a repeat is carried out afresh."""
@@ -147,7 +145,8 @@ class _Request(Generic[Subject]):
 
 
 class RequestSender(Generic[Subject]):
-    """Our own requests: numbered, repeated, matched with their answers. ``random_bytes`` is a CSPRNG.
+    """Our own requests by one version: numbered, repeated, matched with their answers. ``random_bytes`` is a
+    CSPRNG; ``places`` may be shared with other versions.
 
     A request that a peer's command set off has the command's number, which is that peer's and above ours.
     """
@@ -157,7 +156,7 @@ class RequestSender(Generic[Subject]):
         *,
         random_bytes: Callable[[int], bytes],
         bits: int = 16,
-        capacity: int = REQUESTS_MAX,
+        places: Places | None = None,
         timers: Timers = TIMERS,
         party_of: PartyOf = itself,
     ) -> None:
@@ -165,7 +164,7 @@ class RequestSender(Generic[Subject]):
         self._random_bytes = random_bytes
         self._mask = (1 << bits) - 1
         self._party_of = party_of
-        self._places = Places(capacity)
+        self._places = Places(REQUESTS_MAX) if places is None else places
         self._open: OrderedDict[tuple[str, int], _Request[Subject]] = OrderedDict()
         """Whoever is due first stands first, for all wait equally long."""
 

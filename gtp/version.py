@@ -1,67 +1,65 @@
-"""What one version of GTP-C is to the endpoint: its names, causes and messages.
+"""What the endpoint keeps of each version of GTP-C: sequence numbers, paths to peers, and what is counted.
 
-Rule: a version decodes and encodes; what both versions do alike stands in ``gtp.endpoint``.
+Rule: a peer that speaks two versions has two paths, each with a restart counter of its own (TS 23.007 §18,
+§20).
 """
 
-from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
-from typing import ClassVar
 
-from core.domain.flow import DedicatedBearer
+from msgspec import Struct
+
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, CloseReason, Session
-from gtp.contexts import Context
-from gtp.events import Outcome
-from gtp.pending import Pending
-from gtp.transaction import Peer
+from core.domain.session import Access
+from gtp.network_requests import NetworkRequest
+from gtp.partners import Partner
+from gtp.path import Peers
+from gtp.transaction import Peer, RequestSender
+from gtp.wire import Wire
+
+Causes = Mapping[Access, Mapping[AttachRefusal, int]]
+"""What refusals are answered with in the place of a version's own table."""
+NO_CAUSES: Causes = {}
 
 
-class GtpVersion(ABC):
-    """What a version fills in."""
+class Version:
+    """One version on the interface. ``answers`` are to new requests: by partner, type of the response and
+    cause (0: it does not begin with one); ``claims``: what became of sessions that another partner asked for,
+    or that a peer may have lost; ``waiting``: how many requests are being decided.
+    """
 
-    ACCESS: ClassVar[Access]
-    SEQUENCE_BITS: ClassVar[int]
-    CAUSE: ClassVar[tuple[int, int]]
-    """The type of that element, and where its value is when it is the first of a response."""
-    CAUSES: ClassVar[Mapping[AttachRefusal, int]]
-    """What each refusal is answered with, where nothing else is configured."""
-    HAS_BEARERS: ClassVar[bool] = False
-    """Whether it can be asked for dedicated bearers."""
+    def __init__(
+        self, wire: Wire, *, requests: RequestSender[NetworkRequest], peers: Peers, causes: Causes
+    ) -> None:
+        self.wire = wire
+        self.access = wire.access
+        self.requests = requests
+        self.peers = peers
+        self.causes: Mapping[AttachRefusal, int] = {}
+        self.dropped: Counter[str] = Counter()
+        self.answers: Counter[tuple[str, int, int]] = Counter()
+        self.claims: Counter[str] = Counter()
+        self.waiting = 0
+        self.reload(causes)
 
-    @abstractmethod
+    def reload(self, causes: Causes) -> None:
+        """Answer refusals by these causes from now on, where an operator says so."""
+        self.causes = {**self.wire.causes.of_refusal, **causes.get(self.access, {})}
+
+    @property
+    def path_events(self) -> Mapping[str, int]:
+        """What happened on the paths to peers, since the start."""
+        return self.peers.counts
+
     def procedure_of(self, response_type: int) -> str:
         """The name of what a response answers: ``create_session``."""
+        return self.wire.procedure_of(response_type)
 
-    @abstractmethod
-    def _receive(self, data: bytes, addr: Peer, now: float) -> None:
-        """Decode and dispatch one datagram; raises ``RemoteProtocolError`` for a broken header."""
 
-    @abstractmethod
-    def _encode_answer(self, pending: Pending, outcome: Outcome) -> bytes:
-        """The response to a request."""
+class Sender(Struct, frozen=True):
+    """Who sent a datagram, and by which version; ``party``: whose share of bounded tables it takes."""
 
-    @abstractmethod
-    def _encode_release(self, context: Context, sequence: int, reason: CloseReason) -> bytes:
-        """The request by which the network ends a context."""
-
-    @abstractmethod
-    def _encode_change(self, context: Context, session: Session, sequence: int) -> bytes:
-        """The request that tells what a session is granted now."""
-
-    def _encode_bearer_added(self, context: Context, bearer: DedicatedBearer, sequence: int) -> bytes:
-        """The request for a dedicated bearer, of a version that has them."""
-        raise NotImplementedError
-
-    def _encode_bearer_changed(
-        self, context: Context, session: Session, bearer: DedicatedBearer, sequence: int
-    ) -> bytes:
-        """The request that changes a dedicated bearer, of a version that has them."""
-        raise NotImplementedError
-
-    def _encode_bearer_removed(self, context: Context, ebi: int, sequence: int) -> bytes:
-        """The request that ends a dedicated bearer, of a version that has them."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def _encode_echo_request(self, sequence: int) -> bytes:
-        """An Echo Request."""
+    version: Version
+    peer: Peer
+    partner: Partner
+    party: str

@@ -83,6 +83,8 @@ class DeviceConnections:
         self._heard: dict[str, dict[asyncio.Transport, float]] = {}
         """By SIM, with the time."""
         self.counts: Counter[ConnectionCount] = Counter()
+        self.refused_packets: Counter[str] = Counter()
+        """MQTT packets that came in a state which does not have them, as ``PACKET_while_STATE``."""
         network.on_packet(self._on_packet_down)
 
     @property

@@ -1,4 +1,4 @@
-"""What NASes report: sessions begin, count and end; what is none of ours is kept apart.
+"""From Accounting-Request to answer: sessions begin, count and end; what is none of ours is kept apart.
 
 Rules:
 
@@ -8,58 +8,44 @@ Rules:
   speak of it, by whichever of its names.
 - An Interim whose Start was lost opens the session; a Stop is charged without; one whose session is over
   changes nothing but counters that were lower.
-- An Accounting-On or -Off ends what began before it was first heard, so a repeat of it, by whomever, ends
-  nothing that came since.
 - A session of which nothing is heard for ``silent_s`` is ended: its Stop was lost. Its own virtual gateway
   does it, which alone hears of it; a node that takes over waits as long again.
 """
 
-from collections import Counter
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from ipaddress import IPv4Address
 
 from core.domain.ids import time_of_id
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Grant, ModifySession, OpenSession
 from core.domain.session import NOWHERE, Access, CloseReason, Nas, Session
-from core.domain.shares import Kept
 from core.domain.speed import SPEEDS_KBPS
-from core.domain.usage import day_of
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import NasRestarts
 from core.services.running.locks import KeyedLocks
+from core.services.running.timer import Timer
 from core.services.sessions.admissions import Admissions
 from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reported import Ceiling, ReportedUsage
-from core.services.sessions.requests import Grant, ModifySession, OpenSession
 from core.services.sessions.service import Sessions
-from radius.client import Ending
+from radius.events import AccountingRequested, Ending, NotRecorded, Outcome, Recorded
 from radius.mapping import AccountingReport, AcctStatus
-from radius.server import AccountingRequested, NasNetwork, NotRecorded, Outcome, Recorded
-from radius.terms import apn_of, foreign, holder_of
+from radius.networks import NasNetwork
+from radius.restarts import Restarts
+from radius.sessions import NasSessions, SessionSettled, SessionSilent
+from radius.terms import apn_of, demand_own, foreign, holder_of
 
-ENDED_KEPT_S = 300.0
-"""How long the last counters of a session that we ended are waited for."""
-ENDED_MAX = 65_536
-"""Such sessions; beyond it, or a client's share, the oldest is waited for no longer."""
 CLASS_AGE_MAX = timedelta(days=31)
 """A session that is over is found in the history for 32 days; an older Class opens none."""
 CLASS_EARLY_MAX = timedelta(days=1)
-RESTARTS_A_DAY_MAX = 10_000
-"""Accounting-Ons and -Offs of one client that are remembered a day; beyond it they get silence."""
-UNSTORED_RESTARTS_MAX = 1_024
-"""Accounting-Ons and -Offs whose time is kept while the store is away; beyond it, or a client's share, the
-oldest loses its own."""
-TIMESTAMP_OFF_MAX = timedelta(minutes=5)
-"""By so much may the clock of a NAS be off, as RFC 5176 §6.3 recommends it for Disconnect-Requests."""
 NOT_OURS = (AttachRefusal.UNKNOWN_SIM, AttachRefusal.FOREIGN_SIM)
 """Sessions of users who are no SIMs of ours, or not this client's, are not ours to end."""
-
-Name = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +60,7 @@ class Books:
 
 
 class Accounting:
-    """The sessions that NASes hold. ``disconnect`` asks a NAS to end one; ``note`` writes a line about a
+    """Books what NASes report. ``disconnect`` asks a NAS to end a session; ``note`` writes a line about a
     client: kind, client, text.
     """
 
@@ -92,65 +78,66 @@ class Accounting:
         self._admissions = books.admissions
         self._usage = books.usage
         self._quarantine = books.quarantine
-        self._restarts = books.restarts
+        self._restarts = Restarts(sessions=books.sessions, restarts=books.restarts, clock=clock, note=note)
         self._clients = clients
         self._clock = clock
-        self._silent_s = silent_s
         self._disconnect = disconnect
         self._note = note
         self._locks = KeyedLocks()
-        self._heard: dict[str, float] = {}
-        self._by_name: dict[Name, tuple[str, ...]] = {}
-        self._ended: Kept[str, tuple[float, Session]] = Kept(ENDED_MAX)
-        self._restarts_of: Counter[tuple[str, int]] = Counter()
-        self._first_heard: Kept[tuple[str, bytes], datetime] = Kept(UNSTORED_RESTARTS_MAX)
-        """Of restarts that could not be stored yet: repeats are of the same time."""
+        self._held = held = NasSessions(silent_s=silent_s)
+        self._timer = Timer(held, clock=clock, shortest_s=held.shortest_s, then=self._heed_held)
+        self._silent: asyncio.Queue[str] = asyncio.Queue()
 
     def __len__(self) -> int:
         """Sessions that are held; those that are waited for after their end are not among them."""
-        return len(self._heard)
+        return len(self._held)
+
+    async def run(self) -> None:
+        """Forget what was waited for long enough, end what is silent, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._timer.run())
+            while True:
+                session_id = await self._silent.get()
+                with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
+                    await self._sessions.close(session_id, CloseReason.SILENT, tell_peer=True)
 
     def hold(self, session: Session) -> None:
         """A session has begun, or was read back."""
-        self._heard[session.session_id] = self._clock.monotonic()
-        name = _name_of(session)
-        if name[2] and session.session_id not in (known := self._by_name.get(name, ())):
-            self._by_name[name] = (*known, session.session_id)
+        self._held.hold(session, self._clock.monotonic())
+        self._timer.rearm()
 
     def forget(self, session: Session) -> None:
         """The session is over; reports of it may still be on their way."""
-        self._heard.pop(session.session_id, None)
-        ended = (self._clock.monotonic() + ENDED_KEPT_S, session)
-        if (surplus := self._ended.put(session.session_id, _name_of(session)[0], ended)) is not None:
-            self._discard(surplus[1])
+        self._held.forget(session, self._clock.monotonic())
+        self._heed_held()
+        self._timer.rearm()
 
-    async def tick(self) -> None:
-        """Forget what was waited for long enough, end what is silent."""
-        now = self._clock.monotonic()
-        while (oldest := self._ended.oldest()) is not None and oldest[0] <= now:
-            self._ended.pop_oldest()
-            self._discard(oldest[1])
-        silent_since = now - self._silent_s
-        for session_id in [known for known, heard in self._heard.items() if heard < silent_since]:
-            with suppress(Refused, Unavailable):  # over already, or its end is tried again by the service
-                await self._sessions.close(session_id, CloseReason.SILENT, tell_peer=True)
+    def _heed_held(self) -> None:
+        while (event := self._held.next_event()) is not None:
+            match event:
+                case SessionSilent():
+                    self._silent.put_nowait(event.session_id)
+                case SessionSettled():
+                    self._usage.discard(event.session_id)
 
-    async def account(self, event: AccountingRequested) -> tuple[Outcome, str]:
-        """Book a report: what to answer, and what became of it in a word. Raises ``Unavailable``."""
-        report = event.report
-        if report.status in (AcctStatus.ACCOUNTING_ON, AcctStatus.ACCOUNTING_OFF):
-            return await self._restarted(event)
+    async def answer(self, event: AccountingRequested) -> tuple[Outcome, str]:
+        """What to answer once it is durable, and what became of it in a word; raises ``Unavailable``."""
+        status = event.report.status
+        if status is AcctStatus.ACCOUNTING_ON or status is AcctStatus.ACCOUNTING_OFF:
+            return await self._restarts.answer(event)
+        if status is AcctStatus.OTHER:  # of no session of a SIM; silence would have it repeated for ever
+            return Recorded(), "not_of_a_session"
         try:
             session = self._find(event) or await self._found_or_begun(event)
-            _demand_own(session, event)
+            demand_own(session, event.client, event.report)
         except Refused as refusal:
             return await self._keep_apart(event, refusal)
         is_over = session.session_id not in self._sessions.open_sessions
-        if is_over and report.status is AcctStatus.START:
+        if is_over and status is AcctStatus.START:
             self._turn_away(event)
             return Recorded(), "over"  # it comes late, or what has ended is carried: nothing is to be stored
         try:
-            answer = await self._record(session, event)
+            answer = await self._record(session, event, is_open=not is_over)
         except Refused:  # it ended meanwhile: what comes again finds it over
             self._turn_away(event)
             return NotRecorded(), "not_recorded"
@@ -167,18 +154,17 @@ class Accounting:
             if (session := open_sessions.get(session_id)) is not None:
                 return session
         for session_id in report.session_ids:
-            if (ended := self._ended.get(session_id)) is not None:
-                return ended[1]
+            if (ended := self._held.ended(session_id)) is not None:
+                return ended
         return None if report.session_ids else self._find_by_name(event)
 
     def _find_by_name(self, event: AccountingRequested) -> Session | None:
         """Numbers of that kind begin anew when a NAS does, and others count as it does (RFC 2866 §5.5)."""
         report = event.report
-        named = self._by_name.get((event.client.name, report.imsi, report.acct_session_id), ())
-        for session_id in reversed(named):
+        for session_id in self._held.named((event.client.name, report.imsi, report.acct_session_id)):
             session = self._sessions.open_sessions.get(session_id)
-            if session is None and (ended := self._ended.get(session_id)) is not None:
-                session = None if report.status is AcctStatus.START else ended[1]
+            if session is None and report.status is not AcctStatus.START:
+                session = self._held.ended(session_id)
             if session is not None and session.nas is not None and session.nas.name.is_same(report.nas):
                 return session
         return None
@@ -211,11 +197,12 @@ class Accounting:
                     request.refusal or AttachRefusal.UNKNOWN_SESSION, "it ended before it began here"
                 )
             request = replace(request, grant=self._grant(event, request.apn, session_id))
-            session = await self._sessions.open(request)
+            held = holder_of(event.client, nas_of(event), self._clients)
+            session = await self._sessions.open(request, holder_of=held)
         except Refused as refusal:
             if report.status is AcctStatus.START or not session_id or request.refusal is not None:
                 raise
-            carried = Grant(session_id, report.framed_address or IPv4Address(0))
+            carried = Grant(session_id, _framed(report) or IPv4Address(0))
             session = await self._sessions.carried_unopened(replace(request, grant=carried), refusal)
             self.forget(session)
             return session
@@ -226,7 +213,6 @@ class Accounting:
         report, client = event.report, event.client
         promised = self._admissions.apn_of(report.imsi, (client.name, report.nas))
         apn = apn_of(client, report.apns, self._sessions.is_served, promised)
-        nas = nas_of(event)
         return OpenSession(
             access=Access.RADIUS,
             imsi=report.imsi,
@@ -234,18 +220,17 @@ class Accounting:
             imei=report.imei,
             msisdn=report.msisdn,
             location=report.location,
-            nas=nas,
-            holder_of=holder_of(client, nas, self._clients),
+            nas=nas_of(event),
             refusal=foreign(client, report.imsi, apn),
         )
 
     def _grant(self, event: AccountingRequested, apn: str, session_id: str) -> Grant:
         report, client = event.report, event.client
         if client.terms.own_addresses:
-            address = report.framed_address or IPv4Address(0)
+            address = _framed(report) or IPv4Address(0)
             return Grant(session_id or self._admissions.fresh_id(), address, is_lent=False)
         pool, asker = self._sessions.pool_of(apn), (client.name, report.nas)
-        return self._admissions.redeem(report.imsi, asker, session_id, report.framed_address, pool)
+        return self._admissions.redeem(report.imsi, asker, session_id, _framed(report), pool)
 
     def _demand_recent(self, session_id: str) -> None:
         """Raises ``Refused(UNKNOWN_SESSION)`` for an id that is too old to know that it is not over."""
@@ -256,12 +241,15 @@ class Accounting:
 
     # -- what it says ---------------------------------------------------------------------------------
 
-    async def _record(self, session: Session, event: AccountingRequested) -> tuple[Outcome, str]:
+    async def _record(
+        self, session: Session, event: AccountingRequested, *, is_open: bool
+    ) -> tuple[Outcome, str]:
+        """Raises ``Refused`` when the session ends meanwhile."""
         report, session_id = event.report, session.session_id
-        is_open = session_id in self._sessions.open_sessions
         if is_open:
-            self._heard[session_id] = self._clock.monotonic()
-            session = await self._moved(session, report)
+            self._held.heard(session_id, event.received)
+            if (change := _change_of(session, report)) is not None:
+                session = await self._sessions.modify(change)
         became = "recorded"
         if not await self._usage.report(session, report.volume, self._ceiling(session, event)):
             became = "quarantined"
@@ -273,14 +261,6 @@ class Accounting:
             else:
                 await self._sessions.finish(session_id)
         return Recorded(), became
-
-    async def _moved(self, session: Session, report: AccountingReport) -> Session:
-        location = None if report.location == NOWHERE else report.location
-        place = (location or session.location, report.imei or session.imei)
-        if place == (session.location, session.imei):
-            return session
-        change = ModifySession(session_id=session.session_id, location=location, imei=report.imei)
-        return await self._sessions.modify(change)
 
     def _ceiling(self, session: Session, event: AccountingRequested) -> Ceiling:
         """A NAS that asks no access may have carried a session for as long as it says; one that holds devices
@@ -340,75 +320,6 @@ class Accounting:
         if event.report.status is not AcctStatus.STOP:
             self._disconnect(Ending(event.report.imsi, nas_of(event), event.client.known_as))
 
-    # -- restarts of NASes ----------------------------------------------------------------------------
-
-    async def _restarted(self, event: AccountingRequested) -> tuple[Outcome, str]:
-        """What a NAS held before it began anew is over (RFC 2866 §5.1, §5.2)."""
-        report, client, now = event.report, event.client, self._clock.now()
-        if not self._has_room_for_restart(client, now):
-            return NotRecorded(), "too_many_restarts"
-        first, heard = await self._first_heard_at(client, report.authenticator, now)
-        is_new = first == heard
-        self._restarts_of[client.name, day_of(now)] += is_new  # who repeats one uses up nothing
-        delay = timedelta(seconds=report.delay_s)
-        before, is_timely = heard - delay, False
-        if report.event_timestamp is not None:
-            happened = datetime.fromtimestamp(report.event_timestamp, UTC)
-            is_timely = abs(now - delay - happened) <= TIMESTAMP_OFF_MAX
-            before = min(before, happened + TIMESTAMP_OFF_MAX)
-        if client.terms.require_event_timestamp and not is_timely:
-            self._note(
-                "restart ignored", client.known_as, f"{report.nas}: no Event-Timestamp of these minutes"
-            )
-            return Recorded(), "restart_ignored"
-        for session in self._held_by(event):
-            if session.opened <= before:
-                with suppress(Refused):  # over already
-                    await self._sessions.close(session.session_id, CloseReason.PEER_LOST)
-        return Recorded(), "restarted" if is_new else "restart_repeated"
-
-    async def _first_heard_at(
-        self, client: NasNetwork, authenticator: bytes, now: datetime
-    ) -> tuple[datetime, datetime]:
-        """When it was heard first by this tenure, and at all, which is durable; raises ``Unavailable``."""
-        key = (client.name, authenticator)
-        if (first := self._first_heard.get(key)) is None:
-            first = now
-            self._first_heard.put(key, client.name, first)
-        heard = await self._restarts.first_heard(*key, first)
-        self._first_heard.pop(key)
-        return first, heard
-
-    def _has_room_for_restart(self, client: NasNetwork, now: datetime) -> bool:
-        key = (client.name, day_of(now))
-        if key not in self._restarts_of:
-            self._restarts_of = Counter(
-                {each: n for each, n in self._restarts_of.items() if each[1] == key[1]}
-            )
-        return self._restarts_of[key] < RESTARTS_A_DAY_MAX
-
-    def _held_by(self, event: AccountingRequested) -> list[Session]:
-        """The sessions of the NAS that speaks. An address alone does not tell NASes apart that share it and
-        have identifiers.
-        """
-        name, held = event.report.nas, []
-        for session in self._sessions.open_sessions.values():
-            nas = session.nas
-            if nas is not None and nas.network == event.client.name and nas.name.is_same(name):
-                held.append((nas.nas_identifier, session))
-        are_several = not name.identifier and len({identifier for identifier, _ in held if identifier}) > 1
-        return [session for identifier, session in held if not (are_several and identifier)]
-
-    def _discard(self, session: Session) -> None:
-        """Nothing more is waited for of a session that is over."""
-        session_id = session.session_id
-        if session_id in (known := self._by_name.get(name := _name_of(session), ())):
-            if others := tuple(each for each in known if each != session_id):
-                self._by_name[name] = others
-            else:
-                del self._by_name[name]
-        self._usage.discard(session_id)
-
 
 def nas_of(event: AccountingRequested) -> Nas:
     """The NAS, and how it names the session."""
@@ -420,21 +331,19 @@ def nas_of(event: AccountingRequested) -> Nas:
         acct_session_id=report.acct_session_id,
         ip_address=name.ip_address,
         user_name=report.user_name,
-        framed_address="" if report.framed_address is None else str(report.framed_address),
+        framed_address=report.framed_address,
         says_imsi=report.says_imsi,
         has_own_address=event.client.terms.own_addresses,
     )
 
 
-def _demand_own(session: Session, event: AccountingRequested) -> None:
-    """Raises ``Refused(UNKNOWN_SESSION)`` unless it is this NAS's to speak of."""
-    nas, report = session.nas, event.report
-    is_its_own = nas is not None and nas.network == event.client.name and nas.name.is_same(report.nas)
-    if not is_its_own or report.imsi not in ("", session.imsi):
-        raise Refused(AttachRefusal.UNKNOWN_SESSION, f"{session.session_id} is another's")
+def _framed(report: AccountingReport) -> IPv4Address | None:
+    return IPv4Address(report.framed_address) if report.framed_address else None
 
 
-def _name_of(session: Session) -> Name:
-    """What its NAS calls it, without who that is."""
-    nas = session.nas
-    return (nas.network, session.imsi, nas.acct_session_id) if nas else ("", session.imsi, "")
+def _change_of(session: Session, report: AccountingReport) -> ModifySession | None:
+    """To where the device has moved, or into which device its SIM; ``None``: nothing is new."""
+    location = None if report.location == NOWHERE else report.location
+    if location in (None, session.location) and report.imei in ("", session.imei):
+        return None
+    return ModifySession(session_id=session.session_id, location=location, imei=report.imei)

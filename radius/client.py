@@ -7,19 +7,20 @@ Rules:
 - An identifier is used once at a time towards one NAS; who finds none free waits its turn.
 - Only an authentic answer from the address that was asked counts; everything else is dropped and counted.
 - Open requests are bounded for one NAS and in all, and one client has a share (``core.domain.shares``).
+- Time is an argument; the wall clock, for Event-Timestamp, is read by who asks and goes on with it.
 """
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime
+from heapq import heappop, heappush
 from ipaddress import IPv4Address
-from typing import NamedTuple
 
-from core.domain.session import Nas, Session
 from core.domain.shares import Places
 from core.errors import RemoteProtocolError
 from radius import attributes as a
-from radius.codec import Attribute, Code, decode, encode_signed_request, is_answer, vendor_attribute
+from radius.codec import Attribute, Code, Packet, decode, encode_signed_request, is_answer, vendor_attribute
+from radius.events import DisconnectFailed, Ending
 
 INITIAL_REPEAT_S = 1.0
 REPEAT_S_MAX = 16.0
@@ -35,47 +36,34 @@ FAILED_MAX = 10_000
 Peer = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The session that shall end, as its NAS named it; ``session`` when it was one of ours, ``client`` is
-    whose NAS it is.
-    """
-
-    imsi: str
-    nas: Nas
-    client: str = ""
-    session: Session | None = None
-
-
-class Ended(NamedTuple):
-    """How a request ended, if not by an acknowledgement; ``error_cause`` as in RFC 5176 §3.5, 0: none."""
-
-    ending: Ending
-    outcome: str
-    error_cause: int = 0
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Request:
+    """``epoch_s`` is the wall clock's time, in seconds since 1970, at the other clock's zero."""
+
     peer: Peer
     ending: Ending
     secret: bytes = field(repr=False)
+    epoch_s: float
+    identifier: int = 0
     data: bytes = b""
     tries: int = 0
-    due: float = 0.0
+    is_over: bool = False
 
 
 class DisconnectClient:
-    """The machine; ``outcomes`` counts how its requests ended, ``failed`` are those that ended in vain."""
+    """The machine; ``outcomes`` counts how its requests ended."""
 
     def __init__(self) -> None:
         self._asked: dict[tuple[Peer, int], _Request] = {}
         self._waiting: dict[Peer, deque[_Request]] = {}
+        self._timers: list[tuple[float, int, _Request]] = []
+        """When each is due, as a heap; one that is over leaves it then. The number decides between equals."""
+        self._timers_set = 0
         self._last_identifier = 0
         self._places = Places(OPEN_MAX)
         self._outgoing: list[tuple[bytes, Peer]] = []
+        self._failed: deque[DisconnectFailed] = deque(maxlen=FAILED_MAX)
         self.outcomes: Counter[str] = Counter()
-        self.failed: deque[Ended] = deque(maxlen=FAILED_MAX)
 
     def __len__(self) -> int:
         """Requests that are not answered yet."""
@@ -86,10 +74,13 @@ class DisconnectClient:
         if len(self._waiting.get(peer, ())) >= WAITING_MAX or not self._places.take(ending.client):
             self._fail(ending, "not_asked")
             return
-        self._waiting.setdefault(peer, deque()).append(_Request(peer, ending, secret))
-        self._send_waiting(peer, now, wall)
+        request = _Request(peer, ending, secret, wall.timestamp() - now)
+        self._waiting.setdefault(peer, deque()).append(request)
+        self._send_waiting(peer, now)
 
-    def receive_datagram(self, data: bytes, addr: Peer, now: float, wall: datetime) -> None:
+    # -- the seam -------------------------------------------------------------------------------------
+
+    def receive_datagram(self, data: bytes, addr: Peer, now: float) -> None:
         """Take one datagram in; never raises."""
         try:
             packet = decode(data)
@@ -102,50 +93,60 @@ class DisconnectClient:
         elif not is_answer(packet, request.data[4:20], request.secret):
             self.outcomes["not_authentic"] += 1
         elif packet.code in (Code.DISCONNECT_ACK, Code.DISCONNECT_NAK):
-            self._end(addr, packet.identifier)
-            if packet.code == Code.DISCONNECT_ACK:
-                self.outcomes["ended"] += 1
-            else:
-                self._fail(request.ending, "refused", packet.integer(a.ERROR_CAUSE) or 0)
-            self._send_waiting(addr, now, wall)
+            self._on_answer(request, packet, now)
 
-    def get_timer(self) -> float | None:
-        """When ``handle_timer`` is due."""
-        return min((request.due for request in self._asked.values()), default=None)
-
-    def handle_timer(self, now: float, wall: datetime) -> None:
-        """Repeat what is due, give up what was repeated enough."""
-        for key, request in list(self._asked.items()):
-            if request.due > now:
-                continue
-            if request.tries >= TRIES_MAX:
-                self._end(*key)
-                self._fail(request.ending, "not_answered")
-                self._send_waiting(request.peer, now, wall)
-            else:
-                self._send(request, now)
+    def next_event(self) -> DisconnectFailed | None:
+        """The next thing to be told, or nothing."""
+        return self._failed.popleft() if self._failed else None
 
     def datagrams_to_send(self) -> list[tuple[bytes, Peer]]:
         """What to send now, and where."""
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
+    def get_timer(self) -> float | None:
+        """When ``handle_timer`` is due."""
+        while self._timers and self._timers[0][2].is_over:
+            heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def handle_timer(self, now: float) -> None:
+        """Repeat what is due, give up what was repeated enough."""
+        while (due := self.get_timer()) is not None and due <= now:
+            request = heappop(self._timers)[2]
+            if request.tries >= TRIES_MAX:
+                self._end(request)
+                self._fail(request.ending, "not_answered")
+                self._send_waiting(request.peer, now)
+            else:
+                self._send(request, now)
+
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _end(self, peer: Peer, identifier: int) -> None:
-        self._places.give_back(self._asked.pop((peer, identifier)).ending.client)
+    def _on_answer(self, request: _Request, packet: Packet, now: float) -> None:
+        self._end(request)
+        if packet.code == Code.DISCONNECT_ACK:
+            self.outcomes["ended"] += 1
+        else:
+            self._fail(request.ending, "refused", packet.integer(a.ERROR_CAUSE) or 0)
+        self._send_waiting(request.peer, now)
+
+    def _end(self, request: _Request) -> None:
+        request.is_over = True
+        del self._asked[request.peer, request.identifier]
+        self._places.give_back(request.ending.client)
 
     def _fail(self, ending: Ending, outcome: str, error_cause: int = 0) -> None:
         self.outcomes[outcome] += 1
-        self.failed.append(Ended(ending, outcome, error_cause))
+        self._failed.append(DisconnectFailed(ending, outcome, error_cause))
 
-    def _send_waiting(self, peer: Peer, now: float, wall: datetime) -> None:
+    def _send_waiting(self, peer: Peer, now: float) -> None:
         waiting = self._waiting.get(peer, deque())
         while waiting and (identifier := self._free_identifier(peer)) is not None:
             request = waiting.popleft()
-            attributes = _name(request.ending, wall)
+            request.identifier = identifier
             request.data = encode_signed_request(
-                Code.DISCONNECT_REQUEST, identifier, attributes, request.secret
+                Code.DISCONNECT_REQUEST, identifier, _name(request, now), request.secret
             )
             self._asked[peer, identifier] = request
             self._send(request, now)
@@ -161,16 +162,18 @@ class DisconnectClient:
         return None
 
     def _send(self, request: _Request, now: float) -> None:
-        request.due = now + min(INITIAL_REPEAT_S * 2**request.tries, REPEAT_S_MAX)
+        due = now + min(INITIAL_REPEAT_S * 2**request.tries, REPEAT_S_MAX)
         request.tries += 1
+        self._timers_set += 1
+        heappush(self._timers, (due, self._timers_set, request))
         self._outgoing.append((request.data, request.peer))
 
 
-def _name(ending: Ending, wall: datetime) -> list[Attribute]:
+def _name(request: _Request, now: float) -> list[Attribute]:
     """The session and its NAS in the NAS's own words, for what it never said it may not know (RFC 5176 §3,
     401 and 503), and when this was asked (§6.3).
     """
-    nas, attributes = ending.nas, []
+    nas, attributes = request.ending.nas, []
     texts = (
         (a.USER_NAME, nas.user_name),
         (a.NAS_IDENTIFIER, nas.nas_identifier),
@@ -180,5 +183,6 @@ def _name(ending: Ending, wall: datetime) -> list[Attribute]:
     addresses = ((a.NAS_IP_ADDRESS, nas.ip_address), (a.FRAMED_IP_ADDRESS, nas.framed_address))
     attributes += [(type_, IPv4Address(text).packed) for type_, text in addresses if text]
     if nas.says_imsi:
-        attributes.append(vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, ending.imsi.encode()))
-    return [*attributes, (a.EVENT_TIMESTAMP, int(wall.timestamp()).to_bytes(4, "big"))]
+        imsi = request.ending.imsi.encode()
+        attributes.append(vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, imsi))
+    return [*attributes, (a.EVENT_TIMESTAMP, int(request.epoch_s + now).to_bytes(4, "big"))]

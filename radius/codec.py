@@ -3,18 +3,19 @@
 Rules:
 
 - A packet whose lengths do not add up is refused whole; octets after its length are padding (RFC 2865 §3).
-- Attributes keep their order, values stay octets; a Vendor-Specific attribute that is broken stays one that
-  nobody reads (RFC 2865 §5.26).
+- The values of one type keep their order (RFC 2865 §5) and stay octets; a Vendor-Specific attribute that is
+  broken stays one that nobody reads (RFC 2865 §5.26).
 - What we send carries Message-Authenticator first (the answer to CVE-2024-3596), Accounting-Response apart.
 - Secrets are arguments; nothing here keeps or shows one.
 """
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from ipaddress import IPv4Address
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from core.errors import LocalProtocolError, RemoteProtocolError
 from radius.attributes import (
@@ -33,6 +34,7 @@ PASSWORD_BYTES_MAX = 128
 CHAP_PASSWORD_BYTES = 17
 AUTHENTICATOR_BYTES = 16
 NO_AUTHENTICATOR = bytes(AUTHENTICATOR_BYTES)
+_UINT32 = struct.Struct(">I")
 _SIGNATURE_HEAD = bytes((MESSAGE_AUTHENTICATOR, 18))
 _UNSIGNED = _SIGNATURE_HEAD + NO_AUTHENTICATOR
 
@@ -55,18 +57,18 @@ Attribute = tuple[int, bytes]
 """Type and value."""
 
 
-class Packet(NamedTuple):
+class Packet(Struct, frozen=True, gc=False):
     """A decoded packet; ``data`` are its octets without padding, for the checks that need them.
 
-    ``firsts`` is the first value of each type; ``signature_at`` is where Message-Authenticator's value
-    stands in ``data``, 0 without one.
+    ``firsts`` is the first value of each type, ``others`` what follows of a type that came before, in order;
+    ``signature_at`` is where Message-Authenticator's value stands in ``data``, 0 without one.
     """
 
     code: int
     identifier: int
     authenticator: bytes
-    attributes: list[Attribute]
     firsts: Mapping[int, bytes]
+    others: Sequence[Attribute]
     data: bytes
     signature_at: int
 
@@ -78,33 +80,43 @@ class Packet(NamedTuple):
         """Every value of a type, in order."""
         if type_ not in self.firsts:
             return []
-        return [value for kind, value in self.attributes if kind == type_]
+        return [self.firsts[type_], *[value for kind, value in self.others if kind == type_]]
 
     def text(self, type_: int) -> str:
         """The first value as UTF-8; empty when there is none or it is no text."""
-        return text_of(self.firsts.get(type_))
+        return text_of(self.firsts[type_]) if type_ in self.firsts else ""
 
     def integer(self, type_: int) -> int | None:
         """The first value as a 32-bit number; ``None`` when there is none of four octets."""
-        value = self.firsts.get(type_)
-        return int.from_bytes(value, "big") if value is not None and len(value) == 4 else None
+        if type_ not in self.firsts:
+            return None
+        try:
+            number: int = _UINT32.unpack(self.firsts[type_])[0]
+        except struct.error:
+            return None
+        return number
 
-    def address(self, type_: int) -> IPv4Address | None:
-        """The first value as an IPv4 address."""
-        value = self.firsts.get(type_)
-        return IPv4Address(value) if value is not None and len(value) == 4 else None
+    def address(self, type_: int) -> str:
+        """The first value as a dotted quad; empty when there is none of four octets."""
+        if type_ not in self.firsts:
+            return ""
+        value = self.firsts[type_]
+        return f"{value[0]}.{value[1]}.{value[2]}.{value[3]}" if len(value) == 4 else ""
 
     def vendor(self, vendor: int) -> dict[int, bytes]:
         """The first value of each of a vendor's attributes."""
         found: dict[int, bytes] = {}
         prefix = vendor.to_bytes(4, "big")
-        for kind, value in self.attributes:
-            if kind == VENDOR_SPECIFIC and value[:4] == prefix:
-                if len(value) >= 6 and value[5] == len(value) - 4:  # one in it, as everybody sends them
-                    found.setdefault(value[4], value[6:])
-                    continue
-                for sub_type, sub_value in _vendor_attributes(value[4:]):
-                    found.setdefault(sub_type, sub_value)
+        for value in self.all(VENDOR_SPECIFIC):
+            if value[:4] != prefix:
+                continue
+            length = len(value)
+            if length >= 6 and value[5] == length - 4:  # one in it, as everybody sends them
+                if value[4] not in found:
+                    found[value[4]] = value[6:]
+                continue
+            for sub_type, sub_value in _vendor_attributes(value[4:]):
+                found.setdefault(sub_type, sub_value)
         return found
 
 
@@ -114,24 +126,27 @@ def decode(data: bytes) -> Packet:
     if not HEADER_BYTES <= length <= min(len(data), PACKET_BYTES_MAX):
         raise RemoteProtocolError(f"length {length} in {len(data)} octets")
     data = data[:length]
-    attributes: list[Attribute] = []
+    firsts: dict[int, bytes] = {}
+    others: list[Attribute] = []
     at, signature_at = HEADER_BYTES, 0
     while at + 2 <= length:
         type_, end = data[at], at + data[at + 1]
         if end < at + 2 or end > length:
             break
-        if type_ == MESSAGE_AUTHENTICATOR:
-            if signature_at:
-                raise RemoteProtocolError("two Message-Authenticators")
-            signature_at = at + 2
-        attributes.append((type_, data[at + 2 : end]))
+        if type_ not in firsts:
+            firsts[type_] = data[at + 2 : end]
+            if type_ == MESSAGE_AUTHENTICATOR:
+                signature_at = at + 2
+        elif type_ == MESSAGE_AUTHENTICATOR:
+            raise RemoteProtocolError("two Message-Authenticators")
+        else:
+            others.append((type_, data[at + 2 : end]))
         at = end
     if at != length:
         raise RemoteProtocolError("an attribute overruns the packet")
-    if len(attributes) > ATTRIBUTES_MAX:
+    if len(firsts) + len(others) > ATTRIBUTES_MAX:
         raise RemoteProtocolError(f"more than {ATTRIBUTES_MAX} attributes")
-    firsts = dict(reversed(attributes))
-    return Packet(data[0], data[1], data[4:HEADER_BYTES], attributes, firsts, data, signature_at)
+    return Packet(data[0], data[1], data[4:HEADER_BYTES], firsts, others, data, signature_at)
 
 
 def encode_response(code: Code, request: Packet, attributes: Iterable[Attribute], secret: bytes) -> bytes:
@@ -193,11 +208,10 @@ def is_authentic(packet: Packet, secret: bytes, authenticator: bytes | None = No
     at = packet.signature_at
     if not at:
         return None
-    value = packet.firsts[MESSAGE_AUTHENTICATOR]
-    data = packet.data
+    data, end = packet.data, at + AUTHENTICATOR_BYTES  # one of another length fits no digest
     header = data[:HEADER_BYTES] if authenticator is None else data[:4] + authenticator
-    blank = header + data[HEADER_BYTES:at] + bytes(len(value)) + data[at + len(value) :]
-    return hmac.compare_digest(hmac.digest(secret, blank, "md5"), value)
+    blank = header + data[HEADER_BYTES:at] + NO_AUTHENTICATOR + data[end:]
+    return hmac.compare_digest(hmac.digest(secret, blank, "md5"), packet.firsts[MESSAGE_AUTHENTICATOR])
 
 
 def reveal_password(packet: Packet, secret: bytes) -> bytes | None:
@@ -250,9 +264,10 @@ def _plain(code: Code, identifier: int, authenticator: bytes, attributes: Iterab
 def _encoded(attributes: Iterable[Attribute]) -> bytes:
     body = b""
     for type_, value in attributes:
-        if len(value) > VALUE_BYTES_MAX:
-            raise LocalProtocolError(f"attribute {type_} of {len(value)} octets")
-        body += bytes((type_, len(value) + 2)) + value
+        length = len(value)
+        if length > VALUE_BYTES_MAX:
+            raise LocalProtocolError(f"attribute {type_} of {length} octets")
+        body += bytes((type_, length + 2)) + value
     return body
 
 
@@ -279,9 +294,9 @@ def _xor(left: bytes, right: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
 
-def text_of(value: bytes | None) -> str:
-    """A value as UTF-8; empty when there is none or it is no text."""
+def text_of(value: bytes) -> str:
+    """A value as UTF-8; empty when it is no text."""
     try:
-        return (value or b"").decode()
+        return value.decode()
     except UnicodeDecodeError:
         return ""

@@ -32,9 +32,9 @@ def cannot_be_checked(packet: Packet) -> bool:
         return True
     if _MICROSOFT in packet.data and _has_ms_chap(packet):
         return True
-    passwords = [*packet.all(a.USER_PASSWORD), *packet.all(a.CHAP_PASSWORD)]
-    if not passwords:
+    if not shows_password(packet):
         return False
+    passwords = [*packet.all(a.USER_PASSWORD), *packet.all(a.CHAP_PASSWORD)]
     if len(passwords) > 1 or len(packet.all(a.USER_NAME)) > 1:
         return True
     length = len(passwords[0])

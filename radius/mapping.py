@@ -6,12 +6,10 @@ is not there takes nothing away.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from enum import IntEnum
-from ipaddress import IPv4Address
-from itertools import islice
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from core.domain.ids import is_id
 from core.domain.reasons import AttachRefusal
@@ -41,6 +39,7 @@ SESSION_IDS_MAX = 4
 class AcctStatus(IntEnum):
     """Acct-Status-Type (RFC 2866 §5.1)."""
 
+    OTHER = 0  # tunnels and links of a NAS (RFC 2867), a failure, or a number that nobody has defined
     START = 1
     STOP = 2
     INTERIM_UPDATE = 3
@@ -48,8 +47,10 @@ class AcctStatus(IntEnum):
     ACCOUNTING_OFF = 8
 
 
-@dataclass(slots=True)
-class AccessRequest:
+_STATUSES: Mapping[int, AcctStatus] = {status.value: status for status in AcctStatus}
+
+
+class AccessRequest(Struct, frozen=True):
     """Who asks for access, and by what it wants to be known. ``packet`` and ``secret`` check its password.
 
     ``apns`` are the access points that Called-Station-Id may mean, in order. ``refusal``: why it cannot be
@@ -58,15 +59,23 @@ class AccessRequest:
 
     imsi: str
     nas: NasName
-    user_name: str
     apns: tuple[str, ...]
     msisdn: str
     imei: str
     location: Location
     refusal: AttachRefusal | None
     must_prove: bool
-    packet: Packet = field(repr=False)
-    secret: bytes = field(repr=False)
+    packet: Packet
+    secret: bytes
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        return f"AccessRequest(imsi={self.imsi!r}, nas={self.nas!r}, user_name={self.user_name!r})"
+
+    @property
+    def user_name(self) -> str:
+        """User-Name, which need not be who it is."""
+        return self.packet.text(a.USER_NAME)
 
     def knows(self, user_name: str, password: bytes) -> bool:
         """Whether it was sent under this name with this password, by PAP or CHAP."""
@@ -76,43 +85,77 @@ class AccessRequest:
         return chap if chap is not None else reveal_password(self.packet, self.secret) == password
 
 
-class AccountingReport(NamedTuple):
+class AccountingReport(Struct, frozen=True):
     """One Accounting-Request. Counters are absolute, 64 bits; 0 where the NAS told none, and as the highest
-    counts, that takes nothing away. ``delay_s``: for how long it has been trying to say this; ``session_s``:
-    how long it says the session has lasted. ``session_ids`` are the Class attributes that may be ours.
-    ``authenticator`` is of no two packets the same, but of their repeats.
+    counts, that takes nothing away. ``session_ids`` are the Class attributes that may be ours. What most
+    reports need not be asked for is read from ``packet`` when it is.
     """
 
     status: AcctStatus
     nas: NasName
-    acct_session_id: str
     session_ids: tuple[str, ...]
-    user_name: str
     imsi: str
     says_imsi: bool
-    apns: tuple[str, ...]
-    msisdn: str
     imei: str
-    framed_address: IPv4Address | None
     volume: Volume
-    delay_s: int
-    session_s: int
-    event_timestamp: int | None
     location: Location
-    authenticator: bytes
+    packet: Packet
+
+    @property
+    def acct_session_id(self) -> str:
+        """By what its NAS knows the session; empty when it did not say."""
+        return self.packet.text(a.ACCT_SESSION_ID)
+
+    @property
+    def user_name(self) -> str:
+        """User-Name, which need not be who it is."""
+        return self.packet.text(a.USER_NAME)
+
+    @property
+    def apns(self) -> tuple[str, ...]:
+        """The access points that Called-Station-Id may mean, in order."""
+        return _apns(self.packet)
+
+    @property
+    def msisdn(self) -> str:
+        """Calling-Station-Id."""
+        return self.packet.text(a.CALLING_STATION_ID)
+
+    @property
+    def framed_address(self) -> str:
+        """The device's address, a dotted quad; empty without one."""
+        return self.packet.address(a.FRAMED_IP_ADDRESS)
+
+    @property
+    def delay_s(self) -> int:
+        """For how long the NAS has been trying to say this."""
+        return self.packet.integer(a.ACCT_DELAY_TIME) or 0
+
+    @property
+    def session_s(self) -> int:
+        """How long the NAS says the session has lasted."""
+        return self.packet.integer(a.ACCT_SESSION_TIME) or 0
+
+    @property
+    def event_timestamp(self) -> int | None:
+        """When it happened, in seconds since 1970."""
+        return self.packet.integer(a.EVENT_TIMESTAMP)
+
+    @property
+    def authenticator(self) -> bytes:
+        """Of no two packets the same, but of their repeats."""
+        return self.packet.authenticator
 
 
 def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collection[str]) -> AccessRequest:
     """Read an Access-Request from the address ``source``; ``realms`` as in ``RadiusClient``."""
     tgpp = packet.vendor(a.VENDOR_3GPP)
-    user_name = packet.text(a.USER_NAME)
     return AccessRequest(
-        imsi=_imsi(tgpp, user_name, realms),
+        imsi=_imsi(tgpp, packet, realms),
         nas=_nas_name(packet, source),
-        user_name=user_name,
         apns=_apns(packet),
         msisdn=packet.text(a.CALLING_STATION_ID),
-        imei=text_of(tgpp.get(a.TGPP_IMEISV)),
+        imei=_text(tgpp, a.TGPP_IMEISV),
         location=_location(tgpp),
         refusal=_refusal(packet, tgpp),
         must_prove=a.TGPP_IMSI not in tgpp and shows_password(packet),
@@ -122,36 +165,27 @@ def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collec
 
 
 def accounting_report_of(packet: Packet, source: str, realms: Collection[str]) -> AccountingReport | None:
-    """Read an Accounting-Request; ``None`` when it says nothing that is known here."""
-    try:
-        status = AcctStatus(packet.integer(a.ACCT_STATUS_TYPE) or 0)
-    except ValueError:
+    """Read an Accounting-Request; ``None`` when it lacks Acct-Status-Type (RFC 2866 §5.13: exactly one)."""
+    status_type = packet.integer(a.ACCT_STATUS_TYPE)
+    if status_type is None:
         return None
+    status = _STATUSES.get(status_type, AcctStatus.OTHER)
     tgpp = packet.vendor(a.VENDOR_3GPP)
-    user_name = packet.text(a.USER_NAME)
     return AccountingReport(
         status=status,
         nas=_nas_name(packet, source),
-        acct_session_id=packet.text(a.ACCT_SESSION_ID),
-        session_ids=tuple(islice(_ids(packet.all(a.CLASS)), SESSION_IDS_MAX)),
-        user_name=user_name,
-        imsi=_imsi(tgpp, user_name, realms),
+        session_ids=_session_ids(packet),
+        imsi=_imsi(tgpp, packet, realms),
         says_imsi=a.TGPP_IMSI in tgpp,
-        apns=_apns(packet),
-        msisdn=packet.text(a.CALLING_STATION_ID),
-        imei=text_of(tgpp.get(a.TGPP_IMEISV)),
-        framed_address=packet.address(a.FRAMED_IP_ADDRESS),
+        imei=_text(tgpp, a.TGPP_IMEISV),
         volume=Volume(
             up_bytes=_octets(packet, a.ACCT_INPUT_OCTETS, a.ACCT_INPUT_GIGAWORDS),
             down_bytes=_octets(packet, a.ACCT_OUTPUT_OCTETS, a.ACCT_OUTPUT_GIGAWORDS),
             up_packets=packet.integer(a.ACCT_INPUT_PACKETS) or 0,
             down_packets=packet.integer(a.ACCT_OUTPUT_PACKETS) or 0,
         ),
-        delay_s=packet.integer(a.ACCT_DELAY_TIME) or 0,
-        session_s=packet.integer(a.ACCT_SESSION_TIME) or 0,
-        event_timestamp=packet.integer(a.EVENT_TIMESTAMP),
         location=_location(tgpp),
-        authenticator=packet.authenticator,
+        packet=packet,
     )
 
 
@@ -185,23 +219,28 @@ def reply_message(reason: AttachRefusal) -> Attribute:
     return a.REPLY_MESSAGE, REPLY_MESSAGES[reason].encode()[:REPLY_MESSAGE_BYTES_MAX]
 
 
-def _imsi(tgpp: Mapping[int, bytes], user_name: str, realms: Collection[str]) -> str:
+def _text(tgpp: Mapping[int, bytes], type_: int) -> str:
+    return text_of(tgpp[type_]) if type_ in tgpp else ""
+
+
+def _imsi(tgpp: Mapping[int, bytes], packet: Packet, realms: Collection[str]) -> str:
     """The network's word goes first; a name of a realm that is not served is nobody's."""
-    if found := _USER.match(text_of(tgpp.get(a.TGPP_IMSI))):
+    if found := _USER.match(_text(tgpp, a.TGPP_IMSI)):
         return found["imsi"]
-    found = _USER.match(user_name)
+    found = _USER.match(packet.text(a.USER_NAME))
     if found is None:
         return ""
     named = {each.lower() for each in (found["prefix"], found["realm"]) if each}
     return found["imsi"] if not realms or named.issubset(realms) else ""
 
 
-def _ids(values: Iterable[bytes]) -> Iterator[str]:
-    return (text for value in values if is_id(text := text_of(value)))
+def _session_ids(packet: Packet) -> tuple[str, ...]:
+    ids = [text for value in packet.all(a.CLASS) if is_id(text := text_of(value))]
+    return (*ids[:SESSION_IDS_MAX],)
 
 
 def _nas_name(packet: Packet, source: str) -> NasName:
-    return NasName(packet.text(a.NAS_IDENTIFIER), str(packet.address(a.NAS_IP_ADDRESS) or ""), source)
+    return NasName(packet.text(a.NAS_IDENTIFIER), packet.address(a.NAS_IP_ADDRESS), source)
 
 
 def _apns(packet: Packet) -> tuple[str, ...]:
@@ -218,7 +257,7 @@ def _apns(packet: Packet) -> tuple[str, ...]:
 def _refusal(packet: Packet, tgpp: Mapping[int, bytes]) -> AttachRefusal | None:
     if cannot_be_checked(packet):
         return AttachRefusal.AUTHENTICATION_NOT_SUPPORTED
-    if tgpp.get(a.TGPP_PDP_TYPE, b"\0\0\0\0") not in _PDP_TYPES:
+    if a.TGPP_PDP_TYPE in tgpp and tgpp[a.TGPP_PDP_TYPE] not in _PDP_TYPES:
         return AttachRefusal.PDP_TYPE_NOT_SUPPORTED
     return None
 

@@ -1,11 +1,8 @@
 """The RADIUS door: the shell around its machines, where sockets, tasks and the session service are.
 
-Rules:
-
-- Access-Accept promises, Accounting-Start opens (``radius.accounting``).
-- A device is let in by what can be checked: the word of a network that knows its SIM, or a password that its
-  group demands.
-- Whoever is turned away finds the reason in the log, and its customer in the SIM's history.
+Rule: a datagram is handed to its port's machine at once and never waits; a decision is begun at once and
+becomes a task if it must wait, in a number that the machine bounds; whatever it ends with, its request is
+answered, or gets silence.
 """
 
 import asyncio
@@ -13,34 +10,32 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Access, CloseReason, Session
+from core.domain.session import CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.network import Address, DatagramSocket, Network
 from core.services.running.eager import begin
-from core.services.sessions.requests import OpenSession
+from core.services.running.transmission import Transmission
 from radius.accounting import Accounting, Books
-from radius.client import DisconnectClient, Ended, Ending
-from radius.notices import Notices
-from radius.server import (
+from radius.authentication import Authentication
+from radius.client import DisconnectClient
+from radius.events import (
     AccessRequested,
     AccountingRequested,
-    Denied,
-    Event,
-    Granted,
-    NasNetwork,
+    DisconnectFailed,
+    Ending,
     NotRecorded,
     Outcome,
-    RadiusServer,
-    Service,
+    ServerEvent,
+    StrangerHeard,
 )
-from radius.terms import apn_of, foreign
-
-TICK_S = 1.0
+from radius.networks import NasNetwork, NasNetworks
+from radius.notices import Notices
+from radius.server import KEPT_S, RadiusServer, ServerPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +45,14 @@ class RadiusAddresses:
     authentication: Address
     accounting: Address
     disconnect: Address
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    """A port's machine, and what drives it."""
+
+    server: RadiusServer
+    transmission: Transmission[ServerEvent]
 
 
 class RadiusDoor:
@@ -72,10 +75,13 @@ class RadiusDoor:
         self._sessions = books.sessions
         self._admissions = books.admissions
         self._clock = clock
-        self._interim_interval_s = interim_interval_s
-        self._server = RadiusServer(clients)
-        self._client = DisconnectClient()
         self._notices = Notices()
+        self._authentication = Authentication(
+            sessions=books.sessions,
+            admissions=books.admissions,
+            interim_interval_s=interim_interval_s,
+            note=self._note,
+        )
         self._accounting = Accounting(
             books=books,
             clients=self._clients,
@@ -84,8 +90,12 @@ class RadiusDoor:
             disconnect=self._disconnect,
             note=self._note,
         )
-        self._sockets: dict[Service, DatagramSocket] = {}
-        self._disconnect_socket: DatagramSocket | None = None
+        networks = NasNetworks(clients)
+        self._authentication_port = self._make_port(ServerPort.AUTHENTICATION, networks)
+        self._accounting_port = self._make_port(ServerPort.ACCOUNTING, networks)
+        self._client = DisconnectClient()
+        self._disconnects = Transmission(self._client, clock=clock, heed=self._heed_failed)
+        self._sockets: list[DatagramSocket] = []
         self._tasks: asyncio.TaskGroup | None = None
         self.answers: Counter[tuple[str, ...]] = Counter()
         """What became of requests, by client: ``accepted`` or why not, ``recorded``, ``kept_apart`` …"""
@@ -93,7 +103,7 @@ class RadiusDoor:
     @property
     def dropped(self) -> Counter[str]:
         """What got silence, by reason."""
-        return self._server.dropped
+        return self._authentication_port.server.dropped + self._accounting_port.server.dropped
 
     @property
     def disconnects(self) -> Counter[str]:
@@ -112,37 +122,35 @@ class RadiusDoor:
         """
         if not self._clients:
             return
-        listen = {
-            Service.AUTHENTICATION: self._addresses.authentication,
-            Service.ACCOUNTING: self._addresses.accounting,
-        }
-        for service, address in listen.items():
-            self._sockets[service] = await self._network.open_datagram(
-                address, partial(self._receive, service)
-            )
-        self._disconnect_socket = await self._network.open_datagram(
-            self._addresses.disconnect, self._receive_disconnect_answer
-        )
+        await self._listen(self._authentication_port.transmission, self._addresses.authentication)
+        await self._listen(self._accounting_port.transmission, self._addresses.accounting)
+        await self._listen(self._disconnects, self._addresses.disconnect)
+
+    async def _listen(self, transmission: Transmission[Any], address: Address) -> None:
+        bound = await self._network.open_datagram(address, transmission.receive)
+        self._sockets.append(bound)
+        transmission.send_by(bound.send)
 
     async def run(self) -> None:
-        """Decide events and keep the times, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            self._pump()
+        """Decide requests and keep the times, until cancelled."""
+        async with asyncio.TaskGroup() as decisions:
+            self._tasks = decisions
             try:
-                while True:
-                    await asyncio.sleep(TICK_S)
-                    await self._tick()
+                async with asyncio.TaskGroup() as keeping:
+                    for transmission in self._transmissions():
+                        keeping.create_task(transmission.run())
+                    keeping.create_task(self._accounting.run())
+                    keeping.create_task(self._admissions.run())
             finally:
                 self._tasks = None
 
     def close(self) -> None:
         """Take nothing in and answer nothing any more. Idempotent."""
-        for bound in (*self._sockets.values(), self._disconnect_socket):
-            if bound is not None:
-                bound.close()
+        for transmission in self._transmissions():
+            transmission.send_by(None)
+        for bound in self._sockets:
+            bound.close()
         self._sockets.clear()
-        self._disconnect_socket = None
 
     # -- AccessDoor -----------------------------------------------------------------------------------
 
@@ -177,25 +185,35 @@ class RadiusDoor:
 
     # -- the shell ------------------------------------------------------------------------------------
 
-    def _receive(self, service: Service, data: bytes, addr: Address) -> None:
-        self._server.receive_datagram(service, data, addr, self._clock.monotonic())
-        self._pump()
+    def _make_port(self, port: ServerPort, networks: NasNetworks) -> _Port:
+        server = RadiusServer(port, networks)
+        return _Port(server, Transmission(server, clock=self._clock, heed=self._heed, shortest_s=KEPT_S))
 
-    def _receive_disconnect_answer(self, data: bytes, addr: Address) -> None:
-        self._client.receive_datagram(data, addr, self._clock.monotonic(), self._clock.now())
-        self._pump()
+    def _transmissions(self) -> list[Transmission[Any]]:
+        ports = (self._authentication_port, self._accounting_port)
+        return [*(port.transmission for port in ports), self._disconnects]
 
-    def _pump(self) -> None:
-        """Send what is to be sent, tell and decide what is to be told and decided."""
-        self._send()
-        for address in self._server.strangers:
-            self._note("request of no client", "", f"from {address}")
-        self._server.strangers.clear()
-        if self._tasks is not None:
-            while self._client.failed:
-                begin(self._tasks, self._tell_failed(self._client.failed.popleft()))
-            while (event := self._server.next_event()) is not None:
-                begin(self._tasks, self._decide(event))
+    def _heed(self, event: ServerEvent) -> None:
+        if isinstance(event, StrangerHeard):
+            self._note("request of no client", "", f"from {event.address}")
+        elif self._tasks is not None:
+            begin(self._tasks, self._decide(event))
+
+    async def _decide(self, event: AccessRequested | AccountingRequested) -> None:
+        outcome: Outcome
+        port = self._authentication_port
+        try:
+            match event:
+                case AccessRequested():
+                    outcome, became = await self._authentication.answer(event)
+                case AccountingRequested():
+                    port = self._accounting_port
+                    outcome, became = await self._accounting.answer(event)
+        except Unavailable:
+            outcome, became = NotRecorded(), "unavailable"
+        self.answers[event.client.known_as, became] += 1
+        port.server.answer(event.token, outcome, self._clock.monotonic())
+        port.transmission.transmit()
 
     def _note(self, kind: str, client: str, text: str) -> None:
         self._notices.write(kind, client, text, self._clock.monotonic())
@@ -206,12 +224,16 @@ class RadiusDoor:
             return  # it is configured no more
         peer, now = (nas.address, client.disconnect_port), self._clock.monotonic()
         self._client.disconnect(ending, peer, client.secret, now, self._clock.now())
-        self._send()
+        self._disconnects.transmit()
 
-    async def _tell_failed(self, ended: Ended) -> None:
+    def _heed_failed(self, event: DisconnectFailed) -> None:
+        if self._tasks is not None:
+            begin(self._tasks, self._tell_failed(event))
+
+    async def _tell_failed(self, failed: DisconnectFailed) -> None:
         """The NAS did not end a session: its device may still be on line."""
-        ending, nas = ended.ending, ended.ending.nas
-        cause, error_cause = f"disconnect_{ended.outcome}", ended.error_cause
+        ending, nas = failed.ending, failed.ending.nas
+        cause, error_cause = f"disconnect_{failed.outcome}", failed.error_cause
         text = f"NAS {nas.identifier} at {nas.address}, IMSI {ending.imsi}, session {nas.acct_session_id!r}"
         text += f", Error-Cause {error_cause}" if error_cause else ""
         self._note(cause, ending.client, text)  # not by Error-Cause: of these a NAS has as many as it likes
@@ -219,66 +241,3 @@ class RadiusDoor:
         if ending.session is not None:
             with suppress(Unavailable):  # the line above stands
                 await self._sessions.remark(ending.session, cause)
-
-    def _send(self) -> None:
-        for service, data, peer in self._server.datagrams_to_send():
-            if service in self._sockets:
-                self._sockets[service].send(data, peer)
-        for data, peer in self._client.datagrams_to_send():
-            if self._disconnect_socket is not None:
-                self._disconnect_socket.send(data, peer)
-
-    async def _tick(self) -> None:
-        now = self._clock.monotonic()
-        self._client.handle_timer(now, self._clock.now())
-        self._pump()
-        self._admissions.expire()
-        await self._accounting.tick()
-
-    async def _decide(self, event: Event) -> None:
-        outcome: Outcome
-        try:
-            match event:
-                case AccessRequested():
-                    outcome, became = await self._admit(event)
-                case AccountingRequested():
-                    outcome, became = await self._accounting.account(event)
-        except Unavailable:
-            outcome, became = NotRecorded(), "unavailable"
-        self.answers[event.client.known_as, became] += 1
-        self._server.answer(event.token, outcome)
-        self._send()
-
-    async def _admit(self, event: AccessRequested) -> tuple[Outcome, str]:
-        asked, client = event.request, event.client
-        apn = apn_of(client, asked.apns, self._sessions.is_served)
-        request = OpenSession(
-            access=Access.RADIUS,
-            imsi=asked.imsi,
-            apn=apn,
-            imei=asked.imei,
-            msisdn=asked.msisdn,
-            location=asked.location,
-            proof=asked.knows,
-            refusal=asked.refusal or foreign(client, asked.imsi, apn),
-            must_prove=asked.must_prove and client.terms.check_passwords,
-        )
-        try:
-            sim = await self._sessions.permit(request)
-            if client.terms.own_addresses:
-                expected = self._admissions.expect(asked.imsi, (client.name, asked.nas), apn=apn)
-                return Granted(None, expected.session_id.encode(), self._interim_interval_s), "accepted"
-            grant = self._admissions.promise(
-                asked.imsi,
-                (client.name, asked.nas),
-                apn=apn,
-                static_address=sim.static_address,
-                pool=self._sessions.pool_of(apn),
-            )
-        except Refused as refusal:
-            who = f"IMSI {asked.imsi}" if asked.imsi else f"user {asked.user_name!r}"
-            self._note("access rejected", client.known_as, f"{who} at {asked.nas}, APN {apn!r}: {refusal}")
-            reason = refusal.reason
-            reason = reason if isinstance(reason, AttachRefusal) else AttachRefusal.NO_RESOURCES
-            return Denied(reason), reason.value
-        return Granted(grant.address, grant.session_id.encode(), self._interim_interval_s), "accepted"

@@ -6,9 +6,11 @@ Rule: a client speaks for its own SIMs and sessions; one NAS of it is not anothe
 from collections.abc import Callable, Mapping, Sequence
 
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Holder, HolderOf
 from core.domain.session import Nas, Session
-from core.services.sessions.requests import Holder, HolderOf
-from radius.server import NasNetwork
+from core.errors import Refused
+from radius.mapping import AccountingReport
+from radius.networks import NasNetwork
 
 
 def apn_of(
@@ -17,8 +19,10 @@ def apn_of(
     """The access point that a request means: the first named that is served, what was ``promised``, the
     client's own. Else what was named, which is unknown.
     """
-    served = (each for each in named if is_served(each))
-    return next(served, "") or promised or client.terms.default_apn or next(iter(named), "")
+    for each in named:
+        if is_served(each):
+            return each
+    return promised or client.terms.default_apn or (named[0] if named else "")
 
 
 def foreign(client: NasNetwork, imsi: str, apn: str) -> AttachRefusal | None:
@@ -45,3 +49,11 @@ def holder_of(client: NasNetwork, nas: Nas, clients: Mapping[str, NasNetwork]) -
         return Holder.YIELDING if is_allowed else Holder.OTHER
 
     return look
+
+
+def demand_own(session: Session, client: NasNetwork, report: AccountingReport) -> None:
+    """Raises ``Refused(UNKNOWN_SESSION)`` unless it is this NAS's to speak of."""
+    nas = session.nas
+    is_its_own = nas is not None and nas.network == client.name and nas.name.is_same(report.nas)
+    if not is_its_own or report.imsi not in ("", session.imsi):
+        raise Refused(AttachRefusal.UNKNOWN_SESSION, f"{session.session_id} is another's")

@@ -22,6 +22,7 @@ LOCKS = sorted(ROOT.glob("requirements*.lock"))
 
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 700
+FILES_ON_PATHS_MAX = (13, 8, 7, 10)
 BANNED_WORDS = {"manager", "helper", "helpers", "util", "utils"}
 CLOCK_AND_DICE = (
     "time.",
@@ -217,6 +218,15 @@ def test_no_module_is_dead() -> None:
 def test_every_path_in_a_document_exists(document: Path) -> None:
     paths = re.findall(r"`((?:[\w.\-]+/)+[\w.\-]*)`", document.read_text())
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_files_on_each_path_are_as_many_as_is_said() -> None:
+    """A ratchet, in this order: attach, uplink to bill, publish, suspend."""
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text().split("### Files on the path")[1].split("\n## ")[0]
+    rows = re.findall(r"^\|[^|]+\| (\d+) \|([^|]+)\|$", text, re.MULTILINE)
+    counts = [len(set(re.findall(r"`([^`]+)`", files))) for _, files in rows]
+    assert [int(said) for said, _ in rows] == counts
+    assert all(count <= most for count, most in zip(counts, FILES_ON_PATHS_MAX, strict=True)), counts
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)

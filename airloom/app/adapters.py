@@ -33,7 +33,7 @@ from core.ports.peers import Peers
 from core.ports.store import Store
 from core.ports.stream import Stream
 from core.services.metering.message_meter import MESSAGE_METER
-from core.services.sessions.service import LATE_S
+from core.services.sessions.recovery import LATE_S
 from gtp.userplane.links import device_mtus
 from gtp.userplane.slots import Slots, open_file
 from gtp.userplane.tun import Tun

@@ -13,11 +13,13 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
 from core.errors import ConfigurationError, Refused, Unavailable
 from core.ports.user_plane import PacketSink
+from core.services.cluster.holding import LeaseWords
 from core.services.cluster.reconciler import Reconciler
 from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
 from core.services.gateway.blocks import LOOP as BLOCKS_LOOP
 from core.services.gateway.blocks import UeBlocks, start_all
-from core.services.gateway.virtual_gateway import Tenure, VirtualGateway
+from core.services.gateway.lease_term import LeaseTerm
+from core.services.gateway.virtual_gateway import VirtualGateway
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
@@ -30,20 +32,26 @@ from core.services.sessions.service import Sessions
 from core.services.sessions.statics import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions
 from core.services.streaming.relay import EventRelay
-from gtp.endpoint import Causes
 from gtp.partners import Partner, Priority
 from gtp.service import GtpDoor
 from gtp.transaction import Timers
 from gtp.userplane.slots import Origin
 from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
+from gtp.version import Causes
 from radius.accounting import Books
-from radius.server import ClientTerms, NasNetwork
+from radius.networks import ClientTerms, NasNetwork
 from radius.service import RadiusAddresses, RadiusDoor
+
+GATEWAY_WORDS = LeaseWords(
+    starting="reading its sessions",
+    serving="serves its {} sessions now",
+    stopped="has stopped serving it, its sessions stay open",
+)
 
 
 class HeldGateway:
-    """Implements ``Seat``. ``before`` is the gateway's lease as it was before this tenure.
+    """Implements ``LeaseWorker``. ``before`` is the gateway's lease as it was before this term.
 
     ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
     its bearer is cut, ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
@@ -56,7 +64,7 @@ class HeldGateway:
         config: Config,
         adapters: Adapters,
         own: VirtualGatewayConfig,
-        tenure: Tenure,
+        term: LeaseTerm[GatewayLease],
         before: GatewayLease | None,
         end_at: EndAt,
         on_edge_packet: PacketSink,
@@ -80,7 +88,7 @@ class HeldGateway:
         addresses = AddressPool(quarantine_s=quarantine_s)
         apn_pools = {each: AddressPool(quarantine_s=quarantine_s) for each in config.gateway.apn_pools}
         self.gateway = VirtualGateway(
-            tenure=tenure,
+            term=term,
             address=str(own.address),
             addresses=addresses,
             teids=TeidPool(world.entropy.random_bytes, quarantine_s=quarantine_s),
@@ -94,7 +102,7 @@ class HeldGateway:
             addresses=own.addresses,
             mover=world.mover,
             gateway=self.gateway,
-            remaining_s=lambda: tenure.remaining_s,
+            remaining_s=lambda: term.remaining_s,
             faults=faults,
         )
         self._slots = world.open_slots(own.id)
@@ -103,18 +111,19 @@ class HeldGateway:
         self.apn_blocks = [self.make_blocks(own, pool, network) for network, pool in apn_pools.items()]
         self.usage = self.make_usage_meter()
         self.sessions = self.make_sessions()
-        self.reconciler = Reconciler(sessions=self.sessions, faults=faults)
-        self.dedicated = DedicatedBearers(sessions=self.sessions, gateway=self.gateway)
+        common = self.sessions.common
+        self.reconciler = Reconciler(index=common.index, modifier=self.sessions.modifier, faults=faults)
+        self.dedicated = DedicatedBearers(common=common, modifier=self.sessions.modifier)
         self.door = self.make_door()
         self.relay = self.make_relay()
-        self.sessions.on_event(self.relay.heed)
-        self.sessions.on_end(on_session_end)
-        self.sessions.on_close(self.door.closed)
-        for access in self.door.machines:
-            self.sessions.attach_door(access, self.door)
+        common.heed_event = self.relay.heed
+        common.heed_end = on_session_end
+        common.heed_close = self.door.closed
+        for access in self.door.endpoint.versions:
+            common.doors[access] = self.door
         self.reported = self.make_reported_usage()
         self.radius = self.make_radius_door()
-        self.sessions.attach_door(Access.RADIUS, self.radius)
+        common.doors[Access.RADIUS] = self.radius
         self.user_plane.on_edge_packet(on_edge_packet)
         self.user_plane.on_error_indication(self._heed_error_indication)
         self.door.on_asleep(self.user_plane.watch)
@@ -128,7 +137,7 @@ class HeldGateway:
         is_own = before is None or before.is_of(name, self._world.folder_id)
         settle = partial(start_all, (self.blocks, *self.apn_blocks))
         try:
-            recovered = await self.sessions.recover(settle, is_resumed=is_own)
+            recovered = await self.sessions.recovery.recover(settle, is_resumed=is_own)
         except Refused as refusal:
             gateway_id = self.gateway.gateway_id
             raise ConfigurationError(
@@ -137,7 +146,7 @@ class HeldGateway:
             ) from None
         if before is not None and not before.is_released:
             self.relay.heed(None)  # what its former holder had under way arrives unheard
-        for why in self.sessions.unreadable:
+        for why in self.sessions.recovery.unreadable:
             await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
             self._faults.passed_over("sessions", Fault.ITEM, why)
         if self.lost_counts:
@@ -165,8 +174,8 @@ class HeldGateway:
 
     def _supervised(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
         yield "reconciler", self.reconciler.run
-        yield "session-ends", self.sessions.finish_unfinished
-        yield "late-sessions", self.sessions.end_late
+        yield "session-ends", self.sessions.closer.finish_unfinished
+        yield "late-sessions", self.sessions.recovery.end_late
         for blocks in (self.blocks, *self.apn_blocks):
             yield BLOCKS_LOOP, blocks.run
         yield "usage-meter", self.usage.run
@@ -186,7 +195,7 @@ class HeldGateway:
     async def raise_restart_counter(self) -> int:
         """Have every peer give up what it has here, and end it here too; raises ``Unavailable``."""
         counter = await self.gateway.raise_restart_counter()
-        self.door.tell_restart(counter)
+        self.door.on_own_restart(counter)
         ending = [key for key, session in self.sessions.open_sessions.items() if session.tunnel is not None]
         await self.door.end_all(ending, CloseReason.LOST)
         return counter
@@ -213,8 +222,8 @@ class HeldGateway:
         await self._keeper.let_go()
 
     async def aclose(self) -> None:
-        """Sessions stay open for the next tenure; the slot table keeps what was not reported."""
-        with suppress(Unavailable):  # then it ends when the tenure would have
+        """Sessions stay open for the next term; the slot table keeps what was not reported."""
+        with suppress(Unavailable):  # then it ends when the term would have
             await self._keeper.let_go()
         await self.user_plane.aclose()
 
@@ -336,7 +345,7 @@ class HeldGateway:
     def make_idle(self) -> IdleSessions:
         """What ends sessions through which nothing goes."""
         idle = IdleSessions(
-            sessions=self.sessions,
+            index=self.sessions.common.index,
             clock=self._world.clock,
             idle_s=self._config.gateway.idle_s,
             end_all=lambda ended: self.door.end_all(ended, CloseReason.IDLE, tell_peer=True),
@@ -348,7 +357,7 @@ class HeldGateway:
         """What asks about sessions that a kill may have left without their answer."""
         before = self._before
         return UnansweredSessions(
-            sessions=self.sessions,
+            index=self.sessions.common.index,
             renewed=None if before is None or before.is_released else before.renewed,
             patience_s=_timers(self._config.gateway).patience_s,
             is_used=lambda session_id: self._up_packets(session_id) > 0,
@@ -388,7 +397,11 @@ class HeldGateway:
         """What records the counts of NASes."""
         world = self._world
         return ReportedUsage(
-            usage=world.store.usage, sessions=self.sessions, clock=world.clock, late_s=world.late_s
+            usage=world.store.usage,
+            index=self.sessions.common.index,
+            modifier=self.sessions.modifier,
+            clock=world.clock,
+            late_s=world.late_s,
         )
 
     def make_relay(self) -> EventRelay:
@@ -403,7 +416,7 @@ class HeldGateway:
         )
 
     def _heed_error_indication(self, session_id: str) -> None:
-        self.door.heed_error_indication(session_id, self._up_packets(session_id))
+        self.door.on_error_indication(session_id, self._up_packets(session_id))
 
     def _up_packets(self, session_id: str) -> int:
         counters = self.user_plane.counters(session_id)

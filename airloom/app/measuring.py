@@ -20,7 +20,11 @@ def make_telemetry(node: Node, guesses: Guesses) -> Telemetry:
     telemetry.watch_each(Metric.GUESSES_STOPPED, lambda: guesses.stopped)
     telemetry.watch_table(Metric.LOOP_FAULTS, lambda: node.faults.counts)
     telemetry.watch(Metric.LOOPS_STANDING, lambda: float(len(node.faults.standing)))
-    telemetry.watch_each(Metric.GATEWAYS, lambda: node.holdings.counts)
+    telemetry.watch_each(Metric.GATEWAYS, lambda: node.coordinator.counts)
+    telemetry.watch_each(
+        Metric.TRANSITIONS_REFUSED, lambda: node.coordinator.refused, machine="gateway_lease"
+    )
+    telemetry.watch_each(Metric.TRANSITIONS_REFUSED, lambda: node.chores.refused, machine="job_lease")
     _watch_gateways(telemetry, node)
     _watch_gtp(telemetry, node)
     _watch_radius(telemetry, node)
@@ -43,9 +47,10 @@ def _each(
 
 def _watch_gateways(telemetry: Telemetry, node: Node) -> None:
     each = partial(_each, telemetry, node)
-    each(Metric.SESSIONS_OPEN, lambda held: held.sessions.open_by_access)
+    each(Metric.SESSIONS_OPEN, lambda held: held.sessions.common.index.count_by_access)
     for access in Access:
         each(Metric.ATTACHES, partial(_attaches, access), access=access.value)
+    each(Metric.TRANSITIONS_REFUSED, lambda held: held.sessions.common.refused_events, machine="session")
     each(Metric.LEASES, lambda held: held.gateway.leases)
     telemetry.watch(
         Metric.USAGE_REPORTS,
@@ -122,6 +127,9 @@ def _watch_edge(telemetry: Telemetry, node: Node) -> None:
         telemetry.watch_each(
             Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}
         )
+        telemetry.watch_each(
+            Metric.TRANSITIONS_REFUSED, lambda: connections.refused_packets, machine="mqtt_connection"
+        )
 
 
 def _watch_chores(telemetry: Telemetry, node: Node) -> None:
@@ -135,46 +143,46 @@ def _watch_chores(telemetry: Telemetry, node: Node) -> None:
 
 
 def _attaches(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.sessions.attaches[access]
+    return held.sessions.opener.attaches[access]
 
 
 def _dropped(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.machines[access].dropped
+    return held.door.endpoint.versions[access].dropped
 
 
 def _path_events(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.machines[access].path_events
+    return held.door.endpoint.versions[access].path_events
 
 
 def _claims(access: Access, held: HeldGateway) -> Mapping[str, float]:
-    return held.door.machines[access].claims
+    return held.door.endpoint.versions[access].claims
 
 
 def _waiting(held: HeldGateway) -> Mapping[str, float]:
-    return {access.value: machine.waiting for access, machine in held.door.machines.items()}
+    return {access.value: version.waiting for access, version in held.door.endpoint.versions.items()}
 
 
 def _answers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     return {
-        (access.value, partner, machine.procedure_of(response_type), str(cause)): count
-        for access, machine in held.door.machines.items()
-        for (partner, response_type, cause), count in machine.answers.items()
+        (access.value, partner, version.procedure_of(response_type), str(cause)): count
+        for access, version in held.door.endpoint.versions.items()
+        for (partner, response_type, cause), count in version.answers.items()
     }
 
 
 def _peers(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     return Counter(
         (access.value, peer.partner, peer.path.path.value)
-        for access, machine in held.door.machines.items()
-        for peer in machine.peers()
+        for access in held.door.endpoint.versions
+        for peer in held.door.endpoint.peers(access)
         if peer.sessions
     )
 
 
 def _sessions_of_partners(held: HeldGateway) -> Mapping[tuple[str, ...], float]:
     found: Counter[tuple[str, ...]] = Counter()
-    for access, machine in held.door.machines.items():
-        for peer in machine.peers():
+    for access in held.door.endpoint.versions:
+        for peer in held.door.endpoint.peers(access):
             if peer.sessions:
                 found[access.value, peer.partner] += peer.sessions
     return found

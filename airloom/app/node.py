@@ -11,7 +11,7 @@ from functools import partial
 from ipaddress import IPv4Address
 
 from airloom.app.adapters import METADATA_PORT, Adapters, make_billing
-from airloom.app.held import HeldGateway, settle_left
+from airloom.app.held import GATEWAY_WORDS, HeldGateway, settle_left
 from api.views import subscriber_view
 from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
@@ -26,9 +26,9 @@ from core.ports.user_plane import PacketSink
 from core.services.cluster.chores import Chores, Step
 from core.services.cluster.control import ClusterControl
 from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
-from core.services.cluster.holding import Holdings
+from core.services.cluster.holding import LeaseCoordinator
 from core.services.customers.metadata import DeviceMetadata
-from core.services.gateway.virtual_gateway import Tenure
+from core.services.gateway.lease_term import LeaseTerm
 from core.services.metering.folding import UsageFolder
 from core.services.metering.message_meter import MESSAGE_METER, MessageMeter
 from core.services.running.audit import AuditTrail
@@ -66,21 +66,24 @@ class Node:
         self._tell = tell
         self.inside = world.inside
         own = _sought(config, world.mover)
-        self.holdings = Holdings(
+        self.coordinator = LeaseCoordinator(
             leases=world.store.leases,
+            kind=GatewayLease,
             peers=world.peers,
             clock=world.clock,
             owner=config.node.name,
             contact=config.control.contact,
             folder_id=world.folder_id,
-            gateways=own,
+            lease_ids=own,
             home=[each for each in own if each in config.node.home] if config.node.home else own,
             make=self._make_held,
             settle_left=partial(settle_left, config, adapters),
             faults=self.faults,
+            loop="gateway",
+            words=GATEWAY_WORDS,
             tell=tell,
         )
-        self.held = self.holdings.held
+        self.held = self.coordinator.held
         gateway_ids = [each.id for each in config.gateway.held]
         self.control = ClusterControl(
             store=world.store, peers=world.peers, held=self.held, gateway_ids=gateway_ids
@@ -97,7 +100,7 @@ class Node:
         self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
         self.closer = self._make_closer()
         self.chores = Chores(
-            leases=world.store.leases,
+            leases=world.store.job_leases,
             peers=world.peers,
             clock=world.clock,
             owner=config.node.name,
@@ -125,7 +128,7 @@ class Node:
         """Begin the work of the home gateways; how many sessions were read back."""
         if self.connections is not None:
             await self._serve_connections(self.connections)
-        return await self.holdings.start()
+        return await self.coordinator.start()
 
     async def run(self) -> None:
         """Drive every loop until cancelled; one that fails ends no other: see
@@ -133,7 +136,7 @@ class Node:
         """
         supervise = self.faults.supervise
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.holdings.run())
+            tasks.create_task(self.coordinator.run())
             for loop, run in self._loops_of_roles():
                 tasks.create_task(supervise(loop, run))
             await asyncio.Event().wait()  # a node of the API alone has no loop
@@ -191,14 +194,14 @@ class Node:
 
     async def drain(self) -> None:
         """Hand over every gateway and every chore, and take nothing any more."""
-        await self.holdings.drain()
+        await self.coordinator.drain()
         await self.chores.drain()
 
     async def aclose(self) -> None:
         """Take nothing in any more; sessions stay open, and slot tables keep what was not reported."""
         if self.connections is not None:
             await self.connections.aclose()
-        await self.holdings.aclose()
+        await self.coordinator.aclose()
         await self.chores.aclose()
 
     async def _store_tariff(self) -> None:
@@ -266,13 +269,13 @@ class Node:
             raise Unavailable(f"{gateway_id} is not held here")
         return held
 
-    def _make_held(self, tenure: Tenure, before: GatewayLease | None) -> HeldGateway:
-        own = next(each for each in self._config.gateway.held if each.id == tenure.lease.gateway_id)
+    def _make_held(self, term: LeaseTerm[GatewayLease], before: GatewayLease | None) -> HeldGateway:
+        own = next(each for each in self._config.gateway.held if each.id == term.lease.lease_id)
         held = self.held_type(
             config=self._config,
             adapters=self._world,
             own=own,
-            tenure=tenure,
+            term=term,
             before=before,
             end_at=self.control.end_at,
             on_edge_packet=self.deliver,

@@ -41,7 +41,7 @@ class Operations:
         """See ``GatewayOperations``; drops and answers are counted since the gateway was taken."""
         return {
             "node": self._node.name,
-            "ready": bool(self._node.held) and not self._node.holdings.is_draining,
+            "ready": bool(self._node.held) and not self._node.coordinator.is_draining,
             "gateways": [_status(held) for _, held in sorted(self._node.held.items())],
         }
 
@@ -63,13 +63,15 @@ class Operations:
                 "echo_rtt_ms": None if peer.path.rtt_s is None else round(peer.path.rtt_s * 1_000, 3),
             }
             for gateway_id, held in sorted(self._node.held.items())
-            for access, machine in held.door.machines.items()
-            for peer in sorted(machine.peers(), key=lambda peer: (peer.partner, peer.address))
+            for access in held.door.endpoint.versions
+            for peer in sorted(
+                held.door.endpoint.peers(access), key=lambda peer: (peer.partner, peer.address)
+            )
         ] + [
             {
                 "gateway": gateway_id,
                 "access": "gtpu",
-                "partner": held.door.machines[Access.GTPV1].partner_of(address),
+                "partner": held.door.endpoint.partners.name_of(address),
                 "address": address,
                 "path": path.path.value,
                 "restart_counter": None,
@@ -250,16 +252,16 @@ class _Rows:
 
 
 def _searched(held: HeldGateway) -> Searched:
-    """Both versions have one table of partners."""
-    return Searched(held.sessions.open_sessions, held.door.machines[Access.GTPV1].partner_of)
+    return Searched(held.sessions.open_sessions, held.door.endpoint.partners.name_of)
 
 
 def _status(held: HeldGateway) -> Row:
     paths: Counter[str] = Counter()
-    for machine in held.door.machines.values():
-        paths.update(peer.path.path.value for peer in machine.peers() if peer.sessions)
+    endpoint = held.door.endpoint
+    for access in endpoint.versions:
+        paths.update(peer.path.path.value for peer in endpoint.peers(access) if peer.sessions)
     dropped: dict[str, Mapping[str, float]] = {
-        access.value: machine.dropped for access, machine in held.door.machines.items()
+        access.value: version.dropped for access, version in endpoint.versions.items()
     }
     dropped |= {
         Access.RADIUS.value: held.radius.dropped,
@@ -270,12 +272,12 @@ def _status(held: HeldGateway) -> Row:
         "address": held.gateway.address,
         "user_address": str(held.own.addresses[-1]),
         "restart_counter": held.gateway.restart_counter,
-        "sessions": dict(held.sessions.open_by_access),
+        "sessions": dict(held.sessions.common.index.count_by_access),
         "addresses": held.gateway.lent_of,
-        "waiting": {access.value: machine.waiting for access, machine in held.door.machines.items()},
-        "put_off": {access.value: machine.put_off for access, machine in held.door.machines.items()},
+        "waiting": {access.value: version.waiting for access, version in endpoint.versions.items()},
+        "put_off": {access.value: endpoint.put_off_of(access) for access in endpoint.versions},
         "paths": dict(paths),
-        "attaches": {access.value: dict(counts) for access, counts in held.sessions.attaches.items()},
+        "attaches": {access.value: dict(counts) for access, counts in held.sessions.opener.attaches.items()},
         "dropped": {door: dict(sorted(reasons.items())) for door, reasons in dropped.items()},
     }
 

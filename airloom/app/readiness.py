@@ -53,7 +53,7 @@ class NodeReadiness:
             return Readiness("not a role of this node", {})
         wanted = (role,) if role else roles
         parts = self._parts()
-        if self._node.holdings.is_draining:
+        if self._node.coordinator.is_draining:
             return Readiness(DRAINING, parts)
         lacking = [each for each in wanted if not self._is_able(each, alone=bool(role))]
         return Readiness(f"not ready: {', '.join(lacking)}" if lacking else READY, parts)
@@ -76,7 +76,7 @@ class NodeReadiness:
 
     def _stands_by(self, role: str) -> bool:
         """Whether other nodes hold whatever this one could for this role, if there is any such door."""
-        states = self._node.holdings.states
+        states = self._node.coordinator.states
         theirs = [
             states[each.id]
             for each in self._config.holdable
@@ -88,7 +88,7 @@ class NodeReadiness:
         roles = self._config.node.roles
         parts = {"store": self._store, "stream": self._stream}
         if {"gateway", "aaa"} & set(roles):
-            counts = self._node.holdings.counts
+            counts = self._node.coordinator.counts
             parts["gateways"] = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         if "edge" in roles:
             parts["edge"] = self._node.edge_entries

@@ -131,10 +131,10 @@ def make_control_channel(
             readiness=readiness.of,
             places=lambda: {
                 gateway_id: f"{each.state.value} {each.detail}".strip()
-                for gateway_id, each in node.holdings.states.items()
+                for gateway_id, each in node.coordinator.states.items()
             },
             standing=lambda: node.faults.standing,
-            hand_over=node.holdings.hand_over,
+            hand_over=node.coordinator.hand_over,
             end_sessions_of=node.end_sessions_of,
             refresh_sessions_of=node.refresh_sessions_of,
             group_changed=node.group_changed,

@@ -8,29 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address
 
+from core.domain.lease import Lease
 
-@dataclass(frozen=True, slots=True)
-class GatewayLease:
-    """Who holds a virtual gateway and with which fence.
 
-    ``contact`` is the holder's control channel, empty when it has none; ``is_released``: the holder gave it
-    up in order, everything counted is durable. ``renewed`` is for people: no clock of another node decides.
-    ``folder_id`` names the data folder that the holder counts into: by it a node knows its own earlier life.
-    """
+class GatewayLease(Lease, frozen=True):
+    """Who holds a virtual gateway; ``restart_counter`` is what peers are told as Recovery."""
 
-    gateway_id: str
-    owner: str
-    fence: int
-    renewed: datetime
-    restart_counter: int
-    contact: str = ""
-    is_released: bool = False
-    folder_id: str = ""
-    version: int = 0
-
-    def is_of(self, owner: str, folder_id: str) -> bool:
-        """Whether a node of this name took it on this folder, in its present life or an earlier one."""
-        return self.owner == owner and self.folder_id in ("", folder_id)
+    restart_counter: int = 1
 
 
 @dataclass(frozen=True, slots=True)

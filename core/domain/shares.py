@@ -3,7 +3,8 @@
 Rule: a party has ``PART_OF_ONE`` of the places at most, so that the others together always have the rest.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 PART_OF_ONE = 0.75
@@ -23,7 +24,8 @@ class Places:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._taken: Counter[str] = Counter()
+        self._share = share_of(capacity)
+        self._taken: dict[str, int] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -32,13 +34,14 @@ class Places:
 
     def is_free(self, party: str) -> bool:
         """Whether there is one for this party."""
-        return self._count < self._capacity and self._taken[party] < share_of(self._capacity)
+        return self._count < self._capacity and self._taken.get(party, 0) < self._share
 
     def take(self, party: str) -> bool:
         """Take one, if there is one for this party."""
-        if not self.is_free(party):
+        taken = self._taken.get(party, 0)
+        if self._count >= self._capacity or taken >= self._share:
             return False
-        self._taken[party] += 1
+        self._taken[party] = taken + 1
         self._count += 1
         return True
 
@@ -57,6 +60,7 @@ class Kept(Generic[Key, Value]):
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
+        self._share = share_of(capacity)
         self._items: OrderedDict[Key, tuple[str, Value]] = OrderedDict()
         self._of: dict[str, OrderedDict[Key, None]] = {}
 
@@ -74,13 +78,19 @@ class Kept(Generic[Key, Value]):
 
     def put(self, key: Key, party: str, value: Value) -> Value | None:
         """Remember; what is forgotten for it. What was there under this key is replaced."""
-        self.pop(key)
+        if key in self._items:
+            self.pop(key)
         self._items[key] = (party, value)
-        of_party = self._of.setdefault(party, OrderedDict())
+        if (of_party := self._of.get(party)) is None:
+            of_party = self._of[party] = OrderedDict()
         of_party[key] = None
-        if len(of_party) > share_of(self._capacity):
+        if len(of_party) > self._share:
             return self.pop(next(iter(of_party)))
         return self.pop(next(iter(self._items))) if len(self._items) > self._capacity else None
+
+    def values(self) -> Iterator[Value]:
+        """All that is remembered, the oldest first; nothing may be put or forgotten meanwhile."""
+        return (value for _, value in self._items.values())
 
     def pop(self, key: Key) -> Value | None:
         """Forget; what was remembered."""

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 
 from msgspec import Struct, field
 
+from core.domain.machine import Table
 from core.domain.reasons import AttachRefusal
 from core.domain.values import KeyEnum
 
@@ -41,26 +42,32 @@ class SimEvent(KeyEnum):
     TERMINATE = "terminate"
 
 
-_S, _E = SimStatus, SimEvent
+class SimAction(KeyEnum):
+    """What follows a step."""
 
-_CUSTOMER_EVENTS = {
-    _E.ACTIVATE: _S.ACTIVE,
-    _E.DEACTIVATE: _S.INACTIVE,
-    _E.SET_TO_STANDBY: _S.STANDBY,
-    _E.SUSPEND: _S.SUSPENDED,
-    _E.TERMINATE: _S.TERMINATED,
+    END_SESSIONS = "end sessions"
+
+
+_S, _E, _A = SimStatus, SimEvent, SimAction
+
+_CUSTOMER_EVENTS: Mapping[SimEvent, tuple[SimStatus, SimAction | None]] = {
+    _E.ACTIVATE: (_S.ACTIVE, None),
+    _E.DEACTIVATE: (_S.INACTIVE, _A.END_SESSIONS),
+    _E.SET_TO_STANDBY: (_S.STANDBY, _A.END_SESSIONS),
+    _E.SUSPEND: (_S.SUSPENDED, _A.END_SESSIONS),
+    _E.TERMINATE: (_S.TERMINATED, _A.END_SESSIONS),
 }
 
-TRANSITIONS: Mapping[SimStatus, Mapping[SimEvent, SimStatus]] = {
-    _S.INSTOCK: {_E.REGISTER: _S.READY},
-    _S.READY: {**_CUSTOMER_EVENTS, _E.ATTACH: _S.ACTIVE},
-    _S.ACTIVE: {**_CUSTOMER_EVENTS, _E.ATTACH: _S.ACTIVE},
+TRANSITIONS: Table[SimStatus, SimEvent, SimAction] = {
+    _S.INSTOCK: {_E.REGISTER: (_S.READY, None)},
+    _S.READY: {**_CUSTOMER_EVENTS, _E.ATTACH: (_S.ACTIVE, None)},
+    _S.ACTIVE: {**_CUSTOMER_EVENTS, _E.ATTACH: (_S.ACTIVE, None)},
     _S.INACTIVE: _CUSTOMER_EVENTS,
-    _S.STANDBY: {**_CUSTOMER_EVENTS, _E.ATTACH: _S.ACTIVE},
+    _S.STANDBY: {**_CUSTOMER_EVENTS, _E.ATTACH: (_S.ACTIVE, None)},
     _S.SUSPENDED: _CUSTOMER_EVENTS,
     _S.TERMINATED: {},
 }
-"""``{status: {event: next status}}``. READY is never entered again; TERMINATED is final."""
+"""``{status: {event: (next status, action)}}``. READY is never entered again; TERMINATED is final."""
 
 ATTACH_REFUSALS: Mapping[SimStatus, AttachRefusal] = {
     _S.INSTOCK: AttachRefusal.SIM_NOT_REGISTERED,
@@ -70,7 +77,9 @@ ATTACH_REFUSALS: Mapping[SimStatus, AttachRefusal] = {
 }
 """Why an attach is refused, for each status whose row has no ``ATTACH``."""
 
-CUTS_SESSION = frozenset({_S.INACTIVE, _S.SUSPENDED, _S.TERMINATED, _S.STANDBY})
+CUTS_SESSION = frozenset(
+    status for row in TRANSITIONS.values() for status, action in row.values() if action is _A.END_SESSIONS
+)
 """Entering one of these ends the SIM's sessions."""
 
 

@@ -51,11 +51,13 @@ class Volume(Struct, frozen=True):
 
     def highest(self, other: "Volume") -> "Volume":
         """The higher of each field."""
+        up_bytes, down_bytes = self.up_bytes, self.down_bytes
+        up_packets, down_packets = self.up_packets, self.down_packets
         return Volume(
-            max(self.up_bytes, other.up_bytes),
-            max(self.down_bytes, other.down_bytes),
-            max(self.up_packets, other.up_packets),
-            max(self.down_packets, other.down_packets),
+            other.up_bytes if other.up_bytes > up_bytes else up_bytes,
+            other.down_bytes if other.down_bytes > down_bytes else down_bytes,
+            other.up_packets if other.up_packets > up_packets else up_packets,
+            other.down_packets if other.down_packets > down_packets else down_packets,
         )
 
     @property

@@ -21,12 +21,14 @@ from core.domain.billing import ClosedMonth, Closing, LateMark, Tariff
 from core.domain.blocks import Block, BlockMap, BlockOwner
 from core.domain.consumer import ShardLease
 from core.domain.gateway import AddressHolder, GatewayLease
+from core.domain.lease import Lease
 from core.domain.message import MessageCount
 from core.domain.session import Nas, Resting, Session, SessionEvent
 from core.domain.sim import Sim
 from core.domain.usage import Folding, UsageReport
 
 T = TypeVar("T")
+HeldLease = TypeVar("HeldLease", bound=Lease)
 
 PAGE_MAX = 1_000
 """The most items that one page may hold."""
@@ -350,14 +352,14 @@ class NasRestarts(Protocol):
         ...
 
 
-class Leases(Protocol):
-    """Who holds which virtual gateway. Compare-and-set; partition: gateway."""
+class Leases(Protocol[HeldLease]):
+    """Who holds what one node alone may hold. Compare-and-set; partition: lease."""
 
-    async def get(self, gateway_id: str) -> GatewayLease | None:
+    async def get(self, lease_id: str) -> HeldLease | None:
         """The lease as stored, expired or not."""
         ...
 
-    async def put(self, lease: GatewayLease) -> GatewayLease:
+    async def put(self, lease: HeldLease) -> HeldLease:
         """Write if the stored version is ``lease.version`` (0: must not exist); returns it with the next."""
         ...
 
@@ -472,8 +474,13 @@ class Store(Protocol):
         ...
 
     @property
-    def leases(self) -> Leases:
+    def leases(self) -> Leases[GatewayLease]:
         """Virtual gateways' leases."""
+        ...
+
+    @property
+    def job_leases(self) -> Leases[Lease]:
+        """Leases of what one node does for all; their ids are no gateway's."""
         ...
 
     @property

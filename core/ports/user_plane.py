@@ -18,6 +18,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
+from core.domain.session import PdnType, Session
 from core.domain.usage import SegmentLabel, Volume
 
 PacketSink = Callable[[str, bytes], None]
@@ -53,6 +54,31 @@ class Bearer(Struct, frozen=True, gc=False):
     dedicated: tuple[DedicatedBearer, ...] = ()
     is_suspended: bool = False
     apn: str = ""
+
+
+def bearer_of(session: Session, *, epoch: int, label: SegmentLabel) -> Bearer:
+    """How the packets of a session with a tunnel go."""
+    tunnel, qos = session.tunnel, session.qos
+    assert tunnel is not None, "a bearer needs a tunnel"
+    return Bearer(
+        session_id=session.session_id,
+        imsi=session.imsi,
+        operator_id=session.operator_id,
+        ue_address=session.ue_address,
+        local_teid=tunnel.local_teid_user,
+        peer_teid=tunnel.peer_teid_user,
+        peer_address=tunnel.peer_user_address,
+        epoch=epoch,
+        label=label,
+        has_ipv4=session.pdn_type is not PdnType.IPV6,
+        ue_prefix=session.ue_prefix,
+        up_kbps=qos.ambr_up_kbps,
+        down_kbps=qos.ambr_down_kbps,
+        closed_group=session.closed_group,
+        dedicated=session.dedicated,
+        is_suspended=session.is_suspended,
+        apn=session.apn,
+    )
 
 
 class Segment(Struct, frozen=True):

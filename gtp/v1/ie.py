@@ -9,6 +9,7 @@ element is at fault.
 
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from operator import itemgetter
 
 from msgspec import Struct
 
@@ -56,6 +57,7 @@ ELEMENTS_MAX = 64
 
 Elements = dict[int, list[bytes]]
 """Values by type, in the order in which they stood."""
+_TYPE_OF = itemgetter(0)
 
 
 def decode_elements(payload: bytes) -> Elements:
@@ -68,19 +70,23 @@ def decode_elements(payload: bytes) -> Elements:
             raise _malformed(f"more than {ELEMENTS_MAX} elements")
         type_ = payload[at]
         if type_ < 128:
-            length = TV_LENGTHS.get(type_, -1)
-            if length < 0:
+            if type_ not in TV_LENGTHS:
                 raise _malformed(f"unknown element {type_} of unknown length")
+            length = TV_LENGTHS[type_]
             at += 1
         else:
             head = 2 if type_ == EXTENSION_HEADER_TYPES else 3
             if at + head > end:
                 raise _malformed(f"element {type_} has no length")
-            length = int.from_bytes(payload[at + 1 : at + head], "big")
+            length = payload[at + 1] if head == 2 else payload[at + 1] << 8 | payload[at + 2]
             at += head
         if at + length > end:
             raise _malformed(f"element {type_} overruns the message", type_)
-        elements.setdefault(type_, []).append(payload[at : at + length])
+        value = payload[at : at + length]
+        if type_ in elements:
+            elements[type_].append(value)
+        else:
+            elements[type_] = [value]
         at += length
     return elements
 
@@ -88,7 +94,7 @@ def decode_elements(payload: bytes) -> Elements:
 def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
     """Join elements, in ascending order of type (TS 29.060 §7.7.0); equal types keep their order."""
     parts: list[bytes] = []
-    for type_, value in sorted(elements, key=lambda element: element[0]):
+    for type_, value in sorted(elements, key=_TYPE_OF):
         if type_ < 128:
             if len(value) != TV_LENGTHS[type_]:
                 raise LocalProtocolError(f"element {type_} of {len(value)} octets")

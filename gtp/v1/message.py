@@ -1,8 +1,4 @@
-"""GTPv1-C messages (TS 29.060 §7): typed, one dataclass each.
-
-Rules: what a request must carry is told by ``MANDATORY`` and checked before anything else of it; optional
-elements that are broken are left out, they never refuse a session (facts of the field: modems send them).
-"""
+"""GTPv1-C messages (TS 29.060 §7): their types, what each must carry, and what a GGSN sends."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -10,9 +6,9 @@ from ipaddress import IPv4Address
 
 from msgspec import Struct
 
-from core.domain.session import NOWHERE, Location, Qos
+from core.domain.session import Qos
 from core.errors import RemoteProtocolError
-from gtp import qos, values
+from gtp import qos
 from gtp.v1 import ie
 from gtp.v1.cause import Cause
 from gtp.v1.header import encode_header
@@ -62,90 +58,23 @@ MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
 """§7.3.1, §7.3.3, §7.3.5, §7.5B.1, §7.2.2. IMSI, APN and control TEID are conditional in the tables there and
 present in every first activation; a secondary activation is told by its Linked NSAPI and refused apart."""
 
-_GSN_ADDRESSES_MIN = 2
-"""SGSN address for signalling and SGSN address for user traffic."""
-_DUAL_ADDRESS_BEARER, _NO_QOS_NEGOTIATION = 0x80, 0x08
-"""Of the Common Flags (§7.7.48)."""
+RESPONSES: Mapping[int, MessageType] = {
+    MessageType.CREATE_PDP_CONTEXT_REQUEST: MessageType.CREATE_PDP_CONTEXT_RESPONSE,
+    MessageType.UPDATE_PDP_CONTEXT_REQUEST: MessageType.UPDATE_PDP_CONTEXT_RESPONSE,
+    MessageType.DELETE_PDP_CONTEXT_REQUEST: MessageType.DELETE_PDP_CONTEXT_RESPONSE,
+    MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST: MessageType.MS_INFO_CHANGE_NOTIFICATION_RESPONSE,
+}
+"""The requests that are decided, and what answers them."""
+ANSWERS = frozenset(
+    {
+        MessageType.ECHO_RESPONSE,
+        MessageType.UPDATE_PDP_CONTEXT_RESPONSE,
+        MessageType.DELETE_PDP_CONTEXT_RESPONSE,
+    }
+)
+"""What answers our own requests."""
 _START_REPORTING_CGI_SAI = b"\1"
 """MS Info Change Reporting Action (§7.7.80)."""
-
-
-class AskedQos(Struct, frozen=True):
-    """The quality of service of a request: its profile as it stood, which newer elements it had, whether
-    it may be answered by less, and what all of it means.
-    """
-
-    profile: bytes
-    has_ambr: bool
-    has_evolved_arp: bool
-    is_negotiable: bool
-    meaning: Qos
-
-    def granted(self, session: Qos) -> list[tuple[int, bytes]]:
-        """The elements that answer it: no more than the session has."""
-        profile = qos.granted_profile(self.profile, session) if self.is_negotiable else self.profile
-        elements = [(ie.QUALITY_OF_SERVICE, profile)]
-        if self.has_evolved_arp:
-            elements.append((ie.EVOLVED_ARP_I, bytes((session.arp,))))
-        if self.has_ambr:
-            elements.append((ie.AGGREGATE_MAXIMUM_BIT_RATE, qos.encode_ambr(session)))
-        return elements
-
-
-class CreateRequest(Struct, frozen=True):
-    """Create PDP Context Request (§7.3.1)."""
-
-    imsi: str
-    nsapi: int
-    apn: str
-    teid_control: int
-    teid_data: int
-    control_address: IPv4Address
-    user_address: IPv4Address
-    end_user_address: ie.EndUserAddress
-    asked: AskedQos
-    recovery: int | None = None
-    msisdn: str = ""
-    imei: str = ""
-    location: Location = NOWHERE
-    pco: bytes = b""
-    has_dual_address_bearers: bool = False
-    is_low_priority: bool = False
-
-
-class UpdateRequest(Struct, frozen=True):
-    """Update PDP Context Request (§7.3.3). ``teid_control`` is ``None`` when it does not change."""
-
-    nsapi: int
-    teid_control: int | None
-    teid_data: int
-    control_address: IPv4Address
-    user_address: IPv4Address
-    asked: AskedQos
-    recovery: int | None = None
-    location: Location = NOWHERE
-    pco: bytes = b""
-    imei: str = ""
-
-
-class DeleteRequest(Struct, frozen=True):
-    """Delete PDP Context Request (§7.3.5)."""
-
-    nsapi: int
-    teardown: bool
-
-
-class NotificationRequest(Struct, frozen=True):
-    """MS Info Change Notification Request (§7.5B.1). ``imsi`` as it stood, to be told again."""
-
-    nsapi: int | None
-    imsi: bytes | None
-    location: Location
-    imei: str = ""
-
-
-class SecondaryActivation(RemoteProtocolError):
-    """A Create PDP Context Request for a secondary context."""
 
 
 class Response(Struct, frozen=True):
@@ -156,83 +85,31 @@ class Response(Struct, frozen=True):
     elements: ie.Elements
 
 
-def decode_create_request(payload: bytes) -> CreateRequest:
-    """Raises ``RemoteProtocolError`` with cause 201, 202 or 193; ``SecondaryActivation`` with 200."""
-    elements = ie.decode_elements(payload)
-    nsapi = elements.get(ie.NSAPI, [])
-    if len(nsapi) > 1:  # the second is the Linked NSAPI of a secondary activation
-        raise SecondaryActivation("secondary PDP context", cause=Cause.SERVICE_NOT_SUPPORTED)
-    _check_mandatory(MessageType.CREATE_PDP_CONTEXT_REQUEST, elements)
-    control_address, user_address = _gsn_addresses(elements)
-    return CreateRequest(
-        imsi=ie.decode_imsi(ie.required(elements, ie.IMSI)),
-        nsapi=_nsapi(elements),
-        apn=values.network_identifier(ie.decode_apn(ie.required(elements, ie.ACCESS_POINT_NAME))),
-        teid_control=_teid(elements, ie.TEID_CONTROL),
-        teid_data=_teid(elements, ie.TEID_DATA_I),
-        control_address=control_address,
-        user_address=user_address,
-        end_user_address=ie.decode_end_user_address(ie.required(elements, ie.END_USER_ADDRESS)),
-        asked=_asked_qos(elements),
-        recovery=_recovery(elements),
-        msisdn=ie.decode_msisdn(ie.first(elements, ie.MSISDN) or b""),
-        imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
-        location=_location(elements),
-        pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
-        has_dual_address_bearers=_has_flag(elements, _DUAL_ADDRESS_BEARER),
-        is_low_priority=bool((ie.first(elements, ie.SIGNALLING_PRIORITY) or b"\0")[0] & 1),
-    )
+def check_mandatory(message_type: MessageType, elements: ie.Elements) -> None:
+    """Raises ``RemoteProtocolError`` with cause 202 for the first element that is missing."""
+    for type_ in MANDATORY[message_type]:
+        if type_ not in elements:
+            ie.required(elements, type_)
 
 
-def decode_update_request(payload: bytes) -> UpdateRequest:
-    """Raises ``RemoteProtocolError`` with cause 201, 202 or 193."""
-    elements = ie.decode_elements(payload)
-    _check_mandatory(MessageType.UPDATE_PDP_CONTEXT_REQUEST, elements)
-    control_address, user_address = _gsn_addresses(elements)
-    has_control = ie.TEID_CONTROL in elements
-    return UpdateRequest(
-        nsapi=_nsapi(elements),
-        teid_control=_teid(elements, ie.TEID_CONTROL) if has_control else None,
-        teid_data=_teid(elements, ie.TEID_DATA_I),
-        control_address=control_address,
-        user_address=user_address,
-        asked=_asked_qos(elements),
-        recovery=_recovery(elements),
-        location=_location(elements),
-        pco=ie.first(elements, ie.PROTOCOL_CONFIGURATION_OPTIONS) or b"",
-        imei=values.decode_imei(ie.first(elements, ie.IMEI) or b""),
-    )
-
-
-def decode_delete_request(payload: bytes) -> DeleteRequest:
-    """Raises ``RemoteProtocolError`` with cause 201, 202 or 193."""
-    elements = ie.decode_elements(payload)
-    _check_mandatory(MessageType.DELETE_PDP_CONTEXT_REQUEST, elements)
-    teardown = ie.first(elements, ie.TEARDOWN_IND)
-    return DeleteRequest(nsapi=_nsapi(elements), teardown=bool(teardown and teardown[0] & 1))
-
-
-def decode_notification_request(payload: bytes) -> NotificationRequest:
-    """Raises ``RemoteProtocolError`` with cause 202 or 193."""
-    elements = ie.decode_elements(payload)
-    _check_mandatory(MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST, elements)
-    nsapi = _nsapi(elements) if ie.NSAPI in elements else None
-    imei = values.decode_imei(ie.first(elements, ie.IMEI) or b"")
-    return NotificationRequest(nsapi, ie.first(elements, ie.IMSI), _location(elements), imei)
+def recovery_of(elements: ie.Elements) -> int | None:
+    """The restart counter of its sender, where there is one (§7.7.11)."""
+    value = ie.first(elements, ie.RECOVERY)
+    return value[0] if value else None
 
 
 def decode_response(message_type: MessageType, payload: bytes) -> Response:
     """Raises ``RemoteProtocolError`` when it has no cause (an Echo Response: no Recovery)."""
     elements = ie.decode_elements(payload)
-    _check_mandatory(message_type, elements)
+    check_mandatory(message_type, elements)
     cause = ie.first(elements, ie.CAUSE)
-    return Response(cause[0] if cause else Cause.REQUEST_ACCEPTED, _recovery(elements), elements)
+    return Response(cause[0] if cause else Cause.REQUEST_ACCEPTED, recovery_of(elements), elements)
 
 
 def decode_recovery(payload: bytes) -> int | None:
     """The Recovery of an Echo Request, where there is one; other elements do not matter."""
     try:
-        return _recovery(ie.decode_elements(payload))
+        return recovery_of(ie.decode_elements(payload))
     except RemoteProtocolError:
         return None
 
@@ -272,13 +149,13 @@ def encode_supported_extension_headers(types: bytes) -> bytes:
     return encode_header(MessageType.SUPPORTED_EXTENSION_HEADERS_NOTIFICATION, 0, 0, body)
 
 
-def encode_notification_response(teid: int, sequence: int, request: NotificationRequest) -> bytes:
-    """An accepting MS Info Change Notification Response (§7.5B.2)."""
+def encode_notification_response(teid: int, sequence: int, imsi: bytes | None, nsapi: int | None) -> bytes:
+    """An accepting MS Info Change Notification Response (§7.5B.2), which names what its request named."""
     elements = [(ie.CAUSE, bytes((Cause.REQUEST_ACCEPTED,)))]
-    if request.imsi is not None:
-        elements.append((ie.IMSI, request.imsi))
-    if request.nsapi is not None:
-        elements.append((ie.NSAPI, bytes((request.nsapi,))))
+    if imsi is not None:
+        elements.append((ie.IMSI, imsi))
+    if nsapi is not None:
+        elements.append((ie.NSAPI, bytes((nsapi,))))
     body = ie.encode_elements(elements)
     return encode_header(MessageType.MS_INFO_CHANGE_NOTIFICATION_RESPONSE, teid, sequence, body)
 
@@ -373,73 +250,3 @@ def encode_delete_request(*, peer_teid: int, sequence: int, nsapi: int, cause: C
         elements.insert(0, (ie.CAUSE, bytes((cause,))))
     body = ie.encode_elements(elements)
     return encode_header(MessageType.DELETE_PDP_CONTEXT_REQUEST, peer_teid, sequence, body)
-
-
-def _check_mandatory(message_type: MessageType, elements: ie.Elements) -> None:
-    for type_ in MANDATORY[message_type]:
-        if type_ not in elements:
-            ie.required(elements, type_)
-
-
-def _nsapi(elements: ie.Elements) -> int:
-    """0–15 (§7.7.17). 0–4 are reserved, yet clients of the field send them (sgsnemu: 0)."""
-    return ie.required(elements, ie.NSAPI)[0] & 15
-
-
-def _teid(elements: ie.Elements, type_: int) -> int:
-    teid = int.from_bytes(ie.required(elements, type_), "big")
-    if teid == 0:
-        raise RemoteProtocolError("TEID 0", cause=Cause.MANDATORY_IE_INCORRECT, offending=type_)
-    return teid
-
-
-def _asked_qos(elements: ie.Elements) -> AskedQos:
-    """§7.7.34: an allocation/retention octet and at least the three of TS 24.008 §10.5.6.5."""
-    profile = ie.required(elements, ie.QUALITY_OF_SERVICE)
-    if not 4 <= len(profile) <= 255:
-        raise RemoteProtocolError(
-            "QoS profile", cause=Cause.MANDATORY_IE_INCORRECT, offending=ie.QUALITY_OF_SERVICE
-        )
-    ambr = ie.first(elements, ie.AGGREGATE_MAXIMUM_BIT_RATE) or b""
-    arp = ie.first(elements, ie.EVOLVED_ARP_I) or b""
-    meaning = qos.decode_qos(profile, apn_ambr=ambr, evolved_arp=arp)
-    return AskedQos(
-        profile=profile,
-        has_ambr=len(ambr) == qos.AMBR_OCTETS,
-        has_evolved_arp=bool(arp),
-        is_negotiable=not _has_flag(elements, _NO_QOS_NEGOTIATION),
-        meaning=meaning,
-    )
-
-
-def _gsn_addresses(elements: ie.Elements) -> tuple[IPv4Address, IPv4Address]:
-    """For signalling and for user traffic, both mandatory, then, where those are of IPv6, the alternatives of
-    both (§7.3.1, §7.3.3).
-    """
-    addresses = elements[ie.GSN_ADDRESS][:4]
-    if len(addresses) < _GSN_ADDRESSES_MIN:
-        raise RemoteProtocolError(
-            "one GSN address of two", cause=Cause.MANDATORY_IE_MISSING, offending=ie.GSN_ADDRESS
-        )
-    return ie.decode_gsn_address(addresses[0::2]), ie.decode_gsn_address(addresses[1::2])
-
-
-def _has_flag(elements: ie.Elements, flag: int) -> bool:
-    flags = ie.first(elements, ie.COMMON_FLAGS)
-    return bool(flags and flags[0] & flag)
-
-
-def _recovery(elements: ie.Elements) -> int | None:
-    value = ie.first(elements, ie.RECOVERY)
-    return value[0] if value else None
-
-
-def _location(elements: ie.Elements) -> Location:
-    user_location = ie.first(elements, ie.USER_LOCATION) or b""
-    return values.locate(
-        serving_network=(ie.first(elements, ie.ROUTEING_AREA) or b"")[:3],
-        rat=ie.first(elements, ie.RAT_TYPE) or b"",
-        user_location=user_location,
-        cell=values.decode_cell_v1(user_location),
-        time_zone=ie.first(elements, ie.MS_TIME_ZONE) or b"",
-    )

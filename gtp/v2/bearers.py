@@ -4,18 +4,17 @@ Rules: as in ``gtp.v2.message``. A bearer was made only if its answer says so tw
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from core.domain.flow import DedicatedBearer
 from core.domain.session import Qos
 from core.errors import RemoteProtocolError
-from gtp.events import BearerEnds, QosChange
-from gtp.initiated import Reply, Verdict
-from gtp.tft import decode_tft, encode_tft
+from gtp.tft import encode_tft
 from gtp.v2 import ie
 from gtp.v2.cause import Cause
 from gtp.v2.header import encode_header
-from gtp.v2.message import MessageType, decode_ebi, decode_recovery
+from gtp.v2.message import MessageType, decode_ebi, imsi_element, recovery_of
+from gtp.v2.request import decode_delete_bearer_command
+from gtp.wire import BearerEndpoints, GatewayEnd, Reply, Verdict
 
 _VERDICTS: Mapping[int, Verdict] = {
     Cause.TEMPORARILY_REJECTED_DUE_TO_HANDOVER: Verdict.LATER,
@@ -24,107 +23,29 @@ _VERDICTS: Mapping[int, Verdict] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ModifyBearerCommand:
-    """Modify Bearer Command (§7.2.14.1): what is subscribed has changed."""
-
-    ebi: int
-    change: QosChange
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteBearerCommand:
-    """Delete Bearer Command (§7.2.17.1)."""
-
-    ebis: tuple[int, ...]
-
-
-def decode_modify_bearer_command(payload: bytes) -> ModifyBearerCommand:
-    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
-    elements = ie.decode_elements(payload)
-    ambr_kbps = ie.decode_ambr(ie.required(elements, ie.AMBR))
-    bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
-    ebi = decode_ebi(ie.required(bearer, ie.EBI))
-    has_qos = (ie.BEARER_QOS, 0) in bearer
-    qos = ie.required(bearer, ie.BEARER_QOS) if has_qos else b""
-    change = QosChange(qos[1], qos[0], ambr_kbps) if has_qos else QosChange(ambr_kbps=ambr_kbps)
-    return ModifyBearerCommand(ebi, change)
-
-
-def decode_delete_bearer_command(payload: bytes) -> DeleteBearerCommand:
-    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
-    ie.required(ie.decode_elements(payload), ie.BEARER_CONTEXT)
-    bearers = [ie.decode_elements(value) for value in ie.every(payload, ie.BEARER_CONTEXT)]
-    return DeleteBearerCommand(tuple(decode_ebi(ie.required(bearer, ie.EBI)) for bearer in bearers))
-
-
-def refuse_bearer_resource_command(payload: bytes) -> RemoteProtocolError:
-    """Why a Bearer Resource Command (§7.2.5) is not carried out: it is wrong, or not offered."""
-    elements = ie.decode_elements(payload)
-    ie.required(elements, ie.EBI)
-    ie.required(elements, ie.PTI)
+def elements_to_repeat(message_type: int, payload: bytes, cause: int) -> bytes:
+    """What a refusal repeats of its request (§7.2.6, §7.2.17.2, §7.3.15), as far as it can be read."""
     try:
-        decode_tft(ie.required(elements, ie.TRAFFIC_AGGREGATE))
-    except ie.ElementError:
-        raise
-    except RemoteProtocolError as error:
-        return RemoteProtocolError(str(error), cause=Cause.SYNTACTIC_ERROR_IN_TFT)
-    return RemoteProtocolError("devices get no bearers by asking", cause=Cause.SERVICE_NOT_SUPPORTED)
-
-
-def told_again(message_type: int, payload: bytes, cause: int) -> bytes:
-    """What a refusal of a command must repeat of it (§7.2.6, §7.2.17.2), as far as it can be read."""
-    try:
-        elements = ie.decode_elements(payload)
+        if message_type == MessageType.CHANGE_NOTIFICATION_REQUEST:
+            return imsi_element(ie.decode_elements(payload))
         if message_type == MessageType.BEARER_RESOURCE_COMMAND:
+            elements = ie.decode_elements(payload)
             kept = [(type_, ie.optional(elements, type_)) for type_ in (ie.EBI, ie.PTI)]
             return b"".join(ie.encode_element(type_, value[:1]) for type_, value in kept if value)
         if message_type == MessageType.DELETE_BEARER_COMMAND:
-            return refused_bearers(decode_delete_bearer_command(payload).ebis, cause)
+            ebis = decode_delete_bearer_command(payload)
+            return b"".join(_bearer(ebi, [ie.encode_cause(cause)]) for ebi in ebis)
     except RemoteProtocolError:
         return b""
     return b""
 
 
-def refused_bearers(ebis: Iterable[int], cause: int) -> bytes:
-    """The bearers of a Delete Bearer Failure Indication (§7.2.17.2)."""
-    return b"".join(_bearer(ebi, [ie.encode_cause(cause)]) for ebi in ebis)
-
-
 # -- what we ask ----------------------------------------------------------------------------------------
-
-
-def encode_create_bearer_request(
-    peer_teid: int, sequence: int, linked_ebi: int, bearer: DedicatedBearer, user: ie.FTeid
-) -> bytes:
-    """Create Bearer Request (§7.2.3) for one dedicated bearer; its identity is the peer's to give."""
-    elements = [
-        ie.encode_element(ie.BEARER_TFT, encode_tft(bearer.filters)),
-        user.encode(1),
-        ie.encode_qos(bearer.qci, bearer.arp),
-        ie.encode_element(ie.CHARGING_ID, bearer.charging_id.to_bytes(4, "big")),
-    ]
-    body = ie.encode_element(ie.EBI, bytes((linked_ebi,))) + _bearer(0, elements)
-    return encode_header(MessageType.CREATE_BEARER_REQUEST, peer_teid, sequence, body)
 
 
 def encode_update_bearer_request(peer_teid: int, sequence: int, ebi: int, qos: Qos) -> bytes:
     """Update Bearer Request (§7.2.15): the default bearer's QoS and the APN-AMBR."""
     body = _bearer(ebi, [ie.encode_qos(qos.qci, qos.arp)]) + ie.encode_ambr(qos)
-    return encode_header(MessageType.UPDATE_BEARER_REQUEST, peer_teid, sequence, body)
-
-
-def encode_update_dedicated_request(
-    peer_teid: int, sequence: int, bearer: DedicatedBearer, qos: Qos
-) -> bytes:
-    """Update Bearer Request (§7.2.15) for a dedicated bearer: its QoS, and a TFT in the place of the one that
-    it has (TS 24.301 §6.4.3.4). The session's APN-AMBR is told again, for it must be.
-    """
-    elements = [
-        ie.encode_element(ie.BEARER_TFT, encode_tft(bearer.filters)),
-        ie.encode_qos(bearer.qci, bearer.arp),
-    ]
-    body = _bearer(bearer.ebi, elements) + ie.encode_ambr(qos)
     return encode_header(MessageType.UPDATE_BEARER_REQUEST, peer_teid, sequence, body)
 
 
@@ -144,6 +65,39 @@ def encode_delete_dedicated_request(peer_teid: int, sequence: int, ebis: Sequenc
     return encode_header(MessageType.DELETE_BEARER_REQUEST, peer_teid, sequence, body)
 
 
+class V2Bearers:
+    """Requests for dedicated bearers; see ``gtp.wire.BearerWire``."""
+
+    def encode_create(
+        self, peer_teid: int, sequence: int, linked_ebi: int, bearer: DedicatedBearer, gateway: GatewayEnd
+    ) -> bytes:
+        """Create Bearer Request (§7.2.3) for one dedicated bearer; its identity is the peer's to give."""
+        user = ie.FTeid(ie.S5_S8_PGW_GTP_U, bearer.local_teid_user, gateway.user_address)
+        elements = [
+            ie.encode_element(ie.BEARER_TFT, encode_tft(bearer.filters)),
+            user.encode(1),
+            ie.encode_qos(bearer.qci, bearer.arp),
+            ie.encode_element(ie.CHARGING_ID, bearer.charging_id.to_bytes(4, "big")),
+        ]
+        body = ie.encode_element(ie.EBI, bytes((linked_ebi,))) + _bearer(0, elements)
+        return encode_header(MessageType.CREATE_BEARER_REQUEST, peer_teid, sequence, body)
+
+    def encode_update(self, peer_teid: int, sequence: int, bearer: DedicatedBearer, qos: Qos) -> bytes:
+        """Update Bearer Request (§7.2.15) for it alone: its QoS, and a TFT in the place of the one that it
+        has (TS 24.301 §6.4.3.4). The session's APN-AMBR is mandatory, and repeated.
+        """
+        elements = [
+            ie.encode_element(ie.BEARER_TFT, encode_tft(bearer.filters)),
+            ie.encode_qos(bearer.qci, bearer.arp),
+        ]
+        body = _bearer(bearer.ebi, elements) + ie.encode_ambr(qos)
+        return encode_header(MessageType.UPDATE_BEARER_REQUEST, peer_teid, sequence, body)
+
+    def encode_delete(self, peer_teid: int, sequence: int, ebi: int) -> bytes:
+        """Delete Bearer Request (§7.2.9.2) for it alone."""
+        return encode_delete_dedicated_request(peer_teid, sequence, (ebi,))
+
+
 # -- what we are answered -------------------------------------------------------------------------------
 
 
@@ -154,7 +108,7 @@ def decode_reply(message_type: int, payload: bytes) -> Reply:
     """
     elements = ie.decode_elements(payload)
     cause = ie.required(elements, ie.CAUSE)[0]
-    recovery = decode_recovery(payload)
+    recovery = recovery_of(elements)
     if cause not in (Cause.REQUEST_ACCEPTED, Cause.REQUEST_ACCEPTED_PARTIALLY):
         return Reply(_VERDICTS.get(cause, Verdict.REFUSED), recovery)
     if (put_off := _VERDICTS.get(_cause_of_bearer(elements))) in (Verdict.LATER, Verdict.ASLEEP):
@@ -172,13 +126,13 @@ def _cause_of_bearer(elements: ie.Elements) -> int:
         return 0
 
 
-def _made(elements: ie.Elements) -> BearerEnds | None:
+def _made(elements: ie.Elements) -> BearerEndpoints | None:
     try:
         bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
         if ie.required(bearer, ie.CAUSE)[0] != Cause.REQUEST_ACCEPTED:
             return None
         user = ie.decode_f_teid(bearer, 2)
-        return BearerEnds(decode_ebi(ie.required(bearer, ie.EBI)), user.teid, user.address)
+        return BearerEndpoints(decode_ebi(ie.required(bearer, ie.EBI)), user.teid, user.address)
     except RemoteProtocolError:
         return None
 

@@ -89,12 +89,13 @@ def decode_elements(payload: bytes) -> Elements:
         count += 1
         if count > ELEMENTS_MAX or at + 4 > end:
             raise RemoteProtocolError("too many elements, or half of one", cause=Cause.INVALID_MESSAGE_FORMAT)
-        length = int.from_bytes(payload[at + 1 : at + 3], "big")
+        length = payload[at + 1] << 8 | payload[at + 2]
         key = (payload[at], payload[at + 3] & 15)
         at += 4
         if at + length > end:
             raise ElementError("overruns the message", Cause.INVALID_LENGTH, key)
-        elements.setdefault(key, payload[at : at + length])
+        if key not in elements:
+            elements[key] = payload[at : at + length]
         at += length
     return elements
 
@@ -123,10 +124,10 @@ def encode_group(type_: int, elements: Iterable[bytes], instance: int = 0) -> by
 
 def required(elements: Elements, type_: int, instance: int = 0) -> bytes:
     """A mandatory value; raises ``ElementError`` (70 when missing, 67 when too short)."""
-    value = elements.get((type_, instance))
-    if value is None:
+    if (type_, instance) not in elements:
         raise ElementError("missing", Cause.MANDATORY_IE_MISSING, (type_, instance))
-    if len(value) < LENGTHS_MIN.get(type_, 0):
+    value = elements[type_, instance]
+    if type_ in LENGTHS_MIN and len(value) < LENGTHS_MIN[type_]:
         raise ElementError(f"{len(value)} octets", Cause.INVALID_LENGTH, (type_, instance))
     return value
 
@@ -140,8 +141,10 @@ def conditional(elements: Elements, type_: int, instance: int = 0) -> bytes:
 
 def optional(elements: Elements, type_: int, instance: int = 0) -> bytes:
     """An optional value; empty when it is missing or too short: it never refuses a session."""
-    value = elements.get((type_, instance), b"")
-    return value if len(value) >= LENGTHS_MIN.get(type_, 0) else b""
+    if (type_, instance) not in elements:
+        return b""
+    value = elements[type_, instance]
+    return b"" if type_ in LENGTHS_MIN and len(value) < LENGTHS_MIN[type_] else value
 
 
 # -- values ---------------------------------------------------------------------------------------------
@@ -237,8 +240,11 @@ class Paa(Struct, frozen=True):
     def decode(cls, value: bytes) -> Self:
         """What follows the addresses does not matter; raises ``ElementError`` (69)."""
         pdn_type = decode_pdn_type(value, PAA)
-        ipv6 = b"" if pdn_type is PdnType.IPV4 else value[2:18]
-        ipv4 = {PdnType.IPV4: value[1:5], PdnType.IPV4V6: value[18:22]}.get(pdn_type, b"")
+        ipv4, ipv6 = b"", value[2:18]
+        if pdn_type is PdnType.IPV4:
+            ipv4, ipv6 = value[1:5], b""
+        elif pdn_type is PdnType.IPV4V6:
+            ipv4 = value[18:22]
         if len(value) < _PAA_BYTES[pdn_type]:
             raise ElementError("half an address", Cause.MANDATORY_IE_INCORRECT, (PAA, 0))
         return cls(

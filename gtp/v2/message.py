@@ -1,15 +1,11 @@
-"""GTPv2-C messages (TS 29.274 §7): typed, one dataclass each.
-
-Rules: what a request must carry is checked in the order of its table; optional elements that are broken are
-left out, they never refuse a session.
-"""
+"""GTPv2-C messages (TS 29.274 §7): their types, and what a PGW answers."""
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 from msgspec import Struct
 
-from core.domain.session import NOWHERE, Location, Qos
+from core.domain.session import Qos
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.v2 import ie
@@ -55,68 +51,33 @@ class MessageType(IntEnum):
     UPDATE_PDN_CONNECTION_SET_RESPONSE = 201
 
 
+RESPONSES: Mapping[int, MessageType] = {
+    MessageType.CREATE_SESSION_REQUEST: MessageType.CREATE_SESSION_RESPONSE,
+    MessageType.MODIFY_BEARER_REQUEST: MessageType.MODIFY_BEARER_RESPONSE,
+    MessageType.DELETE_SESSION_REQUEST: MessageType.DELETE_SESSION_RESPONSE,
+    MessageType.CHANGE_NOTIFICATION_REQUEST: MessageType.CHANGE_NOTIFICATION_RESPONSE,
+    MessageType.SUSPEND_NOTIFICATION: MessageType.SUSPEND_ACKNOWLEDGE,
+    MessageType.RESUME_NOTIFICATION: MessageType.RESUME_ACKNOWLEDGE,
+    MessageType.MODIFY_BEARER_COMMAND: MessageType.MODIFY_BEARER_FAILURE_INDICATION,
+    MessageType.DELETE_BEARER_COMMAND: MessageType.DELETE_BEARER_FAILURE_INDICATION,
+    MessageType.BEARER_RESOURCE_COMMAND: MessageType.BEARER_RESOURCE_FAILURE_INDICATION,
+    MessageType.DELETE_PDN_CONNECTION_SET_REQUEST: MessageType.DELETE_PDN_CONNECTION_SET_RESPONSE,
+    MessageType.UPDATE_PDN_CONNECTION_SET_REQUEST: MessageType.UPDATE_PDN_CONNECTION_SET_RESPONSE,
+    MessageType.PGW_RESTART_NOTIFICATION: MessageType.PGW_RESTART_NOTIFICATION_ACKNOWLEDGE,
+}
+"""The requests that are decided, and what answers them; of a command, what refuses it."""
+ANSWERS = frozenset(
+    {
+        MessageType.CREATE_BEARER_RESPONSE,
+        MessageType.UPDATE_BEARER_RESPONSE,
+        MessageType.DELETE_BEARER_RESPONSE,
+    }
+)
+"""What answers our own requests, beside Echo Responses."""
 _EBI_MIN = 5
 IMSI_BYTES_MAX = 8
 NO_APN_RESTRICTION = b"\0"
 """§8.57."""
-
-
-class CreateSessionRequest(Struct, frozen=True):
-    """Create Session Request (§7.2.1) with its default bearer."""
-
-    imsi: str
-    apn: str
-    ebi: int
-    paa: ie.Paa
-    control: ie.FTeid
-    user: ie.FTeid
-    qos: Qos
-    indication: ie.Indication
-    recovery: int | None = None
-    msisdn: str = ""
-    imei: str = ""
-    location: Location = NOWHERE
-    pco: bytes = b""
-    apco: bytes = b""
-    epco: bytes = b""
-    is_low_priority: bool = False
-
-
-class ModifyBearerRequest(Struct, frozen=True):
-    """Modify Bearer Request (§7.2.7); what is ``None`` does not change.
-
-    ``bearers``: of each bearer context its EBI and its end; ``removed``: the EBIs that are to be removed.
-    ``is_from_sgsn``: the device comes from an SGSN on Gn/Gp, so that its MME has no EPS bearers of it yet.
-    """
-
-    control: ie.FTeid | None
-    bearers: tuple[tuple[int, ie.FTeid | None], ...]
-    removed: tuple[int, ...] = ()
-    ambr_kbps: tuple[int, int] | None = None
-    recovery: int | None = None
-    location: Location = NOWHERE
-    imei: str = ""
-    is_from_sgsn: bool = False
-
-
-class ChangeNotification(Struct, frozen=True):
-    """Change Notification Request (§7.3.14); ``imsi`` is the element, to be told again."""
-
-    location: Location
-    imsi: bytes
-    imei: str = ""
-
-
-class Notification(Struct, frozen=True):
-    """Suspend or Resume Notification (§7.4.1, §7.4.3)."""
-
-    is_suspended: bool
-
-
-class DeleteSessionRequest(Struct, frozen=True):
-    """Delete Session Request (§7.2.9.1)."""
-
-    ebi: int | None
 
 
 class Created(Struct, frozen=True):
@@ -134,83 +95,10 @@ class Created(Struct, frozen=True):
     epco: bytes
 
 
-def decode_create_session_request(payload: bytes) -> CreateSessionRequest:
-    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
-    elements = ie.decode_elements(payload)
-    imsi = ie.decode_imsi(ie.conditional(elements, ie.IMSI))
-    ie.required(elements, ie.RAT_TYPE)
-    control = ie.decode_f_teid(elements, 0)
-    apn = ie.decode_apn(ie.required(elements, ie.APN))
-    paa = _paa(elements)
-    bearer = ie.decode_elements(ie.required(elements, ie.BEARER_CONTEXT))
-    ebi = decode_ebi(ie.required(bearer, ie.EBI))
-    ie.conditional(bearer, ie.F_TEID, 2)
-    return CreateSessionRequest(
-        imsi=imsi,
-        apn=apn,
-        ebi=ebi,
-        paa=paa,
-        control=control,
-        user=ie.decode_f_teid(bearer, 2),
-        qos=_qos(ie.required(bearer, ie.BEARER_QOS), ie.optional(elements, ie.AMBR)),
-        indication=ie.Indication.decode(ie.optional(elements, ie.INDICATION)),
-        recovery=_recovery(elements),
-        msisdn=ie.decode_msisdn(ie.optional(elements, ie.MSISDN)),
-        imei=values.decode_imei(ie.optional(elements, ie.MEI)),
-        location=_location(elements),
-        pco=ie.optional(elements, ie.PCO),
-        apco=ie.optional(elements, ie.APCO),
-        epco=ie.optional(elements, ie.EPCO),
-        is_low_priority=bool((ie.optional(elements, ie.SIGNALLING_PRIORITY) or b"\0")[0] & 1),
-    )
-
-
-def decode_modify_bearer_request(payload: bytes) -> ModifyBearerRequest:
-    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
-    elements = ie.decode_elements(payload)
-    bearers: list[tuple[int, ie.FTeid | None]] = []
-    for value in ie.every(payload, ie.BEARER_CONTEXT):
-        bearer = ie.decode_elements(value)
-        user = ie.decode_f_teid(bearer, 1) if (ie.F_TEID, 1) in bearer else None
-        bearers.append((decode_ebi(ie.required(bearer, ie.EBI)), user))
-    removed = [ie.decode_elements(value) for value in ie.every(payload, ie.BEARER_CONTEXT, 1)]
-    ambr = ie.optional(elements, ie.AMBR)
-    return ModifyBearerRequest(
-        control=ie.decode_f_teid(elements, 0) if (ie.F_TEID, 0) in elements else None,
-        bearers=tuple(bearers),
-        removed=tuple(decode_ebi(ie.required(bearer, ie.EBI)) for bearer in removed),
-        ambr_kbps=ie.decode_ambr(ambr) if ambr else None,
-        recovery=_recovery(elements),
-        location=_location(elements),
-        imei=values.decode_imei(ie.optional(elements, ie.MEI)),
-    )
-
-
-def decode_change_notification(payload: bytes) -> ChangeNotification:
-    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
-    elements = ie.decode_elements(payload)
-    ie.required(elements, ie.RAT_TYPE)
-    imei = values.decode_imei(ie.optional(elements, ie.MEI))
-    return ChangeNotification(_location(elements), _imsi_element(elements), imei)
-
-
-def peek_imsi_element(payload: bytes) -> bytes:
-    """The IMSI of a Change Notification that could not be decoded, to be told again (§7.3.15); or nothing."""
-    try:
-        return _imsi_element(ie.decode_elements(payload))
-    except RemoteProtocolError:
-        return b""
-
-
-def _imsi_element(elements: ie.Elements) -> bytes:
+def imsi_element(elements: ie.Elements) -> bytes:
+    """The IMSI as an element, to be told again (§7.3.15); or nothing."""
     value = ie.optional(elements, ie.IMSI)
     return ie.encode_element(ie.IMSI, value) if 0 < len(value) <= IMSI_BYTES_MAX else b""
-
-
-def decode_delete_session_request(payload: bytes) -> DeleteSessionRequest:
-    """Raises ``RemoteProtocolError`` with the cause, and the element it names."""
-    linked = ie.optional(ie.decode_elements(payload), ie.EBI)
-    return DeleteSessionRequest(decode_ebi(linked) if linked else None)
 
 
 def decode_ebi(value: bytes) -> int:
@@ -220,10 +108,16 @@ def decode_ebi(value: bytes) -> int:
     return value[0] & 15
 
 
+def recovery_of(elements: ie.Elements) -> int | None:
+    """The restart counter of its sender, where there is one (§8.5)."""
+    value = ie.optional(elements, ie.RECOVERY)
+    return value[0] if value else None
+
+
 def decode_recovery(payload: bytes) -> int | None:
     """The Recovery of an Echo or of a response, where there is one."""
     try:
-        return _recovery(ie.decode_elements(payload))
+        return recovery_of(ie.decode_elements(payload))
     except RemoteProtocolError:
         return None
 
@@ -268,12 +162,10 @@ def encode_cause_response(
     return encode_header(message_type, teid, sequence, ie.encode_cause(cause, fault) + repeated)
 
 
-def encode_create_session_response(
-    peer_teid: int, sequence: int, request: CreateSessionRequest, created: Created
-) -> bytes:
+def encode_create_session_response(peer_teid: int, sequence: int, ebi: int, created: Created) -> bytes:
     """An accepting Create Session Response (§7.2.2)."""
     bearer = [
-        ie.encode_element(ie.EBI, bytes((request.ebi,))),
+        ie.encode_element(ie.EBI, bytes((ebi,))),
         ie.encode_cause(Cause.REQUEST_ACCEPTED),
         created.user.encode(2),
         ie.encode_qos(created.qos.qci, created.qos.arp),
@@ -339,33 +231,3 @@ def encode_delete_session_response(peer_teid: int, sequence: int, recovery: int)
     """An accepting Delete Session Response (§7.2.10.1)."""
     body = ie.encode_cause(Cause.REQUEST_ACCEPTED) + ie.encode_element(ie.RECOVERY, bytes((recovery,)))
     return encode_header(MessageType.DELETE_SESSION_RESPONSE, peer_teid, sequence, body)
-
-
-def _paa(elements: ie.Elements) -> ie.Paa:
-    """PAA, which must be of the PDN Type that stands beside it (§8.14)."""
-    paa = ie.Paa.decode(ie.conditional(elements, ie.PAA))
-    asked = ie.optional(elements, ie.PDN_TYPE)
-    if asked and ie.decode_pdn_type(asked) is not paa.pdn_type:
-        raise ie.ElementError("not of the PDN type", Cause.MANDATORY_IE_INCORRECT, (ie.PAA, 0))
-    return paa
-
-
-def _qos(bearer_qos: bytes, ambr: bytes) -> Qos:
-    up_kbps, down_kbps = ie.decode_ambr(ambr)
-    return Qos(qci=bearer_qos[1], arp=bearer_qos[0], ambr_up_kbps=up_kbps, ambr_down_kbps=down_kbps)
-
-
-def _recovery(elements: ie.Elements) -> int | None:
-    value = ie.optional(elements, ie.RECOVERY)
-    return value[0] if value else None
-
-
-def _location(elements: ie.Elements) -> Location:
-    user_location = ie.optional(elements, ie.ULI)
-    return values.locate(
-        serving_network=ie.optional(elements, ie.SERVING_NETWORK),
-        rat=ie.optional(elements, ie.RAT_TYPE),
-        user_location=user_location,
-        cell=values.decode_cell_v2(user_location),
-        time_zone=ie.optional(elements, ie.MS_TIME_ZONE),
-    )

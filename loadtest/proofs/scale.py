@@ -1,8 +1,8 @@
 """Many nodes over one store, in virtual time: who holds which virtual gateway while nodes fail by a seed.
 
-The real ``Holdings`` and ``Tenure`` of every node, over leases in memory with a network's delays; a gateway
-stands for its SIMs by their number, and reads them back for as long as it takes. Quiet time between faults is
-cut to what the next one needs; everything else passes as it would.
+The real ``LeaseCoordinator`` and ``LeaseTerm`` of every node, over leases in memory with a network's delays;
+a gateway stands for its SIMs by their number, and reads them back for as long as it takes. Quiet time between
+faults is cut to what the next one needs; everything else passes as it would.
 
 Rules: never two owners, not for an instant; a gap lasts from when nobody answers for a gateway until somebody
 does. Nodes are of zones, and take only gateways of their own, as on EC2 (docs/scale.md).
@@ -21,8 +21,8 @@ from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
-from core.services.cluster.holding import Holdings
-from core.services.gateway.virtual_gateway import Tenure
+from core.services.cluster.holding import LeaseCoordinator
+from core.services.gateway.lease_term import LeaseTerm
 from core.services.running.faults import Faults
 from loadtest.proofs.sizing import Demand, Layout, Supply, as_lines, lay_out
 from loadtest.report import page, plot, table_of
@@ -80,12 +80,12 @@ class SharedLeases:
 
     def put(self, lease: GatewayLease) -> GatewayLease:
         """Write if the stored version is the lease's."""
-        stored = self.rows.get(lease.gateway_id)
+        stored = self.rows.get(lease.lease_id)
         if (stored.version if stored else 0) != lease.version:
             self.conflicts += 1
-            raise StaleVersion(lease.gateway_id)
-        self.rows[lease.gateway_id] = replace(lease, version=lease.version + 1)
-        return self.rows[lease.gateway_id]
+            raise StaleVersion(lease.lease_id)
+        self.rows[lease.lease_id] = replace(lease, version=lease.version + 1)
+        return self.rows[lease.lease_id]
 
 
 @dataclass(slots=True)
@@ -149,12 +149,12 @@ class World:
 
 
 @dataclass(slots=True)
-class SimulatedSeat:
+class SimulatedWorker:
     """Answers from the end of ``start`` until it is fenced."""
 
     world: World
     name: str
-    tenure: Tenure
+    term: LeaseTerm[GatewayLease]
     core: asyncio.Lock
     """A node is one process: it reads one gateway back after the other."""
 
@@ -163,16 +163,16 @@ class SimulatedSeat:
         fleet = self.world.fleet
         async with self.core:
             await asyncio.sleep(fleet.begin_s * (0.75 + self.world.rng.random() / 2))
-        self.world.begin(self.tenure.lease.gateway_id, self.name)
+        self.world.begin(self.term.lease.lease_id, self.name)
         return fleet.sims_per_gateway
 
     async def run(self) -> None:
-        """Until the tenure ends."""
+        """Until the term ends."""
         await asyncio.Event().wait()
 
     def fence(self) -> None:
         """Answers nothing any more."""
-        self.world.end(self.tenure.lease.gateway_id, self.name)
+        self.world.end(self.term.lease.lease_id, self.name)
 
     async def settle(self) -> None:
         """The last counts become durable."""
@@ -193,23 +193,25 @@ class SimulatedNode:
         gateways = world.of_zone(world.gateway_ids, zone)
         core = asyncio.Lock()
         here = world.of_zone([f"node-{n}" for n in range(world.fleet.nodes)], zone)
-        self.holdings = Holdings[SimulatedSeat](
+        self.coordinator = LeaseCoordinator[GatewayLease, SimulatedWorker](
             leases=self,
+            kind=GatewayLease,
             peers=self,
             clock=world.clock,
             owner=name,
             contact=self.contact,
-            gateways=gateways,
+            lease_ids=gateways,
             home=gateways[here.index(name) :: len(here)],
-            make=lambda tenure, _: SimulatedSeat(world, name, tenure, core),
+            make=lambda term, _: SimulatedWorker(world, name, term, core),
             settle_left=_nothing_left,
             faults=Faults(clock=world.clock),
+            loop="gateway",
         )
         self.running = asyncio.create_task(self._live())
 
     async def _live(self) -> None:
-        await self.holdings.start()
-        await self.holdings.run()
+        await self.coordinator.start()
+        await self.coordinator.run()
 
     def stop(self, *, is_seen: bool) -> None:
         """It stands still from now on; whether its host tells so."""
@@ -220,11 +222,11 @@ class SimulatedNode:
 
     # -- Leases ---------------------------------------------------------------------------------------
 
-    async def get(self, gateway_id: str) -> GatewayLease | None:
+    async def get(self, lease_id: str) -> GatewayLease | None:
         """Read one."""
         self.world.store.reads += 1
         await self._reach(GET_S)
-        return self.world.store.rows.get(gateway_id)
+        return self.world.store.rows.get(lease_id)
 
     async def put(self, lease: GatewayLease) -> GatewayLease:
         """Compare and set; the answer takes as long as the way there."""
@@ -262,7 +264,7 @@ class SimulatedNode:
         node = self.world.nodes[contact.removeprefix("http://")]
         if not node.is_up:
             raise Unavailable("does not answer")
-        await node.holdings.hand_over(gateway_id)
+        await node.coordinator.hand_over(gateway_id)
 
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
         """Nobody asks."""
@@ -451,7 +453,7 @@ def _stopper(kind: str) -> Callable[[SimulatedNode], Awaitable[None]]:
 
 
 async def _drain(node: SimulatedNode) -> None:
-    await node.holdings.drain()
+    await node.coordinator.drain()
     node.stop(is_seen=True)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from core.adapters.store.tables import DAY_US, EVENT_LIFE_US, MESSAGE_COUNT, USAGE, USAGE_DAY
 from core.domain.usage import SLOT_S
-from core.services.cluster.holding import LOOK_S
-from core.services.gateway.virtual_gateway import RENEW_S
+from core.services.cluster.lease_seeking import LOOK_S
+from core.services.gateway.lease_term import RENEW_S
 
 DAY_S, GIB = 86_400, 2**30
 ATTACH_US, DETACH_US = 1_400.0, 1_400.0

@@ -257,12 +257,12 @@ async def _check_leaks(world: World) -> None:
     leaks = {
         **held.gateway.leases,
         "open sessions": len(held.sessions.open_sessions),
-        "unfinished sessions": len(held.sessions._unfinished),
+        "unfinished sessions": len(held.sessions.common.unfinished),
         "stored sessions": sum(isinstance(each, Session) for each in found),
-        "contexts": max(machine.contexts for machine in held.door.machines.values()),
+        "contexts": held.door.endpoint.contexts,
         "slots": len(list(held.user_plane.all_counters())),
         "sessions at NASes": held.radius.held,
-        "locks": len(held.sessions._locks),
+        "locks": len(held.sessions.common.locks),
     }
     for what, count in leaks.items():
         if count:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from core.domain.gateway import GatewayLease
 from core.errors import Unavailable
 from core.ports.store import Leases
 
@@ -26,7 +27,7 @@ class OwnerWatch:
     contacts: Mapping[str, str]
     secret: str = field(repr=False)
     gateways: tuple[str, ...]
-    leases: Leases
+    leases: Leases[GatewayLease]
     looks: int = 0
     two_owners: list[str] = field(default_factory=list)
     _told: dict[str, tuple[int, str]] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from core.adapters.store.wide import WideStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import EdgeConfig
 from core.domain.flow import PacketFilter
+from core.domain.requests import ModifySession
 from core.domain.session import CloseReason, Qos, Session, SessionEventKind
 from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
 from core.domain.usage import Folding, day_of
@@ -35,7 +36,6 @@ from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
 from core.services.running.faults import Fault
-from core.services.sessions.requests import ModifySession
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.peers.device import SimulatedDevice
 from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal

@@ -41,7 +41,11 @@ class MqttEntryPoint:
     def __call__(self, session: Session) -> "MqttProtocol":
         """Serve one connection of a session."""
         assigned = f"airloom-{self._entropy.random_bytes(8).hex()}"
-        machine = MqttConnection(now=self.clock.monotonic(), assigned_client_id=assigned)
+        machine = MqttConnection(
+            now=self.clock.monotonic(),
+            assigned_client_id=assigned,
+            refused=self.connections.refused_packets,
+        )
         return MqttProtocol(self, session, machine)
 
     def take_over(self, imsi: str, client_id: str, by: "MqttProtocol") -> None:

@@ -10,16 +10,19 @@ Rules:
 - CONNECT has a deadline, and so has every packet that was begun; the keep-alive counts whole packets
   (§3.1.2.10).
 - A client that breaks the protocol is told why (version 5) and cut off; nothing that it sends raises.
+- Which packet may come when, and what it does, stands in ``mqtt_bridge.mqtt.states``.
 - There is no session state and nothing to subscribe to: what is not offered is said in CONNACK or refused.
   Version 3.1.1 cannot refuse some of it, and a client that is cut off sends the same again for ever. So it is
   served as far as it can be: QoS 2 within a connection; of a PUBLISH that is too long the beginning, to be
   kept aside; a message to be retained, as a message.
 """
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from core.domain.machine import refuse, step
 from mqtt_bridge.mqtt.codec import (
     VERSION_3,
     VERSION_5,
@@ -42,6 +45,7 @@ from mqtt_bridge.mqtt.codec import (
     encode_release,
     encode_suback,
 )
+from mqtt_bridge.mqtt.states import CONNECTION, Action, ConnectionState, Signal
 
 WINDOW = 64
 """Messages of one connection that may wait; Receive Maximum (MQTT 5.0 §3.2.2.3.3)."""
@@ -94,7 +98,9 @@ class _Packet(NamedTuple):
 
 
 class MqttConnection:
-    """The machine. ``assigned_client_id`` is what a client without a name is called."""
+    """The machine. ``assigned_client_id`` is what a client without a name is called; ``refused`` counts the
+    packets that came in a state that does not have them, of all connections that share it.
+    """
 
     def __init__(
         self,
@@ -103,7 +109,10 @@ class MqttConnection:
         assigned_client_id: str,
         window: int = WINDOW,
         packet_bytes_max: int = PACKET_BYTES_MAX,
+        refused: Counter[str] | None = None,
     ) -> None:
+        self._enter(ConnectionState.AWAITING_CONNECT)
+        self.refused: Counter[str] = Counter() if refused is None else refused
         self._assigned_client_id = assigned_client_id
         self._window = window
         self._packet_bytes_max = packet_bytes_max
@@ -124,10 +133,7 @@ class MqttConnection:
         self._patience_s = CONNECT_S
         self._packet_s = PACKET_S_MAX
         self._connect: Connect | None = None
-        self._is_answered = False
         self._will: Message | None = None
-        self.is_closing = False
-        """Send what is to be sent, then close."""
         self.closed_because: Reason | None = None
 
     @property
@@ -187,23 +193,22 @@ class MqttConnection:
         self._settle(published, reason if self.version == VERSION_5 else Reason.SUCCESS, now)
 
     def close(self, reason: Reason) -> None:
-        """Cut the client off; what waits is not acknowledged."""
-        if self.is_closing:
+        """Cut the client off; what waits is not acknowledged. Nothing more when it is closing already."""
+        action = self._signal(Signal.CUT_OFF)
+        if action is None:
             return
-        if not self._is_answered:
+        if action is Action.SEND_CONNACK:
             self._outgoing += encode_connack(self.version or VERSION_3, reason, {})
         elif self.version == VERSION_5:
             self._outgoing += encode_disconnect(reason)
-        self.is_closing, self.closed_because = True, reason
+        self.closed_because = reason
         self._received, self._at = b"", 0
         self._partial.clear()
         self._too_long, self._passed_over = None, 0
 
     def connection_lost(self) -> Message | None:
         """The connection is gone: the will that the client left for this case (§3.1.2.5)."""
-        self.is_closing = True
-        will, self._will = self._will, None
-        return will
+        return self._will if self._signal(Signal.LOST) is Action.LEAVE_WILL else None
 
     def data_to_send(self) -> bytes:
         """What is to be sent now."""
@@ -216,7 +221,7 @@ class MqttConnection:
         """When ``handle_timer`` is due; ``None`` while we are the ones who do not read."""
         if not self.wants_data:
             return None
-        is_begun = self._is_answered and (self._partial or self._passed_over)
+        is_begun = self.state is ConnectionState.CONNECTED and (self._partial or self._passed_over)
         return self._heard + (self._packet_s if is_begun else self._patience_s)
 
     def handle_timer(self, now: float) -> None:
@@ -275,46 +280,67 @@ class MqttConnection:
         self._wanted, self._packet_s = wanted, PACKET_S_MAX
 
     def _begin_to_hear(self) -> None:
-        if self._is_answered and not self._wanted:
+        if not self._wanted and self.state is ConnectionState.CONNECTED:
             self._heard = self._now
 
     def _hear(self) -> None:
         self._wanted = 0
-        if self._is_answered:
+        if self.state is ConnectionState.CONNECTED:
             self._heard = self._now
 
+    def _signal(self, signal: Signal) -> Action | None:
+        """Step by what is no packet; what is to be done."""
+        following, action = step(CONNECTION, self.state, signal, self.refused) or (self.state, None)
+        self._enter(following)
+        return action
+
+    def _enter(self, state: ConnectionState) -> None:
+        self.state = state
+        self.is_closing = state in (ConnectionState.CLOSING, ConnectionState.CLOSED)
+        """Send what is to be sent, then close."""
+        self._row = _STEPS[state]
+
     def _on_packet(self, packet: "_Packet") -> Event | None:
-        kind, flags, content, octets_missing = packet
-        if self._connect is None:
-            if kind != PacketType.CONNECT or flags:
-                raise Malformed("not CONNECT first", Reason.PROTOCOL_ERROR)
-            return self._on_connect(decode_connect(content))
-        if kind == PacketType.PUBLISH:
-            return self._on_publish(decode_publish(flags, content, self.version), octets_missing)
-        if kind == PacketType.PUBREL and self.version == VERSION_3:
-            return self._on_release(decode_release(flags, content))
-        if flags != (2 if kind in (PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE) else 0):
-            raise Malformed("fixed header flags")
-        match kind:
-            case PacketType.PINGREQ:
-                self._outgoing += encode(PacketType.PINGRESP, 0, b"")
-            case PacketType.SUBSCRIBE:
-                wanted = decode_subscribe(content, self.version)
-                refused = SUBSCRIPTION_REFUSED[self.version]
-                self._outgoing += encode_suback(self.version, PacketType.SUBACK, wanted, refused)
-            case PacketType.UNSUBSCRIBE:
-                wanted = decode_unsubscribe(content, self.version)
-                self._outgoing += encode_suback(self.version, PacketType.UNSUBACK, wanted, Reason.SUCCESS)
-            case PacketType.DISCONNECT:
-                reason = decode_disconnect(content, self.version).reason
-                self._will = self._will if reason == Reason.DISCONNECT_WITH_WILL else None
-                self.is_closing = True
-            case _:
-                raise Malformed(f"packet type {kind}", Reason.PROTOCOL_ERROR)
+        """Step by a packet; raises ``Malformed`` when the state does not have it, or its action refuses."""
+        found = self._row.get(packet.kind)
+        if found is None:
+            name = PacketType(packet.kind).name if packet.kind else "RESERVED"
+            refuse(self.refused, name, self.state.name)
+            raise Malformed(f"{name} while {self.state.value}", Reason.PROTOCOL_ERROR)
+        following, act = found
+        event = act(self, packet)
+        if following is not self.state:
+            self._enter(following)
+        return event
+
+    def _on_ping(self, packet: "_Packet") -> Event:
+        _demand_flags(packet, 0)
+        self._outgoing += encode(PacketType.PINGRESP, 0, b"")
         return SERVED
 
-    def _on_connect(self, connect: Connect) -> Event:
-        self._connect = connect
+    def _on_subscribe(self, packet: "_Packet") -> Event:
+        _demand_flags(packet, 2)
+        wanted = decode_subscribe(packet.content, self.version)
+        refused = SUBSCRIPTION_REFUSED[self.version]
+        self._outgoing += encode_suback(self.version, PacketType.SUBACK, wanted, refused)
+        return SERVED
+
+    def _on_unsubscribe(self, packet: "_Packet") -> Event:
+        _demand_flags(packet, 2)
+        wanted = decode_unsubscribe(packet.content, self.version)
+        self._outgoing += encode_suback(self.version, PacketType.UNSUBACK, wanted, Reason.SUCCESS)
+        return SERVED
+
+    def _on_disconnect(self, packet: "_Packet") -> Event:
+        _demand_flags(packet, 0)
+        reason = decode_disconnect(packet.content, self.version).reason
+        self._will = self._will if reason == Reason.DISCONNECT_WITH_WILL else None
+        return SERVED
+
+    def _on_connect(self, packet: "_Packet") -> Event:
+        if packet.flags:
+            raise Malformed("fixed header flags", Reason.PROTOCOL_ERROR)
+        self._connect = connect = decode_connect(packet.content)
         client_id = connect.client_id or self._assigned_client_id
         if connect.authentication_method:
             raise Malformed("CONNECT refused", Reason.BAD_AUTHENTICATION_METHOD)
@@ -326,8 +352,7 @@ class MqttConnection:
             raise Malformed("CONNECT refused", Reason.RETAIN_NOT_SUPPORTED)
         keep_alive_s = self._answer_connect(connect, client_id)
         self._patience_s = keep_alive_s * 1.5 if keep_alive_s else IDLE_S_MAX
-        self._will, self._is_answered = connect.will, True
-        self._heard = self._now
+        self._will, self._heard = connect.will, self._now
         return Connected(client_id)
 
     def _answer_connect(self, connect: Connect, client_id: str) -> int:
@@ -350,7 +375,9 @@ class MqttConnection:
         self._outgoing += encode_connack(connect.version, Reason.SUCCESS, properties)
         return keep_alive_s
 
-    def _on_publish(self, message: Message, octets_missing: int) -> Published | None:
+    def _on_publish(self, packet: "_Packet") -> Published | None:
+        _, flags, content, octets_missing = packet
+        message = decode_publish(flags, content, self.version)
         if self.version == VERSION_5 and message.qos > 1:
             raise Malformed("QoS 2", Reason.QOS_NOT_SUPPORTED)
         if self.version == VERSION_5 and message.is_retain:
@@ -370,7 +397,11 @@ class MqttConnection:
         if all(each.message.qos < 2 or each.message.packet_id != packet_id for each in self._unsettled):
             self._outgoing += encode_release(PacketType.PUBREC, packet_id)
 
-    def _on_release(self, packet_id: int) -> Event | None:
+    def _on_release(self, packet: "_Packet") -> Event | None:
+        if self.version == VERSION_5:
+            _demand_flags(packet, 0)
+            raise Malformed("PUBREL without QoS 2", Reason.PROTOCOL_ERROR)
+        packet_id = decode_release(packet.flags, packet.content)
         identifier = 1 << packet_id
         was_waiting = self._unreleased & identifier
         self._unreleased &= ~identifier
@@ -388,3 +419,29 @@ class MqttConnection:
                 self._outgoing += encode_puback(message.packet_id, settled)
             elif message.qos and not self.is_closing:
                 self._outgoing += encode_release(PacketType.PUBREC, message.packet_id)
+
+
+def _demand_flags(packet: _Packet, flags: int) -> None:
+    """Those that its type reserves (§2.1.3)."""
+    if packet.flags != flags:
+        raise Malformed("fixed header flags")
+
+
+_ACTIONS: Mapping[Action, Callable[[MqttConnection, _Packet], Event | None]] = {
+    Action.ADMIT: MqttConnection._on_connect,
+    Action.TAKE_MESSAGE: MqttConnection._on_publish,
+    Action.RELEASE: MqttConnection._on_release,
+    Action.REFUSE_SUBSCRIPTION: MqttConnection._on_subscribe,
+    Action.CONFIRM_UNSUBSCRIBE: MqttConnection._on_unsubscribe,
+    Action.ANSWER_PING: MqttConnection._on_ping,
+    Action.DROP_WILL: MqttConnection._on_disconnect,
+}
+_STEPS = {
+    state: {
+        int(event): (following, _ACTIONS[action])
+        for event, (following, action) in row.items()
+        if action is not None and action in _ACTIONS
+    }
+    for state, row in CONNECTION.items()
+}
+"""The table's packets, with what does their actions: looked up once for each packet."""

@@ -533,7 +533,7 @@ async def test_a_node_proves_that_rows_are_taken_and_nobody_else_sees_its_row(wo
 
 async def test_a_lease_is_compared_and_set(world: World) -> None:
     leases = as_port(world.store).leases
-    lease = GatewayLease("vg-1", "a", 1, NOW, 1)
+    lease = GatewayLease("vg-1", "a", 1, NOW)
     assert await leases.get("vg-1") is None
     results = await outcomes(leases.put(lease), leases.put(replace(lease, owner="b")))
     won = [result for result in results if isinstance(result, GatewayLease)]

@@ -16,13 +16,14 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.utils import rdpcap
 
-from gtp.endpoint import GtpEndpoint
-from gtp.events import SessionRequested, SessionWish
+from gtp.endpoint import GtpcEndpoint
+from gtp.events import SessionRequested
 from gtp.v1 import ie
-from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.message import MessageType, decode_response
-from gtp.v2.gateway import GtpV2Gateway
+from gtp.v1.wire import V1Wire
+from gtp.v2.wire import V2Wire
+from gtp.wire import CreateSessionParams
 from tests.support.gtp import APN, counting
 
 ROOT = Path(__file__).parents[2]
@@ -42,20 +43,24 @@ def control_messages(capture: Path) -> tuple[bytes, ...]:
     return tuple(data for data in found if data)
 
 
-def machine_for(data: bytes) -> GtpEndpoint:
-    kind: type[GtpEndpoint] = GtpV2Gateway if data[0] >> 5 == 2 else GtpV1Gateway
-    return kind(
-        address=IPv4Address("127.0.0.1"), recovery=1, apns=[APN], allowed_peers=(), random_bytes=counting(1)
+def machine_for(data: bytes) -> GtpcEndpoint:
+    return GtpcEndpoint(
+        wires=[V1Wire(), V2Wire()],
+        address=IPv4Address("127.0.0.1"),
+        recovery=1,
+        apns=[APN],
+        allowed_peers=(),
+        random_bytes=counting(1),
     )
 
 
-def wishes(capture: Path) -> Iterator[SessionWish]:
+def wishes(capture: Path) -> Iterator[CreateSessionParams]:
     for data in control_messages(capture):
         machine = machine_for(data)
         machine.receive_datagram(data, ("127.0.1.1", 2123), 0)
         event = machine.next_event()
         if isinstance(event, SessionRequested):
-            yield event.wish
+            yield event.params
 
 
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.name)
@@ -64,8 +69,9 @@ def test_every_message_is_taken_in_refused_or_dropped_by_name(capture: Path) -> 
         machine = machine_for(data)
         machine.receive_datagram(data, ("127.0.1.1", 2123), 0)
         answers, event = machine.datagrams_to_send(), machine.next_event()
-        assert sum((bool(answers), event is not None, bool(machine.dropped))) >= 1, data.hex()
-        assert not machine.dropped["malformed_header"], data.hex()
+        dropped = [version.dropped for version in machine.versions.values()]
+        assert sum((bool(answers), event is not None, any(dropped))) >= 1, data.hex()
+        assert not any(counts["malformed_header"] for counts in dropped), data.hex()
 
 
 @pytest.mark.program("tshark")

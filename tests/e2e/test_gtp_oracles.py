@@ -19,11 +19,12 @@ from core.domain.usage import SegmentLabel
 from core.domain.values import replace
 from core.ports.network import Address, DatagramSocket, Receiver
 from core.ports.user_plane import Bearer
+from gtp.endpoint import GtpcEndpoint
 from gtp.events import Accepted, DeleteRequested, Done, Rejected, SessionRequested, UpdateRequested
 from gtp.transaction import Timers
 from gtp.userplane.slots import over_buffer, table_bytes
 from gtp.userplane.udp import UdpUserPlane
-from gtp.v1.gateway import GtpV1Gateway
+from gtp.v1.wire import V1Wire
 from loadtest.simulation.virtual import VirtualClock, run_virtual
 from tests.support.gtp import (
     APN,
@@ -47,7 +48,8 @@ LONG_PROFILE = "0223921f7396d2fe7487ff00"
 
 def control_messages() -> dict[str, bytes]:
     """Every kind of GTPv1-C message that the machine sends, by name."""
-    machine = GtpV1Gateway(
+    machine = GtpcEndpoint(
+        wires=[V1Wire()],
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[replace(APN, dns_ipv6=IPV6, p_cscf=(*APN.dns, *IPV6))],

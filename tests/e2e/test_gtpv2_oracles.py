@@ -13,6 +13,7 @@ from scapy.contrib.gtp_v2 import GTPHeader
 from core.domain.reasons import AttachRefusal
 from core.domain.session import CloseReason, PdnType, Qos
 from core.domain.values import replace
+from gtp.endpoint import GtpcEndpoint
 from gtp.events import (
     Accepted,
     BearersUnwanted,
@@ -23,7 +24,7 @@ from gtp.events import (
     UpdateRequested,
 )
 from gtp.transaction import Timers
-from gtp.v2.gateway import GtpV2Gateway
+from gtp.v2.wire import V2Wire
 from tests.support.gtp import APN, counting
 from tests.support.gtp2 import (
     SGW,
@@ -51,7 +52,8 @@ SETS = (101, 179, 200)
 
 def messages() -> dict[str, bytes]:
     """Every kind of message that the machine sends, by name."""
-    machine = GtpV2Gateway(
+    machine = GtpcEndpoint(
+        wires=[V2Wire()],
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[APN],
@@ -103,7 +105,7 @@ def messages() -> dict[str, bytes]:
         ask(f"no sets, {kind}", message2(kind, 0, kind, b""))
     ask("version not supported", bytes((0x60, 32, 0, 4)) + bytes(4))
     ask("echo request", message2(1, None, 6, element(3, b"\x09")))
-    begin("create bearer request", lambda: machine.add_bearer(session().session_id, WANTED, 0))
+    begin("create bearer request", lambda: machine.add_bearer(session(), WANTED, 0))
     begin("dedicated bearer changed", lambda: machine.change_bearer(told(), replace(WANTED, ebi=6), 0))
     begin("update bearer request", lambda: machine.changed(told(), 0))
     begin("delete dedicated bearer", lambda: machine.remove_bearer(session().session_id, 6, 0))

@@ -23,8 +23,8 @@ import pytest
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from core.adapters.store.cassandra import migrate
-from core.services.cluster.holding import GONE_AFTER_S
-from core.services.gateway.virtual_gateway import LEASE_S
+from core.services.cluster.lease_seeking import GONE_AFTER_S
+from core.services.gateway.lease_term import LEASE_S
 from loadtest.customer import Customer
 from loadtest.external import cassandra
 from loadtest.external.namespaces import Lab, Segment

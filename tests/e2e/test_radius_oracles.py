@@ -11,9 +11,11 @@ import pytest
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Nas
 from radius import attributes as a
-from radius.client import DisconnectClient, Ending
+from radius.client import DisconnectClient
 from radius.codec import Code, encode_access_request, encode_signed_request
-from radius.server import Denied, Granted, NasNetwork, RadiusServer, Recorded, Service
+from radius.events import AccessRequested, AccountingRequested, Denied, Ending, Granted, Recorded
+from radius.networks import NasNetwork, NasNetworks
+from radius.server import RadiusServer, ServerPort
 
 SECRET = b"a shared secret"
 NAS = ("127.0.3.1", 40_000)
@@ -22,28 +24,30 @@ IMSI = (a.USER_NAME, b"440100000000001")
 
 def messages() -> dict[str, tuple[int, bytes]]:
     """Each kind by name, with the port it is sent from."""
-    server = RadiusServer([NasNetwork(IPv4Network("127.0.0.0/8"), SECRET)])
-    ports = {Service.AUTHENTICATION: 1812, Service.ACCOUNTING: 1813}
+    networks = NasNetworks([NasNetwork(IPv4Network("127.0.0.0/8"), SECRET)])
+    servers = {port: RadiusServer(port, networks) for port in ServerPort}
+    ports = {ServerPort.AUTHENTICATION: 1812, ServerPort.ACCOUNTING: 1813}
     sent: dict[str, tuple[int, bytes]] = {}
 
-    def ask(name: str, service: Service, data: bytes, outcome: Granted | Denied | Recorded | None) -> None:
-        server.receive_datagram(service, data, NAS, 0)
+    def ask(name: str, port: ServerPort, data: bytes, outcome: Granted | Denied | Recorded | None) -> None:
+        server = servers[port]
+        server.receive_datagram(data, NAS, 0)
         if outcome is not None:
             event = server.next_event()
-            assert event is not None
-            server.answer(event.token, outcome)
-        ((_, answer, _),) = server.datagrams_to_send()
-        sent[name] = (ports[service], answer)
+            assert isinstance(event, AccessRequested | AccountingRequested)
+            server.answer(event.token, outcome, 0)
+        ((answer, _),) = server.datagrams_to_send()
+        sent[name] = (ports[port], answer)
 
     def access(number: int) -> bytes:
         return encode_access_request(number, bytes((number,)) * 16, [IMSI, (a.PROXY_STATE, b"p")], SECRET)
 
     granted = Granted(IPv4Address("10.128.0.2"), b"0" * 32, 600)
-    ask("accept", Service.AUTHENTICATION, access(1), granted)
-    ask("reject", Service.AUTHENTICATION, access(2), Denied(AttachRefusal.SIM_SUSPENDED))
+    ask("accept", ServerPort.AUTHENTICATION, access(1), granted)
+    ask("reject", ServerPort.AUTHENTICATION, access(2), Denied(AttachRefusal.SIM_SUSPENDED))
     interim = [IMSI, (a.ACCT_STATUS_TYPE, (3).to_bytes(4, "big"))]
     accounting = encode_signed_request(Code.ACCOUNTING_REQUEST, 3, interim, SECRET)
-    ask("accounting response", Service.ACCOUNTING, accounting, Recorded())
+    ask("accounting response", ServerPort.ACCOUNTING, accounting, Recorded())
     client = DisconnectClient()
     nas = Nas("127.0.3.0/24", "bras-1", "127.0.3.1", "A1", user_name="meter", framed_address="10.128.0.2")
     ending = Ending("440100000000001", nas)

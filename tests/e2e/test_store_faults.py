@@ -68,7 +68,7 @@ async def test_a_lease_waits_behind_no_other_call(node: cassandra.Node) -> None:
     async with fronted(node, "airloom_leases") as (front, address):
         engine = await CassandraEngine.open(address=address, clock=SystemClock())
         store = WideStore(engine=engine, clock=SystemClock())
-        lease = await store.leases.put(GatewayLease("vg-1", "node-1", 1, SystemClock().now(), 1))
+        lease = await store.leases.put(GatewayLease("vg-1", "node-1", 1, SystemClock().now()))
         await engine.get(SIM, [RowKey(("x",), ("session", "y"))])
         front.faults = FrontFaults(delay_s=1.0)
         reads = [

@@ -12,10 +12,10 @@ import loadtest.simulation.plan
 from airloom.app.operations import Operations
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession, PeerTunnel
 from core.domain.session import Access, CloseReason, NasName, PdnType, Session
 from core.domain.values import replace
 from core.errors import ConfigurationError, Refused
-from core.services.sessions.requests import OpenSession, PeerTunnel
 from gtp.userplane.tun import Tun
 from loadtest.peers.nas import AccessDenied
 from loadtest.simulation.plan import Plan
@@ -262,14 +262,14 @@ def test_a_running_node_takes_over_the_whole_of_an_mtu_or_nothing(
             return config.model_copy(update={"gateway": with_apns(apns)})
 
         assert stage.node.reload(wanted(1_400, 1_300)) == ["gateway.apns"]
-        served = held.door.machines[Access.GTPV1]._apns
+        served = held.door.endpoint._serving.apns
         assert (served[APN].mtu_bytes, tunnel.link.mtu_bytes, common.mtu_bytes) == (1_400, 1_400, 1_400)
         assert (links.of("more-meters").mtu_bytes, meters.mtu_bytes) == (1_290, 1_300)
         meters.mtu_bytes_max = 1_300
         with pytest.raises(ConfigurationError, match="does not take it"):
             stage.node.reload(wanted(1_410, 1_310))
         assert (tunnel.link.mtu_bytes, common.mtu_bytes, meters.mtu_bytes) == (1_400, 1_400, 1_300)
-        assert held.door.machines[Access.GTPV1]._apns[APN].mtu_bytes == 1_400
+        assert held.door.endpoint._serving.apns[APN].mtu_bytes == 1_400
         assert stage.node._config.gateway.access_points[0].mtu_bytes == 1_400
 
     play(script)
@@ -290,7 +290,7 @@ def test_a_gateway_that_is_taken_after_a_reload_has_the_mtus_of_then(
         await stage.restart_node()
         apns = [{**apn, "mtu_bytes": 1_300} for apn in APNS]
         stage.node.reload(stage.node._config.model_copy(update={"gateway": with_apns(apns)}))
-        stage.node.holdings._places["vg-1"].wanted_back.set()
+        stage.node.coordinator._slots["vg-1"].wanted_back.set()
         await asyncio.sleep(30)
         assert [config.mtu_bytes for config in asked][-2:] == [1_358, 1_300]
 

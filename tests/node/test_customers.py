@@ -403,5 +403,5 @@ async def test_a_sim_of_a_closed_operator_does_not_attach(stage: Stage) -> None:
         await accounts.put_operator(replace(operator, closed=now))
         with pytest.raises(Refusal):
             await peer.attach(imsi=stage.imsi, apn=APN)
-    attaches = [dict(held.sessions.attaches) for held in stage.node.held.values()]
+    attaches = [dict(held.sessions.opener.attaches) for held in stage.node.held.values()]
     assert AttachRefusal.SIM_TERMINATED.value in str(attaches)

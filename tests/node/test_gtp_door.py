@@ -12,13 +12,14 @@ import pytest
 
 from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import ModifySession
 from core.domain.session import Access, CloseReason, PdnType, Qos, Session
+from core.domain.shares import Places
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.network import Address
 from core.services.customers.sims import Sims
 from core.services.sessions.dedicated import BEARERS_MAX, DedicatedBearers
-from core.services.sessions.requests import ModifySession
 from core.services.sessions.service import Sessions
 from gtp.transaction import PATIENCE_S, RequestSender
 from gtp.v2.cause import Cause
@@ -104,7 +105,7 @@ def played(script: Script) -> Script:
                 await stage.sessions.end_sessions_of(stage.sims[1].sim.sim_id, CloseReason.CUSTOMER)
             await asyncio.sleep(120)
             assert stage.node.held["vg-1"].gateway.leases == {"addresses": 0, "teids": 0}
-            assert all(each.contexts == 0 for each in stage.node.held["vg-1"].door.machines.values())
+            assert stage.node.held["vg-1"].door.endpoint.contexts == 0
             await stage.finish()
 
         run_virtual(main)
@@ -210,8 +211,8 @@ async def test_a_change_on_our_side_reaches_the_sgw_and_the_sgsn(stage: Stage) -
     await sgsn.take_over(context)
     await changed(stage, Qos(ambr_up_kbps=32, ambr_down_kbps=32))
     assert stage.only.qos.ambr_up_kbps == 32
-    machines = stage.node.held["vg-1"].door.machines.values()
-    assert not any(machine._requests._open for machine in machines), "both were answered"
+    versions = stage.node.held["vg-1"].door.endpoint.versions.values()
+    assert not any(version.requests._open for version in versions), "both were answered"
 
 
 @played
@@ -385,8 +386,8 @@ async def test_a_bearer_of_a_peer_from_which_the_session_moved_is_none(stage: St
 async def test_a_bearer_that_cannot_be_asked_for_now_is_not_called_unsupported(stage: Stage) -> None:
     sgw = await stage.peer(Sgw, "127.0.2.1")
     await sgw.attach(imsi=stage.imsi, apn=APN)
-    machine = stage.node.held["vg-1"].door.machines[Access.GTPV2]
-    machine._requests = RequestSender(random_bytes=bytes, capacity=0)
+    version = stage.node.held["vg-1"].door.endpoint.versions[Access.GTPV2]
+    version.requests = RequestSender(random_bytes=bytes, places=Places(0))
     with pytest.raises(Unavailable, match="too many requests"):
         await added(stage)
     assert stage.node.held["vg-1"].gateway.leases["teids"] == 2

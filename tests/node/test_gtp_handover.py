@@ -6,67 +6,78 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from core.domain.session import Access, Session
+from core.domain.flow import DedicatedBearer, PacketFilter
+from core.domain.session import Access, Qos, Session
 from core.domain.values import replace
-from gtp.contexts import Contexts
-from gtp.endpoint import GtpEndpoint
-from gtp.events import Accepted, DeleteRequested, PeerEnds, SessionRequested, UpdateRequested
-from gtp.v1.gateway import GtpV1Gateway
+from gtp.endpoint import GtpcEndpoint
+from gtp.events import (
+    Accepted,
+    BearerAnswered,
+    DeleteRequested,
+    DeviceAsleep,
+    SessionRequested,
+    UpdateRequested,
+)
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
 from gtp.v1.message import MessageType
+from gtp.v1.wire import V1Wire
 from gtp.v2 import ie
-from gtp.v2.gateway import GtpV2Gateway
+from gtp.v2.wire import V2Wire
+from gtp.wire import PeerEndpoints
 from loadtest.peers.gtp import GtpPeer, Refusal
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
 from loadtest.simulation.world import APN as APN_NAME
 from tests.node.test_radius_door import Stage, played
-from tests.support.gtp import APN, SGSN, counting, create_request, delete_request, session, update_request
-from tests.support.gtp2 import SGW, delete_session, modify_bearer
+from tests.support.gtp import (
+    APN,
+    SGSN,
+    counting,
+    create_request,
+    delete_request,
+    message,
+    session,
+    update_request,
+)
+from tests.support.gtp2 import SGW, delete_session, element, message2, modify_bearer
 
 TEID = 0xA0000001
 
 
 class Both:
-    """Both machines over one table, and the session as its service would hold it."""
+    """An endpoint of both versions, and the session as its service would hold it."""
 
     def __init__(self) -> None:
-        contexts = Contexts()
-
-        def machine(kind: type[GtpEndpoint]) -> GtpEndpoint:
-            return kind(
-                address=IPv4Address("127.0.0.1"),
-                recovery=3,
-                apns=[APN],
-                allowed_peers=[IPv4Network("127.0.0.0/8")],
-                random_bytes=counting(100),
-                contexts=contexts,
-            )
-
-        self.v1, self.v2 = machine(GtpV1Gateway), machine(GtpV2Gateway)
-        self.contexts = contexts
+        self.endpoint = GtpcEndpoint(
+            wires=[V1Wire(), V2Wire()],
+            address=IPv4Address("127.0.0.1"),
+            recovery=3,
+            apns=[APN],
+            allowed_peers=[IPv4Network("127.0.0.0/8")],
+            random_bytes=counting(100),
+        )
         self.session = session()
-        self.v1.receive_datagram(create_request(), SGSN, 0)
-        event = self.v1.next_event()
+        self.endpoint.receive_datagram(create_request(), SGSN, 0)
+        event = self.endpoint.next_event()
         assert isinstance(event, SessionRequested)
-        self.v1.answer(event.token, Accepted(self.session), 0)
-        self.v1.datagrams_to_send()
+        self.endpoint.answer(event.token, Accepted(self.session), 0)
+        self.endpoint.datagrams_to_send()
 
-    def move(self, machine: GtpEndpoint, data: bytes, peer: tuple[str, int]) -> bytes:
+    def move(self, data: bytes, peer: tuple[str, int]) -> bytes:
         """Let an update be asked for, carried out and answered; the answer."""
-        machine.receive_datagram(data, peer, 0)
-        event = machine.next_event()
-        assert isinstance(event, UpdateRequested), machine.dropped
+        self.endpoint.receive_datagram(data, peer, 0)
+        event = self.endpoint.next_event()
+        assert isinstance(event, UpdateRequested), event
         assert event.session_id == self.session.session_id
-        self.session = moved(self.session, event.ends, machine.ACCESS)
-        machine.answer(event.token, Accepted(self.session), 0)
-        ((answer, to),) = machine.datagrams_to_send()
+        self.session = moved(self.session, event.ends, event.access)
+        self.endpoint.answer(event.token, Accepted(self.session), 0)
+        ((answer, to),) = self.endpoint.datagrams_to_send()
         assert to == peer
         return answer
 
 
-def moved(before: Session, ends: PeerEnds, access: Access) -> Session:
+def moved(before: Session, ends: PeerEndpoints, access: Access) -> Session:
     assert before.tunnel is not None
     tunnel = replace(
         before.tunnel,
@@ -82,44 +93,104 @@ def test_a_session_goes_to_lte_and_back_with_its_teids_charging_id_and_nsapi_as_
     both = Both()
     before = both.session.tunnel
     assert before is not None
-    answer = both.move(both.v2, modify_bearer(TEID, 5), SGW)
+    answer = both.move(modify_bearer(TEID, 5), SGW)
     assert answer[1] == 35
     told = ie.decode_elements(answer[12:])
     assert (told[73, 0], told[127, 0]) == (b"\x05", b"\0"), "the default bearer, and no APN restriction"
     assert before.charging_id.to_bytes(4, "big") in answer
-    context = both.contexts.by_teid(TEID)
+    context = both.endpoint._contexts.by_teid(TEID)
     assert context is not None
     assert (context.access, context.peer_teid, context.nsapi) == (Access.GTPV2, 0x2002, 5)
     assert context.control_address == SGW[0]
 
-    answer = both.move(both.v1, update_request(TEID, 6), SGSN)
+    answer = both.move(update_request(TEID, 6), SGSN)
     elements = decode_elements(decode_header(answer).payload)
     assert elements[1] == [b"\x80"]
     assert elements[17] == [before.local_teid_control.to_bytes(4, "big")]
     assert elements[16] == [before.local_teid_user.to_bytes(4, "big")]
     assert elements[127] == [before.charging_id.to_bytes(4, "big")]
     assert (context.access, context.control_address) == (Access.GTPV1, SGSN[0])
-    assert len(both.contexts) == 1
+    assert both.endpoint.contexts == 1
 
 
 def test_whoever_holds_it_last_is_asked_to_release_it() -> None:
     both = Both()
-    both.move(both.v2, modify_bearer(TEID, 5), SGW)
-    both.v2.release(both.session.session_id, 0)
-    ((asked, peer),) = both.v2.datagrams_to_send()
+    both.move(modify_bearer(TEID, 5), SGW)
+    both.endpoint.release(both.session.session_id, 0)
+    ((asked, peer),) = both.endpoint.datagrams_to_send()
     assert (asked[1], peer) == (99, SGW)
-    assert both.v1.datagrams_to_send() == []
+
+
+@pytest.mark.parametrize("cause", [128, 232])
+def test_what_one_version_was_told_is_not_answered_by_the_other(cause: int) -> None:
+    """An SGSN's answer that comes after the session has gone to an SGW, whose own is still to come."""
+    both = Both()
+    both.endpoint.changed(both.session, 0)
+    ((first, peer),) = both.endpoint.datagrams_to_send()
+    assert (first[1], peer) == (MessageType.UPDATE_PDP_CONTEXT_REQUEST, SGSN)
+    both.move(modify_bearer(TEID, 5), SGW)
+    both.endpoint.changed(both.session, 0)
+    ((second, peer),) = both.endpoint.datagrams_to_send()
+    assert (second[1], peer) == (97, SGW)
+    newest = replace(both.session, qos=Qos(ambr_up_kbps=512))
+    both.endpoint.changed(newest, 0)
+    late = message(19, TEID, int.from_bytes(first[8:10], "big"), bytes((1, cause)))
+    both.endpoint.receive_datagram(late, SGSN, 1)
+    assert (both.endpoint.datagrams_to_send(), both.endpoint.next_event()) == ([], None)
+    answer = message2(98, TEID, int.from_bytes(second[8:11], "big"), element(2, b"\x10\0"))
+    both.endpoint.receive_datagram(answer, SGW, 2)
+    ((third, peer),) = both.endpoint.datagrams_to_send()
+    assert (third[1], peer) == (97, SGW), "of the changes of a session the newest follows the answer"
+
+
+def test_what_an_sgsn_put_off_is_not_asked_of_an_sgw() -> None:
+    both = Both()
+    both.endpoint.changed(both.session, 0)
+    ((asked, _),) = both.endpoint.datagrams_to_send()
+    asleep = message(19, TEID, int.from_bytes(asked[8:10], "big"), bytes((1, 232)))
+    both.endpoint.receive_datagram(asleep, SGSN, 1)
+    assert both.endpoint.next_event() == DeviceAsleep(both.session.session_id)
+    both.move(modify_bearer(TEID, 5), SGW)
+    both.endpoint.wake(both.session.session_id, 2)
+    assert both.endpoint.datagrams_to_send() == []
+
+
+def test_a_bearer_that_an_sgw_put_off_is_given_up_when_its_session_goes_to_an_sgsn() -> None:
+    both = Both()
+    both.move(modify_bearer(TEID, 5), SGW)
+    filters = (PacketFilter(1, 7, remote="10.1.0.0/16", protocol=17),)
+    token = both.endpoint.add_bearer(both.session, DedicatedBearer(0, 7, 0x34, filters, 1, 0, "", 1), 0)
+    assert token is not None
+    ((asked, _),) = both.endpoint.datagrams_to_send()
+    put_off = message2(96, TEID, int.from_bytes(asked[8:11], "big"), element(2, bytes((110, 0))))
+    both.endpoint.receive_datagram(put_off, SGW, 1)
+    assert both.endpoint.put_off_of(Access.GTPV2) == 1
+    both.move(update_request(TEID, 6), SGSN)
+    assert both.endpoint.next_event() == BearerAnswered(token, both.session.session_id, None)
+    assert both.endpoint.put_off_of(Access.GTPV2) == 0
+
+
+def test_a_peer_that_speaks_both_versions_has_two_paths() -> None:
+    """One restart counter does not contradict the other (TS 23.007 §18)."""
+    both = Both()
+    for recovery in (7, 7, 7):
+        both.endpoint.receive_datagram(message(1, 0, 9, bytes((14, recovery))), SGSN, 1)
+        both.endpoint.receive_datagram(message2(1, None, 9, element(3, b"\x63")), SGSN, 1)
+    sent = both.endpoint.datagrams_to_send()
+    assert {data[1] for data, _ in sent} == {MessageType.ECHO_RESPONSE}, "nothing is asked"
+    known = [both.endpoint.known_counter_of(access, SGSN[0]) for access in (Access.GTPV1, Access.GTPV2)]
+    assert known == [7, 0x63]
 
 
 @pytest.mark.parametrize("is_in_lte", [True, False])
 def test_whichever_version_deletes_ends_the_one_session(is_in_lte: bool) -> None:
     both = Both()
     if is_in_lte:
-        both.move(both.v2, modify_bearer(TEID, 5), SGW)
-        both.v2.receive_datagram(delete_session(TEID, 9), SGW, 0)
+        both.move(modify_bearer(TEID, 5), SGW)
+        both.endpoint.receive_datagram(delete_session(TEID, 9), SGW, 0)
     else:
-        both.v1.receive_datagram(delete_request(TEID, 9), SGSN, 0)
-    event = (both.v2 if is_in_lte else both.v1).next_event()
+        both.endpoint.receive_datagram(delete_request(TEID, 9), SGSN, 0)
+    event = both.endpoint.next_event()
     assert isinstance(event, DeleteRequested)
     assert event.session_id == both.session.session_id
 

@@ -23,8 +23,8 @@ from gtp.doubts import (
     INDICATED_MAX,
     INDICATED_TIMES,
     Doubts,
-    Heeded,
-    Indicated,
+    IndicationAction,
+    Indications,
 )
 from gtp.partners import Partner, Partners
 from gtp.transaction import PATIENCE_S
@@ -252,11 +252,12 @@ def leave_requests_open(stage: Stage) -> list[int]:
     """Whatever we ask alpha, it never hears; the sequence numbers."""
     stage.network.cut_off.add(ALPHA)
     door, session = stage.node.held["vg-1"].door, stage.of_alpha()
-    machine, now = door.machines[session.access], stage.clock.monotonic()
+    endpoint, now = door.endpoint, stage.clock.monotonic()
+    version = endpoint.versions[session.access]
     door.ask_about([session.session_id])
-    machine._ask(ALPHA, now)
-    machine.add_bearer(session.session_id, _bearer(), now)
-    return [sequence for _, sequence in machine._requests._open]
+    endpoint._paths._send_echo_request(version, ALPHA, now)
+    endpoint.add_bearer(session, _bearer(), now)
+    return [sequence for _, sequence in version.requests._open]
 
 
 def _bearer() -> DedicatedBearer:
@@ -354,7 +355,7 @@ def test_another_partners_create_opens_a_session_beside(kind: type[Peer]) -> Non
         assert len(stage._open()) == 2
         await stage.see_that_alpha_has_it()
         held = await stage.holding()
-        assert held.door.machines[stage.of_alpha().access].claims["beside_anothers"] == 1
+        assert held.door.endpoint.versions[stage.of_alpha().access].claims["beside_anothers"] == 1
         again = await beta.attach(imsi=stage.sims[1].imsi, apn=APN)
         assert (len(stage._open()), again.is_active) == (2, True), "its own it replaces"
 
@@ -552,22 +553,22 @@ def packet_for(session: Session) -> bytes:
 
 
 def test_what_is_remembered_of_doubts_and_indications_is_bounded() -> None:
-    doubts = Doubts(1.0)
+    doubts: Doubts[str] = Doubts(1.0)
     assert all(doubts.add(str(number), str(number % 2), 0.0) for number in range(DOUBTS_MAX))
     assert not doubts.add("one more", "another", 0.0)
     assert len(doubts.due(1.0)) == DOUBTS_MAX
     assert doubts.timer() is None
-    indicated = Indicated()
+    indicated = Indications()
     for number in range(INDICATED_MAX + 5):
-        assert indicated.heed(str(number), str(number % 2), 0, 0.0) is Heeded.ASK
+        assert indicated.on_indication(str(number), str(number % 2), 0, 0.0) is IndicationAction.ASK
     assert len(indicated) == INDICATED_MAX
-    assert indicated.heed(str(INDICATED_MAX), "0", 0, 1.0) is Heeded.NOTHING
+    assert indicated.on_indication(str(INDICATED_MAX), "0", 0, 1.0) is IndicationAction.NOTHING
 
 
 def test_what_comes_up_the_tunnel_begins_the_count_of_indications_anew() -> None:
-    indicated = Indicated()
+    indicated = Indications()
     for number in range(20):
-        assert indicated.heed("a", "one", number, number * INDICATED_AGAIN_S) is Heeded.ASK
+        assert indicated.on_indication("a", "one", number, number * INDICATED_AGAIN_S) is IndicationAction.ASK
     for number in range(20, 20 + INDICATED_TIMES - 1):
-        assert indicated.heed("a", "one", 19, number * INDICATED_AGAIN_S) is Heeded.ASK
-    assert indicated.heed("a", "one", 19, 40 * INDICATED_AGAIN_S) is Heeded.END
+        assert indicated.on_indication("a", "one", 19, number * INDICATED_AGAIN_S) is IndicationAction.ASK
+    assert indicated.on_indication("a", "one", 19, 40 * INDICATED_AGAIN_S) is IndicationAction.END

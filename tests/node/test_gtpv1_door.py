@@ -141,7 +141,7 @@ async def test_a_group_may_demand_a_password_by_pap_or_chap(stage: Stage) -> Non
             assert (cause_of(answer), decode_header(answer).teid) == (209, 0x2001)
         assert stage.open_sessions() == []
         sessions = stage.node.held["vg-1"].sessions
-        assert sessions.attaches[Access.GTPV1]["wrong_password"] == 4
+        assert sessions.opener.attaches[Access.GTPV1]["wrong_password"] == 4
         sim_id = stage.sims[0].sim.sim_id
         events = await stage.node._world.store.sessions.events(
             sim_id, since=stage.clock._epoch, until=stage.clock.now(), after=""
@@ -203,7 +203,7 @@ async def test_a_flood_of_creates_for_one_imsi_leaves_one_session(stage: Stage) 
         assert Counter(map(cause_of, answers)) == {128: OF_ONE_SIM_MAX, 199: 200 - OF_ONE_SIM_MAX}
         assert len(stage.open_sessions()) == 1
         held = stage.node.held["vg-1"]
-        assert held.door.machines[Access.GTPV1].contexts == 1
+        assert held.door.endpoint.contexts == 1
 
 
 @played
@@ -212,7 +212,7 @@ async def test_a_flood_of_creates_for_sims_that_are_not_there_holds_nothing(stag
         answers = await sgsn.flood(create_for(f"44099{number:010}", number) for number in range(500))
         assert Counter(map(cause_of, answers)) == {209: 500}
         held = stage.node.held["vg-1"]
-        assert held.door.machines[Access.GTPV1].contexts == 0
+        assert held.door.endpoint.contexts == 0
         assert held.gateway.leases == {"addresses": 0, "teids": 0}
 
 

@@ -6,9 +6,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from core.domain.requests import ModifySession
 from core.domain.session import CloseReason
 from core.ports.network import Address
-from core.services.sessions.requests import ModifySession
 from loadtest.peers.sgw import Sgw
 from loadtest.proofs.killing import udp_packet
 from loadtest.simulation.plan import Plan

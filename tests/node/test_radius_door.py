@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import radius.accounting
+import radius.sessions
 from core.adapters.store.sessions import WideSessions
 from core.config import RadiusConfig
 from core.domain.account import Group
@@ -319,6 +319,20 @@ async def test_a_session_of_which_nothing_is_heard_ends(stage: Stage) -> None:
 
 
 @played
+async def test_where_nothing_is_due_no_timer_runs(stage: Stage) -> None:
+    nas, door = await stage.nas(), stage.node.held["vg-1"].radius
+    timers = [transmission._timer for transmission in door._transmissions()]
+    timers += [door._accounting._timer, door._admissions._timer]
+    session = await nas.attach(imsi=stage.imsi, apn=APN)
+    assert [timer._handle is not None for timer in timers] == [True, True, False, True, True]
+    await asyncio.sleep(61)
+    assert [timer._handle is not None for timer in timers] == [False, False, False, True, False]
+    await nas.detach(session)
+    await asyncio.sleep(RadiusConfig().silent_s)
+    assert [timer._handle is not None for timer in timers] == [False] * 5
+
+
+@played
 async def test_usage_is_of_the_day_on_which_it_is_told_and_exact_over_a_restart(stage: Stage) -> None:
     nas = await stage.nas()
     session = await nas.attach(imsi=stage.imsi, apn=APN)
@@ -358,11 +372,11 @@ async def test_a_group_may_demand_a_password(stage: Stage) -> None:
     nas = await stage.nas()
     with pytest.raises(AccessDenied, match="wrong user name or password"):
         await nas.ask_for_access(imsi=stage.imsi, apn=APN)
-    assert stage.node.held["vg-1"].sessions.attaches[Access.RADIUS]["wrong_password"] == 1
+    assert stage.node.held["vg-1"].sessions.opener.attaches[Access.RADIUS]["wrong_password"] == 1
 
 
 def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(radius.accounting, "ENDED_MAX", 4)  # of which one client has three
+    monkeypatch.setattr(radius.sessions, "ENDED_MAX", 4)  # of which one client has three
 
     @played
     async def script(stage: Stage) -> None:
@@ -371,7 +385,7 @@ def test_ended_sessions_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> N
             session = await nas.attach(imsi=stage.imsi, apn=APN)
             session.carry(1, 1)
             await nas.detach(session)
-        door = stage.node.held["vg-1"].radius._accounting
+        door = stage.node.held["vg-1"].radius._accounting._held
         assert (len(door._ended), len(door._by_name), len(stage.node.held["vg-1"].reported)) == (3, 3, 3)
         assert await stage.metered() == (6, 6)
 

@@ -10,12 +10,12 @@ import core.services.sessions.admissions
 import core.services.sessions.quarantine
 import radius.notices
 from core.domain.audit import AuditAction
+from core.domain.requests import ModifySession
 from core.domain.session import Nas
 from core.domain.sim import SimStatus
 from core.domain.usage import Volume
 from core.domain.values import replace
 from core.services.sessions.changes import modified
-from core.services.sessions.requests import ModifySession
 from loadtest.simulation.world import APN
 from radius import attributes as a
 from radius.codec import Attribute, Code
@@ -36,6 +36,25 @@ async def alarms(stage: RadiusStage) -> list[str]:
     now = stage.clock.now()
     page = await stage.node._world.store.audit.of_day(now.year * 10_000 + now.month * 100 + now.day)
     return [entry.subject for entry in page.items if entry.action is AuditAction.USAGE_QUARANTINED]
+
+
+@pytest.mark.parametrize("status", [0, 4, 9, 10, 14, 15, 99, 2**32 - 1])
+def test_accounting_of_anything_but_a_session_is_acknowledged_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Tunnels and links (RFC 2867), a failure, numbers without a meaning."""
+
+    async def script(plain: Stage) -> None:
+        stage = of(plain)
+        nas = await stage.raw("127.0.3.21")
+        session = await nas.attach(stage.imsi, "A1")
+        assert await session.tell(INTERIM, 1_000, 2_000)
+        assert await session.tell(status, 9_000, 9_000)
+        assert await stage.metered() == (1_000, 2_000)
+        assert stage.session(session.session_id) is not None
+        assert await stage.quarantined() == []
+
+    play(monkeypatch, script)
 
 
 @pytest.mark.parametrize("up", [2**20 << 32, 2**64 - 1, 70 * GBIT_S])
@@ -332,7 +351,7 @@ def test_a_nas_with_addresses_of_its_own_needs_no_access(monkeypatch: pytest.Mon
         assert await stage.metered() == (5, 6)
         answer = await nas.ask((a.USER_NAME, stage.imsi.encode()), (a.CALLED_STATION_ID, APN.encode()))
         assert answer is not None and answer.code == Code.ACCESS_ACCEPT
-        assert answer.address(a.FRAMED_IP_ADDRESS) == IPv4Address("255.255.255.254")
+        assert answer.address(a.FRAMED_IP_ADDRESS) == "255.255.255.254"
         assert await nas.tell(START, *said, (a.CLASS, answer.firsts[a.CLASS]))
         assert stage.session(answer.firsts[a.CLASS].decode()) is not None
         assert await ours.tell(STOP, 1, 1)

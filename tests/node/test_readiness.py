@@ -142,7 +142,7 @@ async def test_a_node_that_drains_is_not_ready(stage: Watched) -> None:
 @watched
 async def test_who_stands_by_is_ready_as_a_whole_but_not_for_traffic(stage: Watched) -> None:
     leases = stage.readiness._world.store.leases
-    lease = await leases.put(GatewayLease("vg-1", "another", 1, stage.clock.now(), 1, ""))
+    lease = await leases.put(GatewayLease("vg-1", "another", 1, stage.clock.now()))
 
     async def renew() -> None:
         nonlocal lease
@@ -163,8 +163,8 @@ async def test_who_stands_by_is_ready_as_a_whole_but_not_for_traffic(stage: Watc
 @watched
 async def test_a_gateway_that_cannot_begin_is_not_ready_and_says_it_now_and_then(stage: Watched) -> None:
     await begin(stage)
-    seat_of, told = stage.node.holdings._make, list[str]()
-    stage.node.holdings._trouble = Recurring(say=told.append, clock=stage.clock)
+    seat_of, told = stage.node.coordinator._make, list[str]()
+    stage.node.coordinator._trouble = Recurring(say=told.append, clock=stage.clock)
 
     def make(*of: object) -> object:
         seat = seat_of(*of)  # type: ignore[arg-type]  # planted
@@ -175,21 +175,21 @@ async def test_a_gateway_that_cannot_begin_is_not_ready_and_says_it_now_and_then
         seat.start = start  # type: ignore[method-assign]  # planted
         return seat
 
-    stage.node.holdings._make = make  # type: ignore[assignment]  # planted
-    stage.node.holdings._places["vg-1"].wanted_back.set()
+    stage.node.coordinator._make = make  # type: ignore[assignment]  # planted
+    stage.node.coordinator._slots["vg-1"].wanted_back.set()
     await asyncio.sleep(200)
     assert not stage.readiness.of().is_ready
     assert stage.readiness.of().parts["gateways"] == "1 failing"
-    standing = stage.node.holdings.states["vg-1"]
+    standing = stage.node.coordinator.states["vg-1"]
     assert (standing.state, standing.detail) == (State.FAILING, "127.0.0.1:2123 (UDP) is in use")
-    assert stage.node.holdings.counts["failing"] == 1
+    assert stage.node.coordinator.counts["failing"] == 1
     assert 5 < len(told) < 12, "each second for ever, before"
     assert "times more meanwhile" in told[-1]
-    stage.node.holdings._make = seat_of
+    stage.node.coordinator._make = seat_of
     await asyncio.sleep(5)
     assert stage.readiness.of().is_ready
-    stage.node.holdings._make = make  # type: ignore[assignment]  # planted
-    stage.node.holdings._places["vg-1"].wanted_back.set()
+    stage.node.coordinator._make = make  # type: ignore[assignment]  # planted
+    stage.node.coordinator._slots["vg-1"].wanted_back.set()
     await asyncio.sleep(5)
     async with asyncio.timeout(5):
         await stage.node.drain()

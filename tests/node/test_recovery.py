@@ -5,21 +5,21 @@ from ipaddress import IPv4Address
 
 import pytest
 
-import core.services.sessions.service
+import core.services.sessions.recovery
 from core.adapters.store.rows import body_of, entity_of
 from core.domain.session import Access, CloseReason, Session
-from core.services.sessions.service import Sessions
+from core.services.sessions.recovery import SessionRecovery
 from tests.contract.stores import session_of, sim_of
 from tests.node.test_radius_door import Stage, played
 from tests.node.test_session_terms import attach, sessions_of
 
 
 def test_the_lease_may_be_renewed_while_many_sessions_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.services.sessions.service, "AT_ONCE", 2)
+    monkeypatch.setattr(core.services.sessions.recovery, "AT_ONCE", 2)
     turns, seen = [0], list[int]()
-    take_back = Sessions._take_back
+    take_back = SessionRecovery._take_back
 
-    async def watched(self: Sessions, session: Session) -> None:
+    async def watched(self: SessionRecovery, session: Session) -> None:
         seen.append(turns[0])
         await take_back(self, session)
 
@@ -33,7 +33,7 @@ def test_the_lease_may_be_renewed_while_many_sessions_are_read_back(monkeypatch:
                 await asyncio.sleep(0)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Sessions, "_take_back", watched)
+            patch.setattr(SessionRecovery, "_take_back", watched)
             waiting = asyncio.create_task(others())
             await stage.restart_node()
             waiting.cancel()

@@ -9,6 +9,7 @@ import pytest
 import core.services.cluster.reconciler
 from core.domain.account import Group
 from core.domain.reasons import AttachRefusal, RequestRefusal
+from core.domain.requests import ModifySession, OpenSession, PeerTunnel, Proof
 from core.domain.session import (
     Access,
     Cell,
@@ -22,12 +23,12 @@ from core.domain.session import (
 from core.domain.sim import Sim, SimStatus
 from core.domain.speed import SPEEDS_KBPS, granted
 from core.domain.terms import Terms
+from core.domain.usage import SegmentLabel
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
-from core.ports.user_plane import Bearer
+from core.ports.user_plane import Bearer, bearer_of
 from core.services.customers.groups import Groups
 from core.services.customers.sims import Sims
-from core.services.sessions.requests import ModifySession, OpenSession, PeerTunnel, Proof
 from core.services.sessions.service import Sessions
 from gtp.pco import Credentials
 from loadtest.simulation.virtual import SeededEntropy
@@ -38,6 +39,7 @@ from tests.node.test_radius_door import Stage, played
 IMEI, SAME_DEVICE, OTHER_DEVICE = "490154203237518", "4901542032375101", "350000000000009"
 TOGETHER = {"gatePrivacySeparatorEnabled": False}
 REPORT_S = 5.0
+LABEL = SegmentLabel("")
 
 
 def sessions_of(stage: Stage) -> Sessions:
@@ -79,9 +81,8 @@ async def attach(
         imei=imei,
         peer=PeerTunnel(1, 2, "127.0.2.1", "127.0.2.1", nsapi),
         qos=qos or Qos(),
-        proof=proof,
     )
-    return await sessions_of(stage).open(request)
+    return await sessions_of(stage).open(request, proof=proof)
 
 
 async def events(stage: Stage) -> list[SessionEvent]:
@@ -145,7 +146,7 @@ async def test_a_new_speed_class_takes_effect_in_the_open_session(stage: Stage) 
     await change_unseen(stage, speed_class="s1.standard")
     held = stage.node.held["vg-1"]
     session = await attach(stage, qos=Qos(ambr_up_kbps=1_000, ambr_down_kbps=100))
-    assert (ambr(session), limits(sessions_of(stage)._bearer(session))) == ((512, 100), (512, 100))
+    assert (ambr(session), limits(bearer_of(session, epoch=1, label=LABEL))) == ((512, 100), (512, 100))
     updated: list[Bearer] = []
     told: list[Session] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -223,7 +224,7 @@ async def test_sims_reach_each_other_within_a_group_that_permits_it(stage: Stage
     async def reach() -> str:
         await asyncio.sleep(0.5)
         (session,) = stage.open_sessions()
-        bearer = sessions_of(stage)._bearer(session)
+        bearer = bearer_of(session, epoch=1, label=LABEL)
         assert bearer.closed_group == session.closed_group
         return bearer.closed_group
 

@@ -9,11 +9,11 @@ import loadtest.simulation.plan
 from core.config import Config, GatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession, PeerTunnel
 from core.domain.session import Access, CloseReason, PdnType, Session
 from core.domain.values import replace
 from core.errors import Refused
 from core.ports.store import SETTLE_S
-from core.services.sessions.requests import OpenSession, PeerTunnel
 from loadtest.peers.nas import AccessDenied
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import APN

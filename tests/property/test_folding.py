@@ -21,8 +21,7 @@ from core.adapters.store.bills import WideBills
 from core.adapters.store.engine import Batch
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.tables import USAGE_DAY
-from core.adapters.store.usage import WideUsage
-from core.adapters.store.usage_days import UsageDays, _put
+from core.adapters.store.usage import UsageDays, WideUsage, _day_put
 from core.domain.billing import Tariff
 from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
 from core.domain.values import replace
@@ -215,7 +214,7 @@ class UnstampedDays(UsageDays):
     """Planted: whoever writes last wins, with what it read long before."""
 
     async def join(self, imsi: str, day: int, reports: Iterable[UsageReport]) -> None:
-        puts = tuple(replace(_put(row, None), timestamp_us=None) for row in fold(reports)[0])
+        puts = tuple(replace(_day_put(row, None), timestamp_us=None) for row in fold(reports)[0])
         await self._engine.write(Batch(USAGE_DAY, (imsi, day // 100), puts))
 
 

@@ -9,11 +9,12 @@ from core.domain.session import PdnType, Qos
 from core.domain.values import replace
 from core.errors import RemoteProtocolError
 from gtp import values
+from gtp.endpoint import GtpcEndpoint
 from gtp.events import Accepted, SessionRequested, UpdateRequested
 from gtp.pco import ANSWER_OCTETS_MAX, answer_options, credentials, dns_servers
 from gtp.v1 import ie
-from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header, encode_header
+from gtp.v1.wire import V1Wire
 from tests.support.gtp import (
     APN,
     SGSN,
@@ -35,15 +36,20 @@ MESSAGES = (
 )
 
 
-def machine() -> GtpV1Gateway:
-    return GtpV1Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), random_bytes=counting(0)
+def machine() -> GtpcEndpoint:
+    return GtpcEndpoint(
+        wires=[V1Wire()],
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        apns=[APN],
+        allowed_peers=(),
+        random_bytes=counting(0),
     )
 
 
 def event_qos(event: SessionRequested | UpdateRequested) -> Qos:
     """What was asked for, granted."""
-    return event.wish.qos if isinstance(event, SessionRequested) else event.qos or Qos()
+    return event.params.qos if isinstance(event, SessionRequested) else event.qos or Qos()
 
 
 @given(st.binary(max_size=200))

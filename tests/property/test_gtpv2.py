@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import RemoteProtocolError
+from gtp.endpoint import GtpcEndpoint
 from gtp.v2 import bearers, ie, message
-from gtp.v2.gateway import GtpV2Gateway
 from gtp.v2.header import decode_header, encode_header
+from gtp.v2.wire import V2Wire
+from gtp.wire import DecodedRequest, EncodedRequest, NotOffered
 from tests.support.gtp import APN, counting
 from tests.support.gtp2 import SGW, create_session, delete_session, element, message2, modify_bearer
 from tests.unit.gtp.v2.test_bearers import (
@@ -23,6 +25,7 @@ from tests.unit.gtp.v2.test_bearers import (
 )
 from tests.unit.gtp.v2.test_gateway import PGW_TEID, session
 
+WIRE = V2Wire()
 MESSAGES = (
     create_session(),
     create_session(pdn_type=3),
@@ -41,13 +44,18 @@ MESSAGES = (
 OWN_REQUESTS = 3
 
 
-def machine() -> GtpV2Gateway:
+def machine() -> GtpcEndpoint:
     """With a context, and a request of each kind open, whose numbers are 1 to 3."""
-    target = GtpV2Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, apns=[APN], allowed_peers=(), random_bytes=counting(0)
+    target = GtpcEndpoint(
+        wires=[V2Wire()],
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        apns=[APN],
+        allowed_peers=(),
+        random_bytes=counting(0),
     )
     target.adopt(session())
-    target.add_bearer(session().session_id, WANTED, 0)
+    target.add_bearer(session(), WANTED, 0)
     target.changed(session(), 0)
     target.remove_bearer(session().session_id, 6, 0)
     assert len(target.datagrams_to_send()) == OWN_REQUESTS
@@ -111,22 +119,16 @@ def test_f_teids_come_back(interface: int, teid: int, address: IPv4Address, inst
 
 @given(st.binary(max_size=120))
 def test_any_payload_is_decoded_or_refused(payload: bytes) -> None:
-    for decode in (
-        message.decode_create_session_request,
-        message.decode_modify_bearer_request,
-        message.decode_delete_session_request,
-        message.decode_change_notification,
-        bearers.decode_modify_bearer_command,
-        bearers.decode_delete_bearer_command,
-        bearers.refuse_bearer_resource_command,
-        lambda value: bearers.decode_reply(96, value),
-    ):
-        try:
-            decode(payload)
-        except RemoteProtocolError as error:
-            assert error.cause is not None
+    for kind in message.RESPONSES:
+        request = EncodedRequest(kind, 1, 1, payload)
+        decoded = WIRE.decode_request(request)
+        if isinstance(decoded, DecodedRequest) and isinstance(decoded.body, NotOffered):
+            decoded = decoded.body.fault
+        assert isinstance(decoded, DecodedRequest) or decoded.cause is not None
+        WIRE.peek_control_teid(request)
+        WIRE.encode_refused(request, 1, 64)
+    try:
+        bearers.decode_reply(96, payload)
+    except RemoteProtocolError as error:
+        assert error.cause is not None
     message.decode_recovery(payload)
-    message.peek_control_teid(payload)
-    message.peek_imsi_element(payload)
-    for kind in (66, 68):
-        bearers.told_again(kind, payload, 64)

@@ -67,8 +67,12 @@ def test_any_octets_are_a_packet_or_refused(data: bytes) -> None:
 @given(st.lists(values, max_size=14))
 def test_attributes_come_back_in_order(attributes: list[tuple[int, bytes]]) -> None:
     packet = request(*attributes)
-    assert list(packet.attributes[1:]) == attributes
-    assert packet.attributes[0][0] == a.MESSAGE_AUTHENTICATOR, "first, against forged prefixes"
+    assert packet.data[38:] == b"".join(bytes((kind, len(value) + 2)) + value for kind, value in attributes)
+    assert packet.data[20] == a.MESSAGE_AUTHENTICATOR, "first, against forged prefixes"
+    assert packet.firsts.keys() == {a.MESSAGE_AUTHENTICATOR, *(kind for kind, _ in attributes)}
+    assert len(packet.firsts) + len(packet.others) == 1 + len(attributes)
+    for kind in packet.firsts.keys() - {a.MESSAGE_AUTHENTICATOR}:
+        assert packet.all(kind) == [value for each, value in attributes if each == kind]
     assert is_authentic(packet, SECRET) is True
     assert is_authentic(packet, SECRET + b"!") is False
 
@@ -111,7 +115,8 @@ def test_bounds() -> None:
     with pytest.raises(LocalProtocolError):
         encode_access_request(1, AUTHENTICATOR, [(1, bytes(254))], SECRET)
     assert PACKET_BYTES_MAX == 4_096
-    assert decode(b"\1\1\0\x14" + bytes(16) + b"padding").attributes == []
+    padded = decode(b"\1\1\0\x14" + bytes(16) + b"padding")
+    assert (padded.firsts, padded.others) == ({}, [])
 
 
 @given(st.binary(min_size=1, max_size=128).filter(lambda p: not p.endswith(b"\0")))

@@ -27,11 +27,11 @@ from core.config import Config, VirtualGatewayConfig
 from core.domain.gateway import AddressHolder
 from core.domain.pools import AddressPool
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession, PeerTunnel
 from core.domain.session import Access, CloseReason, Nas, NasName, Resting, Session
 from core.domain.sim import Sim, SimStatus, Subscriber
 from core.errors import Refused, Unavailable
 from core.services.gateway.blocks import UeBlocks
-from core.services.sessions.requests import OpenSession, PeerTunnel
 from core.services.sessions.statics import StaticAddresses
 from gtp.userplane.slots import over_buffer, table_bytes
 from loadtest.simulation.faults import Incarnation

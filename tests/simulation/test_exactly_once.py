@@ -15,10 +15,7 @@ import pytest
 
 from airloom.app.held import HeldGateway
 from billing.export import to_csv
-from billing.metering import UsageRecord
-from billing.money import NANO
-from billing.rating import Charge, rate
-from billing.statement import Statement, make_statement
+from billing.rating import NANO, Charge, Statement, UsageRecord, make_statement, rate
 from core.domain.billing import Tariff
 from core.domain.usage import UsageReport, Volume
 from core.domain.values import replace

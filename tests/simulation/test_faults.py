@@ -14,6 +14,7 @@ from core.ports.user_plane import Counters, Segment
 from core.services.metering.usage import UsageMeter
 from gtp import endpoint
 from gtp.admission import PART_OF_ONE
+from gtp.endpoint import SHED_AFTER_S, Limits
 from gtp.v1.cause import Cause
 from loadtest.peers.gtp import PdpContext, Refusal
 from loadtest.peers.sgsn import Sgsn
@@ -128,11 +129,11 @@ def test_a_clock_that_jumps_ends_nothing_and_counts_nothing_twice(jumps: tuple[i
 def test_a_store_of_five_seconds_sheds_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks is refused for want of resources: at once where too many wait, else in time."""
     room, sims = 8, 24
-    monkeypatch.setattr(endpoint, "EVENTS_MAX", room)
+    monkeypatch.setattr(endpoint, "Limits", lambda: Limits(deciding=room))
 
     async def script(stage: Stage) -> None:
         held = await stage.holding()
-        machine = held.door.machines[Access.GTPV1]
+        version = held.door.endpoint.versions[Access.GTPV1]
         attached, asking = stage.sims[:4], stage.sims[4:]
         for state in attached:
             await stage.attach(state)
@@ -147,7 +148,7 @@ def test_a_store_of_five_seconds_sheds_and_loses_nothing(monkeypatch: pytest.Mon
 
         async def talk_and_look() -> None:
             while True:
-                waiting.append(len(machine._pending))
+                waiting.append(version.waiting)
                 await stage.talk()
                 await asyncio.sleep(0.5)
 
@@ -158,12 +159,12 @@ def test_a_store_of_five_seconds_sheds_and_loses_nothing(monkeypatch: pytest.Mon
         at_once = [after_s for after_s in refused_after_s if after_s < 0.1]
         decided = round(room * PART_OF_ONE)  # for they all come from one SGSN
         assert len(at_once) == len(asking) - decided
-        assert max(refused_after_s) < endpoint.SHED_AFTER_S + 0.1
+        assert max(refused_after_s) < SHED_AFTER_S + 0.1
         assert max(waiting) == decided
         assert held.gateway.epoch == 1, "the lease was renewed all the while"
         stage._set_faults(FAST, FAST)
         await asyncio.sleep(60)
-        assert len(machine._pending) == 0
+        assert version.waiting == 0
         assert len(held.sessions.open_sessions) == len(attached), "what came too late was ended"
         for state in asking:
             await stage.attach(state)

@@ -13,7 +13,7 @@ from core.adapters.store.wide import WideStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, Unavailable
 from core.services.gateway.address import KEEP_ADDRESS_S
-from core.services.gateway.virtual_gateway import LEASE_S
+from core.services.gateway.lease_term import LEASE_S
 from loadtest.simulation.faults import Incarnation
 from loadtest.simulation.virtual import run_virtual
 from loadtest.simulation.world import GATEWAY, World
@@ -89,7 +89,7 @@ def test_it_comes_before_the_socket_stays_with_the_tenure_and_goes_before_the_le
         assert world.host.until - world.clock.monotonic() > LEASE_S - 2 * KEEP_ADDRESS_S
         world.host.events.clear()
         world.host.sticks = 5
-        await world.node.holdings.drain()
+        await world.node.coordinator.drain()
         assert world.host.events == ["let go before the lease"]
         await asyncio.sleep(5 * KEEP_ADDRESS_S)
         assert world.host.events == ["let go before the lease"], "nothing is brought after the fence"

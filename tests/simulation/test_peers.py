@@ -34,7 +34,7 @@ class Stage(World):
 
     async def path_of(self, address: str) -> PathState:
         access = Access.GTPV1 if address == SGSN else Access.GTPV2
-        peers = (await self.holding()).door.machines[access].peers()
+        peers = (await self.holding()).door.endpoint.peers(access)
         return next(peer.path.path for peer in peers if peer.address == address)
 
     async def go_home(self) -> None:
@@ -43,7 +43,7 @@ class Stage(World):
             await held.sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
         await asyncio.sleep(120)
         assert held.gateway.leases == {"addresses": 0, "teids": 0}
-        assert len(held.door.machines[Access.GTPV1]._contexts) == 0
+        assert len(held.door.endpoint._contexts) == 0
 
 
 def play(
@@ -209,7 +209,7 @@ def test_what_a_kill_left_without_its_answer_ends_and_what_was_answered_stays(ad
         assert stage.open_imsis() == sorted(each.imsi for each in before + answered)
         assert all(each.is_active and not each.ended_by_gateway for each in before + answered)
         held = await stage.holding()
-        claims = held.door.machines[Access.GTPV1 if address == SGSN else Access.GTPV2].claims
+        claims = held.door.endpoint.versions[Access.GTPV1 if address == SGSN else Access.GTPV2].claims
         assert (claims["asked"], claims["unknown_to_peer"]) == (9, 6), "those of before were not asked about"
 
     play(script, address, sims=12)

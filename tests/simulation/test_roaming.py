@@ -10,9 +10,9 @@ from airloom.app.held import HeldGateway
 from core.domain.session import Session
 from core.domain.values import replace
 from gtp.contexts import Contexts
-from gtp.endpoint import GtpEndpoint
 from gtp.events import PeerRestarted
-from gtp.pending import Pending
+from gtp.request_reader import Pending
+from gtp.requests import Requests
 from gtp.restart import is_newer
 from loadtest.simulation.checks import simulate
 from loadtest.simulation.plan import ROAMING, Plan
@@ -44,8 +44,7 @@ class ForgetfulGateway(HeldGateway):
 
     def make_door(self) -> Any:
         door = super().make_door()
-        for machine in door.machines.values():
-            machine._contexts.__class__ = _Forgetful
+        door.endpoint._contexts.__class__ = _Forgetful
         return door
 
 
@@ -59,16 +58,15 @@ class HastyGateway(HeldGateway):
 
     def make_door(self) -> Any:
         door = super().make_door()
-        for machine in door.machines.values():
-            machine.__class__ = _hasty(type(machine))
+        door.endpoint._requests.__class__ = _hasty()
         return door
 
 
-def _hasty(kind: type[GtpEndpoint]) -> type[GtpEndpoint]:
+def _hasty() -> type[Requests]:
     newest: dict[str, int] = {}
 
     def _hold(self: Any, pending: Pending, session: Session, now: float) -> None:
-        kind._hold(self, pending, session, now)
+        Requests._hold(self, pending, session, now)
         assert session.tunnel is not None
         peer, counter = session.tunnel.peer_control_address, session.tunnel.peer_restart_counter
         assert counter is not None, "simulated peers say theirs"
@@ -77,7 +75,7 @@ def _hasty(kind: type[GtpEndpoint]) -> type[GtpEndpoint]:
         else:
             newest[peer] = counter
 
-    return type("Hasty", (kind,), {"_hold": _hold})
+    return type("Hasty", (Requests,), {"_hold": _hold})
 
 
 def test_a_gateway_that_ends_what_an_older_counter_asked_for_is_found_out() -> None:

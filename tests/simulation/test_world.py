@@ -5,17 +5,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from airloom.app.held import HeldGateway
 from airloom.app.node import Node
-from core.adapters.store.usage import WideUsage
-from core.adapters.store.usage_days import UsageDays
+from core.adapters.store.usage import UsageDays, WideUsage
 from core.domain.consumer import ShardLease
 from core.domain.message import MessageCount, StreamRecord
+from core.domain.requests import PeerTunnel
 from core.domain.session import Session, SessionEvent, Tunnel
 from core.domain.usage import UsageReport, Volume, fold
 from core.domain.values import replace
@@ -24,8 +24,9 @@ from core.ports.stream import StoredRecord
 from core.ports.user_plane import Counters, Segment
 from core.services.metering.message_meter import MessageMeter
 from core.services.metering.usage import UsageMeter
+from core.services.running.undo import Undo
+from core.services.sessions.open import SessionOpener
 from core.services.sessions.reported import Ceiling, ReportedUsage
-from core.services.sessions.requests import OpenSession
 from core.services.sessions.service import Sessions
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Receipt
@@ -110,11 +111,11 @@ class HastyEdge(DeviceEdge):
         await super()._answer_when_accepted(session, receipt, datagram)
 
 
-class LeakySessions(Sessions):
+class LeakyOpener(SessionOpener):
     """Planted: an attach that fails keeps its TEIDs."""
 
-    def _lease_tunnel(self, request: OpenSession, undo: AsyncExitStack) -> Tunnel | None:
-        return super()._lease_tunnel(request, AsyncExitStack())
+    def _allocate_teids(self, peer: PeerTunnel | None, undo: Undo) -> Tunnel | None:
+        return super()._allocate_teids(peer, Undo())
 
 
 class AddingUsage(ReportedUsage):
@@ -239,7 +240,7 @@ class HastyNasGateway(HeldGateway):
 class LeakyGateway(HeldGateway):
     def make_sessions(self) -> Sessions:
         sessions = super().make_sessions()
-        sessions.__class__ = LeakySessions
+        sessions.opener.__class__ = LeakyOpener
         return sessions
 
 

@@ -7,6 +7,8 @@ from itertools import count
 
 from core.domain.apn import Apn
 from core.domain.session import Access, Session, Tunnel
+from gtp.endpoint import GtpcEndpoint
+from gtp.version import Version
 
 SGSN = ("127.0.1.1", 2123)
 IMSI = "440100000000001"
@@ -112,3 +114,14 @@ def session(
             peer_restart_counter=restart_counter,
         ),
     )
+
+
+def only(machine: GtpcEndpoint) -> Version:
+    """The version of an endpoint that speaks one."""
+    (version,) = machine.versions.values()
+    return version
+
+
+def put_off_in(machine: GtpcEndpoint) -> int:
+    """Of how many sessions requests of ours wait for their devices."""
+    return sum(map(machine.put_off_of, machine.versions))

@@ -1,16 +1,24 @@
-"""Usage rows: typed columns, the highest timestamp wins.
+"""Usage rows: typed columns, the highest timestamp wins. By slots, as they are reported, and folded by days.
 
-Rules: a row's key is all that identifies a segment's slot, so a duplicate is the same row; nothing is read
-before a report is written. Rows of ``insert_if_absent`` belong to sessions that no gateway reports.
-A report whose day is sealed is marked as late and folded before it counts as durable
-(``core.adapters.store.usage_days``).
+Rules:
+
+- A row's key is all that identifies a segment's slot, so a duplicate is the same row; nothing is read before
+  a report is written. Rows of ``insert_if_absent`` belong to sessions that no gateway reports.
+- A report whose day is sealed is marked as late and folded before it counts as durable.
+- A folded row is, of its segment, the highest report, under the timestamp of that report: an absolute value
+  like any other. So it may be written again, by several at once and by one that comes too late, and nothing
+  is ever added up in the store. It is joined with what stands there, so it outlives what it was made from.
+- How far folding has come is one row, written under conditions only. Whoever stores a report asks for it
+  after its row is durable, and knows it to ``FOLDING_FRESH_S``.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import timedelta
 
+from core.adapters.store.checksums import CorruptRow
 from core.adapters.store.engine import (
+    BATCH_WRITES_MAX,
     SCAN_ROWS_MAX,
     Batch,
     Condition,
@@ -19,14 +27,22 @@ from core.adapters.store.engine import (
     Put,
     microseconds,
 )
-from core.adapters.store.rows import BodyReader, body_of
-from core.adapters.store.tables import QUARANTINE, USAGE, USAGE_BY_OPERATOR, USAGE_LATE, USAGE_OPERATOR
-from core.adapters.store.usage_days import UsageDays, report_from, values_of
+from core.adapters.store.rows import BodyReader, body_of, get_row
+from core.adapters.store.tables import (
+    FOLDING,
+    QUARANTINE,
+    USAGE,
+    USAGE_BY_OPERATOR,
+    USAGE_DAY,
+    USAGE_LATE,
+    USAGE_OPERATOR,
+)
 from core.domain.billing import EPOCH, LateMark
-from core.domain.usage import Folding, UsageReport, fold
+from core.domain.usage import Folding, SegmentLabel, UsageReport, Volume, fold
+from core.domain.values import replace
 from core.errors import StaleVersion
 from core.ports.clock import Clock
-from core.ports.store import Page, Quarantined
+from core.ports.store import FOLDING_FRESH_S, Page, Quarantined
 
 INDEXED_MAX = 1_000_000
 """Index rows remembered as written; beyond it they are forgotten and written again, which changes nothing."""
@@ -34,6 +50,8 @@ READ_AT_A_TIME = 31
 """Days of one IMSI that are read at once."""
 FOLDS_AT_A_TIME = 4
 """Late days that are folded side by side: each costs the event loop some milliseconds."""
+_FOLDING_KEY = ("usage",)
+_NOT_BEGUN = Folding(begun=0, sealed=0, folded=0)
 
 
 class WideUsage:
@@ -216,3 +234,123 @@ def _late_batches(late: Iterable[UsageReport], now_us: int) -> list[Batch]:
 
 def _key(report: UsageReport) -> Key:
     return (report.slot, report.session_id, report.epoch, report.segment)
+
+
+class UsageDays:
+    """The folded rows and how far they go."""
+
+    def __init__(self, *, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._bodies = BodyReader(FOLDING, Folding)
+        self._known = _NOT_BEGUN
+        self._fresh_until = float("-inf")
+        self._asking = asyncio.Lock()
+
+    async def read(self, imsi: str, first: int, last: int) -> list[UsageReport]:
+        """The rows of an IMSI's days from ``first`` to ``last``, which are of one month."""
+        reports: list[UsageReport] = []
+        above: Key = (first - 1,)
+        while True:
+            rows = await self._engine.scan(USAGE_DAY, (imsi, first // 100), above=above, below=(last + 1,))
+            for row in rows:
+                day, *segment = row.clustering
+                slot, *values = row.values
+                reports.append(report_from(imsi, day, (slot, *segment, *values)))
+            if len(rows) < SCAN_ROWS_MAX:
+                return reports
+            above = rows[-1].clustering
+
+    async def join(self, imsi: str, day: int, reports: Iterable[UsageReport]) -> None:
+        """Raise an IMSI's day to these reports; what is higher there stays."""
+        stored = {_day_key(row): row for row in await self.read(imsi, day, day)}
+        joined, _ = fold([*stored.values(), *reports])
+        puts = [
+            _day_put(row, stored.get(_day_key(row))) for row in joined if row != stored.get(_day_key(row))
+        ]
+        batches = [
+            Batch(USAGE_DAY, (imsi, day // 100), tuple(puts[start : start + BATCH_WRITES_MAX]))
+            for start in range(0, len(puts), BATCH_WRITES_MAX)
+        ]
+        if batches:
+            await self._engine.write_all(batches)
+
+    async def folding(self) -> Folding | None:
+        """How far it has come, as stored."""
+        return self._bodies.read_optional(_FOLDING_KEY, await get_row(self._engine, FOLDING, _FOLDING_KEY))
+
+    async def put_folding(self, folding: Folding) -> Folding:
+        """Write if the stored version is ``folding.version``."""
+        stored = replace(folding, version=folding.version + 1)
+        put = Put((), (body_of(stored),), stored.version)
+        await self._engine.write(Batch(FOLDING, _FOLDING_KEY, (put,), Condition((), folding.version)))
+        return stored
+
+    async def known(self) -> Folding:
+        """How far it had come ``FOLDING_FRESH_S`` ago, or further."""
+        if self._clock.monotonic() > self._fresh_until:
+            async with self._asking:
+                began = self._clock.monotonic()
+                if began > self._fresh_until:
+                    self._known = await self.folding() or _NOT_BEGUN
+                    self._fresh_until = began + FOLDING_FRESH_S
+        return self._known
+
+
+def values_of(report: UsageReport) -> Key:
+    """The values of a report's row."""
+    volume = report.volume
+    return (
+        report.operator_id,
+        report.label.speed_class,
+        report.label.plmn,
+        volume.up_bytes,
+        volume.down_bytes,
+        volume.up_packets,
+        volume.down_packets,
+        report.timestamp_us,
+    )
+
+
+def report_from(imsi: str, day: object, columns: Sequence[object]) -> UsageReport:
+    """A report from slot, session, epoch, segment and values; raises ``CorruptRow``."""
+    match (day, *columns):
+        case (
+            int(day),
+            int(slot),
+            str(session_id),
+            int(epoch),
+            int(segment),
+            str(operator_id),
+            str(speed_class),
+            str(plmn),
+            int(up_bytes),
+            int(down_bytes),
+            int(up_packets),
+            int(down_packets),
+            int(timestamp_us),
+        ):
+            return UsageReport(
+                imsi=imsi,
+                session_id=session_id,
+                operator_id=operator_id,
+                epoch=epoch,
+                segment=segment,
+                label=SegmentLabel(speed_class, plmn),
+                day=day,
+                slot=slot,
+                volume=Volume(up_bytes, down_bytes, up_packets, down_packets),
+                timestamp_us=timestamp_us,
+            )
+    raise CorruptRow(f"usage of {imsi}, day {day}: {columns}")
+
+
+def _day_key(report: UsageReport) -> Key:
+    return (report.day, report.session_id, report.epoch, report.segment)
+
+
+def _day_put(report: UsageReport, stored: UsageReport | None) -> Put:
+    """A contradiction may raise a value without a later timestamp: it must win all the same."""
+    stamp = report.timestamp_us if stored is None else max(report.timestamp_us, stored.timestamp_us + 1)
+    report = replace(report, timestamp_us=stamp)
+    return Put(_day_key(report), (report.slot, *values_of(report)), timestamp_us=stamp)

@@ -15,6 +15,8 @@ from core.adapters.store.sessions import WideSessions
 from core.adapters.store.sims import WideSims
 from core.adapters.store.tables import DAY_US, GATEWAY_LEASE
 from core.adapters.store.usage import WideUsage
+from core.domain.gateway import GatewayLease
+from core.domain.lease import Lease
 from core.errors import Unavailable
 from core.ports.clock import Clock
 
@@ -35,7 +37,8 @@ class WideStore:
         self._sessions = WideSessions(engine=engine, clock=clock)
         self._usage = WideUsage(engine=engine, clock=clock)
         self._nas_restarts = WideNasRestarts(engine=engine)
-        self._leases = WideLeases(engine=engine)
+        self._leases = WideLeases(engine=engine, kind=GatewayLease)
+        self._job_leases = WideLeases(engine=engine, kind=Lease)
         self._holders = WideHolders(engine=engine)
         self._blocks = WideBlocks(engine=engine)
         self._shard_leases = WideShardLeases(engine=engine)
@@ -79,9 +82,14 @@ class WideStore:
         return self._nas_restarts
 
     @property
-    def leases(self) -> WideLeases:
+    def leases(self) -> WideLeases[GatewayLease]:
         """Virtual gateways' leases."""
         return self._leases
+
+    @property
+    def job_leases(self) -> WideLeases[Lease]:
+        """Leases of what one node does for all."""
+        return self._job_leases
 
     @property
     def holders(self) -> WideHolders:

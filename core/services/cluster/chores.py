@@ -3,7 +3,7 @@
 Rules:
 
 - A chore is named and done in steps. Whoever holds its lease does it; a holder that dies is replaced as that
-  of a virtual gateway is (``core.services.cluster.holding``), and no step begins after the tenure is over.
+  of a virtual gateway is (``core.services.cluster.lease_seeking``), and no step begins after the term.
 - A step is bounded, and doing it again changes nothing: it may be cut off at any point.
 - A step that the store would not let through is tried again. One that a fault of ours ended
   is tried again after a pause that grows; other chores go on.
@@ -13,17 +13,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
-from core.domain.gateway import GatewayLease
+from core.domain.lease import Lease
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.peers import Peers
 from core.ports.store import Leases
-from core.services.cluster.holding import Holdings
-from core.services.gateway.virtual_gateway import Tenure
+from core.services.cluster.holding import LeaseCoordinator
+from core.services.gateway.lease_term import LeaseTerm
 from core.services.running.faults import Faults
 
 RETRY_S = 1.0
-LOOP = "chore"
+LOOP, LEASE_LOOP = "chore", "chore-lease"
 _PREFIX = "chore/"
 """No virtual gateway is named so."""
 
@@ -37,7 +37,7 @@ class Chores:
     def __init__(
         self,
         *,
-        leases: Leases,
+        leases: Leases[Lease],
         peers: Peers,
         clock: Clock,
         owner: str,
@@ -49,48 +49,57 @@ class Chores:
         self._steps = steps
         self._faults = faults
         self.outcomes: Mapping[str, Counter[str]] = {name: Counter() for name in steps}
-        self._holdings = Holdings[_Seat](
+        self._coordinator = LeaseCoordinator[Lease, _Worker](
             leases=leases,
+            kind=Lease,
             peers=peers,
             clock=clock,
             owner=owner,
             contact=contact,
             folder_id=folder_id,
-            gateways=[_PREFIX + name for name in steps],
+            lease_ids=[_PREFIX + name for name in steps],
             home=(),
             make=self._make,
             settle_left=_nothing_left,
             faults=faults,
+            loop=LEASE_LOOP,
         )
 
     @property
     def held(self) -> frozenset[str]:
         """The chores that this node does now."""
-        return frozenset(lease_id.removeprefix(_PREFIX) for lease_id in self._holdings.held)
+        return frozenset(lease_id.removeprefix(_PREFIX) for lease_id in self._coordinator.held)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """What the table of their leases' states refused."""
+        return self._coordinator.refused
 
     async def run(self) -> None:
         """Seek and do, until cancelled."""
-        await self._holdings.run()
+        await self._coordinator.run()
 
     async def drain(self) -> None:
         """Leave everything to others and take nothing any more."""
-        await self._holdings.drain()
+        await self._coordinator.drain()
 
     async def aclose(self) -> None:
         """Let go without a word."""
-        await self._holdings.aclose()
+        await self._coordinator.aclose()
 
-    def _make(self, tenure: Tenure, _: GatewayLease | None) -> "_Seat":
-        name = tenure.lease.gateway_id.removeprefix(_PREFIX)
-        return _Seat(name, tenure, self._steps[name], self.outcomes[name], self._faults)
+    def _make(self, term: LeaseTerm[Lease], _: Lease | None) -> "_Worker":
+        name = term.lease.lease_id.removeprefix(_PREFIX)
+        return _Worker(name, term, self._steps[name], self.outcomes[name], self._faults)
 
 
-class _Seat:
-    """One chore during one tenure. Implements ``Seat``: there is nothing to open, settle or close."""
+class _Worker:
+    """One chore during one term. Implements ``LeaseWorker``: there is nothing to open, settle or close."""
 
-    def __init__(self, name: str, tenure: Tenure, step: Step, outcomes: Counter[str], faults: Faults) -> None:
+    def __init__(
+        self, name: str, term: LeaseTerm[Lease], step: Step, outcomes: Counter[str], faults: Faults
+    ) -> None:
         self._name = name
-        self._tenure = tenure
+        self._term = term
         self._step = step
         self._outcomes = outcomes
         self._faults = faults
@@ -103,7 +112,7 @@ class _Seat:
         await self._faults.supervise(LOOP, self._work, self._name)
 
     async def _work(self) -> None:
-        while self._tenure.is_running and not self._is_fenced:
+        while self._term.is_running and not self._is_fenced:
             try:
                 pause_s = await self._step()
                 self._outcomes["done"] += 1

@@ -29,8 +29,8 @@ from core.services.running.faults import Faults
 
 RETRY_S = 0.5
 LOST_S = 20.0
-"""Longer than a take-over from a holder that fell silent (``core.services.cluster.holding``), shorter than
-the rest of an address before it is lent again."""
+"""Longer than a take-over from a holder that fell silent (``core.services.cluster.lease_seeking``), shorter
+than the rest of an address before it is lent again."""
 SESSIONS_MAX = 1_000_000
 """Told by gateways and not yet over."""
 PACKET_BYTES_MAX = 65_000

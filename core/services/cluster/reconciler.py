@@ -9,7 +9,8 @@ import asyncio
 
 from core.errors import Unavailable, Unreadable
 from core.services.running.faults import Fault, Faults
-from core.services.sessions.service import Sessions
+from core.services.sessions.index import SessionIndex
+from core.services.sessions.modify import SessionModifier
 
 ROUND_S = 3_600.0
 """A change of which this gateway was not told takes effect by then."""
@@ -22,15 +23,16 @@ AT_ONCE = 10_000
 class Reconciler:
     """Looks at SIMs until cancelled; those that wait have open sessions."""
 
-    def __init__(self, *, sessions: Sessions, faults: Faults) -> None:
-        self._sessions = sessions
+    def __init__(self, *, index: SessionIndex, modifier: SessionModifier, faults: Faults) -> None:
+        self._index = index
+        self._modifier = modifier
         self._faults = faults
         self._due: dict[str, None] = {}
         self._is_due = asyncio.Event()
 
     async def group_changed(self, operator_id: str, group_id: str) -> None:
         """Have the SIMs of a group looked at; does not wait for it."""
-        for place, session in enumerate(list(self._sessions.open_sessions.values()), 1):
+        for place, session in enumerate(list(self._index.by_id.values()), 1):
             if (session.operator_id, session.group_id) == (operator_id, group_id):
                 self._look_soon(session.sim_id)
             if place % AT_ONCE == 0:
@@ -39,7 +41,7 @@ class Reconciler:
     async def run(self) -> None:
         """For ever."""
         async with asyncio.TaskGroup() as tasks:
-            for sim_id in self._sessions.sim_ids:
+            for sim_id in self._index.sim_ids:
                 self._look_soon(sim_id)
             tasks.create_task(self._look())
             tasks.create_task(self._go_around())
@@ -57,7 +59,7 @@ class Reconciler:
                 del self._due[sim_id]
                 await asyncio.sleep(0)  # what is read may be at hand, and nothing else would wait
                 try:
-                    await self._sessions.refresh_sessions_of(sim_id)
+                    await self._modifier.refresh_sessions_of(sim_id)
                     self._faults.goes_on(LOOP)
                 except Unreadable as error:
                     self._faults.passed_over(LOOP, Fault.ITEM, f"SIM {sim_id}: {error}")
@@ -68,7 +70,7 @@ class Reconciler:
 
     async def _go_around(self) -> None:
         while True:
-            sim_ids = self._sessions.sim_ids
+            sim_ids = self._index.sim_ids
             for sim_id in sim_ids:
                 await asyncio.sleep(ROUND_S / len(sim_ids))
                 self._look_soon(sim_id)

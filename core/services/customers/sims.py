@@ -379,7 +379,7 @@ def _fits(secret: str, sim: Sim) -> bool:
 
 def _next_status(sim: Sim, event: SimEvent) -> SimStatus:
     try:
-        return TRANSITIONS[sim.status][event]
+        return TRANSITIONS[sim.status][event][0]
     except KeyError:
         detail = f"{event.value} is not possible while the SIM is {sim.status.value}."
         raise Refused(RequestRefusal.INVALID_TRANSITION, detail) from None

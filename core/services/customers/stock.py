@@ -80,7 +80,7 @@ class Stock:
 
     async def _register(self, row: StockRow, sim: Sim) -> RowOutcome:
         """A SIM that is in stock becomes the operator's that the row names."""
-        status, now = TRANSITIONS[sim.status][SimEvent.REGISTER], self._clock.now()
+        status, now = TRANSITIONS[sim.status][SimEvent.REGISTER][0], self._clock.now()
         try:
             await self._store.sims.put(replace(sim, operator_id=row.operator_id, status=status, modified=now))
         except StaleVersion:
@@ -96,7 +96,7 @@ class Stock:
             created=now,
             modified=now,
             operator_id=row.operator_id,
-            status=TRANSITIONS[SimStatus.INSTOCK][SimEvent.REGISTER] if is_owned else SimStatus.INSTOCK,
+            status=TRANSITIONS[SimStatus.INSTOCK][SimEvent.REGISTER][0] if is_owned else SimStatus.INSTOCK,
             speed_class=row.speed_class,
             module_type=row.module_type,
             serial_number=row.iccid,

@@ -1,4 +1,4 @@
-"""Keeping a virtual gateway's addresses at this host, for as long as its tenure lasts."""
+"""Keeping a virtual gateway's addresses at this host, for as long as its term lasts."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from core.services.running.faults import Faults
 
 ADDRESS_LOOP = "gateway-address"
 KEEP_ADDRESS_S = 2.0
-"""How often an address is brought again: it stays until the tenure's end, as that stood then."""
+"""How often an address is brought again: it stays until the term's end, as that stood then."""
 
 
 class AddressKeeper:
-    """Brings ``addresses`` and lets them go, one after the other; ``remaining_s``: of the tenure."""
+    """Brings ``addresses`` and lets them go, one after the other; ``remaining_s``: of the term."""
 
     def __init__(
         self,

@@ -1,10 +1,8 @@
-"""A virtual gateway while this node holds it: the tenure of its lease, and what it lends out.
+"""A virtual gateway while this node holds it: what it lends out.
 
 Rules:
 
-- A node answers for a virtual gateway only during its tenure, which ends by this node's own monotonic clock
-  ``LEASE_S`` after the beginning of its last renewal. Others take over only later
-  (``core.services.cluster.holding``), so there are never two owners, whatever the clocks of the nodes show.
+- A node answers for a virtual gateway only during its lease's term (``core.services.gateway.lease_term``).
 - The fence rises with each holding and is the metering epoch of slots begun under it; the restart counter is
   read from the lease and stays (TS 23.007 §18), because sessions are read back.
 """
@@ -21,109 +19,14 @@ from core.domain.pools import NO_PREFIXES, AddressPool, PoolExhausted, TeidPool,
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Resting, Session
 from core.domain.values import replace
-from core.errors import LeaseLost, Refused, StaleVersion, Unavailable
+from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
-from core.ports.store import Leases
+from core.services.gateway.lease_term import LeaseTerm
 
 MORE_S = 2.0
 """How long an attach waits for addresses that are on their way."""
 CLOCKS_APART_S = 5.0
 """What is at rest is found so much longer by a node whose clock is ahead."""
-LEASE_S, RENEW_S = 12.0, 1.0
-"""A store that takes five seconds for a write still renews in time: 5 + 1 + 5 < 12."""
-
-
-class Tenure:
-    """One holding of a virtual gateway, from the taking of its lease until it is lost or given up."""
-
-    def __init__(self, *, leases: Leases, clock: Clock, lease: GatewayLease, began: float) -> None:
-        self._leases = leases
-        self._clock = clock
-        self.lease = lease
-        self._until = began + LEASE_S
-
-    @property
-    def is_running(self) -> bool:
-        """Whether this node may answer and write for the gateway now."""
-        return self.remaining_s > 0
-
-    @property
-    def remaining_s(self) -> float:
-        """How long it lasts without another renewal; not above 0 when it is over."""
-        return self._until - self._clock.monotonic()
-
-    async def keep(self) -> None:
-        """Renew in time, for ever; raises ``LeaseLost`` when another node took it or it could not be done."""
-        while True:
-            await asyncio.sleep(max(0.0, min(RENEW_S, self._until - self._clock.monotonic())))
-            began = self._clock.monotonic()
-            if began >= self._until:
-                raise LeaseLost(f"{self.lease.gateway_id}: the lease could not be renewed in time")
-            try:
-                async with asyncio.timeout(self._until - began):
-                    await self._renew()
-            except (TimeoutError, Unavailable):
-                continue
-            self._until = began + LEASE_S
-
-    async def release(self) -> None:
-        """Give the gateway up: the next node may take it at once. Raises ``Unavailable``."""
-        self._until = self._clock.monotonic()
-        try:
-            self.lease = await self._leases.put(replace(self.lease, is_released=True))
-        except StaleVersion:
-            stored = await self._own()
-            if not stored.is_released:
-                self.lease = await self._leases.put(replace(stored, is_released=True))
-
-    async def raise_restart_counter(self) -> int:
-        """Sessions were lost: the counter, one higher, once that is durable. Raises ``Unavailable``."""
-        while True:
-            try:
-                self.lease = await self._leases.put(
-                    replace(self.lease, restart_counter=self.lease.restart_counter + 1)
-                )
-            except StaleVersion:  # a renewal was faster
-                self.lease = await self._own()
-                continue
-            return self.lease.restart_counter
-
-    async def _renew(self) -> None:
-        wanted = replace(self.lease, renewed=self._clock.now())
-        try:
-            self.lease = await self._leases.put(wanted)
-        except StaleVersion:
-            self.lease = await self._own()
-
-    async def _own(self) -> GatewayLease:
-        """A renewal may have been stored although its answer was lost; the fence tells whose it is."""
-        stored = await self._leases.get(self.lease.gateway_id)
-        if stored is None or (stored.owner, stored.fence) != (self.lease.owner, self.lease.fence):
-            raise LeaseLost(f"{self.lease.gateway_id}: taken over by {stored.owner if stored else 'nobody'}")
-        return stored
-
-
-async def take_lease(
-    leases: Leases,
-    clock: Clock,
-    held: GatewayLease | None,
-    *,
-    gateway_id: str,
-    owner: str,
-    contact: str,
-    folder_id: str,
-) -> Tenure:
-    """Take the gateway from what was read of its lease. Whoever calls has found that it may be taken.
-
-    The restart counter of a new gateway is 1. Raises ``StaleVersion`` when somebody was faster, and
-    ``Unavailable``.
-    """
-    began = clock.monotonic()
-    fence, counter, version = (held.fence, held.restart_counter, held.version) if held else (0, 1, 0)
-    wanted = GatewayLease(
-        gateway_id, owner, fence + 1, clock.now(), counter, contact, folder_id=folder_id, version=version
-    )
-    return Tenure(leases=leases, clock=clock, lease=await leases.put(wanted), began=began)
 
 
 @dataclass(slots=True)
@@ -145,7 +48,7 @@ class VirtualGateway:
     def __init__(
         self,
         *,
-        tenure: Tenure,
+        term: LeaseTerm[GatewayLease],
         address: str,
         addresses: AddressPool,
         teids: TeidPool,
@@ -155,11 +58,11 @@ class VirtualGateway:
         prefixes: UePrefixes = NO_PREFIXES,
         apn_pools: Mapping[IPv4Network, AddressPool] | None = None,
     ) -> None:
-        self._tenure = tenure
+        self._term = term
         self._is_fenced = False
-        self.gateway_id = tenure.lease.gateway_id
-        self.epoch = tenure.lease.fence
-        self.restart_counter = tenure.lease.restart_counter
+        self.gateway_id = term.lease.lease_id
+        self.epoch = term.lease.fence
+        self.restart_counter = term.lease.restart_counter
         self.address = address
         self.prefixes = prefixes
         self._pools: dict[IPv4Network | None, _Lent] = {None: _Lent(addresses)}
@@ -170,18 +73,21 @@ class VirtualGateway:
         self._clock = clock
 
     def fence(self) -> None:
-        """The tenure is over, or ending: nobody may begin anything here any more."""
+        """The term is over, or ending: nobody may begin anything here any more."""
         self._is_fenced = True
 
     def demand_held(self) -> None:
-        """Raises ``Unavailable`` when the tenure is over: nothing may be written any more."""
-        if self._is_fenced or not self._tenure.is_running:
+        """Raises ``Unavailable`` when the term is over: nothing may be written any more."""
+        if self._is_fenced or not self._term.is_running:
             raise Unavailable(f"{self.gateway_id} is not held here any more")
 
     async def raise_restart_counter(self) -> int:
         """Sessions were lost (TS 23.007 §18): what peers are told from now on; raises ``Unavailable``."""
         self.demand_held()
-        self.restart_counter = await self._tenure.raise_restart_counter()
+        lease = await self._term.change(
+            lambda lease: replace(lease, restart_counter=lease.restart_counter + 1)
+        )
+        self.restart_counter = lease.restart_counter
         return self.restart_counter
 
     @property

@@ -20,7 +20,7 @@ class AuditTrail:
         """A gateway whose holder was gone: what it counted after its last reports is not here."""
         await self._record(
             AuditAction.TAKEN_OVER,
-            before.gateway_id,
+            before.lease_id,
             f"from {before.owner}, fence {before.fence}, last renewed {before.renewed:%Y-%m-%dT%H:%M:%SZ},"
             f" with {sessions} sessions; of each, what was counted in the last {interval_s:g} s may not be"
             f" billed unless {before.owner} comes back and tells it",

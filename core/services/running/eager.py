@@ -6,7 +6,6 @@ A task costs the event loop a turn and more CPU than many a decision. Python 3.1
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from contextlib import suppress
 from types import coroutine
 from typing import Any
 
@@ -30,7 +29,7 @@ def begin(tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
 @coroutine
 def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
     """Pass on what ``work`` waits for, and to ``work`` what comes of it."""
-    with suppress(StopIteration):
+    try:
         while True:
             try:
                 result = yield awaited
@@ -38,6 +37,8 @@ def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, 
                 awaited = work.throw(error)
             else:
                 awaited = work.send(result)
+    except StopIteration:
+        return
 
 
 async def _fail(error: Exception) -> None:

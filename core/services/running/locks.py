@@ -2,12 +2,16 @@
 
 import asyncio
 
+_Held = tuple[asyncio.Lock | None, int]
+"""The lock, once somebody waits for it, and how many hold it or wait."""
+_FREE: _Held = (None, 0)
+
 
 class KeyedLocks:
     """Those who hold the same key wait for each other, in order; a key costs memory while it is held."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks: dict[str, _Held] = {}
 
     def __len__(self) -> int:
         """How many keys are held or waited for."""
@@ -21,28 +25,34 @@ class KeyedLocks:
 class _Hold:
     """One holding; a class, for a generator's context manager costs three times as much."""
 
-    __slots__ = ("_key", "_lock", "_locks")
+    __slots__ = ("_key", "_locks")
 
-    def __init__(self, locks: dict[str, tuple[asyncio.Lock, int]], key: str) -> None:
+    def __init__(self, locks: dict[str, _Held], key: str) -> None:
         self._locks = locks
         self._key = key
 
     async def __aenter__(self) -> None:
-        self._lock, waiting = self._locks.get(self._key) or (asyncio.Lock(), 0)
-        self._locks[self._key] = (self._lock, waiting + 1)
-        try:
-            await self._lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
+        lock, count = self._locks.get(self._key, _FREE)
+        if count and lock is None:
+            lock = asyncio.Lock()
+            await lock.acquire()  # in the name of the one that holds the key; nobody else has it, so at once
+        self._locks[self._key] = (lock, count + 1)
+        if lock is not None:
+            try:
+                await lock.acquire()
+            except BaseException:
+                self._leave()
+                raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
+        lock = self._locks[self._key][0]
+        if lock is not None:
+            lock.release()
         self._leave()
 
     def _leave(self) -> None:
-        lock, waiting = self._locks[self._key]
-        if waiting == 1:
+        lock, count = self._locks[self._key]
+        if count == 1:
             del self._locks[self._key]
         else:
-            self._locks[self._key] = (lock, waiting - 1)
+            self._locks[self._key] = (lock, count - 1)

@@ -15,13 +15,14 @@ from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Grant
 from core.domain.session import NasName
 from core.domain.shares import Places
 from core.domain.values import replace
 from core.errors import Refused
 from core.ports.clock import Clock, Entropy
 from core.services.gateway.virtual_gateway import VirtualGateway
-from core.services.sessions.requests import Grant
+from core.services.running.timer import Timer
 
 OF_IMSI_MAX = 8
 """NASes by which one IMSI has a promise at a time; beyond it the oldest is taken back."""
@@ -55,6 +56,7 @@ class Admissions:
         self._promises: OrderedDict[str, _Promise] = OrderedDict()
         self._of_imsi: dict[str, list[_Promise]] = {}
         self._expected = Places(EXPECTED_MAX)
+        self._timer = Timer(self, clock=clock, shortest_s=lifetime_s)
 
     def __len__(self) -> int:
         """How many are open."""
@@ -124,9 +126,16 @@ class Admissions:
         """The id of a session that begins now."""
         return time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
 
-    def expire(self) -> None:
+    async def run(self) -> None:
+        """Take back what nobody comes for, until cancelled."""
+        await self._timer.run()
+
+    def get_timer(self) -> float | None:
+        """When the oldest promise ends."""
+        return next(iter(self._promises.values())).ends if self._promises else None
+
+    def handle_timer(self, now: float) -> None:
         """Take back what nobody came for."""
-        now = self._clock.monotonic()
         while self._promises and (promise := next(iter(self._promises.values()))).ends <= now:
             self._give_up(promise)
 
@@ -142,6 +151,7 @@ class Admissions:
         promise = _Promise(imsi, asker, grant, self._clock.monotonic() + self._lifetime_s, pool)
         self._promises[grant.session_id] = promise
         self._of_imsi.setdefault(imsi, []).append(promise)
+        self._timer.rearm()
         return grant
 
     def _give_up(self, promise: _Promise) -> None:

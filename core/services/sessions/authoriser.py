@@ -4,12 +4,14 @@ Rules: every refusal carries its ``AttachRefusal``; nothing is lent or written h
 """
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
 
 from msgspec import Struct
 
 from core.domain.apn import Apn
 from core.domain.pools import UePrefixes
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession, Proof
 from core.domain.session import PdnType
 from core.domain.sim import ATTACH_REFUSALS, TRANSITIONS, Sim, SimEvent
 from core.domain.terms import Terms
@@ -17,7 +19,6 @@ from core.domain.values import replace
 from core.errors import Refused, StaleVersion
 from core.ports.clock import Clock
 from core.ports.store import Store
-from core.services.sessions.requests import OpenSession
 from core.services.sessions.statics import StaticAddresses
 
 
@@ -67,6 +68,15 @@ class Authoriser:
         """An access point that is served."""
         return self._apns.get(name.lower())
 
+    def is_served(self, name: str) -> bool:
+        """Whether it is an access point."""
+        return self.apn(name) is not None
+
+    def pool_of(self, name: str) -> IPv4Network | None:
+        """What an access point lends from; ``None``: from what is common to all that name no pool."""
+        served = self.apn(name)
+        return None if served is None else served.ue_pool
+
     async def sim_id_of(self, imsi: str) -> str:
         """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
         sim_id = await self._store.sims.sim_id_of_imsi(imsi)
@@ -74,12 +84,12 @@ class Authoriser:
             raise Refused(AttachRefusal.UNKNOWN_SIM, imsi)
         return sim_id
 
-    async def authorise(self, sim_id: str, request: OpenSession) -> Permission:
+    async def authorise(self, sim_id: str, request: OpenSession, proof: Proof | None = None) -> Permission:
         """Permit a session and make the SIM active by it; raises ``Refused``, ``Unavailable``."""
         while True:
-            permission = await self.permit(sim_id, request)
+            permission = await self.permit(sim_id, request, proof)
             sim = permission.sim
-            status = TRANSITIONS[sim.status][SimEvent.ATTACH]
+            status, _ = TRANSITIONS[sim.status][SimEvent.ATTACH]
             if status is sim.status:
                 return permission
             try:
@@ -96,7 +106,7 @@ class Authoriser:
         group = await self._store.groups.get(sim.operator_id, sim.group_id) if sim.group_id else None
         return Terms(sim, group)
 
-    async def permit(self, sim_id: str, request: OpenSession) -> Permission:
+    async def permit(self, sim_id: str, request: OpenSession, proof: Proof | None = None) -> Permission:
         """Whether the SIM may have this session; raises ``Refused``, ``Unavailable``."""
         terms = await self.terms_of(sim_id)
         if terms is None:
@@ -124,11 +134,11 @@ class Authoriser:
         grant = request.grant
         if grant is None or grant.is_lent:
             self._statics.demand_own(sim.static_address, grant.address if grant else None)
-        _check_password(terms, request)
+        _check_password(terms, request, proof)
         return Permission(terms, apn, pdn_type)
 
 
-def _check_password(terms: Terms, request: OpenSession) -> None:
+def _check_password(terms: Terms, request: OpenSession, proof: Proof | None) -> None:
     """What was promised before was asked for it then."""
     if request.grant is not None:
         return
@@ -136,5 +146,5 @@ def _check_password(terms: Terms, request: OpenSession) -> None:
         if request.must_prove:
             raise Refused(AttachRefusal.WRONG_PASSWORD, "no password is set to check it by")
         return
-    if request.proof is None or not request.proof(*demanded):
+    if proof is None or not proof(*demanded):
         raise Refused(AttachRefusal.WRONG_PASSWORD, request.imsi)

@@ -4,11 +4,11 @@ Rule: values in, values out; whoever asks makes it durable.
 """
 
 from core.domain.flow import DedicatedBearer
+from core.domain.requests import ModifySession, OpenSession, PeerTunnel
 from core.domain.session import Access, Nas, PdnType, Qos, Session, Tunnel
 from core.domain.speed import granted
 from core.domain.usage import Volume
 from core.domain.values import replace
-from core.services.sessions.requests import ModifySession, OpenSession, PeerTunnel
 
 
 def modified(session: Session, change: ModifySession) -> Session:

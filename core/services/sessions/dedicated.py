@@ -11,13 +11,13 @@ from ipaddress import ip_network
 
 from core.domain.flow import DedicatedBearer, PacketFilter, Ports
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import ModifySession
 from core.domain.session import Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.sessions import AccessDoor
-from core.services.gateway.virtual_gateway import VirtualGateway
-from core.services.sessions.requests import ModifySession
-from core.services.sessions.service import Sessions
+from core.services.sessions.common import Common
+from core.services.sessions.modify import SessionModifier
 
 BEARERS_MAX = 10
 """Of a session, beside its default one: EPS bearer identities are 5 to 15 (TS 24.007 §11.2.3.1.5)."""
@@ -30,9 +30,11 @@ GUARANTEED_QCIS = frozenset({1, 2, 3, 4, 65, 66, 67, 71, 72, 73, 74, 75, 76, 82,
 class DedicatedBearers:
     """Makes and ends the dedicated bearers of one virtual gateway's sessions."""
 
-    def __init__(self, *, sessions: Sessions, gateway: VirtualGateway) -> None:
-        self._sessions = sessions
-        self._gateway = gateway
+    def __init__(self, *, common: Common, modifier: SessionModifier) -> None:
+        self._common = common
+        self._index = common.index
+        self._modifier = modifier
+        self._gateway = common.gateway
 
     async def add(
         self, session_id: str, *, qci: int, arp: int, filters: Sequence[PacketFilter]
@@ -43,7 +45,7 @@ class DedicatedBearers:
         ``NO_RESOURCES`` when the session has as many as it may. ``Unavailable``: if it is ambiguous the
         bearer stands all the same.
         """
-        session = self._session(session_id)
+        session = self._index.one(session_id)
         _demand_possible(session.dedicated, qci, filters)
         teid = self._gateway.lease_teid()
         wanted = DedicatedBearer(
@@ -79,7 +81,7 @@ class DedicatedBearers:
         Raises as ``add``, and ``Refused(UNKNOWN_SESSION)`` when there is no such bearer; the peer is asked to
         have it as it was when the change cannot be stored.
         """
-        session = self._session(session_id)
+        session = self._index.one(session_id)
         before = _bearer_of(session, ebi)
         wanted = replace(
             before,
@@ -93,13 +95,13 @@ class DedicatedBearers:
         await door.change_bearer(session, wanted)
 
         def changed(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
-            now = _bearer_of(self._session(session_id), ebi)
+            now = _bearer_of(self._index.one(session_id), ebi)
             _demand_possible([each for each in bearers if each.ebi != ebi], wanted.qci, wanted.filters)
             there = replace(now, qci=wanted.qci, arp=wanted.arp, filters=wanted.filters)
             return tuple(there if each.ebi == ebi else each for each in bearers)
 
         try:
-            stored = await self._sessions.modify(ModifySession(session_id=session_id, dedicated=changed))
+            stored = await self._modifier.modify(ModifySession(session_id=session_id, dedicated=changed))
         except (Refused, Unavailable):
             with suppress(Refused, Unavailable):
                 await door.change_bearer(session, before)
@@ -111,18 +113,18 @@ class DedicatedBearers:
 
         Raises ``Refused(UNKNOWN_SESSION)`` when there is no such bearer, ``Unavailable``.
         """
-        _bearer_of(self._session(session_id), ebi)
-        left = await self._sessions.modify(
+        _bearer_of(self._index.one(session_id), ebi)
+        left = await self._modifier.modify(
             ModifySession(
                 session_id=session_id,
                 dedicated=lambda bearers: tuple(each for each in bearers if each.ebi != ebi),
             )
         )
-        if (door := self._sessions.door_of(left)) is not None:
+        if (door := self._common.door_of(left)) is not None:
             door.remove_bearer(left, ebi)
 
     def _door_of(self, session: Session) -> AccessDoor:
-        door = self._sessions.door_of(session)
+        door = self._common.door_of(session)
         if door is None:
             raise Refused(AttachRefusal.NOT_SUPPORTED, session.access.value)
         return door
@@ -130,26 +132,20 @@ class DedicatedBearers:
     async def _keep(self, session: Session, made: DedicatedBearer) -> None:
         def joined(bearers: tuple[DedicatedBearer, ...]) -> tuple[DedicatedBearer, ...]:
             """One that the peer named as it named another replaces it: there the other is over."""
-            if _peer_of(self._session(session.session_id)) != _peer_of(session):
+            if _peer_of(self._index.one(session.session_id)) != _peer_of(session):
                 raise Refused(AttachRefusal.NOT_SUPPORTED, "the session moved while the bearer was asked for")
             others = tuple(each for each in bearers if each.ebi != made.ebi)
             _demand_possible(others, made.qci, made.filters)
             return (*others, made)
 
         try:
-            await self._sessions.modify(ModifySession(session_id=session.session_id, dedicated=joined))
+            await self._modifier.modify(ModifySession(session_id=session.session_id, dedicated=joined))
         except (Refused, Unavailable) as error:
             if not (isinstance(error, Unavailable) and error.ambiguous):
-                if (door := self._sessions.door_of(session)) is not None:
+                if (door := self._common.door_of(session)) is not None:
                     door.remove_bearer(session, made.ebi)
                 self._gateway.release_teid(made.local_teid_user)
             raise
-
-    def _session(self, session_id: str) -> Session:
-        session = self._sessions.open_sessions.get(session_id)
-        if session is None:
-            raise Refused(AttachRefusal.UNKNOWN_SESSION, session_id)
-        return session
 
 
 def _bearer_of(session: Session, ebi: int) -> DedicatedBearer:

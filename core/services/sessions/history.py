@@ -10,12 +10,12 @@ from ipaddress import IPv4Address
 from typing import TypeVar
 
 from core.domain.ids import time_of_id
+from core.domain.requests import OpenSession
 from core.domain.session import Access, Session, SessionEvent, SessionEventKind
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.store import Store
 from core.services.running.ids import RecordIds
-from core.services.sessions.requests import OpenSession
 
 T = TypeVar("T")
 
@@ -69,6 +69,10 @@ class SessionHistory:
             nas=session.nas,
             cause=cause,
         )
+
+    async def remark(self, session: Session, cause: str) -> None:
+        """Write what its peer made of a session's end; raises ``Unavailable``."""
+        await self._store.sessions.record(self.event(SessionEventKind.REJECTED, session, cause=cause))
 
     async def record_rejection(self, sim_id: str, request: OpenSession, refusal: Refused) -> None:
         """Write that a session was refused; raises ``Unavailable``."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 
 from core.ports.clock import Clock
-from core.services.sessions.service import Sessions
+from core.services.sessions.index import SessionIndex
 
 PARTS = 4
 """Of ``idle_s``: in each the sessions that moved are remembered by themselves, in one more than these, for it
@@ -28,12 +28,12 @@ class IdleSessions:
     def __init__(
         self,
         *,
-        sessions: Sessions,
+        index: SessionIndex,
         clock: Clock,
         idle_s: float,
         end_all: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
-        self._sessions = sessions
+        self._index = index
         self._clock = clock
         self._idle_s = idle_s
         self._end_all = end_all
@@ -54,8 +54,8 @@ class IdleSessions:
 
     async def _idle(self) -> list[str]:
         opened_before, found = self._clock.now() - timedelta(seconds=self._idle_s), []
-        for number, session_id in enumerate(list(self._sessions.open_sessions), 1):
-            session = self._sessions.open_sessions.get(session_id)
+        for number, session_id in enumerate(list(self._index.by_id), 1):
+            session = self._index.by_id.get(session_id)
             if (
                 session is not None
                 and session.tunnel is not None

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from core.domain.ids import time_of_id
+from core.domain.requests import ModifySession
 from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
 from core.ports.clock import Clock
 from core.ports.store import Usage
-from core.services.sessions.requests import ModifySession
-from core.services.sessions.service import Sessions
+from core.services.sessions.index import SessionIndex
+from core.services.sessions.modify import SessionModifier
 
 EPOCH = 0
 """A peer's counters live in one epoch of their own; a virtual gateway's begin with 1."""
@@ -67,9 +68,12 @@ class Ceiling:
 class ReportedUsage:
     """The counters that peers report for sessions of this node."""
 
-    def __init__(self, *, usage: Usage, sessions: Sessions, clock: Clock, late_s: float) -> None:
+    def __init__(
+        self, *, usage: Usage, index: SessionIndex, modifier: SessionModifier, clock: Clock, late_s: float
+    ) -> None:
         self._usage = usage
-        self._sessions = sessions
+        self._index = index
+        self._modifier = modifier
         self._clock = clock
         self._settled_at = clock.monotonic() + late_s
         self._counted: dict[str, _Counted] = {}
@@ -102,10 +106,10 @@ class ReportedUsage:
                 await self._read_again(session, counted)
             if counted.is_settled and day_of(now) > counted.day:
                 if counted.tried != counted.total:
-                    await self._record(session, counted, counted.tried)
+                    await self._record(session, counted, counted.tried, now)
                 await self._begin_day(session, counted, day_of(now))
             counted.paid_until = max(paid_until, now_s)
-            await self._record(session, counted, total)
+            await self._record(session, counted, total, now)
             return True
 
     def discard(self, session_id: str) -> None:
@@ -138,8 +142,7 @@ class ReportedUsage:
         paid_until = self._clock.monotonic() - max(0.0, self._clock.now().timestamp() - since)
         return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until, is_settled)
 
-    async def _record(self, session: Session, counted: _Counted, total: Volume) -> None:
-        now = self._clock.now()
+    async def _record(self, session: Session, counted: _Counted, total: Volume, now: datetime) -> None:
         counted.timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
         counted.tried = total = counted.tried.highest(total)
         await self._usage.record([_row(session, counted, total)])
@@ -151,9 +154,9 @@ class ReportedUsage:
 
         A session that is over has no row to keep it in; its last reports stay on its last day.
         """
-        if session.session_id not in self._sessions.open_sessions:
+        if session.session_id not in self._index.by_id:
             return
-        await self._sessions.modify(
+        await self._modifier.modify(
             ModifySession(session_id=session.session_id, charged=(day, counted.total))
         )
         counted.day, counted.before = day, counted.total

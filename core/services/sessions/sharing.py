@@ -7,6 +7,7 @@ from sys import intern
 from typing import Any, TypeVar
 
 from core.domain.session import Session
+from core.domain.usage import SegmentLabel
 from core.domain.values import replace
 
 T = TypeVar("T")
@@ -23,10 +24,16 @@ class Sharing:
 
     def same(self, value: T) -> T:
         """The value, or one that equals it."""
-        if len(self._values) >= COMMON_MAX:
-            self._values.clear()
-        same: T = self._values.setdefault(value, value)
+        same: T | None = self._values.get(value)
+        if same is None:
+            if len(self._values) >= COMMON_MAX:
+                self._values.clear()
+            self._values[value] = same = value
         return same
+
+    def label(self, session: Session) -> SegmentLabel:
+        """What its packets are counted under."""
+        return self.same(SegmentLabel(session.speed_class, session.location.plmn))
 
     def session(self, session: Session) -> Session:
         """The same session of shared parts."""

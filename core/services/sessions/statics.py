@@ -17,13 +17,13 @@ from ipaddress import IPv4Address, IPv4Network
 
 from core.domain.gateway import AddressHolder
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import Holder, HolderOf, held_by_same
 from core.domain.session import CloseReason, Session
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import SETTLE_S, Store
 from core.services.gateway.virtual_gateway import VirtualGateway
-from core.services.sessions.requests import Holder, HolderOf, held_by_same
 
 CLAIM_TRIES_MAX = 8
 END_S = 5.0

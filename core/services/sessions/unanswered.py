@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from core.domain.session import Session
-from core.services.sessions.service import Sessions
+from core.services.sessions.index import SessionIndex
 
 ASKED_PER_S_MAX = 100
 
@@ -25,13 +25,13 @@ class UnansweredSessions:
     def __init__(
         self,
         *,
-        sessions: Sessions,
+        index: SessionIndex,
         renewed: datetime | None,
         patience_s: float,
         is_used: Callable[[str], bool],
         ask: Callable[[str], None],
     ) -> None:
-        self._sessions = sessions
+        self._index = index
         self._renewed = renewed
         self._patience_s = patience_s
         self._is_used = is_used
@@ -42,7 +42,7 @@ class UnansweredSessions:
         if self._renewed is None:
             return []
         since = self._renewed - timedelta(seconds=self._patience_s)
-        sessions = self._sessions.open_sessions.values()
+        sessions = self._index.by_id.values()
         return [each for each in sessions if each.tunnel is not None and each.opened >= since]
 
     async def run(self) -> None:
@@ -51,7 +51,7 @@ class UnansweredSessions:
         await asyncio.sleep(self._patience_s)
         asked = 0
         for session in found:
-            is_as_it_was = self._sessions.open_sessions.get(session.session_id) is session
+            is_as_it_was = self._index.by_id.get(session.session_id) is session
             if is_as_it_was and not self._is_used(session.session_id):
                 self._ask(session.session_id)
                 asked += 1

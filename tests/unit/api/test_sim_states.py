@@ -76,7 +76,7 @@ def test_ready_is_entered_by_registering_alone_and_terminated_never_left() -> No
     into_ready = {
         (status, event)
         for status, row in TRANSITIONS.items()
-        for event, target in row.items()
+        for event, (target, _) in row.items()
         if target is SimStatus.READY
     }
     assert into_ready == {(SimStatus.INSTOCK, SimEvent.REGISTER)}

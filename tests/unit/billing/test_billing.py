@@ -15,10 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.export import COLUMNS, decimal_text, to_csv
-from billing.metering import records_of
-from billing.rating import rate
+from billing.rating import make_statement, rate, records_of, to_minor_units
 from billing.service import BillingService
-from billing.statement import make_statement, to_minor_units
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.usage import WideUsage

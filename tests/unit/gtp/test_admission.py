@@ -9,17 +9,18 @@ from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access
 from core.domain.values import replace
-from gtp import endpoint
 from gtp.admission import OF_ONE_SIM_MAX
-from gtp.endpoint import NO_CAUSES, Causes, GtpEndpoint
+from gtp.endpoint import GtpcEndpoint, Limits
 from gtp.events import Accepted, DeleteRequested, Rejected, SessionRequested, UpdateRequested
 from gtp.partners import Partner, Priority
 from gtp.transaction import TIMERS, Timers
-from gtp.v1.gateway import GtpV1Gateway
-from gtp.v2.gateway import GtpV2Gateway
+from gtp.v1.wire import V1Wire
+from gtp.v2.wire import V2Wire
+from gtp.version import NO_CAUSES, Causes
+from gtp.wire import Wire
 from tests.support import gtp as v1
 from tests.support import gtp2 as v2
-from tests.support.gtp import counting, message, session, tlv
+from tests.support.gtp import counting, message, only, session, tlv
 from tests.support.gtp2 import element, f_teid, message2
 
 ROOM = 64
@@ -32,7 +33,7 @@ INACTIVE = AttachRefusal.SIM_INACTIVE
 class Version:
     """One version's machine, and how it says no."""
 
-    kind: type[GtpEndpoint]
+    wire: Wire
     congested: int
     apn_congested: int
     too_many_sessions: int
@@ -50,7 +51,7 @@ class Version:
         """The n-th device attaches."""
         name = bytes((len(apn),)) + apn.encode() + b"\x02io"
         octets, user_octets = IPv4Address(address).packed, IPv4Address(user or address).packed
-        if self.kind is GtpV1Gateway:
+        if self.wire.version == 1:
             elements = v1.create_elements(device=number)
             elements[7] = tlv(0x83, name)
             elements[9], elements[10] = tlv(0x85, octets), tlv(0x85, user_octets)
@@ -68,7 +69,7 @@ class Version:
     def update(self, address: str, user: str) -> bytes:
         """The first device moves."""
         octets, user_octets = IPv4Address(address).packed, IPv4Address(user).packed
-        if self.kind is GtpV1Gateway:
+        if self.wire.version == 1:
             ends = tlv(0x85, octets) + tlv(0x85, user_octets)
             return v1.update_request(0xA0000001, 9_998).replace(tlv(0x85, bytes((127, 0, 1, 1))) * 2, ends)
         bearer = element(73, b"\x05") + f_teid(4, 0x1002, 1, user_octets)
@@ -77,21 +78,16 @@ class Version:
 
     def delete(self) -> bytes:
         """The first device leaves."""
-        build = v1.delete_request if self.kind is GtpV1Gateway else v2.delete_session
+        build = v1.delete_request if self.wire.version == 1 else v2.delete_session
         return build(0xA0000001, 9_999)
 
     def cause_of(self, answer: bytes) -> int:
         """Where each version has it first."""
-        return answer[13] if self.kind is GtpV1Gateway else answer[16]
+        return answer[13] if self.wire.version == 1 else answer[16]
 
 
-VERSIONS = [Version(GtpV1Gateway, 199, 229, 199, 200), Version(GtpV2Gateway, 120, 113, 116, 68)]
+VERSIONS = [Version(V1Wire(), 199, 229, 199, 200), Version(V2Wire(), 120, 113, 116, 68)]
 each_version = pytest.mark.parametrize("version", VERSIONS, ids=["v1", "v2"])
-
-
-@pytest.fixture(autouse=True)
-def _little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "EVENTS_MAX", ROOM)
 
 
 def gateway(
@@ -100,8 +96,9 @@ def gateway(
     apns: int = 1,
     timers: Timers = TIMERS,
     causes: Causes = NO_CAUSES,
-) -> GtpEndpoint:
-    return version.kind(
+) -> GtpcEndpoint:
+    return GtpcEndpoint(
+        wires=[version.wire],
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[Apn("soracom.io"), Apn("other.io")][:apns],
@@ -110,6 +107,7 @@ def gateway(
         partners=partners,
         timers=timers,
         causes=causes,
+        limits=Limits(deciding=ROOM),
     )
 
 
@@ -117,19 +115,19 @@ def partner(name: str, network: str, priority: Priority = Priority.NORMAL) -> Pa
     return Partner(name, (IPv4Network(network),), priority=priority)
 
 
-def taken(machine: GtpEndpoint) -> int:
+def taken(machine: GtpcEndpoint) -> int:
     number = 0
     while isinstance(machine.next_event(), SessionRequested):
         number += 1
     return number
 
 
-def causes(machine: GtpEndpoint, version: Version) -> set[int]:
+def causes(machine: GtpcEndpoint, version: Version) -> set[int]:
     return {version.cause_of(data) for data, _ in machine.datagrams_to_send()}
 
 
 def storm(
-    machine: GtpEndpoint, version: Version, *, peers: int = 4, first: int = 1, apn: str = "soracom"
+    machine: GtpcEndpoint, version: Version, *, peers: int = 4, first: int = 1, apn: str = "soracom"
 ) -> None:
     """From several peers, each far below its own part."""
     for number in range(first, first + 2 * ROOM):
@@ -143,7 +141,7 @@ def test_a_storm_is_refused_at_the_watermark_and_those_who_leave_are_not(version
     machine.receive_datagram(version.create(1), v1.SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    machine.answer(event.token, Accepted(session()), 0)
+    machine.answer(event.token, Accepted(replace(session(), access=version.wire.access)), 0)
     machine.datagrams_to_send()
     storm(machine, version, first=2)
     assert taken(machine) == NORMAL
@@ -212,7 +210,7 @@ def test_a_create_flood_for_one_sim_leaves_the_others_alone(version: Version) ->
     flood = version.create(7)
     for sequence in range(1_000):
         again = bytearray(flood)
-        at = 8 if version.kind is GtpV1Gateway else 9
+        at = 8 if version.wire.version == 1 else 9
         again[at : at + 2] = sequence.to_bytes(2, "big")
         machine.receive_datagram(bytes(again), v1.SGSN, 0)
     assert taken(machine) == OF_ONE_SIM_MAX
@@ -253,7 +251,7 @@ def test_the_last_quarter_of_a_bucket_is_for_those_who_leave(version: Version) -
         machine.receive_datagram(version.create(number), v1.SGSN, 0)
     assert taken(machine) == 15
     assert causes(machine, version) == {version.congested}
-    assert machine.dropped["rate_exceeded"] == 10
+    assert only(machine).dropped["rate_exceeded"] == 10
 
 
 @each_version
@@ -279,13 +277,13 @@ def test_tunnels_end_at_the_partners_own_addresses_or_where_its_user_plane_is(
     event = machine.next_event()
     assert isinstance(event, SessionRequested) is is_fine
     assert causes(machine, version) == (set() if is_fine else {version.not_supported})
-    assert machine.dropped["refused_foreign_address"] == (not is_fine)
-    machine.adopt(replace(session(), access=version.kind.ACCESS))
+    assert only(machine).dropped["refused_foreign_address"] == (not is_fine)
+    machine.adopt(replace(session(), access=version.wire.access))
     machine.receive_datagram(version.update("127.0.1.1", user), v1.SGSN, 0)
     assert isinstance(machine.next_event(), UpdateRequested) is is_fine
     assert causes(machine, version) == (set() if is_fine else {version.not_supported})
     machine.receive_datagram(version.create(3), ("127.0.8.1", 2123), 0)
-    assert machine.dropped["peer_not_allowed"] == 1, "nobody speaks from there"
+    assert only(machine).dropped["peer_not_allowed"] == 1, "nobody speaks from there"
 
 
 @each_version
@@ -303,12 +301,12 @@ def test_whoever_is_refused_for_a_congested_apn_is_told_how_long_to_stay_away(
     machine = gateway(version, apns=2, timers=Timers(back_off_s=back_off_s))
     storm(machine, version)
     (answer,) = {data[12:] for data, _ in machine.datagrams_to_send()}
-    back_off = b"\xca\0\x01\x05" if version.kind is GtpV1Gateway else element(156, b"\x05")
-    cause = b"\x01\xe5" if version.kind is GtpV1Gateway else element(2, b"\x71\0")
+    back_off = b"\xca\0\x01\x05" if version.wire.version == 1 else element(156, b"\x05")
+    cause = b"\x01\xe5" if version.wire.version == 1 else element(2, b"\x71\0")
     assert answer == cause + (back_off if back_off_s else b"")
 
 
-def refused(machine: GtpEndpoint, version: Version, reason: AttachRefusal, number: int = 1) -> bytes:
+def refused(machine: GtpcEndpoint, version: Version, reason: AttachRefusal, number: int = 1) -> bytes:
     machine.receive_datagram(version.create(number), v1.SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
@@ -323,7 +321,7 @@ def test_an_operator_says_what_a_refusal_is_answered_with(version: Version) -> N
     machine = gateway(version, causes=causes, timers=Timers(back_off_s=10.0))
     answer = refused(machine, version, INACTIVE)
     assert version.cause_of(answer) == version.apn_congested
-    assert len(answer) == (14 if version.kind is GtpV1Gateway else 18), "nobody else has to stay away for it"
+    assert len(answer) == (14 if version.wire.version == 1 else 18), "nobody else has to stay away for it"
     assert version.cause_of(refused(machine, version, AttachRefusal.SIM_SUSPENDED, 2)) in (209, 92)
     machine.serve(apns=[Apn("soracom.io")], allowed_peers=(), partners=())
     assert version.cause_of(refused(machine, version, INACTIVE, 3)) in (199, 73)

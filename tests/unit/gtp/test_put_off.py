@@ -6,18 +6,19 @@ import pytest
 
 from core.domain.values import replace
 from gtp.contexts import Context
+from gtp.endpoint import GtpcEndpoint, Limits
 from gtp.events import Accepted, BearerAnswered, DeviceAsleep
-from gtp.initiated import (
+from gtp.network_requests import (
     CHANGE_AGAIN_S,
     CHANGE_TRIES_MAX,
     PUT_OFF_EACH_MAX,
-    Initiated,
+    NetworkRequest,
     Procedure,
     PutOff,
-    Verdict,
 )
 from gtp.v2.cause import Cause
-from gtp.v2.gateway import GtpV2Gateway
+from gtp.wire import Verdict
+from tests.support.gtp import put_off_in
 from tests.support.gtp2 import SGW, element, message2, modify_bearer
 from tests.unit.gtp.v2.test_bearers import (
     COMMANDED,
@@ -38,7 +39,7 @@ ASLEEP = Cause.UE_IS_TEMPORARILY_NOT_REACHABLE_DUE_TO_POWER_SAVING
 SESSION = session().session_id
 
 
-def waking(machine: GtpV2Gateway, sequence: int, *, now: float) -> list[bytes]:
+def waking(machine: GtpcEndpoint, sequence: int, *, now: float) -> list[bytes]:
     """The device's next Modify Bearer is accepted; what is sent beside its answer."""
     event = decided(machine, modify_bearer(PGW_TEID, sequence), now)
     machine.answer(event.token, Accepted(session()), now)
@@ -75,19 +76,19 @@ def test_a_change_for_a_device_that_sleeps_is_told_when_it_is_heard_of_however_l
 @pytest.mark.parametrize("is_of_the_bearer", [False, True])
 def test_a_bearer_that_is_put_off_is_asked_for_again(*, cause: Cause, is_of_the_bearer: bool) -> None:
     machine = standing()
-    token = machine.add_bearer(SESSION, WANTED, 0)
+    token = machine.add_bearer(session(), WANTED, 0)
     (first,) = answers(machine)
     put_off = created(101, 17, bearer_cause=cause) if is_of_the_bearer else reply(96, 101, cause)
     machine.receive_datagram(put_off, SGW, 0)
     assert machine.next_event() == (DeviceAsleep(SESSION) if cause is ASLEEP else None)
-    assert (machine.put_off, answers(machine)) == (1, [])
+    assert (put_off_in(machine), answers(machine)) == (1, [])
     (again,) = waking(machine, 2, now=1)
     assert again[12:] == first[12:], "the same of another number"
     machine.receive_datagram(created(102), SGW, 1)
     made = replace(WANTED, ebi=6, peer_teid_user=0x3001, peer_user_address=SGW[0])
     assert token is not None
     assert machine.next_event() == BearerAnswered(token, SESSION, made)
-    assert (machine.put_off, machine.get_timer()) == (0, None)
+    assert (put_off_in(machine), machine.get_timer()) == (0, None)
 
 
 def test_a_bearer_put_off_by_a_handover_is_asked_for_a_few_times_and_then_refused() -> None:
@@ -102,7 +103,7 @@ def test_a_bearer_put_off_by_a_handover_is_asked_for_a_few_times_and_then_refuse
             machine.handle_timer(now)
     assert token is not None
     assert machine.next_event() == BearerAnswered(token, SESSION, None, is_new=False)
-    assert (machine.put_off, machine.get_timer()) == (0, None)
+    assert (put_off_in(machine), machine.get_timer()) == (0, None)
 
 
 def test_the_end_of_a_bearer_and_a_commanded_change_are_put_off_too() -> None:
@@ -122,7 +123,7 @@ def test_the_end_of_a_bearer_and_a_commanded_change_are_put_off_too() -> None:
 
 def test_what_is_put_off_ends_with_its_session() -> None:
     machine = standing()
-    token = machine.add_bearer(SESSION, WANTED, 0)
+    token = machine.add_bearer(session(), WANTED, 0)
     machine.changed(told(), 0)
     for kind, sequence in ((96, 101), (98, 102)):
         machine.receive_datagram(reply(kind, sequence, ASLEEP), SGW, 0)
@@ -132,7 +133,7 @@ def test_what_is_put_off_ends_with_its_session() -> None:
     assert token is not None
     assert machine.next_event() == BearerAnswered(token, SESSION, None)
     machine.wake(SESSION, 1)
-    assert (answers(machine), machine.put_off, len(machine._changes)) == ([], 0, 0)
+    assert (answers(machine), put_off_in(machine), len(machine._network._changes)) == ([], 0, 0)
 
 
 def test_a_release_is_told_again_when_its_peer_speaks_of_it() -> None:
@@ -146,7 +147,7 @@ def test_a_release_is_told_again_when_its_peer_speaks_of_it() -> None:
     assert (refused[1], refused[16]) == (35, Cause.CONTEXT_NOT_FOUND)
     assert (again[1], again[12:]) == (99, first[12:])
     machine.receive_datagram(reply(100, 102, 16), SGW, 9_000)
-    assert (machine.contexts, machine.put_off, machine.get_timer()) == (0, 0, None)
+    assert (machine.contexts, put_off_in(machine), machine.get_timer()) == (0, 0, None)
 
 
 def test_a_release_that_waits_is_over_when_its_peer_has_lost_it() -> None:
@@ -154,26 +155,25 @@ def test_a_release_that_waits_is_over_when_its_peer_has_lost_it() -> None:
     machine.release(SESSION, 0)
     machine.receive_datagram(reply(100, 101, ASLEEP), SGW, 0)
     machine.forget(SESSION)
-    assert (machine.contexts, machine.put_off) == (0, 0)
+    assert (machine.contexts, put_off_in(machine)) == (0, 0)
 
 
 def test_of_what_is_put_off_the_oldest_is_given_up_when_there_is_too_much() -> None:
-    machine = standing()
-    machine._put_off = PutOff(capacity=1)
+    machine = standing(Limits(put_off=1))
     machine.release(SESSION, 0)
     machine.receive_datagram(reply(100, 101, ASLEEP), SGW, 0)
     other = session(2)
     machine.adopt(other)
     machine.remove_bearer(other.session_id, 6, 0)
     machine.receive_datagram(reply(100, 102, ASLEEP), SGW, 0)
-    assert (machine.put_off, machine.contexts) == (1, 1)
+    assert (put_off_in(machine), machine.contexts) == (1, 1)
 
 
 def test_what_is_put_off_of_one_session_is_bounded() -> None:
     """A partner that commands changes and puts each off."""
     put_off = PutOff()
     commanded = [
-        Initiated(Procedure.COMMANDED, SESSION, token=token) for token in range(2 * PUT_OFF_EACH_MAX)
+        NetworkRequest(Procedure.COMMANDED, SESSION, token=token) for token in range(2 * PUT_OFF_EACH_MAX)
     ]
     kept = [each for each in commanded if put_off.keep(each, Verdict.ASLEEP, 0) is not None]
     assert kept == commanded[:PUT_OFF_EACH_MAX] == put_off.take(SESSION)
@@ -208,7 +208,7 @@ def test_a_former_peer_that_puts_its_release_off_has_nothing_sent_to_the_next(ca
     machine.receive_datagram(reply(100, 101, cause), SGW, 0)
     machine.handle_timer(2 * CHANGE_AGAIN_S)
     machine.wake(SESSION, 1)
-    assert (answers(machine), machine.put_off) == ([], 0)
+    assert (answers(machine), put_off_in(machine)) == ([], 0)
 
 
 def replace_teid(context: Context, teid: int) -> Context:

@@ -9,21 +9,21 @@ import radius.client
 import radius.server
 from core.domain.shares import Kept, Places, share_of
 from core.domain.values import replace
-from gtp import endpoint
 from gtp.admission import PART_OF_ONE_IN_ALL
-from gtp.doubts import INDICATED_AGAIN_S, INDICATED_TIMES, Heeded, Indicated
-from gtp.endpoint import GtpEndpoint
+from gtp.doubts import INDICATED_AGAIN_S, INDICATED_TIMES, IndicationAction, Indications
+from gtp.endpoint import GtpcEndpoint, Limits
 from gtp.events import Accepted, Done, SessionRequested, SessionsDoubted, UpdateRequested
-from gtp.initiated import PutOff
 from gtp.partners import Partner
 from gtp.path import PathState
-from gtp.transaction import TIMERS, RequestSender, ResponseCache, Timers
+from gtp.transaction import TIMERS, Timers
 from gtp.v1.cause import Cause
-from gtp.v1.gateway import GtpV1Gateway
-from radius.client import DisconnectClient, Ending
-from radius.server import AccessRequested, Event, NasNetwork, NotRecorded, RadiusServer, Recorded, Service
+from gtp.v1.wire import V1Wire
+from radius.client import DisconnectClient
+from radius.events import AccessRequested, AccountingRequested, Ending, NotRecorded, Recorded
+from radius.networks import NasNetwork, NasNetworks
+from radius.server import RadiusServer, ServerPort
 from tests.support import gtp as v1
-from tests.support.gtp import counting, message, session, tlv
+from tests.support.gtp import counting, message, only, put_off_in, session, tlv
 from tests.unit.radius.test_client import BRAS, SECRET, WALL
 from tests.unit.radius.test_server import access, accounting
 
@@ -34,8 +34,9 @@ ASLEEP = bytes((1, 232))
 """Cause: temporarily not reachable due to power saving."""
 
 
-def machine_of(*partners: Partner, timers: Timers = TIMERS) -> GtpV1Gateway:
-    return GtpV1Gateway(
+def machine_of(*partners: Partner, timers: Timers = TIMERS, limits: Limits | None = None) -> GtpcEndpoint:
+    return GtpcEndpoint(
+        wires=[V1Wire()],
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[v1.APN],
@@ -43,6 +44,7 @@ def machine_of(*partners: Partner, timers: Timers = TIMERS) -> GtpV1Gateway:
         random_bytes=counting(100),
         partners=partners or PARTNERS,
         timers=timers,
+        limits=limits,
     )
 
 
@@ -52,12 +54,12 @@ def create(number: int, address: str, *, recovery: int = 7) -> bytes:
     return message(16, 0, number, b"".join(elements))
 
 
-def attach(machine: GtpEndpoint, number: int, address: str, *, recovery: int = 7) -> bytes:
+def attach(machine: GtpcEndpoint, number: int, address: str, *, recovery: int = 7) -> bytes:
     """The answer."""
     machine.receive_datagram(create(number, address, recovery=recovery), (address, 2123), 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    made = session(number, control_address=address, restart_counter=event.wish.ends.restart_counter)
+    made = session(number, control_address=address, restart_counter=event.params.ends.restart_counter)
     machine.answer(event.token, Accepted(made), 0)
     return machine.datagrams_to_send()[-1][0]
 
@@ -107,18 +109,17 @@ def test_the_sessions_of_one_partner_that_are_doubted_leave_room_for_anothers(
         attach(machine, first, address)
         for number in range(first + 1, last + 1):
             attach(machine, number, address, recovery=8)
-    assert machine.claims["not_asked"] == 19 - share_of(8)
+    assert only(machine).claims["not_asked"] == 19 - share_of(8)
     machine.handle_timer(25)
     (doubted,) = iter(machine.next_event, None)
     assert isinstance(doubted, SessionsDoubted)
     assert doubted.session_ids == tuple(session(n).session_id for n in (*range(2, 8), 31))
     assert attach(machine, 32, TWO, recovery=8)
-    assert machine.claims["not_asked"] == 13, "there is room again"
+    assert only(machine).claims["not_asked"] == 13, "there is room again"
 
 
 def test_what_one_partner_is_answered_forgets_no_answer_to_another() -> None:
-    machine = machine_of()
-    machine._responses = ResponseCache(capacity=8, party_of=machine.party_of)
+    machine = machine_of(limits=Limits(responses=8))
     first = attach(machine, 1, TWO)
     for number in range(2, 30):
         attach(machine, number, (ONE, ONE_TOO)[number % 2])
@@ -131,8 +132,7 @@ def test_what_one_partner_is_answered_forgets_no_answer_to_another() -> None:
 
 
 def test_requests_to_one_silent_partner_leave_room_for_those_to_another() -> None:
-    machine = machine_of()
-    machine._requests = RequestSender(random_bytes=counting(100), capacity=8, party_of=machine.party_of)
+    machine = machine_of(limits=Limits(requests=8))
     for number in range(1, 21):
         attach(machine, number, (ONE, ONE_TOO)[number % 2])
     for number in range(1, 21):
@@ -144,12 +144,11 @@ def test_requests_to_one_silent_partner_leave_room_for_those_to_another() -> Non
     assert (data[1], peer) == (20, (TWO, 2123))
     for now in (5, 10, 15, 20, 25):
         machine.handle_timer(now)
-    assert (machine.contexts, len(machine._requests._places)) == (0, 0), "given up, they take no place"
+    assert (machine.contexts, len(only(machine).requests._places)) == (0, 0), "given up, they take no place"
 
 
 def test_a_peer_that_could_not_be_asked_is_not_suspect() -> None:
-    machine = machine_of(timers=Timers(echo_interval_s=60.0))
-    machine._requests = RequestSender(random_bytes=counting(100), capacity=1)
+    machine = machine_of(timers=Timers(echo_interval_s=60.0), limits=Limits(requests=1))
     attach(machine, 1, TWO)
     attach(machine, 2, ONE)
     due = machine.get_timer()
@@ -158,25 +157,24 @@ def test_a_peer_that_could_not_be_asked_is_not_suspect() -> None:
     machine.datagrams_to_send()
     machine.handle_timer(due)
     assert machine.datagrams_to_send() == [], "there is no room to ask"
-    assert {path.path for _, path in machine._peers.items()} == {PathState.UP}
-    assert machine.path_events["path_suspect"] == 0
+    assert {path.path for _, path in only(machine).peers.items()} == {PathState.UP}
+    assert only(machine).path_events["path_suspect"] == 0
 
 
 def test_what_one_partner_puts_off_gives_nothing_up_of_another() -> None:
-    machine = machine_of()
-    machine._put_off = PutOff(capacity=8, party_of=machine.party_of)
+    machine = machine_of(limits=Limits(put_off=8))
 
-    def put_off(number: int, address: str) -> None:
+    def put_one_off(number: int, address: str) -> None:
         attach(machine, number, address)
         machine.release(session(number).session_id, 0)
         ((data, _),) = machine.datagrams_to_send()
         answer = message(21, 0xA0000000 + number, int.from_bytes(data[8:10], "big"), ASLEEP)
         machine.receive_datagram(answer, (address, 2123), 0)
 
-    put_off(1, TWO)
+    put_one_off(1, TWO)
     for number in range(2, 30):
-        put_off(number, (ONE, ONE_TOO)[number % 2])
-    assert (machine.put_off, machine.contexts) == (1 + share_of(8), 1 + share_of(8))
+        put_one_off(number, (ONE, ONE_TOO)[number % 2])
+    assert (put_off_in(machine), machine.contexts) == (1 + share_of(8), 1 + share_of(8))
     assert machine._contexts.by_session(session(1).session_id) is not None
 
 
@@ -184,21 +182,18 @@ def test_error_indications_for_one_partys_sessions_forget_nothing_of_anothers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gtp.doubts, "INDICATED_MAX", 8)
-    indicated = Indicated()
+    indicated = Indications()
     heeded = []
     for turn in range(INDICATED_TIMES + 1):
-        heeded.append(indicated.heed("two's", "two", 0, turn * INDICATED_AGAIN_S))
+        heeded.append(indicated.on_indication("two's", "two", 0, turn * INDICATED_AGAIN_S))
         for number in range(20):
-            indicated.heed(str(number), "one", 0, turn * INDICATED_AGAIN_S)
-    assert heeded == [Heeded.ASK] * INDICATED_TIMES + [Heeded.END]
+            indicated.on_indication(str(number), "one", 0, turn * INDICATED_AGAIN_S)
+    assert heeded == [IndicationAction.ASK] * INDICATED_TIMES + [IndicationAction.END]
     assert len(indicated) == share_of(8)
 
 
-def test_what_one_partner_changes_leaves_room_for_what_others_begin_and_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(endpoint, "EVENTS_MAX", ROOM)
-    machine = machine_of()
+def test_what_one_partner_changes_leaves_room_for_what_others_begin_and_end() -> None:
+    machine = machine_of(limits=Limits(deciding=ROOM))
     attach(machine, 1, ONE)
     attach(machine, 2, TWO)
     for sequence in range(100, 100 + 2 * ROOM):
@@ -240,38 +235,39 @@ def test_a_change_that_is_decided_too_late_is_known_though_nobody_is_answered() 
 # -- RADIUS ---------------------------------------------------------------------------------------------
 
 
-def radius_of() -> RadiusServer:
+def radius_of(port: ServerPort) -> RadiusServer:
     secret = b"a shared secret"
-    return RadiusServer([NasNetwork(IPv4Network(f"127.0.{n}.0/24"), secret) for n in (3, 4)])
+    networks = [NasNetwork(IPv4Network(f"127.0.{n}.0/24"), secret) for n in (3, 4)]
+    return RadiusServer(port, NasNetworks(networks))
 
 
 def test_requests_of_one_client_leave_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(radius.server, "EVENTS_MAX", 8)
-    machine = radius_of()
+    machine = radius_of(ServerPort.AUTHENTICATION)
     for number in range(20):
-        machine.receive_datagram(Service.AUTHENTICATION, access(number), ("127.0.3.1", number), 0)
+        machine.receive_datagram(access(number), ("127.0.3.1", number), 0)
     assert machine.dropped == {"too_many": 20 - share_of(8)}
-    machine.receive_datagram(Service.AUTHENTICATION, access(), ("127.0.4.1", 1), 0)
-    events = list[Event]()
-    while (event := machine.next_event()) is not None:
+    machine.receive_datagram(access(), ("127.0.4.1", 1), 0)
+    events = list[AccessRequested]()
+    while isinstance(event := machine.next_event(), AccessRequested):
         events.append(event)
     assert [str(each.client.network) for each in events] == ["127.0.3.0/24"] * 6 + ["127.0.4.0/24"]
-    machine.answer(events[0].token, NotRecorded())
-    machine.receive_datagram(Service.AUTHENTICATION, access(99), ("127.0.3.1", 99), 0)
+    machine.answer(events[0].token, NotRecorded(), 0)
+    machine.receive_datagram(access(99), ("127.0.3.1", 99), 0)
     assert machine.next_event() is not None, "there is room again"
 
 
 def test_what_one_client_is_answered_forgets_no_answer_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(radius.server, "RESPONSES_MAX", 8)
-    machine = radius_of()
+    machine = radius_of(ServerPort.ACCOUNTING)
 
     def ask(number: int, address: str) -> bool:
         """Whether it is decided anew."""
         data = accounting(2, identifier=number)
-        machine.receive_datagram(Service.ACCOUNTING, data, (address, 1_000), 0)
-        if (event := machine.next_event()) is None:
+        machine.receive_datagram(data, (address, 1_000), 0)
+        if not isinstance(event := machine.next_event(), AccountingRequested):
             return False
-        machine.answer(event.token, Recorded())
+        machine.answer(event.token, Recorded(), 0)
         return True
 
     assert ask(1, "127.0.4.1")
@@ -284,15 +280,15 @@ def test_what_one_client_is_answered_forgets_no_answer_to_another(monkeypatch: p
 def test_what_is_being_decided_is_never_decided_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are answered meanwhile, and however long it takes."""
     monkeypatch.setattr(radius.server, "RESPONSES_MAX", 2)
-    machine = radius_of()
-    machine.receive_datagram(Service.AUTHENTICATION, access(0), ("127.0.3.1", 1), 0)
-    assert isinstance(machine.next_event(), AccessRequested)
+    machine = radius_of(ServerPort.ACCOUNTING)
+    machine.receive_datagram(accounting(2), ("127.0.3.1", 2), 0)
+    assert isinstance(machine.next_event(), AccountingRequested)
     for number in range(1, 9):
-        machine.receive_datagram(Service.ACCOUNTING, accounting(2, identifier=number), ("127.0.3.1", 1), 0)
+        machine.receive_datagram(accounting(2, identifier=number), ("127.0.3.1", 1), 0)
         event = machine.next_event()
-        assert event is not None
-        machine.answer(event.token, Recorded())
-    machine.receive_datagram(Service.AUTHENTICATION, access(0), ("127.0.3.1", 1), 60)
+        assert isinstance(event, AccountingRequested)
+        machine.answer(event.token, Recorded(), 0)
+    machine.receive_datagram(accounting(2), ("127.0.3.1", 2), 60)
     assert (machine.next_event(), machine.dropped) == (None, {"in_progress": 1})
 
 
@@ -308,5 +304,5 @@ def test_nases_of_one_client_that_do_not_answer_leave_room_for_anothers(
     assert (len(machine), machine.outcomes) == (8, {"not_asked": 12})
     assert [peer[0][:8] for _, peer in machine.datagrams_to_send()] == ["127.0.3."] * 6 + ["127.0.4."] * 2
     while (due := machine.get_timer()) is not None:
-        machine.handle_timer(due, WALL)
+        machine.handle_timer(due)
     assert (len(machine), machine.outcomes["not_answered"]) == (0, 8)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,12 @@ def run_of_another() -> Iterator[tuple[subprocess.Popen[str], Path]]:
             process.kill()
 
 
+def await_command(pid: int) -> None:
+    """A process that has just begun shows no command for a moment, though ``Popen`` has returned."""
+    while not Path(f"/proc/{pid}/cmdline").read_bytes():
+        time.sleep(0.001)
+
+
 def test_a_folder_goes_with_its_block() -> None:
     with temporary_folder("test") as folder:
         (folder / "file").touch()
@@ -74,6 +81,7 @@ def test_where_a_process_still_works_nothing_is_removed() -> None:
         for command, cwd in ((["sleep", "60"], within), (["tail", "-f", f"{left}/{MARK}"], left.parent)):
             with subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL) as orphan:
                 try:
+                    await_command(orphan.pid)
                     with temporary_folder("test"):
                         assert within.exists(), command
                 finally:

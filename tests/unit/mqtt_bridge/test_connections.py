@@ -249,6 +249,15 @@ async def test_a_second_client_of_the_same_name_takes_over() -> None:
         assert len(made.mqtt._named) == 1
 
 
+async def test_a_packet_out_of_its_state_ends_the_connection_and_is_counted() -> None:
+    async with edge() as made:
+        for _ in range(2):
+            reader, writer = await made.open(MQTT)
+            writer.write(publish())
+            assert await reader.read(1) == b"", "before CONNECT"
+        assert made.connections.refused_packets == {"publish_while_awaiting_connect": 2}
+
+
 async def test_a_will_is_delivered() -> None:
     async with edge() as made:
         reader, writer = await made.open(MQTT)

@@ -68,7 +68,7 @@ def publish(
     return packet(0x30 | qos << 1 | flags, content + payload)
 
 
-def machine(version: int = 0, **options: int) -> MqttConnection:
+def machine(version: int = 0, **options: Any) -> MqttConnection:
     """Fresh, or with a client of this version."""
     made = MqttConnection(now=0, assigned_client_id="assigned", **options)
     if version:

@@ -106,7 +106,7 @@ async def cluster(peers: Peers | None = None) -> AsyncIterator[Cluster]:
         http = HttpPeers(secret=SECRET)
         contacts = {"vg-there": str(server.make_url("")).rstrip("/"), "vg-gone": "http://127.0.0.1:1"}
         for gateway_id, contact in contacts.items():
-            await store.leases.put(GatewayLease(gateway_id, "there", 1, clock.now(), 1, contact))
+            await store.leases.put(GatewayLease(gateway_id, "there", 1, clock.now(), contact))
         control = ClusterControl(
             store=store,
             peers=peers or http,

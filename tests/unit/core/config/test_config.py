@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from airloom.app.adapters import demand_shared_objects
-from core.config import Config, RadiusConfig
+from core.config import Config, RadiusConfig, renamed
 from core.config_file import load, mistakes_of
 from core.domain.session import PdnType
 from core.errors import ConfigurationError
@@ -169,6 +169,60 @@ def test_a_variable_with_one_underscore_is_named_with_the_right_one() -> None:
         load(None, {"AIRLOOM_API_PORT": "8081"})
     others = dict.fromkeys(("ENDPOINT", "AUTH_KEY", "AUTH_KEY_ID", "PROFILE", "PASSWORD", "PROFILE_DIR"), "x")
     assert load(None, {f"AIRLOOM_{name}": value for name, value in others.items()}) == Config()
+
+
+RENAMED_HERE = {"gateway.gates": "gateway.peers", "gateway.peers.label": "gateway.peers.name"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[gateway]\ngates = []\n", "gateway.gates: is now gateway.peers"),
+        (
+            '[[gateway.peers]]\nlabel = "a"\nname = "a"\nnetworks = ["10.0.0.0/8"]\n',
+            "gateway.peers.0.label: is now gateway.peers.name",
+        ),
+    ],
+)
+def test_a_renamed_key_is_refused_with_its_present_name(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renamed, "RENAMED", RENAMED_HERE)
+    file = tmp_path / "airloom.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(file, {})
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("AIRLOOM_GATEWAY__GATES", "AIRLOOM_GATEWAY__GATES: is now AIRLOOM_GATEWAY__PEERS"),
+        ("AIRLOOM_GATEWAY_GATES", "AIRLOOM_GATEWAY_GATES: .* write AIRLOOM_GATEWAY__PEERS, with two"),
+    ],
+)
+def test_the_variable_of_a_renamed_key_is_refused_with_its_present_name(
+    variable: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renamed, "RENAMED", RENAMED_HERE)
+    with pytest.raises(ConfigurationError, match=said):
+        load(None, {variable: "x"})
+
+
+def keys_in(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Each key, those of tables in tables too, without numbers of items."""
+    for name, field in model.model_fields.items():
+        yield f"{path}{name}"
+        for each in kinds(field.annotation):
+            if issubclass(each, BaseModel):
+                yield from keys_in(each, f"{path}{name}.")
+
+
+def test_renamed_keys_are_no_keys_and_their_new_names_are() -> None:
+    known = set(keys_in(Config))
+    assert not known & renamed.RENAMED.keys()
+    assert set(renamed.RENAMED.values()) <= known
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

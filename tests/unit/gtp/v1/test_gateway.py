@@ -9,6 +9,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import CloseReason, Qos
 from core.domain.values import replace
 from gtp.contexts import TRANSITIONS, ContextEvent, ContextState
+from gtp.endpoint import GtpcEndpoint
 from gtp.events import (
     Accepted,
     DeleteRequested,
@@ -22,10 +23,10 @@ from gtp.events import (
 )
 from gtp.transaction import N3_REQUESTS, PATIENCE_S, RESPONSES_MAX, T3_RESPONSE_S, Arrival, ResponseCache
 from gtp.v1.cause import CAUSE_OF_REFUSAL, Cause
-from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
 from gtp.v1.message import MessageType
+from gtp.v1.wire import V1Wire
 from tests.support.gtp import (
     APN,
     QOS,
@@ -35,14 +36,16 @@ from tests.support.gtp import (
     create_request,
     delete_request,
     message,
+    only,
     session,
     tlv,
     update_request,
 )
 
 
-def gateway(*allowed: str) -> GtpV1Gateway:
-    return GtpV1Gateway(
+def gateway(*allowed: str) -> GtpcEndpoint:
+    return GtpcEndpoint(
+        wires=[V1Wire()],
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[APN],
@@ -51,7 +54,7 @@ def gateway(*allowed: str) -> GtpV1Gateway:
     )
 
 
-def attached(machine: GtpV1Gateway, *, now: float = 0.0, sequence: int = 1) -> int:
+def attached(machine: GtpcEndpoint, *, now: float = 0.0, sequence: int = 1) -> int:
     """Attach once; our control TEID."""
     machine.receive_datagram(create_request(sequence), SGSN, now)
     event = machine.next_event()
@@ -65,7 +68,7 @@ def cause_of(datagram: bytes) -> int:
     return decode_elements(decode_header(datagram).payload)[1][0][0]
 
 
-def only_answer(machine: GtpV1Gateway) -> bytes:
+def only_answer(machine: GtpcEndpoint) -> bytes:
     ((data, peer),) = machine.datagrams_to_send()
     assert peer == SGSN
     return data
@@ -88,7 +91,7 @@ def test_create_is_handed_out_whole_and_answered_with_all_that_it_needs() -> Non
     machine.receive_datagram(create_request(), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    request = event.wish
+    request = event.params
     assert (request.imsi, request.apn, request.nsapi) == ("440100000000001", "soracom.io", 5)
     assert (request.ends.teid_user, request.ends.teid_control) == (0x1001, 0x2001)
     assert (request.msisdn, request.imei) == ("8190123456", "3502000000000001")
@@ -114,7 +117,7 @@ def test_a_repeat_is_answered_with_the_same_bytes_and_opens_nothing() -> None:
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
     assert machine.next_event() is None
-    assert machine.dropped[Arrival.IN_PROGRESS.value] == 1
+    assert only(machine).dropped[Arrival.IN_PROGRESS.value] == 1
     machine.answer(event.token, Accepted(session()), 2)
     first = only_answer(machine)
     machine.receive_datagram(create_request(), SGSN, 3)
@@ -282,7 +285,7 @@ def test_who_is_not_allowed_is_dropped_before_the_parser() -> None:
     machine = gateway("127.0.1.0/24")
     machine.receive_datagram(message(1, 0, 9, b""), ("127.0.2.1", 2123), 0)
     assert machine.datagrams_to_send() == []
-    assert machine.dropped["peer_not_allowed"] == 1
+    assert only(machine).dropped["peer_not_allowed"] == 1
 
 
 def test_release_asks_the_peer_until_it_answers() -> None:
@@ -328,8 +331,8 @@ def test_orphan_responses_are_counted_and_dropped() -> None:
     machine.receive_datagram(message(2, 0, 77, b"\x0e\x09"), SGSN, 0)
     machine.receive_datagram(message(17, 1, 77, b"\x01\x80"), SGSN, 0)
     assert machine.datagrams_to_send() == []
-    assert machine.dropped["orphan_response"] == 2
-    assert machine.dropped["message_not_supported"] == 1
+    assert only(machine).dropped["orphan_response"] == 2
+    assert only(machine).dropped["message_not_supported"] == 1
 
 
 def test_one_forged_restart_counter_clears_nothing() -> None:
@@ -348,17 +351,17 @@ def test_other_versions_are_told_so_and_rarely() -> None:
         machine.receive_datagram(v2, SGSN, now)
     ((data, _),) = machine.datagrams_to_send()
     assert data[:2] == b"\x32\x03"
-    assert machine.dropped["version_not_supported"] == 3
+    assert only(machine).dropped["version_not_supported"] == 3
     machine.receive_datagram(bytes.fromhex("4003000400000500"), SGSN, 5)
     assert machine.datagrams_to_send() == []
 
 
 def test_the_response_cache_is_bounded_and_forgets() -> None:
     cache = ResponseCache(capacity=2)
-    assert cache.arrive(("a", 1, 16, 1), 0)[0] is Arrival.NEW
-    assert cache.arrive(("a", 1, 16, 2), 0)[0] is Arrival.NEW
-    assert cache.arrive(("a", 1, 16, 3), 0)[0] is Arrival.NO_ROOM
-    assert cache.arrive(("a", 1, 16, 3), 1_000)[0] is Arrival.NEW
+    assert cache.arrive(("a", 1, 1, 16, 1), 0)[0] is Arrival.NEW
+    assert cache.arrive(("a", 1, 1, 16, 2), 0)[0] is Arrival.NEW
+    assert cache.arrive(("a", 1, 1, 16, 3), 0)[0] is Arrival.NO_ROOM
+    assert cache.arrive(("a", 1, 1, 16, 3), 1_000)[0] is Arrival.NEW
     assert len(cache) == 1
     assert RESPONSES_MAX == 65_536
 
@@ -371,11 +374,11 @@ def test_every_state_meets_every_event(state: ContextState, event: ContextEvent)
     context = machine._contexts.by_session(session().session_id)
     assert context is not None
     context.state = state
-    expected = TRANSITIONS[state].get(event)
-    assert machine._step(context, event) is (expected is not None)
+    expected, _ = TRANSITIONS[state].get(event) or (None, None)
+    assert machine._network.step(context, event, only(machine)) is (expected is not None)
     assert context.state is (expected or state)
     if expected is None:
-        assert machine.dropped[f"{event.value}_while_{state.value}"] == 1
+        assert only(machine).dropped[f"{event.value}_while_{state.value}"] == 1
 
 
 def test_sessions_that_disagree_about_their_peer_make_it_be_asked() -> None:
@@ -433,7 +436,7 @@ def test_an_answer_of_another_kind_or_from_a_stranger_is_an_orphan() -> None:
     machine.changed(session(), 0)
     machine.receive_datagram(message(21, 0xA0000001, 101, b"\x01\x80"), SGSN, 0)
     machine.receive_datagram(message(19, 0xA0000001, 101, b"\x01\x80"), ("10.0.0.1", 2123), 0)
-    assert machine.dropped["orphan_response"] == 2
+    assert only(machine).dropped["orphan_response"] == 2
     assert machine.get_timer() == T3_RESPONSE_S
 
 
@@ -441,6 +444,6 @@ def test_a_version_1_peer_is_asked_for_no_dedicated_bearer() -> None:
     machine = gateway()
     attached(machine)
     bearer = DedicatedBearer(0, 7, 0x34, (), 1, 0, "", 1)
-    assert machine.add_bearer(session().session_id, bearer, 0) is None
+    assert machine.add_bearer(session(), bearer, 0) is None
     machine.remove_bearer(session().session_id, 6, 0)
     assert machine.datagrams_to_send() == []

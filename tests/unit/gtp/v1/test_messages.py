@@ -1,16 +1,20 @@
 """What else an SGSN may send: moves, notifications, secondary contexts, extension headers, old versions."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from core.domain.session import Access, Location, Qos
 from core.domain.values import replace
-from gtp.events import Accepted, DeleteRequested, PeerEnds, SessionRequested, UpdateRequested
-from gtp.path import REPROOF_INTERVAL_S
-from gtp.v1.gateway import GtpV1Gateway
+from gtp.endpoint import GtpcEndpoint
+from gtp.events import Accepted, DeleteRequested, SessionRequested, UpdateRequested
+from gtp.path import NOTICE_INTERVAL_S
 from gtp.v1.header import EXTENSION_HEADERS_MAX, Header, decode_header
 from gtp.v1.ie import Elements, decode_elements
+from gtp.v1.wire import V1Wire
+from gtp.v2.wire import V2Wire
+from gtp.wire import PeerEndpoints, Wire
 from tests.support.gtp import (
     APN,
     PCO_DNS,
@@ -21,6 +25,7 @@ from tests.support.gtp import (
     create_request,
     delete_request,
     message,
+    only,
     session,
     tlv,
     update_request,
@@ -32,8 +37,9 @@ NOTIFICATION = b"\x14\x05" + tlv(0x97, b"\x02") + tlv(0x98, bytes.fromhex("0144f
 IMEISV = bytes.fromhex("5320000000000010")
 
 
-def gateway(*allowed: str) -> GtpV1Gateway:
-    return GtpV1Gateway(
+def gateway(*allowed: str, wires: Sequence[Wire] = (V1Wire(),)) -> GtpcEndpoint:
+    return GtpcEndpoint(
+        wires=wires,
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[APN],
@@ -42,26 +48,26 @@ def gateway(*allowed: str) -> GtpV1Gateway:
     )
 
 
-def attached(*allowed: str) -> GtpV1Gateway:
+def attached(*allowed: str) -> GtpcEndpoint:
     machine = gateway(*allowed)
     machine.adopt(session())
     return machine
 
 
-def asked(machine: GtpV1Gateway, data: bytes) -> UpdateRequested:
+def asked(machine: GtpcEndpoint, data: bytes) -> UpdateRequested:
     machine.receive_datagram(data, SGSN, 0)
     event = machine.next_event()
-    assert isinstance(event, UpdateRequested), machine.dropped
+    assert isinstance(event, UpdateRequested), only(machine).dropped
     return event
 
 
-def only_answer(machine: GtpV1Gateway) -> tuple[Header, Elements]:
+def only_answer(machine: GtpcEndpoint) -> tuple[Header, Elements]:
     ((data, _),) = machine.datagrams_to_send()
     header = decode_header(data)
     return header, decode_elements(header.payload)
 
 
-def refused(machine: GtpV1Gateway, data: bytes) -> tuple[int, int]:
+def refused(machine: GtpcEndpoint, data: bytes) -> tuple[int, int]:
     """Cause, and the TEID to which it is told; nothing is handed out."""
     machine.receive_datagram(data, SGSN, 0)
     assert machine.next_event() is None
@@ -81,7 +87,7 @@ def update(*changes: bytes, gsn: tuple[bytes, ...] = (bytes((127, 0, 1, 1)),) * 
 def test_an_sgsn_change_names_new_addresses_and_teids() -> None:
     gsn = (bytes((127, 0, 1, 9)), bytes((127, 0, 1, 10)))
     event = asked(attached(), update(gsn=gsn))
-    assert event.ends == PeerEnds(0x2002, IPv4Address("127.0.1.9"), 0x1002, IPv4Address("127.0.1.10"))
+    assert event.ends == PeerEndpoints(0x2002, IPv4Address("127.0.1.9"), 0x1002, IPv4Address("127.0.1.10"))
 
 
 def test_a_direct_tunnel_leads_the_user_plane_to_the_rnc() -> None:
@@ -96,7 +102,7 @@ def test_a_direct_tunnel_leads_the_user_plane_to_the_rnc() -> None:
 def test_the_alternative_address_counts_where_the_first_is_of_ipv6() -> None:
     gsn = (bytes(16), b"\xfe" * 16, bytes((127, 0, 1, 9)), bytes((127, 0, 1, 10)))
     event = asked(attached(), update(gsn=gsn))
-    assert event.ends == PeerEnds(0x2002, IPv4Address("127.0.1.9"), 0x1002, IPv4Address("127.0.1.10"))
+    assert event.ends == PeerEndpoints(0x2002, IPv4Address("127.0.1.9"), 0x1002, IPv4Address("127.0.1.10"))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +146,7 @@ def test_another_nsapi_is_no_context_here() -> None:
 
 
 def test_what_comes_from_an_sgw_needs_the_sgsns_control_teid() -> None:
-    machine = gateway("127.0.0.0/8")
+    machine = gateway("127.0.0.0/8", wires=(V1Wire(), V2Wire()))
     machine.adopt(replace(session(), access=Access.GTPV2))
     without = b"\x10\0\0\x10\2\x14\x05" + tlv(0x85, bytes((127, 0, 1, 1))) * 2 + tlv(0x87, QOS)
     assert refused(machine, message(18, TEID, 2, without))[0] == 202
@@ -184,7 +190,7 @@ def test_a_broken_location_leaves_what_was_known() -> None:
 def test_an_ms_info_change_is_a_new_location_and_nothing_else() -> None:
     machine = attached()
     event = asked(machine, message(128, TEID, 7, b"\x02" + bytes.fromhex("44100000000000f1") + NOTIFICATION))
-    assert (event.ends, event.qos) == (PeerEnds(), None)
+    assert (event.ends, event.qos) == (PeerEndpoints(), None)
     assert event.location.rat == "GSM"
     assert event.location.cell is not None
     assert (event.location.cell.lac, event.location.cell.sac) == (1, 7)
@@ -197,7 +203,7 @@ def test_an_ms_info_change_is_a_new_location_and_nothing_else() -> None:
 def test_an_ms_info_change_of_nothing_known_is_cause_192() -> None:
     assert refused(attached(), message(128, TEID + 1, 7, NOTIFICATION)) == (192, 0)
     assert refused(attached(), message(128, TEID, 7, b"\x14\x06" + NOTIFICATION[2:])) == (192, 0x2001)
-    at_an_sgw = gateway()
+    at_an_sgw = gateway(wires=(V1Wire(), V2Wire()))
     at_an_sgw.adopt(replace(session(), access=Access.GTPV2))
     assert refused(at_an_sgw, message(128, TEID, 7, NOTIFICATION))[0] == 192
 
@@ -252,9 +258,9 @@ def test_other_messages_with_such_a_header_are_dropped_and_told_of_rarely(kind: 
         )
     ((data, _),) = machine.datagrams_to_send()
     assert data[1] == 31
-    assert machine.dropped["unknown_extension_header"] == 5
+    assert only(machine).dropped["unknown_extension_header"] == 5
     machine.receive_datagram(
-        with_extensions(message(kind, 0, 9, b""), (0x80, b"\0\0")), SGSN, 1 + REPROOF_INTERVAL_S
+        with_extensions(message(kind, 0, 9, b""), (0x80, b"\0\0")), SGSN, 1 + NOTICE_INTERVAL_S
     )
     assert len(machine.datagrams_to_send()) == 1
 
@@ -283,7 +289,7 @@ def test_a_chain_of_extension_headers_that_lies_is_dropped(chain: bytes) -> None
     head = bytes((0x36, 16)) + (4 + len(chain)).to_bytes(2, "big") + bytes(4) + b"\0\1\0\x02"
     machine.receive_datagram(head + chain, SGSN, 0)
     assert machine.datagrams_to_send() == []
-    assert machine.dropped["malformed_header"] == 1
+    assert only(machine).dropped["malformed_header"] == 1
 
 
 # -- secondary contexts ---------------------------------------------------------------------------------
@@ -308,7 +314,7 @@ def test_messages_that_are_not_for_a_ggsn_are_dropped_and_counted(kind: int) -> 
     machine.receive_datagram(message(kind, TEID, 5, NOTIFICATION), SGSN, 0)
     assert machine.datagrams_to_send() == []
     assert machine.next_event() is None
-    assert machine.dropped["message_not_supported"] == 1
+    assert only(machine).dropped["message_not_supported"] == 1
 
 
 def test_gtp_version_0_is_told_the_version_and_gtp_prime_nothing() -> None:
@@ -361,8 +367,8 @@ def test_qos_that_was_granted_is_told_with_what_the_peer_knows_of() -> None:
     machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.wish.qos == Qos(8, 0x65, 1_000, 2_000, profile.hex())
-    less = replace(event.wish.qos, ambr_up_kbps=64, ambr_down_kbps=128)
+    assert event.params.qos == Qos(8, 0x65, 1_000, 2_000, profile.hex())
+    less = replace(event.params.qos, ambr_up_kbps=64, ambr_down_kbps=128)
     machine.answer(event.token, Accepted(replace(session(), qos=less)), 0)
     answer = only_answer(machine)[1]
     assert answer[0x87] == [bytes.fromhex("020b921f739640487 4fb0000".replace(" ", ""))]
@@ -391,4 +397,4 @@ def test_an_access_point_name_is_read_without_its_operator_and_in_either_case(ap
     machine.receive_datagram(message(16, 0, 1, b"".join(elements)), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.wish.apn == "soracom.io"
+    assert event.params.apn == "soracom.io"

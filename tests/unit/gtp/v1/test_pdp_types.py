@@ -8,11 +8,13 @@ from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import PdnType, Session
 from core.domain.values import replace
-from gtp.events import Accepted, Rejected, SessionRequested, SessionWish
+from gtp.endpoint import GtpcEndpoint
+from gtp.events import Accepted, Rejected, SessionRequested
 from gtp.partners import Partner
-from gtp.v1.gateway import GtpV1Gateway
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
+from gtp.v1.wire import V1Wire
+from gtp.wire import CreateSessionParams
 from tests.support.gtp import APN, SGSN, counting, create_elements, message, session, tlv
 
 PREFIX = IPv6Network("2001:db8:0:2::/64")
@@ -22,9 +24,14 @@ BOTH = b"\xf1\x8d"
 OFFERS_ALL = replace(APN, pdn_types=frozenset(PdnType))
 
 
-def gateway(apn: Apn) -> GtpV1Gateway:
-    return GtpV1Gateway(
-        address=IPv4Address("127.0.0.1"), recovery=3, apns=[apn], allowed_peers=[], random_bytes=counting(100)
+def gateway(apn: Apn) -> GtpcEndpoint:
+    return GtpcEndpoint(
+        wires=[V1Wire()],
+        address=IPv4Address("127.0.0.1"),
+        recovery=3,
+        apns=[apn],
+        allowed_peers=[],
+        random_bytes=counting(100),
     )
 
 
@@ -36,12 +43,12 @@ def asked(pdp_type: bytes, *more: bytes) -> bytes:
     return message(16, 0, 1, b"".join([*create_elements(pdp_type=pdp_type), *more]))
 
 
-def wish(pdp_type: bytes, *more: bytes, apn: Apn = OFFERS_ALL) -> SessionWish:
+def wish(pdp_type: bytes, *more: bytes, apn: Apn = OFFERS_ALL) -> CreateSessionParams:
     machine = gateway(apn)
     machine.receive_datagram(asked(pdp_type, *more), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    return event.wish
+    return event.params
 
 
 def answer(pdp_type: bytes, *more: bytes, grant: PdnType, apn: Apn = OFFERS_ALL) -> tuple[int, bytes]:
@@ -86,7 +93,8 @@ def test_both_asked_over_bearers_of_one_address_is_cause_130() -> None:
 
 def test_a_partner_may_have_both_families_without_the_flag() -> None:
     partner = Partner("one", (IPv4Network("127.0.1.0/24"),), assume_dual_address_bearers=True)
-    machine = GtpV1Gateway(
+    machine = GtpcEndpoint(
+        wires=[V1Wire()],
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[OFFERS_ALL],
@@ -97,7 +105,7 @@ def test_a_partner_may_have_both_families_without_the_flag() -> None:
     machine.receive_datagram(asked(BOTH), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.wish.pdn_type is PdnType.IPV4V6
+    assert event.params.pdn_type is PdnType.IPV4V6
     machine.answer(event.token, Accepted(granted(PdnType.IPV4V6)), 0)
     elements = decode_elements(decode_header(machine.datagrams_to_send()[0][0]).payload)
     assert elements[1] == [b"\x80"]

@@ -6,25 +6,23 @@ from core.domain.flow import DedicatedBearer, PacketFilter
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Cell, Location, Qos, Session
 from core.domain.values import replace
+from gtp.endpoint import GtpcEndpoint, Limits
 from gtp.events import (
     Accepted,
     BearerAnswered,
-    BearerEnds,
     BearersUnwanted,
     DeleteRequested,
     Done,
-    PeerEnds,
-    QosChange,
     Rejected,
     SessionUnknown,
     UpdateRequested,
 )
-from gtp.initiated import CHANGE_AGAIN_S, CHANGE_TRIES_MAX
-from gtp.path import REPROOF_INTERVAL_S
+from gtp.network_requests import CHANGE_AGAIN_S, CHANGE_TRIES_MAX
+from gtp.path import NOTICE_INTERVAL_S
 from gtp.transaction import N3_REQUESTS, T3_RESPONSE_S
 from gtp.v2.cause import Cause
-from gtp.v2.gateway import GtpV2Gateway
-from tests.support.gtp import IMSI_OCTETS
+from gtp.wire import BearerEndpoints, PeerEndpoints, QosChange
+from tests.support.gtp import IMSI_OCTETS, only
 from tests.support.gtp2 import (
     SGW,
     SGW_ADDRESS,
@@ -68,13 +66,13 @@ def reply(kind: int, sequence: int, cause: int, *more: bytes) -> bytes:
     return message2(kind, PGW_TEID, sequence, element(2, bytes((cause, 0))) + b"".join(more))
 
 
-def standing() -> GtpV2Gateway:
-    machine = gateway("127.0.2.0/24", "10.0.0.0/8")
+def standing(limits: Limits | None = None) -> GtpcEndpoint:
+    machine = gateway("127.0.2.0/24", "10.0.0.0/8", limits=limits)
     attached(machine)
     return machine
 
 
-def decided(machine: GtpV2Gateway, data: bytes, now: float = 0.0) -> UpdateRequested:
+def decided(machine: GtpcEndpoint, data: bytes, now: float = 0.0) -> UpdateRequested:
     machine.receive_datagram(data, SGW, now)
     event = machine.next_event()
     assert isinstance(event, UpdateRequested)
@@ -188,7 +186,7 @@ def test_an_answer_that_nobody_asked_for_is_dropped(kind: int) -> None:
     machine = standing()
     machine.receive_datagram(reply(kind, 55, 16), SGW, 0)
     assert (answers(machine), machine.next_event()) == ([], None)
-    assert machine.dropped["orphan_response" if kind != 37 else "message_not_supported"] == 1
+    assert only(machine).dropped["orphan_response" if kind != 37 else "message_not_supported"] == 1
 
 
 def test_an_answer_counts_only_from_the_address_and_port_that_was_asked_and_of_the_right_kind() -> None:
@@ -199,7 +197,7 @@ def test_an_answer_counts_only_from_the_address_and_port_that_was_asked_and_of_t
     machine.receive_datagram(message2(98, PGW_TEID, 101, b""), SGW, 0)
     machine.receive_datagram(reply(98, 101, 16), (SGW[0], 4_000), 0)
     machine.receive_datagram(reply(98, 101, 16), ("127.0.2.77", 2123), 0)
-    assert machine.dropped == {"orphan_response": 4, "malformed_response": 1}
+    assert only(machine).dropped == {"orphan_response": 4, "malformed_response": 1}
     assert machine.get_timer() == T3_RESPONSE_S
     machine.receive_datagram(reply(98, 101, 16), SGW, 0)
     assert machine.get_timer() is None
@@ -215,7 +213,7 @@ def created(sequence: int, cause: int = 16, *, ebi: int = 6, bearer_cause: int =
 
 def test_a_dedicated_bearer_is_asked_for_with_its_filters_and_its_own_tunnel() -> None:
     machine = standing()
-    token = machine.add_bearer(session().session_id, WANTED, 0)
+    token = machine.add_bearer(session(), WANTED, 0)
     bearer = (
         element(73, b"\0")
         + element(84, TFT)
@@ -258,7 +256,7 @@ def test_a_dedicated_bearer_is_changed_with_its_whole_template(cause: int, is_do
 )
 def test_a_bearer_that_is_not_wholly_granted_is_none(answer: bytes) -> None:
     machine = standing()
-    token = machine.add_bearer(session().session_id, WANTED, 0)
+    token = machine.add_bearer(session(), WANTED, 0)
     machine.receive_datagram(answer, SGW, 0)
     assert token is not None
     assert machine.next_event() == BearerAnswered(token, session().session_id, None)
@@ -267,10 +265,10 @@ def test_a_bearer_that_is_not_wholly_granted_is_none(answer: bytes) -> None:
 
 def test_a_bearer_that_nobody_answers_for_is_none_and_so_is_one_of_a_session_that_ends() -> None:
     machine = standing()
-    token = machine.add_bearer(session().session_id, WANTED, 0)
+    token = machine.add_bearer(session(), WANTED, 0)
     machine.receive_datagram(delete_session(PGW_TEID, 2), SGW, 0)
     assert isinstance(machine.next_event(), DeleteRequested)
-    assert machine.add_bearer(session().session_id, WANTED, 0) is None
+    assert machine.add_bearer(session(), WANTED, 0) is None
     for step in range(1, N3_REQUESTS + 2):
         machine.handle_timer(step * T3_RESPONSE_S)
     assert token is not None
@@ -280,11 +278,11 @@ def test_a_bearer_that_nobody_answers_for_is_none_and_so_is_one_of_a_session_tha
 def test_a_dedicated_bearer_that_would_end_at_somebody_elses_address_is_taken_back() -> None:
     machine = gateway("127.0.2.0/24")
     attached(machine)
-    assert machine.add_bearer(session().session_id, WANTED, 0) is not None
+    assert machine.add_bearer(session(), WANTED, 0) is not None
     answers(machine)
     for address, is_fine in ((bytes((10, 0, 0, 1)), False), (SGW_ADDRESS, True)):
         if is_fine:
-            assert machine.add_bearer(session().session_id, WANTED, 0) is not None
+            assert machine.add_bearer(session(), WANTED, 0) is not None
             answers(machine)
         bearer = element(73, b"\x06") + element(2, b"\x10\0") + f_teid(4, 0x1009, 2, address)
         machine.receive_datagram(reply(96, 103 if is_fine else 101, 16, element(93, bearer)), SGW, 0)
@@ -292,7 +290,7 @@ def test_a_dedicated_bearer_that_would_end_at_somebody_elses_address_is_taken_ba
         assert isinstance(event, BearerAnswered)
         assert (event.bearer is not None) is is_fine
         assert [data[1] for data in answers(machine)] == ([] if is_fine else [99])
-    assert machine.dropped["refused_foreign_address"] == 1
+    assert only(machine).dropped["refused_foreign_address"] == 1
 
 
 def test_a_dedicated_bearer_ends_alone() -> None:
@@ -337,7 +335,7 @@ def test_a_changed_subscription_becomes_an_update_bearer_with_the_commands_numbe
     machine = standing()
     event = decided(machine, modify_command(7))
     assert event.qos_change == QosChange(8, 0x38, (512, 1_024))
-    assert event.ends == PeerEnds()
+    assert event.ends == PeerEndpoints()
     machine.answer(event.token, Accepted(told()), 0)
     assert answers(machine) == [update_request(7 | COMMANDED)]
     machine.receive_datagram(modify_command(7), SGW, 1)
@@ -354,7 +352,7 @@ def test_commands_of_two_peers_with_one_number_do_not_meet() -> None:
     event = decided(machine, modify_command(7))
     machine.answer(event.token, Accepted(told()), 0)
     machine.receive_datagram(reply(98, 7 | COMMANDED, 16), ("127.0.2.9", 2123), 0)
-    assert machine.dropped["orphan_response"] == 1
+    assert only(machine).dropped["orphan_response"] == 1
     assert machine.get_timer() == T3_RESPONSE_S
 
 
@@ -465,7 +463,7 @@ def test_a_change_notification_tells_where_the_device_is() -> None:
     assert event.location == Location(
         "44010", "LTE-M", "1844f001000144f00100000002", Cell(440, 10, tac=1, eci=2)
     )
-    assert event.ends == PeerEnds()
+    assert event.ends == PeerEndpoints()
     assert event.is_suspended is None
     machine.answer(event.token, Accepted(session()), 0)
     assert answers(machine) == [message2(39, 0x2001, 2, ACCEPTED + IMSI)]
@@ -506,7 +504,7 @@ def test_suspend_and_resume_are_told_on_and_acknowledged() -> None:
     machine = standing()
     for kind, is_suspended in ((162, True), (164, False)):
         event = decided(machine, message2(kind, PGW_TEID, kind, IMSI + element(73, b"\x05")))
-        assert (event.is_suspended, event.ends) == (is_suspended, PeerEnds())
+        assert (event.is_suspended, event.ends) == (is_suspended, PeerEndpoints())
         machine.answer(event.token, Accepted(session()), 0)
         assert answers(machine) == [message2(kind + 1, 0x2001, kind, ACCEPTED)]
         machine.receive_datagram(message2(kind, 0, 9, IMSI), SGW, 0)
@@ -530,17 +528,17 @@ def test_a_later_version_is_told_ours_but_rarely() -> None:
         machine.receive_datagram(data, SGW, 10 * sequence)
         expected = message2(3, None, int.from_bytes(data[sequence : sequence + 3], "big"), b"")
         assert answers(machine) == [expected]
-        machine.receive_datagram(data, SGW, 10 * sequence + REPROOF_INTERVAL_S / 2)
-        machine.receive_datagram(data[:7], SGW, 10 * sequence + 2 * REPROOF_INTERVAL_S)
+        machine.receive_datagram(data, SGW, 10 * sequence + NOTICE_INTERVAL_S / 2)
+        machine.receive_datagram(data[:7], SGW, 10 * sequence + 2 * NOTICE_INTERVAL_S)
         assert answers(machine) == []
-    assert machine.dropped["version_not_supported"] == 6
+    assert only(machine).dropped["version_not_supported"] == 6
     machine.receive_datagram(message2(3, None, 1, b""), SGW, 0)
     assert answers(machine) == [], "to one that is told to us nothing is answered"
 
 
 def test_a_piggybacked_answer_is_read_and_half_a_second_message_spoils_only_itself() -> None:
     machine = standing()
-    machine.add_bearer(session().session_id, WANTED, 0)
+    machine.add_bearer(session(), WANTED, 0)
     answers(machine)
     first = bytearray(created(101))
     first[0] |= 0x10
@@ -555,7 +553,7 @@ def test_a_piggybacked_answer_is_read_and_half_a_second_message_spoils_only_itse
         again.receive_datagram(bytes(request) + second[:cut], SGW, 0)
         assert isinstance(again.next_event(), UpdateRequested)
         assert again.next_event() is None
-        assert again.dropped == {"malformed_header": 1}
+        assert only(again).dropped == {"malformed_header": 1}
 
 
 def test_bearer_ends_say_where_a_bearer_goes() -> None:
@@ -563,5 +561,5 @@ def test_bearer_ends_say_where_a_bearer_goes() -> None:
     body = element(93, element(73, b"\x06") + f_teid(4, 0x1006, 1, SGW_ADDRESS))
     event = decided(machine, message2(34, PGW_TEID, 2, body))
     assert [str(each.user_address) for each in event.bearers] == [SGW[0]]
-    assert event.ends == PeerEnds(restart_counter=7)
-    assert isinstance(event.bearers[0], BearerEnds)
+    assert event.ends == PeerEndpoints(restart_counter=7)
+    assert isinstance(event.bearers[0], BearerEndpoints)

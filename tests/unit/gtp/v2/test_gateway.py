@@ -1,5 +1,6 @@
 """The GTPv2-C machine: answers by position, refusals that name the element, versions that share a context."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
@@ -8,7 +9,7 @@ from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
 from core.domain.session import Access, CloseReason, PdnType, Qos, Session
 from core.domain.values import replace
-from gtp.contexts import Contexts
+from gtp.endpoint import GtpcEndpoint, Limits
 from gtp.events import (
     Accepted,
     DeleteRequested,
@@ -22,11 +23,12 @@ from gtp.events import (
 from gtp.partners import Partner
 from gtp.restart import PROOF_S
 from gtp.transaction import N3_REQUESTS, PATIENCE_S, T3_RESPONSE_S
-from gtp.v1.gateway import GtpV1Gateway
+from gtp.v1.wire import V1Wire
 from gtp.v2.cause import CAUSE_OF_REFUSAL, Cause
-from gtp.v2.gateway import GtpV2Gateway
+from gtp.v2.wire import V2Wire
+from gtp.wire import Wire
 from tests.support import gtp as v1
-from tests.support.gtp import APN, counting
+from tests.support.gtp import APN, counting, only
 from tests.support.gtp2 import (
     SGW,
     bearer_context,
@@ -42,14 +44,17 @@ from tests.support.gtp2 import (
 PGW_TEID = 0xA0000001
 
 
-def gateway(*allowed: str, contexts: Contexts | None = None, apn: Apn = APN) -> GtpV2Gateway:
-    return GtpV2Gateway(
+def gateway(
+    *allowed: str, apn: Apn = APN, limits: Limits | None = None, wires: Sequence[Wire] = (V2Wire(),)
+) -> GtpcEndpoint:
+    return GtpcEndpoint(
+        wires=wires,
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[apn],
         allowed_peers=[IPv4Network(network) for network in allowed],
         random_bytes=counting(100),
-        contexts=contexts,
+        limits=limits,
     )
 
 
@@ -57,7 +62,7 @@ def session(number: int = 1, *, address: str = SGW[0]) -> Session:
     return replace(v1.session(number, control_address=address), access=Access.GTPV2, msisdn="8190123456")
 
 
-def attached(machine: GtpV2Gateway, *, now: float = 0.0) -> None:
+def attached(machine: GtpcEndpoint, *, now: float = 0.0) -> None:
     machine.receive_datagram(create_session(), SGW, now)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
@@ -65,11 +70,11 @@ def attached(machine: GtpV2Gateway, *, now: float = 0.0) -> None:
     machine.datagrams_to_send()
 
 
-def answers(machine: GtpV2Gateway) -> list[bytes]:
+def answers(machine: GtpcEndpoint) -> list[bytes]:
     return [data for data, _ in machine.datagrams_to_send()]
 
 
-def refusal(machine: GtpV2Gateway, data: bytes) -> bytes:
+def refusal(machine: GtpcEndpoint, data: bytes) -> bytes:
     """The Cause element that answers a request, type to instance octet left out."""
     machine.receive_datagram(data, SGW, 0)
     assert machine.next_event() is None
@@ -89,7 +94,7 @@ def test_a_session_is_handed_out_whole() -> None:
     machine.receive_datagram(create_session(), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    wish = event.wish
+    wish = event.params
     assert (wish.imsi, wish.apn, wish.nsapi, wish.address) == ("440100000000001", "soracom.io", 5, None)
     assert (wish.ends.teid_control, wish.ends.teid_user) == (0x2001, 0x1001)
     assert (wish.msisdn, wish.imei) == ("8190123456", "3502000000000001")
@@ -102,7 +107,7 @@ def test_an_accepted_session_is_answered_octet_by_octet_with_the_qos_that_it_has
     machine.receive_datagram(create_session(0x010203), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.wish.qos == Qos(9, 0x74, 1_000, 2_000)
+    assert event.params.qos == Qos(9, 0x74, 1_000, 2_000)
     granted = Qos(8, 0x7C, 512, 1_024)
     machine.answer(event.token, Accepted(replace(session(), qos=granted)), 0)
     here = bytes((127, 0, 0, 1))
@@ -193,7 +198,7 @@ DUAL = Apn("soracom.io", pdn_types=frozenset(PdnType))
 IPV4_ONLY = Apn("soracom.io")
 
 
-def wish_for(apn: Apn, pdn_type: int, indication: bytes) -> tuple[GtpV2Gateway, SessionRequested]:
+def wish_for(apn: Apn, pdn_type: int, indication: bytes) -> tuple[GtpcEndpoint, SessionRequested]:
     machine = gateway(apn=apn)
     elements = {**create_elements(pdn_type=pdn_type), "indication": element(77, indication)}
     machine.receive_datagram(message2(32, 0, 1, b"".join(elements.values())), SGW, 0)
@@ -234,7 +239,7 @@ def test_the_answer_tells_addresses_and_why_one_is_missing(
     *, asked: int, indication: bytes, apn: Apn, wished: PdnType, granted: PdnType, cause: int
 ) -> None:
     machine, event = wish_for(apn, asked, indication)
-    assert (event.wish.pdn_type, event.wish.address, event.wish.prefix) == (wished, None, None)
+    assert (event.params.pdn_type, event.params.address, event.params.prefix) == (wished, None, None)
     prefix = None if granted is PdnType.IPV4 else PREFIX
     machine.answer(event.token, Accepted(replace(session(), pdn_type=granted, ue_prefix=prefix)), 0)
     (answer,) = answers(machine)
@@ -270,7 +275,7 @@ def test_half_a_paa_is_named_and_one_of_200_octets_is_read_to_its_end(pdn_type: 
     machine.receive_datagram(create_session(pdn_type=pdn_type, paa=whole), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert (event.wish.address, event.wish.prefix) == (None, None)
+    assert (event.params.address, event.params.prefix) == (None, None)
 
 
 def test_a_static_address_is_told_on() -> None:
@@ -279,12 +284,12 @@ def test_a_static_address_is_told_on() -> None:
     machine.receive_datagram(message2(32, 0, 1, b"".join(wanted.values())), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.wish.address == IPv4Address("10.1.2.3")
+    assert event.params.address == IPv4Address("10.1.2.3")
     both = b"\x03\x40" + PREFIX.network_address.packed + bytes((10, 1, 2, 3))
     machine.receive_datagram(create_session(2, pdn_type=3, paa=element(79, both)), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert (event.wish.address, event.wish.prefix) == (IPv4Address("10.1.2.3"), PREFIX)
+    assert (event.params.address, event.params.prefix) == (IPv4Address("10.1.2.3"), PREFIX)
 
 
 @pytest.mark.parametrize(
@@ -297,12 +302,13 @@ def test_an_interface_identifier_or_a_link_local_address_asks_for_no_prefix(addr
     machine.receive_datagram(create_session(pdn_type=2, paa=element(79, b"\x02\x40" + address)), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.wish.prefix is None
+    assert event.params.prefix is None
 
 
 def test_a_partner_may_have_both_families_without_the_flag() -> None:
     partner = Partner("one", (IPv4Network("127.0.2.0/24"),), assume_dual_address_bearers=True)
-    machine = GtpV2Gateway(
+    machine = GtpcEndpoint(
+        wires=[V2Wire()],
         address=IPv4Address("127.0.0.1"),
         recovery=3,
         apns=[DUAL],
@@ -313,7 +319,7 @@ def test_a_partner_may_have_both_families_without_the_flag() -> None:
     machine.receive_datagram(create_session(pdn_type=3), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.wish.pdn_type is PdnType.IPV4V6
+    assert event.params.pdn_type is PdnType.IPV4V6
     given = replace(session(), pdn_type=PdnType.IPV4V6, ue_prefix=PREFIX)
     machine.answer(event.token, Accepted(given), 0)
     assert answers(machine)[0][16] == Cause.REQUEST_ACCEPTED
@@ -455,34 +461,25 @@ def test_what_is_not_served_is_counted_and_dropped() -> None:
     machine.receive_datagram(message2(32, None, 1, b""), SGW, 0)
     machine.receive_datagram(b"\x48\x20\0\x08", SGW, 0)
     machine.receive_datagram(message2(100, 1, 55, element(2, b"\x10\0")), SGW, 0)
-    assert machine.dropped == {
+    assert only(machine).dropped == {
         "message_not_supported": 1, "no_teid": 1, "malformed_header": 1, "orphan_response": 1,
     }  # fmt: skip
     assert answers(machine) == []
 
 
 def test_a_session_of_one_version_goes_on_by_the_other() -> None:
-    contexts = Contexts()
-    new = gateway("127.0.0.0/16", contexts=contexts)
-    old = GtpV1Gateway(
-        address=IPv4Address("127.0.0.1"),
-        recovery=3,
-        apns=[APN],
-        allowed_peers=[IPv4Network("127.0.0.0/16")],
-        random_bytes=counting(0),
-        contexts=contexts,
-    )
-    old.receive_datagram(v1.create_request(), v1.SGSN, 0)
-    event = old.next_event()
+    machine = gateway("127.0.0.0/16", wires=[V1Wire(), V2Wire()])
+    machine.receive_datagram(v1.create_request(), v1.SGSN, 0)
+    event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    old.answer(event.token, Accepted(v1.session()), 0)
-    new.receive_datagram(modify_bearer(PGW_TEID, 2), SGW, 0)
-    update = new.next_event()
+    machine.answer(event.token, Accepted(v1.session()), 0)
+    machine.receive_datagram(modify_bearer(PGW_TEID, 2), SGW, 0)
+    update = machine.next_event()
     assert isinstance(update, UpdateRequested)
-    assert update.session_id == v1.session().session_id
-    new.answer(update.token, Accepted(session()), 0)
-    context = contexts.by_session(v1.session().session_id)
+    assert (update.session_id, update.access) == (v1.session().session_id, Access.GTPV2)
+    machine.answer(update.token, Accepted(session()), 0)
+    context = machine._contexts.by_session(v1.session().session_id)
     assert context is not None
     assert (context.access, context.control_address) == (Access.GTPV2, SGW[0])
-    old.receive_datagram(v1.update_request(PGW_TEID, 9), v1.SGSN, 0)
-    assert isinstance(old.next_event(), UpdateRequested), "and back"
+    machine.receive_datagram(v1.update_request(PGW_TEID, 9), v1.SGSN, 0)
+    assert isinstance(machine.next_event(), UpdateRequested), "and back"

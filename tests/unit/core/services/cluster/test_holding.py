@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from airloom.app.held import GATEWAY_WORDS
 from core.adapters.store.memory import Disk, MemoryEngine
 from core.adapters.store.wide import WideStore
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
-from core.services.cluster.holding import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S, Holdings, State
-from core.services.gateway.virtual_gateway import LEASE_S, Tenure
+from core.services.cluster.holding import LeaseCoordinator, State
+from core.services.cluster.lease_seeking import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S
+from core.services.gateway.lease_term import LEASE_S, LeaseTerm
 from core.services.running.faults import Faults
 from loadtest.simulation.virtual import SkewedClock, VirtualClock, run_virtual
 
@@ -46,25 +48,25 @@ class Stage:
 
 
 @dataclass
-class FakeSeat:
+class FakeWorker:
     """Answers from ``start`` until it is fenced."""
 
     stage: Stage
     name: str
-    tenure: Tenure
+    term: LeaseTerm[GatewayLease]
     before: GatewayLease | None
     is_settled: bool = False
 
     async def start(self) -> int:
         await asyncio.sleep(self.stage.begins_s)
-        self.stage.begin(self.tenure.lease.gateway_id, self.name)
+        self.stage.begin(self.term.lease.lease_id, self.name)
         return 3
 
     async def run(self) -> None:
         await asyncio.Event().wait()
 
     def fence(self) -> None:
-        self.stage.end(self.tenure.lease.gateway_id, self.name)
+        self.stage.end(self.term.lease.lease_id, self.name)
 
     async def settle(self) -> None:
         self.is_settled = True
@@ -83,9 +85,9 @@ class Leases:
         self.is_cut_off = False
         self.takes_s = 0.0
 
-    async def get(self, gateway_id: str) -> GatewayLease | None:
+    async def get(self, lease_id: str) -> GatewayLease | None:
         await self._reach()
-        return await self._leases.get(gateway_id)
+        return await self._leases.get(lease_id)
 
     async def put(self, lease: GatewayLease) -> GatewayLease:
         await self._reach()
@@ -109,18 +111,21 @@ class Node:
         self.clock = SkewedClock(stage.clock)
         self.is_dead_for_sure = False
         self.settled_left: list[str] = []
-        self.holdings = Holdings[FakeSeat](
+        self.coordinator = LeaseCoordinator[GatewayLease, FakeWorker](
             leases=self.leases,
+            kind=GatewayLease,
             peers=self,
             clock=self.clock,
             owner=name,
             contact=self.contact,
             folder_id=folder or f"folder of {name}",
-            gateways=GATEWAYS,
+            lease_ids=GATEWAYS,
             home=home,
-            make=lambda tenure, before: FakeSeat(stage, name, tenure, before),
+            make=lambda term, before: FakeWorker(stage, name, term, before),
             settle_left=self.settle_left,
             faults=Faults(clock=stage.clock, tell=stage.told.append),
+            loop="gateway",
+            words=GATEWAY_WORDS,
             tell=stage.told.append,
         )
         self.running: asyncio.Task[None] | None = None
@@ -129,8 +134,8 @@ class Node:
         self.settled_left.append(gateway_id)
 
     async def begin(self) -> None:
-        await self.holdings.start()
-        self.running = asyncio.create_task(self.holdings.run())
+        await self.coordinator.start()
+        self.running = asyncio.create_task(self.coordinator.run())
 
     def freeze(self) -> None:
         """It stands still with all that it holds, and answers nothing (SIGSTOP, kill -9)."""
@@ -154,7 +159,7 @@ class Node:
     async def hand_over(self, contact: str, gateway_id: str) -> None:
         for node in self.stage.nodes.values():
             if node.contact == contact and node.running is not None and not node.running.done():
-                return await node.holdings.hand_over(gateway_id)
+                return await node.coordinator.hand_over(gateway_id)
         raise Unavailable("does not answer")
 
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
@@ -196,8 +201,8 @@ def test_a_silent_holder_is_replaced_after_its_lease_and_not_before() -> None:
         assert stage.owner("vg-1") == ""
         await asyncio.sleep(GONE_AFTER_S - LEASE_S + 2 * LOOK_S + 2)
         assert stage.owner("vg-1") == "node-2"
-        seat = stage.nodes["node-2"].holdings.held["vg-1"]
-        assert (seat.tenure.lease.fence, seat.tenure.lease.restart_counter) == (2, 1)
+        worker = stage.nodes["node-2"].coordinator.held["vg-1"]
+        assert (worker.term.lease.fence, worker.term.lease.restart_counter) == (2, 1)
 
     play(script)
 
@@ -218,15 +223,19 @@ def test_a_node_that_comes_back_is_handed_its_own() -> None:
         stage.nodes["node-1"].is_dead_for_sure = True
         await asyncio.sleep(1)
         again = stage.nodes["node-1"] = Node(stage, "node-1", ("vg-1",))
-        taken_over = stage.nodes["node-2"].holdings.held["vg-1"]
+        taken_over = stage.nodes["node-2"].coordinator.held["vg-1"]
         await again.begin()
         await asyncio.sleep(2)
         assert stage.owner("vg-1") == "node-1"
         assert again.settled_left == ["vg-1", "vg-2"]
         assert taken_over.is_settled
-        seat = again.holdings.held["vg-1"]
-        assert seat.before is not None
-        assert (seat.before.owner, seat.before.is_released, seat.tenure.lease.fence) == ("node-2", True, 3)
+        worker = again.coordinator.held["vg-1"]
+        assert worker.before is not None
+        assert (worker.before.owner, worker.before.is_released, worker.term.lease.fence) == (
+            "node-2",
+            True,
+            3,
+        )
 
     play(script)
 
@@ -237,7 +246,7 @@ def test_a_clock_that_jumps_changes_nothing(skew_s: int) -> None:
         stage.nodes["node-1"].clock.skew = timedelta(seconds=skew_s)
         await asyncio.sleep(10 * LEASE_S)
         assert stage.owner("vg-1") == "node-1"
-        assert stage.nodes["node-1"].holdings.held["vg-1"].tenure.lease.fence == 1
+        assert stage.nodes["node-1"].coordinator.held["vg-1"].term.lease.fence == 1
 
     play(script)
 
@@ -248,7 +257,7 @@ def test_a_holder_that_is_cut_off_stops_by_itself_before_another_begins() -> Non
         node.leases.is_cut_off = True
         await asyncio.sleep(LEASE_S + 0.1)
         assert stage.owner("vg-1") == ""
-        assert node.holdings.states["vg-1"].state is State.FREE, "what it lost no other node has"
+        assert node.coordinator.states["vg-1"].state is State.FREE, "what it lost no other node has"
         await asyncio.sleep(GONE_AFTER_S - LEASE_S + 3)
         assert stage.owner("vg-1") == "node-2"
         node.leases.is_cut_off = False
@@ -266,7 +275,7 @@ def test_a_store_away_for_less_than_a_lease_costs_nothing() -> None:
         for node in stage.nodes.values():
             node.leases.is_cut_off = False
         await asyncio.sleep(3 * LEASE_S)
-        assert stage.nodes["node-1"].holdings.held["vg-1"].tenure.lease.fence == 1
+        assert stage.nodes["node-1"].coordinator.held["vg-1"].term.lease.fence == 1
 
     play(script)
 
@@ -277,18 +286,18 @@ def test_a_store_that_takes_five_seconds_still_renews() -> None:
             node.leases.takes_s = 5.0
         await asyncio.sleep(10 * LEASE_S)
         assert (stage.owner("vg-1"), stage.owner("vg-2")) == ("node-1", "node-2")
-        assert stage.nodes["node-1"].holdings.held["vg-1"].tenure.lease.fence == 1
+        assert stage.nodes["node-1"].coordinator.held["vg-1"].term.lease.fence == 1
 
     play(script)
 
 
 def test_a_drained_node_leaves_everything_to_the_other_and_takes_nothing() -> None:
     async def script(stage: Stage) -> None:
-        await stage.nodes["node-1"].holdings.drain()
+        await stage.nodes["node-1"].coordinator.drain()
         assert stage.owner("vg-1") == ""
         await asyncio.sleep(2)
         assert stage.owner("vg-1") == "node-2"
-        assert stage.nodes["node-1"].holdings.held == {}
+        assert stage.nodes["node-1"].coordinator.held == {}
 
     play(script)
 
@@ -300,12 +309,12 @@ def test_a_node_that_is_stopped_while_it_loses_its_lease_ends() -> None:
         assert running is not None
         stop = running.cancel
 
-        class Fenced(FakeSeat):
+        class Fenced(FakeWorker):
             def fence(self) -> None:
                 super().fence()
                 stop()
 
-        node.holdings.held["vg-1"].__class__ = Fenced
+        node.coordinator.held["vg-1"].__class__ = Fenced
         node.leases.is_cut_off = True
         await asyncio.wait([running], timeout=10 * LEASE_S)
         assert running.cancelled()
@@ -320,9 +329,9 @@ def test_the_second_living_node_of_a_name_is_refused(contact: str) -> None:
     async def script(stage: Stage) -> None:
         twin = Node(stage, "node-1", ("vg-1",), folder="another", contact=contact)
         with pytest.raises(ConfigurationError, match="give each its own name"):
-            await twin.holdings.start()
+            await twin.coordinator.start()
         assert stage.owner("vg-1") == "node-1"
-        assert stage.nodes["node-1"].holdings.held["vg-1"].tenure.lease.fence == 1
+        assert stage.nodes["node-1"].coordinator.held["vg-1"].term.lease.fence == 1
 
     play(script)
 
@@ -342,8 +351,8 @@ def test_of_two_of_a_name_that_start_at_once_one_is_refused(contact: str | None,
             stage.nodes[f"twin {number}"] = twin
 
         async def live(twin: Node) -> None:
-            await twin.holdings.start()
-            await twin.holdings.run()
+            await twin.coordinator.start()
+            await twin.coordinator.run()
 
         lives = [asyncio.create_task(live(twin)) for twin in twins]
         await asyncio.wait(lives, timeout=10)
@@ -366,7 +375,7 @@ def test_a_node_that_was_built_anew_waits_for_the_lease_of_its_name() -> None:
         await again.begin()
         await asyncio.sleep(LEASE_S - RENEWED_WITHIN_S)
         assert stage.owner("vg-1") == ""
-        assert again.holdings.states["vg-1"].state is State.FREE
+        assert again.coordinator.states["vg-1"].state is State.FREE
         await asyncio.sleep(GONE_AFTER_S - LEASE_S + RENEWED_WITHIN_S + 1)
         assert stage.owner("vg-1") == "node-1"
 
@@ -380,7 +389,7 @@ def test_what_was_taken_first_is_kept_while_the_others_are_read_back() -> None:
         await node.begin()
         await asyncio.sleep(LEASE_S)
         assert (stage.owner("vg-1"), stage.owner("vg-2")) == ("node-1", "node-1")
-        assert {seat.tenure.lease.fence for seat in node.holdings.held.values()} == {1}
+        assert {worker.term.lease.fence for worker in node.coordinator.held.values()} == {1}
         assert node.running is not None
         node.running.cancel()
         await asyncio.gather(node.running, return_exceptions=True)
@@ -393,7 +402,7 @@ def test_what_was_taken_first_is_kept_while_the_others_are_read_back() -> None:
 def test_the_log_says_who_serves_a_gateway_and_what_comes_next() -> None:
     async def script(stage: Stage) -> None:
         one, two = stage.nodes["node-1"], stage.nodes["node-2"]
-        await one.holdings.drain()
+        await one.coordinator.drain()
         await asyncio.sleep(3)
         assert stage.owner("vg-1") == "node-2"
         assert stage.told == [
@@ -418,7 +427,7 @@ def test_a_lease_that_cannot_be_released_is_told() -> None:
     async def script(stage: Stage) -> None:
         one = stage.nodes["node-1"]
         one.leases.is_cut_off = True
-        await one.holdings.hand_over("vg-1")
+        await one.coordinator.hand_over("vg-1")
         assert stage.told == [
             "vg-1: handed over; node-1 has stopped serving it, its sessions stay open; its lease was not"
             f" released (cut off), another node may take it after {GONE_AFTER_S:g} s"
@@ -430,10 +439,10 @@ def test_a_lease_that_cannot_be_released_is_told() -> None:
 def test_a_hand_over_ends_though_the_same_node_takes_the_gateway_again_at_once() -> None:
     async def script(stage: Stage) -> None:
         one = stage.nodes["node-1"]
-        fence = one.holdings.held["vg-1"].tenure.lease.fence
+        fence = one.coordinator.held["vg-1"].term.lease.fence
         async with asyncio.timeout(60):
-            await one.holdings.hand_over("vg-1")
+            await one.coordinator.hand_over("vg-1")
         assert stage.owner("vg-1") == "node-1", "it is at home here"
-        assert one.holdings.held["vg-1"].tenure.lease.fence > fence
+        assert one.coordinator.held["vg-1"].term.lease.fence > fence
 
     play(script)

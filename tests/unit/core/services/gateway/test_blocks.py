@@ -19,7 +19,8 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.reasons import AttachRefusal
 from core.errors import Refused, Unavailable
 from core.services.gateway.blocks import EXHAUSTED_S, GIVE_BACK_S, UeBlocks
-from core.services.gateway.virtual_gateway import MORE_S, Tenure, VirtualGateway
+from core.services.gateway.lease_term import LeaseTerm
+from core.services.gateway.virtual_gateway import MORE_S, VirtualGateway
 from core.services.running.faults import Faults
 from loadtest.simulation.faults import FaultRates, FaultyEngine, Incarnation
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
@@ -88,16 +89,16 @@ class Stage:
     ) -> tuple[VirtualGateway, UeBlocks]:
         self.fences[name] = self.fences.get(name, 0) + 1
         now = self.clock.now()
-        tenure = Tenure(
+        term = LeaseTerm(
             leases=self.store.leases,
             clock=self.clock,
-            lease=GatewayLease(name, "node-1", self.fences[name], now, 1),
+            lease=GatewayLease(name, "node-1", self.fences[name], now),
             began=self.clock.monotonic() + 10_000,
         )
         pool = AddressPool(quarantine_s=QUARANTINE_S)
         entropy = SeededEntropy(Random(2))
         made = VirtualGateway(
-            tenure=tenure,
+            term=term,
             address="127.0.0.1",
             addresses=pool,
             teids=TeidPool(entropy.random_bytes, quarantine_s=QUARANTINE_S),

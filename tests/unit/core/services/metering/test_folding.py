@@ -17,9 +17,9 @@ from core.domain.values import replace
 from core.errors import Unavailable
 from core.ports.store import FOLDING_FRESH_S
 from core.services.cluster.chores import Chores
-from core.services.cluster.holding import GONE_AFTER_S
-from core.services.cluster.holding import LOOK_S as LEASE_LOOK_S
-from core.services.gateway.virtual_gateway import LEASE_S
+from core.services.cluster.lease_seeking import GONE_AFTER_S
+from core.services.cluster.lease_seeking import LOOK_S as LEASE_LOOK_S
+from core.services.gateway.lease_term import LEASE_S
 from core.services.metering import folding as folding_module
 from core.services.metering.folding import BACK, LOOK_S, SEAL_S, UsageFolder
 from core.services.metering.stats import Period, Stats
@@ -316,7 +316,7 @@ class Crew:
         self.engines[name] = CutOffEngine(disk=self.disk, clock=self.clock)
         store = WideStore(engine=self.engines[name], clock=self.clock)
         return Chores(
-            leases=store.leases,
+            leases=store.job_leases,
             peers=NoPeers(),
             clock=self.clock,
             owner=name,

@@ -8,7 +8,7 @@ from core.domain.session import Access, Session
 from core.errors import Refused
 
 
-class OpenSessions:
+class SessionIndex:
     """The table. Of two sessions that name one address the later has it."""
 
     def __init__(self) -> None:
@@ -31,7 +31,8 @@ class OpenSessions:
 
     def of_sim(self, sim_id: str) -> list[Session]:
         """A SIM's sessions, the oldest first."""
-        return [self.by_id[session_id] for session_id in sorted(self._of_sim.get(sim_id, ()))]
+        session_ids = self._of_sim.get(sim_id)
+        return [self.by_id[session_id] for session_id in sorted(session_ids)] if session_ids else []
 
     def at(self, address: IPv4Address) -> Session | None:
         """Who has an address that is lent here."""

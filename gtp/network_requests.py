@@ -1,6 +1,6 @@
-"""What the network starts by itself: its requests, and what becomes of them when they are answered.
+"""Tables of network-initiated procedures: requests, changes of sessions, and what a peer put off.
 
-Rules: of a session one change is told at a time, the newest last, so that none overtakes another. What its
+Rules: of a session one change is sent at a time, the newest last, so that none overtakes another. What its
 peer puts off is not refused: because of a handover it is asked again when the session has moved or after a
 while, a few times; because the device sleeps (power saving, TS 23.682 §4.5.4) when it is heard of, however
 late, and as long as the session lasts. Pure.
@@ -9,14 +9,17 @@ late, and as long as the session lasts. Pure.
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
+from msgspec import Struct
+
 from core.domain.flow import DedicatedBearer
-from core.domain.session import Session
+from core.domain.session import Access, Session
 from core.domain.shares import Kept
-from gtp.events import BearerEnds
+from gtp.contexts import Context
 from gtp.transaction import PartyOf, itself
+from gtp.wire import Verdict
 
 CHANGE_AGAIN_S = 10.0
 """After this a change that was put off is told again (TS 29.274 §7.2.16 leaves the time to us)."""
@@ -40,40 +43,25 @@ class Procedure(Enum):
     RELEASE_FORMER = "release_former"  # another partner has the session now
 
 
-@dataclass(frozen=True, slots=True)
-class Initiated:
-    """A request of ours. ``about``: a session's id, of an Echo Request the peer's address. ``address`` and
-    ``teid``: the control end of the session's peer that is asked, for the ``tries``-th time. ``encode`` makes
-    it of a sequence number.
+Encode = Callable[[Context, int], bytes]
+"""Makes a request for the peer of a context, under a sequence number."""
+
+
+class NetworkRequest(Struct, frozen=True):
+    """A request of ours. ``about``: a session's id, of an Echo Request the peer's address; ``access``: of the
+    version by which it is asked. ``address`` and ``teid``: the control end of the session's peer that is
+    asked, for the ``tries``-th time.
     """
 
     procedure: Procedure
     about: str
+    access: Access | None = None
     token: int = 0
     bearer: DedicatedBearer | None = None
     address: str = ""
     teid: int = 0
     tries: int = 1
-    encode: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
-
-
-class Verdict(Enum):
-    """What an answer says, in whichever version."""
-
-    DONE = "done"
-    LATER = "later"  # a handover is going on
-    ASLEEP = "asleep"  # the device saves power, and cannot be reached until it wakes
-    UNKNOWN = "unknown"  # the peer knows no such context
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A peer's answer to a request of ours; ``ends``: of the bearer that it made."""
-
-    verdict: Verdict
-    recovery: int | None = None
-    ends: BearerEnds | None = None
+    encode: Encode | None = None
 
 
 @dataclass(slots=True)
@@ -132,7 +120,7 @@ class Changes:
         return change.session
 
     def forget(self, session_id: str) -> None:
-        """The session is over, or another version's."""
+        """The session is over, or is spoken of by another version."""
         self._by_session.pop(session_id, None)
 
     def timer(self) -> float | None:
@@ -159,50 +147,54 @@ class PutOff:
 
     def __init__(self, capacity: int = PUT_OFF_MAX, party_of: PartyOf = itself) -> None:
         self._party_of = party_of
-        self._kept: Kept[str, list[Initiated]] = Kept(capacity)
-        self._due: deque[tuple[float, Initiated]] = deque()
+        self._kept: Kept[str, list[NetworkRequest]] = Kept(capacity)
+        self._due: deque[tuple[float, NetworkRequest]] = deque()
 
     def __len__(self) -> int:
         """Of how many sessions."""
         return len(self._kept)
 
-    def keep(self, initiated: Initiated, verdict: Verdict, now: float) -> list[Initiated] | None:
+    def count_of(self, access: Access) -> int:
+        """Of how many sessions that are of this access."""
+        return sum(of_session[0].access is access for of_session in self._kept.values())
+
+    def keep(self, request: NetworkRequest, verdict: Verdict, now: float) -> list[NetworkRequest] | None:
         """Have it asked again, when ``due`` or when its session is heard of; what is given up for it.
         ``None``: it is not put off.
         """
-        of_session = self._kept.get(initiated.about) or []
+        of_session = self._kept.get(request.about) or []
         if len(of_session) >= PUT_OFF_EACH_MAX:
             return None
-        if verdict is Verdict.LATER and initiated.tries < CHANGE_TRIES_MAX:
-            self._due.append((now + CHANGE_AGAIN_S, initiated))
+        if verdict is Verdict.LATER and request.tries < CHANGE_TRIES_MAX:
+            self._due.append((now + CHANGE_AGAIN_S, request))
         elif verdict is not Verdict.ASLEEP:
             return None
-        of_session.append(initiated)
+        of_session.append(request)
         if len(of_session) > 1:
             return []
-        return self._kept.put(initiated.about, self._party_of(initiated.address), of_session) or []
+        return self._kept.put(request.about, self._party_of(request.address), of_session) or []
 
-    def take(self, session_id: str) -> list[Initiated]:
+    def take(self, session_id: str) -> list[NetworkRequest]:
         """What was put off of this session is no more: it is asked now, or given up."""
         return self._kept.pop(session_id) or []
 
     def timer(self) -> float | None:
         """When ``due`` has something to ask."""
         while self._due:
-            again_at, initiated = self._due[0]
-            if any(each is initiated for each in self._kept.get(initiated.about) or ()):
+            again_at, request = self._due[0]
+            if any(each is request for each in self._kept.get(request.about) or ()):
                 return again_at
             self._due.popleft()
         return None
 
-    def due(self, now: float) -> list[Initiated]:
+    def due(self, now: float) -> list[NetworkRequest]:
         """What was put off until now."""
-        found: list[Initiated] = []
+        found: list[NetworkRequest] = []
         while (again_at := self.timer()) is not None and again_at <= now:
-            initiated = self._due.popleft()[1]
-            of_session = self._kept.get(initiated.about) or []
-            of_session[:] = [each for each in of_session if each is not initiated]
+            request = self._due.popleft()[1]
+            of_session = self._kept.get(request.about) or []
+            of_session[:] = [each for each in of_session if each is not request]
             if not of_session:
-                self._kept.pop(initiated.about)
-            found.append(initiated)
+                self._kept.pop(request.about)
+            found.append(request)
         return found

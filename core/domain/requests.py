@@ -1,6 +1,7 @@
-"""What a door asks of the session service.
+"""What a peer asks of sessions, whatever protocol it speaks: made by the protocol, decided by the use cases.
 
-Rule: values only; the words are the domain's, no protocol's.
+Rule: values only; the words are the domain's, no protocol's. What only the protocol can tell of its peers and
+of what a device showed (``HolderOf``, ``Proof``) goes beside a request, not inside.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class Grant(Struct, frozen=True):
 
 
 Proof = Callable[[str, bytes], bool]
-"""Whether the device showed this user name and this password."""
+"""Whether the device showed this user name and this password; asked when the SIM's group demands one."""
 
 
 class Holder(Enum):
@@ -50,6 +51,7 @@ class Holder(Enum):
 
 
 HolderOf = Callable[[Session], Holder]
+"""Compares who asks with who holds a session of the SIM: only the protocol knows its peers."""
 
 
 def held_by_same(_: Session) -> Holder:
@@ -59,11 +61,9 @@ def held_by_same(_: Session) -> Holder:
 
 class OpenSession(Struct, frozen=True):
     """A peer asks for a session. ``requested_address`` and ``requested_prefix`` are static ones that the
-    device asked for; ``proof`` is asked when the SIM's group demands a password. With ``is_handover`` a
-    session of the SIM under this APN goes on, from its new peer. ``holder_of`` compares who asks with who
-    holds a session of the SIM: only the protocol knows its peers. ``refusal`` is what the protocol must
-    refuse it for, and the SIM's history tells; ``must_prove``: the identity is the device's own word, and
-    without a group's password to check it by it is refused.
+    device asked for. With ``is_handover`` a session of the SIM under this APN goes on, from its new peer.
+    ``refusal`` is what the protocol must refuse it for, and the SIM's history tells; ``must_prove``: the
+    identity is the device's own word, and without a group's password to check it by it is refused.
     """
 
     access: Access
@@ -76,12 +76,10 @@ class OpenSession(Struct, frozen=True):
     requested_address: IPv4Address | None = None
     nas: Nas | None = None
     grant: Grant | None = None
-    proof: Proof | None = None
     pdn_type: PdnType = PdnType.IPV4
     qos: Qos = Qos()
     requested_prefix: IPv6Network | None = None
     is_handover: bool = False
-    holder_of: HolderOf = held_by_same
     refusal: AttachRefusal | None = None
     must_prove: bool = False
 

@@ -1,0 +1,74 @@
+"""What opening, changing, closing and taking back the sessions of one gateway have in common.
+
+Rules: whoever changes a SIM's sessions holds its lock, so that its verbs run one after another and different
+SIMs do not wait for each other. What may happen to a session, and when, is ``core.domain.session_life``'s.
+Listeners are told at once and must not raise.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from core.domain.machine import step
+from core.domain.session import Access, CloseReason, Session, SessionEvent
+from core.domain.session_life import LIFE, LifeAction, LifeEvent, LifeState
+from core.ports.sessions import AccessDoor
+from core.ports.store import Store
+from core.ports.user_plane import UserPlane
+from core.services.gateway.virtual_gateway import VirtualGateway
+from core.services.metering.usage import UsageMeter
+from core.services.running.locks import KeyedLocks
+from core.services.sessions.history import SessionHistory
+from core.services.sessions.index import SessionIndex
+from core.services.sessions.sharing import Sharing
+from core.services.sessions.statics import StaticAddresses
+
+
+class Common:
+    """What sessions stand on; which are open or ending; the locks by SIM id; who is told of sessions."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        gateway: VirtualGateway,
+        user_plane: UserPlane,
+        usage: UsageMeter,
+        statics: StaticAddresses,
+        history: SessionHistory,
+    ) -> None:
+        self.store = store
+        self.gateway = gateway
+        self.user_plane = user_plane
+        self.usage = usage
+        self.statics = statics
+        self.history = history
+        self.index = SessionIndex()
+        self.unfinished: dict[str, tuple[Session, SessionEvent]] = {}
+        """By id: sessions whose end is not durable yet, and the event of it."""
+        self.refused_events: Counter[str] = Counter()
+        """What the table of a session's life refused, as ``EVENT_while_STATE``."""
+        self.locks = KeyedLocks()
+        self.sharing = Sharing()
+        self.doors: dict[Access, AccessDoor] = {}
+        """Who holds the sessions of an access."""
+        self.heed_end: Callable[[str], None] = lambda _: None
+        """``(session_id)``: a session's bearer is cut."""
+        self.heed_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
+        """A session ends from now on, and why."""
+        self.heed_event: Callable[[SessionEvent | None], None] = lambda _: None
+        """An event became durable; ``None``: one may have become so, and nobody can tell."""
+
+    def state_of(self, session_id: str) -> LifeState:
+        """Where the session is in its life here."""
+        if session_id in self.index.by_id:
+            return LifeState.OPEN
+        return LifeState.ENDING if session_id in self.unfinished else LifeState.ABSENT
+
+    def step(self, session: Session, event: LifeEvent) -> LifeAction | None:
+        """What the table says is to be done, by which the session comes into its next state."""
+        found = step(LIFE, self.state_of(session.session_id), event, self.refused_events)
+        return None if found is None else found[1]
+
+    def door_of(self, session: Session) -> AccessDoor | None:
+        """The door that holds a session."""
+        return self.doors.get(session.access)

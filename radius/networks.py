@@ -1,0 +1,64 @@
+"""Whose NASes may speak, and of what: the subnets that the configuration names, by address.
+
+Rule: the longest prefix counts. Whoever is in none of them is a stranger.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+SOURCES_MAX = 65_536
+"""Addresses whose network is remembered; beyond it all are looked up anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTerms:
+    """What a client may speak of, what its NASes send and how fast they may count: see ``RadiusClient``."""
+
+    imsi_prefixes: tuple[str, ...] = ()
+    apns: frozenset[str] = frozenset()
+    may_take_over: frozenset[str] = frozenset()
+    default_apn: str = ""
+    realms: frozenset[str] = frozenset()
+    check_passwords: bool = True
+    own_addresses: bool = False
+    require_event_timestamp: bool = False
+    line_rate_kbps: int = 1_000_000
+    enforces_speed_class: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NasNetwork:
+    """The clients of one subnet and the secret that they share with us. ``known_as``: its name for people."""
+
+    network: IPv4Network
+    secret: bytes = field(repr=False)
+    require_message_authenticator: bool = True
+    disconnect_port: int = 3_799
+    known_as: str = ""
+    terms: ClientTerms = ClientTerms()
+    name: str = field(init=False)
+    """The network as text, which sessions remember."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.network))
+        object.__setattr__(self, "known_as", self.known_as or self.name)
+
+
+class NasNetworks:
+    """All of them, by the addresses of their NASes."""
+
+    def __init__(self, networks: Iterable[NasNetwork]) -> None:
+        self._networks = sorted(networks, key=lambda each: each.network.prefixlen, reverse=True)
+        self._of_address: dict[str, NasNetwork | None] = {}
+
+    def of(self, address: str) -> NasNetwork | None:
+        """The network of an address; ``None``: a stranger's."""
+        if address in self._of_address:
+            return self._of_address[address]
+        source = IPv4Address(address)
+        network = next((each for each in self._networks if source in each.network), None)
+        if len(self._of_address) >= SOURCES_MAX:
+            self._of_address.clear()
+        self._of_address[address] = network
+        return network

@@ -115,7 +115,7 @@ class GatewayRuntime:
         self.dedicated = DedicatedBearers(common=common, modifier=self.sessions.modifier)
         self.gtp = self.make_gtp_front_end()
         self.relay = self.make_relay()
-        common.handle_event = self.relay.wake
+        common.handle_event = self.relay.handle
         common.handle_end = on_session_end
         common.handle_close = self.gtp.closed
         for access in self.gtp.endpoint.versions:
@@ -143,6 +143,8 @@ class GatewayRuntime:
                 f"{gateway_id} has more sessions than gateway.sessions_max ({refusal}); stop this node,"
                 f" raise gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
+        if before is not None and not before.is_released:
+            self.relay.handle(None)  # what its former holder had under way arrives unheard
         for why in self.sessions.recovery.unreadable:
             await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
             self._faults.passed_over("sessions", Fault.ITEM, why)
@@ -407,6 +409,7 @@ class GatewayRuntime:
             sessions=self._world.store.sessions,
             stream=self._world.stream,
             gateway_id=self.gateway.gateway_id,
+            clock=self._world.clock,
             faults=self._faults,
             audit=self._audit,
         )

@@ -5,10 +5,10 @@ attach; ``RequestRefusal`` what the customer API may have to answer. Each front 
 in one table, and a test asserts that the table is total.
 """
 
-from enum import Enum
+from core.domain.values import KeyEnum
 
 
-class AttachRefusal(Enum):
+class AttachRefusal(KeyEnum):
     """Why a session was not opened, changed or found."""
 
     UNKNOWN_SIM = "unknown_sim"
@@ -33,7 +33,7 @@ class AttachRefusal(Enum):
     NOT_SUPPORTED = "not_supported"
 
 
-class RequestRefusal(Enum):
+class RequestRefusal(KeyEnum):
     """Why a customer's request was not carried out."""
 
     NOT_AUTHENTICATED = "not_authenticated"

@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
 from core.domain.usage import Volume
+from core.domain.values import KeyEnum
 
 
-class Access(Enum):
+class Access(KeyEnum):
     """The protocol by which a session is controlled."""
 
     GTPV1 = "gtpv1"
@@ -23,7 +24,7 @@ class Access(Enum):
     RADIUS = "radius"
 
 
-class PdnType(Enum):
+class PdnType(KeyEnum):
     """What addresses a session has (TS 29.274 §8.34; PDP type of TS 29.060 §7.7.27)."""
 
     IPV4 = "ipv4"

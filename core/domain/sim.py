@@ -9,16 +9,16 @@ Rules:
 
 from collections.abc import Mapping
 from datetime import datetime
-from enum import Enum
 from ipaddress import IPv4Address
 
 from msgspec import Struct, field
 
 from core.domain.machine import Table
 from core.domain.reasons import AttachRefusal
+from core.domain.values import KeyEnum
 
 
-class SimStatus(Enum):
+class SimStatus(KeyEnum):
     """The statuses of the contract's ``Sim.status``, and ``INSTOCK`` before a customer registers it."""
 
     INSTOCK = "instock"
@@ -30,7 +30,7 @@ class SimStatus(Enum):
     TERMINATED = "terminated"
 
 
-class SimEvent(Enum):
+class SimEvent(KeyEnum):
     """What can happen to a SIM's status."""
 
     REGISTER = "register"
@@ -42,7 +42,7 @@ class SimEvent(Enum):
     TERMINATE = "terminate"
 
 
-class SimAction(Enum):
+class SimAction(KeyEnum):
     """What follows a step."""
 
     END_SESSIONS = "end sessions"

@@ -5,6 +5,7 @@ six times and changed fifty times as fast as a dataclass, takes less memory, and
 of them out of the collector's way; it must then refer to nothing that could lead back to it.
 """
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,4 +21,12 @@ else:
         return (_replace_struct if isinstance(value, Struct) else _replace_dataclass)(value, **changes)
 
 
-__all__ = ["replace"]
+class KeyEnum(Enum):
+    """An enumeration whose members are keys of dictionaries and sets: there is one object of each member, and
+    its own hash costs no call, while ``Enum`` hashes its name by two.
+    """
+
+    __hash__ = object.__hash__
+
+
+__all__ = ["KeyEnum", "replace"]

@@ -5,9 +5,10 @@ from contextlib import suppress
 
 import pytest
 
+from core.adapters.store.checksums import CorruptRow
 from core.adapters.store.engine import BATCH_WRITES_MAX, SCAN_ROWS_MAX, Batch, Condition, Delete, Put, RowKey
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.rows import CONDITIONAL_TRIES_MAX, CorruptRow
+from core.adapters.store.rows import CONDITIONAL_TRIES_MAX
 from core.adapters.store.tables import (
     OPERATOR,
     SESSION_BY_GATEWAY,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,8 +17,9 @@ from core.adapters.network import UdpNetwork
 from core.adapters.store import cql
 from core.adapters.store.calls import SWEEP_S
 from core.adapters.store.cassandra import TIMEOUT_S, CassandraAddress, CassandraEngine, connect, migrate
-from core.adapters.store.engine import RowKey
-from core.adapters.store.tables import EMPTY, SCHEMA_VERSION, SESSION_BY_GATEWAY, USAGE
+from core.adapters.store.checksums import CorruptRow
+from core.adapters.store.engine import Batch, Condition, Put, Row, RowKey
+from core.adapters.store.tables import EMPTY, OPERATOR, SCHEMA_VERSION, SESSION_BY_GATEWAY, USAGE
 from core.adapters.store.wide_column import WideColumnStore
 from core.domain.values import replace
 from core.errors import ConfigurationError, StaleVersion, Unavailable
@@ -133,7 +134,8 @@ async def test_tables_of_an_earlier_version_get_what_they_lack(environment: dict
         session.execute(cql.create_table(keyspace, earlier))
         session.execute(cql.put_schema(keyspace), (cql.SCHEMA_NAME, SCHEMA_VERSION - 1))
         insert = session.prepare(cql.insert(keyspace, earlier))
-        session.execute(insert, ("vg-1", 3, "s1", "sim-1", 0, cql.NEVER_US, 0))
+        session.execute(insert, ("vg-1", 3, "s1", "sim-1", 0, cql.NEVER_US, 0, 0))
+        session.execute(f'ALTER TABLE "{keyspace}"."{earlier.name}" DROP checksum')
 
     await asyncio.to_thread(make)
     with pytest.raises(ConfigurationError, match="run airloom store migrate"):
@@ -143,6 +145,39 @@ async def test_tables_of_an_earlier_version_get_what_they_lack(environment: dict
     (row,) = await engine.get(SESSION_BY_GATEWAY, [RowKey(("vg-1", 3), ("s1",))])
     assert row is not None
     assert row.values == ("sim-1", *(EMPTY[column.type] for column in SESSION_BY_GATEWAY.values[1:]))
+    await engine.aclose()
+    await asyncio.to_thread(cluster.shutdown)
+
+
+async def test_a_checksum_tells_of_damage_and_not_of_an_older_node_that_wrote(
+    environment: dict[str, str],
+) -> None:
+    """A node of 0.2.0 names all columns but the checksum's, and its write is later than that."""
+    keyspace = "airloom_summed"
+    address = address_in(environment, keyspace)
+    await migrate(address=address, replication_factor=1)
+    engine = await CassandraEngine.open(address=address, clock=SystemClock())
+    cluster, session = await asyncio.to_thread(connect, address)
+    table, key = f'"{keyspace}"."{OPERATOR.name}"', RowKey(("OP1",))
+
+    async def execute(text: str) -> Any:
+        return await asyncio.to_thread(session.execute, text)
+
+    for version in (0, 2):
+        put, condition = Put((), ("{}",), version + 1), Condition((), version)
+        await engine.write(Batch(OPERATOR, key.partition, (put,), condition))
+        (row,) = await engine.get(OPERATOR, [key])
+        assert row == Row((), ("{}",), version + 1)
+        at = (await execute(f"SELECT WRITETIME(version) FROM {table}")).one()[0]  # noqa: S608 - our own names
+        await execute(f"UPDATE {table} USING TIMESTAMP {at} SET body = '{{~' WHERE operator_id = 'OP1'")  # noqa: S608 - ours
+        (row,) = await engine.get(OPERATOR, [key])
+        assert row is not None
+        with pytest.raises(CorruptRow, match=r"table operator, key \(OP1\)"):
+            _ = row.values[0]
+        older = f"SET body = '[]', version = {version + 2}, expires_us = {cql.NEVER_US}"
+        await execute(f"UPDATE {table} {older} WHERE operator_id = 'OP1' IF version = {version + 1}")
+        (row,) = await engine.get(OPERATOR, [key])
+        assert row == Row((), ("[]",), version + 2)
     await engine.aclose()
     await asyncio.to_thread(cluster.shutdown)
 

@@ -3,16 +3,19 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from core.adapters.store.engine import Batch, Put
 from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.tables import SIM
 from core.domain.message import StreamRecord
+from core.domain.session import Session, SessionEvent
 from core.domain.usage import day_of
+from core.errors import Unavailable
 from core.ports.stream import PutResult
 from core.services.running.faults import Fault
 from core.services.streaming.outbox_relay import LOOP
-from loadtest.peers.gtp import PdpContext
+from loadtest.peers.gtp import NotAnswered, PdpContext, Refusal
 from loadtest.peers.sgsn import Sgsn
 from loadtest.simulation.faults import FaultRates
 from loadtest.simulation.plan import Plan
@@ -89,6 +92,53 @@ async def test_what_was_not_told_before_a_kill_is_told_after_it(stage: Stage) ->
     await stage.start_node()
     await asyncio.sleep(10)
     assert stage.relayed() == ["Created"]
+
+
+@played
+async def test_what_was_stored_and_not_yet_told_when_it_was_killed_is_told_after_it(stage: Stage) -> None:
+    """Killed between the store and the stream, whose every record was gathered in memory alone."""
+    await stage.attach()
+    assert stage.relayed() == []
+    await stage.crash()
+    await stage.start_node()
+    await asyncio.sleep(10)
+    assert stage.relayed() == ["Created"]
+
+
+@played
+async def test_a_beginning_whose_write_was_ambiguous_is_told_before_its_end(stage: Stage) -> None:
+    sessions = stage.node._world.store.sessions
+    put = sessions.put
+
+    async def put_unheard(session: Session, event: SessionEvent) -> Session:
+        await put(session, event)
+        raise Unavailable("the answer was lost", ambiguous=True)
+
+    sessions.put = put_unheard  # type: ignore[method-assign]  # a store that answers nobody
+    with suppress(Refusal, NotAnswered):
+        await stage.attach()
+    sessions.put = put  # type: ignore[method-assign]  # and one that does
+    await asyncio.sleep(10)
+    assert stage.relayed()[:2] == ["Created", "Deleted"]
+
+
+@played
+async def test_after_a_kill_writes_that_were_under_way_may_still_arrive(stage: Stage) -> None:
+    assert stage.node.held["vg-1"].relay._doubted_at is None
+    await stage.crash()
+    await stage.start_node()
+    assert stage.node.held["vg-1"].relay._doubted_at is not None
+
+
+@played
+async def test_the_outbox_is_not_read_for_what_this_process_knows(stage: Stage) -> None:
+    await asyncio.sleep(1)
+    before = stage.node.held["vg-1"].relay.reads
+    for _ in range(10):
+        await stage.sgsn.detach(await stage.attach())
+    await asyncio.sleep(1)
+    assert stage.relayed() == ["Created", "Deleted"] * 10
+    assert stage.node.held["vg-1"].relay.reads == before
 
 
 @played

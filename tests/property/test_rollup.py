@@ -214,7 +214,7 @@ class UnstampedDays(UsageDays):
     """Planted: whoever writes last wins, with what it read long before."""
 
     async def join(self, imsi: str, day: int, reports: Iterable[UsageReport]) -> None:
-        puts = tuple(_day_put(row, None)._replace(timestamp_us=None) for row in roll_up(reports)[0])
+        puts = tuple(replace(_day_put(row, None), timestamp_us=None) for row in roll_up(reports)[0])
         await self._engine.write(Batch(USAGE_DAY, (imsi, day // 100), puts))
 
 

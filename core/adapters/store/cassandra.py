@@ -40,6 +40,7 @@ from cassandra.query import (
 
 from core.adapters.store import cql
 from core.adapters.store.calls import Calls
+from core.adapters.store.checksums import CHECKSUM, checksum_of, damaged_row, is_intact
 from core.adapters.store.engine import (
     SCAN_ROWS_MAX,
     Batch,
@@ -82,6 +83,8 @@ RECONNECT_S = 1.0
 PROTOCOL_VERSION = 4
 """Keyspaces speaks no later one, and the segments of version 5 cost the driver a tenth more CPU."""
 _CONDITIONAL = "conditional"
+_VERSION, _EXPIRES, _CHECKSUM, _CHECKSUM_WRITTEN, _VERSION_WRITTEN = range(-5, 0)
+"""Where they are in a row as it is selected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,8 @@ class CassandraEngine:
         rows_of = iter(answers)
         now_us = self._now_us()
         return [
-            next(iter(_alive(table, next(rows_of), now_us)), None) if _is_key(key) else None for key in keys
+            next(iter(_alive(table, key.partition, next(rows_of), now_us)), None) if _is_key(key) else None
+            for key in keys
         ]
 
     async def scan(
@@ -203,7 +207,7 @@ class CassandraEngine:
                 )
                 select = await self._prepare(text)
                 rows = await self._execute(select.bind((*partition, *prefix, *above, *below, limit)))
-            found += _alive(table, rows, self._now_us())
+            found += _alive(table, partition, rows, self._now_us())
             if len(rows) < limit or len(found) >= limit:
                 return found[:limit]
             last = tuple(rows[-1][len(prefix) : len(table.clustering)])
@@ -307,8 +311,8 @@ class CassandraEngine:
             if not is_applied and condition.version == 0:
                 select = await self._prepare(cql.select_row(self._keyspace, batch.table))
                 rows = await self._execute(select.bind((*batch.partition, *condition.clustering)))
-                if rows and rows[0][-1] <= self._now_us():
-                    is_applied = await self._try(batch, condition, over=rows[0][-2])
+                if rows and rows[0][_EXPIRES] <= self._now_us():
+                    is_applied = await self._try(batch, condition, over=rows[0][_VERSION])
         if not is_applied:
             raise StaleVersion(f"{batch.table.name} {batch.partition} {condition.clustering}")
 
@@ -336,7 +340,8 @@ class CassandraEngine:
                 )
             else:
                 expires_us = expiry_us(table, write, now_us) or cql.NEVER_US
-                row = (_ttl_s(expires_us, now_us), *write.values, write.version, expires_us)
+                kept = (write.version, expires_us, _checksum(batch, write))
+                row = (_ttl_s(expires_us, now_us), *write.values, *kept)
                 text = cql.update(self._keyspace, table, is_over=over is not None)
                 statements.append((text, (*row, *where, version, now_us)))
         (answer, *_) = await self._execute(
@@ -393,7 +398,7 @@ async def migrate(*, address: CassandraAddress, replication_factor: int) -> int:
 
 def _missing(session: Session, keyspace: str, table: Table) -> list[Column]:
     there = session.cluster.metadata.keyspaces[keyspace].tables[table.name].columns
-    return [column for column in table.values if column.name not in there]
+    return [column for column in (*table.values, CHECKSUM) if column.name not in there]
 
 
 def schema_of(session: Session, name: str) -> Schema:
@@ -471,8 +476,13 @@ def _unconditional(keyspace: str, batch: Batch, write: Put | Delete, now_us: int
 def _inserted(batch: Batch, put: Put, now_us: int) -> Key:
     expires_us = expiry_us(batch.table, put, now_us) or cql.NEVER_US
     stamp = () if put.timestamp_us is None else (put.timestamp_us,)
-    row = (*batch.partition, *put.clustering, *put.values, put.version, expires_us)
+    row = (*batch.partition, *put.clustering, *put.values, put.version, expires_us, _checksum(batch, put))
     return (*row, *stamp, _ttl_s(expires_us, now_us))
+
+
+def _checksum(batch: Batch, put: Put) -> int:
+    """Not of ``expires_us``: of two writes that have one timestamp, either's may stay."""
+    return checksum_of(batch.table, batch.partition, put.clustering + put.values, (put.version,))
 
 
 def _ttl_s(expires_us: int, now_us: int) -> int:
@@ -482,21 +492,25 @@ def _ttl_s(expires_us: int, now_us: int) -> int:
     return min(max(-(-(expires_us - now_us) // 1_000_000), 1), TTL_S_MAX)
 
 
-def _alive(table: Table, rows: Sequence[Any], now_us: int) -> list[Row]:
-    split = len(table.clustering)
-    return [
-        Row(tuple(row[:split]), tuple(row[split:-2]) if None not in row else _filled(table, row), row[-2])
-        for row in rows
-        if row[-1] > now_us
-    ]
+def _alive(table: Table, partition: Key, rows: Sequence[Any], now_us: int) -> list[Row]:
+    return [_row(table, partition, row) for row in rows if row[_EXPIRES] > now_us]
 
 
-def _filled(table: Table, row: Sequence[Any]) -> Key:
-    """The values of a row that is older than one of its columns."""
-    values = row[len(table.clustering) : -2]
+def _row(table: Table, partition: Key, row: Sequence[Any]) -> Row:
+    split, found, version = len(table.clustering), tuple(row[:_VERSION]), row[_VERSION]
+    if None in found:
+        found = _filled(table, found)
+    is_of_one_write = row[_CHECKSUM_WRITTEN] == row[_VERSION_WRITTEN]
+    if is_of_one_write and not is_intact(row[_CHECKSUM], table, partition, found, (version,)):
+        return damaged_row(table, partition, found[:split], found[split:], version)
+    return Row(found[:split], found[split:], version)
+
+
+def _filled(table: Table, found: Key) -> Key:
+    """A row that is older than one of its columns."""
+    columns = table.clustering + table.values
     return tuple(
-        EMPTY[column.type] if value is None else value
-        for column, value in zip(table.values, values, strict=True)
+        EMPTY[column.type] if value is None else value for column, value in zip(columns, found, strict=True)
     )
 
 

@@ -2,18 +2,22 @@
 
 Rules: no secondary index, no view, no counter, no logged batch, no aggregate, no ALLOW FILTERING; every
 statement names its whole partition key. Names are the tables' own, values are always bound. ``expires_us``
-says when a row is over to whoever reads it, the TTL beside it removes it some time later.
+says when a row is over to whoever reads it, the TTL beside it removes it some time later. A node of 0.2.0
+that writes a row leaves its checksum as it was, so the times of both are read: one of another write says
+nothing.
 """
 
 # ruff: noqa: S608 - names come from the tables, values are bound
 
 from functools import cache
 
+from core.adapters.store.checksums import CHECKSUM
 from core.adapters.store.tables import USAGE, USAGE_DAY, Column, Table
 
 NEVER_US = 2**63 - 1
 """``expires_us`` of a row that lives for ever: comparable, so that a condition can say "still alive"."""
 SCHEMA_TABLE, SCHEMA_NAME, READABLE_NAME = "schema_version", "airloom", "readable_from"
+_KEPT = ("version", "expires_us", _CHECKSUM := f'"{CHECKSUM.name}"')
 _WINDOW_DAYS = {USAGE: 2, USAGE_DAY: 15}
 """80 days in windows of 2 are 40, 580 in windows of 15 are 39: TimeWindowCompactionStrategy wants fewer
 than 50."""
@@ -24,7 +28,7 @@ def create_table(keyspace: str, table: Table) -> str:
     columns = [f"{_name(c)} {c.type.cql}" for c in table.partition + table.clustering + table.values]
     partition = ", ".join(_names(table.partition))
     key = ", ".join([f"({partition})", *_names(table.clustering)])
-    columns += ["version bigint", "expires_us bigint", f"PRIMARY KEY ({key})"]
+    columns += [*(f"{name} bigint" for name in _KEPT), f"PRIMARY KEY ({key})"]
     options = (
         " WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS',"
         f" 'compaction_window_size': {_WINDOW_DAYS[table]}}}"
@@ -85,8 +89,8 @@ def select_rows(keyspace: str, table: Table, prefix: int, above: int, below: int
 
 @cache
 def insert(keyspace: str, table: Table, *, is_stamped: bool = False, is_new: bool = False) -> str:
-    """Bound: partition, clustering, values, version, expires_us, then the timestamp if stamped, TTL."""
-    columns = [*_names(table.partition + table.clustering + table.values), "version", "expires_us"]
+    """Bound: partition, clustering, values, version, expires_us, checksum, the timestamp if stamped, TTL."""
+    columns = [*_names(table.partition + table.clustering + table.values), *_KEPT]
     absent = " IF NOT EXISTS" if is_new else ""
     stamp = "TIMESTAMP ? AND " if is_stamped else ""
     values = ", ".join("?" * len(columns))
@@ -98,11 +102,11 @@ def insert(keyspace: str, table: Table, *, is_stamped: bool = False, is_new: boo
 
 @cache
 def update(keyspace: str, table: Table, *, is_over: bool = False) -> str:
-    """Bound: TTL, values, version, expires_us, partition, clustering, then the stored version and now.
+    """Bound: TTL, values, version, expires_us, checksum, partition, clustering, the stored version and now.
 
     The row that is there must be alive, or over.
     """
-    assignments = ", ".join(f"{name} = ?" for name in [*_names(table.values), "version", "expires_us"])
+    assignments = ", ".join(f"{name} = ?" for name in [*_names(table.values), *_KEPT])
     where = _where(table) + _condition(is_over)
     return f'UPDATE "{keyspace}"."{table.name}" USING TTL ? SET {assignments} WHERE {where}'
 
@@ -129,7 +133,8 @@ def _where(table: Table) -> str:
 
 
 def _selected(table: Table) -> str:
-    return ", ".join([*_names(table.clustering + table.values), "version", "expires_us"])
+    written = [f"WRITETIME({name})" for name in (_CHECKSUM, "version")]
+    return ", ".join([*_names(table.clustering + table.values), *_KEPT, *written])
 
 
 def _names(columns: tuple[Column, ...]) -> list[str]:

@@ -11,7 +11,7 @@ Rules:
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -30,7 +30,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _BIGINT_MAX = 2**63 - 1
 
 
-class RowKey(NamedTuple):
+class RowKey(Struct, frozen=True, gc=False):
     """Where a row is: partition key and clustering key, both whole."""
 
     partition: Key
@@ -45,7 +45,7 @@ class Row(Struct, frozen=True, gc=False):
     version: int
 
 
-class Put(NamedTuple):
+class Put(Struct, frozen=True, gc=False):
     """Write a row whole.
 
     With ``timestamp_us`` the row with the highest stays (USING TIMESTAMP); of two that differ and have the
@@ -60,13 +60,13 @@ class Put(NamedTuple):
     expires_us: int = 0
 
 
-class Delete(NamedTuple):
+class Delete(Struct, frozen=True, gc=False):
     """Remove a row; idempotent."""
 
     clustering: Key
 
 
-class Condition(NamedTuple):
+class Condition(Struct, frozen=True, gc=False):
     """The row must be there with this version; 0: must not be there."""
 
     clustering: Key
@@ -83,18 +83,27 @@ class Batch(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         table, writes, condition = self.table, self.writes, self.condition
-        partition, clustering, values = table.types
-        _check_key(table, table.partition, partition, self.partition)
+        partition, clustering, row = table.types
+        if tuple(map(type, self.partition)) != partition or "" in self.partition:
+            raise _malformed(table, table.partition, self.partition)
+        if table.bigints[0]:
+            _check_range(table, table.bigints[0], self.partition)
         if not 0 < len(writes) <= BATCH_WRITES_MAX:
             raise LocalProtocolError(f"{table.name}: a batch of {len(writes)} writes")
         for write in writes:
-            _check_key(table, table.clustering, clustering, write.clustering)
+            key = write.clustering
             if type(write) is Put:
-                _check(table, table.values, values, write.values)
+                if tuple(map(type, key + write.values)) != row or "" in key:
+                    raise _malformed(table, table.clustering + table.values, key + write.values)
                 if condition is not None and write.timestamp_us is not None:
                     raise LocalProtocolError(f"{table.name}: a condition excludes a timestamp")
+                if table.bigints[1]:
+                    _check_range(table, table.bigints[1], key + write.values)
+            elif tuple(map(type, key)) != clustering or "" in key:
+                raise _malformed(table, table.clustering, key)
         if condition is not None:
-            _check_key(table, table.clustering, clustering, condition.clustering)
+            if tuple(map(type, condition.clustering)) != clustering or "" in condition.clustering:
+                raise _malformed(table, table.clustering, condition.clustering)
             if condition.version and all(write.clustering != condition.clustering for write in writes):
                 raise LocalProtocolError(f"{table.name}: a version is demanded of a row that is not written")
 
@@ -178,16 +187,12 @@ def expiry_us(table: Table, put: Put, now_us: int) -> int:
     return now_us + table.ttl_s * 1_000_000
 
 
-def _check_key(table: Table, columns: tuple[Column, ...], types: tuple[type, ...], key: Key) -> None:
-    _check(table, columns, types, key)
-    if "" in key:
-        raise LocalProtocolError(f"{table.name}: an empty key {key!r}")
+def _check_range(table: Table, bigints: tuple[int, ...], values: Key) -> None:
+    for at in bigints:
+        if not -_BIGINT_MAX <= values[at] <= _BIGINT_MAX:  # type: ignore[operator]  # its type was looked at
+            raise LocalProtocolError(f"{table.name}: {values[at]!r} exceeds 64 bits")
 
 
-def _check(table: Table, columns: tuple[Column, ...], types: tuple[type, ...], values: Key) -> None:
-    if tuple(map(type, values)) != types:
-        wanted = ", ".join(f"{column.name} {column.type.cql}" for column in columns)
-        raise LocalProtocolError(f"{table.name}: {values!r} for ({wanted})")
-    for value in values if int in types else ():
-        if type(value) is int and not -_BIGINT_MAX <= value <= _BIGINT_MAX:
-            raise LocalProtocolError(f"{table.name}: {value} exceeds 64 bits")
+def _malformed(table: Table, columns: tuple[Column, ...], values: Key) -> LocalProtocolError:
+    wanted = ", ".join(f"{column.name} {column.type.cql}" for column in columns)
+    return LocalProtocolError(f"{table.name}: {values!r} for ({wanted}), of whose key nothing may be empty")

@@ -4,10 +4,10 @@ Rules: what a call wrote is on the ``Disk`` when it returns; a crash is throwing
 another one on the same ``Disk``. No thread, no file, no clock but the port.
 """
 
-import asyncio
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from types import coroutine
 
 from msgspec import Struct
 
@@ -59,7 +59,8 @@ class MemoryEngine:
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
         await self._turn()
-        return [self._live(table, key.partition, key.clustering) for key in keys]
+        now_us = self._now_us()
+        return [self._live(table, key.partition, key.clustering, now_us) for key in keys]
 
     async def scan(
         self,
@@ -75,12 +76,13 @@ class MemoryEngine:
         """Rows of one partition in clustering order."""
         check_scan(table, prefix, above, below, limit)
         await self._turn()
+        now_us = self._now_us()
         found: list[Row] = []
         stored = self._disk.partitions.get((table.name, partition), _Partition())
         for key in reversed(stored.order) if reverse else stored.order:
             if len(found) == limit:
                 break
-            if _is_within(key, prefix, above, below) and (row := self._live(table, partition, key)):
+            if _is_within(key, prefix, above, below) and (row := self._live(table, partition, key, now_us)):
                 found.append(row)
         return found
 
@@ -93,8 +95,9 @@ class MemoryEngine:
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
         await self._turn()
+        now_us = self._now_us()
         for batch in batches:
-            self._apply(batch)
+            self._apply(batch, now_us)
 
     async def write_all(self, batches: Sequence[Batch]) -> None:
         """Write unconditional batches."""
@@ -109,39 +112,44 @@ class MemoryEngine:
         # Others run between a call and its effect, as they do before a store that takes time.
         if self._is_closed:
             raise Unavailable("the store is closed")
-        await asyncio.sleep(0)
+        await _let_others_run()
 
     def _now_us(self) -> int:
         return microseconds(self._clock.now())
 
-    def _live(self, table: Table, partition: Key, clustering: Key) -> Row | None:
+    def _live(self, table: Table, partition: Key, clustering: Key, now_us: int) -> Row | None:
         of_partition = self._disk.partitions.get((table.name, partition))
         stored = of_partition.rows.get(clustering) if of_partition else None
-        if stored is None or 0 < stored.expires_us <= self._now_us():
+        if stored is None or 0 < stored.expires_us <= now_us:
             return None
         return stored.row
 
-    def _apply(self, batch: Batch) -> None:
+    def _apply(self, batch: Batch, now_us: int) -> None:
         if (condition := batch.condition) is not None:
-            row = self._live(batch.table, batch.partition, condition.clustering)
+            row = self._live(batch.table, batch.partition, condition.clustering, now_us)
             if not holds(condition, row.version if row else None):
                 raise StaleVersion(f"{batch.table.name} {batch.partition} {condition.clustering}")
         partition = self._disk.partitions.setdefault((batch.table.name, batch.partition), _Partition())
         for write in batch.writes:
-            if isinstance(write, Put):
-                self._put(batch.table, partition, write)
+            if type(write) is Put:
+                _put(batch.table, partition, write, now_us)
             elif partition.rows.pop(write.clustering, None):
                 partition.order.remove(write.clustering)
 
-    def _put(self, table: Table, partition: _Partition, put: Put) -> None:
-        old = partition.rows.get(put.clustering)
-        if old is None:
-            insort(partition.order, put.clustering)
-        elif put.timestamp_us is not None and put.timestamp_us <= old.written_us:
-            return
-        row = Row(put.clustering, put.values, put.version)
-        expires_us = expiry_us(table, put, self._now_us())
-        partition.rows[put.clustering] = _Stored(row, put.timestamp_us or 0, expires_us)
+
+def _put(table: Table, partition: _Partition, put: Put, now_us: int) -> None:
+    old = partition.rows.get(put.clustering)
+    if old is None:
+        insort(partition.order, put.clustering)
+    elif put.timestamp_us is not None and put.timestamp_us <= old.written_us:
+        return
+    row = Row(put.clustering, put.values, put.version)
+    partition.rows[put.clustering] = _Stored(row, put.timestamp_us or 0, expiry_us(table, put, now_us))
+
+
+@coroutine
+def _let_others_run() -> Generator[None, None, None]:
+    yield
 
 
 def _is_within(key: Key, prefix: Key, above: Key, below: Key) -> bool:

@@ -8,6 +8,7 @@ there is not kept: strangers must not crowd out those who are known.
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from core.adapters.store.checksums import is_damaged
 from core.adapters.store.engine import Batch, Row, RowKey
 from core.adapters.store.tables import Table
 
@@ -21,6 +22,10 @@ def is_hot(table: Table, key: RowKey) -> bool:
     """Whether the table's declaration wants such rows kept."""
     prefix = table.hot
     return prefix is not None and key.clustering[: len(prefix)] == prefix
+
+
+def _nothing() -> None:
+    """Nothing that is kept was written."""
 
 
 class RowCache:
@@ -47,7 +52,7 @@ class RowCache:
         if self._reading.get(place) is not token:
             return
         del self._reading[place]
-        if row is not None and place not in self._writing:
+        if row is not None and place not in self._writing and not is_damaged(row):
             if len(self._rows) >= HOT_ROWS_MAX:
                 self._rows.clear()
             self._rows[place] = row
@@ -55,12 +60,14 @@ class RowCache:
     def begin_write(self, batches: Iterable[Batch]) -> Callable[[], None]:
         """These are written now; call what comes back when that is over, however it ended."""
         places = [
-            (batch.table.name, key)
+            (batch.table.name, RowKey(batch.partition, write.clustering))
             for batch in batches
-            if batch.table.hot is not None
+            if (hot := batch.table.hot) is not None
             for write in batch.writes
-            if is_hot(batch.table, key := RowKey(batch.partition, write.clustering))
+            if write.clustering[: len(hot)] == hot
         ]
+        if not places:
+            return _nothing
         self._forget(places)
         self._writing.update(places)
 

@@ -18,9 +18,10 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from core.adapters.store.checksums import CorruptRow
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey
 from core.adapters.store.tables import Table
-from core.errors import StaleVersion, Unavailable, Unreadable
+from core.errors import StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, SETTLE_S, Page
 
 T = TypeVar("T")
@@ -31,10 +32,6 @@ HOT_ENTITIES_MAX = 65_536
 """Entities that are hot and kept as they were read."""
 CONDITIONAL_TRIES_MAX = 16
 """How often a removal reads again because somebody else wrote in between."""
-
-
-class CorruptRow(Unreadable):
-    """A stored row that cannot be read; the message names table and key."""
 
 
 def _encode_other(value: Any) -> str:

@@ -18,6 +18,7 @@ from datetime import datetime
 from ipaddress import IPv4Address
 from zlib import crc32
 
+from core.adapters.store.checksums import CorruptRow, as_stored, is_damaged, why_damaged
 from core.adapters.store.engine import (
     BATCH_WRITES_MAX,
     SCAN_ROWS_MAX,
@@ -35,7 +36,6 @@ from core.adapters.store.rows import (
     CONDITIONAL_TRIES_MAX,
     SETTLE_US,
     BodyReader,
-    CorruptRow,
     body_of,
     collect_page,
     get_row,
@@ -70,9 +70,10 @@ class WideSessions:
         key = _session_key(session.session_id)
         put = Put(key, (body_of(stored),), stored.version)
         condition = Condition(key, session.version)
-        batch = Batch(SIM, (session.sim_id,), (put, _event_put(event)), condition)
-        indexes = _index_batch(session, microseconds(self._clock.now()))
-        await self._engine.write(indexes, self._outbox_batch(session.gateway_id, event), batch)
+        now_us, at_us = microseconds(self._clock.now()), microseconds(event.at)
+        batch = Batch(SIM, (session.sim_id,), (put, _event_put(event, at_us)), condition)
+        outbox = _outbox_batch(session.gateway_id, event, at_us, now_us)
+        await self._engine.write(_index_batch(session, now_us), outbox, batch)
         return stored
 
     async def close(
@@ -85,11 +86,14 @@ class WideSessions:
             index = _index_batch(session, quarantined_until_us, expires_us=quarantined_until_us)
         key = _session_key(session.session_id)
         version = session.version
+        at_us = microseconds(event.at)
+        put = _event_put(event, at_us)
         for _ in range(CONDITIONAL_TRIES_MAX):
-            writes = (_event_put(event), Delete(key)) if version else (_event_put(event),)
+            writes = (put, Delete(key)) if version else (put,)
             batch = Batch(SIM, (session.sim_id,), writes, Condition(key, version))
             try:
-                outbox = self._outbox_batch(session.gateway_id, event)
+                now_us = microseconds(self._clock.now())
+                outbox = _outbox_batch(session.gateway_id, event, at_us, now_us)
                 return await self._engine.write(outbox, batch, index)
             except StaleVersion:
                 row = await get_row(self._engine, SIM, (session.sim_id,), key)
@@ -101,7 +105,9 @@ class WideSessions:
         found: list[SessionEvent | DamagedEvent] = []
         for bucket in range(OUTBOX_BUCKETS):
             partition: Key = (gateway_id, bucket)
-            rows = await self._engine.scan(OUTBOX, partition, limit=limit)
+            scanned = await self._engine.scan(OUTBOX, partition, limit=limit)
+            rows = [row for row in scanned if not is_damaged(row)]
+            found += [_damaged_event(row) for row in scanned if is_damaged(row)]
             keys = [
                 RowKey((row.values[0],), _event_key(int(row.values[1]), row.clustering[0])) for row in rows
             ]
@@ -124,7 +130,9 @@ class WideSessions:
         """The stream has these events, or they can never go there."""
         batches: dict[int, list[Delete]] = {}
         for event in events:
-            batches.setdefault(_outbox_bucket(event), []).append(Delete((event.event_id,)))
+            is_known = isinstance(event, SessionEvent)  # else its id, too, may be another than it was
+            for bucket in (_outbox_bucket(event),) if is_known else range(OUTBOX_BUCKETS):
+                batches.setdefault(bucket, []).append(Delete((event.event_id,)))
         await self._engine.write_all(
             [
                 Batch(OUTBOX, (gateway_id, bucket), tuple(deletes[at : at + BATCH_WRITES_MAX]))
@@ -133,13 +141,9 @@ class WideSessions:
             ]
         )
 
-    def _outbox_batch(self, gateway_id: str, event: SessionEvent) -> Batch:
-        values = (event.sim_id, microseconds(event.at), microseconds(self._clock.now()))
-        return Batch(OUTBOX, (gateway_id, _outbox_bucket(event)), (Put((event.event_id,), values),))
-
     async def record(self, event: SessionEvent) -> None:
         """An event alone."""
-        await self._engine.write(Batch(SIM, (event.sim_id,), (_event_put(event),)))
+        await self._engine.write(Batch(SIM, (event.sim_id,), (_event_put(event, microseconds(event.at)),)))
 
     async def of_sim(self, sim_id: str) -> Sequence[Session]:
         """The open sessions of one SIM, oldest first (ids are time-ordered).
@@ -173,11 +177,12 @@ class WideSessions:
         above: Key = ()
         while True:
             rows = await self._engine.scan(SESSION_BY_GATEWAY, partition, above=above)
-            asked = [row for row in rows if row.clustering[0] not in known]
+            asked = [row for row in rows if not is_damaged(row) and row.clustering[0] not in known]
             found += await self._resolve(str(partition[0]), partition, asked)
+            found += [_resting_damaged(row) for row in rows if is_damaged(row)]
             if len(rows) < SCAN_ROWS_MAX:
                 return found
-            above = rows[-1].clustering
+            above = as_stored(rows[-1]).clustering
 
     async def events(
         self,
@@ -253,6 +258,18 @@ def _in_quarantine(index: Row) -> QuarantinedResources:
     return QuarantinedResources(str(index.clustering[0]), IPv4Address(str(index.values[2])), teids)
 
 
+def _resting_damaged(index: Row) -> QuarantinedResources:
+    """As far as it can be read; raises ``CorruptRow`` if it names no address."""
+    try:
+        return replace(_in_quarantine(as_stored(index)), unreadable=why_damaged(index))
+    except ValueError:
+        raise CorruptRow(why_damaged(index)) from None
+
+
+def _damaged_event(row: Row) -> DamagedEvent:
+    return DamagedEvent(str(as_stored(row).clustering[0]), why_damaged(row))
+
+
 def _time_key(at_us: int) -> str:
     # Times before 1970 sort as 1970: nothing is stored there, they only bound a scan.
     return f"{max(at_us, 0):016x}"
@@ -262,10 +279,14 @@ def _event_key(at_us: int, event_id: object) -> Key:
     return (_EVENT, f"{_time_key(at_us)}{event_id}")
 
 
-def _event_put(event: SessionEvent) -> Put:
-    at_us = microseconds(event.at)
+def _event_put(event: SessionEvent, at_us: int) -> Put:
     key = _event_key(at_us, event.event_id)
     return Put(key, (body_of(event),), expires_us=at_us + EVENT_LIFE_US)
+
+
+def _outbox_batch(gateway_id: str, event: SessionEvent, at_us: int, now_us: int) -> Batch:
+    put = Put((event.event_id,), (event.sim_id, at_us, now_us))
+    return Batch(OUTBOX, (gateway_id, _outbox_bucket(event)), (put,))
 
 
 def _outbox_bucket(event: SessionEvent | DamagedEvent) -> int:

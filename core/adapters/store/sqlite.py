@@ -16,27 +16,26 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
+from core.adapters.store.checksums import CHECKSUM
 from core.adapters.store.engine import (
     SCAN_ROWS_MAX,
     Batch,
     Key,
-    Put,
     Row,
     RowKey,
     check_scan,
     check_unconditional,
-    expiry_us,
-    holds,
     microseconds,
 )
 from core.adapters.store.row_cache import RowCache, is_hot
-from core.adapters.store.statements import Statements, add_column, scan_of, statements_of
+from core.adapters.store.sqlite_rows import STATEMENTS, Scan, apply, select
+from core.adapters.store.statements import add_column, scan_of
 from core.adapters.store.tables import GATEWAY_LEASE, SCHEMA_VERSION, TABLES, Table
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from core.ports.clock import Clock
@@ -65,7 +64,6 @@ _PRAGMAS = (
     f"PRAGMA wal_autocheckpoint = {_WAL_CHECKPOINT_PAGES}",
     f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}",
 )
-_STATEMENTS: dict[str, Statements] = {table.name: statements_of(table) for table in TABLES}
 
 R = TypeVar("R")
 Work = Callable[[sqlite3.Connection], R]
@@ -199,32 +197,40 @@ class SqliteEngine:
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
-        if len(keys) == 1 and is_hot(table, keys[0]):
-            return [await self._get_hot(table, keys[0])]
+        if len(keys) == 1:
+            key = keys[0]
+            if (row := self._hot.get(table, key)) is not None:
+                return [row]
+            if is_hot(table, key):
+                return [await self._get_hot(table, key)]
         return await self._get(table, keys)
 
     async def _get_hot(self, table: Table, key: RowKey) -> Row | None:
-        row = self._hot.get(table, key)
-        if row is None:
-            token = self._hot.begin_read(table, key)
-            try:
-                (row,) = await self._get(table, [key])
-            finally:
-                self._hot.end_read(table, key, token, row)
+        row = None
+        token = self._hot.begin_read(table, key)
+        try:
+            (row,) = await self._get(table, [key])
+        finally:
+            self._hot.end_read(table, key, token, row)
         return row
 
     async def _get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
-        sql, now_us = _STATEMENTS[table.name].get, self._now_us()
+        sql, now_us = STATEMENTS[table.name].get, self._now_us()
+        scans = [
+            Scan(table, key.partition, sql, (*key.partition, *key.clustering), now_us, 1) for key in keys
+        ]
+        if len(scans) == 1:
+            (scan,) = scans
+            found = await self._reads.submit(
+                lambda connection: select(connection, scan), 1, reserve=_reserve(table)
+            )
+            return found or [None]
 
         def work(connection: sqlite3.Connection) -> list[Row | None]:
-            found: list[Row | None] = []
-            with _reading(connection) if len(keys) > 1 else nullcontext():
-                for partition, clustering in keys:
-                    rows = _rows(table, connection.execute(sql, (*partition, *clustering, now_us)))
-                    found.append(rows[0] if rows else None)
-            return found
+            with _reading(connection):
+                return [row for scan in scans for row in select(connection, scan) or (None,)]
 
-        return await self._reads.submit(work, len(keys), reserve=_reserve(table))
+        return await self._reads.submit(work, len(scans), reserve=_reserve(table))
 
     async def scan(
         self,
@@ -239,17 +245,9 @@ class SqliteEngine:
     ) -> Sequence[Row]:
         """Rows of one partition in clustering order."""
         check_scan(table, prefix, above, below, limit)
-        sql, bound = scan_of(
-            table,
-            partition,
-            prefix=prefix,
-            above=above,
-            below=below,
-            limit=limit,
-            reverse=reverse,
-            now_us=self._now_us(),
-        )
-        return await self._reads.submit(lambda connection: _rows(table, connection.execute(sql, bound)))
+        sql, bound = scan_of(table, partition, prefix=prefix, above=above, below=below, reverse=reverse)
+        wanted = Scan(table, partition, sql, bound, self._now_us(), limit)
+        return await self._reads.submit(lambda connection: select(connection, wanted))
 
     async def scan_each(
         self, table: Table, partitions: Sequence[Key], *, prefix: Key = (), limit: int = SCAN_ROWS_MAX
@@ -257,16 +255,16 @@ class SqliteEngine:
         """Rows of several partitions, all of one moment."""
         check_scan(table, prefix, (), (), limit)
         now_us = self._now_us()
-        scans = [
-            scan_of(table, each, prefix=prefix, above=(), below=(), limit=limit, reverse=False, now_us=now_us)
-            for each in partitions
-        ]
+        wanted = []
+        for each in partitions:
+            sql, bound = scan_of(table, each, prefix=prefix, above=(), below=(), reverse=False)
+            wanted.append(Scan(table, each, sql, bound, now_us, limit))
 
         def work(connection: sqlite3.Connection) -> list[list[Row]]:
             with _reading(connection):
-                return [_rows(table, connection.execute(sql, bound)) for sql, bound in scans]
+                return [select(connection, scan) for scan in wanted]
 
-        return await self._reads.submit(work, len(scans))
+        return await self._reads.submit(work, len(wanted))
 
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
@@ -274,7 +272,7 @@ class SqliteEngine:
 
         def work(connection: sqlite3.Connection) -> None:
             for batch in batches:
-                _apply(connection, batch, now_us)
+                apply(connection, batch, now_us)
 
         reserve = _reserve(batches[0].table) if batches else 0
         await self._writes.submit(work, len(batches), self._hot.begin_write(batches), reserve)
@@ -338,9 +336,9 @@ class SqliteEngine:
     def _purge_when_due(self, connection: sqlite3.Connection) -> None:
         if self._clock.monotonic() < self._purge_due:
             return
-        left = PURGE_ROWS_MAX
-        for statements in _STATEMENTS.values():
-            left -= connection.execute(statements.purge, (self._now_us(), left)).rowcount
+        left, now_us = PURGE_ROWS_MAX, self._now_us()
+        for statements in STATEMENTS.values():
+            left -= connection.execute(statements.purge, (now_us, left, now_us)).rowcount
         self._purge_due = self._clock.monotonic() + (PURGE_INTERVAL_S if left else PURGE_AGAIN_S)
 
 
@@ -367,28 +365,6 @@ def _reading(connection: sqlite3.Connection) -> Iterator[None]:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-
-
-def _rows(table: Table, cursor: sqlite3.Cursor) -> list[Row]:
-    split = len(table.clustering)
-    return [Row(found[:split], found[split:-1], found[-1]) for found in cursor.fetchall()]
-
-
-def _apply(connection: sqlite3.Connection, batch: Batch, now_us: int) -> None:
-    statements = _STATEMENTS[batch.table.name]
-    partition = batch.partition
-    if (condition := batch.condition) is not None:
-        bound = (*partition, *condition.clustering, now_us)
-        found = connection.execute(statements.version, bound).fetchall()
-        if not holds(condition, found[0][0] if found else None):
-            raise StaleVersion(f"{batch.table.name} {partition} {condition.clustering}")
-    for write in batch.writes:
-        if isinstance(write, Put):
-            kept = (write.version, write.timestamp_us or 0, expiry_us(batch.table, write, now_us))
-            sql = statements.put if write.timestamp_us is None else statements.put_newer
-            connection.execute(sql, (*partition, *write.clustering, *write.values, *kept))
-        else:
-            connection.execute(statements.delete, (*partition, *write.clustering))
 
 
 def _unavailable(error: sqlite3.DatabaseError) -> Unavailable:
@@ -443,10 +419,10 @@ def _create_schema(connection: sqlite3.Connection, path: Path) -> None:
     if version > SCHEMA_VERSION:
         raise ConfigurationError(f"store {path}: schema {version}, this version reads {SCHEMA_VERSION}")
     for table in TABLES:
-        for sql in _STATEMENTS[table.name].create:
+        for sql in STATEMENTS[table.name].create:
             connection.execute(sql)
         there = {name for _, name, *_ in connection.execute(f'PRAGMA table_info("{table.name}")')}
-        for column in table.values:
+        for column in (*table.values, CHECKSUM):
             if column.name not in there:
                 connection.execute(add_column(table, column))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -1,18 +1,20 @@
 """The store's tables and batches as SQLite's SQL.
 
 Rules: every table is a primary-key tree (WITHOUT ROWID), so a partition lies together in clustering order;
-table and column names are ours alone and values are always bound.
+table and column names are ours alone and values are always bound. A read finds rows that are over as well:
+whether one is, is to be said once its checksum is believed.
 """
 
 # ruff: noqa: S608 - names come from the tables, values are bound
 
 from dataclasses import dataclass
 
+from core.adapters.store.checksums import CHECKSUM
 from core.adapters.store.engine import Key, Value
 from core.adapters.store.tables import Column, ColumnType, Table
 
 _SQL_TYPES = {ColumnType.TEXT: "TEXT", ColumnType.BIGINT: "INTEGER", ColumnType.BLOB: "BLOB"}
-_KEPT = ("version", "written_us", "expires_us")
+_KEPT = ("version", "written_us", "expires_us", CHECKSUM.name)
 
 
 def _quoted(columns: tuple[Column, ...]) -> list[str]:
@@ -24,12 +26,15 @@ class Statements:
     """One table's statements; the comments name what is bound, in order."""
 
     create: tuple[str, ...]
-    get: str  # partition, clustering, now_us
+    get: str  # partition, clustering
     version: str  # partition, clustering, now_us
-    put: str  # partition, clustering, values, version, written_us, expires_us
+    put: str  # partition, clustering, values, version, written_us, expires_us, checksum
     put_newer: str  # the same
+    put_new: str  # the same, now_us: if there is none that lives
+    put_next: str  # values and what is kept, partition, clustering, the version that must be there, now_us
     delete: str  # partition, clustering
-    purge: str  # now_us, limit
+    delete_version: str  # partition, clustering, the version that must be there, now_us
+    purge: str  # now_us, limit, now_us
 
 
 def statements_of(table: Table) -> Statements:
@@ -39,21 +44,26 @@ def statements_of(table: Table) -> Statements:
     columns = [*keys, *values, *_KEPT]
     where = " AND ".join(f"{key} = ?" for key in keys)
     alive = "(expires_us = 0 OR expires_us > ?)"
+    over = "expires_us > 0 AND expires_us <= ?"
     key_list = ", ".join(keys)
+    replaced = ", ".join(f"{column} = ?" for column in [*values, *_KEPT])
     assignments = ", ".join(f"{column} = excluded.{column}" for column in [*values, *_KEPT])
-    put = (
-        f'INSERT INTO "{table.name}" ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))}) '
-        f"ON CONFLICT ({key_list}) DO UPDATE SET {assignments}"
-    )
-    due = f'SELECT {key_list} FROM "{table.name}" WHERE expires_us > 0 AND expires_us <= ? LIMIT ?'
+    insert = f'INSERT INTO "{table.name}" ({", ".join(columns)})'
+    bound = ", ".join("?" * len(columns))
+    update = f"ON CONFLICT ({key_list}) DO UPDATE SET {assignments}"
+    put = f"{insert} VALUES ({bound}) {update}"
+    due = f'SELECT {key_list} FROM "{table.name}" WHERE {over} LIMIT ?'
     return Statements(
         create=(_create(table), _create_expiry_index(table)),
-        get=f'SELECT {_selected(table)} FROM "{table.name}" WHERE {where} AND {alive}',
+        get=f'SELECT {_selected(table)} FROM "{table.name}" WHERE {where}',
         version=f'SELECT version FROM "{table.name}" WHERE {where} AND {alive}',
         put=put,
         put_newer=f"{put} WHERE excluded.written_us > written_us",
+        put_new=f"{put} WHERE {over}",
+        put_next=f'UPDATE "{table.name}" SET {replaced} WHERE {where} AND version = ? AND {alive}',
         delete=f'DELETE FROM "{table.name}" WHERE {where}',
-        purge=f'DELETE FROM "{table.name}" WHERE ({key_list}) IN ({due})',
+        delete_version=f'DELETE FROM "{table.name}" WHERE {where} AND version = ? AND {alive}',
+        purge=f'DELETE FROM "{table.name}" WHERE ({key_list}) IN ({due}) AND expires_us <= ?',
     )
 
 
@@ -64,11 +74,9 @@ def scan_of(
     prefix: Key,
     above: Key,
     below: Key,
-    limit: int,
     reverse: bool,
-    now_us: int,
 ) -> tuple[str, list[Value]]:
-    """A scan's statement and what is bound to it."""
+    """A scan's statement and what is bound to it; it finds also rows that are over."""
     clustering = _quoted(table.clustering)
     fixed = _quoted(table.partition) + clustering[: len(prefix)]
     terms = [f"{name} = ?" for name in fixed]
@@ -78,18 +86,16 @@ def scan_of(
             names = clustering[len(prefix) : len(prefix) + len(bounds)]
             terms.append(f"({', '.join(names)}) {sign} ({', '.join('?' * len(names))})")
             bound += bounds
-    terms.append("(expires_us = 0 OR expires_us > ?)")
-    bound += [now_us, limit]
     direction = " DESC" if reverse else ""
     order = ", ".join(f"{name}{direction}" for name in clustering)
     return (
-        f'SELECT {_selected(table)} FROM "{table.name}" WHERE {" AND ".join(terms)} ORDER BY {order} LIMIT ?',
+        f'SELECT {_selected(table)} FROM "{table.name}" WHERE {" AND ".join(terms)} ORDER BY {order}',
         bound,
     )
 
 
 def _selected(table: Table) -> str:
-    return ", ".join([*_quoted(table.clustering + table.values), "version"])
+    return ", ".join([*_quoted(table.clustering + table.values), *_KEPT])
 
 
 def _create(table: Table) -> str:
@@ -97,7 +103,8 @@ def _create(table: Table) -> str:
         f'"{column.name}" {_SQL_TYPES[column.type]} NOT NULL'
         for column in table.partition + table.clustering + table.values
     ]
-    columns += [f"{name} INTEGER NOT NULL" for name in _KEPT]
+    columns += [f"{name} INTEGER NOT NULL" for name in _KEPT[:-1]]
+    columns.append(f"{CHECKSUM.name} INTEGER NOT NULL DEFAULT 0")
     keys = ", ".join(_quoted(table.partition + table.clustering))
     columns.append(f"PRIMARY KEY ({keys})")
     return f'CREATE TABLE IF NOT EXISTS "{table.name}" ({", ".join(columns)}) WITHOUT ROWID'

@@ -3,8 +3,9 @@
 Rules:
 
 - A table is read by its whole partition key, and within a partition in clustering order. Nothing else.
-- The value columns stand beside three columns that the engines keep for each row: ``version`` (what a
-  condition is about), ``written_us`` (what USING TIMESTAMP compares) and ``expires_us`` (0: never).
+- The value columns stand beside four columns that the engines keep for each row: ``version`` (what a
+  condition is about), ``written_us`` (what USING TIMESTAMP compares), ``expires_us`` (0: never) and
+  ``checksum`` (of all the others; 0: a row of 0.2.0 or older).
 - An entity is one JSON ``body``, so that a person can read it; usage rows are typed columns.
 - A row that is written under a condition is never also written without one (facts of Paxos in Cassandra).
 - A new version adds: tables, value columns at the end, fields of bodies that have a default. What an older
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 READABLE_FROM = 3
 """The oldest version whose nodes may work on these tables."""
 DAY_US = 86_400_000_000
@@ -71,11 +72,18 @@ class Table:
     ttl_s: int = 0
     hot: tuple[str, ...] | None = None
     types: tuple[tuple[type, ...], tuple[type, ...], tuple[type, ...]] = field(init=False, repr=False)
-    """Python's, of the partition key, the clustering key and the values: what every write is checked for."""
+    """Python's, of the partition key, of the clustering key, and of this and the values: what every write is
+    checked for.
+    """
+    bigints: tuple[tuple[int, ...], tuple[int, ...]] = field(init=False, repr=False)
+    """Where there are numbers in the partition key, and in clustering key and values."""
 
     def __post_init__(self) -> None:
-        parts = (self.partition, self.clustering, self.values)
-        object.__setattr__(self, "types", tuple(tuple(c.type.python for c in part) for part in parts))
+        parts = (self.partition, self.clustering, self.clustering + self.values)
+        types = tuple(tuple(c.type.python for c in part) for part in parts)
+        object.__setattr__(self, "types", types)
+        numbers = (tuple(at for at, kind in enumerate(part) if kind is int) for part in types[::2])
+        object.__setattr__(self, "bigints", tuple(numbers))
 
 
 def _texts(*names: str) -> tuple[Column, ...]:

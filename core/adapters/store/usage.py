@@ -18,6 +18,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import timedelta
 
+from core.adapters.store.checksums import CorruptRow
 from core.adapters.store.engine import (
     BATCH_WRITES_MAX,
     SCAN_ROWS_MAX,
@@ -28,7 +29,7 @@ from core.adapters.store.engine import (
     Put,
     microseconds,
 )
-from core.adapters.store.rows import BodyReader, CorruptRow, body_of, get_row
+from core.adapters.store.rows import BodyReader, body_of, get_row
 from core.adapters.store.tables import (
     QUARANTINE,
     ROLLUP,

@@ -15,6 +15,7 @@ from core.domain.session import CloseReason, Session, SessionEvent, SessionEvent
 from core.domain.session_life import LifeAction, LifeEvent, LifeState
 from core.errors import Refused, Unavailable
 from core.services.sessions.common import Common
+from core.services.sessions.history import announced
 
 CLOSE_RETRY_S = 1.0
 UNFINISHED_MAX = 100_000
@@ -128,9 +129,9 @@ class SessionCloser:
         await self._usage.report_last(session.session_id)
         self._gateway.demand_held()
         quarantined_until = self._gateway.quarantined_until() if session.has_allocated_address else None
-        await self._store.sessions.close(session, event, quarantined_until=quarantined_until)
+        closing = self._store.sessions.close(session, event, quarantined_until=quarantined_until)
+        await announced(closing, event, self._common.handle_event)
         await self._static_addresses.release(session)
-        self._common.handle_event()
         if self._common.step(session, LifeEvent.END_STORED) is LifeAction.GIVE_BACK:
             self._give_back(session)
 

@@ -55,8 +55,8 @@ class Common:
         """``(session_id)``: a session's bearer is cut."""
         self.handle_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
         """A session ends from now on, and why."""
-        self.handle_event: Callable[[], None] = lambda: None
-        """An event became durable."""
+        self.handle_event: Callable[[SessionEvent | None], None] = lambda _: None
+        """An event became durable; ``None``: one may have become so, and nobody can tell."""
 
     def state_of(self, session_id: str) -> LifeState:
         """Where the session is in its life here."""

@@ -3,19 +3,43 @@
 Rule: an event that belongs to a change of a session is made here and written with that change, not here.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from ipaddress import IPv4Address
+from typing import TypeVar
 
 from core.domain.ids import time_of_id
 from core.domain.requests import OpenSession
 from core.domain.session import Access, Session, SessionEvent, SessionEventKind
-from core.errors import Refused
+from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.store import Store
 from core.services.running.ids import RecordIds
 
+T = TypeVar("T")
+
 CLOCK_ERROR_MAX = timedelta(days=1)
 """By so much may a clock have been wrong when something was written that is looked for by its time."""
+
+
+async def announced(
+    write: Awaitable[T], event: SessionEvent, handle: Callable[[SessionEvent | None], None]
+) -> T:
+    """What the write of an event returns; ``handle`` gets the event when it is durable, and ``None``
+    when that is unknown.
+    """
+    try:
+        written = await write
+    except Unavailable as error:
+        if error.ambiguous:
+            handle(None)
+        raise
+    except asyncio.CancelledError:  # the store finishes it without us
+        handle(None)
+        raise
+    handle(event)
+    return written
 
 
 class SessionHistory:

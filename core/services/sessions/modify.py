@@ -15,6 +15,7 @@ from core.services.sessions.authoriser import Authoriser
 from core.services.sessions.changes import modified
 from core.services.sessions.close import SessionCloser
 from core.services.sessions.common import Common
+from core.services.sessions.history import announced
 
 
 class SessionModifier:
@@ -72,12 +73,11 @@ class SessionModifier:
         """For whoever holds the SIM's lock: make it durable, then let it take effect."""
         event = self._common.history.event(SessionEventKind.MODIFIED, wanted)
         try:
-            stored = await self._put_again(wanted, event)
+            stored = await announced(self._put_again(wanted, event), event, self._common.handle_event)
         except Unavailable as error:
             if error.ambiguous:
                 self._keep_bearers(session, wanted)
             raise
-        self._common.handle_event()
         if self._common.step(stored, LifeEvent.CHANGED) is LifeAction.REPLACE:
             self._index.change(stored)
         if stored.tunnel is not None:

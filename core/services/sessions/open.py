@@ -30,6 +30,7 @@ from core.services.sessions.authoriser import Authoriser, Permission
 from core.services.sessions.changes import handed_over, is_replaced
 from core.services.sessions.close import SessionCloser
 from core.services.sessions.common import Common
+from core.services.sessions.history import announced
 from core.services.sessions.modify import SessionModifier
 from core.services.sessions.static_addresses import demand_yielding
 
@@ -111,7 +112,6 @@ class SessionOpener:
                 stored = await self._store_with_event(session, undo)
                 if self._common.step(stored, LifeEvent.STORED) is LifeAction.HOLD:
                     self._index.add(stored)
-                self._common.handle_event()
                 return stored
             except Refused as refusal:
                 await self._record_rejection(sim_id, request, refusal)
@@ -243,8 +243,9 @@ class SessionOpener:
     async def _store_with_event(self, session: Session, undo: Undo) -> Session:
         """One write for both. After one that is ambiguous all stays taken until the end is durable."""
         try:
-            stored = await self._store.sessions.put(
-                session, self._history.event(SessionEventKind.CREATED, session)
+            event = self._history.event(SessionEventKind.CREATED, session)
+            stored = await announced(
+                self._store.sessions.put(session, event), event, self._common.handle_event
             )
         except Unavailable as error:
             if error.ambiguous:
@@ -289,6 +290,5 @@ class SessionOpener:
         permission = Permission(SubscriberPolicy(sim), Apn(request.apn), PdnType.IPV4)
         session = self._as_permitted(request, permission, request.grant, None)
         event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
-        await self._store.sessions.close(session, event)
-        self._common.handle_event()
+        await announced(self._store.sessions.close(session, event), event, self._common.handle_event)
         return session

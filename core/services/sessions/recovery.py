@@ -119,6 +119,7 @@ class SessionRecovery:
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
             if is_stored and self._common.step(session, LifeEvent.READ_LATE) is LifeAction.BEGIN_END:
+                self._common.handle_event(None)  # its beginning arrived unheard, and is told before its end
                 self._end(session)
 
     def _end(self, session: Session) -> None:

@@ -319,6 +319,7 @@ async def test_a_file_of_an_earlier_schema_gets_what_it_lacks(tmp_path: Path) ->
     await engine.aclose()
     with closing(sqlite3.connect(tmp_path / "airloom.db", isolation_level=None)) as connection:
         connection.execute('ALTER TABLE session_by_gateway DROP COLUMN "indexed_us"')
+        connection.execute('ALTER TABLE session_by_gateway DROP COLUMN "checksum"')
         connection.execute("DROP TABLE outbox")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
     engine = await SqliteEngine.open(path=tmp_path / "airloom.db", clock=SystemClock())

@@ -5,7 +5,7 @@ Rules:
 - LOCAL_QUORUM for all; a batch with a condition is one Paxos round of its partition (LOCAL_SERIAL), any other
   is one unlogged batch of one partition, which Cassandra applies whole or not at all.
 - Single rows with a timestamp of their own, asked for in one turn of the loop, go to their replica together,
-  in unlogged batches of several partitions (``joined.py``).
+  in unlogged batches of several partitions (``write_batching.py``).
 - A write whose answer is lost may or may not be stored: ``Unavailable`` that is ambiguous.
 - A row's life is judged by this node's clock, as by every other engine; the TTL beside it only clears up.
 """

@@ -157,7 +157,7 @@ async def test_what_cannot_be_used_is_said_before_anything_is_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with kinesis.served("kinesalite") as endpoint:
-        with pytest.raises(ConfigurationError, match=r"stream.kinesis: absent at http.*create it"):
+        with pytest.raises(ConfigurationError, match=r"stream.kinesis: absent at http.*create the stream"):
             await KinesisStream.open(name="absent", region=kinesis.REGION, endpoint=endpoint)
         await kinesis.create_stream(endpoint, "there", shards=1)
         stream = await KinesisStream.open(name="there", region=kinesis.REGION, endpoint=endpoint)

@@ -143,7 +143,7 @@ def _sockets_from_child(wanted: Wanted, unwanted: threading.Event) -> list[socke
         for each in sockets:
             each.close()
         words = said.decode(errors="replace").strip().splitlines()
-        silence = "it did not answer" if is_in_time else f"no answer within {READY_TIMEOUT_S:g} s"
+        silence = "no answer" if is_in_time else f"no answer within {READY_TIMEOUT_S:g} s"
         raise ConfigurationError(
             f"the device network could not be created: {words[-1] if words else silence}"
         )

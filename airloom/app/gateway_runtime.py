@@ -180,7 +180,7 @@ class GatewayRuntime:
         yield "usage-meter", self.usage.run
         yield "idle-sessions", self.make_idle().run
         yield "user-paths", self._watch_user_paths
-        yield "event-relay", self.relay.run
+        yield "outbox-relay", self.relay.run
         yield "unanswered-sessions", self.make_unanswered().run
         yield ADDRESS_LOOP, self._keeper.run
 

@@ -84,7 +84,7 @@ def test_the_first_command_that_serve_names_works_as_it_stands(tmp_path: Path) -
         assert node.stdout is not None
         try:
             assert node.stdout.readline().startswith("ready: ")
-            command = node.stdout.readline().partition("make one: airloom ")[2]
+            command = node.stdout.readline().partition("create one: airloom ")[2]
             made = subprocess.run(
                 [sys.executable, "-m", "airloom", *shlex.split(command)],
                 env={**environment, "PYTHONPATH": str(ROOT)},
@@ -258,8 +258,10 @@ async def still_metrics(served: Served) -> set[str]:
     ``tests/unit/core/services/metering/test_rollup.py``, a month closed:
     ``tests/unit/billing/test_closing.py``. No path fails: ``tests/node/test_gateway_operations.py``. Nobody
     claims another's session, no loop fails: ``tests/node/test_gtp_trust.py``, ``tests/node/test_faults.py``.
+    No state machine refuses an event: ``tests/unit/mqtt_bridge/test_connections.py``.
     """
     elsewhere = (
+        "airloom_transitions_refused",
         Metric.DEAD_LETTERS,
         Metric.EDGE_LINKS,
         Metric.EDGE_LINK_PACKETS,

@@ -253,7 +253,7 @@ def test_readers_that_a_bug_of_ours_ends_end_no_session_and_no_gateway() -> None
         assert len(held.sessions.open_sessions) == 1
         assert world.node.held["vg-1"] is held, "it was never begun again"
         standing = world.node.faults.standing
-        assert standing["event-relay vg-1"] == "crash: KeyError: 'a bug of ours'"
+        assert standing["outbox-relay vg-1"] == "crash: KeyError: 'a bug of ours'"
         assert any(loop.startswith("message-meter shardId-") for loop in standing)
 
     on_a_node(script, BrokenNode)

@@ -24,7 +24,7 @@ from core.services.gateway.lease_term import LeaseTerm
 from core.services.running.faults import Faults
 
 RETRY_S = 1.0
-LOOP, LEASE_LOOP = "chore", "chore-lease"
+LOOP, LEASE_LOOP = "job", "job-lease"
 _PREFIX = "chore/"
 """No gateway instance is named so."""
 

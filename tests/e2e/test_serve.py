@@ -261,7 +261,7 @@ async def still_metrics(served: Served) -> set[str]:
     No state machine refuses an event: ``tests/unit/mqtt_bridge/test_connections.py``.
     """
     elsewhere = (
-        "airloom_transitions_refused",
+        Metric.TRANSITIONS_REFUSED,
         Metric.DEAD_LETTERS,
         Metric.EDGE_LINKS,
         Metric.EDGE_LINK_PACKETS,

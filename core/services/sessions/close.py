@@ -25,11 +25,7 @@ UNFINISHED_MAX = 100_000
 class SessionCloser:
     """Ends the sessions of one gateway instance."""
 
-    def __init__(
-        self,
-        *,
-        common: Common,
-    ) -> None:
+    def __init__(self, *, common: Common) -> None:
         self._common = common
         self._index = common.index
         self._locks = common.locks

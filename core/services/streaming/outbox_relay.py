@@ -105,9 +105,7 @@ class OutboxRelay:
         if self._must_read or self._clock.monotonic() >= self._sweep_at:
             await self._read()
         first: dict[str, SessionEvent] = {}
-        for (
-            event
-        ) in self._events.values():  # the oldest of each SIM: its next one waits until this one is told
+        for event in self._events.values():  # the oldest of each SIM: its next one waits for it
             first.setdefault(event.sim_id, event)
             if len(first) == RECORDS_PER_PUT_MAX:
                 break

@@ -274,7 +274,7 @@ def test_a_late_report_whose_day_is_not_rolled_up_again_is_caught(monkeypatch: p
     async def nothing(_: WideUsage, __: Iterable[tuple[str, int]]) -> None:
         pass
 
-    monkeypatch.setattr(WideUsage, "_fold_late", nothing)
+    monkeypatch.setattr(WideUsage, "_roll_up_late", nothing)
     for seed in range(20):
         if any("the far side saw" in finding for finding in simulate(seed).findings):
             return

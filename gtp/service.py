@@ -1,8 +1,11 @@
 """The GTP-C interface: the shell around the endpoint, where sockets, tasks and timers are.
 
-Rules: a datagram goes to the endpoint at once and never waits; each decision runs in a task of its own, in a
-number that the endpoint bounds. After each call in, what is to be sent is sent, what is to be decided begins,
-and the timer is armed again.
+Rules:
+
+- A datagram goes to the endpoint at once and never waits; each decision runs in a task of its own, in a
+  number that the endpoint bounds. What drives the endpoint is ``core.services.running.transmission``.
+- A request of ours that is sent before the socket is open is lost, as on any network, and repeated after
+  T3-RESPONSE.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ from core.errors import Refused, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.network import Address, DatagramSocket, Network
 from core.services.running.audit import AuditTrail
+from core.services.running.transmission import Transmission
 from core.services.sessions.service import Sessions
 from gtp.decisions import Decisions
 from gtp.doubts import IndicationAction, Indications
@@ -92,9 +96,10 @@ class GtpFrontEnd:
         )
         self._socket: DatagramSocket | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._timer_changed = asyncio.Event()
-        self._t3_response_s, self._patience_s = timers.t3_response_s, timers.patience_s
-        self._is_timer_off = True
+        self._transmission: Transmission[Event] = Transmission(
+            self._endpoint, clock=clock, handle=self._handle, shortest_s=timers.t3_response_s
+        )
+        self._patience_s = timers.patience_s
         self._indications = Indications()
         self._taps: list[Tap] = []
         self._end_taps: list[EndTap] = []
@@ -150,7 +155,7 @@ class GtpFrontEnd:
         session = self._sessions.open_sessions.get(session_id)
         if session is not None and session.tunnel is not None:
             self._endpoint.wake(session_id, self._clock.monotonic())
-            self._transmit()
+            self._transmission.transmit()
 
     def on_own_restart(self, counter: int) -> None:
         """Our own sessions were lost (TS 23.007 §18)."""
@@ -174,12 +179,12 @@ class GtpFrontEnd:
     def release(self, session: Session, reason: CloseReason) -> None:
         """Release the context at its peer; goes on in the background."""
         self._endpoint.release(session.session_id, self._clock.monotonic(), reason)
-        self._transmit()
+        self._transmission.transmit()
 
     def changed(self, session: Session) -> None:
         """Send the peer the QoS that is granted now; goes on in the background."""
         self._endpoint.changed(session, self._clock.monotonic())
-        self._transmit()
+        self._transmission.transmit()
 
     async def add_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
         """Ask the peer for a dedicated bearer; raises ``Refused(NOT_SUPPORTED)``, ``Unavailable``."""
@@ -201,7 +206,7 @@ class GtpFrontEnd:
             raise Unavailable("the session is ending, or too many requests to its peer are open: try again")
         answer: asyncio.Future[DedicatedBearer | None] = asyncio.get_running_loop().create_future()
         self._bearers_asked[token] = answer
-        self._transmit()
+        self._transmission.transmit()
         try:
             made = await answer
         finally:
@@ -213,7 +218,7 @@ class GtpFrontEnd:
     def remove_bearer(self, session: Session, ebi: int) -> None:
         """Release a dedicated bearer at the peer; goes on in the background."""
         self._endpoint.remove_bearer(session.session_id, ebi, self._clock.monotonic())
-        self._transmit()
+        self._transmission.transmit()
 
     def forget(self, session: Session) -> None:
         """Drop the context without telling its peer."""
@@ -233,7 +238,7 @@ class GtpFrontEnd:
             if (session := self._sessions.open_sessions.get(session_id)) is not None:
                 self._endpoint.versions[session.access].claims["asked"] += 1
                 self._endpoint.changed(session, self._clock.monotonic())
-        self._transmit()
+        self._transmission.transmit()
 
     def on_error_indication(self, session_id: str, up_packets: int) -> None:
         """A session's tunnel is said to be unknown, by whose end ``up_packets`` have come. One that was just
@@ -258,14 +263,14 @@ class GtpFrontEnd:
     async def start(self) -> None:
         """Open the socket; datagrams are taken in from now on and decided once ``run`` runs."""
         self._socket = await self._network.open_datagram(self._address, self._receive)
+        self._transmission.send_by(self._send)
 
     async def run(self) -> None:
         """Decide events and keep the timers, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            self._transmit()
             try:
-                await self._keep_timers()
+                await self._transmission.run()
             finally:
                 self._tasks = None
                 for answer in self._bearers_asked.values():
@@ -274,6 +279,7 @@ class GtpFrontEnd:
 
     def close(self) -> None:
         """Take nothing in and answer nothing any more. Idempotent."""
+        self._transmission.send_by(None)
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -281,36 +287,17 @@ class GtpFrontEnd:
     def _receive(self, data: bytes, addr: Address) -> None:
         for tap in self._taps:
             tap(data, addr, True)
-        self._endpoint.receive_datagram(data, addr, self._clock.monotonic())
-        self._transmit()
+        self._transmission.receive(data, addr)
 
-    def _transmit(self) -> None:
-        """After each call in: send what is to be sent, begin what is to be decided, arm the timer."""
+    def _send(self, data: bytes, peer: Address) -> None:
         if self._socket is not None:
-            for data, peer in self._endpoint.datagrams_to_send():
-                self._socket.send(data, peer)
-                for tap in self._taps:
-                    tap(data, peer, False)
-        if self._tasks is not None:
-            while (event := self._endpoint.next_event()) is not None:
-                self._tasks.create_task(self._on_event(event))
-        if self._is_timer_off:
-            self._timer_changed.set()
+            self._socket.send(data, peer)
+        for tap in self._taps:
+            tap(data, peer, False)
 
-    async def _keep_timers(self) -> None:
-        """A timer that begins while another runs needs no waking: it is due T3-RESPONSE later at least,
-        and so long nobody sleeps.
-        """
-        while True:
-            self._timer_changed.clear()
-            due = self._endpoint.get_timer()
-            self._is_timer_off = due is None
-            if due is None:
-                await self._timer_changed.wait()
-                continue
-            await asyncio.sleep(min(max(0.0, due - self._clock.monotonic()), self._t3_response_s))
-            self._endpoint.handle_timer(self._clock.monotonic())
-            self._transmit()
+    def _handle(self, event: Event) -> None:
+        if self._tasks is not None:
+            self._tasks.create_task(self._on_event(event))
 
     async def _on_event(self, event: Event) -> None:
         match event:
@@ -322,7 +309,7 @@ class GtpFrontEnd:
                 self.ask_about(event.session_ids)
             case FormerPeer():
                 self._endpoint.release_former(event.context, self._clock.monotonic())
-                self._transmit()
+                self._transmission.transmit()
                 await self._decisions.on_former_peer(event)
             case SessionUnknown():
                 await self._decisions.on_session_unknown(event)
@@ -335,7 +322,7 @@ class GtpFrontEnd:
             case _:
                 outcome = await self._decisions.decide(event)
                 self._endpoint.answer(event.token, outcome, self._clock.monotonic())
-                self._transmit()
+                self._transmission.transmit()
 
     def _on_bearer_answered(self, event: BearerAnswered) -> None:
         """Nobody waits for it any more: the peer made it for nothing."""
@@ -344,4 +331,4 @@ class GtpFrontEnd:
             waiting.set_result(event.bearer)
         elif event.bearer is not None and event.is_new:
             self._endpoint.remove_bearer(event.session_id, event.bearer.ebi, self._clock.monotonic())
-            self._transmit()
+            self._transmission.transmit()

@@ -53,8 +53,9 @@ WIRES = (V1Wire(), V2Wire())
 class GtpFrontEnd:
     """Serves GTPv1-C and GTPv2-C on ``address``; implements ``AccessFrontEnd``.
 
-    ``user_address`` is where tunnels end, by default at ``address``. ``recovery`` is the
-    gateway instance's restart counter; ``partners`` and ``allowed_peers`` both empty allow every peer.
+    ``user_address`` is where tunnels end, by default at ``address``. ``recovery`` is the gateway instance's
+    restart counter; ``partners`` and ``allowed_peers`` both empty allow every peer. ``up_packets_of`` counts
+    the packets that a session, by its id, has sent up its tunnel.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class GtpFrontEnd:
         timers: Timers = TIMERS,
         causes: Causes = NO_CAUSES,
         user_address: IPv4Address | None = None,
+        up_packets_of: Callable[[str], int] = lambda _session_id: 0,
     ) -> None:
         self._network = network
         self._address = address
@@ -101,6 +103,7 @@ class GtpFrontEnd:
         )
         self._patience_s = timers.patience_s
         self._indications = Indications()
+        self._up_packets_of = up_packets_of
         self._taps: list[Tap] = []
         self._end_taps: list[EndTap] = []
         self._bearers_asked: dict[int, asyncio.Future[DedicatedBearer | None]] = {}
@@ -240,8 +243,8 @@ class GtpFrontEnd:
                 self._endpoint.changed(session, self._clock.monotonic())
         self._transmission.transmit()
 
-    def on_error_indication(self, session_id: str, up_packets: int) -> None:
-        """A session's tunnel is said to be unknown, by whose end ``up_packets`` have come. One that was just
+    def on_error_indication(self, session_id: str) -> None:
+        """The peer's user plane does not know the session's tunnel (TS 29.281 §7.3.1). One that was just
         opened may not be known there yet: the next packet brings the next indication.
         """
         session = self._sessions.open_sessions.get(session_id)
@@ -250,7 +253,8 @@ class GtpFrontEnd:
         if abs((self._clock.now() - session.opened).total_seconds()) < self._patience_s:
             return
         party = self._endpoint.partners.party_of(session.tunnel.peer_control_address)
-        action = self._indications.on_indication(session_id, party, up_packets, self._clock.monotonic())
+        up_packets, now = self._up_packets_of(session_id), self._clock.monotonic()
+        action = self._indications.on_indication(session_id, party, up_packets, now)
         if action is IndicationAction.ASK:
             self.ask_about((session_id,))
         elif action is IndicationAction.END and self._tasks is not None:

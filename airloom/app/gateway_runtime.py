@@ -124,7 +124,7 @@ class GatewayRuntime:
         self.radius = self.make_radius_front_end()
         common.front_ends[Access.RADIUS] = self.radius
         self.user_plane.on_edge_packet(on_edge_packet)
-        self.user_plane.on_error_indication(self._handle_error_indication)
+        self.user_plane.on_error_indication(self.gtp.on_error_indication)
         self.gtp.on_asleep(self.user_plane.watch)
         self.user_plane.on_heard(self.gtp.heard)
 
@@ -339,6 +339,7 @@ class GatewayRuntime:
             partners=_partners(config),
             timers=_timers(config),
             causes=_causes(config),
+            up_packets_of=self.user_plane.up_packets,
         )
 
     def make_idle(self) -> IdleSessions:
@@ -359,7 +360,7 @@ class GatewayRuntime:
             index=self.sessions.common.index,
             renewed=None if before is None or before.is_released else before.renewed,
             patience_s=_timers(self._config.gateway).patience_s,
-            is_used=lambda session_id: self._up_packets(session_id) > 0,
+            is_used=lambda session_id: self.user_plane.up_packets(session_id) > 0,
             ask=lambda session_id: self.gtp.ask_about((session_id,)),
         )
 
@@ -413,13 +414,6 @@ class GatewayRuntime:
             faults=self._faults,
             audit=self._audit,
         )
-
-    def _handle_error_indication(self, session_id: str) -> None:
-        self.gtp.on_error_indication(session_id, self._up_packets(session_id))
-
-    def _up_packets(self, session_id: str) -> int:
-        counters = self.user_plane.counters(session_id)
-        return 0 if counters is None else counters.current.volume.up_packets
 
     async def _watch_user_paths(self) -> None:
         config = self._config.gateway

@@ -255,6 +255,11 @@ class UdpUserPlane:
         slot = self._counter_table.find(session_id)
         return None if slot is None else self._counter_table.label(slot)
 
+    def up_packets(self, session_id: str) -> int:
+        """How many packets the session has sent in its present segment; 0 when it has no slot."""
+        counters = self.counters(session_id)
+        return 0 if counters is None else counters.current.volume.up_packets
+
     def all_counters(self, *, apart_from: Container[str] = ()) -> Iterator[Counters]:
         """Every slot in use; sessions may be opened and freed while this is gone through."""
         for session_id in self._counter_table.session_ids():

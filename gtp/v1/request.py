@@ -5,6 +5,7 @@ it; optional elements that are broken are left out, they never refuse a session 
 send them). Functions raise ``RemoteProtocolError`` with the cause to answer.
 """
 
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 from msgspec import Struct
@@ -87,13 +88,7 @@ def decode_request(request: EncodedRequest) -> DecodedRequest:
     """Raises ``RemoteProtocolError`` with the cause to answer."""
     if request.extensions and not is_understood(request.extensions):
         raise RemoteProtocolError("extension header", cause=Cause.UNKNOWN_MANDATORY_EXTENSION_HEADER)
-    if request.message_type == MessageType.CREATE_PDP_CONTEXT_REQUEST:
-        return _create(request)
-    if request.message_type == MessageType.UPDATE_PDP_CONTEXT_REQUEST:
-        return _update(request)
-    if request.message_type == MessageType.DELETE_PDP_CONTEXT_REQUEST:
-        return _delete(request)
-    return _notification(request)
+    return DECODERS[request.message_type](request)
 
 
 def _create(request: EncodedRequest) -> DecodedRequest:
@@ -202,6 +197,15 @@ def _notification(request: EncodedRequest) -> DecodedRequest:
         newcomer_fault=RemoteProtocolError("it is an SGW's now", cause=Cause.NON_EXISTENT),
         repeated=Named(ie.first(elements, ie.IMSI), nsapi),
     )
+
+
+DECODERS: Mapping[int, Callable[[EncodedRequest], DecodedRequest]] = {
+    MessageType.CREATE_PDP_CONTEXT_REQUEST: _create,
+    MessageType.UPDATE_PDP_CONTEXT_REQUEST: _update,
+    MessageType.DELETE_PDP_CONTEXT_REQUEST: _delete,
+    MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST: _notification,
+}
+"""Of each type in ``RESPONSES``, how it is read."""
 
 
 # -- elements, of which the mandatory ones are there ----------------------------------------------------

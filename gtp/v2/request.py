@@ -60,7 +60,7 @@ class NamedImsi(Struct, frozen=True):
 
 def decode_request(request: EncodedRequest) -> DecodedRequest:
     """Raises ``RemoteProtocolError`` with the cause to answer."""
-    return _DECODERS[request.message_type](request)
+    return DECODERS[request.message_type](request)
 
 
 def _create_session(request: EncodedRequest) -> DecodedRequest:
@@ -245,7 +245,7 @@ _COMMANDS: Mapping[int, Callable[[EncodedRequest], DecodedRequest]] = {
     MessageType.DELETE_BEARER_COMMAND: _delete_bearer_command,
     MessageType.BEARER_RESOURCE_COMMAND: _bearer_resource_command,
 }
-_DECODERS: Mapping[int, Callable[[EncodedRequest], DecodedRequest]] = {
+DECODERS: Mapping[int, Callable[[EncodedRequest], DecodedRequest]] = {
     MessageType.CREATE_SESSION_REQUEST: _create_session,
     MessageType.MODIFY_BEARER_REQUEST: _modify_bearer,
     MessageType.DELETE_SESSION_REQUEST: _delete_session,
@@ -257,6 +257,7 @@ _DECODERS: Mapping[int, Callable[[EncodedRequest], DecodedRequest]] = {
     MessageType.UPDATE_PDN_CONNECTION_SET_REQUEST: _restoration,
     MessageType.PGW_RESTART_NOTIFICATION: _restoration,
 }
+"""Of each type in ``RESPONSES``, how it is read."""
 
 
 # -- elements -------------------------------------------------------------------------------------------

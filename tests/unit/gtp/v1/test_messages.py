@@ -10,11 +10,15 @@ from core.domain.values import replace
 from gtp.endpoint import GtpcEndpoint
 from gtp.events import Accepted, DeleteRequested, SessionRequested, UpdateRequested
 from gtp.path import NOTICE_INTERVAL_S
+from gtp.v1 import message as v1_message
+from gtp.v1 import request as v1_request
 from gtp.v1.header import EXTENSION_HEADERS_MAX, Header, decode_header
 from gtp.v1.ie import Elements, decode_elements
 from gtp.v1.wire import V1Wire
+from gtp.v2 import message as v2_message
+from gtp.v2 import request as v2_request
 from gtp.v2.wire import V2Wire
-from gtp.wire import PeerEndpoints, Wire
+from gtp.wire import EncodedRequest, PeerEndpoints, Wire
 from tests.support.gtp import (
     APN,
     PCO_DNS,
@@ -398,3 +402,10 @@ def test_an_access_point_name_is_read_without_its_operator_and_in_either_case(ap
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
     assert event.params.apn == "soracom.io"
+
+
+def test_no_type_of_request_is_read_by_another_ones_decoder() -> None:
+    with pytest.raises(KeyError):
+        v1_request.decode_request(EncodedRequest(22, 1, TEID, NOTIFICATION))
+    assert v1_request.DECODERS.keys() == v1_message.RESPONSES.keys()
+    assert v2_request.DECODERS.keys() == v2_message.RESPONSES.keys()

@@ -46,11 +46,11 @@ class Admission:
         room = self._room
         if params.is_low_priority:
             priority = Priority.LOW
-        if self._of_sim.get(params.imsi, 0) >= OF_ONE_SIM_MAX:
+        if self._of_sim.get(params.asked.imsi, 0) >= OF_ONE_SIM_MAX:
             return AttachRefusal.CONGESTED
         if len(self._claims) >= room * ROOM[priority] or self._of_party.get(party, 0) >= room * PART_OF_ONE:
             return AttachRefusal.CONGESTED
-        if shares_apns and self._of_apn.get(params.apn, 0) >= room * PART_OF_ONE:
+        if shares_apns and self._of_apn.get(params.asked.apn, 0) >= room * PART_OF_ONE:
             return AttachRefusal.APN_CONGESTED
         return None
 
@@ -64,16 +64,16 @@ class Admission:
         self._claims[token] = (party, params)
         _more(self._of_party, party)
         if params is not None:
-            _more(self._of_apn, params.apn)
-            _more(self._of_sim, params.imsi)
+            _more(self._of_apn, params.asked.apn)
+            _more(self._of_sim, params.asked.imsi)
 
     def end(self, token: int) -> None:
         """It is decided."""
         party, params = self._claims.pop(token)
         _less(self._of_party, party)
         if params is not None:
-            _less(self._of_apn, params.apn)
-            _less(self._of_sim, params.imsi)
+            _less(self._of_apn, params.asked.apn)
+            _less(self._of_sim, params.asked.imsi)
 
 
 def _more(counts: dict[str, int], key: str) -> None:

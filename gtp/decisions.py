@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
-from core.domain.requests import Holder, ModifySession, OpenSession, PeerTunnel
+from core.domain.requests import Holder, ModifySession, PeerTunnel
 from core.domain.session import NOWHERE, CloseReason, Qos, Session
 from core.domain.values import replace
 from core.errors import Refused, Unavailable
@@ -32,7 +32,7 @@ from gtp.events import (
     SessionUnknown,
     UpdateRequested,
 )
-from gtp.wire import BearerEndpoints, CreateSessionParams, PeerEndpoints
+from gtp.wire import BearerEndpoints, PeerEndpoints
 
 ENDED_AT_ONCE_MAX = 64
 """Sessions of a lost peer that are being ended at one time."""
@@ -78,30 +78,13 @@ class Decisions:
                 others[session.session_id] = session, holder
             return holder
 
-        params = request.params
-        session = await self._sessions.open(
-            OpenSession(
-                access=request.access,
-                imsi=params.imsi,
-                apn=params.apn,
-                imei=params.imei,
-                msisdn=params.msisdn,
-                location=params.location,
-                peer=_tunnel_of(params),
-                requested_address=params.address,
-                requested_prefix=params.prefix,
-                is_handover=params.is_handover,
-                pdn_type=params.pdn_type,
-                qos=params.qos,
-            ),
-            holder_of=holder_of,
-            proof=params.credentials.prove if params.credentials else None,
-        )
+        session = await self._sessions.open(request.asked, holder_of=holder_of, proof=request.proof)
+        claims = self._endpoint.versions[request.asked.access].claims
         for other, holder in others.values():
             if holder is Holder.OTHER:
-                self._endpoint.versions[request.access].claims["beside_anothers"] += 1
+                claims["beside_anothers"] += 1
             elif other.session_id != session.session_id:  # else it was handed over: that tells its peer
-                self._endpoint.versions[request.access].claims["taken_over"] += 1
+                claims["taken_over"] += 1
                 former = other.tunnel.peer_control_address if other.tunnel else ""
                 await self._record_taken_over(other.session_id, former, request.peer)
         return Accepted(session)
@@ -141,8 +124,8 @@ class Decisions:
         return PeerTunnel(
             teid_control=ends.teid_control or tunnel.peer_teid_control,
             teid_user=ends.teid_user or tunnel.peer_teid_user,
-            control_address=str(ends.control_address or tunnel.peer_control_address),
-            user_address=str(ends.user_address or tunnel.peer_user_address),
+            control_address=ends.control_address or tunnel.peer_control_address,
+            user_address=ends.user_address or tunnel.peer_user_address,
             nsapi=tunnel.nsapi,
             restart_counter=tunnel.peer_restart_counter
             if ends.restart_counter is None
@@ -240,18 +223,6 @@ class Decisions:
         return f"{self._endpoint.partners.name_of(address)} ({address})"
 
 
-def _tunnel_of(params: CreateSessionParams) -> PeerTunnel:
-    ends = params.ends
-    return PeerTunnel(
-        teid_control=ends.teid_control or 0,
-        teid_user=ends.teid_user or 0,
-        control_address=str(ends.control_address),
-        user_address=str(ends.user_address),
-        nsapi=params.nsapi,
-        restart_counter=ends.restart_counter,
-    )
-
-
 def _rearranged(
     request: UpdateRequested, bearers: tuple[DedicatedBearer, ...]
 ) -> tuple[DedicatedBearer, ...]:
@@ -268,4 +239,4 @@ def _rearranged(
 def _moved(bearer: DedicatedBearer, ends: BearerEndpoints | None) -> DedicatedBearer:
     if ends is None:
         return bearer
-    return replace(bearer, peer_teid_user=ends.teid_user, peer_user_address=str(ends.user_address))
+    return replace(bearer, peer_teid_user=ends.teid_user, peer_user_address=ends.user_address)

@@ -91,7 +91,7 @@ class GtpcEndpoint:
         limits = limits or Limits()
         self._partners = Partners(partners, allowed_peers)
         self._contexts = Contexts()
-        self._serving = Serving(GatewayEnd(address, user_address or address, recovery & 0xFF), apns)
+        self._serving = Serving(GatewayEnd(str(address), str(user_address or address), recovery & 0xFF), apns)
         self._events: deque[Event] = deque()
         self._outgoing: deque[tuple[bytes, Peer]] = deque()
         self._versions = self._speak(wires, random_bytes, Places(limits.requests), timers, causes)
@@ -114,19 +114,12 @@ class GtpcEndpoint:
             events=self._events,
             outgoing=self._outgoing,
         )
-        admission = Admission(limits.deciding)
         self._requests = Requests(
             serving=self._serving,
             contexts=self._contexts,
             partners=self._partners,
-            admission=admission,
-            reader=RequestReader(
-                serving=self._serving,
-                contexts=self._contexts,
-                partners=self._partners,
-                admission=admission,
-                network=self._network,
-            ),
+            admission=Admission(limits.deciding),
+            reader=RequestReader(contexts=self._contexts, partners=self._partners, network=self._network),
             responses=ResponseCache(capacity=limits.responses, kept_s=timers.kept_s),
             paths=self._paths,
             network=self._network,

@@ -7,18 +7,21 @@ from msgspec import Struct
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession, Proof
 from core.domain.session import NOWHERE, Access, Location, Qos, Session
 from gtp.contexts import Context
-from gtp.wire import BearerEndpoints, CreateSessionParams, PeerEndpoints, QosChange
+from gtp.wire import BearerEndpoints, PeerEndpoints, QosChange
 
 
 class SessionRequested(Struct, frozen=True):
-    """A peer asks for a session; answer with ``Accepted`` or ``Rejected``."""
+    """The peer at this address asks for a session; answer with ``Accepted`` or ``Rejected``. ``proof`` is of
+    what the device showed in its protocol configuration options.
+    """
 
     token: int
-    access: Access
     peer: str
-    params: CreateSessionParams
+    asked: OpenSession
+    proof: Proof | None = None
 
 
 class UpdateRequested(Struct, frozen=True):
@@ -126,7 +129,9 @@ class OutcomeTooLate(Struct, frozen=True):
     session_id: str
 
 
-Request = SessionRequested | UpdateRequested | BearersUnwanted | DeleteRequested
+ContextRequest = UpdateRequested | BearersUnwanted | DeleteRequested
+"""What is asked of a session that is open."""
+Request = SessionRequested | ContextRequest
 """What is to be answered."""
 Event = (
     Request

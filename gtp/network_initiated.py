@@ -234,7 +234,7 @@ class NetworkInitiated:
                 request.bearer,
                 ebi=ends.ebi,
                 peer_teid_user=ends.teid_user,
-                peer_user_address=str(ends.user_address),
+                peer_user_address=ends.user_address,
             )
         self._events.append(BearerAnswered(request.token, request.about, made))
 

@@ -125,12 +125,15 @@ class Partners:
         """Whether it may have us answer to this other address: else we would send what nobody asked for."""
         return self._is_everybody or self.are_one(address, other)
 
-    def may_receive(self, address: str, user: IPv4Address) -> bool:
+    def may_receive(self, address: str, user: str) -> bool:
         """Whether it may have us send its sessions' packets to this address."""
-        if self.may_name(address, str(user)):
+        if self.may_name(address, user):
             return True
         partner = self.of(address)
-        return partner is not None and any(user in network for network in partner.user_networks)
+        if partner is None or not partner.user_networks:
+            return False
+        number = IPv4Address(user)
+        return any(number in network for network in partner.user_networks)
 
     def take(self, partner: Partner, now: float) -> bool:
         """Take a token; false when there is none, and the datagram is too much."""

@@ -1,25 +1,19 @@
-"""What a peer's request asks for: its elements, and the context that it names.
+"""What a peer asks of a session that is open: the context that it names, and whether it may.
 
-Rules: work is bounded before it is read. A context answers to its own peer only, or to one of the same
-partner (``gtp.partners``), or to one that may take it over; to anybody else it does not exist, so that nobody
-learns that a TEID is in use.
+Rule: a context answers to its own peer only, or to one of the same partner (``gtp.partners``), or to one that
+may take it over; to anybody else it does not exist, so that nobody learns that a TEID is in use.
 """
 
 from msgspec import Struct
 
-from core.domain.session import PdnType
 from core.domain.values import replace
 from core.errors import RemoteProtocolError
-from gtp.admission import Admission
 from gtp.contexts import Context, ContextEvent, Contexts, ContextState
-from gtp.events import BearersUnwanted, DeleteRequested, Request, SessionRequested, UpdateRequested
+from gtp.events import BearersUnwanted, ContextRequest, DeleteRequested, UpdateRequested
 from gtp.network_initiated import NetworkInitiated
 from gtp.partners import Partners
-from gtp.serving import Serving
-from gtp.transaction import RequestKey
 from gtp.version import Sender
 from gtp.wire import (
-    CreateSessionParams,
     DecodedRequest,
     DeleteBearersParams,
     DeleteSessionParams,
@@ -32,21 +26,6 @@ from gtp.wire import (
 NO_ENDS = PeerEndpoints()
 
 
-class Pending(Struct, frozen=True):
-    """A request that is being decided. ``peer_teid``: where its sender wants to be answered; ``is_newcomer``:
-    the session comes from another version.
-    """
-
-    key: RequestKey
-    sender: Sender
-    request: EncodedRequest
-    decoded: DecodedRequest
-    event: Request
-    peer_teid: int
-    received: float
-    is_newcomer: bool = False
-
-
 class Rejection(Struct, frozen=True):
     """A request that is not handed out, and the fault that answers it; ``released``: the session that it
     speaks of, if we have released that.
@@ -57,62 +36,23 @@ class Rejection(Struct, frozen=True):
 
 
 class RequestReader:
-    """Reads new requests, of all versions."""
+    """Reads requests about contexts, of all versions."""
 
-    def __init__(
-        self,
-        *,
-        serving: Serving,
-        contexts: Contexts,
-        partners: Partners,
-        admission: Admission,
-        network: NetworkInitiated,
-    ) -> None:
-        self._serving = serving
+    def __init__(self, *, contexts: Contexts, partners: Partners, network: NetworkInitiated) -> None:
         self._contexts = contexts
         self._partners = partners
-        self._admission = admission
         self._network = network
-        self._last_token = 0
 
     def read(
-        self, key: RequestKey, sender: Sender, request: EncodedRequest, now: float
-    ) -> Pending | Rejection:
-        """The request with the event that it is, or why it is none."""
-        wire = sender.version.wire
-        if not self._admission.has_room(sender.party):
-            cause = wire.causes.no_resources
-            return Rejection(RemoteProtocolError("too many requests at once", cause=cause))
-        decoded = wire.decode_request(request)
-        if isinstance(decoded, RemoteProtocolError):
-            return Rejection(decoded)
-        if isinstance(decoded.body, CreateSessionParams):
-            event = self._session_requested(sender, decoded.body)
-            return Pending(key, sender, request, decoded, event, decoded.peer_teid or 0, now)
+        self, sender: Sender, request: EncodedRequest, decoded: DecodedRequest, token: int
+    ) -> tuple[Context, ContextRequest] | Rejection:
+        """The context and the event with this token, or why there is none."""
         context = self._context_of(sender, request, decoded)
         if isinstance(context, Rejection):
             return context
-        is_newcomer = context.access is not sender.version.access
-        if is_newcomer and decoded.newcomer_fault is not None:
+        if decoded.newcomer_fault is not None and context.access is not sender.version.access:
             return Rejection(decoded.newcomer_fault)
-        return Pending(
-            key,
-            sender,
-            request,
-            decoded,
-            self._of_context(sender, context, decoded.body),
-            decoded.peer_teid or context.peer_teid,
-            now,
-            is_newcomer,
-        )
-
-    def _session_requested(self, sender: Sender, params: CreateSessionParams) -> SessionRequested:
-        if params.ends.restart_counter is None:
-            params = replace(params, ends=_with_counter(params.ends, sender))
-        if params.pdn_type is PdnType.IPV4V6 and not has_dual(sender, params):
-            otherwise = sender.version.wire.dual_only_pdn_type
-            params = replace(params, pdn_type=self._serving.one_family_of(params.apn, otherwise))
-        return SessionRequested(self._token(), sender.version.access, sender.peer[0], params)
+        return context, self._event(sender, context, decoded.body, token)
 
     def _context_of(
         self, sender: Sender, request: EncodedRequest, decoded: DecodedRequest
@@ -149,8 +89,8 @@ class RequestReader:
             return False
         return self._partners.may_take_over(address, context.control_address)
 
-    def _of_context(self, sender: Sender, context: Context, body: object) -> Request:
-        token, session_id = self._token(), context.session_id
+    def _event(self, sender: Sender, context: Context, body: object, token: int) -> ContextRequest:
+        session_id = context.session_id
         if isinstance(body, DeleteBearersParams):
             return BearersUnwanted(token, session_id, body.ebis)
         if not isinstance(body, ModifySessionParams):
@@ -171,10 +111,6 @@ class RequestReader:
             not self._partners.are_one(sender.peer[0], context.control_address),
         )
 
-    def _token(self) -> int:
-        self._last_token += 1
-        return self._last_token
-
 
 def _ends_of(body: object, context: Context) -> PeerEndpoints | None:
     """The ends that a request names, with that of the default bearer, whichever way it is named."""
@@ -191,8 +127,3 @@ def _with_counter(ends: PeerEndpoints, sender: Sender) -> PeerEndpoints:
     if ends.restart_counter is not None:
         return ends
     return replace(ends, restart_counter=sender.version.peers.counter_of(sender.peer[0]))
-
-
-def has_dual(sender: Sender, params: CreateSessionParams) -> bool:
-    """Whether its bearers carry both families: where it says so, or its partner is known to have such."""
-    return params.has_dual_address_bearers or sender.partner.assume_dual_address_bearers

@@ -2,6 +2,7 @@
 
 Rules:
 
+- Work is bounded before it is read.
 - Nobody has us send anything to an address that is not of the same partner (``gtp.partners``).
 - What cannot be decided in time is refused while its peer still waits; what is decided later is undone where
   it must be, and known where it cannot.
@@ -11,8 +12,13 @@ from collections import deque
 from collections.abc import Sequence
 from copy import copy
 
+from msgspec import Struct
+
 from core.domain.reasons import AttachRefusal
-from core.domain.session import Session
+from core.domain.requests import PeerTunnel
+from core.domain.session import PdnType, Session
+from core.domain.values import replace
+from core.errors import RemoteProtocolError
 from gtp.admission import Admission
 from gtp.contexts import Context, Contexts
 from gtp.events import (
@@ -22,6 +28,7 @@ from gtp.events import (
     Outcome,
     OutcomeTooLate,
     Rejected,
+    Request,
     SessionRequested,
     UpdateRequested,
 )
@@ -29,7 +36,7 @@ from gtp.network_initiated import NetworkInitiated
 from gtp.network_requests import NetworkRequest, Procedure
 from gtp.partners import Partners
 from gtp.path_management import PathManagement
-from gtp.request_reader import NO_ENDS, Pending, Rejection, RequestReader, has_dual
+from gtp.request_reader import Rejection, RequestReader
 from gtp.serving import Serving, pdn_type_change
 from gtp.transaction import Arrival, Peer, RequestKey, ResponseCache, Timers
 from gtp.version import Sender
@@ -45,6 +52,21 @@ from gtp.wire import (
 
 HEADER_BYTES = 12
 """Of a response, in both versions."""
+
+
+class Pending(Struct, frozen=True):
+    """A request that is being decided. ``peer_teid``: where its sender wants to be answered; ``is_newcomer``:
+    the session comes from another version.
+    """
+
+    key: RequestKey
+    sender: Sender
+    request: EncodedRequest
+    decoded: DecodedRequest
+    event: Request
+    peer_teid: int
+    received: float
+    is_newcomer: bool = False
 
 
 class Requests:
@@ -78,6 +100,7 @@ class Requests:
         self._back_off_s = timers.back_off_s
         self._events = events
         self._outgoing = outgoing
+        self._last_token = 0
         self._pending: dict[int, Pending] = {}
         self._undecided: deque[int] = deque()
         """Those for sessions, the oldest first."""
@@ -93,25 +116,61 @@ class Requests:
             self._outgoing.append((response, sender.peer))
         elif arrival is not Arrival.NEW:
             sender.version.dropped[arrival.value] += 1
-        elif isinstance(read := self._reader.read(key, sender, request, now), Rejection):
+        elif isinstance(read := self._read(key, sender, request, now), Rejection):
             self._reject(key, sender, request, read, now)
         else:
             self._admit(read, now)
+
+    def _read(
+        self, key: RequestKey, sender: Sender, request: EncodedRequest, now: float
+    ) -> Pending | Rejection:
+        """The request with the event that it is, or why it is none."""
+        wire = sender.version.wire
+        if not self._admission.has_room(sender.party):
+            cause = wire.causes.no_resources
+            return Rejection(RemoteProtocolError("too many requests at once", cause=cause))
+        decoded = wire.decode_request(request)
+        if isinstance(decoded, RemoteProtocolError):
+            return Rejection(decoded)
+        self._last_token += 1
+        if isinstance(decoded.body, CreateSessionParams):
+            event = self._session_requested(sender, decoded.body)
+            return Pending(key, sender, request, decoded, event, decoded.peer_teid or 0, now)
+        read = self._reader.read(sender, request, decoded, self._last_token)
+        if isinstance(read, Rejection):
+            return read
+        context, of_context = read
+        peer_teid = decoded.peer_teid or context.peer_teid
+        is_newcomer = context.access is not sender.version.access
+        return Pending(key, sender, request, decoded, of_context, peer_teid, now, is_newcomer)
+
+    def _session_requested(self, sender: Sender, params: CreateSessionParams) -> SessionRequested:
+        """A peer may tell its restart counter in its first message alone."""
+        asked, version, address = params.asked, sender.version, sender.peer[0]
+        if asked.peer is not None and asked.peer.restart_counter is None:
+            counter = version.peers.counter_of(address)
+            asked = replace(asked, peer=replace(asked.peer, restart_counter=counter))
+        if asked.pdn_type is PdnType.IPV4V6 and not _has_dual(sender, params):
+            one = self._serving.one_family_of(asked.apn, version.wire.dual_only_pdn_type)
+            asked = replace(asked, pdn_type=one)
+        proof = params.credentials.prove if params.credentials is not None else None
+        return SessionRequested(self._last_token, address, asked, proof)
 
     # -- whether it is decided ------------------------------------------------------------------------
 
     def _admit(self, pending: Pending, now: float) -> None:
         """Let a request be decided, unless it is to be refused at once."""
-        sender, event = pending.sender, pending.event
-        params, ends = None, NO_ENDS
+        sender, event, body = pending.sender, pending.event, pending.decoded.body
+        params = body if isinstance(body, CreateSessionParams) else None
+        ends: PeerEndpoints | PeerTunnel | None = None
         bearers: tuple[BearerEndpoints, ...] = ()
         if isinstance(event, SessionRequested):
-            params, ends = event.params, event.params.ends
+            ends = event.asked.peer
         elif isinstance(event, UpdateRequested):
             ends, bearers = event.ends, event.bearers
-        address = sender.peer[0]
-        control = address if ends.control_address is None else str(ends.control_address)
-        speaker = control if self._partners.are_one(address, control) else address
+        address, partners = sender.peer[0], self._partners
+        control = ends.control_address or address if ends is not None else address
+        speaker = control if partners.are_one(address, control) else address
         self._paths.on_recovery(
             sender.version, speaker, pending.decoded.recovery, now
         )  # TS 23.007 §18: whose
@@ -132,30 +191,24 @@ class Requests:
         sender: Sender,
         params: CreateSessionParams | None,
         control: str,
-        ends: PeerEndpoints,
+        ends: PeerEndpoints | PeerTunnel | None,
         bearers: Sequence[BearerEndpoints],
     ) -> AttachRefusal | None:
         """Why a request is not decided on; ``params``: of one for a session."""
-        if params is not None and self._partners.is_reserved(sender.partner):
+        partners, partner, address = self._partners, sender.partner, sender.peer[0]
+        if params is not None and partners.is_reserved(partner):
             return AttachRefusal.CONGESTED
-        is_its_own = self._partners.may_name(sender.peer[0], control)
-        if not is_its_own or not self._may_receive(sender.peer[0], ends, bearers):
+        if not partners.may_name(address, control):
+            return AttachRefusal.FOREIGN_ADDRESS
+        user = ends.user_address if ends is not None else None
+        if user is not None and user != control and not partners.may_receive(address, user):
+            return AttachRefusal.FOREIGN_ADDRESS
+        if not all(partners.may_receive(address, bearer.user_address) for bearer in bearers):
             return AttachRefusal.FOREIGN_ADDRESS
         if params is None:
             return None
         shares_apns = len(self._serving.apns) > 1
-        return self._admission.refusal(params, sender.party, sender.partner.priority, shares_apns=shares_apns)
-
-    def _may_receive(self, address: str, ends: PeerEndpoints, bearers: Sequence[BearerEndpoints]) -> bool:
-        """Whether it may have us send packets there: else others get what they never asked for."""
-        user = ends.user_address
-        if user is not None and user is not ends.control_address:
-            if not self._partners.may_receive(address, user):
-                return False
-        for bearer in bearers:
-            if not self._partners.may_receive(address, bearer.user_address):
-                return False
-        return True
+        return self._admission.refusal(params, sender.party, partner.priority, shares_apns=shares_apns)
 
     def _reject(
         self, key: RequestKey, sender: Sender, request: EncodedRequest, rejection: Rejection, now: float
@@ -248,8 +301,8 @@ class Requests:
     def _accepted(self, pending: Pending, session: Session) -> AcceptedRequest:
         sender, asked, change = pending.sender, pending.decoded.body, None
         apn = self._serving.apn_of(session)
-        if isinstance(asked, CreateSessionParams) and session.pdn_type is not asked.pdn_type:
-            change = pdn_type_change(apn, has_dual=has_dual(sender, asked))
+        if isinstance(asked, CreateSessionParams) and session.pdn_type is not asked.asked.pdn_type:
+            change = pdn_type_change(apn, has_dual=_has_dual(sender, asked))
         return AcceptedRequest(
             session, apn, self._serving.gateway, change, sender.partner.ipcp_ack, pending.is_newcomer
         )
@@ -262,6 +315,11 @@ class Requests:
         sender.version.answers[sender.partner.name, response[1], cause] += 1
         self._responses.answer(key, sender.party, response)
         self._outgoing.append((response, sender.peer))
+
+
+def _has_dual(sender: Sender, params: CreateSessionParams) -> bool:
+    """Whether its bearers carry both families: where it says so, or its partner is known to have such."""
+    return params.has_dual_address_bearers or sender.partner.assume_dual_address_bearers
 
 
 def _is_of_apn(pending: Pending, reason: AttachRefusal) -> bool:

@@ -53,12 +53,17 @@ def decode_imei(value: bytes) -> str:
 
 
 @lru_cache(REMEMBERED_MAX)
-def decode_ipv4(value: bytes) -> IPv4Address:
-    """The address of a peer; raises ``AddressValueError``."""
-    return IPv4Address(value)
+def decode_ipv4(value: bytes) -> str:
+    """The address of a peer as a dotted quad; raises ``AddressValueError``."""
+    return str(IPv4Address(value))
 
 
 @lru_cache(REMEMBERED_MAX)
+def encode_ipv4(address: str) -> bytes:
+    """The inverse of ``decode_ipv4``."""
+    return IPv4Address(address).packed
+
+
 def decode_apn(value: bytes) -> str:
     """Labels, each after its length (TS 23.003 §9.1), as lower-case text with dots."""
     labels: list[str] = []
@@ -80,8 +85,10 @@ def encode_apn(apn: str) -> bytes:
     return b"".join(bytes((len(label),)) + label.encode("ascii") for label in apn.split("."))
 
 
-def network_identifier(apn: str) -> str:
+@lru_cache(REMEMBERED_MAX)
+def decode_network_identifier(value: bytes) -> str:
     """The APN without its operator identifier ``.mncXXX.mccXXX.gprs`` (TS 23.003 §9.1.2)."""
+    apn = decode_apn(value)
     labels = apn.split(".")
     if len(labels) > 3 and labels[-1] == "gprs" and labels[-3].startswith("mnc"):
         return ".".join(labels[:-3])

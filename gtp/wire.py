@@ -8,12 +8,12 @@ Rules:
   it reads and writes a message; who may do what, and when, is the endpoint's.
 - A datagram is decoded in two steps: headers first (``decode``), so that a repeated request is answered from
   the cache unread; then the elements of a request that is new (``decode_request``).
+- Addresses of ends are dotted quads; a wire alone reads and writes them as octets.
 - NSAPI and EPS bearer identity are one number space (TS 23.401 §5.2.1).
 """
 
 from collections.abc import Mapping
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Network
 from typing import Protocol
 
 from msgspec import Struct
@@ -21,6 +21,7 @@ from msgspec import Struct
 from core.domain.apn import Apn
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession
 from core.domain.session import NOWHERE, Access, CloseReason, Location, PdnType, Qos, Session
 from core.errors import RemoteProtocolError
 from gtp.pco import Credentials
@@ -32,9 +33,9 @@ class PeerEndpoints(Struct, frozen=True):
     """The peer's F-TEIDs, ``None`` leaves that one as it is; and its restart counter now."""
 
     teid_control: int | None = None
-    control_address: IPv4Address | None = None
+    control_address: str | None = None
     teid_user: int | None = None
-    user_address: IPv4Address | None = None
+    user_address: str | None = None
     restart_counter: int | None = None
 
 
@@ -43,7 +44,7 @@ class BearerEndpoints(Struct, frozen=True):
 
     ebi: int
     teid_user: int
-    user_address: IPv4Address
+    user_address: str
 
 
 class QosChange(Struct, frozen=True):
@@ -55,27 +56,14 @@ class QosChange(Struct, frozen=True):
 
 
 class CreateSessionParams(Struct, frozen=True):
-    """A session as a peer asks for it, all of ``ends`` given; ``address`` and ``prefix``: what the device
-    wants. ``has_dual_address_bearers``: its bearers carry both families (TS 23.401 §5.3.1.1).
-
-    ``credentials`` are what the device showed in its protocol configuration options; ``is_low_priority``: it
-    said that it can wait (TS 23.401 §4.3.17.4).
+    """A session that a peer asks for, with all of the peer's ends. ``credentials`` are what the device showed
+    in its protocol configuration options; ``is_low_priority``: it said that it can wait (TS 23.401
+    §4.3.17.4); ``has_dual_address_bearers``: its bearers carry both families (TS 23.401 §5.3.1.1).
     """
 
-    imsi: str
-    apn: str
-    nsapi: int
-    ends: PeerEndpoints
-    imei: str = ""
-    msisdn: str = ""
-    location: Location = NOWHERE
-    address: IPv4Address | None = None
-    pdn_type: PdnType = PdnType.IPV4
-    qos: Qos = Qos()
+    asked: OpenSession
     credentials: Credentials | None = None
-    prefix: IPv6Network | None = None
     is_low_priority: bool = False
-    is_handover: bool = False
     has_dual_address_bearers: bool = False
 
 
@@ -210,8 +198,8 @@ Message = EncodedRequest | Response | EchoRequest | Discarded | Malformed
 class GatewayEnd(Struct, frozen=True):
     """Our end: where we speak, where tunnels end, and our restart counter."""
 
-    address: IPv4Address
-    user_address: IPv4Address
+    address: str
+    user_address: str
     recovery: int
 
 

@@ -22,7 +22,7 @@ LOCKS = sorted(ROOT.glob("requirements*.lock"))
 
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 700
-FILES_ON_PATHS_MAX = (13, 8, 7, 10)
+FILES_ON_PATHS_MAX = (12, 8, 7, 10)
 BANNED_WORDS = {"manager", "helper", "helpers", "util", "utils"}
 CLOCK_AND_DICE = (
     "time.",

@@ -116,15 +116,15 @@ def decode_imsi(value: bytes) -> str:
         raise _incorrect(IMSI) from None
 
 
-def decode_apn(value: bytes) -> str:
-    """As ``gtp.values.decode_apn``, with cause 201."""
+def decode_network_identifier(value: bytes) -> str:
+    """As ``gtp.values.decode_network_identifier``, with cause 201."""
     try:
-        return values.decode_apn(value)
+        return values.decode_network_identifier(value)
     except RemoteProtocolError:
         raise _incorrect(ACCESS_POINT_NAME) from None
 
 
-def decode_gsn_address(values_: Sequence[bytes]) -> IPv4Address:
+def decode_gsn_address(values_: Sequence[bytes]) -> str:
     """The IPv4 address among a GSN address (§7.7.32) and its alternative; cause 201 when none is of IPv4, or
     one is of no length that it may have.
     """

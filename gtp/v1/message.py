@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from enum import IntEnum
-from ipaddress import IPv4Address
 
 from msgspec import Struct
 
 from core.domain.session import Qos
 from core.errors import RemoteProtocolError
-from gtp import qos
+from gtp import qos, values
 from gtp.v1 import ie
 from gtp.v1.cause import Cause
 from gtp.v1.header import encode_header
@@ -187,8 +186,8 @@ class Granted(Struct, frozen=True):
     teid_control: int
     teid_data: int
     charging_id: int
-    control_address: IPv4Address
-    user_address: IPv4Address
+    control_address: str
+    user_address: str
     qos: list[tuple[int, bytes]]
     pco: bytes
     reports_changes: bool
@@ -201,8 +200,8 @@ class Granted(Struct, frozen=True):
             (ie.TEID_DATA_I, self.teid_data.to_bytes(4, "big")),
             (ie.TEID_CONTROL, self.teid_control.to_bytes(4, "big")),
             (ie.CHARGING_ID, self.charging_id.to_bytes(4, "big")),
-            (ie.GSN_ADDRESS, self.control_address.packed),
-            (ie.GSN_ADDRESS, self.user_address.packed),
+            (ie.GSN_ADDRESS, values.encode_ipv4(self.control_address)),
+            (ie.GSN_ADDRESS, values.encode_ipv4(self.user_address)),
             *self.qos,
         ]
         if self.pco:

@@ -6,11 +6,11 @@ send them). Functions raise ``RemoteProtocolError`` with the cause to answer.
 """
 
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address
 
 from msgspec import Struct
 
-from core.domain.session import Location, Qos
+from core.domain.requests import OpenSession, PeerTunnel
+from core.domain.session import Access, Location, Qos
 from core.errors import RemoteProtocolError
 from gtp import qos, values
 from gtp.pco import credentials
@@ -100,7 +100,7 @@ def _create(request: EncodedRequest) -> DecodedRequest:
     control_address, user_address = _gsn_addresses(elements)
     imsi = ie.decode_imsi(elements[ie.IMSI][0])
     nsapi = _nsapi(elements)
-    apn = values.network_identifier(ie.decode_apn(elements[ie.ACCESS_POINT_NAME][0]))
+    apn = ie.decode_network_identifier(elements[ie.ACCESS_POINT_NAME][0])
     teid_control = _teid(elements, ie.TEID_CONTROL)
     teid_user = _teid(elements, ie.TEID_DATA_I)
     address = ie.decode_end_user_address(elements[ie.END_USER_ADDRESS][0])
@@ -108,19 +108,22 @@ def _create(request: EncodedRequest) -> DecodedRequest:
     pco = elements.get(ie.PROTOCOL_CONFIGURATION_OPTIONS, _ABSENT)[0]
     if address.pdn_type is None:
         raise RemoteProtocolError("PDP type", cause=Cause.UNKNOWN_PDP_ADDRESS_OR_PDP_TYPE)
-    params = CreateSessionParams(
+    asked = OpenSession(
+        access=Access.GTPV1,
         imsi=imsi,
         apn=apn,
-        nsapi=nsapi,
-        ends=PeerEndpoints(teid_control, control_address, teid_user, user_address, recovery),
         imei=values.decode_imei(elements.get(ie.IMEI, _ABSENT)[0]),
         msisdn=ie.decode_msisdn(elements.get(ie.MSISDN, _ABSENT)[0]),
         location=_location(elements),
-        address=address.ipv4,
+        peer=PeerTunnel(teid_control, teid_user, control_address, user_address, nsapi, recovery),
+        requested_address=address.ipv4,
         pdn_type=address.pdn_type,
         qos=asked_qos.meaning,
-        credentials=credentials(pco),
-        prefix=values.asked_prefix(address.ipv6),
+        requested_prefix=values.asked_prefix(address.ipv6),
+    )
+    params = CreateSessionParams(
+        asked,
+        credentials(pco),
         is_low_priority=_has_flag(elements, ie.SIGNALLING_PRIORITY, 1),
         has_dual_address_bearers=_has_flag(elements, ie.COMMON_FLAGS, _DUAL_ADDRESS_BEARER),
     )
@@ -245,7 +248,7 @@ def _asked_qos(elements: ie.Elements) -> AskedQos:
     )
 
 
-def _gsn_addresses(elements: ie.Elements) -> tuple[IPv4Address, IPv4Address]:
+def _gsn_addresses(elements: ie.Elements) -> tuple[str, str]:
     """For signalling and for user traffic, both mandatory, then, where those are of IPv6, the alternatives of
     both (§7.3.1, §7.3.3).
     """

@@ -159,15 +159,16 @@ def encode_cause(cause: int, fault: RemoteProtocolError | None = None) -> bytes:
 
 
 class FTeid(Struct, frozen=True):
-    """A fully qualified TEID (§8.22): interface type, TEID, IPv4 address."""
+    """A fully qualified TEID (§8.22): interface type, TEID, IPv4 address as a dotted quad."""
 
     interface: int
     teid: int
-    address: IPv4Address
+    address: str
 
     def encode(self, instance: int) -> bytes:
         """The element."""
-        value = bytes((0x80 | self.interface,)) + self.teid.to_bytes(4, "big") + self.address.packed
+        value = bytes((0x80 | self.interface,)) + self.teid.to_bytes(4, "big")
+        value += values.encode_ipv4(self.address)
         return encode_element(F_TEID, value, instance)
 
 
@@ -194,7 +195,7 @@ def decode_imsi(value: bytes) -> str:
 def decode_apn(value: bytes) -> str:
     """The network identifier, lower case; raises ``ElementError`` (69)."""
     try:
-        return values.network_identifier(values.decode_apn(value))
+        return values.decode_network_identifier(value)
     except RemoteProtocolError:
         raise ElementError("no APN", Cause.MANDATORY_IE_INCORRECT, (APN, 0)) from None
 

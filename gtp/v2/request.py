@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from core.domain.session import Location, Qos
+from core.domain.requests import OpenSession, PeerTunnel
+from core.domain.session import Access, Location, Qos
 from core.errors import RemoteProtocolError
 from gtp import values
 from gtp.pco import credentials
@@ -79,21 +80,24 @@ def _create_session(request: EncodedRequest) -> DecodedRequest:
     indication = ie.Indication.decode(ie.optional(elements, ie.INDICATION))
     recovery = recovery_of(elements)
     pco, apco, epco = (ie.optional(elements, kind) for kind in (ie.PCO, ie.APCO, ie.EPCO))
-    params = CreateSessionParams(
+    asked = OpenSession(
+        access=Access.GTPV2,
         imsi=imsi,
         apn=apn,
-        nsapi=ebi,
-        ends=PeerEndpoints(control.teid, control.address, user.teid, user.address, recovery),
         imei=values.decode_imei(ie.optional(elements, ie.MEI)),
         msisdn=ie.decode_msisdn(ie.optional(elements, ie.MSISDN)),
         location=_location(elements),
-        address=paa.ipv4,
+        peer=PeerTunnel(control.teid, user.teid, control.address, user.address, ebi, recovery),
+        requested_address=paa.ipv4,
         pdn_type=paa.pdn_type,
         qos=qos,
-        credentials=credentials(pco) or credentials(epco) or credentials(apco),
-        prefix=values.asked_prefix(paa.ipv6),
-        is_low_priority=bool((ie.optional(elements, ie.SIGNALLING_PRIORITY) or b"\0")[0] & 1),
+        requested_prefix=values.asked_prefix(paa.ipv6),
         is_handover=indication.is_handover,
+    )
+    params = CreateSessionParams(
+        asked,
+        credentials(pco) or credentials(epco) or credentials(apco),
+        is_low_priority=bool((ie.optional(elements, ie.SIGNALLING_PRIORITY) or b"\0")[0] & 1),
         has_dual_address_bearers=indication.takes_both,
     )
     return DecodedRequest(

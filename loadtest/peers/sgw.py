@@ -1,7 +1,6 @@
 """A simulated SGW: attaches SIMs over GTPv2-C and carries their packets over GTP-U."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 from core.domain.session import PdnType
 from core.ports.network import Address
@@ -175,4 +174,4 @@ class Sgw(GtpPeer[Answer]):
         )
 
     def _f_teid(self, interface: int, teid: int) -> ie.FTeid:
-        return ie.FTeid(interface, teid, IPv4Address(self.address))
+        return ie.FTeid(interface, teid, self.address)

@@ -16,6 +16,7 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.utils import rdpcap
 
+from core.domain.requests import OpenSession
 from gtp.endpoint import GtpcEndpoint
 from gtp.events import SessionRequested
 from gtp.v1 import ie
@@ -23,7 +24,6 @@ from gtp.v1.header import decode_header
 from gtp.v1.message import MessageType, decode_response
 from gtp.v1.wire import V1Wire
 from gtp.v2.wire import V2Wire
-from gtp.wire import CreateSessionParams
 from tests.support.gtp import APN, counting
 
 ROOT = Path(__file__).parents[2]
@@ -54,13 +54,13 @@ def machine_for(data: bytes) -> GtpcEndpoint:
     )
 
 
-def wishes(capture: Path) -> Iterator[CreateSessionParams]:
+def wishes(capture: Path) -> Iterator[OpenSession]:
     for data in control_messages(capture):
         machine = machine_for(data)
         machine.receive_datagram(data, ("127.0.1.1", 2123), 0)
         event = machine.next_event()
         if isinstance(event, SessionRequested):
-            yield event.params
+            yield event.asked
 
 
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.name)
@@ -86,8 +86,9 @@ def test_each_session_is_asked_for_as_tshark_reads_it() -> None:
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         for line, wish in zip(lines, wishes(capture), strict=True):
             imsi, apn, nsapi, teid_control, teid_data, msisdn = line.split("\t")
-            assert (wish.imsi, wish.apn, wish.nsapi) == (imsi, apn, int(nsapi))
-            assert (wish.ends.teid_control, wish.ends.teid_user) == (
+            assert wish.peer is not None
+            assert (wish.imsi, wish.apn, wish.peer.nsapi) == (imsi, apn, int(nsapi))
+            assert (wish.peer.teid_control, wish.peer.teid_user) == (
                 int(teid_control, 16),
                 int(teid_data, 16),
             )

@@ -49,7 +49,7 @@ def machine() -> GtpcEndpoint:
 
 def event_qos(event: SessionRequested | UpdateRequested) -> Qos:
     """What was asked for, granted."""
-    return event.params.qos if isinstance(event, SessionRequested) else event.qos or Qos()
+    return event.asked.qos if isinstance(event, SessionRequested) else event.qos or Qos()
 
 
 @given(st.binary(max_size=200))
@@ -112,13 +112,13 @@ def test_imsis_come_back(imsi: str) -> None:
 
 @given(st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,10}\Z"), min_size=1, max_size=5))
 def test_apns_come_back(labels: list[str]) -> None:
-    assert ie.decode_apn(values.encode_apn(".".join(labels))) == ".".join(labels)
+    assert values.decode_apn(values.encode_apn(".".join(labels))) == ".".join(labels)
 
 
 @given(st.binary(max_size=120))
 def test_apns_of_any_octets_decode_or_are_incorrect(value: bytes) -> None:
     try:
-        assert ie.decode_apn(value)
+        assert ie.decode_network_identifier(value)
     except RemoteProtocolError as error:
         assert error.cause == 201
 

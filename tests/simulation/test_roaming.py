@@ -11,8 +11,7 @@ from core.domain.session import Session
 from core.domain.values import replace
 from gtp.contexts import Contexts
 from gtp.events import PeerRestarted
-from gtp.request_reader import Pending
-from gtp.requests import Requests
+from gtp.requests import Pending, Requests
 from gtp.restart import is_newer
 from loadtest.simulation.checks import simulate
 from loadtest.simulation.plan import ROAMING, Plan

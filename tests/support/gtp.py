@@ -6,8 +6,10 @@ from ipaddress import IPv4Address
 from itertools import count
 
 from core.domain.apn import Apn
+from core.domain.requests import PeerTunnel
 from core.domain.session import Access, Session, Tunnel
 from gtp.endpoint import GtpcEndpoint
+from gtp.events import SessionRequested
 from gtp.version import Version
 
 SGSN = ("127.0.1.1", 2123)
@@ -114,6 +116,12 @@ def session(
             peer_restart_counter=restart_counter,
         ),
     )
+
+
+def peer_of(event: SessionRequested) -> PeerTunnel:
+    """Where the peer that asks for a session has its ends."""
+    assert event.asked.peer is not None
+    return event.asked.peer
 
 
 def only(machine: GtpcEndpoint) -> Version:

@@ -19,7 +19,17 @@ from gtp.v1.wire import V1Wire
 from gtp.v2.wire import V2Wire
 from gtp.wire import Wire
 from tests.support import gtp as v1
-from tests.support.gtp import APN, SGSN, counting, create_request, message, only, session, update_request
+from tests.support.gtp import (
+    APN,
+    SGSN,
+    counting,
+    create_request,
+    message,
+    only,
+    peer_of,
+    session,
+    update_request,
+)
 from tests.support.gtp2 import SGW, create_session, element, message2
 
 TIMERS = Timers(echo_interval_s=60.0, path_keep_s=600.0)
@@ -49,7 +59,7 @@ def attached(machine: GtpcEndpoint, now: float = 0.0, *, number: int = 1, recove
     machine.receive_datagram(create_request(number, recovery=recovery, nsapi=4 + number), SGSN, now)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    counter = event.params.ends.restart_counter
+    counter = peer_of(event).restart_counter
     machine.answer(event.token, Accepted(session(number, restart_counter=counter)), now)
     machine.datagrams_to_send()
 
@@ -498,7 +508,7 @@ def test_a_create_without_recovery_during_the_confirmation_survives_it() -> None
     machine.receive_datagram(message(16, 0, 2, b"".join(elements)), SGSN, 1)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    created = session(2, restart_counter=event.params.ends.restart_counter)
+    created = session(2, restart_counter=peer_of(event).restart_counter)
     machine.answer(event.token, Accepted(created), 1)
     answer_echo(machine, echo, 8, 2)
     answered(machine, 8, 2, 2 + 2 * PROOF_S)
@@ -514,7 +524,7 @@ def test_what_a_peer_asked_for_before_its_restart_and_got_after_it_is_asked_abou
     told(machine, 8, 2)
     assert answered(machine, 8, 2, 10) == 2 + PROOF_S
     assert ended(machine) == [session().session_id]
-    late = session(2, restart_counter=event.params.ends.restart_counter)
+    late = session(2, restart_counter=peer_of(event).restart_counter)
     machine.answer(event.token, Accepted(late), 11)
     machine.receive_datagram(create_request(3, recovery=8, nsapi=7), SGSN, 12)
     event = machine.next_event()

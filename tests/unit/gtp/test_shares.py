@@ -23,7 +23,7 @@ from radius.events import AccessRequested, AccountingRequested, Ending, NotRecor
 from radius.networks import NasNetwork, NasNetworks
 from radius.server import RadiusServer, ServerPort
 from tests.support import gtp as v1
-from tests.support.gtp import counting, message, only, put_off_in, session, tlv
+from tests.support.gtp import counting, message, only, peer_of, put_off_in, session, tlv
 from tests.unit.radius.test_client import BRAS, SECRET, WALL
 from tests.unit.radius.test_server import access, accounting
 
@@ -59,7 +59,7 @@ def attach(machine: GtpcEndpoint, number: int, address: str, *, recovery: int = 
     machine.receive_datagram(create(number, address, recovery=recovery), (address, 2123), 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    made = session(number, control_address=address, restart_counter=event.params.ends.restart_counter)
+    made = session(number, control_address=address, restart_counter=peer_of(event).restart_counter)
     machine.answer(event.token, Accepted(made), 0)
     return machine.datagrams_to_send()[-1][0]
 

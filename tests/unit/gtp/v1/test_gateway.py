@@ -6,7 +6,7 @@ import pytest
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
-from core.domain.session import CloseReason, Qos
+from core.domain.session import Access, CloseReason, Qos
 from core.domain.values import replace
 from gtp.contexts import TRANSITIONS, ContextEvent, ContextState
 from gtp.endpoint import GtpcEndpoint
@@ -37,6 +37,7 @@ from tests.support.gtp import (
     delete_request,
     message,
     only,
+    peer_of,
     session,
     tlv,
     update_request,
@@ -91,9 +92,10 @@ def test_create_is_handed_out_whole_and_answered_with_all_that_it_needs() -> Non
     machine.receive_datagram(create_request(), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    request = event.params
-    assert (request.imsi, request.apn, request.nsapi) == ("440100000000001", "soracom.io", 5)
-    assert (request.ends.teid_user, request.ends.teid_control) == (0x1001, 0x2001)
+    request, peer = event.asked, peer_of(event)
+    assert (request.access, request.imsi, request.apn) == (Access.GTPV1, "440100000000001", "soracom.io")
+    assert (peer.nsapi, peer.teid_user, peer.teid_control) == (5, 0x1001, 0x2001)
+    assert (peer.control_address, peer.user_address) == (SGSN[0], SGSN[0])
     assert (request.msisdn, request.imei) == ("8190123456", "3502000000000001")
     assert (request.location.plmn, request.location.rat) == ("44010", "LTE")
     machine.answer(event.token, Accepted(session()), 0.1)

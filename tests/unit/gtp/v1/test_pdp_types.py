@@ -6,6 +6,7 @@ import pytest
 
 from core.domain.apn import Apn
 from core.domain.reasons import AttachRefusal
+from core.domain.requests import OpenSession
 from core.domain.session import PdnType, Session
 from core.domain.values import replace
 from gtp.endpoint import GtpcEndpoint
@@ -14,7 +15,6 @@ from gtp.partners import Partner
 from gtp.v1.header import decode_header
 from gtp.v1.ie import decode_elements
 from gtp.v1.wire import V1Wire
-from gtp.wire import CreateSessionParams
 from tests.support.gtp import APN, SGSN, counting, create_elements, message, session, tlv
 
 PREFIX = IPv6Network("2001:db8:0:2::/64")
@@ -43,12 +43,12 @@ def asked(pdp_type: bytes, *more: bytes) -> bytes:
     return message(16, 0, 1, b"".join([*create_elements(pdp_type=pdp_type), *more]))
 
 
-def wish(pdp_type: bytes, *more: bytes, apn: Apn = OFFERS_ALL) -> CreateSessionParams:
+def wish(pdp_type: bytes, *more: bytes, apn: Apn = OFFERS_ALL) -> OpenSession:
     machine = gateway(apn)
     machine.receive_datagram(asked(pdp_type, *more), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    return event.params
+    return event.asked
 
 
 def answer(pdp_type: bytes, *more: bytes, grant: PdnType, apn: Apn = OFFERS_ALL) -> tuple[int, bytes]:
@@ -105,7 +105,7 @@ def test_a_partner_may_have_both_families_without_the_flag() -> None:
     machine.receive_datagram(asked(BOTH), SGSN, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.params.pdn_type is PdnType.IPV4V6
+    assert event.asked.pdn_type is PdnType.IPV4V6
     machine.answer(event.token, Accepted(granted(PdnType.IPV4V6)), 0)
     elements = decode_elements(decode_header(machine.datagrams_to_send()[0][0]).payload)
     assert elements[1] == [b"\x80"]
@@ -150,10 +150,10 @@ def test_an_address_of_a_wrong_length_is_cause_201(broken: bytes) -> None:
 
 def test_static_addresses_that_are_asked_for_are_handed_out() -> None:
     both = wish(BOTH + bytes((10, 127, 0, 9)) + IPV6_ADDRESS, DUAL_ADDRESS_BEARERS)
-    assert (both.address, both.prefix) == (IPv4Address("10.127.0.9"), PREFIX)
-    assert wish(BOTH + IPV6_ADDRESS, DUAL_ADDRESS_BEARERS).address is None
+    assert (both.requested_address, both.requested_prefix) == (IPv4Address("10.127.0.9"), PREFIX)
+    assert wish(BOTH + IPV6_ADDRESS, DUAL_ADDRESS_BEARERS).requested_address is None
 
 
 @pytest.mark.parametrize("address", [bytes(16), bytes(15) + b"\1", IPv6Address("fe80::1").packed])
 def test_an_interface_identifier_alone_asks_for_no_prefix(address: bytes) -> None:
-    assert wish(b"\xf1\x57" + address).prefix is None
+    assert wish(b"\xf1\x57" + address).requested_prefix is None

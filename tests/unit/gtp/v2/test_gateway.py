@@ -28,7 +28,7 @@ from gtp.v2.cause import CAUSE_OF_REFUSAL, Cause
 from gtp.v2.wire import V2Wire
 from gtp.wire import Wire
 from tests.support import gtp as v1
-from tests.support.gtp import APN, counting, only
+from tests.support.gtp import APN, counting, only, peer_of
 from tests.support.gtp2 import (
     SGW,
     bearer_context,
@@ -94,9 +94,11 @@ def test_a_session_is_handed_out_whole() -> None:
     machine.receive_datagram(create_session(), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    wish = event.params
-    assert (wish.imsi, wish.apn, wish.nsapi, wish.address) == ("440100000000001", "soracom.io", 5, None)
-    assert (wish.ends.teid_control, wish.ends.teid_user) == (0x2001, 0x1001)
+    wish, peer = event.asked, peer_of(event)
+    assert (wish.access, wish.imsi, wish.apn) == (Access.GTPV2, "440100000000001", "soracom.io")
+    assert (peer.nsapi, wish.requested_address) == (5, None)
+    assert (peer.teid_control, peer.teid_user) == (0x2001, 0x1001)
+    assert (peer.control_address, peer.user_address) == (SGW[0], SGW[0])
     assert (wish.msisdn, wish.imei) == ("8190123456", "3502000000000001")
     assert (wish.location.plmn, wish.location.rat) == ("44010", "LTE")
     assert wish.location.user_location == "1844f001000144f00100000001"
@@ -107,7 +109,7 @@ def test_an_accepted_session_is_answered_octet_by_octet_with_the_qos_that_it_has
     machine.receive_datagram(create_session(0x010203), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.params.qos == Qos(9, 0x74, 1_000, 2_000)
+    assert event.asked.qos == Qos(9, 0x74, 1_000, 2_000)
     granted = Qos(8, 0x7C, 512, 1_024)
     machine.answer(event.token, Accepted(replace(session(), qos=granted)), 0)
     here = bytes((127, 0, 0, 1))
@@ -239,7 +241,11 @@ def test_the_answer_tells_addresses_and_why_one_is_missing(
     *, asked: int, indication: bytes, apn: Apn, wished: PdnType, granted: PdnType, cause: int
 ) -> None:
     machine, event = wish_for(apn, asked, indication)
-    assert (event.params.pdn_type, event.params.address, event.params.prefix) == (wished, None, None)
+    assert (event.asked.pdn_type, event.asked.requested_address, event.asked.requested_prefix) == (
+        wished,
+        None,
+        None,
+    )
     prefix = None if granted is PdnType.IPV4 else PREFIX
     machine.answer(event.token, Accepted(replace(session(), pdn_type=granted, ue_prefix=prefix)), 0)
     (answer,) = answers(machine)
@@ -275,7 +281,7 @@ def test_half_a_paa_is_named_and_one_of_200_octets_is_read_to_its_end(pdn_type: 
     machine.receive_datagram(create_session(pdn_type=pdn_type, paa=whole), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert (event.params.address, event.params.prefix) == (None, None)
+    assert (event.asked.requested_address, event.asked.requested_prefix) == (None, None)
 
 
 def test_a_static_address_is_told_on() -> None:
@@ -284,12 +290,12 @@ def test_a_static_address_is_told_on() -> None:
     machine.receive_datagram(message2(32, 0, 1, b"".join(wanted.values())), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.params.address == IPv4Address("10.1.2.3")
+    assert event.asked.requested_address == IPv4Address("10.1.2.3")
     both = b"\x03\x40" + PREFIX.network_address.packed + bytes((10, 1, 2, 3))
     machine.receive_datagram(create_session(2, pdn_type=3, paa=element(79, both)), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert (event.params.address, event.params.prefix) == (IPv4Address("10.1.2.3"), PREFIX)
+    assert (event.asked.requested_address, event.asked.requested_prefix) == (IPv4Address("10.1.2.3"), PREFIX)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +308,7 @@ def test_an_interface_identifier_or_a_link_local_address_asks_for_no_prefix(addr
     machine.receive_datagram(create_session(pdn_type=2, paa=element(79, b"\x02\x40" + address)), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.params.prefix is None
+    assert event.asked.requested_prefix is None
 
 
 def test_a_partner_may_have_both_families_without_the_flag() -> None:
@@ -319,7 +325,7 @@ def test_a_partner_may_have_both_families_without_the_flag() -> None:
     machine.receive_datagram(create_session(pdn_type=3), SGW, 0)
     event = machine.next_event()
     assert isinstance(event, SessionRequested)
-    assert event.params.pdn_type is PdnType.IPV4V6
+    assert event.asked.pdn_type is PdnType.IPV4V6
     given = replace(session(), pdn_type=PdnType.IPV4V6, ue_prefix=PREFIX)
     machine.answer(event.token, Accepted(given), 0)
     assert answers(machine)[0][16] == Cause.REQUEST_ACCEPTED

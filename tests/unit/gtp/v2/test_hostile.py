@@ -9,7 +9,7 @@ from gtp.endpoint import GtpcEndpoint
 from gtp.events import Accepted, Rejected, SessionRequested
 from gtp.pco import OPTIONS_MAX
 from gtp.v2.cause import Cause
-from tests.support.gtp import IMSI_OCTETS
+from tests.support.gtp import IMSI_OCTETS, peer_of
 from tests.support.gtp2 import (
     SGW,
     bearer_context,
@@ -83,7 +83,7 @@ def test_optional_elements_of_any_length_refuse_no_session(octets: int) -> None:
     junk = b"\xff" * octets
     kinds = {"mei": 75, "msisdn": 76, "indication": 77, "uli": 86, "serving_network": 83, "ambr": 72}
     data = create(**{name: element(kind, junk) for name, kind in kinds.items()})
-    wish = asked(gateway(), data).params
+    wish = asked(gateway(), data).asked
     assert (wish.imei, wish.msisdn, wish.location.plmn) == ("", "", "")
     assert len(wish.location.user_location) <= 128
     assert wish.pdn_type is PdnType.IPV4
@@ -92,8 +92,8 @@ def test_optional_elements_of_any_length_refuse_no_session(octets: int) -> None:
 def test_an_ambr_as_high_as_it_can_be_is_told_again() -> None:
     machine = gateway()
     event = asked(machine, create(ambr=element(72, b"\xff" * 8)))
-    assert event.params.qos == Qos(9, 0x74, 2**32 - 1, 2**32 - 1)
-    machine.answer(event.token, Accepted(replace(session(), qos=event.params.qos)), 0)
+    assert event.asked.qos == Qos(9, 0x74, 2**32 - 1, 2**32 - 1)
+    machine.answer(event.token, Accepted(replace(session(), qos=event.asked.qos)), 0)
     assert element(72, b"\xff" * 8) in answers(machine)[0]
 
 
@@ -109,8 +109,8 @@ def test_of_surplus_bearer_contexts_the_first_counts_and_a_nested_one_is_nothing
         element(93, first + element(93, element(93, element(93, other)))),
         element(93, first) + b"".join(element(93, b"") for _ in range(40)),
     ):
-        wish = asked(gateway(), create(bearer_context=bearers)).params
-        assert (wish.nsapi, wish.ends.teid_user) == (5, 0x1001)
+        peer = peer_of(asked(gateway(), create(bearer_context=bearers)))
+        assert (peer.nsapi, peer.teid_user) == (5, 0x1001)
     nested_alone = element(93, element(93, first))
     assert refusal(gateway(), create(bearer_context=nested_alone))[0] == Cause.MANDATORY_IE_MISSING
     flood = b"".join(element(93, b"") for _ in range(200))

@@ -69,7 +69,7 @@ def describe(data: bytes) -> Described:
 
 def _describe_v1(data: bytes) -> Described:
     header = header1.decode_header(data)
-    elements: ie1.Elements = {}
+    elements = ie1.Elements()
     shown: dict[str, str] = {}
     try:
         elements = ie1.decode_elements(header.payload)

@@ -6,12 +6,8 @@ Without an APN-AMBR the profile's maximum bit rates are it. A rate that has no c
 so that nobody is told more than it has. Rates are in kbit/s; 0: none is named.
 """
 
-from functools import lru_cache
-
 from core.domain.session import Qos
 
-REMEMBERED_MAX = 1_024
-"""What so many profiles mean is remembered: a peer asks by few."""
 AMBR_OCTETS = 8
 _ARP_LEVELS = {1: 1, 2: 6, 3: 11}
 """The first priority level (1 to 15) of each allocation/retention priority; the borders are ours."""
@@ -51,7 +47,6 @@ _SHAPES = {
 """By QCI: traffic class, transfer delay and handling priority, signalling and source statistics."""
 
 
-@lru_cache(REMEMBERED_MAX)
 def decode_qos(profile: bytes, *, apn_ambr: bytes = b"", evolved_arp: bytes = b"") -> Qos:
     """What a peer of version 1 asks for, from the values of its elements (§7.7.34, §7.7.98, §7.7.91)."""
     up, down = _rate(profile, _UP_OCTETS), _rate(profile, _DOWN_OCTETS)
@@ -67,7 +62,6 @@ def encode_ambr(qos: Qos) -> bytes:
     return qos.ambr_up_kbps.to_bytes(4, "big") + qos.ambr_down_kbps.to_bytes(4, "big")
 
 
-@lru_cache(REMEMBERED_MAX)
 def granted_profile(asked: bytes, qos: Qos) -> bytes:
     """The profile that answers ``asked``: its rates are neither above the session's nor above those asked."""
     up, down = _rate(asked, _UP_OCTETS), _rate(asked, _DOWN_OCTETS)

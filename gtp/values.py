@@ -4,6 +4,7 @@ Rule: what cannot be read raises ``RemoteProtocolError`` without a cause, or is 
 the version that asked knows which element it was.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from math import ceil
@@ -176,15 +177,22 @@ USER_LOCATION_OCTETS_MAX = 64
 _TIMER_UNITS_S, _TIMER_VALUE_MAX = (2, 60, 600, 3_600, 36_000), 31
 
 
+@lru_cache(REMEMBERED_MAX)
 def locate(
-    *, serving_network: bytes, rat: bytes, user_location: bytes, cell: Cell | None, time_zone: bytes
+    decode_cell: Callable[[bytes], Cell | None],
+    serving_network: bytes,
+    rat: bytes,
+    user_location: bytes,
+    time_zone: bytes,
 ) -> Location:
-    """What a message says of where its device is, from the values of its elements, or empty ones."""
+    """What a message says of where its device is, from the values of its elements, or empty ones: they are
+    remembered, so a caller cuts them to what may count of them.
+    """
     return Location(
         plmn=decode_plmn(serving_network) or decode_plmn(user_location[1:4]),
         rat=decode_rat(rat),
-        user_location=user_location[:USER_LOCATION_OCTETS_MAX].hex(),
-        cell=cell,
+        user_location=user_location.hex(),
+        cell=decode_cell(user_location),
         time_zone=decode_time_zone(time_zone),
     )
 
@@ -201,9 +209,9 @@ def encode_back_off(seconds: float) -> bytes:
     return bytes(((len(_TIMER_UNITS_S) - 1) << 5 | _TIMER_VALUE_MAX,))
 
 
-def asked_prefix(address: IPv6Address | None) -> IPv6Network | None:
-    """The /64 that a device wants; ``None`` when it names an interface identifier alone, or nothing."""
-    if address is None or address.is_link_local or not any(address.packed[:8]):
+def asked_prefix(address: IPv6Address) -> IPv6Network | None:
+    """The /64 that a device wants; ``None`` when it names an interface identifier alone."""
+    if address.is_link_local or not any(address.packed[:8]):
         return None
     return IPv6Network((address, 64), strict=False)
 

@@ -28,6 +28,8 @@ OPTIONAL_BYTES = 4
 EXTENSION_HEADERS_MAX = 8
 
 _HEADER = struct.Struct("!BBHI")
+_NUMBERED = struct.Struct("!BBHIHH")
+"""With a sequence number, without N-PDU number and extension headers."""
 
 
 class Header(Struct, frozen=True):
@@ -43,16 +45,11 @@ class Header(Struct, frozen=True):
     extensions: tuple[int, ...] = ()
 
 
-def version_of(data: bytes) -> int:
-    """The version field, 0–7; raises ``RemoteProtocolError`` for a datagram too short to have one."""
-    if len(data) < HEADER_BYTES:
-        raise RemoteProtocolError("shorter than a GTP header")
-    return data[0] >> 5
-
-
 def decode_header(data: bytes) -> Header:
     """Decode the header of a version 1 message; raises ``RemoteProtocolError``."""
-    if version_of(data) != 1:
+    if len(data) < HEADER_BYTES:
+        raise RemoteProtocolError("shorter than a GTP header")
+    if data[0] >> 5 != 1:
         raise RemoteProtocolError(f"GTP version {data[0] >> 5}", cause=Cause.VERSION_NOT_SUPPORTED)
     flags, message_type, length, teid = _HEADER.unpack_from(data)
     if not flags & FLAG_PT:
@@ -65,7 +62,7 @@ def decode_header(data: bytes) -> Header:
     at = HEADER_BYTES + OPTIONAL_BYTES
     if at > end:
         raise RemoteProtocolError("no room for the sequence number")
-    sequence = int.from_bytes(data[8:10], "big") if flags & FLAG_S else None
+    sequence = data[8] << 8 | data[9] if flags & FLAG_S else None
     extensions: list[int] = []
     if flags & FLAG_E:
         at = _skip_extension_headers(data, data[11], at, end, extensions)
@@ -76,8 +73,8 @@ def encode_header(message_type: int, teid: int, sequence: int | None, payload: b
     """Header and payload; with a sequence number when one is given (S = 1)."""
     if sequence is None:
         return _HEADER.pack(VERSION_1_PT, message_type, len(payload), teid) + payload
-    head = _HEADER.pack(VERSION_1_PT | FLAG_S, message_type, len(payload) + OPTIONAL_BYTES, teid)
-    return head + sequence.to_bytes(2, "big") + b"\0\0" + payload
+    length = len(payload) + OPTIONAL_BYTES
+    return _NUMBERED.pack(VERSION_1_PT | FLAG_S, message_type, length, teid, sequence, 0) + payload
 
 
 def _skip_extension_headers(data: bytes, following: int, at: int, end: int, found: list[int]) -> int:

@@ -7,7 +7,9 @@ that stand more often than they may, the first counts. Values are checked where 
 element is at fault.
 """
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from operator import itemgetter
 
@@ -54,15 +56,26 @@ TV_LENGTHS = {
 """Octets after the type octet of each element below 128 (TS 29.060 §7.7.0, table 37)."""
 
 ELEMENTS_MAX = 64
+END_USER_ADDRESS_OCTETS_MAX = 22
+"""Type organisation and number, an IPv4 and an IPv6 address; a longer one is incorrect."""
+_GSN_ADDRESSES_MIN = 2
 
-Elements = dict[int, list[bytes]]
-"""Values by type, in the order in which they stood."""
+_ABSENT = [b""]
 _TYPE_OF = itemgetter(0)
+_HEAD = struct.Struct("!BH")
+"""Type and length of an element above 127."""
+
+
+class Elements(dict[int, list[bytes]]):
+    """Values by type, in the order in which they stood; of a type that is not there one empty value."""
+
+    def __missing__(self, type_: int) -> list[bytes]:
+        return _ABSENT
 
 
 def decode_elements(payload: bytes) -> Elements:
     """Split a message into elements; raises ``RemoteProtocolError`` (cause 193) when one overruns."""
-    elements: Elements = {}
+    elements = Elements()
     at, count, end = 0, 0, len(payload)
     while at < end:
         count += 1
@@ -105,6 +118,11 @@ def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
     return b"".join(parts)
 
 
+def encode_element(type_: int, value: bytes) -> bytes:
+    """One element of a type above 127."""
+    return _HEAD.pack(type_, len(value)) + value
+
+
 # -- values ---------------------------------------------------------------------------------------------
 
 
@@ -124,14 +142,29 @@ def decode_network_identifier(value: bytes) -> str:
         raise _incorrect(ACCESS_POINT_NAME) from None
 
 
-def decode_gsn_address(values_: Sequence[bytes]) -> str:
-    """The IPv4 address among a GSN address (§7.7.32) and its alternative; cause 201 when none is of IPv4, or
-    one is of no length that it may have.
+@lru_cache(values.REMEMBERED_MAX)
+def decode_gsn_addresses(addresses: tuple[bytes, ...]) -> tuple[str, str]:
+    """SGSN addresses for signalling and for user traffic (§7.7.32), both mandatory, then, where those are of
+    IPv6, the alternatives of both (§7.3.1, §7.3.3). Cause 202 when there is one, 201 when one of both has no
+    IPv4 address, or a length that no address has.
     """
-    lengths = [len(value) for value in values_]
-    if 4 not in lengths or not {4, 16}.issuperset(lengths):
-        raise _incorrect(GSN_ADDRESS)
-    return values.decode_ipv4(values_[lengths.index(4)])
+    if len(addresses) < _GSN_ADDRESSES_MIN:
+        raise RemoteProtocolError(
+            "one GSN address of two", cause=Cause.MANDATORY_IE_MISSING, offending=GSN_ADDRESS
+        )
+    found = []
+    for alternatives in (addresses[0::2], addresses[1::2]):
+        lengths = [len(value) for value in alternatives]
+        if 4 not in lengths or not {4, 16}.issuperset(lengths):
+            raise _incorrect(GSN_ADDRESS)
+        found.append(values.decode_ipv4(alternatives[lengths.index(4)]))
+    return found[0], found[1]
+
+
+@lru_cache(values.REMEMBERED_MAX)
+def encode_gsn_addresses(control: str, user: str) -> bytes:
+    """Our addresses for signalling and for user traffic, both elements."""
+    return b"".join(encode_element(GSN_ADDRESS, values.encode_ipv4(address)) for address in (control, user))
 
 
 class EndUserAddress(Struct, frozen=True):
@@ -148,6 +181,7 @@ _PDP_NUMBERS = {pdn_type: number for number, pdn_type in _PDP_TYPES.items()}
 _ADDRESS_OCTETS = {PdnType.IPV4: (0, 4), PdnType.IPV6: (0, 16), PdnType.IPV4V6: (0, 4, 16, 20)}
 
 
+@lru_cache(values.REMEMBERED_MAX)
 def decode_end_user_address(value: bytes) -> EndUserAddress:
     """Raises ``RemoteProtocolError`` (cause 201) when the address has no length that its type may have."""
     if len(value) < 2:
@@ -168,8 +202,10 @@ def decode_end_user_address(value: bytes) -> EndUserAddress:
 def encode_end_user_address(address: EndUserAddress) -> bytes:
     """Without an address: to be given by the network."""
     assert address.pdn_type is not None, "only the IETF's types are spoken"
-    packed = [each.packed for each in (address.ipv4, address.ipv6) if each is not None]
-    return bytes((0xF0 | _IETF, _PDP_NUMBERS[address.pdn_type])) + b"".join(packed)
+    value = bytes((0xF0 | _IETF, _PDP_NUMBERS[address.pdn_type]))
+    if address.ipv4 is not None:
+        value += address.ipv4.packed
+    return value if address.ipv6 is None else value + address.ipv6.packed
 
 
 def encode_msisdn(digits: str) -> bytes:

@@ -1,5 +1,6 @@
 """GTPv1-C messages (TS 29.060 §7): their types, what each must carry, and what a GGSN sends."""
 
+import struct
 from collections.abc import Mapping
 from enum import IntEnum
 
@@ -7,7 +8,7 @@ from msgspec import Struct
 
 from core.domain.session import Qos
 from core.errors import RemoteProtocolError
-from gtp import qos, values
+from gtp import qos
 from gtp.v1 import ie
 from gtp.v1.cause import Cause
 from gtp.v1.header import encode_header
@@ -93,7 +94,7 @@ def check_mandatory(message_type: MessageType, elements: ie.Elements) -> None:
 
 def recovery_of(elements: ie.Elements) -> int | None:
     """The restart counter of its sender, where there is one (§7.7.11)."""
-    value = ie.first(elements, ie.RECOVERY)
+    value = elements[ie.RECOVERY][0]
     return value[0] if value else None
 
 
@@ -178,8 +179,8 @@ def encode_cause_response(
 
 
 class Granted(Struct, frozen=True):
-    """What an accepting response to a Create or an Update tells (§7.3.2, §7.3.4). ``reports_changes``: the
-    SGSN shall tell changes of the cell.
+    """What an accepting response to a Create or an Update tells (§7.3.2, §7.3.4). ``qos``: its elements from
+    the QoS profile on (``encode_granted_qos``).
     """
 
     recovery: int
@@ -188,46 +189,74 @@ class Granted(Struct, frozen=True):
     charging_id: int
     control_address: str
     user_address: str
-    qos: list[tuple[int, bytes]]
     pco: bytes
-    reports_changes: bool
+    qos: bytes
 
-    def elements(self, cause: Cause) -> list[tuple[int, bytes]]:
-        """Its elements."""
-        elements = [
-            (ie.CAUSE, bytes((cause,))),
-            (ie.RECOVERY, bytes((self.recovery,))),
-            (ie.TEID_DATA_I, self.teid_data.to_bytes(4, "big")),
-            (ie.TEID_CONTROL, self.teid_control.to_bytes(4, "big")),
-            (ie.CHARGING_ID, self.charging_id.to_bytes(4, "big")),
-            (ie.GSN_ADDRESS, values.encode_ipv4(self.control_address)),
-            (ie.GSN_ADDRESS, values.encode_ipv4(self.user_address)),
-            *self.qos,
-        ]
-        if self.pco:
-            elements.append((ie.PROTOCOL_CONFIGURATION_OPTIONS, self.pco))
-        if self.reports_changes:
-            elements.append((ie.MS_INFO_CHANGE_REPORTING_ACTION, _START_REPORTING_CGI_SAI))
-        return elements
+    def encode_last(self) -> bytes:
+        """The elements from the protocol configuration options on."""
+        last = ie.encode_gsn_addresses(self.control_address, self.user_address) + self.qos
+        return ie.encode_element(ie.PROTOCOL_CONFIGURATION_OPTIONS, self.pco) + last if self.pco else last
+
+
+_CREATED = struct.Struct("!BBBBBBBIBIBI")
+"""Cause, Reordering Required, Recovery, both TEIDs and the charging id, each after its type."""
+_UPDATED = struct.Struct("!BBBBBIBIBI")
+"""Without Reordering Required."""
+_NOT_REORDERED = 0xFE
+
+
+def encode_granted_qos(profile: bytes, *, reports_changes: bool, evolved_arp: bytes, ambr: bytes) -> bytes:
+    """The elements of the quality of service, the last two where they are not empty; ``reports_changes``: the
+    SGSN shall tell changes of the cell.
+    """
+    elements = [(ie.QUALITY_OF_SERVICE, profile)]
+    if reports_changes:
+        elements.append((ie.MS_INFO_CHANGE_REPORTING_ACTION, _START_REPORTING_CGI_SAI))
+    if evolved_arp:
+        elements.append((ie.EVOLVED_ARP_I, evolved_arp))
+    if ambr:
+        elements.append((ie.AGGREGATE_MAXIMUM_BIT_RATE, ambr))
+    return ie.encode_elements(elements)
 
 
 def encode_create_response(
     peer_teid: int, sequence: int, cause: Cause, granted: Granted, address: ie.EndUserAddress
 ) -> bytes:
     """An accepting Create PDP Context Response (§7.3.2)."""
-    body = ie.encode_elements(
-        [
-            *granted.elements(cause),
-            (ie.REORDERING_REQUIRED, b"\xfe"),
-            (ie.END_USER_ADDRESS, ie.encode_end_user_address(address)),
-        ]
+    first = _CREATED.pack(
+        ie.CAUSE,
+        cause,
+        ie.REORDERING_REQUIRED,
+        _NOT_REORDERED,
+        ie.RECOVERY,
+        granted.recovery,
+        ie.TEID_DATA_I,
+        granted.teid_data,
+        ie.TEID_CONTROL,
+        granted.teid_control,
+        ie.CHARGING_ID,
+        granted.charging_id,
     )
+    given = ie.encode_element(ie.END_USER_ADDRESS, ie.encode_end_user_address(address))
+    body = first + given + granted.encode_last()
     return encode_header(MessageType.CREATE_PDP_CONTEXT_RESPONSE, peer_teid, sequence, body)
 
 
 def encode_update_response(peer_teid: int, sequence: int, granted: Granted) -> bytes:
     """An accepting Update PDP Context Response (§7.3.4)."""
-    body = ie.encode_elements(granted.elements(Cause.REQUEST_ACCEPTED))
+    first = _UPDATED.pack(
+        ie.CAUSE,
+        Cause.REQUEST_ACCEPTED,
+        ie.RECOVERY,
+        granted.recovery,
+        ie.TEID_DATA_I,
+        granted.teid_data,
+        ie.TEID_CONTROL,
+        granted.teid_control,
+        ie.CHARGING_ID,
+        granted.charging_id,
+    )
+    body = first + granted.encode_last()
     return encode_header(MessageType.UPDATE_PDP_CONTEXT_RESPONSE, peer_teid, sequence, body)
 
 

@@ -5,7 +5,9 @@ it; optional elements that are broken are left out, they never refuse a session 
 send them). Functions raise ``RemoteProtocolError`` with the cause to answer.
 """
 
+import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -16,7 +18,7 @@ from gtp import qos, values
 from gtp.pco import credentials
 from gtp.v1 import ie
 from gtp.v1.cause import Cause
-from gtp.v1.message import RESPONSES, MessageType, check_mandatory, recovery_of
+from gtp.v1.message import RESPONSES, MessageType, check_mandatory, encode_granted_qos, recovery_of
 from gtp.wire import (
     CreateSessionParams,
     DecodedRequest,
@@ -31,11 +33,11 @@ MS_INFO_CHANGE_REPORTING_SUPPORT = 0x02
 """The one extension header that is understood: the SGSN can tell changes of the cell (§6.1.4)."""
 COMPREHENSION_REQUIRED = 0x80
 """Set in the type of an extension header that its receiver must understand (§6.1.1)."""
-_GSN_ADDRESSES_MIN = 2
-"""SGSN address for signalling and SGSN address for user traffic."""
 _DUAL_ADDRESS_BEARER, _NO_QOS_NEGOTIATION = 0x80, 0x08
 """Of the Common Flags (§7.7.48)."""
-_ABSENT = (b"",)
+_LOW_PRIORITY, _TEARDOWN = 0x01, 0x01
+"""Of the Signalling Priority Indication (§7.7.103) and of the Teardown Ind (§7.7.16)."""
+_TEIDS = struct.Struct("!II")
 
 
 class AskedQos(Struct, frozen=True):
@@ -49,16 +51,6 @@ class AskedQos(Struct, frozen=True):
     is_negotiable: bool
     meaning: Qos
 
-    def granted(self, session: Qos) -> list[tuple[int, bytes]]:
-        """The elements that answer it: no more than the session has."""
-        profile = qos.granted_profile(self.profile, session) if self.is_negotiable else self.profile
-        elements = [(ie.QUALITY_OF_SERVICE, profile)]
-        if self.has_evolved_arp:
-            elements.append((ie.EVOLVED_ARP_I, bytes((session.arp,))))
-        if self.has_ambr:
-            elements.append((ie.AGGREGATE_MAXIMUM_BIT_RATE, qos.encode_ambr(session)))
-        return elements
-
 
 class Asked(Struct, frozen=True):
     """What the answer to a Create or an Update needs of it; ``reports_changes``: the SGSN can tell changes of
@@ -69,12 +61,26 @@ class Asked(Struct, frozen=True):
     pco: bytes
     reports_changes: bool
 
+    def encode_granted_qos(self, session: Qos) -> bytes:
+        """The elements that answer its quality of service: no more than the session has."""
+        return _encode_granted_qos(self.qos, session, self.reports_changes)
+
 
 class Named(Struct, frozen=True):
     """What the answer to an MS Info Change Notification Request names again (§7.5B.2)."""
 
     imsi: bytes | None
     nsapi: int | None
+
+
+@lru_cache(values.REMEMBERED_MAX)
+def _encode_granted_qos(asked: AskedQos, session: Qos, reports_changes: bool) -> bytes:
+    return encode_granted_qos(
+        qos.granted_profile(asked.profile, session) if asked.is_negotiable else asked.profile,
+        reports_changes=reports_changes,
+        evolved_arp=bytes((session.arp,)) if asked.has_evolved_arp else b"",
+        ambr=qos.encode_ambr(session) if asked.has_ambr else b"",
+    )
 
 
 def is_understood(extensions: tuple[int, ...]) -> bool:
@@ -94,38 +100,41 @@ def decode_request(request: EncodedRequest) -> DecodedRequest:
 def _create(request: EncodedRequest) -> DecodedRequest:
     """Create PDP Context Request (§7.3.1)."""
     elements = ie.decode_elements(request.payload)
-    if len(elements.get(ie.NSAPI, ())) > 1:  # the second is the Linked NSAPI
+    if len(elements[ie.NSAPI]) > 1:  # the second is the Linked NSAPI
         return _secondary_activation(request)
     check_mandatory(MessageType.CREATE_PDP_CONTEXT_REQUEST, elements)
-    control_address, user_address = _gsn_addresses(elements)
+    control_address, user_address = ie.decode_gsn_addresses(tuple(elements[ie.GSN_ADDRESS][:4]))
     imsi = ie.decode_imsi(elements[ie.IMSI][0])
-    nsapi = _nsapi(elements)
     apn = ie.decode_network_identifier(elements[ie.ACCESS_POINT_NAME][0])
-    teid_control = _teid(elements, ie.TEID_CONTROL)
-    teid_user = _teid(elements, ie.TEID_DATA_I)
-    address = ie.decode_end_user_address(elements[ie.END_USER_ADDRESS][0])
-    asked_qos, recovery = _asked_qos(elements), recovery_of(elements)
-    pco = elements.get(ie.PROTOCOL_CONFIGURATION_OPTIONS, _ABSENT)[0]
+    teid_control, teid_user = _TEIDS.unpack(elements[ie.TEID_CONTROL][0] + elements[ie.TEID_DATA_I][0])
+    if not teid_control or not teid_user:
+        raise _teid_0(ie.TEID_DATA_I if teid_control else ie.TEID_CONTROL)
+    address = ie.decode_end_user_address(
+        elements[ie.END_USER_ADDRESS][0][: ie.END_USER_ADDRESS_OCTETS_MAX + 1]
+    )
+    flags = _flags(elements, ie.COMMON_FLAGS)
+    asked_qos, recovery = _asked_qos(elements, flags), recovery_of(elements)
     if address.pdn_type is None:
         raise RemoteProtocolError("PDP type", cause=Cause.UNKNOWN_PDP_ADDRESS_OR_PDP_TYPE)
+    pco = elements[ie.PROTOCOL_CONFIGURATION_OPTIONS][0]
     asked = OpenSession(
         access=Access.GTPV1,
         imsi=imsi,
         apn=apn,
-        imei=values.decode_imei(elements.get(ie.IMEI, _ABSENT)[0]),
-        msisdn=ie.decode_msisdn(elements.get(ie.MSISDN, _ABSENT)[0]),
+        imei=values.decode_imei(elements[ie.IMEI][0]),
+        msisdn=ie.decode_msisdn(elements[ie.MSISDN][0]),
         location=_location(elements),
-        peer=PeerTunnel(teid_control, teid_user, control_address, user_address, nsapi, recovery),
+        peer=PeerTunnel(teid_control, teid_user, control_address, user_address, _nsapi(elements), recovery),
         requested_address=address.ipv4,
         pdn_type=address.pdn_type,
         qos=asked_qos.meaning,
-        requested_prefix=values.asked_prefix(address.ipv6),
+        requested_prefix=values.asked_prefix(address.ipv6) if address.ipv6 is not None else None,
     )
     params = CreateSessionParams(
         asked,
         credentials(pco),
-        is_low_priority=_has_flag(elements, ie.SIGNALLING_PRIORITY, 1),
-        has_dual_address_bearers=_has_flag(elements, ie.COMMON_FLAGS, _DUAL_ADDRESS_BEARER),
+        is_low_priority=bool(_flags(elements, ie.SIGNALLING_PRIORITY) & _LOW_PRIORITY),
+        has_dual_address_bearers=bool(flags & _DUAL_ADDRESS_BEARER),
     )
     return DecodedRequest(
         params,
@@ -133,7 +142,7 @@ def _create(request: EncodedRequest) -> DecodedRequest:
         Cause.NON_EXISTENT,
         recovery,
         teid_control,
-        repeated=_asked(asked_qos, pco, request),
+        repeated=Asked(asked_qos, pco, MS_INFO_CHANGE_REPORTING_SUPPORT in request.extensions),
     )
 
 
@@ -148,7 +157,7 @@ def _update(request: EncodedRequest) -> DecodedRequest:
     """Update PDP Context Request (§7.3.3)."""
     elements = ie.decode_elements(request.payload)
     check_mandatory(MessageType.UPDATE_PDP_CONTEXT_REQUEST, elements)
-    control_address, user_address = _gsn_addresses(elements)
+    control_address, user_address = ie.decode_gsn_addresses(tuple(elements[ie.GSN_ADDRESS][:4]))
     nsapi, newcomer_fault, teid_control = _nsapi(elements), None, None
     if ie.TEID_CONTROL in elements:
         teid_control = _teid(elements, ie.TEID_CONTROL)
@@ -157,14 +166,14 @@ def _update(request: EncodedRequest) -> DecodedRequest:
             "control TEID of a new peer", cause=Cause.MANDATORY_IE_MISSING, offending=ie.TEID_CONTROL
         )
     teid_user = _teid(elements, ie.TEID_DATA_I)
-    asked_qos, recovery = _asked_qos(elements), recovery_of(elements)
+    asked_qos, recovery = _asked_qos(elements, _flags(elements, ie.COMMON_FLAGS)), recovery_of(elements)
     params = ModifySessionParams(
         ends=PeerEndpoints(teid_control, control_address, teid_user, user_address, recovery),
         location=_location(elements),
         qos=asked_qos.meaning,
-        imei=values.decode_imei(elements.get(ie.IMEI, _ABSENT)[0]),
+        imei=values.decode_imei(elements[ie.IMEI][0]),
     )
-    pco = elements.get(ie.PROTOCOL_CONFIGURATION_OPTIONS, _ABSENT)[0]
+    pco = elements[ie.PROTOCOL_CONFIGURATION_OPTIONS][0]
     return DecodedRequest(
         params,
         MessageType.UPDATE_PDP_CONTEXT_RESPONSE,
@@ -173,7 +182,7 @@ def _update(request: EncodedRequest) -> DecodedRequest:
         teid_control,
         nsapi,
         newcomer_fault,
-        repeated=_asked(asked_qos, pco, request),
+        repeated=Asked(asked_qos, pco, MS_INFO_CHANGE_REPORTING_SUPPORT in request.extensions),
     )
 
 
@@ -181,7 +190,7 @@ def _delete(request: EncodedRequest) -> DecodedRequest:
     """Delete PDP Context Request (§7.3.5): its NSAPI counts where not all contexts go (Teardown Ind)."""
     elements = ie.decode_elements(request.payload)
     check_mandatory(MessageType.DELETE_PDP_CONTEXT_REQUEST, elements)
-    nsapi = None if _has_flag(elements, ie.TEARDOWN_IND, 1) else _nsapi(elements)
+    nsapi = None if _flags(elements, ie.TEARDOWN_IND) & _TEARDOWN else _nsapi(elements)
     response_type = MessageType.DELETE_PDP_CONTEXT_RESPONSE
     return DecodedRequest(DeleteSessionParams(), response_type, Cause.NON_EXISTENT, nsapi=nsapi)
 
@@ -191,7 +200,7 @@ def _notification(request: EncodedRequest) -> DecodedRequest:
     elements = ie.decode_elements(request.payload)
     check_mandatory(MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST, elements)
     nsapi = _nsapi(elements) if ie.NSAPI in elements else None
-    imei = values.decode_imei(elements.get(ie.IMEI, _ABSENT)[0])
+    imei = values.decode_imei(elements[ie.IMEI][0])
     return DecodedRequest(
         ModifySessionParams(location=_location(elements), imei=imei),
         MessageType.MS_INFO_CHANGE_NOTIFICATION_RESPONSE,
@@ -222,55 +231,50 @@ def _nsapi(elements: ie.Elements) -> int:
 def _teid(elements: ie.Elements, type_: int) -> int:
     teid = int.from_bytes(elements[type_][0], "big")
     if teid == 0:
-        raise RemoteProtocolError("TEID 0", cause=Cause.MANDATORY_IE_INCORRECT, offending=type_)
+        raise _teid_0(type_)
     return teid
 
 
-def _asked(asked_qos: AskedQos, pco: bytes, request: EncodedRequest) -> Asked:
-    return Asked(asked_qos, pco, MS_INFO_CHANGE_REPORTING_SUPPORT in request.extensions)
+def _teid_0(type_: int) -> RemoteProtocolError:
+    return RemoteProtocolError("TEID 0", cause=Cause.MANDATORY_IE_INCORRECT, offending=type_)
 
 
-def _asked_qos(elements: ie.Elements) -> AskedQos:
+def _asked_qos(elements: ie.Elements, common_flags: int) -> AskedQos:
+    return _read_qos(
+        elements[ie.QUALITY_OF_SERVICE][0],
+        elements[ie.AGGREGATE_MAXIMUM_BIT_RATE][0][: qos.AMBR_OCTETS + 1],
+        elements[ie.EVOLVED_ARP_I][0][:1],
+        not common_flags & _NO_QOS_NEGOTIATION,
+    )
+
+
+@lru_cache(values.REMEMBERED_MAX)
+def _read_qos(profile: bytes, ambr: bytes, evolved_arp: bytes, is_negotiable: bool) -> AskedQos:
     """§7.7.34: an allocation/retention octet and at least the three of TS 24.008 §10.5.6.5."""
-    profile = elements[ie.QUALITY_OF_SERVICE][0]
     if not 4 <= len(profile) <= 255:
         raise RemoteProtocolError(
             "QoS profile", cause=Cause.MANDATORY_IE_INCORRECT, offending=ie.QUALITY_OF_SERVICE
         )
-    ambr = elements.get(ie.AGGREGATE_MAXIMUM_BIT_RATE, _ABSENT)[0]
-    arp = elements.get(ie.EVOLVED_ARP_I, _ABSENT)[0]
     return AskedQos(
         profile=profile,
         has_ambr=len(ambr) == qos.AMBR_OCTETS,
-        has_evolved_arp=bool(arp),
-        is_negotiable=not _has_flag(elements, ie.COMMON_FLAGS, _NO_QOS_NEGOTIATION),
-        meaning=qos.decode_qos(profile, apn_ambr=ambr, evolved_arp=arp),
+        has_evolved_arp=bool(evolved_arp),
+        is_negotiable=is_negotiable,
+        meaning=qos.decode_qos(profile, apn_ambr=ambr, evolved_arp=evolved_arp),
     )
 
 
-def _gsn_addresses(elements: ie.Elements) -> tuple[str, str]:
-    """For signalling and for user traffic, both mandatory, then, where those are of IPv6, the alternatives of
-    both (§7.3.1, §7.3.3).
-    """
-    addresses = elements[ie.GSN_ADDRESS][:4]
-    if len(addresses) < _GSN_ADDRESSES_MIN:
-        raise RemoteProtocolError(
-            "one GSN address of two", cause=Cause.MANDATORY_IE_MISSING, offending=ie.GSN_ADDRESS
-        )
-    return ie.decode_gsn_address(addresses[0::2]), ie.decode_gsn_address(addresses[1::2])
-
-
-def _has_flag(elements: ie.Elements, type_: int, flag: int) -> bool:
-    value = elements.get(type_, _ABSENT)[0]
-    return bool(value and value[0] & flag)
+def _flags(elements: ie.Elements, type_: int) -> int:
+    """The first octet of an element of flags; none is set where it is absent or empty."""
+    value = elements[type_][0]
+    return value[0] if value else 0
 
 
 def _location(elements: ie.Elements) -> Location:
-    user_location = elements.get(ie.USER_LOCATION, _ABSENT)[0]
     return values.locate(
-        serving_network=elements.get(ie.ROUTEING_AREA, _ABSENT)[0][:3],
-        rat=elements.get(ie.RAT_TYPE, _ABSENT)[0],
-        user_location=user_location,
-        cell=values.decode_cell_v1(user_location),
-        time_zone=elements.get(ie.MS_TIME_ZONE, _ABSENT)[0],
+        values.decode_cell_v1,
+        elements[ie.ROUTEING_AREA][0][:3],
+        elements[ie.RAT_TYPE][0][:1],
+        elements[ie.USER_LOCATION][0][: values.USER_LOCATION_OCTETS_MAX],
+        elements[ie.MS_TIME_ZONE][0][:1],
     )

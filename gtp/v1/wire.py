@@ -202,9 +202,8 @@ def _granted(asked: Asked, accepted: AcceptedRequest) -> message.Granted:
         charging_id=tunnel.charging_id,
         control_address=gateway.address,
         user_address=gateway.user_address,
-        qos=asked.qos.granted(session.qos),
         pco=answer_options(asked.pco, session, accepted.apn, ipcp_ack=accepted.ipcp_ack),
-        reports_changes=asked.reports_changes,
+        qos=asked.encode_granted_qos(session.qos),
     )
 
 

@@ -91,7 +91,7 @@ def _create_session(request: EncodedRequest) -> DecodedRequest:
         requested_address=paa.ipv4,
         pdn_type=paa.pdn_type,
         qos=qos,
-        requested_prefix=values.asked_prefix(paa.ipv6),
+        requested_prefix=values.asked_prefix(paa.ipv6) if paa.ipv6 is not None else None,
         is_handover=indication.is_handover,
     )
     params = CreateSessionParams(
@@ -282,11 +282,10 @@ def _qos(bearer_qos: bytes, ambr: bytes) -> Qos:
 
 
 def _location(elements: ie.Elements) -> Location:
-    user_location = ie.optional(elements, ie.ULI)
     return values.locate(
-        serving_network=ie.optional(elements, ie.SERVING_NETWORK),
-        rat=ie.optional(elements, ie.RAT_TYPE),
-        user_location=user_location,
-        cell=values.decode_cell_v2(user_location),
-        time_zone=ie.optional(elements, ie.MS_TIME_ZONE),
+        values.decode_cell_v2,
+        ie.optional(elements, ie.SERVING_NETWORK)[:3],
+        ie.optional(elements, ie.RAT_TYPE)[:1],
+        ie.optional(elements, ie.ULI)[: values.USER_LOCATION_OCTETS_MAX],
+        ie.optional(elements, ie.MS_TIME_ZONE)[:1],
     )

@@ -13,6 +13,8 @@ from gtp.endpoint import GtpcEndpoint
 from gtp.events import Accepted, SessionRequested, UpdateRequested
 from gtp.pco import ANSWER_OCTETS_MAX, answer_options, credentials, dns_servers
 from gtp.v1 import ie
+from gtp.v1 import message as messages
+from gtp.v1.cause import Cause
 from gtp.v1.header import decode_header, encode_header
 from gtp.v1.wire import V1Wire
 from tests.support.gtp import (
@@ -129,3 +131,56 @@ def test_options_of_any_octets_are_answered(asked: bytes, pdn_type: PdnType) -> 
     assert len(answer) <= ANSWER_OCTETS_MAX
     dns_servers(answer)
     credentials(asked)
+
+
+U32 = st.integers(0, 2**32 - 1)
+
+
+@given(
+    st.builds(
+        messages.Granted,
+        recovery=st.integers(0, 255),
+        teid_control=U32,
+        teid_data=U32,
+        charging_id=U32,
+        control_address=st.ip_addresses(v=4).map(str),
+        user_address=st.ip_addresses(v=4).map(str),
+        pco=st.binary(max_size=ANSWER_OCTETS_MAX),
+        qos=st.builds(
+            messages.encode_granted_qos,
+            st.binary(min_size=4, max_size=255),
+            reports_changes=st.booleans(),
+            evolved_arp=st.binary(max_size=1),
+            ambr=st.sampled_from([b"", bytes(range(8))]),
+        ),
+    ),
+    st.builds(ie.EndUserAddress, st.just(PdnType.IPV4V6), st.ip_addresses(v=4), st.ip_addresses(v=6)),
+)
+def test_accepting_answers_have_their_elements_in_ascending_order(
+    granted: messages.Granted, address: ie.EndUserAddress
+) -> None:
+    """As the encoder of any elements writes them."""
+    for answer in (
+        messages.encode_create_response(1, 2, Cause.REQUEST_ACCEPTED, granted, address),
+        messages.encode_update_response(1, 2, granted),
+    ):
+        header = decode_header(answer)
+        elements = ie.decode_elements(header.payload)
+        assert (
+            ie.encode_elements((kind, each) for kind in elements for each in elements[kind]) == header.payload
+        )
+        told = (elements[ie.RECOVERY][0], elements[ie.TEID_CONTROL][0], elements[ie.TEID_DATA_I][0])
+        assert [int.from_bytes(value, "big") for value in told] == [
+            granted.recovery,
+            granted.teid_control,
+            granted.teid_data,
+        ]
+        assert int.from_bytes(elements[ie.CHARGING_ID][0], "big") == granted.charging_id
+        ends = (granted.control_address, granted.user_address)
+        assert elements[ie.GSN_ADDRESS] == [values.encode_ipv4(end) for end in ends]
+        assert elements[ie.PROTOCOL_CONFIGURATION_OPTIONS][0] == granted.pco
+    created = ie.decode_elements(
+        decode_header(messages.encode_create_response(1, 2, Cause.REQUEST_ACCEPTED, granted, address)).payload
+    )
+    assert ie.decode_end_user_address(created[ie.END_USER_ADDRESS][0]).ipv4 in (address.ipv4, None)
+    assert created[ie.REORDERING_REQUIRED] == [b"\xfe"]

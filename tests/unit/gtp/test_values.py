@@ -80,13 +80,7 @@ def test_radio_technologies_have_names(octets: str, rat: str) -> None:
 
 
 def locate(serving_network: bytes, user_location: bytes) -> Location:
-    return values.locate(
-        serving_network=serving_network,
-        rat=b"",
-        user_location=user_location,
-        cell=values.decode_cell_v2(user_location),
-        time_zone=b"",
-    )
+    return values.locate(values.decode_cell_v2, serving_network, b"", user_location, b"")
 
 
 def test_the_serving_network_counts_before_that_of_the_cell() -> None:

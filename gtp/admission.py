@@ -10,6 +10,8 @@ Rules:
 - Who is refused is told so at once by a temporary cause, and tries again later.
 """
 
+from collections import defaultdict
+
 from core.domain.reasons import AttachRefusal
 from gtp.partners import Priority
 from gtp.wire import CreateSessionParams
@@ -28,9 +30,9 @@ class Admission:
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self._of_party: dict[str, int] = {}
-        self._of_apn: dict[str, int] = {}
-        self._of_sim: dict[str, int] = {}
+        self._of_party: dict[str, int] = defaultdict(int)
+        self._of_apn: dict[str, int] = defaultdict(int)
+        self._of_sim: dict[str, int] = defaultdict(int)
         self._claims: dict[int, tuple[str, CreateSessionParams | None]] = {}
         """What each counts against."""
 
@@ -62,26 +64,18 @@ class Admission:
     def begin(self, token: int, party: str, params: CreateSessionParams | None = None) -> None:
         """It is being decided; ``params``: of a request for a session."""
         self._claims[token] = (party, params)
-        _more(self._of_party, party)
+        self._of_party[party] += 1
         if params is not None:
-            _more(self._of_apn, params.asked.apn)
-            _more(self._of_sim, params.asked.imsi)
+            self._of_apn[params.asked.apn] += 1
+            self._of_sim[params.asked.imsi] += 1
 
     def end(self, token: int) -> None:
         """It is decided."""
         party, params = self._claims.pop(token)
-        _less(self._of_party, party)
+        held = [(self._of_party, party)]
         if params is not None:
-            _less(self._of_apn, params.asked.apn)
-            _less(self._of_sim, params.asked.imsi)
-
-
-def _more(counts: dict[str, int], key: str) -> None:
-    counts[key] = counts.get(key, 0) + 1
-
-
-def _less(counts: dict[str, int], key: str) -> None:
-    if (left := counts[key] - 1) > 0:
-        counts[key] = left
-    else:
-        del counts[key]
+            held += (self._of_apn, params.asked.apn), (self._of_sim, params.asked.imsi)
+        for counts, key in held:
+            counts[key] -= 1
+            if not counts[key]:
+                del counts[key]

@@ -5,7 +5,7 @@ it last. Sessions end a bounded number at once: a lost peer may have as many as 
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 from core.domain.flow import DedicatedBearer
@@ -42,31 +42,40 @@ class Decisions:
     """Those of one gateway."""
 
     def __init__(
-        self, *, endpoint: GtpcEndpoint, sessions: Sessions, audit: AuditTrail, gateway_id: str
+        self,
+        *,
+        endpoint: GtpcEndpoint,
+        sessions: Sessions,
+        audit: AuditTrail,
+        gateway_id: str,
+        answer: Callable[[int, Outcome], None],
     ) -> None:
         self._endpoint = endpoint
         self._sessions = sessions
         self._audit = audit
         self._gateway_id = gateway_id
+        self._answer = answer
 
-    async def decide(self, request: Request) -> Outcome:
-        """What a request is answered."""
+    async def decide(self, request: Request) -> None:
+        """Decide what a peer asks, and answer it."""
+        outcome: Outcome
         try:
             match request:
                 case SessionRequested():
-                    return await self._open(request)
+                    outcome = await self._open(request)
                 case UpdateRequested():
-                    return await self._modify(request)
+                    outcome = await self._modify(request)
                 case BearersUnwanted():
-                    return await self._drop_bearers(request)
+                    outcome = await self._drop_bearers(request)
                 case DeleteRequested():
                     await self._end(request.session_id, CloseReason.DEVICE)
-                    return Done()
+                    outcome = Done()
         except Refused as refusal:
             reason = refusal.reason
-            return Rejected(reason if isinstance(reason, AttachRefusal) else AttachRefusal.NO_RESOURCES)
+            outcome = Rejected(reason if isinstance(reason, AttachRefusal) else AttachRefusal.NO_RESOURCES)
         except Unavailable:
-            return Rejected(AttachRefusal.NO_RESOURCES)
+            outcome = Rejected(AttachRefusal.NO_RESOURCES)
+        self._answer(request.token, outcome)
 
     # -- requests -------------------------------------------------------------------------------------
 
@@ -79,15 +88,22 @@ class Decisions:
             return holder
 
         session = await self._sessions.open(request.asked, holder_of=holder_of, proof=request.proof)
+        if others:
+            await self._record_others(request, session, others.values())
+        return Accepted(session)
+
+    async def _record_others(
+        self, request: SessionRequested, session: Session, others: Iterable[tuple[Session, Holder]]
+    ) -> None:
+        """What became of the SIM's sessions that others held."""
         claims = self._endpoint.versions[request.asked.access].claims
-        for other, holder in others.values():
+        for other, holder in others:
             if holder is Holder.OTHER:
                 claims["beside_anothers"] += 1
             elif other.session_id != session.session_id:  # else it was handed over: that tells its peer
                 claims["taken_over"] += 1
                 former = other.tunnel.peer_control_address if other.tunnel else ""
                 await self._record_taken_over(other.session_id, former, request.peer)
-        return Accepted(session)
 
     def _holder_of(self, asker: str, session: Session) -> Holder:
         """Who has a session, to the peer that asks for one: a NAS is another."""

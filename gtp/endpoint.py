@@ -159,7 +159,7 @@ class GtpcEndpoint:
         partner = self._partners.of(addr[0])
         if partner is None:
             version.dropped["peer_not_allowed"] += 1
-        elif not self._partners.take(partner, now):
+        elif partner.requests_per_s and not self._partners.take(partner, now):
             version.dropped["rate_exceeded"] += 1
         else:
             sender = Sender(version, addr, partner, partner.party_of(addr[0]))
@@ -212,6 +212,8 @@ class GtpcEndpoint:
 
     def datagrams_to_send(self) -> list[tuple[bytes, Peer]]:
         """What to send now, and where."""
+        if not self._outgoing:
+            return []
         outgoing = list(self._outgoing)
         self._outgoing.clear()
         return outgoing

@@ -136,9 +136,7 @@ class Partners:
         return any(number in network for network in partner.user_networks)
 
     def take(self, partner: Partner, now: float) -> bool:
-        """Take a token; false when there is none, and the datagram is too much."""
-        if not partner.requests_per_s:
-            return True
+        """Take a token of a partner with a rate; false when there is none, and the datagram is too much."""
         tokens, at = self._tokens.get(partner.name, (float(partner.burst), now))
         tokens = min(partner.burst, tokens + (now - at) * partner.requests_per_s)
         is_paid = tokens >= 1
@@ -146,8 +144,6 @@ class Partners:
         return is_paid
 
     def is_reserved(self, partner: Partner) -> bool:
-        """Whether what is left is no longer for new sessions."""
-        if not partner.requests_per_s:
-            return False
+        """Whether what is left of its rate is no longer for new sessions."""
         tokens, _ = self._tokens.get(partner.name, (float(partner.burst), 0.0))
         return tokens < partner.burst * RESERVE

@@ -145,8 +145,10 @@ class Peers:
 
     def on_recovery(self, peer: str, recovery: int | None, now: float) -> bool:
         """A message carried this counter; true when the peer must be asked whether it is its own."""
-        state = self._state(peer)
-        if state is None or recovery is None or not state.restart.sign(recovery):
+        if recovery is None:
+            return False
+        state = self._states.get(peer) or self._state(peer)
+        if state is None or not state.restart.sign(recovery):
             return False
         self.counts["recovery_changed"] += 1
         return state.asked_at is None
@@ -233,11 +235,13 @@ class Peers:
 
     def watch(self, peer: str, now: float, *, is_recalled: bool = False) -> None:
         """It has sessions: ask it every interval from now on; first of all if they were read back."""
+        state = self._states.get(peer)
+        if state is not None and state.echo_due is not None:
+            return
         within_s = RECALLED_WITHIN_S if is_recalled else self._interval_s(peer)
         if not within_s:
             return
-        state = self._state(peer)
-        if state is not None and state.echo_due is None:
+        if (state := self._state(peer)) is not None:
             self._watched += 1
             state.echo_due = now + within_s * (self._watched * SPREAD % 1)
             heappush(self._due, (state.echo_due, peer, _Due.ECHO))

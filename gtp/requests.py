@@ -23,6 +23,7 @@ from gtp.admission import Admission
 from gtp.contexts import Context, Contexts
 from gtp.events import (
     Accepted,
+    Done,
     Event,
     FormerPeer,
     Outcome,
@@ -116,10 +117,12 @@ class Requests:
             self._outgoing.append((response, sender.peer))
         elif arrival is not Arrival.NEW:
             sender.version.dropped[arrival.value] += 1
-        elif isinstance(read := self._read(key, sender, request, now), Rejection):
-            self._reject(key, sender, request, read, now)
         else:
-            self._admit(read, now)
+            match self._read(key, sender, request, now):
+                case Rejection() as rejection:
+                    self._reject(key, sender, request, rejection, now)
+                case Pending() as pending:
+                    self._admit(pending, now)
 
     def _read(
         self, key: RequestKey, sender: Sender, request: EncodedRequest, now: float
@@ -129,13 +132,13 @@ class Requests:
         if not self._admission.has_room(sender.party):
             cause = wire.causes.no_resources
             return Rejection(RemoteProtocolError("too many requests at once", cause=cause))
-        decoded = wire.decode_request(request)
-        if isinstance(decoded, RemoteProtocolError):
-            return Rejection(decoded)
         self._last_token += 1
-        if isinstance(decoded.body, CreateSessionParams):
-            event = self._session_requested(sender, decoded.body)
-            return Pending(key, sender, request, decoded, event, decoded.peer_teid or 0, now)
+        match decoded := wire.decode_request(request):
+            case RemoteProtocolError():
+                return Rejection(decoded)
+            case DecodedRequest(body=CreateSessionParams() as params):
+                event = self._session_requested(sender, params)
+                return Pending(key, sender, request, decoded, event, decoded.peer_teid or 0, now)
         read = self._reader.read(sender, request, decoded, self._last_token)
         if isinstance(read, Rejection):
             return read
@@ -164,16 +167,16 @@ class Requests:
         params = body if isinstance(body, CreateSessionParams) else None
         ends: PeerEndpoints | PeerTunnel | None = None
         bearers: tuple[BearerEndpoints, ...] = ()
-        if isinstance(event, SessionRequested):
-            ends = event.asked.peer
-        elif isinstance(event, UpdateRequested):
-            ends, bearers = event.ends, event.bearers
-        address, partners = sender.peer[0], self._partners
+        match event:
+            case SessionRequested():
+                ends = event.asked.peer
+            case UpdateRequested():
+                ends, bearers = event.ends, event.bearers
+        address = sender.peer[0]
         control = ends.control_address or address if ends is not None else address
-        speaker = control if partners.are_one(address, control) else address
-        self._paths.on_recovery(
-            sender.version, speaker, pending.decoded.recovery, now
-        )  # TS 23.007 §18: whose
+        is_one = control == address or self._partners.are_one(address, control)
+        speaker = control if is_one else address  # TS 23.007 §18: whose restart counter it is
+        self._paths.on_recovery(sender.version, speaker, pending.decoded.recovery, now)
         refusal = self._refusal(sender, params, control, ends, bearers)
         if refusal is not None:
             sender.version.dropped[f"refused_{refusal.value}"] += 1
@@ -196,15 +199,16 @@ class Requests:
     ) -> AttachRefusal | None:
         """Why a request is not decided on; ``params``: of one for a session."""
         partners, partner, address = self._partners, sender.partner, sender.peer[0]
-        if params is not None and partners.is_reserved(partner):
+        if params is not None and partner.requests_per_s and partners.is_reserved(partner):
             return AttachRefusal.CONGESTED
-        if not partners.may_name(address, control):
+        if control != address and not partners.may_name(address, control):
             return AttachRefusal.FOREIGN_ADDRESS
         user = ends.user_address if ends is not None else None
         if user is not None and user != control and not partners.may_receive(address, user):
             return AttachRefusal.FOREIGN_ADDRESS
-        if not all(partners.may_receive(address, bearer.user_address) for bearer in bearers):
-            return AttachRefusal.FOREIGN_ADDRESS
+        for bearer in bearers:
+            if not partners.may_receive(address, bearer.user_address):
+                return AttachRefusal.FOREIGN_ADDRESS
         if params is None:
             return None
         shares_apns = len(self._serving.apns) > 1
@@ -237,16 +241,17 @@ class Requests:
         self._shed.discard(token)
         if is_late and not is_shed:
             self._responses.forget(pending.key)
-        if not isinstance(outcome, Accepted):
-            if not is_late:
+        match outcome:
+            case Accepted(session) if not is_late or not isinstance(pending.event, SessionRequested):
+                was_held = self._hold(pending, session, now)  # also when nobody waits for the answer any more
+                if not is_late:
+                    self._send_response(pending, outcome, now)
+                if was_held:
+                    self._network.wake(session.session_id, now)
+            case Accepted(session):
+                self._events.append(OutcomeTooLate(session.session_id))
+            case _ if not is_late:
                 self._send_response(pending, outcome, now)
-        elif is_late and isinstance(pending.event, SessionRequested):
-            self._events.append(OutcomeTooLate(outcome.session.session_id))
-        else:
-            self._hold(pending, outcome.session, now)  # also when nobody waits for the answer any more
-            if not is_late:
-                self._send_response(pending, outcome, now)
-            self._network.wake(outcome.session.session_id, now)
 
     def timer(self) -> float | None:
         """When ``shed`` has something to do."""
@@ -268,7 +273,8 @@ class Requests:
             self._undecided.popleft()
         return None
 
-    def _hold(self, pending: Pending, session: Session, now: float) -> None:
+    def _hold(self, pending: Pending, session: Session, now: float) -> bool:
+        """Keep the context of a session that is open or changed; whether there was one before."""
         before, asker = self._contexts.by_session(session.session_id), pending.sender.peer[0]
         if before is not None and not self._partners.are_one(asker, before.control_address):
             self._events.append(FormerPeer(copy(before), asker))
@@ -281,21 +287,24 @@ class Requests:
             context = self._contexts.move(session)
         if context is not None:
             self._paths.on_held(context, now)
+        return before is not None
 
     def _send_response(self, pending: Pending, outcome: Outcome, now: float) -> None:
         sender, decoded, sequence = pending.sender, pending.decoded, pending.request.sequence
         wire, peer_teid = sender.version.wire, pending.peer_teid
-        if isinstance(outcome, Accepted):
-            accepted = self._accepted(pending, outcome.session)
-            response = wire.encode_accepted(decoded, accepted, peer_teid, sequence)
-            if decoded.is_command:
-                self._network.on_command(sender, response, sequence, _commanded(wire, decoded, accepted), now)
-        elif isinstance(outcome, Rejected):
-            cause = sender.version.causes[outcome.reason]
-            back_off_s = self._back_off_s if _is_of_apn(pending, outcome.reason) else 0.0
-            response = wire.encode_refused(pending.request, peer_teid, cause, back_off_s=back_off_s)
-        else:
-            response = wire.encode_deleted(decoded, self._serving.gateway, peer_teid, sequence)
+        match outcome:
+            case Accepted(session):
+                accepted = self._accepted(pending, session)
+                response = wire.encode_accepted(decoded, accepted, peer_teid, sequence)
+                if decoded.is_command:
+                    commanded = _commanded(wire, decoded, accepted)
+                    self._network.on_command(sender, response, sequence, commanded, now)
+            case Rejected(reason):
+                cause = sender.version.causes[reason]
+                back_off_s = self._back_off_s if _is_of_apn(pending, reason) else 0.0
+                response = wire.encode_refused(pending.request, peer_teid, cause, back_off_s=back_off_s)
+            case Done():
+                response = wire.encode_deleted(decoded, self._serving.gateway, peer_teid, sequence)
         self._respond(pending.key, sender, response)
 
     def _accepted(self, pending: Pending, session: Session) -> AcceptedRequest:

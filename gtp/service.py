@@ -9,7 +9,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 
@@ -28,14 +28,19 @@ from gtp.doubts import IndicationAction, Indications
 from gtp.endpoint import GtpcEndpoint
 from gtp.events import (
     BearerAnswered,
+    BearersUnwanted,
+    DeleteRequested,
     DeviceAsleep,
     Event,
     FormerPeer,
+    Outcome,
     OutcomeTooLate,
     PathLost,
     PeerRestarted,
+    SessionRequested,
     SessionsDoubted,
     SessionUnknown,
+    UpdateRequested,
 )
 from gtp.partners import Partner
 from gtp.transaction import TIMERS, Timers
@@ -94,7 +99,11 @@ class GtpFrontEnd:
             user_address=user_address,
         )
         self._decisions = Decisions(
-            endpoint=self._endpoint, sessions=sessions, audit=audit, gateway_id=gateway_id
+            endpoint=self._endpoint,
+            sessions=sessions,
+            audit=audit,
+            gateway_id=gateway_id,
+            answer=self._answer,
         )
         self._socket: DatagramSocket | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -301,9 +310,21 @@ class GtpFrontEnd:
 
     def _handle(self, event: Event) -> None:
         if self._tasks is not None:
-            self._tasks.create_task(self._on_event(event))
+            self._tasks.create_task(self._work_of(event))
 
-    async def _on_event(self, event: Event) -> None:
+    def _work_of(self, event: Event) -> Coroutine[None, None, None]:
+        match event:
+            case SessionRequested() | UpdateRequested() | BearersUnwanted() | DeleteRequested():
+                return self._decisions.decide(event)
+            case _:
+                return self._follow(event)
+
+    def _answer(self, token: int, outcome: Outcome) -> None:
+        self._endpoint.answer(token, outcome, self._clock.monotonic())
+        self._transmission.transmit()
+
+    async def _follow(self, event: Event) -> None:
+        """What follows from an event that nobody waits for."""
         match event:
             case PeerRestarted():
                 await self._decisions.on_peer_restarted(event)
@@ -323,10 +344,6 @@ class GtpFrontEnd:
                 self._on_asleep(event.session_id)
             case OutcomeTooLate():
                 await self._decisions.end(event.session_id, CloseReason.LATE)
-            case _:
-                outcome = await self._decisions.decide(event)
-                self._endpoint.answer(event.token, outcome, self._clock.monotonic())
-                self._transmission.transmit()
 
     def _on_bearer_answered(self, event: BearerAnswered) -> None:
         """Nobody waits for it any more: the peer made it for nothing."""

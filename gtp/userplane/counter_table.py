@@ -426,6 +426,7 @@ def _word_of(index: int) -> int:
     return HEADER_BYTES // 8 + index * SLOT_WORDS
 
 
+@lru_cache(LABELS_MAX)
 def _packed_label(label: SegmentLabel) -> bytes:
     return _LABEL.pack(_text(label.speed_class, 32), _text(label.plmn, 8))
 

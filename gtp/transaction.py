@@ -21,6 +21,8 @@ from core.domain.shares import Kept, Places
 T3_RESPONSE_S = 5.0
 N3_REQUESTS = 4
 RESPONSES_MAX = 65_536
+SWEEP_S = 1.0
+"""So often answers whose time is over are looked for; until then they only take their place."""
 REQUESTS_MAX = 65_536
 DRAWS_MAX = 16
 """Sequence numbers that are drawn for a request; where all are of open ones there is no room for it."""
@@ -94,6 +96,7 @@ class ResponseCache:
         self._kept_s = kept_s
         self._in_progress: OrderedDict[RequestKey, float] = OrderedDict()
         self._answered: Kept[RequestKey, tuple[float, bytes]] = Kept(capacity)
+        self._sweep_at = float("-inf")
 
     def __len__(self) -> int:
         """How many requests are remembered."""
@@ -101,11 +104,16 @@ class ResponseCache:
 
     def arrive(self, key: RequestKey, now: float) -> tuple[Arrival, bytes]:
         """Account for a request; with ``ANSWERED`` comes the answer to repeat."""
-        self._forget_old(now)
-        if (answered := self._answered.get(key)) is not None:
+        if now >= self._sweep_at:
+            self._forget_old(now)
+            self._sweep_at = now + SWEEP_S
+        answered = self._answered.get(key)
+        if answered is not None and answered[0] + self._kept_s > now:
             return Arrival.ANSWERED, answered[1]
         if key in self._in_progress:
-            return Arrival.IN_PROGRESS, b""
+            if self._in_progress[key] + self._kept_s > now:
+                return Arrival.IN_PROGRESS, b""
+            del self._in_progress[key]  # the new one is the youngest
         if len(self._in_progress) >= self._capacity:
             return Arrival.NO_ROOM, b""
         self._in_progress[key] = now

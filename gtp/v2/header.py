@@ -12,6 +12,8 @@ Rules: a datagram shorter than its length says is refused. With P another messag
 (§5.5.1); whoever decodes asks for it.
 """
 
+import struct
+
 from msgspec import Struct
 
 from core.errors import RemoteProtocolError
@@ -21,6 +23,7 @@ FLAG_P, FLAG_T = 0x10, 0x08
 FIRST_BYTES = 4
 """Octets that the length does not count."""
 SHORTEST_BYTES = FIRST_BYTES + 4
+_WITHOUT_TEID, _WITH_TEID = struct.Struct("!BBHI"), struct.Struct("!BBHII")
 
 
 class Header(Struct, frozen=True):
@@ -54,8 +57,8 @@ def sequence_at(data: bytes) -> int:
 
 def encode_header(message_type: int, teid: int | None, sequence: int, payload: bytes) -> bytes:
     """Header and payload; without a TEID for Echo and Version Not Supported."""
-    tail = sequence.to_bytes(3, "big") + b"\0" + payload
-    if teid is not None:
-        tail = teid.to_bytes(4, "big") + tail
-    flags = VERSION << 5 | (0 if teid is None else FLAG_T)
-    return bytes((flags, message_type)) + len(tail).to_bytes(2, "big") + tail
+    numbered = sequence << 8  # three octets and one that is spare
+    if teid is None:
+        return _WITHOUT_TEID.pack(VERSION << 5, message_type, len(payload) + 4, numbered) + payload
+    flags = VERSION << 5 | FLAG_T
+    return _WITH_TEID.pack(flags, message_type, len(payload) + 8, teid, numbered) + payload

@@ -5,7 +5,9 @@ and instance that stands more often than it may, the first counts (§7.7.10). Va
 used and say which element, of which instance, is at fault.
 """
 
+import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Self
 
@@ -53,6 +55,7 @@ PDN_TYPES = {1: PdnType.IPV4, 2: PdnType.IPV6, 3: PdnType.IPV4V6}
 PDN_NUMBERS = {pdn_type: number for number, pdn_type in PDN_TYPES.items()}
 PDN_NON_IP, PDN_ETHERNET = 4, 5
 _PAA_BYTES = {PdnType.IPV4: 5, PdnType.IPV6: 18, PdnType.IPV4V6: 22}
+PAA_BYTES_MAX = 22
 PREFIX_BITS = 64
 """Of every prefix that is given (TS 23.401 §5.3.1.2.2)."""
 BEARER_QOS_BYTES, AMBR_BYTES = 22, 8
@@ -67,6 +70,11 @@ LENGTHS_MIN = {
     SELECTION_MODE: 1, TRAFFIC_AGGREGATE: 1,
 }  # fmt: skip
 """Octets that a value has at least; less is an invalid length (§7.7.5)."""
+
+_F_TEID = struct.Struct("!BHBBI4s")
+"""Type, length, instance; interface, TEID, IPv4 address (§8.22)."""
+_CHARGING_ID = struct.Struct("!BHBI")
+_AMBR = struct.Struct("!II")
 
 Key = tuple[int, int]
 """Type and instance."""
@@ -115,6 +123,17 @@ def every(payload: bytes, type_: int, instance: int = 0) -> list[bytes]:
 def encode_element(type_: int, value: bytes, instance: int = 0) -> bytes:
     """One element."""
     return bytes((type_,)) + len(value).to_bytes(2, "big") + bytes((instance,)) + value
+
+
+@lru_cache(values.REMEMBERED_MAX)
+def encode_octet(type_: int, value: int) -> bytes:
+    """One element of one octet: EBI (§8.8), Recovery (§8.5)."""
+    return encode_element(type_, bytes((value,)))
+
+
+def encode_charging_id(charging_id: int) -> bytes:
+    """§8.29."""
+    return _CHARGING_ID.pack(CHARGING_ID, 4, 0, charging_id)
 
 
 def encode_group(type_: int, elements: Iterable[bytes], instance: int = 0) -> bytes:
@@ -167,9 +186,8 @@ class FTeid(Struct, frozen=True):
 
     def encode(self, instance: int) -> bytes:
         """The element."""
-        value = bytes((0x80 | self.interface,)) + self.teid.to_bytes(4, "big")
-        value += values.encode_ipv4(self.address)
-        return encode_element(F_TEID, value, instance)
+        address = values.encode_ipv4(self.address)
+        return _F_TEID.pack(F_TEID, 9, instance, 0x80 | self.interface, self.teid, address)
 
 
 def decode_f_teid(elements: Elements, instance: int) -> FTeid:
@@ -237,37 +255,40 @@ class Paa(Struct, frozen=True):
             value += (self.ipv4 or IPv4Address(0)).packed
         return encode_element(PAA, value)
 
-    @classmethod
-    def decode(cls, value: bytes) -> Self:
-        """What follows the addresses does not matter; raises ``ElementError`` (69)."""
-        pdn_type = decode_pdn_type(value, PAA)
-        ipv4, ipv6 = b"", value[2:18]
-        if pdn_type is PdnType.IPV4:
-            ipv4, ipv6 = value[1:5], b""
-        elif pdn_type is PdnType.IPV4V6:
-            ipv4 = value[18:22]
-        if len(value) < _PAA_BYTES[pdn_type]:
-            raise ElementError("half an address", Cause.MANDATORY_IE_INCORRECT, (PAA, 0))
-        return cls(
-            pdn_type,
-            IPv4Address(ipv4) if any(ipv4) else None,
-            IPv6Address(ipv6) if any(ipv6[:8]) else None,
-        )
+
+@lru_cache(values.REMEMBERED_MAX)
+def decode_paa(value: bytes) -> Paa:
+    """Of at most ``PAA_BYTES_MAX`` octets, for those beyond do not matter; raises ``ElementError`` (69)."""
+    pdn_type = decode_pdn_type(value, PAA)
+    ipv4, ipv6 = b"", value[2:18]
+    if pdn_type is PdnType.IPV4:
+        ipv4, ipv6 = value[1:5], b""
+    elif pdn_type is PdnType.IPV4V6:
+        ipv4 = value[18:22]
+    if len(value) < _PAA_BYTES[pdn_type]:
+        raise ElementError("half an address", Cause.MANDATORY_IE_INCORRECT, (PAA, 0))
+    return Paa(
+        pdn_type,
+        IPv4Address(ipv4) if any(ipv4) else None,
+        IPv6Address(ipv6) if any(ipv6[:8]) else None,
+    )
 
 
+@lru_cache(values.REMEMBERED_MAX)
 def encode_qos(qci: int, arp: int) -> bytes:
     """Bearer level QoS (§8.15) of a bearer without guaranteed rates."""
     return encode_element(BEARER_QOS, bytes((arp & _ARP_BITS, qci)) + bytes(BEARER_QOS_BYTES - 2))
 
 
+@lru_cache(values.REMEMBERED_MAX)
 def encode_ambr(qos: Qos) -> bytes:
     """APN-AMBR (§8.7), kbit/s up and down."""
-    return encode_element(AMBR, qos.ambr_up_kbps.to_bytes(4, "big") + qos.ambr_down_kbps.to_bytes(4, "big"))
+    return encode_element(AMBR, _AMBR.pack(qos.ambr_up_kbps, qos.ambr_down_kbps))
 
 
 def decode_ambr(value: bytes) -> tuple[int, int]:
-    """Up and down, kbit/s."""
-    return int.from_bytes(value[:4], "big"), int.from_bytes(value[4:8], "big")
+    """Up and down, kbit/s; 0 each of a value that is empty."""
+    return _AMBR.unpack_from(value) if value else (0, 0)
 
 
 class Indication(Struct, frozen=True):

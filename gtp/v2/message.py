@@ -95,6 +95,10 @@ class Created(Struct, frozen=True):
     epco: bytes
 
 
+_ACCEPTED = ie.encode_cause(Cause.REQUEST_ACCEPTED)
+_UNRESTRICTED = ie.encode_element(ie.APN_RESTRICTION, NO_APN_RESTRICTION)
+
+
 def imsi_element(elements: ie.Elements) -> bytes:
     """The IMSI as an element, to be told again (§7.3.15); or nothing."""
     value = ie.optional(elements, ie.IMSI)
@@ -132,13 +136,13 @@ def peek_control_teid(payload: bytes) -> int:
 
 def encode_echo_request(sequence: int, recovery: int) -> bytes:
     """§7.1.1."""
-    body = ie.encode_element(ie.RECOVERY, bytes((recovery,)))
+    body = ie.encode_octet(ie.RECOVERY, recovery)
     return encode_header(MessageType.ECHO_REQUEST, None, sequence, body)
 
 
 def encode_echo_response(sequence: int, recovery: int) -> bytes:
     """§7.1.2."""
-    body = ie.encode_element(ie.RECOVERY, bytes((recovery,)))
+    body = ie.encode_octet(ie.RECOVERY, recovery)
     return encode_header(MessageType.ECHO_RESPONSE, None, sequence, body)
 
 
@@ -165,18 +169,18 @@ def encode_cause_response(
 def encode_create_session_response(peer_teid: int, sequence: int, ebi: int, created: Created) -> bytes:
     """An accepting Create Session Response (§7.2.2)."""
     bearer = [
-        ie.encode_element(ie.EBI, bytes((ebi,))),
-        ie.encode_cause(Cause.REQUEST_ACCEPTED),
+        ie.encode_octet(ie.EBI, ebi),
+        _ACCEPTED,
         created.user.encode(2),
         ie.encode_qos(created.qos.qci, created.qos.arp),
-        ie.encode_element(ie.CHARGING_ID, created.charging_id.to_bytes(4, "big")),
+        ie.encode_charging_id(created.charging_id),
     ]
     elements = [
         ie.encode_cause(created.cause),
-        ie.encode_element(ie.RECOVERY, bytes((created.recovery,))),
+        ie.encode_octet(ie.RECOVERY, created.recovery),
         created.control.encode(1),
         created.paa.encode(),
-        ie.encode_element(ie.APN_RESTRICTION, NO_APN_RESTRICTION),
+        _UNRESTRICTED,
     ]
     if created.qos.ambr_up_kbps or created.qos.ambr_down_kbps:
         elements.append(ie.encode_ambr(created.qos))
@@ -210,24 +214,24 @@ def encode_modify_bearer_response(
         digits = values.encode_tbcd(msisdn, (len(msisdn) + 1) // 2)
         elements.append(ie.encode_element(ie.MSISDN, digits))
     if linked_ebi is not None:
-        elements.append(ie.encode_element(ie.EBI, bytes((linked_ebi,))))
-        elements.append(ie.encode_element(ie.APN_RESTRICTION, NO_APN_RESTRICTION))
-    elements.append(ie.encode_element(ie.RECOVERY, bytes((recovery,))))
+        elements.append(ie.encode_octet(ie.EBI, linked_ebi))
+        elements.append(_UNRESTRICTED)
+    elements.append(ie.encode_octet(ie.RECOVERY, recovery))
     for ebi, charging_id in bearers.items():
-        bearer = [ie.encode_element(ie.EBI, bytes((ebi,)))]
+        bearer = [ie.encode_octet(ie.EBI, ebi)]
         if charging_id is None:
             bearer.append(ie.encode_cause(Cause.CONTEXT_NOT_FOUND))
         else:
-            bearer.append(ie.encode_cause(Cause.REQUEST_ACCEPTED))
-            bearer.append(ie.encode_element(ie.CHARGING_ID, charging_id.to_bytes(4, "big")))
+            bearer.append(_ACCEPTED)
+            bearer.append(ie.encode_charging_id(charging_id))
         elements.append(ie.encode_group(ie.BEARER_CONTEXT, bearer))
     for ebi in removed:
-        marked = [ie.encode_element(ie.EBI, bytes((ebi,))), ie.encode_cause(Cause.REQUEST_ACCEPTED)]
+        marked = [ie.encode_octet(ie.EBI, ebi), _ACCEPTED]
         elements.append(ie.encode_group(ie.BEARER_CONTEXT, marked, 1))
     return encode_header(MessageType.MODIFY_BEARER_RESPONSE, peer_teid, sequence, b"".join(elements))
 
 
 def encode_delete_session_response(peer_teid: int, sequence: int, recovery: int) -> bytes:
     """An accepting Delete Session Response (§7.2.10.1)."""
-    body = ie.encode_cause(Cause.REQUEST_ACCEPTED) + ie.encode_element(ie.RECOVERY, bytes((recovery,)))
+    body = _ACCEPTED + ie.encode_octet(ie.RECOVERY, recovery)
     return encode_header(MessageType.DELETE_SESSION_RESPONSE, peer_teid, sequence, body)

@@ -79,7 +79,11 @@ def _create_session(request: EncodedRequest) -> DecodedRequest:
     qos = _qos(ie.required(bearer, ie.BEARER_QOS), ie.optional(elements, ie.AMBR))
     indication = ie.Indication.decode(ie.optional(elements, ie.INDICATION))
     recovery = recovery_of(elements)
-    pco, apco, epco = (ie.optional(elements, kind) for kind in (ie.PCO, ie.APCO, ie.EPCO))
+    pco, apco, epco = (
+        ie.optional(elements, ie.PCO),
+        ie.optional(elements, ie.APCO),
+        ie.optional(elements, ie.EPCO),
+    )
     asked = OpenSession(
         access=Access.GTPV2,
         imsi=imsi,
@@ -269,7 +273,7 @@ DECODERS: Mapping[int, Callable[[EncodedRequest], DecodedRequest]] = {
 
 def _paa(elements: ie.Elements) -> ie.Paa:
     """PAA, which must be of the PDN Type that stands beside it (§8.14)."""
-    paa = ie.Paa.decode(ie.conditional(elements, ie.PAA))
+    paa = ie.decode_paa(ie.conditional(elements, ie.PAA)[: ie.PAA_BYTES_MAX])
     asked = ie.optional(elements, ie.PDN_TYPE)
     if asked and ie.decode_pdn_type(asked) is not paa.pdn_type:
         raise ie.ElementError("not of the PDN type", Cause.MANDATORY_IE_INCORRECT, (ie.PAA, 0))

@@ -84,7 +84,7 @@ class Sgw(GtpPeer[Answer]):
         user = ie.decode_f_teid(given, 2)
         context.peer_teid_user, context.gateway_user = user.teid, str(user.address)
         context.charging_id = int.from_bytes(ie.required(given, ie.CHARGING_ID), "big")
-        context.ue_address = ie.Paa.decode(ie.required(answer.elements, ie.PAA)).ipv4 or context.ue_address
+        context.ue_address = ie.decode_paa(ie.required(answer.elements, ie.PAA)).ipv4 or context.ue_address
         context.dns = dns_servers(ie.optional(answer.elements, ie.PCO))
 
     async def _move(self, context: PdpContext) -> None:

@@ -364,6 +364,19 @@ def test_the_response_cache_is_bounded_and_forgets() -> None:
     assert cache.arrive(("a", 1, 1, 16, 2), 0)[0] is Arrival.NEW
     assert cache.arrive(("a", 1, 1, 16, 3), 0)[0] is Arrival.NO_ROOM
     assert cache.arrive(("a", 1, 1, 16, 3), 1_000)[0] is Arrival.NEW
+
+
+def test_what_is_over_counts_no_more_though_it_still_takes_its_place() -> None:
+    cache, one, another = ResponseCache(kept_s=0.4), ("a", 1, 1, 16, 1), ("a", 1, 1, 16, 2)
+    cache.arrive(one, 0.0)
+    cache.arrive(another, 0.0)
+    cache.answer(another, "a", b"answer")
+    assert cache.arrive(one, 0.3) == (Arrival.IN_PROGRESS, b"")
+    assert cache.arrive(another, 0.3) == (Arrival.ANSWERED, b"answer")
+    assert [cache.arrive(key, 0.4)[0] for key in (one, another)] == [Arrival.NEW, Arrival.NEW]
+    assert len(cache) == 3
+    assert cache.arrive(("a", 1, 1, 16, 3), 1.0)[0] is Arrival.NEW
+    assert len(cache) == 1
     assert len(cache) == 1
     assert RESPONSES_MAX == 65_536
 

@@ -7,6 +7,7 @@ it last. Sessions end a bounded number at once: a lost peer may have as many as 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from core.domain.flow import DedicatedBearer
 from core.domain.reasons import AttachRefusal
@@ -37,6 +38,9 @@ from gtp.wire import BearerEndpoints, PeerEndpoints
 ENDED_AT_ONCE_MAX = 64
 """Sessions of a lost peer that are being ended at one time."""
 
+Others = dict[str, tuple[Session, Holder]]
+"""Sessions of a SIM that others than the peer hold which asks for one, by id."""
+
 
 class Decisions:
     """Those of one gateway."""
@@ -61,8 +65,13 @@ class Decisions:
         outcome: Outcome
         try:
             match request:
-                case SessionRequested():
-                    outcome = await self._open(request)
+                case SessionRequested(peer=asker, asked=asked, proof=proof):
+                    others: Others = {}
+                    holder_of = partial(self._holder_of, asker, others)
+                    session = await self._sessions.open(asked, holder_of=holder_of, proof=proof)
+                    if others:
+                        await self._record_others(request, session, others.values())
+                    outcome = Accepted(session)
                 case UpdateRequested():
                     outcome = await self._modify(request)
                 case BearersUnwanted():
@@ -79,19 +88,6 @@ class Decisions:
 
     # -- requests -------------------------------------------------------------------------------------
 
-    async def _open(self, request: SessionRequested) -> Outcome:
-        others = dict[str, tuple[Session, Holder]]()
-
-        def holder_of(session: Session) -> Holder:
-            if (holder := self._holder_of(request.peer, session)) is not Holder.SAME:
-                others[session.session_id] = session, holder
-            return holder
-
-        session = await self._sessions.open(request.asked, holder_of=holder_of, proof=request.proof)
-        if others:
-            await self._record_others(request, session, others.values())
-        return Accepted(session)
-
     async def _record_others(
         self, request: SessionRequested, session: Session, others: Iterable[tuple[Session, Holder]]
     ) -> None:
@@ -105,15 +101,15 @@ class Decisions:
                 former = other.tunnel.peer_control_address if other.tunnel else ""
                 await self._record_taken_over(other.session_id, former, request.peer)
 
-    def _holder_of(self, asker: str, session: Session) -> Holder:
-        """Who has a session, to the peer that asks for one: a NAS is another."""
-        address, partners = (
-            session.tunnel.peer_control_address if session.tunnel else "",
-            self._endpoint.partners,
-        )
+    def _holder_of(self, asker: str, others: Others, session: Session) -> Holder:
+        """Who has a session, to the peer that asks for one: a NAS is another. Notes those of ``others``."""
+        partners = self._endpoint.partners
+        address = session.tunnel.peer_control_address if session.tunnel else ""
         if address and partners.are_one(asker, address):
             return Holder.SAME
-        return Holder.YIELDING if partners.may_take_over(asker, address) else Holder.OTHER
+        holder = Holder.YIELDING if partners.may_take_over(asker, address) else Holder.OTHER
+        others[session.session_id] = session, holder
+        return holder
 
     async def _modify(self, request: UpdateRequested) -> Outcome:
         is_peer_named = request.ends != PeerEndpoints()

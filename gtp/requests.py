@@ -238,8 +238,9 @@ class Requests:
         pending.sender.version.waiting -= 1
         is_shed = token in self._shed
         is_late = is_shed or now - pending.received > self._patience_s
-        self._shed.discard(token)
-        if is_late and not is_shed:
+        if is_shed:
+            self._shed.remove(token)
+        elif is_late:
             self._responses.forget(pending.key)
         match outcome:
             case Accepted(session) if not is_late or not isinstance(pending.event, SessionRequested):

@@ -7,7 +7,7 @@ Rules:
 - One party, and one APN among several, has a part of the room: its storm is not the others'. What it changes
   and ends counts too, and has a little more, so that the others may still attach.
 - One SIM has a few requests under way, however many a peer sends for it.
-- Who is refused is told so at once by a temporary cause, and tries again later.
+- A refusal is sent at once, with a temporary cause, so that the device tries again later.
 """
 
 from collections import defaultdict

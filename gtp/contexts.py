@@ -70,7 +70,7 @@ TRANSITIONS: Table[ContextState, ContextEvent, ContextAction] = {
 
 
 class Context(Struct, gc=False):
-    """A PDP context or PDN connection. ``peer_restart_counter``: what its peer told when it asked; ``before``
+    """A PDP context or PDN connection. ``peer_restart_counter``: what its peer sent when it asked; ``before``
     and ``after``: the peer's contexts next to it, by our TEID.
     """
 

@@ -96,7 +96,9 @@ class Decisions:
         for other, holder in others:
             if holder is Holder.OTHER:
                 claims["beside_anothers"] += 1
-            elif other.session_id != session.session_id:  # else it was handed over: that tells its peer
+            elif (
+                other.session_id != session.session_id
+            ):  # else it was handed over: its peer is sent a delete then
                 claims["taken_over"] += 1
                 former = other.tunnel.peer_control_address if other.tunnel else ""
                 await self._record_taken_over(other.session_id, former, request.peer)
@@ -208,7 +210,7 @@ class Decisions:
                 tasks.create_task(end_some())
 
     async def end(self, session_id: str, reason: CloseReason, *, tell_peer: bool = False) -> None:
-        """End a session that nobody waits for."""
+        """End a session; no peer waits for it."""
         with suppress(Unavailable):  # the session service goes on trying until the end is durable
             await self._end(session_id, reason, tell_peer=tell_peer)
 

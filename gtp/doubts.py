@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from core.domain.shares import Kept, Places
 
 DOUBTS_MAX = 65_536
-"""Beyond it a session is not asked about: its next restart, Error Indication or attach tells."""
+"""Beyond it a session is not asked about: its next restart, Error Indication or attach shows it."""
 
 
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ class Doubts(Generic[Item]):
         return True
 
     def timer(self) -> float | None:
-        """When ``due`` has something to tell."""
+        """When ``due`` has something to return."""
         return self._waiting[0][0] if self._waiting else None
 
     def due(self, now: float) -> list[Item]:
@@ -54,7 +54,8 @@ INDICATED_MAX = 4_096
 INDICATED_AGAIN_S = 10.0
 """A peer is asked about one session so often at most."""
 INDICATED_TIMES = 4
-"""So often it is asked, while nothing comes up the tunnel; then the session ends and its peer is told."""
+"""So often it is asked, while nothing comes up the tunnel; then the session ends and its peer is sent
+a delete request."""
 
 
 class IndicationAction(Enum):

@@ -1,4 +1,4 @@
-"""What the endpoint asks to be decided, and what it may be told: the same for every version.
+"""What the endpoint asks to be decided, and the answers that it takes: the same for every version.
 
 Rule: nothing here is a wire format.
 """
@@ -30,8 +30,8 @@ class UpdateRequested(Struct, frozen=True):
 
     ``qos`` is the whole of it, ``qos_change`` a part. Of the dedicated bearers ``bearers`` have moved and
     ``removed`` (their EBIs) are over; ``is_suspended`` is ``None`` when nothing was said of it. ``imei``: of
-    the device that the SIM is in now, if it was told. When it ``is_taken_over`` by another partner, dedicated
-    bearers that it does not name are over.
+    the device that the SIM is in now, if it was named. When it ``is_taken_over`` by another partner,
+    dedicated bearers that it does not name are over.
     """
 
     token: int

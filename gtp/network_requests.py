@@ -22,7 +22,7 @@ from gtp.transaction import PartyOf, itself
 from gtp.wire import Verdict
 
 CHANGE_AGAIN_S = 10.0
-"""After this a change that was put off is told again (TS 29.274 §7.2.16 leaves the time to us)."""
+"""After this a change that was put off is sent again (TS 29.274 §7.2.16 leaves the time to us)."""
 CHANGE_TRIES_MAX = 4
 PUT_OFF_MAX = 4_096
 """Sessions of which requests are put off; beyond it, or a party's share, those of the oldest are given up."""
@@ -73,7 +73,7 @@ class _Change:
 
 
 class Changes:
-    """The changes that peers are being told of, by session: no more than there are contexts."""
+    """The changes that are being sent to peers, by session: no more than there are contexts."""
 
     def __init__(self) -> None:
         self._by_session: dict[str, _Change] = {}
@@ -84,7 +84,7 @@ class Changes:
         return len(self._by_session)
 
     def begin(self, session: Session) -> bool:
-        """Whether to tell it now; else it is told when the one under way has ended."""
+        """Whether to send it now; else it is sent when the one under way has ended."""
         change = self._by_session.get(session.session_id)
         if change is None:
             self._by_session[session.session_id] = _Change(session)
@@ -93,7 +93,7 @@ class Changes:
         return False
 
     def end(self, session_id: str, verdict: Verdict, now: float) -> Session | None:
-        """The telling ended; what to tell now, if anything."""
+        """The change was answered or given up; what to send now, if anything."""
         change = self._by_session.get(session_id)
         if change is None:
             return None
@@ -110,7 +110,7 @@ class Changes:
         return change.following
 
     def again(self, session_id: str) -> Session | None:
-        """The session has moved, or its device woke: what of it was put off is to be told now."""
+        """The session has moved, or its device woke: what of it was put off is to be sent now."""
         change = self._by_session.get(session_id)
         if change is None or change.again_at is None:
             return None
@@ -124,7 +124,7 @@ class Changes:
         self._by_session.pop(session_id, None)
 
     def timer(self) -> float | None:
-        """When ``due`` has something to tell."""
+        """When ``due`` has something to return."""
         while self._put_off:
             again_at, session_id = self._put_off[0]
             change = self._by_session.get(session_id)

@@ -2,11 +2,11 @@
 
 Rules:
 
-- Whoever is in no partner's networks is dropped before anything of the datagram is read. With no table at all
-  everybody may speak, each for itself.
+- A datagram from outside all partners' networks is dropped before anything of it is read. Without a table
+  every peer may speak, each for itself.
 - A peer has tunnels end at addresses of its own partner alone, or where that one's user plane is.
 - What a peer begins another address of the same partner may go on with. A partner that is allowed to
-  (``may_take_over``) may move it to itself, nobody else.
+  (``may_take_over``) may move it to itself, no other may.
 - A partner's datagrams are paid for from one bucket of tokens, whichever of its addresses they name as their
   source. The last quarter of a bucket is for what changes or ends sessions.
 """
@@ -38,7 +38,7 @@ class Partner:
     """A roaming partner. ``requests_per_s`` 0: no limit; ``burst`` is what may come at once.
 
     ``echo``: whether its peers are sent Echo Requests. ``user_networks``: where its user plane is beside
-    ``networks``; nobody there may speak. ``ipcp_ack``: IPCP is answered by a Configure-Ack with our values;
+    ``networks``; it may not speak. ``ipcp_ack``: IPCP is answered by a Configure-Ack with our values;
     ``assume_dual_address_bearers``: its bearers carry both families, whether it sets the flag or not.
     ``may_take_over``: whose sessions it may have, by name, or ``EACH``.
     """
@@ -112,7 +112,7 @@ class Partners:
         return partner is not None and not self._is_everybody and partner is self.of(other)
 
     def may_take_over(self, address: str, holder: str) -> bool:
-        """Whether it may have a session that another partner's address, or nobody's, holds (empty: a NAS)."""
+        """Whether it may have a session that another partner's address, or none, holds (empty: a NAS)."""
         partner = self.of(address)
         if partner is None:
             return False
@@ -122,7 +122,7 @@ class Partners:
         )
 
     def may_name(self, address: str, other: str) -> bool:
-        """Whether it may have us answer to this other address: else we would send what nobody asked for."""
+        """Whether it may have us answer to this other address, whose owner may not have asked for it."""
         return self._is_everybody or self.are_one(address, other)
 
     def may_receive(self, address: str, user: str) -> bool:

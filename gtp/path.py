@@ -110,7 +110,9 @@ class DueNow:
 
 
 class Peers:
-    """What one version's machine knows of its peers, by address; ``asks`` tells who is sent Echo Requests."""
+    """What one version's machine knows of its peers, by address. ``asks``: whether an address is sent Echo
+    Requests.
+    """
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class Peers:
 
     def on_echo_response(self, peer: str, recovery: int | None, now: float) -> int | None:
         """The answer to our Echo Request; the new counter when what the peer held under others is over. It is
-        to be told then whether that was all (``cleared``) or not (``prove_again``).
+        to be informed then whether that was all (``cleared``) or not (``prove_again``).
         """
         state = self._states.get(peer)
         if state is None:
@@ -197,7 +199,7 @@ class Peers:
         self._states.pop(peer, None)
 
     def counter_of(self, peer: str) -> int | None:
-        """What a request without Recovery is of: the counter that the peer told last."""
+        """What a request without Recovery is of: the counter that the peer sent last."""
         state = self._states.get(peer)
         return None if state is None else state.restart.told
 
@@ -251,11 +253,11 @@ class Peers:
         return self._timers.echo_interval_s if self._asks(peer) else 0.0
 
     def timer(self) -> float | None:
-        """When ``due`` has something to tell."""
+        """When ``due`` has something to return."""
         return self._due[0][0] if self._due else None
 
     def due(self, now: float, has_sessions: Callable[[str], bool]) -> DueNow:
-        """What is to be done now; whoever has no sessions any more is watched no longer."""
+        """What is to be done now; a peer without sessions is watched no longer."""
         found = DueNow()
         while self._due and self._due[0][0] <= now:
             at, peer, kind = heappop(self._due)

@@ -1,7 +1,7 @@
 """Path management (TS 23.007 §18, §20; TS 29.060 §7.2, TS 29.274 §7.1): Echo, restarts of peers, silent
 peers.
 
-Rules: what a peer's message tells of its restart counter is asked for by Echo Requests before it counts
+Rules: what a peer's message says of its restart counter is confirmed by Echo Requests before it counts
 (``gtp.restart``); what a proved restart leaves ends or is asked about, in batches.
 """
 
@@ -165,7 +165,7 @@ class PathManagement:
 
 
 def _is_doubted(version: Version, context: Context) -> bool:
-    """Whether its peer asked for it under another restart counter than is known of it: nobody there may know
+    """Whether its peer asked for it under another restart counter than is known of it: it may not know
     the session.
     """
     counter = context.peer_restart_counter

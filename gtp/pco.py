@@ -1,9 +1,9 @@
-"""Protocol configuration options (TS 24.008 §10.5.6.3): what a device asks for and what it is told.
+"""Protocol configuration options (TS 24.008 §10.5.6.3): what a device asks for and what it is sent.
 
 Rules: options are read up to a bound, and what overruns or is unknown is left unanswered: a device with a
-broken option still gets its session. A device is told of the families that its session has, each thing once;
+broken option still gets its session. A device is sent values of the families that its session has, each once;
 each PPP packet is answered by one of its own. PAP and CHAP are acknowledged in the answer, for a session that
-is open has passed them (``credentials``). There is one round, in PPP there are several: an answer tells at
+is open has passed them (``credentials``). There is one round, in PPP there are several: an answer states at
 once all that was asked for and is known here, whatever else was asked for.
 The additional and the extended options (TS 29.274 §8.96, §8.128) are written alike; each is answered by its
 own kind.
@@ -84,7 +84,7 @@ def credentials(asked: bytes) -> Credentials | None:
 
 
 def answer_options(asked: bytes, session: Session, apn: Apn, *, ipcp_ack: bool = False) -> bytes:
-    """The network's options for a device's; empty when there is nothing to tell. ``ipcp_ack``: IPCP is
+    """The network's options for a device's; empty when there is nothing to send. ``ipcp_ack``: IPCP is
     acknowledged with our values, whatever it asked for.
     """
     answer = b"\x80"
@@ -149,7 +149,7 @@ def _answer_ipcp(identifier: int, request: bytes, session: Session, apn: Apn, *,
     """Acknowledge, correct or reject the options of a Configure-Request (RFC 1332 §3, RFC 1877 §1). A second
     server that is not there is the first.
 
-    Options that are not known are rejected only where there is nothing else to tell: a Reject tells of them
+    Options that are not known are rejected only where there is nothing else to send: a Reject names them
     alone (RFC 1661 §5.4), and no second request would come. A Nak leaves them out.
     """
     known: dict[int, IPv4Address] = {}

@@ -2,8 +2,8 @@
 
 Rules: a peer of version 1 asks by a QoS profile (TS 29.060 §7.7.34, TS 24.008 §10.5.6.5) and, if it is of
 Release 9 or later, an APN-AMBR; one of version 2 by QCI, ARP and APN-AMBR; ``Qos`` is what either means.
-Without an APN-AMBR the profile's maximum bit rates are it. A rate that has no code is told as the next lower,
-so that nobody is told more than it has. Rates are in kbit/s; 0: none is named.
+Without an APN-AMBR the profile's maximum bit rates are it. A rate that has no code is sent as the next lower,
+so that no peer is granted more than its session has. Rates are in kbit/s; 0: none is named.
 """
 
 from core.domain.session import Qos

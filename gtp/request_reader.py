@@ -1,7 +1,7 @@
 """What a peer asks of a session that is open: the context that it names, and whether it may.
 
 Rule: a context answers to its own peer only, or to one of the same partner (``gtp.partners``), or to one that
-may take it over; to anybody else it does not exist, so that nobody learns that a TEID is in use.
+may take it over; to any other peer it does not exist, so that none learns that a TEID is in use.
 """
 
 from msgspec import Struct
@@ -123,7 +123,7 @@ def _ends_of(body: object, context: Context) -> PeerEndpoints | None:
 
 
 def _with_counter(ends: PeerEndpoints, sender: Sender) -> PeerEndpoints:
-    """A peer may tell its restart counter in its first message alone."""
+    """A peer may send its restart counter in its first message alone."""
     if ends.restart_counter is not None:
         return ends
     return replace(ends, restart_counter=sender.version.peers.counter_of(sender.peer[0]))

@@ -148,7 +148,7 @@ class Requests:
         return Pending(key, sender, request, decoded, of_context, peer_teid, now, is_newcomer)
 
     def _session_requested(self, sender: Sender, params: CreateSessionParams) -> SessionRequested:
-        """A peer may tell its restart counter in its first message alone."""
+        """A peer may send its restart counter in its first message alone."""
         asked, version, address = params.asked, sender.version, sender.peer[0]
         if asked.peer is not None and asked.peer.restart_counter is None:
             counter = version.peers.counter_of(address)
@@ -244,7 +244,7 @@ class Requests:
             self._responses.forget(pending.key)
         match outcome:
             case Accepted(session) if not is_late or not isinstance(pending.event, SessionRequested):
-                was_held = self._hold(pending, session, now)  # also when nobody waits for the answer any more
+                was_held = self._hold(pending, session, now)  # also when its peer waits no longer
                 if not is_late:
                     self._send_response(pending, outcome, now)
                 if was_held:
@@ -333,7 +333,7 @@ def _has_dual(sender: Sender, params: CreateSessionParams) -> bool:
 
 
 def _is_of_apn(pending: Pending, reason: AttachRefusal) -> bool:
-    """Of what is refused for the SIM's sake nobody else's attaches should wait."""
+    """What is refused for the SIM's sake holds back no other SIM's attach."""
     return reason is AttachRefusal.APN_CONGESTED and isinstance(pending.event, SessionRequested)
 
 

@@ -99,7 +99,7 @@ def is_newer(counter: int, than: int) -> bool:
 class RestartCounter:
     """One peer's. ``known`` is believed, ``suspected`` in question, ``heard`` what any message carried last.
 
-    ``told`` is what a request is of that carries none: a peer may tell it in its first message alone.
+    ``told`` is what a request is of that carries none: a peer may send it in its first message alone.
     ``is_mixed``: sessions that were read back were begun under several, so the known one is to be proved too.
     ``refused`` counts what the table refused, of all counters that share it.
     """

@@ -324,7 +324,7 @@ class GtpFrontEnd:
         self._transmission.transmit()
 
     async def _follow(self, event: Event) -> None:
-        """What follows from an event that nobody waits for."""
+        """What follows from an event that no peer waits for."""
         match event:
             case PeerRestarted():
                 await self._decisions.on_peer_restarted(event)

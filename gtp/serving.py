@@ -26,7 +26,7 @@ class Serving:
         self.gateway = replace(self.gateway, recovery=counter & 0xFF)
 
     def apn_of(self, session: Session) -> Apn:
-        """The access point of a session; one that is served no longer tells its devices nothing."""
+        """The access point of a session; of one that is served no longer its name alone."""
         return self.apns.get(session.apn.lower()) or Apn(session.apn)
 
     def one_family_of(self, apn_name: str, otherwise: PdnType) -> PdnType:

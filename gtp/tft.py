@@ -47,7 +47,7 @@ class Tft:
 
 
 def encode_tft(filters: Sequence[PacketFilter]) -> bytes:
-    """The template that creates these; raises ``LocalProtocolError`` when they cannot be told."""
+    """The template that creates these; raises ``LocalProtocolError`` when they cannot be encoded."""
     if not 0 < len(filters) <= FILTERS_MAX or len({each.identifier for each in filters}) != len(filters):
         raise LocalProtocolError(f"{len(filters)} packet filters")
     return bytes((TftOperation.CREATE << 5 | len(filters),)) + b"".join(map(_encode_filter, filters))

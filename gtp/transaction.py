@@ -35,7 +35,7 @@ class Timers:
     A request is repeated ``n3_requests`` times, ``t3_response_s`` apart. ``echo_interval_s`` lies between two
     Echo Requests to a peer with sessions, 0: none are sent; the sessions of one that does not answer are
     kept for ``path_keep_s``. Who is refused for an APN that is congested is asked to stay away from it for
-    ``back_off_s``, 0: it is not told how long.
+    ``back_off_s``, 0: no time is named.
     """
 
     t3_response_s: float = T3_RESPONSE_S

@@ -113,7 +113,7 @@ class DecodedRequest(Struct, frozen=True):
     """A request with its elements. ``response_type`` answers it; a command is answered by a request of ours
     with its number (TS 29.274 §7.6), and refused by ``response_type``.
 
-    ``peer_teid`` is the control TEID that it tells, ``nsapi`` the context's own where it must name that;
+    ``peer_teid`` is the control TEID that it names, ``nsapi`` the context's own where it must name that;
     ``unknown_cause`` answers it where there is no such context, ``newcomer_fault`` where the context is of
     another version. ``repeated`` is the wire's own: what its answer needs of it.
     """
@@ -287,7 +287,7 @@ class Wire(Protocol):
         """The elements of a request, or the fault with the cause to answer."""
 
     def peek_control_teid(self, request: EncodedRequest) -> int:
-        """The control TEID that a request tells which may not be decodable, or 0."""
+        """The control TEID that a request names, even one that cannot be decoded, or 0."""
 
     def encode_accepted(
         self, request: DecodedRequest, accepted: AcceptedRequest, peer_teid: int, sequence: int
@@ -319,7 +319,7 @@ class Wire(Protocol):
         """An Echo Response."""
 
     def encode_release(self, peer_teid: int, sequence: int, nsapi: int, reason: CloseReason) -> bytes:
-        """The request by which the network ends a context; it tells why where the device should know."""
+        """The request by which the network ends a context; it says why where the device should know."""
 
     def encode_change(self, peer_teid: int, sequence: int, nsapi: int, qos: Qos) -> bytes:
-        """The request that tells what a session is granted now."""
+        """The request that states what a session is granted now."""

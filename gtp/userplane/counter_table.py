@@ -90,7 +90,7 @@ class Opening:
 class CounterTable:
     """A table of ``capacity`` slots. Make one with ``open_file`` or ``over_buffer``.
 
-    ``words`` is the table as 64-bit words: whoever forwards packets adds to the four words at
+    ``words`` is the table as 64-bit words: the forwarding adds to the four words at
     ``counters_at`` (up bytes, up packets, down bytes, down packets) and touches no other.
     """
 

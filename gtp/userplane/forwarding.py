@@ -147,7 +147,7 @@ class Forwarding:
     def install(self, bearer: Bearer, counters_at: int) -> None:
         """Forward for this session from now on, whatever was installed for it before.
 
-        A peer whose tunnel has moved to another is told that nothing more comes by it (§7.3.2).
+        A peer whose tunnel has moved to another is sent an End Marker (§7.3.2).
         """
         before = self._tables.put(bearer, counters_at)
         if before is None:

@@ -14,7 +14,7 @@ ADVERTISED_SERVERS_MAX = 3
 class Link(Struct, eq=False, gc=False):
     """The link of an access point's devices: its MTU, and the name servers that are advertised on it, packed.
 
-    ``changed_s``: since when it is so; who was told before is told again.
+    ``changed_s``: since when it is so; devices that were advertised it before are sent it again.
     """
 
     apn: str

@@ -1,8 +1,8 @@
 """Whether peers can be reached by GTP-U (TS 29.281 §7.2): Echo Requests in rounds, and who answers none.
 
-Rules: in a round everybody who has sessions is asked, again as often as requests are repeated, until it
-answers; who did not is suspect until it answers in a later round. No session ends for it: that is told by
-GTP-C and by Error Indications. Pure.
+Rules: in a round each peer with sessions is asked, again as often as requests are repeated, until it
+answers; one that did not is suspect until it answers in a later round. No session ends for it: GTP-C and
+Error Indications end sessions. Pure.
 """
 
 from collections import Counter
@@ -42,7 +42,7 @@ class UserPaths:
         return iter(self._paths.items())
 
     def begin(self, sessions: Mapping[str, int], now: float) -> Iterable[tuple[bytes, Address]]:
-        """A round: what to send to whoever has ``sessions`` (how many by address); others are forgotten."""
+        """A round: what to send to each peer with ``sessions`` (how many by address); others are forgotten."""
         known, self._paths = self._paths, {}
         for peer, count in sessions.items():
             if len(self._paths) >= PEERS_MAX:
@@ -53,7 +53,7 @@ class UserPaths:
         return self.again()
 
     def again(self) -> Iterable[tuple[bytes, Address]]:
-        """What to send to whoever has not answered yet."""
+        """What to send to each peer that has not answered yet."""
         data = echo_request(self._sequence)
         return [(data, (peer, GTP_U_PORT)) for peer, path in self._paths.items() if path.asked_at is not None]
 

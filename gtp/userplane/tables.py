@@ -65,7 +65,7 @@ class Tunnel(Struct, eq=False, gc=False):
 
 class Tables:
     """Finds tunnels by session, by our TEIDs, by the device's packed address or prefix (4 or 8 octets), and
-    by peer and its TEIDs. The dictionaries are read by whoever forwards packets, and changed here alone.
+    by peer and its TEIDs. The dictionaries are read by the forwarding, and changed here alone.
     """
 
     def __init__(self, links: Links) -> None:
@@ -78,7 +78,7 @@ class Tables:
     def put(self, bearer: Bearer, counters_at: int) -> Tunnel | None:
         """Install, in place of what was installed for the session before, which is returned.
 
-        At the same speed a queue goes on: whoever moves from peer to peer gets no new burst.
+        At the same speed a queue goes on: a session that moves from peer to peer gets no new burst.
         """
         before = self.take(bearer.session_id)
         tunnel = _tunnel(bearer, counters_at, self._links.of(bearer.apn))

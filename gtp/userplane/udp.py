@@ -109,7 +109,7 @@ class UdpUserPlane:
         return self._paths
 
     async def watch_paths(self, timers: Timers, *, interval_s: float) -> None:
-        """Ask each peer every ``interval_s`` whether it is there, for ever; 0: nobody is asked."""
+        """Ask each peer every ``interval_s`` whether it is there, for ever; 0: none is asked."""
         while interval_s:
             await asyncio.sleep(interval_s)
             sessions: Counter[str] = Counter()

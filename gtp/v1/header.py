@@ -10,7 +10,7 @@
 
 Rules: a datagram shorter than its length says is refused; bytes beyond it are not read; the chain of
 extension headers is bounded and a length of zero in it is refused. Extension headers are read over; which
-there were is told.
+there were is reported.
 """
 
 import struct

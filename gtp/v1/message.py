@@ -56,7 +56,8 @@ MANDATORY: Mapping[MessageType, tuple[int, ...]] = {
     MessageType.DELETE_PDP_CONTEXT_RESPONSE: (ie.CAUSE,),
 }
 """§7.3.1, §7.3.3, §7.3.5, §7.5B.1, §7.2.2. IMSI, APN and control TEID are conditional in the tables there and
-present in every first activation; a secondary activation is told by its Linked NSAPI and refused apart."""
+present in every first activation; a secondary activation is recognised by its Linked NSAPI and refused
+apart."""
 
 RESPONSES: Mapping[int, MessageType] = {
     MessageType.CREATE_PDP_CONTEXT_REQUEST: MessageType.CREATE_PDP_CONTEXT_RESPONSE,
@@ -139,7 +140,7 @@ def encode_echo_request(sequence: int) -> bytes:
 
 
 def encode_version_not_supported(sequence: int) -> bytes:
-    """§7.2.3: tells the latest version that is spoken here by its own header."""
+    """§7.2.3: states the latest version that is spoken here by its own header."""
     return encode_header(MessageType.VERSION_NOT_SUPPORTED, 0, sequence, b"")
 
 
@@ -179,7 +180,7 @@ def encode_cause_response(
 
 
 class Granted(Struct, frozen=True):
-    """What an accepting response to a Create or an Update tells (§7.3.2, §7.3.4). ``qos``: its elements from
+    """What an accepting response to a Create or an Update states (§7.3.2, §7.3.4). ``qos``: its elements from
     the QoS profile on (``encode_granted_qos``).
     """
 
@@ -207,7 +208,7 @@ _NOT_REORDERED = 0xFE
 
 def encode_granted_qos(profile: bytes, *, reports_changes: bool, evolved_arp: bytes, ambr: bytes) -> bytes:
     """The elements of the quality of service, the last two where they are not empty; ``reports_changes``: the
-    SGSN shall tell changes of the cell.
+    SGSN shall report changes of the cell.
     """
     elements = [(ie.QUALITY_OF_SERVICE, profile)]
     if reports_changes:

@@ -30,7 +30,7 @@ from gtp.wire import (
 )
 
 MS_INFO_CHANGE_REPORTING_SUPPORT = 0x02
-"""The one extension header that is understood: the SGSN can tell changes of the cell (§6.1.4)."""
+"""The one extension header that is understood: the SGSN can report changes of the cell (§6.1.4)."""
 COMPREHENSION_REQUIRED = 0x80
 """Set in the type of an extension header that its receiver must understand (§6.1.1)."""
 _DUAL_ADDRESS_BEARER, _NO_QOS_NEGOTIATION = 0x80, 0x08
@@ -53,8 +53,8 @@ class AskedQos(Struct, frozen=True):
 
 
 class Asked(Struct, frozen=True):
-    """What the answer to a Create or an Update needs of it; ``reports_changes``: the SGSN can tell changes of
-    the cell.
+    """What the answer to a Create or an Update needs of it; ``reports_changes``: the SGSN can report changes
+    of the cell.
     """
 
     qos: AskedQos

@@ -9,7 +9,7 @@
     then      sequence number (24 bits), and an octet that is spare or carries the priority
 
 Rules: a datagram shorter than its length says is refused. With P another message follows in the datagram
-(§5.5.1); whoever decodes asks for it.
+(§5.5.1); the decoder asks for it.
 """
 
 import struct

@@ -81,7 +81,7 @@ NO_APN_RESTRICTION = b"\0"
 
 
 class Created(Struct, frozen=True):
-    """What an accepting Create Session Response tells (§7.2.2)."""
+    """What an accepting Create Session Response states (§7.2.2)."""
 
     cause: Cause
     control: ie.FTeid
@@ -100,7 +100,7 @@ _UNRESTRICTED = ie.encode_element(ie.APN_RESTRICTION, NO_APN_RESTRICTION)
 
 
 def imsi_element(elements: ie.Elements) -> bytes:
-    """The IMSI as an element, to be told again (§7.3.15); or nothing."""
+    """The IMSI as an element, to be repeated (§7.3.15); or nothing."""
     value = ie.optional(elements, ie.IMSI)
     return ie.encode_element(ie.IMSI, value) if 0 < len(value) <= IMSI_BYTES_MAX else b""
 
@@ -147,7 +147,7 @@ def encode_echo_response(sequence: int, recovery: int) -> bytes:
 
 
 def encode_version_not_supported(sequence: int) -> bytes:
-    """§7.1.3: tells the latest version that is spoken here by its own header."""
+    """§7.1.3: states the latest version that is spoken here by its own header."""
     return encode_header(MessageType.VERSION_NOT_SUPPORTED, None, sequence, b"")
 
 
@@ -204,8 +204,8 @@ def encode_modify_bearer_response(
     linked_ebi: int | None = None,
 ) -> bytes:
     """An accepting Modify Bearer Response (§7.2.8). ``bearers``: of each EBI that was spoken of the charging
-    id; ``None``: there is no such bearer. ``linked_ebi``: the default bearer, to be told with the APN
-    Restriction to whoever comes from an SGSN on Gn/Gp (table 7.2.8-1).
+    id; ``None``: there is no such bearer. ``linked_ebi``: the default bearer, to be sent with the APN
+    Restriction to an SGW whose session comes from an SGSN on Gn/Gp (table 7.2.8-1).
     """
     is_whole = None not in bearers.values()
     cause = Cause.REQUEST_ACCEPTED if is_whole else Cause.REQUEST_ACCEPTED_PARTIALLY

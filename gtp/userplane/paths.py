@@ -42,7 +42,7 @@ class UserPaths:
         return iter(self._paths.items())
 
     def begin(self, sessions: Mapping[str, int], now: float) -> Iterable[tuple[bytes, Address]]:
-        """A round: what to send to each peer with ``sessions`` (how many by address); others are forgotten."""
+        """A round: what to send to each peer with ``sessions``, a count by address; others are forgotten."""
         known, self._paths = self._paths, {}
         for peer, count in sessions.items():
             if len(self._paths) >= PEERS_MAX:

@@ -38,10 +38,10 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "GTPv1 create, volatile": Budget(827, 0),
-    "GTPv1 create, durable": Budget(796, 79),
-    "GTPv2 create, volatile": Budget(866, 0),
-    "GTPv2 create, durable": Budget(835, 79),
+    "GTPv1 create, volatile": Budget(670, 0),
+    "GTPv1 create, durable": Budget(643, 79),
+    "GTPv2 create, volatile": Budget(726, 0),
+    "GTPv2 create, durable": Budget(699, 79),
     "RADIUS authentication": Budget(228, 0),
     "RADIUS interim, durable": Budget(240, 13.9),
     "MQTT publish, QoS 1": Budget(131, 0),

@@ -64,8 +64,8 @@ class HastyGateway(GatewayRuntime):
 def _hasty() -> type[Requests]:
     newest: dict[str, int] = {}
 
-    def _hold(self: Any, pending: Pending, session: Session, now: float) -> None:
-        Requests._hold(self, pending, session, now)
+    def _hold(self: Any, pending: Pending, session: Session, now: float) -> bool:
+        was_held = Requests._hold(self, pending, session, now)
         assert session.tunnel is not None
         peer, counter = session.tunnel.peer_control_address, session.tunnel.peer_restart_counter
         assert counter is not None, "simulated peers say theirs"
@@ -73,6 +73,7 @@ def _hasty() -> type[Requests]:
             self._events.append(PeerRestarted(peer, newest[peer], (session.session_id,)))
         else:
             newest[peer] = counter
+        return was_held
 
     return type("Hasty", (Requests,), {"_hold": _hold})
 

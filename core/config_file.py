@@ -59,16 +59,6 @@ def exposed(path: Path | None) -> str:
     return f"{path}: readable by others (mode {mode:o}) and contains {found[0]}; run: chmod 600 {path}"
 
 
-def changed(before: Config, after: Config) -> frozenset[str]:
-    """The keys whose values differ, as ``gateway.peers``."""
-    return frozenset(
-        f"{section}.{key}"
-        for section in Config.model_fields
-        for key in _known_keys(section)
-        if getattr(getattr(before, section), key) != getattr(getattr(after, section), key)
-    )
-
-
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())

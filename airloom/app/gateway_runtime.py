@@ -7,7 +7,7 @@ from functools import partial
 from ipaddress import IPv4Network
 
 from airloom.app.adapters import Adapters
-from core.config import Config, GatewayConfig, GatewayInstanceConfig, RadiusClient
+from core.config import Config, GatewayInstanceConfig
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
@@ -32,15 +32,12 @@ from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses
 from core.services.sessions.unanswered import UnansweredSessions
 from core.services.streaming.outbox_relay import OutboxRelay
-from gtp.partners import Partner, Priority
+from gtp.configured import causes_of, partners_of, sources_of, timers_of
 from gtp.service import GtpFrontEnd
-from gtp.transaction import Timers
 from gtp.userplane.counter_table import Origin
-from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
-from gtp.version import Causes
 from radius.accounting import Books
-from radius.networks import ClientPolicy, NasNetwork
+from radius.configured import nas_networks_of
 from radius.service import RadiusAddresses, RadiusFrontEnd
 
 GATEWAY_WORDS = LeaseWords(
@@ -204,15 +201,14 @@ class GatewayRuntime:
         for what the host does not let change, and is as it was.
         """
         gateway = config.gateway
-        sources = Sources(_partners(gateway), gateway.allowed_peers)
-        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes, sources)
+        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes, sources_of(gateway))
         self._config = config
         self.sessions.serve(gateway.access_points)
         self.gtp.serve(
             apns=gateway.access_points,
             allowed_peers=gateway.allowed_peers,
-            partners=_partners(gateway),
-            causes=_causes(gateway),
+            partners=partners_of(gateway),
+            causes=causes_of(gateway),
         )
 
     async def settle(self) -> None:
@@ -254,7 +250,7 @@ class GatewayRuntime:
             apns=config.access_points,
             mtu_bytes=config.mtu_bytes,
             is_numbered=config.user_sequence_numbers,
-            sources=Sources(_partners(config), config.allowed_peers),
+            sources=sources_of(config),
             tuns=world.open_tuns(config, own.id),  # as of now: it may have been reloaded
         )
 
@@ -278,7 +274,7 @@ class GatewayRuntime:
             clock=world.clock,
             entropy=world.entropy,
             network=network or own.ue_pool or config.gateway.ue_pool,
-            apart=[each.ue_pool for each in config.gateway.held if each.ue_pool not in (None, own.ue_pool)],
+            apart=config.gateway.pools_of_others(own),
             apn_pools=tuple(config.gateway.apn_pools),
             prefix=config.gateway.block_prefix,
             held_back_s=held_back_s,
@@ -336,9 +332,9 @@ class GatewayRuntime:
             recovery=self.gateway.restart_counter,
             apns=config.access_points,
             allowed_peers=config.allowed_peers,
-            partners=_partners(config),
-            timers=_timers(config),
-            causes=_causes(config),
+            partners=partners_of(config),
+            timers=timers_of(config),
+            causes=causes_of(config),
         )
 
     def make_idle(self) -> IdleSessions:
@@ -358,7 +354,7 @@ class GatewayRuntime:
         return UnansweredSessions(
             index=self.sessions.common.index,
             renewed=None if before is None or before.is_released else before.renewed,
-            patience_s=_timers(self._config.gateway).patience_s,
+            patience_s=timers_of(self._config.gateway).patience_s,
             is_used=lambda session_id: self._up_packets(session_id) > 0,
             ask=lambda session_id: self.gtp.ask_about((session_id,)),
         )
@@ -374,7 +370,7 @@ class GatewayRuntime:
                 accounting=(address, config.accounting_port),
                 disconnect=(address, 0),
             ),
-            clients=[_nas_network(client) for client in config.clients],
+            clients=nas_networks_of(config),
             books=Books(
                 sessions=self.sessions,
                 reservations=AddressReservations(
@@ -423,66 +419,7 @@ class GatewayRuntime:
 
     async def _watch_user_paths(self) -> None:
         config = self._config.gateway
-        await self.user_plane.watch_paths(_timers(config), interval_s=config.user_echo_interval_s)
-
-
-def _partners(config: GatewayConfig) -> list[Partner]:
-    return [
-        Partner(
-            name=each.name,
-            networks=each.networks,
-            requests_per_s=each.requests_per_s,
-            burst=each.burst,
-            echo=each.echo,
-            priority=Priority(each.priority),
-            user_networks=each.user_networks,
-            ipcp_ack=each.ipcp_ack,
-            assume_dual_address_bearers=each.assume_dual_address_bearers,
-            may_take_over=each.may_take_over,
-        )
-        for each in config.peers
-    ]
-
-
-def _nas_network(client: RadiusClient) -> NasNetwork:
-    policy = ClientPolicy(
-        imsi_prefixes=client.imsi_prefixes,
-        apns=frozenset(client.apns),
-        may_take_over=frozenset(client.may_take_over),
-        default_apn=client.default_apn or "",
-        realms=frozenset(client.realms),
-        check_passwords=client.check_passwords,
-        own_addresses=client.own_addresses,
-        require_event_timestamp=client.require_event_timestamp,
-        line_rate_kbps=max(1, round(client.line_rate_mbps * 1_000)),
-        enforces_speed_class=client.enforces_speed_class,
-    )
-    return NasNetwork(
-        network=client.network,
-        secret=client.secret.get_secret_value().encode(),
-        require_message_authenticator=client.require_message_authenticator,
-        disconnect_port=client.disconnect_port,
-        known_as=client.known_as,
-        policy=policy,
-    )
-
-
-def _timers(config: GatewayConfig) -> Timers:
-    return Timers(
-        t3_response_s=config.t3_response_s,
-        n3_requests=config.n3_requests,
-        echo_interval_s=config.echo_interval_s,
-        path_keep_s=config.path_keep_s,
-        back_off_s=config.back_off_s,
-    )
-
-
-def _causes(config: GatewayConfig) -> Causes:
-    refusals = config.refusals.items()
-    return {
-        Access.GTPV1: {reason: each.gtpv1 for reason, each in refusals if each.gtpv1 is not None},
-        Access.GTPV2: {reason: each.gtpv2 for reason, each in refusals if each.gtpv2 is not None},
-    }
+        await self.user_plane.watch_paths(timers_of(config), interval_s=config.user_echo_interval_s)
 
 
 async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:

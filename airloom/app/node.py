@@ -15,12 +15,10 @@ from airloom.app.gateway_runtime import GATEWAY_WORDS, GatewayRuntime, settle_le
 from api.views import subscriber_view
 from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
-from core.config import OWN_KEYS, RELOADABLE, Config
-from core.config_file import changed
+from core.config import Config, reloadable_changes
 from core.domain.gateway import GatewayLease
 from core.domain.session import CloseReason, Session
 from core.errors import ConfigurationError, Unavailable
-from core.ports.floating_ip import FloatingIp
 from core.ports.store import Quarantined
 from core.ports.user_plane import PacketSink
 from core.services.cluster.control import ClusterControl
@@ -65,7 +63,7 @@ class Node:
         """Of every loop of this process that reads what others wrote."""
         self._tell = tell
         self.device_network = world.device_network
-        own = _sought(config, world.floating_ip)
+        own = [each.id for each in config.gateways_within(world.floating_ip.may_attach)]
         self.coordinator = LeaseCoordinator(
             leases=world.store.leases,
             kind=GatewayLease,
@@ -172,17 +170,7 @@ class Node:
         """Take over what differs in ``config``; the keys. Raises ``ConfigurationError`` for what cannot be
         changed in a running node, and then changes nothing.
         """
-        keys = changed(self._config, config)
-        if self._config.gateway.fixed != config.gateway.fixed:
-            raise ConfigurationError(
-                f"gateway.apns: {OWN_KEYS} of an access point cannot be changed, nor such an access point"
-                f" added, in a running node; restart it"
-            )
-        if fixed := keys - RELOADABLE:
-            raise ConfigurationError(
-                f"{', '.join(sorted(fixed))}: cannot be changed in a running node; restart it, or change only"
-                f" {', '.join(sorted(RELOADABLE))}"
-            )
+        keys = reloadable_changes(self._config, config)
         try:
             for held in self.held.values():
                 held.reload(config)
@@ -272,7 +260,7 @@ class Node:
         return held
 
     def _make_held(self, term: LeaseTerm[GatewayLease], before: GatewayLease | None) -> GatewayRuntime:
-        own = next(each for each in self._config.gateway.held if each.id == term.lease.lease_id)
+        own = self._config.gateway.instance(term.lease.lease_id)
         held = self.held_type(
             config=self._config,
             adapters=self._world,
@@ -400,18 +388,3 @@ class Node:
         if found is None:
             return None
         return Metadata(subscriber=subscriber_view(found.sim, found.sessions), userdata=found.userdata)
-
-
-def _sought(config: Config, floating_ip: FloatingIp) -> list[str]:
-    """The gateway instances that this node could hold; raises ``ConfigurationError`` for other homes."""
-    sought = [each.id for each in config.holdable if all(map(floating_ip.may_attach, each.addresses))]
-    beyond = {each.id for each in config.holdable if each.id in config.node.preferred_gateways}.difference(
-        sought
-    )
-    if beyond or (config.holdable and not sought):
-        raise ConfigurationError(
-            f"node.preferred_gateways: the address of"
-            f" {', '.join(sorted(beyond)) or 'every gateway instance'} is not in"
-            f" the subnet of {config.gateway.floating_ip_interface}; set gateways of this node's subnet"
-        )
-    return sought

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from core.config.base import Port, Section, is_loopback, text
+from core.domain.billing import Tariff
 
 
 class ApiConfig(Section):
@@ -56,3 +57,8 @@ class BillingConfig(Section):
     currency: Literal["USD", "JPY", "EUR"] = "USD"
     nano_per_byte: Annotated[int, Field(ge=0)] = 200
     unit_bytes: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def tariff(self) -> Tariff:
+        """The tariff, as rating uses it."""
+        return Tariff(currency=self.currency, nano_per_byte=self.nano_per_byte, unit_bytes=self.unit_bytes)

@@ -24,6 +24,7 @@ from core.services.customers.identity import Identity
 from core.services.customers.operators import Operators
 from core.services.customers.sims import Sims
 from core.services.customers.stock import Stock
+from core.services.customers.verified_tokens import VerifiedTokens
 from core.services.metering.stats import Stats
 from core.services.running.audit import AuditTrail
 from core.telemetry import Metric, Telemetry
@@ -48,7 +49,7 @@ def make_customers(config: Config, adapters: Adapters, node: Node) -> Customers:
     identity = Identity(
         accounts=store.accounts,
         passwords=Argon2Passwords(),
-        tokens=JwtTokens(key=adapters.token_key),
+        tokens=VerifiedTokens(tokens=JwtTokens(key=adapters.token_key), clock=clock),
         guesses=guesses,
         clock=clock,
         entropy=entropy,

@@ -18,6 +18,7 @@ from core.services.metering.stats import Line, Period
 _MINOR_UNITS = {"JPY": 1}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANO = 1_000_000_000
+_CAPABILITIES = {"data": True, "sms": False}
 _DATE_FORMATS = {Period.MINUTES: "%Y%m%d%H%M", Period.DAY: "%Y%m%d", Period.MONTH: "%Y%m"}
 
 
@@ -72,7 +73,7 @@ def sim_view(sim: Sim, sessions: Sequence[Session], previous: SessionEvent | Non
             "profiles": {sim.sim_id: _profile_view(sim)},
             "sessionStatus": session_status_view(sim, sessions),
             "previousSession": _previous_view(sim, previous) if previous else None,
-            "capabilities": _capabilities(),
+            "capabilities": _CAPABILITIES,
         }
     )
 
@@ -96,13 +97,9 @@ def _identity_view(sim: Sim, subscriber: Subscriber) -> dict[str, Any]:
             "subscription": subscriber.subscription,
             "bundles": list(subscriber.bundles) or None,
             "status": once.get(sim.status, "active"),
-            "capabilities": _capabilities(),
+            "capabilities": _CAPABILITIES,
         }
     )
-
-
-def _capabilities() -> dict[str, bool]:
-    return {"data": True, "sms": False}
 
 
 def ip_address_map_entry_view(sim: Sim) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from core.services.gateway.lease_term import LeaseTerm
 from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
-from core.services.running.faults import Fault, Faults
+from core.services.running.faults import Faults
 from core.services.sessions.dedicated import DedicatedBearers
 from core.services.sessions.idle import IdleSessions
 from core.services.sessions.nas_accounting import NasAccounting
@@ -30,6 +30,7 @@ from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses
+from core.services.sessions.term_start import TermStart, settle_left_counts
 from core.services.sessions.unanswered import UnansweredSessions
 from core.services.streaming.outbox_relay import OutboxRelay
 from gtp.configured import causes_of, partners_of, sources_of, timers_of
@@ -129,27 +130,14 @@ class GatewayRuntime:
         """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
         unknown; how many sessions.
         """
-        before, name = self._before, self._config.node.name
-        is_own = before is None or before.is_of(name, self._world.folder_id)
-        settle = partial(start_all, (self.blocks, *self.apn_address_blocks))
         try:
-            recovered = await self.sessions.recovery.recover(settle, is_resumed=is_own)
+            recovered = await self.make_term_start().run(lost_counts=self.lost_counts)
         except Refused as refusal:
             gateway_id = self.gateway.gateway_id
             raise ConfigurationError(
                 f"{gateway_id} has more sessions than gateway.sessions_max ({refusal}); stop this node,"
                 f" raise gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
-        if before is not None and not before.is_released:
-            self.relay.handle(None)  # what its former holder had under way arrives unheard
-        for why in self.sessions.recovery.unreadable:
-            await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
-            self._faults.passed_over("sessions", Fault.ITEM, why)
-        if self.lost_counts:
-            await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
-        if before is not None and not is_own and not before.is_released:
-            interval_s = self._config.usage.report_interval_s
-            await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
         await self._keeper.attach()
         if "gtp" in self._protocols:
             await self.user_plane.start()
@@ -188,14 +176,6 @@ class GatewayRuntime:
         self.radius.close()
         self.user_plane.fence()
 
-    async def raise_restart_counter(self) -> int:
-        """Have every peer give up what it has here, and end it here too; raises ``Unavailable``."""
-        counter = await self.gateway.raise_restart_counter()
-        self.gtp.on_own_restart(counter)
-        ending = [key for key, session in self.sessions.open_sessions.items() if session.tunnel is not None]
-        await self.gtp.end_all(ending, CloseReason.LOST)
-        return counter
-
     def reload(self, config: Config) -> None:
         """Take over what may change while sessions are open (``RELOADABLE``); raises ``ConfigurationError``
         for what the host does not let change, and is as it was.
@@ -231,6 +211,21 @@ class GatewayRuntime:
         return (
             f"the counter file is unusable ({opening.why}): open sessions continue from their last stored"
             f" usage report, and later usage is not billed; the file is kept as {opening.kept_as}"
+        )
+
+    def make_term_start(self) -> TermStart:
+        """What reads the sessions back."""
+        before = self._before
+        return TermStart(
+            gateway_id=self.gateway.gateway_id,
+            before=before,
+            is_own=before is None or before.is_of(self._config.node.name, self._world.folder_id),
+            recovery=self.sessions.recovery,
+            settle=partial(start_all, (self.blocks, *self.apn_address_blocks)),
+            read_outbox=partial(self.relay.handle, None),
+            audit=self._audit,
+            faults=self._faults,
+            report_interval_s=self._config.usage.report_interval_s,
         )
 
     def make_user_plane(self) -> UdpUserPlane:
@@ -423,10 +418,7 @@ class GatewayRuntime:
 
 
 async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:
-    """Another node holds the gateway: report once more, as it stood, what was counted here, and give it up.
-
-    Nothing is counted on: the sessions are in the other node's epoch now. Raises ``Unavailable``.
-    """
+    """Another node holds the gateway: see ``settle_left_counts``."""
     counter_table = adapters.left_counters(gateway_id)
     if counter_table is None:
         return
@@ -438,19 +430,15 @@ async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> No
         ue_pool=config.gateway.ue_pool,
         platform_network=config.edge.platform_network,
     )
+    meter = UsageMeter(
+        user_plane=user_plane, usage=adapters.store.usage, clock=adapters.clock, interval_s=0.0
+    )
+    trail = AuditTrail(
+        audit=adapters.store.audit, clock=adapters.clock, entropy=adapters.entropy, actor=config.node.name
+    )
     try:
-        found = counter_table.in_use
-        meter = UsageMeter(
-            user_plane=user_plane, usage=adapters.store.usage, clock=adapters.clock, interval_s=0.0
+        await settle_left_counts(
+            gateway_id, sessions=counter_table.in_use, settle=meter.settle_orphans, audit=trail
         )
-        await meter.settle_orphans(())
-        if found:
-            trail = AuditTrail(
-                audit=adapters.store.audit,
-                clock=adapters.clock,
-                entropy=adapters.entropy,
-                actor=config.node.name,
-            )
-            await trail.counts_left(gateway_id, sessions=found)
     finally:
         await user_plane.aclose()

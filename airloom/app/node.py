@@ -5,7 +5,7 @@ session belongs to is asked of the gateways that are held at that moment.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
@@ -17,12 +17,12 @@ from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
 from core.config import Config, reloadable_changes
 from core.domain.gateway import GatewayLease
-from core.domain.session import CloseReason, Session
-from core.errors import ConfigurationError, Unavailable
-from core.ports.store import Quarantined
+from core.domain.session import Session
+from core.errors import ConfigurationError
 from core.ports.user_plane import PacketSink
 from core.services.cluster.control import ClusterControl
 from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
+from core.services.cluster.held_gateways import HeldGateways
 from core.services.cluster.lease_coordinator import LeaseCoordinator
 from core.services.cluster.singleton_jobs import SingletonJobs, Step
 from core.services.customers.metadata import DeviceMetadata
@@ -84,6 +84,7 @@ class Node:
             tell=tell,
         )
         self.held = self.coordinator.held
+        self.gateways = HeldGateways(self.held)
         gateway_ids = [each.id for each in config.gateway.held]
         self.control = ClusterControl(
             store=world.store, peers=world.peers, held=self.held, gateway_ids=gateway_ids
@@ -99,16 +100,7 @@ class Node:
         )
         self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
         self.closer = self._make_closer()
-        self.singleton_jobs = SingletonJobs(
-            leases=world.store.job_leases,
-            peers=world.peers,
-            clock=world.clock,
-            owner=config.node.name,
-            contact=config.control.contact,
-            folder_id=world.folder_id,
-            faults=self.faults,
-            steps=self._singleton_jobs() if "meter" in config.node.roles else {},
-        )
+        self.singleton_jobs = self._make_singleton_jobs()
         self.answer_budget = AnswerBudget()
         self.metadata = DeviceMetadata(store=world.store.bulk)
         self.connections = self.make_connections()
@@ -210,54 +202,19 @@ class Node:
 
     def session_of(self, session_id: str) -> Session | None:
         """An open session by its id."""
-        return self.held_session(session_id) or self.remote.session_of(session_id)
-
-    def held_session(self, session_id: str) -> Session | None:
-        """An open session of a gateway that is held here."""
-        for held in self.held.values():
-            if (session := held.sessions.open_sessions.get(session_id)) is not None:
-                return session
-        return None
+        return self.gateways.session_of(session_id) or self.remote.session_of(session_id)
 
     def session_at(self, address: IPv4Address) -> Session | None:
-        """Who holds a device address now."""
-        for held in self.held.values():
-            if (session := held.sessions.session_at(address)) is not None:
-                return session
-        return self.remote.session_at(address)
+        """The open session that has a device address."""
+        return self.gateways.session_at(address) or self.remote.session_at(address)
 
     def inject(self, session_id: str, packet: bytes) -> bool:
         """An IP packet down to a session's device; whether it was sent."""
-        return self.inject_held(session_id, packet) or self.remote.inject(session_id, packet)
-
-    def inject_held(self, session_id: str, packet: bytes) -> bool:
-        """The same, of a gateway that is held here."""
-        return any(held.user_plane.inject(session_id, packet) for held in self.held.values())
+        return self.gateways.inject(session_id, packet) or self.remote.inject(session_id, packet)
 
     def _end_connections(self, session_id: str) -> None:
         if self.connections is not None:
             self.connections.end_session(session_id)
-
-    async def end_sessions_of(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
-        """End a SIM's sessions on a gateway held here; raises ``Unavailable`` when it is not."""
-        return await self._holder(gateway_id).sessions.end_sessions_of(sim_id, reason)
-
-    async def refresh_sessions_of(self, gateway_id: str, sim_id: str) -> None:
-        """Let a SIM's sessions on a gateway held here be what it says now; raises ``Unavailable``."""
-        await self._holder(gateway_id).sessions.refresh_sessions_of(sim_id)
-
-    async def group_changed(self, gateway_id: str, operator_id: str, group_id: str) -> None:
-        """The same for those of a group's SIMs, soon."""
-        await self._holder(gateway_id).reconciler.group_changed(operator_id, group_id)
-
-    async def quarantined(self, day: int) -> Sequence[Quarantined]:
-        """What was reported on a UTC day and is billed to nobody, on every node; raises ``Unavailable``."""
-        return await self._world.store.usage.quarantined(day)
-
-    def _holder(self, gateway_id: str) -> GatewayRuntime:
-        if (held := self.held.get(gateway_id)) is None:
-            raise Unavailable(f"{gateway_id} is not served by this node")
-        return held
 
     def _make_held(self, term: LeaseTerm[GatewayLease], before: GatewayLease | None) -> GatewayRuntime:
         own = self._config.gateway.instance(term.lease.lease_id)
@@ -276,8 +233,19 @@ class Node:
             self._tell(f"{own.id}: {held.lost_counts}")
         return held
 
-    def _singleton_jobs(self) -> Mapping[str, Step]:
-        return {"fold": self.rollup.step, "bills": self.closer.step}
+    def _make_singleton_jobs(self) -> SingletonJobs:
+        config, world = self._config, self._world
+        steps: Mapping[str, Step] = {"fold": self.rollup.step, "bills": self.closer.step}
+        return SingletonJobs(
+            leases=world.store.job_leases,
+            peers=world.peers,
+            clock=world.clock,
+            owner=config.node.name,
+            contact=config.control.contact,
+            folder_id=world.folder_id,
+            faults=self.faults,
+            steps=steps if "meter" in config.node.roles else {},
+        )
 
     def _make_closer(self) -> MonthCloser:
         world = self._world
@@ -344,8 +312,8 @@ class Node:
         return EdgeLinks(
             contacts=self._config.edge.nodes,
             links=self._world.links,
-            session_of=self.held_session,
-            inject=self.inject_held,
+            session_of=self.gateways.session_of,
+            inject=self.gateways.inject,
             encode=lambda session: body_of(session).encode(),
             faults=self.faults,
         )

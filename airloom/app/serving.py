@@ -7,7 +7,7 @@ from aiohttp import web
 
 from airloom.app.adapters import Adapters, make_billing
 from airloom.app.node import Node
-from airloom.app.operations import Operations
+from airloom.app.operated import make_operations
 from airloom.app.readiness import NodeReadiness
 from api.app import make_application
 from api.calls import ApiServices
@@ -136,12 +136,12 @@ def make_control_channel(
             },
             standing=lambda: node.faults.standing,
             hand_over=node.coordinator.hand_over,
-            end_sessions_of=node.end_sessions_of,
-            refresh_sessions_of=node.refresh_sessions_of,
-            group_changed=node.group_changed,
+            end_sessions_of=node.gateways.end_sessions_of,
+            refresh_sessions_of=node.gateways.refresh_sessions_of,
+            group_changed=node.gateways.group_changed,
             drain=drain,
             reload=reload,
-            operations=Operations(node=node, clock=adapters.clock),
+            operations=make_operations(node, usage=adapters.store.usage, clock=adapters.clock),
             billing=node.closer.state,
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )

@@ -1,7 +1,7 @@
 """The customer API as an aiohttp application.
 
-Rules: nothing leaves but the contract's JSON, errors included; an error of ours is logged with its reason
-and told without it; a body is at most 1 MiB.
+Rules: every answer is the contract's JSON, errors included; the reason of an internal error is in the log and
+not in the answer; a body is at most 1 MiB.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ BODY_BYTES_MAX = 1_048_576
 CREDENTIAL_CHARACTERS_MAX = 4_096
 """Of the API key's and the token's header."""
 HELD_S = 1.0
-"""Before the answer 429: who does not wait as it says still costs no more than an answer a second for each
+"""Before the answer 429: a client that ignores ``Retry-After`` costs no more than an answer a second for each
 of its connections.
 """
 RETRY_AFTER_S = 1

@@ -53,7 +53,7 @@ def auth_key_view(key: AuthKey) -> dict[str, Any]:
 
 
 def sim_view(sim: Sim, sessions: Sequence[Session], previous: SessionEvent | None = None) -> dict[str, Any]:
-    """Sim; the newest of its sessions is the one that is told. ``previous``: the end of the last one."""
+    """Sim; of its sessions the newest is shown. ``previous``: the end of the last one that ended."""
     return _known(
         {
             "simId": sim.sim_id,
@@ -181,7 +181,7 @@ def cell_view(location: Location) -> dict[str, Any] | None:
 
 
 def _cell_of(location: Location) -> Cell | None:
-    """From what a NAS told (TS 29.061 §16.4.7.2: CGI, SAI or RAI); nobody else's comes unread."""
+    """From 3GPP-User-Location-Info of a NAS (TS 29.061 §16.4.7.2: CGI, SAI or RAI)."""
     if not location.plmn:
         return None
     mcc, mnc, raw = int(location.plmn[:3]), int(location.plmn[3:]), bytes.fromhex(location.user_location)

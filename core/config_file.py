@@ -155,7 +155,7 @@ def _explain(place: Place, items: Sequence[Any]) -> str:  # pydantic_core.ErrorD
 
 
 def _type_at(place: Sequence[str | int]) -> Any:
-    """The type of what stands at this place of the configuration; ``None``: nobody knows."""
+    """The type of what stands at this place of the configuration; ``None``: it is not known."""
     found: Any = Config
     for part in place:
         if isinstance(part, int):

@@ -53,14 +53,13 @@ class Adapters:
     """The world that a node runs in.
 
     ``open_counters(gateway_id)`` opens a gateway instance's counter table, ``left_counters`` one that is
-    there from an earlier lease term; ``open_tuns(config, gateway_id)`` its ways to the internet side, by
-    access point that has its own, the common one under ""; ``device_network`` is the network that devices'
-    connections end in, where there is one;
-    ``peers`` are the other nodes and ``links`` lead to them; ``floating_ip`` brings a gateway instance's
-    addresses here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was
-    found damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at
-    least. ``late_s`` is how long a write to the store may be under way when its sender is dead (0: the file
-    of a dead process changes no more).
+    there from an earlier lease term; ``open_tuns(config, gateway_id)`` opens its TUN devices by APN, the
+    common one under "". ``device_network`` is the network that devices' connections end in, where there is
+    one; ``peers`` are the other nodes and ``links`` lead to them; ``floating_ip`` moves a gateway instance's
+    addresses here; ``folder_id`` distinguishes this node's data folder from any other. ``stream_damage`` are
+    the damaged or missing parts found when the stream was opened, a line each, and ``stream_lost`` is how
+    many records were lost at least. ``late_s`` is how long a write to the store may be under way when its
+    sender is dead (0: the file of a dead process changes no more).
     """
 
     clock: Clock

@@ -51,9 +51,9 @@ GATEWAY_WORDS = LeaseWords(
 class GatewayRuntime:
     """Implements ``LeaseWorker``. ``before`` is the gateway's lease as it was before this term.
 
-    ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
-    its bearer is cut, ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
-    broken part in the place of a good one.
+    ``on_edge_packet`` takes packets from devices to the platform, ``on_session_end`` a session's id when its
+    bearer is cut; ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
+    faulty part in the place of a good one.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class GatewayRuntime:
         self.user_plane.on_heard(self.gtp.heard)
 
     async def start(self) -> int:
-        """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
+        """Read the sessions back, then open the sockets, so that no peer is answered that an open tunnel is
         unknown; how many sessions.
         """
         try:

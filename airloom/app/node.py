@@ -114,7 +114,7 @@ class Node:
         """Of gateways on other nodes that hand their devices' packets to this one."""
         self.edge_links = self.make_edge_links()
         self.deliver: PacketSink = self.edge_links.deliver if self.edge_links else self.edge.on_edge_packet
-        """Where packets for the platform go; whoever wants to see them puts itself here before ``start``."""
+        """Where packets for the platform go; a simulation that watches them replaces it before ``start``."""
 
     async def start(self) -> int:
         """Begin the work of the preferred gateways; how many sessions were read back."""
@@ -187,7 +187,7 @@ class Node:
         await self.singleton_jobs.aclose()
 
     async def _store_tariff(self) -> None:
-        """The configured tariff is in force from the start of the node on, whoever reads a bill."""
+        """The configured tariff is in force from the start of the node on, not from the first bill read."""
         await self.billing.tariffs()
 
     @property
@@ -198,7 +198,7 @@ class Node:
         why_not = self.device_network.why_not
         return f"{UDP_ALONE} (no network namespace: {why_not})" if why_not else ENTRIES
 
-    # -- sessions of every gateway held, or told by other nodes -----------------------------------------
+    # -- sessions of every gateway held, or handed over by other nodes ----------------------------------
 
     def session_of(self, session_id: str) -> Session | None:
         """An open session by its id."""

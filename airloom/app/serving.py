@@ -149,7 +149,7 @@ def make_control_channel(
 
 
 def add_metrics(application: web.Application, telemetry: Telemetry) -> None:
-    """``/metrics``, for whoever reaches it."""
+    """``/metrics``, without credentials."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.render(), content_type="text/plain")

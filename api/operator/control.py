@@ -1,8 +1,8 @@
-"""The control channel of a node: what the other nodes ask of it, and what load balancers do.
+"""The control channel of a node: requests of the other nodes, of operators and of load balancers.
 
-Rules: every call but the health checks shows the secret that all nodes share, unless it comes by the socket
-that the operator's own account alone can open; a watching connection is never closed from here without a
-``bye``, for its end is how others learn that this process is gone.
+Rules: every call but the health checks carries the secret that all nodes share, unless it comes by the socket
+that only the operator's own account can open; a watching connection is never closed from here without a
+``bye``, because its end is how others learn that this process is gone.
 """
 
 import asyncio
@@ -47,13 +47,13 @@ class ControlServices:
 
     name: str
     secret: str | None = field(repr=False)
-    """``None``: nobody else reaches the channel, so nothing need be shown."""
+    """``None``: only this host's operator reaches the channel, so no secret is asked for."""
     guesses: Guesses
     customers: CustomerOperations
     gateways: Callable[[], dict[str, int]]
     """Of each gateway instance held, how many sessions are open."""
     fences: Callable[[], dict[str, int]]
-    """Of each, the fence of its lease term: whoever tells a higher one holds it now."""
+    """Of each, the fence of its lease term: a node that reports a higher one holds it now."""
     readiness: Callable[[str], Readiness]
     places: Callable[[], dict[str, str]]
     """Of each gateway instance that it could hold, how it is with it."""

@@ -63,7 +63,7 @@ _PUT_ASIDE = {"api": "exports", "edge": "dead letters"}
 
 
 class Config(Section):
-    """Everything."""
+    """All sections."""
 
     node: NodeConfig = NodeConfig()
     control: ControlConfig = ControlConfig()
@@ -79,7 +79,7 @@ class Config(Section):
     metrics: MetricsConfig = MetricsConfig()
 
     def protocols_of(self, gateway: GatewayInstanceConfig) -> frozenset[AccessProtocol]:
-        """The protocols that are open: RADIUS is closed as long as it has no clients."""
+        """The protocols that are open; RADIUS is closed while it has no clients."""
         return frozenset(
             protocol for protocol in gateway.protocols if protocol != "radius" or self.radius.clients
         )

@@ -17,14 +17,16 @@ APN_POOLS_MAX = 64
 
 
 class ApnConfig(Section):
-    """An access point name, and what its devices get: addresses of ``pdn_types`` (empty: of all that there
-    are pools for), name servers (empty: the gateway's), P-CSCFs, and the MTU of their link, by options and
-    Router Advertisements, which no packet down exceeds (docs/gateway-operations.md has the arithmetic).
+    """An access point, and what its devices get.
 
-    With ``ue_pool`` their addresses are of that network and of no other, and their /64s of ``ue_prefixes``,
-    without which they have no IPv6; without it they are of the gateway's. Access points that name the same
-    ``ue_pool`` share it. Its packets to and from the internet go through the device ``tun``, or without one
-    through the gateway's.
+    ``pdn_types`` (empty: all that there are pools for), name servers (empty: the gateway's), P-CSCFs, and the
+    MTU of their link, which is sent in options and Router Advertisements and which no packet down exceeds
+    (docs/gateway-operations.md has the arithmetic).
+
+    With ``ue_pool`` its devices' addresses are of that network only, and their /64s of ``ue_prefixes``,
+    without which they have no IPv6; without ``ue_pool`` both are the gateway's. Access points that name the
+    same ``ue_pool`` share it. Packets to and from the internet go through the TUN device ``tun``, or without
+    one through the gateway's.
     """
 
     name: Name

@@ -23,33 +23,39 @@ ECHO_INTERVAL_S_MIN = 60
 
 
 class GatewayConfig(Section):
-    """The gateway instances, the same list on every node.
+    """The gateway instances, the same list on every node, and what they have in common.
 
-    One is written as ``id``, ``address``, ``user_address`` and ``protocols``, several as ``instances``, a
-    table each. Devices' addresses are of ``ue_pool``, or of the pool of their access point, of which each
-    takes blocks of 2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of
-    ``static_pool``. The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without
-    which there is no IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A gateway instance
-    holds ``sessions_max`` sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With
-    ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN), without it only the
-    device edge is reachable; never are the gateways and the operator's ``core_networks``. With
-    ``user_sequence_numbers`` each packet down has one (TS 29.281 §5.1), and links an MTU of 1,460 at most.
+    A single instance is written as ``id``, ``address``, ``user_address`` and ``protocols``, several as
+    ``instances``, a table each.
 
-    GTP-C is accepted from ``peers``, the table of roaming partners (``PeerConfig``), and from
+    Addresses: a device gets one of ``ue_pool``, or of its access point's own pool; each instance reserves
+    blocks of 2 ** (32 - ``block_prefix``) addresses as it needs them. SIMs' static addresses are of
+    ``static_pool``. The n-th address of a pool has the n-th /64 of ``ue_prefixes`` (``static_prefixes``);
+    without these there is no IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``).
+
+    Limits: an instance holds ``sessions_max`` sessions, a SIM ``sessions_per_sim_max`` of them (an IMSI has
+    11 NSAPIs). A released address or TEID is not allocated again for ``quarantine_s``.
+
+    Internet: with ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN);
+    without it devices reach the device edge only. The gateways' addresses and the operator's
+    ``core_networks`` are never reached. With ``user_sequence_numbers`` each G-PDU down has one (TS 29.281
+    §5.1), and the MTU of links is at most 1,460.
+
+    Peers: GTP-C is accepted from ``peers``, the table of roaming partners (``PeerConfig``), and from
     ``allowed_peers``, networks of partners without a name; if both are empty, from every address.
 
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
-    never), by GTP-U every ``user_echo_interval_s``; the sessions of one that does not answer by GTP-C are
-    kept for ``path_keep_s``. A session without a packet for ``idle_timeout_s`` (0: off) ends. A peer that
+    never), by GTP-U every ``user_echo_interval_s``. The sessions of a peer that does not answer by GTP-C are
+    kept for ``path_keep_s``. A session without a packet for ``idle_timeout_s`` ends (0: never). A peer that
     sends too many attaches for one APN is asked to back off for ``back_off_s`` (0: no time is given).
 
-    ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
+    ``refusals``: the causes of refusals, by the refusal's name (``RefusalConfig``), where they differ from
     the usual ones (docs/gateway-operations.md).
 
-    ``floating_ip``: how an instance's address moves to the node that takes its lease. ``none``: it is there
-    already; ``interface``: it is added to ``floating_ip_interface`` and announced (needs NET_ADMIN and
-    NET_RAW); ``ec2``: and before that assigned to this instance's network interface (docs/scale.md).
+    ``floating_ip``: how an instance's address moves to the node that takes its lease. ``none``: it does not
+    move; ``interface``: it is added to ``floating_ip_interface`` and announced (needs NET_ADMIN and NET_RAW);
+    ``ec2``: before that it is assigned to the EC2 instance's network interface (docs/scale.md).
     """
 
     id: Name = "vg-1"
@@ -119,7 +125,7 @@ class GatewayConfig(Section):
 
     @property
     def prefixes(self) -> UePrefixes:
-        """Which /64 goes with which device address."""
+        """The /64 of each device address, by pool."""
         pairs = (
             (self.ue_pool, self.ue_prefixes),
             (self.static_pool, self.static_prefixes),
@@ -141,7 +147,7 @@ class GatewayConfig(Section):
 
     @property
     def access_points(self) -> tuple[Apn, ...]:
-        """What is served under each access point name."""
+        """The access points, with the gateway's values where they have none of their own."""
         return tuple(
             each.access_point(
                 pdn_types=self._offered(each),

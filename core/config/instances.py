@@ -12,11 +12,11 @@ from core.config.node import AccessProtocol
 
 
 class GatewayInstanceConfig(Section):
-    """One gateway instance: the address of its protocols, and its devices' addresses.
+    """One gateway instance: the address of its protocols, and its part of the pool.
 
-    GTP-U ends at ``user_address``, or without one at ``address`` too. ``protocols``: ``gtp`` (GTP-C and
-    GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a gateway instance
-    only if it has the roles of all its protocols. With ``ue_pool`` its devices' addresses are of that part of
+    GTP-U ends at ``user_address``, or at ``address`` if there is none. ``protocols``: ``gtp`` (GTP-C and
+    GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A node holds an instance only
+    if it has the roles of all its protocols. With ``ue_pool`` its devices' addresses are of that part of
     ``gateway.ue_pool``, from which no other instance allocates; an access point's own pool is shared by all.
     """
 

@@ -1,12 +1,11 @@
-"""What a handler is given and what it gives back.
+"""A call as its handler sees it, and the answers that a handler makes.
 
 Rules:
 
 - A call is authenticated before its handler sees it; ``operator_id`` is the caller's, never the path's.
-- Bodies and query values are read through here alone, so that whatever is wrong with one is refused with
-  the name of the field.
-- Pages carry ``x-soracom-next-key``, and ``Link`` with an unquoted ``rel``, as clients parse them: any page
-  but an only one has a link.
+- Bodies and query values are read here only, so that an invalid one is refused with the name of the field.
+- Pages carry ``x-soracom-next-key``, and ``Link`` with an unquoted ``rel``, as clients parse them; a page
+  that is the only one has neither.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -49,13 +48,13 @@ Choice = TypeVar("Choice", bound=Enum)
 Value = TypeVar("Value")
 
 
-def _nobody_counts(_operation_id: str, _status: int) -> None:
-    """Nobody wants to know."""
+def _not_counted(_operation_id: str, _status: int) -> None:
+    """Answers are not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiServices:
-    """What the API stands on. ``readiness`` is asked by ``/readyz``; ``on_answer`` counts answers."""
+    """The use cases that the API calls. ``readiness`` answers ``/readyz``; ``on_answer`` counts answers."""
 
     identity: Identity
     sims: Sims
@@ -69,7 +68,7 @@ class ApiServices:
     sandbox: bool
     limits: OperatorLimits
     readiness: Callable[[str], Readiness]
-    on_answer: Callable[[str, int], None] = _nobody_counts
+    on_answer: Callable[[str, int], None] = _not_counted
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Those whose X-Forwarded-For is believed."""
 
@@ -84,18 +83,18 @@ class Call:
 
     @property
     def operator_id(self) -> str:
-        """Who asks."""
+        """The caller's."""
         assert self.claims is not None, "authentication is required"
         return self.claims.operator_id
 
     @property
     def source(self) -> str:
-        """Where it comes from, as guesses are counted."""
+        """The address by which failed attempts are counted."""
         return source_of(self.request, self.services.proxies)
 
     @property
     def origin(self) -> str:
-        """What its client asked, as ``https://api.example.com``."""
+        """Scheme and host that the client called, as ``https://api.example.com``."""
         return f"{scheme_of(self.request, self.services.proxies)}://{self.request.host}"
 
     def path(self, name: str) -> str:

@@ -37,7 +37,7 @@ FAULTS = {
     _R.TOO_MANY_REQUESTS: Fault(429, "AIR0012"),
     _R.LIMIT_REACHED: Fault(400, "AIR0013"),
 }
-"""Total over ``RequestRefusal``. AIR0006 is not given out again: it told which SIMs there are to register."""
+"""Total over ``RequestRefusal``. AIR0006 is not used again: it disclosed which SIMs there are to register."""
 
 UNREADABLE = Fault(400, "AIR0014")
 """aiohttp could not make a request of it."""

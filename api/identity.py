@@ -69,7 +69,7 @@ async def update_operator_password(call: Call) -> web.Response:
 
 
 async def generate_operator_auth_key(call: Call) -> web.Response:
-    """The secret is told this once."""
+    """A new key; its secret is in this answer only."""
     call.check_operator()
     made = await call.services.identity.generate_auth_key(call.operator_id)
     return answer({"authKeyId": made.key.auth_key_id, "authKey": made.secret}, 201)

@@ -28,7 +28,7 @@ BURST_S = 5.0
 CALLS_AT_ONCE = 8
 CALLS_WAITING_MAX = 256
 OPERATORS_MAX = 10_000
-"""Operators whose units are counted; beyond it whoever called longest ago is forgotten, and has all again."""
+"""Operators whose units are counted; beyond it the one that called longest ago gets all units again."""
 ROWS_PER_UNIT = 10
 DEAR = {
     "listSubscribers": 20,
@@ -64,8 +64,8 @@ class TooMany(Refused):
 
 
 class LoopTurns:
-    """Hands out the turns of the event loop, one to each who waits, in their order. What else is ready has
-    its own between; nobody waits for a time, so it costs no throughput.
+    """Hands out the turns of the event loop, one to each waiting call, in order. Other ready callbacks run
+    between them; no call waits for a time, so it costs no throughput.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-import msgspec
 from aiohttp import web
 
 from api.calls import Call, Handler, answer, instant, nothing, page
@@ -40,14 +39,17 @@ async def _one(call: Call, sim: Sim, view: View = sim_view, status: int = 200) -
     return answer(view(sim, sessions, previous), status)
 
 
-async def views_of(call: Call, sims: Sequence[Sim], view: View = sim_view) -> list[msgspec.Raw]:
-    """The views of a page of SIMs as JSON; others have their turn between some and the next."""
+async def views_of(call: Call, sims: Sequence[Sim], view: View = sim_view) -> list[dict[str, object]]:
+    """The views of a page of SIMs; between two parts other calls have their turn. To encode the whole page
+    afterwards takes no longer than one part.
+    """
     sessions = await call.services.sims.sessions_of_each(sims)
-    views: list[msgspec.Raw] = []
-    for sim, of_sim in zip(sims, sessions, strict=True):
-        if len(views) % _VIEWS_AT_ONCE == _VIEWS_AT_ONCE - 1:
+    views: list[dict[str, object]] = []
+    for begin in range(0, len(sims), _VIEWS_AT_ONCE):
+        if begin:
             await call.services.limits.loop_turns.next()
-        views.append(msgspec.Raw(msgspec.json.encode(view(sim, of_sim, None))))
+        part = slice(begin, begin + _VIEWS_AT_ONCE)
+        views += [view(sim, of_sim, None) for sim, of_sim in zip(sims[part], sessions[part], strict=True)]
     return views
 
 

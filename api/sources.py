@@ -25,9 +25,9 @@ def source_of(request: web.BaseRequest, proxies: Collection[IPv4Network | IPv6Ne
 
 def scheme_of(request: web.BaseRequest, proxies: Collection[IPv4Network | IPv6Network] = ()) -> str:
     """``https`` also where a proxy ended TLS and says so (X-Forwarded-Proto)."""
-    address, told = _address(request.remote or ""), request.headers.get("X-Forwarded-Proto", "").lower()
+    address, scheme = _address(request.remote or ""), request.headers.get("X-Forwarded-Proto", "").lower()
     is_proxy = address is not None and any(address in proxy for proxy in proxies)
-    return told if is_proxy and told in ("http", "https") else request.scheme
+    return scheme if is_proxy and scheme in ("http", "https") else request.scheme
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

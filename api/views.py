@@ -18,6 +18,7 @@ from core.services.metering.stats import Line, Period
 _MINOR_UNITS = {"JPY": 1}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANO = 1_000_000_000
+_CAPABILITIES = {"data": True, "sms": False}
 _DATE_FORMATS = {Period.MINUTES: "%Y%m%d%H%M", Period.DAY: "%Y%m%d", Period.MONTH: "%Y%m"}
 
 
@@ -52,7 +53,7 @@ def auth_key_view(key: AuthKey) -> dict[str, Any]:
 
 
 def sim_view(sim: Sim, sessions: Sequence[Session], previous: SessionEvent | None = None) -> dict[str, Any]:
-    """Sim; the newest of its sessions is the one that is told. ``previous``: the end of the last one."""
+    """Sim; of its sessions the newest is shown. ``previous``: the end of the last one that ended."""
     return _known(
         {
             "simId": sim.sim_id,
@@ -72,7 +73,7 @@ def sim_view(sim: Sim, sessions: Sequence[Session], previous: SessionEvent | Non
             "profiles": {sim.sim_id: _profile_view(sim)},
             "sessionStatus": session_status_view(sim, sessions),
             "previousSession": _previous_view(sim, previous) if previous else None,
-            "capabilities": _capabilities(),
+            "capabilities": _CAPABILITIES,
         }
     )
 
@@ -96,13 +97,9 @@ def _identity_view(sim: Sim, subscriber: Subscriber) -> dict[str, Any]:
             "subscription": subscriber.subscription,
             "bundles": list(subscriber.bundles) or None,
             "status": once.get(sim.status, "active"),
-            "capabilities": _capabilities(),
+            "capabilities": _CAPABILITIES,
         }
     )
-
-
-def _capabilities() -> dict[str, bool]:
-    return {"data": True, "sms": False}
 
 
 def ip_address_map_entry_view(sim: Sim) -> dict[str, Any]:
@@ -184,7 +181,7 @@ def cell_view(location: Location) -> dict[str, Any] | None:
 
 
 def _cell_of(location: Location) -> Cell | None:
-    """From what a NAS told (TS 29.061 §16.4.7.2: CGI, SAI or RAI); nobody else's comes unread."""
+    """From 3GPP-User-Location-Info of a NAS (TS 29.061 §16.4.7.2: CGI, SAI or RAI)."""
     if not location.plmn:
         return None
     mcc, mnc, raw = int(location.plmn[:3]), int(location.plmn[3:]), bytes.fromhex(location.user_location)

@@ -1,12 +1,12 @@
-"""Closing months: which is due, how far it has come, and what came too late.
+"""Closing months: which one is due, the progress, and late usage.
 
 Rules:
 
 - A month is closed 72 hours after its end and once all of its days are rolled up, operator after operator,
-  whether or not anybody reads its bills; after downtime every month that ended meanwhile is. How far it has
-  come is durable after each operator, and written only over what was read before.
-- It is read from rolled up days alone: so usage is either in the statement, or was marked as late when it was
-  stored (``core.services.metering.rollup``). What is late is counted, logged and audited; it is in no bill.
+  whether or not its bills are read; after downtime, every month that ended meanwhile. Progress is durable
+  after each operator, and written only if it is still as it was read.
+- Only rolled up days are read: usage is either in the statement, or was marked as late when it was stored
+  (``core.services.metering.rollup``). Late usage is counted, logged and audited; it is in no bill.
 """
 
 import logging
@@ -25,13 +25,13 @@ from core.ports.store import Bills, Usage
 from core.services.running.audit import AuditTrail
 
 LOOK_S = 60
-"""How often it is looked whether a month is due."""
+"""Interval of checks whether a month is due."""
 LATE_LOOK_S = 600
-"""How often late usage is counted."""
+"""Interval at which late usage is counted."""
 INDEXED = timedelta(days=80)
-"""Who had usage on a day is known for so long (``core.adapters.store.tables.USAGE_OPERATOR``)."""
+"""How long the operators with usage on a day are indexed (``core.adapters.store.tables.USAGE_OPERATOR``)."""
 LATE_MONTHS = 18
-"""Closed months of which late usage is looked for."""
+"""The newest closed months, which late usage is searched for in."""
 CLOCKS_DIFFER = timedelta(days=1)
 """Marks of another node's wall clock count from so long before the month was closed."""
 
@@ -59,7 +59,7 @@ class MonthCloser:
     async def step(self) -> float:
         """Close the next operator's month; seconds until there may be more to do: as many as it took.
 
-        Raises ``Unavailable``, and ``StaleVersion`` when somebody else closes too.
+        Raises ``Unavailable``, and ``StaleVersion`` when another node closes too.
         """
         await self._billing.tariffs()
         began, now = self._clock.monotonic(), self._clock.now()
@@ -82,7 +82,7 @@ class MonthCloser:
         return self._clock.monotonic() - began
 
     async def state(self) -> dict[str, Any]:
-        """What an operator wants to know, as JSON has it: all from the store. Raises ``Unavailable``."""
+        """Versions of the tariff, progress and late usage, read from the store; raises ``Unavailable``."""
         versions = await self._billing.tariffs()
         closing = await self._bills.closing()
         late = [late async for late in late_usage(self._billing, self._usage, closing)] if closing else []

@@ -4,9 +4,9 @@ Rules:
 
 - The tariff is the newest version stored. A node whose configuration says another one stores it as the next
   version when it starts, so all nodes price alike. A month is priced by the version in force at its end.
-- A month is open until ``billing.closing`` closes it, whoever reads it: worked out afresh at each reading.
-  A closed one is a row of the store, and its charges a file that never changes.
-- Rows are billed to the operator that they carry, whoever owns the SIM now.
+- A month is open until ``billing.closing`` closes it; its bill is computed at each reading. A closed month is
+  a row of the store, and its charges are a file that never changes.
+- Usage is billed to the operator that its row names, even if the SIM has another owner now.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from core.ports.store import PAGE_MAX, Bills, Usage
 
 
 class BillingService:
-    """One tariff for everybody; ``configured`` is what it shall be from now on."""
+    """One tariff for all operators; ``configured`` is the tariff from now on."""
 
     def __init__(
         self, *, usage: Usage, bills: Bills, objects: ObjectStore, clock: Clock, configured: Tariff
@@ -114,7 +114,7 @@ class BillingService:
         return ClosedMonth(operator_id, month, tariff.currency, tariff.version, 0, 0, closes_at(month))
 
     async def close(self, operator_id: str, month: int) -> ClosedMonth:
-        """Close a month for ever, once: whoever is first, whatever was cut off before.
+        """Close a month for good. Of several calls the first decides, also after one that was interrupted.
 
         The charges are durable before the row that names them. Raises ``Unavailable``.
         """

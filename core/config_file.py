@@ -59,16 +59,6 @@ def exposed(path: Path | None) -> str:
     return f"{path}: readable by others (mode {mode:o}) and contains {found[0]}; run: chmod 600 {path}"
 
 
-def changed(before: Config, after: Config) -> frozenset[str]:
-    """The keys whose values differ, as ``gateway.peers``."""
-    return frozenset(
-        f"{section}.{key}"
-        for section in Config.model_fields
-        for key in _known_keys(section)
-        if getattr(getattr(before, section), key) != getattr(getattr(after, section), key)
-    )
-
-
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
@@ -165,7 +155,7 @@ def _explain(place: Place, items: Sequence[Any]) -> str:  # pydantic_core.ErrorD
 
 
 def _type_at(place: Sequence[str | int]) -> Any:
-    """The type of what stands at this place of the configuration; ``None``: nobody knows."""
+    """The type of what stands at this place of the configuration; ``None``: it is not known."""
     found: Any = Config
     for part in place:
         if isinstance(part, int):

@@ -5,7 +5,7 @@ an answer is when its request was. What is learned is bounded, the oldest is for
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from core.domain.session import Session
@@ -82,3 +82,32 @@ class Refusals(Generic[Shown]):
         if not message.is_refusal:
             return []
         return [shown] if request is None else [request, shown]
+
+
+class Trace(Generic[Shown]):
+    """Signalling of the SIM ``imsi`` (empty: of all), with the peers that ``is_peer`` holds for; with
+    ``refused`` only exchanges that are refused. ``sessions`` are those that are open when it begins.
+    """
+
+    def __init__(
+        self, *, imsi: str, sessions: Iterable[Session], is_peer: Callable[[str], bool], refused: bool
+    ) -> None:
+        own = [session for session in sessions if session.imsi == imsi] if imsi else []
+        self._sim = SimTrace(imsi, own) if imsi else None
+        self._is_peer = is_peer
+        self._refusals: Refusals[Shown] | None = Refusals() if refused else None
+
+    def look(
+        self, data: bytes, peer: Address, *, is_incoming: bool, show: Callable[[Described], Shown]
+    ) -> list[Shown]:
+        """What is to be shown now: nothing, this datagram, or before it the request that it refuses."""
+        if not self._is_peer(peer[0]):
+            return []
+        sim = self._sim
+        message = describe(data) if sim is None else sim.look(data, peer, is_incoming=is_incoming)
+        if message is None:
+            return []
+        shown = show(message)
+        if self._refusals is None:
+            return [shown]
+        return self._refusals.look(message, peer, shown, is_incoming=is_incoming)

@@ -18,6 +18,7 @@ PURE_ELSEWHERE = ["core.domain", "core.errors", "core.ports", "core.services.str
 SHELLS = {
     "billing.closing": "reads the store, closes months in it, audits",
     "billing.service": "reads the store, writes the object store",
+    "gtp.configured": "reads a section of the configuration, which pydantic checks",
     "gtp.decisions": "awaits the session service",
     "gtp.service": "the front end's shell: awaits services, opens sockets",
     "gtp.userplane.counter_table": "a counter file",
@@ -25,6 +26,7 @@ SHELLS = {
     "gtp.userplane.udp": "the plane's shell: a socket, a TUN device, a counter file",
     "radius.accounting": "the front end's books: awaits services",
     "radius.authentication": "the front end's decisions: awaits services",
+    "radius.configured": "reads a section of the configuration, which pydantic checks",
     "radius.restarts": "the front end's books: awaits services",
     "radius.service": "the front end's shell: awaits services, opens sockets",
     "mqtt_bridge.connections": "asyncio's connections, by session",

@@ -21,7 +21,6 @@ from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.log import STREAM_FOLDER, LogStream
 from core.config import Config, GatewayConfig
-from core.domain.billing import Tariff
 from core.errors import ConfigurationError, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.device_network import RetriedDeviceNetwork
@@ -54,14 +53,13 @@ class Adapters:
     """The world that a node runs in.
 
     ``open_counters(gateway_id)`` opens a gateway instance's counter table, ``left_counters`` one that is
-    there from an earlier lease term; ``open_tuns(config, gateway_id)`` its ways to the internet side, by
-    access point that has its own, the common one under ""; ``device_network`` is the network that devices'
-    connections end in, where there is one;
-    ``peers`` are the other nodes and ``links`` lead to them; ``floating_ip`` brings a gateway instance's
-    addresses here; ``folder_id`` tells this node's data folder from any other. ``stream_damage`` is what was
-    found damaged or missing when the stream was opened, a line each; ``stream_lost`` how many records at
-    least. ``late_s`` is how long a write to the store may be under way when its sender is dead (0: the file
-    of a dead process changes no more).
+    there from an earlier lease term; ``open_tuns(config, gateway_id)`` opens its TUN devices by APN, the
+    common one under "". ``device_network`` is the network that devices' connections end in, where there is
+    one; ``peers`` are the other nodes and ``links`` lead to them; ``floating_ip`` moves a gateway instance's
+    addresses here; ``folder_id`` distinguishes this node's data folder from any other. ``stream_damage`` are
+    the damaged or missing parts found when the stream was opened, a line each, and ``stream_lost`` is how
+    many records were lost at least. ``late_s`` is how long a write to the store may be under way when its
+    sender is dead (0: the file of a dead process changes no more).
     """
 
     clock: Clock
@@ -86,22 +84,19 @@ class Adapters:
 
 def make_billing(config: Config, *, store: Store, objects: ObjectStore, clock: Clock) -> BillingService:
     """Bills by the configured tariff."""
-    tariff = config.billing
     return BillingService(
         usage=store.usage,
         bills=store.bills,
         objects=objects,
         clock=clock,
-        configured=Tariff(
-            currency=tariff.currency, nano_per_byte=tariff.nano_per_byte, unit_bytes=tariff.unit_bytes
-        ),
+        configured=config.billing.tariff,
     )
 
 
 @asynccontextmanager
 async def default_adapters(config: Config) -> AsyncIterator[Adapters]:
     """The embedded defaults under ``node.data_dir``; raises ``ConfigurationError`` before anything runs."""
-    demand_shared_objects(config)
+    config.demand_shared_objects()
     clock, entropy, folder = SystemClock(), SystemEntropy(), config.node.data_dir
     async with AsyncExitStack() as open_parts:
         own_folder = await asyncio.to_thread(DataDirectory.open, folder, entropy)
@@ -156,21 +151,19 @@ def _left_counters(config: Config, gateway_id: str) -> CounterTable | None:
 
 
 def _open_tuns(config: GatewayConfig, gateway_id: str) -> Mapping[str, Tun]:
-    """Each gateway instance has devices of its own: the first named as configured, the others on from it."""
-    number = [each.id for each in config.held].index(gateway_id)
-    wanted = {"": (config.tun, config.ue_pool)} if config.tun else {}
-    wanted |= {each.name: (each.tun, each.ue_pool) for each in config.apns if each.tun and each.ue_pool}
+    wanted = config.tun_devices(gateway_id)
     opened: dict[str, Tun] = {}
     with ExitStack() as undo:
-        mtus = device_mtus(config.access_points, {apn: name for apn, (name, _) in wanted.items()})
-        for name, pool in wanted.values():
-            if name not in opened:
-                device = f"{name}-{number}" if number else name
+        mtus = device_mtus(config.access_points, {apn: device for apn, (device, _) in wanted.items()})
+        for device, pool in wanted.values():
+            if device not in opened:
                 addresses = inner_addresses(pool, config.prefixes)
-                opened[name] = Tun(device, addresses=addresses, mtu_bytes=mtus.get(name, config.mtu_bytes))
-                undo.callback(opened[name].close)
+                opened[device] = Tun(
+                    device, addresses=addresses, mtu_bytes=mtus.get(device, config.mtu_bytes)
+                )
+                undo.callback(opened[device].close)
         undo.pop_all()
-    return {apn: opened[name] for apn, (name, _) in wanted.items()}
+    return {apn: opened[device] for apn, (device, _) in wanted.items()}
 
 
 async def open_store(config: Config, clock: Clock) -> Store:
@@ -229,18 +222,6 @@ async def _numbers_from(store: Store) -> dict[str, int]:
         for shard_id, checkpoint in checkpoints
         if checkpoint.isdecimal() and len(checkpoint) < SEQUENCE_DIGITS_MAX
     }
-
-
-def demand_shared_objects(config: Config) -> None:
-    """Raise ``ConfigurationError`` when nodes share a store, but not what this one puts aside as files."""
-    kept = {"api": "exports", "edge": "dead letters"}
-    here = [what for role, what in kept.items() if role in config.node.roles]
-    if config.store.cassandra and here and not config.objects.s3 and config.objects.folder is None:
-        raise ConfigurationError(
-            f"objects.s3: not set, but nodes share a store (store.cassandra) and the other nodes could not"
-            f" read {' and '.join(here)} in this node's folder; set a bucket, or objects.folder to a folder"
-            f" that all nodes mount"
-        )
 
 
 async def _open_objects(config: Config, open_parts: AsyncExitStack) -> ObjectStore:

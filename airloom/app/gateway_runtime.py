@@ -7,7 +7,7 @@ from functools import partial
 from ipaddress import IPv4Network
 
 from airloom.app.adapters import Adapters
-from core.config import Config, GatewayConfig, GatewayInstanceConfig, RadiusClient
+from core.config import Config, GatewayInstanceConfig
 from core.domain.gateway import GatewayLease
 from core.domain.pools import AddressPool, TeidPool
 from core.domain.session import Access, CloseReason
@@ -22,7 +22,7 @@ from core.services.gateway.lease_term import LeaseTerm
 from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
-from core.services.running.faults import Fault, Faults
+from core.services.running.faults import Faults
 from core.services.sessions.dedicated import DedicatedBearers
 from core.services.sessions.idle import IdleSessions
 from core.services.sessions.nas_accounting import NasAccounting
@@ -30,17 +30,15 @@ from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses
+from core.services.sessions.term_start import TermStart, settle_left_counts
 from core.services.sessions.unanswered import UnansweredSessions
 from core.services.streaming.outbox_relay import OutboxRelay
-from gtp.partners import Partner, Priority
+from gtp.configured import causes_of, partners_of, sources_of, timers_of
 from gtp.service import GtpFrontEnd
-from gtp.transaction import Timers
 from gtp.userplane.counter_table import Origin
-from gtp.userplane.sources import Sources
 from gtp.userplane.udp import UdpUserPlane
-from gtp.version import Causes
 from radius.accounting import Books
-from radius.networks import ClientPolicy, NasNetwork
+from radius.configured import nas_networks_of
 from radius.service import RadiusAddresses, RadiusFrontEnd
 
 GATEWAY_WORDS = LeaseWords(
@@ -53,9 +51,9 @@ GATEWAY_WORDS = LeaseWords(
 class GatewayRuntime:
     """Implements ``LeaseWorker``. ``before`` is the gateway's lease as it was before this term.
 
-    ``on_edge_packet`` takes what devices send to the platform, ``on_session_end`` is told a session's id when
-    its bearer is cut, ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
-    broken part in the place of a good one.
+    ``on_edge_packet`` takes packets from devices to the platform, ``on_session_end`` a session's id when its
+    bearer is cut; ``end_at`` ends sessions on any gateway. The ``make_*`` methods are where a test puts a
+    faulty part in the place of a good one.
     """
 
     def __init__(
@@ -129,30 +127,17 @@ class GatewayRuntime:
         self.user_plane.on_heard(self.gtp.heard)
 
     async def start(self) -> int:
-        """Read the sessions back, then open the sockets, so that no peer is told that a living tunnel is
+        """Read the sessions back, then open the sockets, so that no peer is answered that an open tunnel is
         unknown; how many sessions.
         """
-        before, name = self._before, self._config.node.name
-        is_own = before is None or before.is_of(name, self._world.folder_id)
-        settle = partial(start_all, (self.blocks, *self.apn_address_blocks))
         try:
-            recovered = await self.sessions.recovery.recover(settle, is_resumed=is_own)
+            recovered = await self.make_term_start().run(lost_counts=self.lost_counts)
         except Refused as refusal:
             gateway_id = self.gateway.gateway_id
             raise ConfigurationError(
                 f"{gateway_id} has more sessions than gateway.sessions_max ({refusal}); stop this node,"
                 f" raise gateway.sessions_max, and move {gateway_id}.slots out of node.data_dir"
             ) from None
-        if before is not None and not before.is_released:
-            self.relay.handle(None)  # what its former holder had under way arrives unheard
-        for why in self.sessions.recovery.unreadable:
-            await self._audit.records_skipped(self.gateway.gateway_id, f"session: {why}")
-            self._faults.passed_over("sessions", Fault.ITEM, why)
-        if self.lost_counts:
-            await self._audit.counts_lost(self.gateway.gateway_id, self.lost_counts)
-        if before is not None and not is_own and not before.is_released:
-            interval_s = self._config.usage.report_interval_s
-            await self._audit.taken_over(before, sessions=recovered, interval_s=interval_s)
         await self._keeper.attach()
         if "gtp" in self._protocols:
             await self.user_plane.start()
@@ -191,28 +176,19 @@ class GatewayRuntime:
         self.radius.close()
         self.user_plane.fence()
 
-    async def raise_restart_counter(self) -> int:
-        """Have every peer give up what it has here, and end it here too; raises ``Unavailable``."""
-        counter = await self.gateway.raise_restart_counter()
-        self.gtp.on_own_restart(counter)
-        ending = [key for key, session in self.sessions.open_sessions.items() if session.tunnel is not None]
-        await self.gtp.end_all(ending, CloseReason.LOST)
-        return counter
-
     def reload(self, config: Config) -> None:
         """Take over what may change while sessions are open (``RELOADABLE``); raises ``ConfigurationError``
         for what the host does not let change, and is as it was.
         """
         gateway = config.gateway
-        sources = Sources(_partners(gateway), gateway.allowed_peers)
-        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes, sources)
+        self.user_plane.serve(gateway.access_points, gateway.mtu_bytes, sources_of(gateway))
         self._config = config
         self.sessions.serve(gateway.access_points)
         self.gtp.serve(
             apns=gateway.access_points,
             allowed_peers=gateway.allowed_peers,
-            partners=_partners(gateway),
-            causes=_causes(gateway),
+            partners=partners_of(gateway),
+            causes=causes_of(gateway),
         )
 
     async def settle(self) -> None:
@@ -237,6 +213,21 @@ class GatewayRuntime:
             f" usage report, and later usage is not billed; the file is kept as {opening.kept_as}"
         )
 
+    def make_term_start(self) -> TermStart:
+        """What reads the sessions back."""
+        before = self._before
+        return TermStart(
+            gateway_id=self.gateway.gateway_id,
+            before=before,
+            is_own=before is None or before.is_of(self._config.node.name, self._world.folder_id),
+            recovery=self.sessions.recovery,
+            settle=partial(start_all, (self.blocks, *self.apn_address_blocks)),
+            read_outbox=partial(self.relay.handle, None),
+            audit=self._audit,
+            faults=self._faults,
+            report_interval_s=self._config.usage.report_interval_s,
+        )
+
     def make_user_plane(self) -> UdpUserPlane:
         """What forwards packets."""
         config, world, own = self._config.gateway, self._world, self.own
@@ -254,7 +245,7 @@ class GatewayRuntime:
             apns=config.access_points,
             mtu_bytes=config.mtu_bytes,
             is_numbered=config.user_sequence_numbers,
-            sources=Sources(_partners(config), config.allowed_peers),
+            sources=sources_of(config),
             tuns=world.open_tuns(config, own.id),  # as of now: it may have been reloaded
         )
 
@@ -278,7 +269,7 @@ class GatewayRuntime:
             clock=world.clock,
             entropy=world.entropy,
             network=network or own.ue_pool or config.gateway.ue_pool,
-            apart=[each.ue_pool for each in config.gateway.held if each.ue_pool not in (None, own.ue_pool)],
+            apart=config.gateway.pools_of_others(own),
             apn_pools=tuple(config.gateway.apn_pools),
             prefix=config.gateway.block_prefix,
             held_back_s=held_back_s,
@@ -336,9 +327,9 @@ class GatewayRuntime:
             recovery=self.gateway.restart_counter,
             apns=config.access_points,
             allowed_peers=config.allowed_peers,
-            partners=_partners(config),
-            timers=_timers(config),
-            causes=_causes(config),
+            partners=partners_of(config),
+            timers=timers_of(config),
+            causes=causes_of(config),
             up_packets_of=self.user_plane.up_packets,
         )
 
@@ -359,7 +350,7 @@ class GatewayRuntime:
         return UnansweredSessions(
             index=self.sessions.common.index,
             renewed=None if before is None or before.is_released else before.renewed,
-            patience_s=_timers(self._config.gateway).patience_s,
+            patience_s=timers_of(self._config.gateway).patience_s,
             is_used=lambda session_id: self.user_plane.up_packets(session_id) > 0,
             ask=lambda session_id: self.gtp.ask_about((session_id,)),
         )
@@ -375,7 +366,7 @@ class GatewayRuntime:
                 accounting=(address, config.accounting_port),
                 disconnect=(address, 0),
             ),
-            clients=[_nas_network(client) for client in config.clients],
+            clients=nas_networks_of(config),
             books=Books(
                 sessions=self.sessions,
                 reservations=AddressReservations(
@@ -417,73 +408,11 @@ class GatewayRuntime:
 
     async def _watch_user_paths(self) -> None:
         config = self._config.gateway
-        await self.user_plane.watch_paths(_timers(config), interval_s=config.user_echo_interval_s)
-
-
-def _partners(config: GatewayConfig) -> list[Partner]:
-    return [
-        Partner(
-            name=each.name,
-            networks=each.networks,
-            requests_per_s=each.requests_per_s,
-            burst=each.burst,
-            echo=each.echo,
-            priority=Priority(each.priority),
-            user_networks=each.user_networks,
-            ipcp_ack=each.ipcp_ack,
-            assume_dual_address_bearers=each.assume_dual_address_bearers,
-            may_take_over=each.may_take_over,
-        )
-        for each in config.peers
-    ]
-
-
-def _nas_network(client: RadiusClient) -> NasNetwork:
-    policy = ClientPolicy(
-        imsi_prefixes=client.imsi_prefixes,
-        apns=frozenset(client.apns),
-        may_take_over=frozenset(client.may_take_over),
-        default_apn=client.default_apn or "",
-        realms=frozenset(client.realms),
-        check_passwords=client.check_passwords,
-        own_addresses=client.own_addresses,
-        require_event_timestamp=client.require_event_timestamp,
-        line_rate_kbps=max(1, round(client.line_rate_mbps * 1_000)),
-        enforces_speed_class=client.enforces_speed_class,
-    )
-    return NasNetwork(
-        network=client.network,
-        secret=client.secret.get_secret_value().encode(),
-        require_message_authenticator=client.require_message_authenticator,
-        disconnect_port=client.disconnect_port,
-        known_as=client.known_as,
-        policy=policy,
-    )
-
-
-def _timers(config: GatewayConfig) -> Timers:
-    return Timers(
-        t3_response_s=config.t3_response_s,
-        n3_requests=config.n3_requests,
-        echo_interval_s=config.echo_interval_s,
-        path_keep_s=config.path_keep_s,
-        back_off_s=config.back_off_s,
-    )
-
-
-def _causes(config: GatewayConfig) -> Causes:
-    refusals = config.refusals.items()
-    return {
-        Access.GTPV1: {reason: each.gtpv1 for reason, each in refusals if each.gtpv1 is not None},
-        Access.GTPV2: {reason: each.gtpv2 for reason, each in refusals if each.gtpv2 is not None},
-    }
+        await self.user_plane.watch_paths(timers_of(config), interval_s=config.user_echo_interval_s)
 
 
 async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:
-    """Another node holds the gateway: report once more, as it stood, what was counted here, and give it up.
-
-    Nothing is counted on: the sessions are in the other node's epoch now. Raises ``Unavailable``.
-    """
+    """Another node holds the gateway: see ``settle_left_counts``."""
     counter_table = adapters.left_counters(gateway_id)
     if counter_table is None:
         return
@@ -495,19 +424,15 @@ async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> No
         ue_pool=config.gateway.ue_pool,
         platform_network=config.edge.platform_network,
     )
+    meter = UsageMeter(
+        user_plane=user_plane, usage=adapters.store.usage, clock=adapters.clock, interval_s=0.0
+    )
+    trail = AuditTrail(
+        audit=adapters.store.audit, clock=adapters.clock, entropy=adapters.entropy, actor=config.node.name
+    )
     try:
-        found = counter_table.in_use
-        meter = UsageMeter(
-            user_plane=user_plane, usage=adapters.store.usage, clock=adapters.clock, interval_s=0.0
+        await settle_left_counts(
+            gateway_id, sessions=counter_table.in_use, settle=meter.settle_orphans, audit=trail
         )
-        await meter.settle_orphans(())
-        if found:
-            trail = AuditTrail(
-                audit=adapters.store.audit,
-                clock=adapters.clock,
-                entropy=adapters.entropy,
-                actor=config.node.name,
-            )
-            await trail.counts_left(gateway_id, sessions=found)
     finally:
         await user_plane.aclose()

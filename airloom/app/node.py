@@ -5,7 +5,7 @@ session belongs to is asked of the gateways that are held at that moment.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
@@ -15,16 +15,14 @@ from airloom.app.gateway_runtime import GATEWAY_WORDS, GatewayRuntime, settle_le
 from api.views import subscriber_view
 from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
-from core.config import OWN_KEYS, RELOADABLE, Config
-from core.config_file import changed
+from core.config import Config, reloadable_changes
 from core.domain.gateway import GatewayLease
-from core.domain.session import CloseReason, Session
-from core.errors import ConfigurationError, Unavailable
-from core.ports.floating_ip import FloatingIp
-from core.ports.store import Quarantined
+from core.domain.session import Session
+from core.errors import ConfigurationError
 from core.ports.user_plane import PacketSink
 from core.services.cluster.control import ClusterControl
 from core.services.cluster.edge_links import EdgeLinks, RemoteSessions
+from core.services.cluster.held_gateways import HeldGateways
 from core.services.cluster.lease_coordinator import LeaseCoordinator
 from core.services.cluster.singleton_jobs import SingletonJobs, Step
 from core.services.customers.metadata import DeviceMetadata
@@ -65,7 +63,7 @@ class Node:
         """Of every loop of this process that reads what others wrote."""
         self._tell = tell
         self.device_network = world.device_network
-        own = _sought(config, world.floating_ip)
+        own = [each.id for each in config.gateways_within(world.floating_ip.may_attach)]
         self.coordinator = LeaseCoordinator(
             leases=world.store.leases,
             kind=GatewayLease,
@@ -86,6 +84,7 @@ class Node:
             tell=tell,
         )
         self.held = self.coordinator.held
+        self.gateways = HeldGateways(self.held)
         gateway_ids = [each.id for each in config.gateway.held]
         self.control = ClusterControl(
             store=world.store, peers=world.peers, held=self.held, gateway_ids=gateway_ids
@@ -101,16 +100,7 @@ class Node:
         )
         self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
         self.closer = self._make_closer()
-        self.singleton_jobs = SingletonJobs(
-            leases=world.store.job_leases,
-            peers=world.peers,
-            clock=world.clock,
-            owner=config.node.name,
-            contact=config.control.contact,
-            folder_id=world.folder_id,
-            faults=self.faults,
-            steps=self._singleton_jobs() if "meter" in config.node.roles else {},
-        )
+        self.singleton_jobs = self._make_singleton_jobs()
         self.answer_budget = AnswerBudget()
         self.metadata = DeviceMetadata(store=world.store.bulk)
         self.connections = self.make_connections()
@@ -124,7 +114,7 @@ class Node:
         """Of gateways on other nodes that hand their devices' packets to this one."""
         self.edge_links = self.make_edge_links()
         self.deliver: PacketSink = self.edge_links.deliver if self.edge_links else self.edge.on_edge_packet
-        """Where packets for the platform go; whoever wants to see them puts itself here before ``start``."""
+        """Where packets for the platform go; a simulation that watches them replaces it before ``start``."""
 
     async def start(self) -> int:
         """Begin the work of the preferred gateways; how many sessions were read back."""
@@ -172,17 +162,7 @@ class Node:
         """Take over what differs in ``config``; the keys. Raises ``ConfigurationError`` for what cannot be
         changed in a running node, and then changes nothing.
         """
-        keys = changed(self._config, config)
-        if self._config.gateway.fixed != config.gateway.fixed:
-            raise ConfigurationError(
-                f"gateway.apns: {OWN_KEYS} of an access point cannot be changed, nor such an access point"
-                f" added, in a running node; restart it"
-            )
-        if fixed := keys - RELOADABLE:
-            raise ConfigurationError(
-                f"{', '.join(sorted(fixed))}: cannot be changed in a running node; restart it, or change only"
-                f" {', '.join(sorted(RELOADABLE))}"
-            )
+        keys = reloadable_changes(self._config, config)
         try:
             for held in self.held.values():
                 held.reload(config)
@@ -207,7 +187,7 @@ class Node:
         await self.singleton_jobs.aclose()
 
     async def _store_tariff(self) -> None:
-        """The configured tariff is in force from the start of the node on, whoever reads a bill."""
+        """The configured tariff is in force from the start of the node on, not from the first bill read."""
         await self.billing.tariffs()
 
     @property
@@ -218,61 +198,26 @@ class Node:
         why_not = self.device_network.why_not
         return f"{UDP_ALONE} (no network namespace: {why_not})" if why_not else ENTRIES
 
-    # -- sessions of every gateway held, or told by other nodes -----------------------------------------
+    # -- sessions of every gateway held, or handed over by other nodes ----------------------------------
 
     def session_of(self, session_id: str) -> Session | None:
         """An open session by its id."""
-        return self.held_session(session_id) or self.remote.session_of(session_id)
-
-    def held_session(self, session_id: str) -> Session | None:
-        """An open session of a gateway that is held here."""
-        for held in self.held.values():
-            if (session := held.sessions.open_sessions.get(session_id)) is not None:
-                return session
-        return None
+        return self.gateways.session_of(session_id) or self.remote.session_of(session_id)
 
     def session_at(self, address: IPv4Address) -> Session | None:
-        """Who holds a device address now."""
-        for held in self.held.values():
-            if (session := held.sessions.session_at(address)) is not None:
-                return session
-        return self.remote.session_at(address)
+        """The open session that has a device address."""
+        return self.gateways.session_at(address) or self.remote.session_at(address)
 
     def inject(self, session_id: str, packet: bytes) -> bool:
         """An IP packet down to a session's device; whether it was sent."""
-        return self.inject_held(session_id, packet) or self.remote.inject(session_id, packet)
-
-    def inject_held(self, session_id: str, packet: bytes) -> bool:
-        """The same, of a gateway that is held here."""
-        return any(held.user_plane.inject(session_id, packet) for held in self.held.values())
+        return self.gateways.inject(session_id, packet) or self.remote.inject(session_id, packet)
 
     def _end_connections(self, session_id: str) -> None:
         if self.connections is not None:
             self.connections.end_session(session_id)
 
-    async def end_sessions_of(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
-        """End a SIM's sessions on a gateway held here; raises ``Unavailable`` when it is not."""
-        return await self._holder(gateway_id).sessions.end_sessions_of(sim_id, reason)
-
-    async def refresh_sessions_of(self, gateway_id: str, sim_id: str) -> None:
-        """Let a SIM's sessions on a gateway held here be what it says now; raises ``Unavailable``."""
-        await self._holder(gateway_id).sessions.refresh_sessions_of(sim_id)
-
-    async def group_changed(self, gateway_id: str, operator_id: str, group_id: str) -> None:
-        """The same for those of a group's SIMs, soon."""
-        await self._holder(gateway_id).reconciler.group_changed(operator_id, group_id)
-
-    async def quarantined(self, day: int) -> Sequence[Quarantined]:
-        """What was reported on a UTC day and is billed to nobody, on every node; raises ``Unavailable``."""
-        return await self._world.store.usage.quarantined(day)
-
-    def _holder(self, gateway_id: str) -> GatewayRuntime:
-        if (held := self.held.get(gateway_id)) is None:
-            raise Unavailable(f"{gateway_id} is not served by this node")
-        return held
-
     def _make_held(self, term: LeaseTerm[GatewayLease], before: GatewayLease | None) -> GatewayRuntime:
-        own = next(each for each in self._config.gateway.held if each.id == term.lease.lease_id)
+        own = self._config.gateway.instance(term.lease.lease_id)
         held = self.held_type(
             config=self._config,
             adapters=self._world,
@@ -288,8 +233,19 @@ class Node:
             self._tell(f"{own.id}: {held.lost_counts}")
         return held
 
-    def _singleton_jobs(self) -> Mapping[str, Step]:
-        return {"fold": self.rollup.step, "bills": self.closer.step}
+    def _make_singleton_jobs(self) -> SingletonJobs:
+        config, world = self._config, self._world
+        steps: Mapping[str, Step] = {"fold": self.rollup.step, "bills": self.closer.step}
+        return SingletonJobs(
+            leases=world.store.job_leases,
+            peers=world.peers,
+            clock=world.clock,
+            owner=config.node.name,
+            contact=config.control.contact,
+            folder_id=world.folder_id,
+            faults=self.faults,
+            steps=steps if "meter" in config.node.roles else {},
+        )
 
     def _make_closer(self) -> MonthCloser:
         world = self._world
@@ -356,8 +312,8 @@ class Node:
         return EdgeLinks(
             contacts=self._config.edge.nodes,
             links=self._world.links,
-            session_of=self.held_session,
-            inject=self.inject_held,
+            session_of=self.gateways.session_of,
+            inject=self.gateways.inject,
             encode=lambda session: body_of(session).encode(),
             faults=self.faults,
         )
@@ -400,18 +356,3 @@ class Node:
         if found is None:
             return None
         return Metadata(subscriber=subscriber_view(found.sim, found.sessions), userdata=found.userdata)
-
-
-def _sought(config: Config, floating_ip: FloatingIp) -> list[str]:
-    """The gateway instances that this node could hold; raises ``ConfigurationError`` for other homes."""
-    sought = [each.id for each in config.holdable if all(map(floating_ip.may_attach, each.addresses))]
-    beyond = {each.id for each in config.holdable if each.id in config.node.preferred_gateways}.difference(
-        sought
-    )
-    if beyond or (config.holdable and not sought):
-        raise ConfigurationError(
-            f"node.preferred_gateways: the address of"
-            f" {', '.join(sorted(beyond)) or 'every gateway instance'} is not in"
-            f" the subnet of {config.gateway.floating_ip_interface}; set gateways of this node's subnet"
-        )
-    return sought

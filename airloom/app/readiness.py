@@ -2,8 +2,8 @@
 
 Rules:
 
-- It is looked each ``LOOK_S`` whether the store takes a row and gives it back and the stream answers, within
-  ``ANSWER_S``; being asked costs nothing, so that nobody who asks can make the node or the store slow.
+- Every ``LOOK_S`` it is checked that the store takes a row and gives it back and the stream answers, within
+  ``ANSWER_S``; a request for readiness costs nothing, so that frequent ones slow neither node nor store.
 - ``gateway`` and ``aaa`` are ready while a gateway instance of theirs is held. A node that stands by while
   others hold them all is ready as a whole, but not for traffic to these roles. ``api`` and ``meter`` need the
   store; ``edge`` is ready once it is open: a stream that is away is shown, it acknowledges nothing meanwhile.

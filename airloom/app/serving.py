@@ -7,7 +7,7 @@ from aiohttp import web
 
 from airloom.app.adapters import Adapters, make_billing
 from airloom.app.node import Node
-from airloom.app.operations import Operations
+from airloom.app.operated import make_operations
 from airloom.app.readiness import NodeReadiness
 from api.app import make_application
 from api.calls import ApiServices
@@ -24,6 +24,7 @@ from core.services.customers.identity import Identity
 from core.services.customers.operators import Operators
 from core.services.customers.sims import Sims
 from core.services.customers.stock import Stock
+from core.services.customers.verified_tokens import VerifiedTokens
 from core.services.metering.stats import Stats
 from core.services.running.audit import AuditTrail
 from core.telemetry import Metric, Telemetry
@@ -48,7 +49,7 @@ def make_customers(config: Config, adapters: Adapters, node: Node) -> Customers:
     identity = Identity(
         accounts=store.accounts,
         passwords=Argon2Passwords(),
-        tokens=JwtTokens(key=adapters.token_key),
+        tokens=VerifiedTokens(tokens=JwtTokens(key=adapters.token_key), clock=clock),
         guesses=guesses,
         clock=clock,
         entropy=entropy,
@@ -135,12 +136,12 @@ def make_control_channel(
             },
             standing=lambda: node.faults.standing,
             hand_over=node.coordinator.hand_over,
-            end_sessions_of=node.end_sessions_of,
-            refresh_sessions_of=node.refresh_sessions_of,
-            group_changed=node.group_changed,
+            end_sessions_of=node.gateways.end_sessions_of,
+            refresh_sessions_of=node.gateways.refresh_sessions_of,
+            group_changed=node.gateways.group_changed,
             drain=drain,
             reload=reload,
-            operations=Operations(node=node, clock=adapters.clock),
+            operations=make_operations(node, usage=adapters.store.usage, clock=adapters.clock),
             billing=node.closer.state,
             serve_link=node.remote.serve if "edge" in config.node.roles else None,
         )
@@ -148,7 +149,7 @@ def make_control_channel(
 
 
 def add_metrics(application: web.Application, telemetry: Telemetry) -> None:
-    """``/metrics``, for whoever reaches it."""
+    """``/metrics``, without credentials."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.render(), content_type="text/plain")

@@ -72,7 +72,7 @@ def tail(
         asyncio.run(_tail(settings, data_dir, start, show, follow=follow))
     except KeyboardInterrupt:
         return
-    except BrokenPipeError:  # whoever read it has seen enough
+    except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,7 +1,6 @@
 """Dedicated bearers as an operator writes and reads them.
 
-Rules: a field that is wrong is named, with what would be right; what a bearer has is told in the words that
-ask for it.
+Rules: an error names the field and what it must be; a bearer is shown under the field names of a request.
 """
 
 from collections.abc import Sequence
@@ -67,7 +66,7 @@ class FilterBody(_Body):
 
 
 class AddBearer(_Body):
-    """A dedicated bearer that a session is to have. ``priority`` is the ARP's, 1 is served first."""
+    """A dedicated bearer to make. ``priority`` is the ARP's: 1 is served first."""
 
     session_id: str
     qci: Annotated[int, Field(ge=1, le=254)]
@@ -83,7 +82,7 @@ class AddBearer(_Body):
 
 
 class ChangeBearer(_Body):
-    """What of a dedicated bearer is to be otherwise; what is left out stays."""
+    """Changes of a dedicated bearer; a field that is left out stays as it is."""
 
     session_id: str
     ebi: Annotated[int, Field(ge=5, le=15)]
@@ -102,7 +101,7 @@ class ChangeBearer(_Body):
 
 
 class RemoveBearer(_Body):
-    """A dedicated bearer that is to end."""
+    """A dedicated bearer to end."""
 
     session_id: str
     ebi: Annotated[int, Field(ge=5, le=15)]
@@ -113,7 +112,7 @@ def read(kind: type[AddBearer | ChangeBearer | RemoveBearer], body: object) -> A
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        raise ValueError("; ".join(_told(kind, item) for item in error.errors())) from None
+        raise ValueError("; ".join(_problem(kind, item) for item in error.errors())) from None
 
 
 def packet_filters(wanted: Sequence[FilterBody], others: Sequence[DedicatedBearer]) -> list[PacketFilter]:
@@ -149,7 +148,7 @@ def packet_filters(wanted: Sequence[FilterBody], others: Sequence[DedicatedBeare
 
 
 def row(session_id: str, bearer: DedicatedBearer) -> dict[str, Any]:
-    """A bearer as it is told."""
+    """A bearer as it is shown."""
     return {
         "session_id": session_id,
         "ebi": bearer.ebi,
@@ -166,22 +165,22 @@ def row(session_id: str, bearer: DedicatedBearer) -> dict[str, Any]:
 
 def _filter_row(each: PacketFilter) -> dict[str, Any]:
     direction = "both" if each.is_uplink and each.is_downlink else "up" if each.is_uplink else "down"
-    told: dict[str, Any] = {"precedence": each.precedence, "direction": direction}
+    shown: dict[str, Any] = {"precedence": each.precedence, "direction": direction}
     if each.remote:
-        told["remote"] = each.remote
+        shown["remote"] = each.remote
     if each.protocol is not None:
-        told["protocol"] = _PROTOCOL_NAMES.get(each.protocol, each.protocol)
+        shown["protocol"] = _PROTOCOL_NAMES.get(each.protocol, each.protocol)
     for name, ports in (("local_ports", each.local_ports), ("remote_ports", each.remote_ports)):
         if ports is not None:
-            told[name] = str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
-    return told
+            shown[name] = str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
+    return shown
 
 
 def _arp(priority: int, may_preempt: bool, preemptable: bool) -> int:
     return (0 if may_preempt else _CANNOT_PREEMPT) | priority << 2 | (0 if preemptable else _NOT_PREEMPTABLE)
 
 
-def _told(kind: type[BaseModel], item: Any) -> str:  # pydantic_core.ErrorDetails differs by version
+def _problem(kind: type[BaseModel], item: Any) -> str:  # pydantic_core.ErrorDetails differs by version
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = FilterBody if "filters" in item["loc"] else kind

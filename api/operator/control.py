@@ -1,26 +1,27 @@
-"""The control channel of a node: what the other nodes ask of it, and what load balancers do.
+"""The control channel of a node: requests of the other nodes, of operators and of load balancers.
 
-Rules: every call but the health checks shows the secret that all nodes share, unless it comes by the socket
-that the operator's own account alone can open; a watching connection is never closed from here without a
-``bye``, for its end is how others learn that this process is gone.
+Rules: every call but the health checks carries the secret that all nodes share, unless it comes by the socket
+that only the operator's own account can open; a watching connection is never closed from here without a
+``bye``, because its end is how others learn that this process is gone.
 """
 
 import asyncio
 import hmac
 import json
-from asyncio import Queue
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from aiohttp import web
 
 from api.operator.bearers import AddBearer, ChangeBearer, RemoveBearer, read
 from api.operator.customers import CustomerOperations, page_limit
+from api.operator.operations import Operations, TraceQuery
+from api.operator.rows import Row
 from api.queries import demand_known
 from api.ready import Readiness, readyz
 from api.sources import source_of
@@ -36,72 +37,8 @@ BODY_BYTES_MAX = 4_096
 SHOWN_MAX = 64
 """Characters of a value that are repeated in an error."""
 Choice = TypeVar("Choice", bound=Enum)
-Row = dict[str, Any]
-SESSION_ENDED = "session ended"
-"""In a trace, where a message would be named."""
 HEARTBEAT_S = 5.0
 """A watcher that went away without a word is noticed by then."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceQuery:
-    """Which signalling an operator asks for: of the SIM, of the partner (a name, or a peer's address), and of
-    exchanges that were refused, as far as each is named.
-    """
-
-    imsi: str = ""
-    partner: str = ""
-    refused: bool = False
-
-
-class GatewayOperations(Protocol):
-    """What an operator looks at and does on the gateways that this node holds."""
-
-    def status(self) -> Row:
-        """Each gateway with what it holds, waits for and dropped."""
-        ...
-
-    def peers(self) -> list[Row]:
-        """Each peer with its path."""
-        ...
-
-    async def sessions(self, query: SessionQuery) -> Row:
-        """A page of open sessions, ordered by id."""
-        ...
-
-    async def quarantined(self, day: int) -> list[Row]:
-        """What was reported on a UTC day (yyyymmdd) and is billed to nobody; raises ``Unavailable``."""
-        ...
-
-    def trace(self, query: TraceQuery) -> AbstractContextManager["Queue[Row]"]:
-        """Signalling as it comes and goes, and ends of sessions; raises ``Unavailable`` for one trace too
-        many.
-        """
-        ...
-
-    async def raise_restart_counter(self, gateway_id: str) -> int:
-        """Have every peer give up what it has on a gateway; raises ``Unavailable``."""
-        ...
-
-    async def drop_peer(self, peer: str, *, tell_peer: bool) -> int:
-        """End the sessions of a peer's address, or of a partner; how many there were."""
-        ...
-
-    def bearers(self, session_id: str) -> list[Row]:
-        """The dedicated bearers of a session; raises ``Refused(UNKNOWN_SESSION)``."""
-        ...
-
-    async def add_bearer(self, wanted: AddBearer) -> Row:
-        """Make a dedicated bearer; raises ``ValueError``, ``Refused``, ``Unavailable``."""
-        ...
-
-    async def change_bearer(self, wanted: ChangeBearer) -> Row:
-        """Change a dedicated bearer; raises as ``add_bearer``."""
-        ...
-
-    async def remove_bearer(self, wanted: RemoveBearer) -> None:
-        """End a dedicated bearer; raises as ``add_bearer``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +47,13 @@ class ControlServices:
 
     name: str
     secret: str | None = field(repr=False)
-    """``None``: nobody else reaches the channel, so nothing need be shown."""
+    """``None``: only this host's operator reaches the channel, so no secret is asked for."""
     guesses: Guesses
     customers: CustomerOperations
     gateways: Callable[[], dict[str, int]]
     """Of each gateway instance held, how many sessions are open."""
     fences: Callable[[], dict[str, int]]
-    """Of each, the fence of its lease term: whoever tells a higher one holds it now."""
+    """Of each, the fence of its lease term: a node that reports a higher one holds it now."""
     readiness: Callable[[str], Readiness]
     places: Callable[[], dict[str, str]]
     """Of each gateway instance that it could hold, how it is with it."""
@@ -127,7 +64,7 @@ class ControlServices:
     drain: Callable[[], None]
     reload: Callable[[], Awaitable[list[str]]]
     """Reads the configuration again; the keys that changed. Raises ``ConfigurationError``."""
-    operations: GatewayOperations
+    operations: Operations
     billing: Callable[[], Awaitable[Row]]
     """Versions of the tariff, how far months are closed, and usage that came too late for its bill."""
     serve_link: Callable[[Link], Awaitable[None]] | None

@@ -1,4 +1,4 @@
-"""What sections of the configuration are made of.
+"""The types that sections of the configuration are made of.
 
 Rule: an unknown key is an error that names it (``core.config_file``).
 """
@@ -14,7 +14,7 @@ DEVICE_CHARACTERS_MAX = 15
 
 
 def text(pattern: str, wanted: str) -> AfterValidator:
-    """A text that ``pattern`` matches as a whole; of any other it is said that it must be ``wanted``."""
+    """A text that ``pattern`` matches as a whole; the error for any other is "must be ``wanted``"."""
     matches = re.compile(pattern).fullmatch
 
     def check(value: str) -> str:
@@ -26,7 +26,7 @@ def text(pattern: str, wanted: str) -> AfterValidator:
 
 
 def secret_of(least: int, *, may_be_empty: bool = False) -> AfterValidator:
-    """A secret of so many characters or more."""
+    """A secret of at least ``least`` characters."""
 
     def check(value: SecretStr) -> SecretStr:
         length = len(value.get_secret_value())
@@ -58,7 +58,7 @@ class Section(BaseModel):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this host reaches a listener there; of names only ``localhost`` is known."""
+    """Whether a listener there is reachable from this host only; of names, ``localhost`` alone is known."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -6,20 +6,22 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from core.config.base import Port, Section, is_loopback, text
+from core.domain.billing import Tariff
 
 
 class ApiConfig(Section):
     """The customer API.
 
-    ``sandbox`` adds SORACOM's sandbox operations, which give anyone who reaches the API an account and SIMs;
-    so beyond loopback ``sandbox_exposed`` must confirm it. The SIMs get IMSIs of ``sandbox_plmn`` (MCC and
-    MNC; 00101 is the test network). ``proxies`` are the load balancers whose X-Forwarded-For says where a
-    request comes from (wrong passwords are bounded by source), and whose X-Forwarded-Proto says whether links
-    to exports begin with https.
+    ``sandbox`` adds SORACOM's sandbox operations, which give accounts and SIMs to everyone who reaches the
+    API; beyond loopback ``sandbox_exposed`` must confirm it. The SIMs get IMSIs of ``sandbox_plmn`` (MCC and
+    MNC; 00101 is the test network).
 
-    ``connections_per_address`` are the connections that one address may have open: raise it where all
-    customers come through a proxy. An operator may make ``calls_per_s`` calls a second (0: any number), lists
-    and bills counting as many (``api.limits``), on each node with the role ``api``.
+    ``proxies`` are the networks of load balancers. Their X-Forwarded-For names the client, by which failed
+    sign-ins are limited, and their X-Forwarded-Proto decides whether links to exports begin with https.
+
+    One address may have ``connections_per_address`` connections open: raise it where all customers come
+    through a proxy. An operator may make ``calls_per_s`` calls a second on each node with the role ``api``
+    (0: any number); lists and bills count as several (``api.limits``).
     """
 
     host: str = "127.0.0.1"
@@ -42,8 +44,8 @@ class ApiConfig(Section):
 
 
 class UsageConfig(Section):
-    """Metering: a report each interval for each session with change; a UTC day is rolled up
-    ``rollup_after_s`` after its end, and what is reported of it later is rolled up as it comes.
+    """Metering: each session with new usage is reported every ``report_interval_s``; a UTC day is rolled up
+    ``rollup_after_s`` after its end, and later reports of it are rolled up as they come.
     """
 
     report_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
@@ -56,3 +58,8 @@ class BillingConfig(Section):
     currency: Literal["USD", "JPY", "EUR"] = "USD"
     nano_per_byte: Annotated[int, Field(ge=0)] = 200
     unit_bytes: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def tariff(self) -> Tariff:
+        """The tariff, as rating uses it."""
+        return Tariff(currency=self.currency, nano_per_byte=self.nano_per_byte, unit_bytes=self.unit_bytes)

@@ -11,15 +11,15 @@ from core.config.base import Contact, Name, Port, Section
 class EdgeConfig(Section):
     """The device edge: platform addresses that devices reach inside their tunnel.
 
-    ``message_address`` takes messages by UDP, TCP and HTTP, ``mqtt_address`` by MQTT; the ``…_names`` are
-    what ``gateway.dns`` answers with each. TCP, HTTP and MQTT need a network namespace: with
-    ``device_network`` at ``auto`` they are served where one can be made, ``on`` insists, ``off`` serves UDP
-    alone.
+    ``message_address`` takes messages by UDP, TCP and HTTP, ``mqtt_address`` by MQTT, and
+    ``metadata_address`` answers a device about its own SIM. ``gateway.dns`` resolves the ``…_names`` to them.
+    TCP, HTTP and MQTT need a network namespace: with ``device_network`` ``auto`` they are served where one
+    can be made, with ``on`` the node does not start without one, with ``off`` only UDP is served.
 
-    A SIM has at most ``connections_per_sim_max`` connections, MQTT, HTTP and TCP together. One more takes the
-    place of the one that is silent for longest, or is refused where none has been silent for a minute.
+    A SIM has at most ``connections_per_sim_max`` connections, MQTT, HTTP and TCP together. One more replaces
+    the one that has been silent for longest, or is refused if none has been silent for a minute.
 
-    A gateway without the role ``edge`` hands what is for the platform to one of ``nodes``, the control
+    A gateway without the role ``edge`` hands packets for the platform to one of ``nodes``, the control
     channels of nodes with that role (``http://10.0.0.21:8090``).
     """
 

@@ -1,14 +1,14 @@
 """The gateway instances: their addresses, pools, access points, partners and timers."""
 
-from collections import Counter
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from core.config.apn import APN_POOLS_MAX, OWN_KEYS, ApnConfig
-from core.config.base import DEVICE_CHARACTERS_MAX, Name, Port, Section, TunName, text
+from core.config.apn import ApnConfig, demand_equal_shares, demand_room_for_numbers, pools_of
+from core.config.base import Name, Port, Section, TunName, text
+from core.config.instances import GatewayInstanceConfig, demand_own_addresses
 from core.config.node import AccessProtocol
 from core.config.peers import PARTNERS_MAX, PeerConfig, RefusalConfig, demand_own_networks
 from core.domain.address_blocks import PREFIX_MAX
@@ -22,55 +22,40 @@ ECHO_INTERVAL_S_MIN = 60
 """Echo Requests are not sent more often (TS 29.060 §7.2.1, TS 23.007 §20)."""
 
 
-class GatewayInstanceConfig(Section):
-    """One gateway instance: the address of its protocols, and its devices' addresses.
-
-    GTP-U ends at ``user_address``, or without one at ``address`` too. ``protocols``: ``gtp`` (GTP-C and
-    GTP-U) and ``radius``, which is open only when ``radius`` has ``clients``. A node holds a gateway instance
-    only if it has the roles of all its protocols. With ``ue_pool`` its devices' addresses are of that part of
-    ``gateway.ue_pool``, and nobody else's are; an access point's own pool is every gateway's.
-    """
-
-    id: Name
-    address: IPv4Address
-    user_address: IPv4Address | None = None
-    ue_pool: IPv4Network | None = None
-    protocols: Annotated[tuple[AccessProtocol, ...], Field(min_length=1)] = ("gtp", "radius")
-
-    @property
-    def addresses(self) -> tuple[IPv4Address, ...]:
-        """Its own, the one of GTP-U last."""
-        return (self.address,) if self.user_address is None else (self.address, self.user_address)
-
-
 class GatewayConfig(Section):
-    """The gateway instances, the same list on every node.
+    """The gateway instances, the same list on every node, and what they have in common.
 
-    One is written as ``id``, ``address``, ``user_address`` and ``protocols``, several as ``instances``, a
-    table each. Devices' addresses are of ``ue_pool``, or of the pool of their access point, of which each
-    takes blocks of 2 ** (32 - ``block_prefix``) addresses as it needs them; SIMs' static addresses are of
-    ``static_pool``. The n-th address has the n-th /64 of ``ue_prefixes`` (``static_prefixes``), without
-    which there is no IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``). A gateway instance
-    holds ``sessions_max`` sessions, of one SIM ``sessions_per_sim_max`` (an IMSI has 11 NSAPIs). With
-    ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN), without it only the
-    device edge is reachable; never are the gateways and the operator's ``core_networks``. With
-    ``user_sequence_numbers`` each packet down has one (TS 29.281 §5.1), and links an MTU of 1,460 at most.
+    A single instance is written as ``id``, ``address``, ``user_address`` and ``protocols``, several as
+    ``instances``, a table each.
 
-    GTP-C is accepted from ``peers``, the table of roaming partners (``PeerConfig``), and from
+    Addresses: a device gets one of ``ue_pool``, or of its access point's own pool; each instance reserves
+    blocks of 2 ** (32 - ``block_prefix``) addresses as it needs them. SIMs' static addresses are of
+    ``static_pool``. The n-th address of a pool has the n-th /64 of ``ue_prefixes`` (``static_prefixes``);
+    without these there is no IPv6. An entry of ``apns`` is a name or a table (``ApnConfig``).
+
+    Limits: an instance holds ``sessions_max`` sessions, a SIM ``sessions_per_sim_max`` of them (an IMSI has
+    11 NSAPIs). A released address or TEID is not allocated again for ``quarantine_s``.
+
+    Internet: with ``tun`` named, packets to the internet go through that TUN device (needs NET_ADMIN);
+    without it devices reach the device edge only. The gateways' addresses and the operator's
+    ``core_networks`` are never reached. With ``user_sequence_numbers`` each G-PDU down has one (TS 29.281
+    §5.1), and the MTU of links is at most 1,460.
+
+    Peers: GTP-C is accepted from ``peers``, the table of roaming partners (``PeerConfig``), and from
     ``allowed_peers``, networks of partners without a name; if both are empty, from every address.
 
     Timers (TS 29.060 §7.6, TS 29.274 §7.6, TS 23.007 §20): a request is repeated ``n3_requests`` times,
     ``t3_response_s`` apart. Peers with sessions are sent an Echo Request every ``echo_interval_s`` (0:
-    never), by GTP-U every ``user_echo_interval_s``; the sessions of one that does not answer by GTP-C are
-    kept for ``path_keep_s``. A session without a packet for ``idle_timeout_s`` (0: off) ends. A peer that
+    never), by GTP-U every ``user_echo_interval_s``. The sessions of a peer that does not answer by GTP-C are
+    kept for ``path_keep_s``. A session without a packet for ``idle_timeout_s`` ends (0: never). A peer that
     sends too many attaches for one APN is asked to back off for ``back_off_s`` (0: no time is given).
 
-    ``refusals``: which causes refusals are answered with, by their names (``RefusalConfig``), where not with
+    ``refusals``: the causes of refusals, by the refusal's name (``RefusalConfig``), where they differ from
     the usual ones (docs/gateway-operations.md).
 
-    ``floating_ip``: how an instance's address moves to the node that takes its lease. ``none``: it is there
-    already; ``interface``: it is added to ``floating_ip_interface`` and announced (needs NET_ADMIN and
-    NET_RAW); ``ec2``: and before that assigned to this instance's network interface (docs/scale.md).
+    ``floating_ip``: how an instance's address moves to the node that takes its lease. ``none``: it does not
+    move; ``interface``: it is added to ``floating_ip_interface`` and announced (needs NET_ADMIN and NET_RAW);
+    ``ec2``: before that it is assigned to the EC2 instance's network interface (docs/scale.md).
     """
 
     id: Name = "vg-1"
@@ -140,7 +125,7 @@ class GatewayConfig(Section):
 
     @property
     def prefixes(self) -> UePrefixes:
-        """Which /64 goes with which device address."""
+        """The /64 of each device address, by pool."""
         pairs = (
             (self.ue_pool, self.ue_prefixes),
             (self.static_pool, self.static_prefixes),
@@ -152,26 +137,23 @@ class GatewayConfig(Section):
 
     @property
     def apn_pools(self) -> Mapping[IPv4Network, ApnConfig]:
-        """The networks of access points' own, each with one of the access points whose it is."""
-        return {each.ue_pool: each for each in reversed(self.apns) if each.ue_pool is not None}
+        """The pools that access points have of their own, each with the first access point that names it."""
+        return pools_of(self.apns)
 
     @property
     def fixed(self) -> Mapping[str, tuple[object, ...]]:
-        """What access points have apart, by name: not to be changed while sessions are open."""
+        """The pool, prefixes and TUN device of each APN that has its own: fixed while sessions are open."""
         return {each.name: each.own for each in self.apns if any(each.own)}
 
     @property
     def access_points(self) -> tuple[Apn, ...]:
-        """What is served under each access point name."""
+        """The access points, with the gateway's values where they have none of their own."""
         return tuple(
-            Apn(
-                name=each.name,
-                pdn_types=frozenset(each.pdn_types) or self._offered(each),
-                dns=each.dns or self.dns,
-                dns_ipv6=each.dns_ipv6 or self.dns_ipv6,
-                p_cscf=each.p_cscf,
-                mtu_bytes=min(each.mtu_bytes, self._mtu_bytes_max),
-                ue_pool=each.ue_pool,
+            each.access_point(
+                pdn_types=self._offered(each),
+                dns=self.dns,
+                dns_ipv6=self.dns_ipv6,
+                mtu_bytes_max=MTU_BYTES_MAX - (NUMBER_BYTES if self.user_sequence_numbers else 0),
             )
             for each in self.apns
         )
@@ -182,32 +164,47 @@ class GatewayConfig(Section):
 
     @property
     def mtu_bytes(self) -> int:
-        """What every device was told that its link takes, whatever its access point."""
+        """The smallest MTU of all access points, which each device's link takes."""
         return min((apn.mtu_bytes for apn in self.access_points), default=MTU_BYTES_DEFAULT)
 
     @property
-    def _mtu_bytes_max(self) -> int:
-        return MTU_BYTES_MAX - (NUMBER_BYTES if self.user_sequence_numbers else 0)
-
-    @property
     def devices(self) -> tuple[IPv4Network, ...]:
-        """Where devices' addresses are of."""
+        """The pools of devices' addresses."""
         common = (self.ue_pool,) if self.static_pool is None else (self.ue_pool, self.static_pool)
         return (*common, *self.apn_pools)
 
     @property
     def forbidden(self) -> tuple[Network, ...]:
-        """Where no device's packets go: any of the gateways, and the operator's own networks."""
+        """Networks that no device reaches: the gateways' addresses, and ``core_networks``."""
         own = (IPv4Network(address) for each in self.held for address in each.addresses)
         return (*own, *self.core_networks)
 
     @property
     def held(self) -> tuple[GatewayInstanceConfig, ...]:
-        """All of them."""
+        """All gateway instances, also the one that is written without a table."""
         one = GatewayInstanceConfig(
             id=self.id, address=self.address, user_address=self.user_address, protocols=self.protocols
         )
         return self.instances or (one,)
+
+    def instance(self, gateway_id: str) -> GatewayInstanceConfig:
+        """One gateway instance; raises ``StopIteration`` for an id that is not configured."""
+        return next(each for each in self.held if each.id == gateway_id)
+
+    def pools_of_others(self, own: GatewayInstanceConfig) -> list[IPv4Network]:
+        """The parts of ``ue_pool`` that other gateway instances allocate from alone."""
+        return [each.ue_pool for each in self.held if each.ue_pool not in (None, own.ue_pool)]
+
+    def tun_devices(self, gateway_id: str) -> Mapping[str, tuple[str, IPv4Network]]:
+        """An instance's TUN device and its pool by APN, the common one under "".
+
+        The first instance's devices are named as configured; the others' have its number appended.
+        """
+        number = [each.id for each in self.held].index(gateway_id)
+        suffix = f"-{number}" if number else ""
+        named = {each.name: (each.tun, each.ue_pool) for each in self.apns if each.tun}
+        common = {"": (self.tun, self.ue_pool)} if self.tun else {}
+        return {apn: (tun + suffix, pool) for apn, (tun, pool) in (common | named).items() if pool}
 
     @model_validator(mode="after")
     def _check_floating_ip(self) -> "GatewayConfig":
@@ -240,49 +237,13 @@ class GatewayConfig(Section):
 
     @model_validator(mode="after")
     def _check_instances(self) -> "GatewayConfig":
-        used = Counter(address for each in self.held for address in each.addresses)
-        for one in self.held:
-            if any(used[address] > 1 for address in one.addresses):
-                raise ValueError(f"instances {one.id}: address and user_address must be unique and differ")
-            if one.user_address is not None and "gtp" not in one.protocols:
-                raise ValueError(
-                    f"instances {one.id}: user_address is used by the protocol gtp only; remove it"
-                )
-        for place, one in enumerate(self.instances):
-            if one.ue_pool is not None and not one.ue_pool.subnet_of(self.ue_pool):
-                raise ValueError(f"instances {one.id}: {one.ue_pool} is not within ue_pool {self.ue_pool}")
-            for other in self.instances[:place]:
-                if one.id == other.id:
-                    raise ValueError(f"instances {one.id}: the id must be unique")
-                if one.ue_pool and other.ue_pool and one.ue_pool.overlaps(other.ue_pool):
-                    raise ValueError(
-                        f"instances {one.id}: {one.ue_pool} overlaps {other.id}'s {other.ue_pool}"
-                    )
+        demand_own_addresses(self.held, self.ue_pool)
         return self
 
     @model_validator(mode="after")
     def _check_apn_pools(self) -> "GatewayConfig":
-        if len(self.apn_pools) > APN_POOLS_MAX:
-            raise ValueError(
-                f"apns: at most {APN_POOLS_MAX} different ue_pool values; let access points share pools"
-            )
-        for each in self.apns:
-            other = self.apn_pools[each.ue_pool] if each.ue_pool is not None else each
-            if each.own != other.own:
-                raise ValueError(
-                    f"apns {each.name}: shares ue_pool {each.ue_pool} with {other.name}, so {OWN_KEYS}"
-                    " must be equal; or give it its own ue_pool"
-                )
-            if each.tun and (each.ue_pool is None or each.tun == self.tun):
-                need = "must not be gateway.tun" if each.tun == self.tun else "must have an ue_pool beside it"
-                raise ValueError(f"apns {each.name}: tun {each.tun} {need}; or leave it out")
-        more = f"-{len(self.held) - 1}" if len(self.held) > 1 else ""
-        for tun in (self.tun, *(each.tun for each in self.apns)):
-            if len(tun + more) > DEVICE_CHARACTERS_MAX:
-                most = DEVICE_CHARACTERS_MAX - len(more)
-                raise ValueError(
-                    f"tun {tun}: a number is appended for each gateway instance; at most {most} characters"
-                )
+        demand_equal_shares(self.apns, self.tun)
+        demand_room_for_numbers((self.tun, *(each.tun for each in self.apns)), instances=len(self.held))
         demand_apart(self.networks)
         return self
 

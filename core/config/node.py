@@ -1,4 +1,4 @@
-"""This process: its name, its roles, and the channel to the other nodes."""
+"""The process: its name, its roles, the channel to other nodes, and metrics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,19 +12,19 @@ Role = Literal["gateway", "aaa", "edge", "api", "meter"]
 ROLES: tuple[Role, ...] = get_args(Role)
 AccessProtocol = Literal["gtp", "radius"]
 ROLE_OF_PROTOCOL: Mapping[AccessProtocol, Role] = {"gtp": "gateway", "radius": "aaa"}
-"""What a node must be to hold a gateway instance that has this protocol."""
+"""The role that a node needs to hold a gateway instance with this protocol."""
 SECRET_CHARACTERS_MIN = 16
-"""Of the secret that nodes share."""
+"""Of the secret that all nodes share."""
 
 
 class NodeConfig(Section):
-    """This process: its name (the owner of leases) and the folder for everything it keeps.
+    """The process: its name, which owns its leases, and the folder for all its files.
 
     ``roles``: ``gateway`` and ``aaa`` hold gateway instances, those with the protocol ``gtp`` and those with
-    the protocol ``radius``; ``edge`` is what devices reach inside their tunnels; ``api`` serves the customer
-    API; ``meter`` counts messages from the stream and rolls usage up to days; ``all`` is each of them.
-    ``preferred_gateways`` are the gateway instances that this node takes when it starts (empty: all); any
-    other it takes when its holder is gone.
+    the protocol ``radius``; ``edge`` serves devices inside their tunnels; ``api`` serves the customer API;
+    ``meter`` counts messages from the stream, rolls usage up to days and closes months; ``all`` is all of
+    them. ``preferred_gateways`` are the gateway instances that this node takes when it starts (empty: all);
+    it takes another one only when its holder is gone.
     """
 
     name: Name = "node-1"
@@ -39,11 +39,11 @@ class NodeConfig(Section):
 
 
 class ControlConfig(Section):
-    """The channel between nodes, and what load balancers ask (``/healthz``, ``/readyz``).
+    """The channel between nodes and for operators, with ``/healthz`` and ``/readyz`` for load balancers.
 
-    Open when ``secret``, which all nodes share, is set; ``host`` is where the other nodes reach this one. An
-    operator on this host needs none of it: ``airloom node``, ``gateway``, ``operators`` and ``sims import``
-    find the socket in ``node.data_dir``.
+    It is open when ``secret``, the same on all nodes, is set; ``host`` is the address at which the other
+    nodes reach this one. An operator on this host needs none of it: ``airloom node``, ``gateway``,
+    ``operators`` and ``sims import`` use the socket in ``node.data_dir``.
     """
 
     host: str = "127.0.0.1"
@@ -57,10 +57,10 @@ class ControlConfig(Section):
 
 
 class MetricsConfig(Section):
-    """Where Prometheus finds ``/metrics``, without credentials; ``port`` 0: nowhere.
+    """Where Prometheus reads ``/metrics``, without credentials; with ``port`` 0 on no port.
 
-    They name partners and count what happens, so they are on no customer's port: open them to the network
-    that scrapes alone.
+    Metrics name partners, so they are not on the customers' port: open this one to the scraper's network
+    only.
     """
 
     host: str = "127.0.0.1"

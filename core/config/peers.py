@@ -13,20 +13,19 @@ EACH_PARTNER = "*"
 
 
 class PeerConfig(Section):
-    """A roaming partner: the networks that its SGSNs, MMEs and SGWs speak GTP-C from.
+    """A roaming partner: the networks from which its SGSNs, MMEs and SGWs send GTP-C.
 
-    With ``requests_per_s`` (0: no limit) so many datagrams are read, ``burst`` at once; the rest is dropped.
-    Their tunnels end there too, or in ``user_networks``, from which GTP-C is dropped.
-    ``may_take_over``: names of partners, or ``*`` for all of them and every NAS: a session that one of those
-    holds may be handed over to this partner, or be replaced by it. Else another's session stays, and a new
-    one is opened beside it.
-    ``echo``: whether its peers are sent Echo Requests. ``priority``: whose new sessions are refused first
-    under overload.
+    Of its GTP-C datagrams ``requests_per_s`` are read (0: all), ``burst`` at once; the rest is dropped. Its
+    tunnels end in the same networks, or in ``user_networks``, from which GTP-C is dropped. ``may_take_over``:
+    names of partners, or ``*`` for all of them and every NAS. A session that one of these holds may be handed
+    over to this partner, or be replaced by it; the session of any other partner stays, and a new one is
+    opened beside it. ``echo``: whether its peers are sent Echo Requests. ``priority``: under overload, new
+    sessions of ``low`` are refused first.
 
-    For peers that deviate from the specifications: with ``ipcp_ack`` IPCP in protocol configuration
-    options is answered by a Configure-Ack that has our values, not by a Configure-Nak (RFC 1877 §1.1); with
-    ``assume_dual_address_bearers`` a device that asks for IPv4 and IPv6 gets both where the peer does not set
-    the Dual Address Bearer Flag (TS 29.060 §7.7.48, TS 29.274 §8.12).
+    For peers that deviate from the specifications: with ``ipcp_ack``, IPCP in protocol configuration options
+    is answered by a Configure-Ack with our values, not by a Configure-Nak (RFC 1877 §1.1); with
+    ``assume_dual_address_bearers``, a device that asks for IPv4 and IPv6 gets both even if the peer does not
+    set the Dual Address Bearer Flag (TS 29.060 §7.7.48, TS 29.274 §8.12).
     """
 
     name: Name
@@ -42,7 +41,9 @@ class PeerConfig(Section):
 
 
 def demand_own_networks(peers: Sequence[PeerConfig]) -> None:
-    """Raises ``ValueError`` when two partners share a name or an address, or one names none of them."""
+    """Raises ``ValueError`` when two partners share a name or an address, or ``may_take_over`` has no
+    partner.
+    """
     names = [each.name for each in peers]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)}: used twice; each partner needs its own name")

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from core.config.base import Name, Port, Section, secret_of, text
 
 SECRET_CHARACTERS_MIN = 8
-"""Of what a NAS shares with us."""
+"""Of the secret that a NAS shares with us."""
 SILENT_S_MIN = 1_800
 """Three of the intervals that RFC 2869 recommends."""
 
@@ -23,27 +23,27 @@ Realm = Annotated[
 
 
 class RadiusClient(Section):
-    """The NASes of one subnet and the secret that they share with us.
+    """The NASes of one subnet, the secret that they share with us, and their rights.
 
-    ``name`` is how logs, metrics and other clients call it; without one it is the network.
-    ``require_message_authenticator`` off accepts NASes that cannot send it, and an attacker on the path
-    (CVE-2024-3596); ``disconnect_port`` is where they take Disconnect-Requests.
+    ``name`` is used in logs, metrics and other clients' ``may_take_over``; without one it is the network.
+    Without ``require_message_authenticator`` NASes that cannot send the attribute are accepted, and so is an
+    attacker on the path (CVE-2024-3596). Disconnect-Requests go to ``disconnect_port``.
 
-    Rights: SIMs whose IMSI begins with one of ``imsi_prefixes`` and access points of ``apns``
-    (empty: all). A new session replaces those of the same SIM at the same NAS, and those of the clients in
-    ``may_take_over``, whose NASes are sent a Disconnect-Request; its own name there lets its NASes take over
+    Rights: SIMs whose IMSI begins with one of ``imsi_prefixes``, and access points of ``apns`` (empty: all).
+    A new session replaces those of the same SIM at the same NAS, and those of the clients in
+    ``may_take_over``, whose NASes are sent a Disconnect-Request; with its own name there, its NASes take over
     from each other. Other sessions of the SIM stay beside the new one.
 
-    What it sends: ``default_apn`` is meant where Called-Station-Id names no access point; ``realms`` are
-    those that a User-Name may have (empty: any; a name without one is always good). Unless
-    ``check_passwords``, a password that no group demands is not looked at, though User-Name alone says who
-    it is. With ``own_addresses`` its NASes give devices addresses of their own pools, and may report sessions
-    that they did not ask access for. With ``require_event_timestamp`` an Accounting-On or -Off ends sessions
-    only when its Event-Timestamp is within five minutes.
+    Requests: ``default_apn`` is used where Called-Station-Id names no access point; ``realms`` are those that
+    a User-Name may have (empty: any; a name without a realm is always accepted). Without ``check_passwords``
+    a password that no group demands is not verified, so that User-Name alone identifies the SIM. With
+    ``own_addresses`` its NASes assign addresses of their own pools, and may report sessions that they did not
+    ask access for. With ``require_event_timestamp`` an Accounting-On or -Off ends sessions only if its
+    Event-Timestamp is within five minutes.
 
-    What it may count: of one session and direction ``line_rate_mbps`` since the last report; with
-    ``enforces_speed_class`` no more than the fastest speed class of the SIM since the session was opened,
-    for NASes that hold devices to it.
+    Usage: a report may add at most ``line_rate_mbps`` of one session and direction since the one before; with
+    ``enforces_speed_class``, for NASes that enforce it, at most the fastest speed class that the SIM had
+    since the session was opened.
     """
 
     network: IPv4Network
@@ -86,12 +86,12 @@ def _demand_own_names(clients: Sequence[RadiusClient]) -> Sequence[RadiusClient]
 
 
 class RadiusConfig(Section):
-    """The RADIUS protocol of each gateway instance; closed while it has no ``clients``.
+    """RADIUS of each gateway instance; closed while there are no ``clients``.
 
-    ``address``: where it listens, without one at the gateway instance's own. An Access-Accept holds its
-    address for ``reservation_ttl_s``; NASes are asked to report every ``interim_s``. A session of which
-    nothing came for ``interim_missed_max`` of these is ended, though not before half an hour: a NAS may go by
-    an interval of its own (RFC 2869 §2.1).
+    ``address``: where it listens; if not set, at the gateway instance's own. An Access-Accept reserves its
+    address for ``reservation_ttl_s``; NASes are asked to report every ``interim_s``. A session that is silent
+    for ``interim_missed_max`` of these intervals ends, but not before half an hour, because a NAS may use an
+    interval of its own (RFC 2869 §2.1).
     """
 
     address: IPv4Address | None = None

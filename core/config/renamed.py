@@ -1,6 +1,7 @@
 """Keys that an earlier version had under another name.
 
-Rule: such a key, and its variable, is refused with its present name, so that an upgrade loses no setting.
+Rule: such a key, or its variable, is an error that says the present name, so that an upgrade loses no
+setting.
 """
 
 from collections.abc import Mapping

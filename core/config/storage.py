@@ -9,10 +9,10 @@ from core.config.base import Endpoint, Name, Port, Region, Section, text
 
 
 class StoreConfig(Section):
-    """The store: embedded in ``node.data_dir``, or the cluster of ``cassandra``, nodes that are asked first.
+    """The store: embedded in ``node.data_dir``, or a Cassandra cluster.
 
-    ``datacenter`` is the local one, whose replicas answer; ``replication_factor`` is what ``airloom store
-    migrate`` makes the keyspace with.
+    ``cassandra`` are nodes to connect to first; ``datacenter`` is the local one, whose replicas answer.
+    ``airloom store migrate`` creates the keyspace with ``replication_factor``.
     """
 
     cassandra: tuple[
@@ -29,10 +29,11 @@ class StoreConfig(Section):
 
 
 class StreamConfig(Section):
-    """The stream that device messages go into.
+    """The stream of device messages.
 
-    Embedded: an append log of so many ``shards``. With ``kinesis`` named, that Kinesis data stream, in
-    ``region`` (else AWS_DEFAULT_REGION), with credentials by AWS's usual chain; ``endpoint``: another server.
+    Embedded, it is an append log of ``shards``. With ``kinesis`` it is the Kinesis data stream of that name
+    in ``region`` (else AWS_DEFAULT_REGION), with credentials from AWS's usual chain; ``endpoint`` names
+    another server than AWS's.
     """
 
     shards: Annotated[int, Field(ge=1, le=64)] = 4
@@ -44,11 +45,11 @@ class StreamConfig(Section):
 
 
 class ObjectsConfig(Section):
-    """Exports and dead letters: the S3 bucket ``s3``, under ``prefix``, or a ``folder``, by default one in
-    ``node.data_dir``.
+    """Where exports and dead letters are kept: the S3 bucket ``s3``, under ``prefix``, or ``folder``, by
+    default a folder in ``node.data_dir``.
 
-    Nodes that share a store need a bucket, or a ``folder`` that all of them mount: one is asked for what was
-    put on another. ``region``, ``endpoint``: as for the stream.
+    Nodes that share a store need a bucket, or a ``folder`` that all of them mount, because one node is asked
+    for objects that another one wrote. ``region``, ``endpoint``: as for the stream.
     """
 
     s3: Annotated[

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import loadtest.simulation.plan
-from airloom.app.operations import Operations
+from airloom.app.operated import make_operations
 from core.config import Config, GatewayConfig
 from core.domain.reasons import AttachRefusal
 from core.domain.requests import OpenSession, PeerTunnel
@@ -83,7 +83,8 @@ def test_devices_of_an_access_point_have_addresses_and_prefixes_of_its_own_pool(
         session = await attach(stage, "ipv4-only", PdnType.IPV4V6, nsapi=9)
         assert (session.pdn_type, session.ue_prefix) == (PdnType.IPV4, None)
         assert len({each.ue_address for each in stage.open_sessions()}) == 4
-        (status,) = Operations(node=stage.node, clock=stage.clock).status()["gateways"]
+        operations = make_operations(stage.node, usage=stage.node._world.store.usage, clock=stage.clock)
+        (status,) = operations.status()["gateways"]
         assert status["addresses"] == {"common": 1, "10.65.0.0/24": 1, "10.64.0.0/24": 2}
 
     play(script)

@@ -13,10 +13,10 @@ import pytest
 from aiohttp import web
 
 from airloom.app.measuring import make_telemetry
-from airloom.app.operations import TRACED_MAX, TRACES_MAX, Operations
+from airloom.app.operated import make_operations
 from airloom.app.readiness import NodeReadiness
 from airloom.app.serving import add_metrics, make_control_channel, make_customers
-from api.operator.control import TraceQuery
+from api.operator.operations import TRACED_MAX, TRACES_MAX, TraceQuery
 from core.config import Config, ControlConfig, GatewayConfig
 from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
@@ -40,7 +40,7 @@ class Watched:
     def __init__(self, stage: Stage, stack: AsyncExitStack) -> None:
         self.stage = stage
         self.stack = stack
-        self.operations = Operations(node=stage.node, clock=stage.clock)
+        self.operations = make_operations(stage.node, usage=stage.node._world.store.usage, clock=stage.clock)
         self.url = ""
         self.wanted = stage.node._config
         """What it finds when it reads its configuration again."""

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from airloom.app.operations import Operations
+from airloom.app.operated import make_operations
 from core.domain.session import CloseReason
 from gtp.path import PathState
 from gtp.userplane.paths import PEERS_MAX, UserPaths
@@ -65,7 +65,7 @@ def test_a_silent_user_plane_is_shown_and_counted_and_its_sessions_stay(interval
             here, gone = await stage.peer(Sgw, "127.0.2.1"), await stage.peer(Sgw, "127.0.2.2")
             await here.attach(imsi=stage.sims[0].imsi, apn=APN)
             await gone.attach(imsi=stage.sims[1].imsi, apn=APN)
-            operations = Operations(node=stage.node, clock=stage.clock)
+            operations = make_operations(stage.node, usage=stage.node._world.store.usage, clock=stage.clock)
             assert gone._user is not None
             gone._user.close()
             await asyncio.sleep(200)

@@ -134,7 +134,7 @@ class StagePeers(NoPeers):
         await asyncio.sleep(0.02)
         for name, node in self._stage.nodes.items():
             if _contact(name) == contact and name != self._name and self._stage.lives[name].is_alive:
-                return await node.end_sessions_of(gateway_id, sim_id, reason)
+                return await node.gateways.end_sessions_of(gateway_id, sim_id, reason)
         raise Unavailable("nobody answers")
 
 

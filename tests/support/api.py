@@ -37,6 +37,7 @@ from core.services.customers.identity import Identity
 from core.services.customers.operators import Operators
 from core.services.customers.sims import Sims
 from core.services.customers.stock import Stock
+from core.services.customers.verified_tokens import VerifiedTokens
 from core.services.metering.stats import Stats
 from core.services.running.audit import AuditTrail
 from tests.contract.stores import SetClock, event_of, session_of
@@ -119,7 +120,7 @@ def make_world(*, sandbox: bool = True, calls_per_s: float = 0) -> ApiWorld:
     identity = Identity(
         accounts=store.accounts,
         passwords=Argon2Passwords(hasher=cheap),
-        tokens=JwtTokens(key=KEY),
+        tokens=VerifiedTokens(tokens=JwtTokens(key=KEY), clock=clock),
         guesses=guesses,
         clock=clock,
         entropy=entropy,

@@ -2,8 +2,8 @@
 
 Rules: an operator sees its own groups only; the whole configuration is at most 8 KB as JSON and holds
 nothing that JSON cannot say; what has no effect is refused when it is set (``core.domain.group_settings``),
-and what is stored stays readable and can be removed. A change of what open sessions go by is durable first,
-then gateways are told; repeating the call tells them again.
+and what is stored stays readable and can be removed. A change that concerns open sessions is durable first,
+then gateways are notified; repeating the call notifies them again.
 """
 
 from collections.abc import Callable, Mapping

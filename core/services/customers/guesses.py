@@ -2,13 +2,13 @@
 
 Rules:
 
-- Many at a time are no way around. A password, which costs a core, is paid for before it is looked at, and
-  paid back when it was right; anything else is paid for when it was wrong, if need be by what comes back
-  later, so that a customer may do as much at a time as it likes that is right.
-- What was refused for another reason than the secret costs nothing.
-- Buckets are of whoever is named, of where it comes from, and of both together: one source denies nobody else
-  their sign-in, and many sources together are slow at one account.
-- Which bucket was empty is not told; an entry of the audit tells it, once for each emptying.
+- Attempts in parallel do not get around the limit. A password, which costs a core, takes a token before it is
+  verified and returns it if it was right; any other secret takes one after it was wrong, if need be below
+  empty, so that right ones are not limited however many come at once.
+- A request that is refused for another reason than the secret costs nothing.
+- Buckets are per name, per source, and per both together: one source cannot lock out others, and many sources
+  together are slow at one account.
+- The answer does not say which bucket was empty; the audit log does, once for each emptying.
 """
 
 from collections import Counter, OrderedDict
@@ -23,7 +23,7 @@ from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 
 BUCKETS_MAX = 65_536
-"""Beyond it the one that was tried the longest ago is forgotten."""
+"""Beyond it the bucket that was used longest ago is dropped."""
 
 
 class Guess(Enum):
@@ -37,7 +37,7 @@ class Guess(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """So many wrong tries at once; then one more each ``again_s``."""
+    """``tries`` failed attempts at once, then one more every ``again_s``."""
 
     tries: int
     again_s: float
@@ -51,9 +51,9 @@ BOUNDS = {
     Guess.REGISTRATION_SECRET: {_BOTH: Bound(20, 60.0), _NAME: Bound(200, 10.0), _SOURCE: Bound(50, 30.0)},
     Guess.CONTROL_SECRET: {_SOURCE: Bound(20, 5.0)},
 }
-"""A password is chosen by a person, the others are random: what is bounded there is the work.
+"""A password is chosen by a person; the others are random, and their limits bound the work.
 
-The control secret has no bucket of all sources together: whoever has many addresses would empty it, and the
+The control secret has no bucket over all sources: an attacker with many addresses would empty it, and the
 other nodes and the owner would be refused with the right secret.
 """
 DEAR = frozenset({Guess.PASSWORD})

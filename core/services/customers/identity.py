@@ -37,13 +37,13 @@ AUTH_KEYS_MAX = 100
 PASSWORD_CHARACTERS = range(8, 257)
 EMAIL_CHARACTERS_MAX = 254
 DRAWS_MAX = 16
-"""How often an operator id is drawn again because somebody has it."""
+"""How often an operator id is drawn again because it is taken."""
 _EMAIL = re.compile(r"[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client authenticated itself with from now on."""
+    """API key and token, which a client sends with each call."""
 
     operator_id: str
     api_key: str = field(repr=False)
@@ -52,7 +52,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class NewAuthKey:
-    """An auth key and its secret; the secret is told this once."""
+    """A new auth key; its secret is not stored and not shown again."""
 
     key: AuthKey
     secret: str = field(repr=False)
@@ -217,7 +217,7 @@ class Identity:
         return claims
 
     def _is_of_its_time(self, claims: TokenClaims) -> bool:
-        """Whoever has the key that signs tokens still cannot make one that lives for long."""
+        """Not over, not of the future, not too long: a leaked signing key makes no long-lived token."""
         now, longest = self._clock.now(), timedelta(seconds=TOKEN_LIFETIME_MAX_S)
         ahead = timedelta(seconds=CLOCKS_APART_S)
         return claims.issued <= now + ahead and now < claims.expires <= claims.issued + longest

@@ -3,7 +3,7 @@
 Rules:
 
 - A SIM's status changes by ``TRANSITIONS`` alone; what is not in the table is refused.
-- A terminated SIM changes no more, but what only sorts it: its group and its tags.
+- Of a terminated SIM only group and tags can change.
 - A SIM or group of another operator is not found, in the same words as one that never was.
 - A status that may not be connected is durable first, then the SIM's sessions end; what they go by is
   durable first, then it takes effect. Repeating the call finishes what a crash left between the two.
@@ -30,7 +30,7 @@ from core.services.customers.filtered import filtered_page
 from core.services.customers.tags import check_tags
 
 CHANGE_TRIES_MAX = 16
-"""How often a change reads again because somebody else wrote in between."""
+"""How often a change reads again because the SIM was written in between."""
 DRAWS_MAX = 16
 """How often a new SIM's numbers are drawn again because somebody has them."""
 PREVIOUS_WITHIN = 20
@@ -47,7 +47,7 @@ _ICCID_PREFIX = "8981100"
 
 @dataclass(frozen=True, slots=True)
 class InStock:
-    """A SIM nobody registered yet, and the secret that registers it; the secret is told this once."""
+    """A SIM without a customer, and the secret that registers it, which is not stored and not shown again."""
 
     sim: Sim
     registration_secret: str = field(repr=False)
@@ -298,7 +298,7 @@ class Sims:
         return await self._set(operator_id, sim_id, lambda sim: replace(sim, imei_lock=""))
 
     async def set_static_address(self, operator_id: str, sim_id: str, address: IPv4Address) -> Sim:
-        """Give the SIM an address of its own, from its next session on. It is no other SIM's, whoever's."""
+        """Give the SIM a static address that no other SIM has, from its next session on."""
         pool = self._static_pool
         if pool is None or address not in pool or address in (pool[0], pool[-1]):
             raise Refused(
@@ -342,7 +342,7 @@ class Sims:
     async def _change(
         self, operator_id: str, sim_id: str, change: Callable[[Sim], Sim], *, also_terminated: bool = False
     ) -> Sim:
-        """Read, change, write if nobody else wrote meanwhile; what changes nothing is not written."""
+        """Read, change, and write unless it was written meanwhile; what changes nothing is not written."""
         for _ in range(CHANGE_TRIES_MAX):
             sim = await self.get(operator_id, sim_id)
             wanted = change(sim)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from api.errors import FAULTS, INTERNAL, METHOD_NOT_ALLOWED, UNAVAILABLE, UNREADABLE
 from api.routes import ROUTES, SANDBOX_ROUTES
 from core.services.customers.guesses import BOUNDS
 
@@ -17,6 +18,13 @@ def test_the_page_lists_each_operation_with_its_parameters() -> None:
     ]
     offered = [(r.operation_id, r.method, r.path, r.query) for r in (*ROUTES, *SANDBOX_ROUTES)]
     assert listed == offered
+
+
+def test_the_page_lists_each_code_with_its_status() -> None:
+    page = PAGE.read_text().split("\n## Errors\n")[1].split("\n## ")[0]
+    listed = re.findall(r"^\| ([A-Z]+\d+) \| (\d+) \|", page, re.MULTILINE)
+    faults = (*FAULTS.values(), UNREADABLE, METHOD_NOT_ALLOWED, UNAVAILABLE, INTERNAL)
+    assert sorted(listed) == sorted((fault.code, str(fault.status)) for fault in faults)
 
 
 def test_the_page_on_credentials_has_the_bounds_of_wrong_tries() -> None:

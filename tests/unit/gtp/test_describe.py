@@ -3,7 +3,7 @@
 import random
 
 from gtp.describe import UNREADABLE, describe
-from gtp.trace import LEARNED_MAX, Refusals, SimTrace
+from gtp.trace import LEARNED_MAX, Refusals, SimTrace, Trace
 from tests.support import gtp as v1
 from tests.support.gtp import create_elements, create_request, delete_request, message, session, tlv
 from tests.support.gtp2 import create_session, delete_session, element, message2
@@ -96,3 +96,25 @@ def test_refused_exchanges_are_shown_whole_and_what_waits_for_an_answer_is_bound
     for sequence in range(2 * LEARNED_MAX):
         assert look(create_request(sequence), "asked", is_incoming=True) == []
     assert len(refusals) == LEARNED_MAX
+
+
+def test_a_trace_shows_what_its_peers_refuse_and_nothing_of_others() -> None:
+    trace = Trace[str](imsi="", sessions=(), is_peer=lambda address: address == v1.SGSN[0], refused=True)
+
+    def look(data: bytes, address: str, *, is_incoming: bool) -> list[str]:
+        return trace.look(data, (address, 2123), is_incoming=is_incoming, show=lambda each: each.message)
+
+    refusal = message(17, 0x2001, 4, b"\x01\xc7")
+    for address, told in (
+        ("192.0.2.99", []),
+        (v1.SGSN[0], ["create pdp context request", "create pdp context response"]),
+    ):
+        assert look(create_request(4), address, is_incoming=True) == []
+        assert look(refusal, address, is_incoming=False) == told
+
+
+def test_a_trace_of_a_sim_begins_with_its_open_sessions() -> None:
+    trace = Trace[str](imsi=v1.IMSI, sessions=[session()], is_peer=lambda _: True, refused=False)
+    for teid, told in ((0xA0000001, ["delete pdp context request"]), (0xA0000002, [])):
+        asked = delete_request(teid, teid & 7)
+        assert trace.look(asked, v1.SGSN, is_incoming=True, show=lambda each: each.message) == told

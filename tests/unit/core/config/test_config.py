@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from airloom.app.adapters import demand_shared_objects
-from core.config import Config, RadiusConfig, renamed
+from core.config import Config, GatewayConfig, RadiusConfig, renamed
 from core.config_file import load, mistakes_of
 from core.domain.session import PdnType
 from core.errors import ConfigurationError
@@ -347,14 +347,27 @@ def test_prefixes_must_fit_the_pools(text: str, said: str, tmp_path: Path) -> No
 def test_nodes_that_share_a_store_share_exports_and_dead_letters(role: str, told: str) -> None:
     shared = {"AIRLOOM_STORE__CASSANDRA": "127.0.0.1"}
     with pytest.raises(ConfigurationError, match=rf"objects.s3: not set, .*{told}.*objects.folder"):
-        demand_shared_objects(load(None, shared, roles=[role]))
+        load(None, shared, roles=[role]).demand_shared_objects()
     for name, value in (("S3", "bucket"), ("FOLDER", "/mnt/shared")):
-        demand_shared_objects(load(None, {**shared, f"AIRLOOM_OBJECTS__{name}": value}, roles=[role]))
-    demand_shared_objects(load(None, shared, roles=["gateway"]))
-    demand_shared_objects(load(None, {}, roles=[role]))
+        load(None, {**shared, f"AIRLOOM_OBJECTS__{name}": value}, roles=[role]).demand_shared_objects()
+    load(None, shared, roles=["gateway"]).demand_shared_objects()
+    load(None, {}, roles=[role]).demand_shared_objects()
 
 
 def test_objects_are_in_one_place() -> None:
     both = {"AIRLOOM_OBJECTS__S3": "bucket", "AIRLOOM_OBJECTS__FOLDER": "/mnt/shared"}
     with pytest.raises(ConfigurationError, match="both are set"):
         load(None, both)
+
+
+def test_each_instance_has_tun_devices_of_its_own() -> None:
+    pool, own = IPv4Network("10.128.0.0/9"), IPv4Network("10.64.0.0/16")
+    gateway = GatewayConfig.model_validate(
+        {
+            "tun": "tun",
+            "apns": ["internet", {"name": "meters", "ue_pool": str(own), "tun": "mtun"}],
+            "instances": [{"id": "vg-1", "address": "192.0.2.1"}, {"id": "vg-2", "address": "192.0.2.2"}],
+        }
+    )
+    assert gateway.tun_devices("vg-1") == {"": ("tun", pool), "meters": ("mtun", own)}
+    assert gateway.tun_devices("vg-2") == {"": ("tun-1", pool), "meters": ("mtun-1", own)}

@@ -184,5 +184,5 @@ def _name(request: _Request, now: float) -> list[Attribute]:
     attributes += [(type_, IPv4Address(text).packed) for type_, text in addresses if text]
     if nas.says_imsi:
         imsi = request.ending.imsi.encode()
-        attributes.append(vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, imsi))
+        attributes.append(vendor_attribute(a.TGPP_IMSI, imsi))
     return [*attributes, (a.EVENT_TIMESTAMP, int(request.epoch_s + now).to_bytes(4, "big"))]

@@ -27,6 +27,7 @@ from radius.codec import (
     Code,
     Packet,
     decode,
+    encode_attributes,
     encode_response,
     is_authentic,
     is_signed,
@@ -203,7 +204,7 @@ class RadiusServer:
         if a.PROXY_STATE in packet.firsts:
             proxied = [(a.PROXY_STATE, value) for value in packet.all(a.PROXY_STATE)]
             attributes = [*attributes, *proxied]
-        data = encode_response(code, packet, attributes, pending.client.secret)
+        data = encode_response(code, packet, encode_attributes(attributes), pending.client.secret)
         self._answered.put(pending.key, pending.client.name, (kept_until, data))
         if self._sweep_at is None:
             self._sweep_at = kept_until

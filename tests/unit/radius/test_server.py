@@ -216,9 +216,9 @@ def test_no_secret_is_shown() -> None:
     [
         ([(a.USER_NAME, b"440100000000001")], IMSI),
         ([(a.USER_NAME, b"0440100000000001@wlan.mnc010.mcc440.3gppnetwork.org")], IMSI),
-        ([(a.USER_NAME, b"customer"), vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, IMSI.encode())], IMSI),
+        ([(a.USER_NAME, b"customer"), vendor_attribute(a.TGPP_IMSI, IMSI.encode())], IMSI),
         (
-            [(a.USER_NAME, b"999990000000009"), vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, IMSI.encode())],
+            [(a.USER_NAME, b"999990000000009"), vendor_attribute(a.TGPP_IMSI, IMSI.encode())],
             IMSI,
         ),
         ([(a.USER_NAME, b"customer")], ""),

@@ -3,7 +3,7 @@
 Rule: a party has ``PART_OF_ONE`` of the places at most, so that the others together always have the rest.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -25,7 +25,7 @@ class Places:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._share = share_of(capacity)
-        self._taken: dict[str, int] = {}
+        self._taken: Counter[str] = Counter()
         self._count = 0
 
     def __len__(self) -> int:
@@ -34,14 +34,13 @@ class Places:
 
     def is_free(self, party: str) -> bool:
         """Whether there is one for this party."""
-        return self._count < self._capacity and self._taken.get(party, 0) < self._share
+        return self._count < self._capacity and self._taken[party] < self._share
 
     def take(self, party: str) -> bool:
         """Take one, if there is one for this party."""
-        taken = self._taken.get(party, 0)
-        if self._count >= self._capacity or taken >= self._share:
+        if self._count >= self._capacity or self._taken[party] >= self._share:
             return False
-        self._taken[party] = taken + 1
+        self._taken[party] += 1
         self._count += 1
         return True
 
@@ -73,16 +72,16 @@ class Kept(Generic[Key, Value]):
 
     def get(self, key: Key) -> Value | None:
         """What is remembered under a key."""
-        item = self._items.get(key)
-        return None if item is None else item[1]
+        return self._items[key][1] if key in self._items else None
 
     def put(self, key: Key, party: str, value: Value) -> Value | None:
         """Remember; what is forgotten for it. What was there under this key is replaced."""
         if key in self._items:
             self.pop(key)
         self._items[key] = (party, value)
-        if (of_party := self._of.get(party)) is None:
-            of_party = self._of[party] = OrderedDict()
+        if party not in self._of:
+            self._of[party] = OrderedDict()
+        of_party = self._of[party]
         of_party[key] = None
         if len(of_party) > self._share:
             return self.pop(next(iter(of_party)))

@@ -2,10 +2,10 @@
 
 Rules:
 
-- Access-Accept reserves, Accounting-Start opens (``radius.accounting``).
-- A device is let in by what can be checked: the word of a network that knows its SIM, or a password that its
-  group demands.
-- Whoever is turned away finds the reason in the log, and its customer in the SIM's history.
+- Access-Accept reserves a session, Accounting-Start opens it (``radius.accounting``).
+- A device gets access by an identity that can be checked: 3GPP-IMSI from a network that knows the SIM, or a
+  password that the SIM's group demands.
+- The reason for each Access-Reject is in the log, and in the history of the SIM.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Authentication:
         self._note = note
 
     async def answer(self, event: AccessRequested) -> tuple[Outcome, str]:
-        """What to answer, and what became of it in a word; raises ``Unavailable``."""
+        """The decision, and its name in ``airloom_radius_answers_total``; raises ``Unavailable``."""
         apn = apn_of(event.client, event.request.apns, self._sessions.is_served)
         try:
             sim = await self._sessions.permit(_wanted(event, apn), proof=event.request.knows)
@@ -49,14 +49,17 @@ class Authentication:
         return Granted(address, reserved.session_id.encode(), self._interim_interval_s), "accepted"
 
     def _reserve(self, event: AccessRequested, apn: str, sim: Sim) -> Grant:
-        """What the session will have; its NAS may give it an address of its own."""
+        """The id and address of the session; with ``own_addresses`` the NAS chooses the address."""
         asked, client = event.request, event.client
         asker = (client.name, asked.nas)
         if client.policy.own_addresses:
             return self._reservations.expect(asked.imsi, asker, apn=apn)
-        pool = self._sessions.pool_of(apn)
         return self._reservations.reserve(
-            asked.imsi, asker, apn=apn, static_address=sim.static_address, pool=pool
+            asked.imsi,
+            asker,
+            apn=apn,
+            static_address=sim.static_address,
+            pool=self._sessions.pool_of(apn),
         )
 
     def _turned_away(self, event: AccessRequested, apn: str, refusal: Refused) -> tuple[Outcome, str]:

@@ -61,8 +61,8 @@ anew: that changes nothing for accounting, and an Access-Request replaces its ow
 EVENTS_MAX = 8_192
 """Requests that are being decided; beyond it, or a client's share, new ones get silence."""
 PROXY_STATE_BYTES_MAX = PACKET_BYTES_MAX - HEADER_BYTES - 18 - 255
-"""Of all Proxy-States of a request: the answer repeats them beside Message-Authenticator and the longest of its
-own attributes. A request with more gets silence."""
+"""Of all Proxy-States of a request; one with more gets silence. The answer repeats them beside
+Message-Authenticator and the longest of its own attributes."""
 CHOSEN_BY_NAS = IPv4Address("255.255.255.254")
 """Framed-IP-Address when the NAS is to choose the address (RFC 2865 §5.8)."""
 STRANGERS_MAX = 64
@@ -212,10 +212,9 @@ class RadiusServer:
 
 def _granted(granted: Granted) -> bytes:
     """The attributes of an Access-Accept."""
-    address, class_ = int(granted.address or CHOSEN_BY_NAS), granted.class_
-    interval = granted.interim_interval_s
-    fixed = _GRANTED.pack(a.FRAMED_IP_ADDRESS, 6, address, a.ACCT_INTERIM_INTERVAL, 6, interval)
-    return fixed + encode_attributes([(a.CLASS, class_)])
+    address, interval_s, class_ = granted.address or CHOSEN_BY_NAS, granted.interim_interval_s, granted.class_
+    fixed = _GRANTED.pack(a.FRAMED_IP_ADDRESS, 6, int(address), a.ACCT_INTERIM_INTERVAL, 6, interval_s)
+    return fixed + bytes((a.CLASS, len(class_) + 2)) + class_
 
 
 def _proxy_state(packet: Packet) -> bytes:

@@ -3,7 +3,7 @@
 Rule: a party has ``PART_OF_ONE`` of the places at most, so that the others together always have the rest.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -25,7 +25,7 @@ class Places:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._share = share_of(capacity)
-        self._taken: Counter[str] = Counter()
+        self._taken: dict[str, int] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -34,21 +34,24 @@ class Places:
 
     def is_free(self, party: str) -> bool:
         """Whether there is one for this party."""
-        return self._count < self._capacity and self._taken[party] < self._share
+        taken = self._taken[party] if party in self._taken else 0
+        return self._count < self._capacity and taken < self._share
 
     def take(self, party: str) -> bool:
         """Take one, if there is one for this party."""
-        if self._count >= self._capacity or self._taken[party] >= self._share:
+        taken = self._taken[party] if party in self._taken else 0
+        if self._count >= self._capacity or taken >= self._share:
             return False
-        self._taken[party] += 1
+        self._taken[party] = taken + 1
         self._count += 1
         return True
 
     def give_back(self, party: str) -> None:
         """Give one back that was taken."""
         self._count -= 1
-        self._taken[party] -= 1
-        if not self._taken[party]:
+        if self._taken[party] > 1:
+            self._taken[party] -= 1
+        else:
             del self._taken[party]
 
 

@@ -270,7 +270,9 @@ def _refusal(packet: Packet) -> AttachRefusal | None:
 
 
 def _octets(packet: Packet, low: int, high: int) -> int:
-    return (packet.integer(high) or 0) << 32 | (packet.integer(low) or 0)
+    """64 bits (RFC 2869 §5.1, §5.2)."""
+    octets = packet.integer(low) or 0
+    return (packet.integer(high) or 0) << 32 | octets if high in packet.firsts else octets
 
 
 def _location(packet: Packet) -> Location:

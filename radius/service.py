@@ -194,10 +194,11 @@ class RadiusFrontEnd:
         return [*(port.transmission for port in ports), self._disconnects]
 
     def _handle(self, event: ServerEvent) -> None:
-        if isinstance(event, StrangerHeard):
-            self._note("request from an unknown client", "", f"from {event.address}")
-        elif self._tasks is not None:
-            begin(self._tasks, self._decide(event))
+        match event:
+            case StrangerHeard():
+                self._note("request from an unknown client", "", f"from {event.address}")
+            case AccessRequested() | AccountingRequested() if self._tasks is not None:
+                begin(self._tasks, self._decide(event))
 
     async def _decide(self, event: AccessRequested | AccountingRequested) -> None:
         outcome: Outcome

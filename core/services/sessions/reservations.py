@@ -105,8 +105,8 @@ class AddressReservations:
     ) -> Grant:
         """The reservation; the caller opens a session with it, or gives its address back.
 
-        One that was forgotten is made again from what the peer says: ``address``, and ``session_id``, which may
-        be empty. Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, or of another pool;
+        One that was forgotten is made again from the peer's ``address`` and ``session_id``, which may be
+        empty. Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, or of another pool;
         ``UNKNOWN_SESSION`` without an address.
         """
         before = self._find(imsi, asker)

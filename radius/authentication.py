@@ -1,4 +1,4 @@
-"""From Access-Request to answer: who may have access, and what its session will have.
+"""From Access-Request to answer: whether a SIM may have access, and what its session will have.
 
 Rules:
 
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from core.domain.reasons import AttachRefusal
 from core.domain.requests import Grant, OpenSession
 from core.domain.session import Access
-from core.domain.sim import Sim
 from core.errors import Refused
+from core.services.sessions.authoriser import Permission
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from radius.client_policy import apn_of, foreign
@@ -41,25 +41,25 @@ class Authentication:
         """The decision, and its name in ``airloom_radius_answers_total``; raises ``Unavailable``."""
         apn = apn_of(event.client, event.request.apns, self._sessions.is_served)
         try:
-            sim = await self._sessions.permit(_wanted(event, apn), proof=event.request.knows)
-            reserved = self._reserve(event, apn, sim)
+            permission = await self._sessions.permit(_wanted(event, apn), proof=event.request.knows)
+            reserved = self._reserve(event, permission)
         except Refused as refusal:
             return self._turned_away(event, apn, refusal)
         address = reserved.address if reserved.is_allocated else None
         return Granted(address, reserved.session_id.encode(), self._interim_interval_s), "accepted"
 
-    def _reserve(self, event: AccessRequested, apn: str, sim: Sim) -> Grant:
+    def _reserve(self, event: AccessRequested, permission: Permission) -> Grant:
         """The id and address of the session; with ``own_addresses`` the NAS chooses the address."""
         asked, client = event.request, event.client
-        asker = (client.name, asked.nas)
+        apn, asker = permission.apn, (client.name, asked.nas)
         if client.policy.own_addresses:
-            return self._reservations.expect(asked.imsi, asker, apn=apn)
+            return self._reservations.expect(asked.imsi, asker, apn=apn.name)
         return self._reservations.reserve(
             asked.imsi,
             asker,
-            apn=apn,
-            static_address=sim.static_address,
-            pool=self._sessions.pool_of(apn),
+            apn=apn.name,
+            static_address=permission.policy.sim.static_address,
+            pool=apn.ue_pool,
         )
 
     def _turned_away(self, event: AccessRequested, apn: str, refusal: Refused) -> tuple[Outcome, str]:

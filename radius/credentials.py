@@ -1,7 +1,7 @@
 """Credentials of an Access-Request, and whether they can be checked.
 
-Rule: a proof that is there and that nobody checks is no proof: whatever is not PAP or CHAP, well formed and
-alone, is refused (RFC 3579 §2.6.3, RFC 2869 §5.13, RFC 2865 §4.1).
+Rule: credentials that cannot be checked are never ignored: a request with others than one well-formed PAP or
+CHAP password is refused (RFC 3579 §2.6.3, RFC 2869 §5.13, RFC 2865 §4.1).
 """
 
 from radius import attributes as a
@@ -23,7 +23,7 @@ def shows_password(packet: Packet) -> bool:
 
 
 def cannot_be_checked(packet: Packet) -> bool:
-    """Whether it carries a proof that is of no method served here, broken, or not the only one."""
+    """Whether it carries credentials of a method that is not offered, broken ones, or several."""
     firsts = packet.firsts
     if not _OTHER_METHODS.isdisjoint(firsts):
         return True

@@ -1,8 +1,8 @@
-"""What a NAS says, in the domain's words, and the other way round (TS 29.061 §16).
+"""Attributes of requests in the domain's terms, and refusals as Reply-Message (TS 29.061 §16).
 
-Rules: 3GPP-IMSI goes before User-Name, which may be the device's own name for an APN; what is not an IMSI
-is nobody; octets are counted from the device's side (Acct-Input is its uplink, RFC 2866 §5.3); a counter that
-is not there takes nothing away.
+Rules: 3GPP-IMSI goes before User-Name, which may be the device's own name for an APN; a name that is not an
+IMSI is no SIM's; octets are counted from the device's side (Acct-Input is its uplink, RFC 2866 §5.3); a
+missing or broken value never raises, and a missing counter is 0.
 """
 
 import re
@@ -43,7 +43,7 @@ SESSION_IDS_MAX = 4
 class AcctStatus(IntEnum):
     """Acct-Status-Type (RFC 2866 §5.1)."""
 
-    OTHER = 0  # tunnels and links of a NAS (RFC 2867), a failure, or a number that nobody has defined
+    OTHER = 0  # tunnels and links of a NAS (RFC 2867), a failure, or an undefined number
     START = 1
     STOP = 2
     INTERIM_UPDATE = 3
@@ -55,10 +55,10 @@ _STATUSES: Mapping[int, AcctStatus] = {status.value: status for status in AcctSt
 
 
 class AccessRequest(Struct, frozen=True):
-    """Who asks for access, and by what it wants to be known. ``packet`` and ``secret`` check its password.
+    """An Access-Request (RFC 2865 §4.1). ``packet`` and ``secret`` check its password.
 
     ``apns`` are the access points that Called-Station-Id may mean, in order. ``refusal``: why it cannot be
-    granted whoever it is. ``must_prove``: who it is only the device says, and a password is there to check.
+    granted to any SIM. ``must_prove``: only the device names its SIM, and it shows a password.
     """
 
     imsi: str
@@ -73,16 +73,16 @@ class AccessRequest(Struct, frozen=True):
     secret: bytes
 
     def __repr__(self) -> str:
-        """Without what is secret."""
+        """Without password and secret."""
         return f"AccessRequest(imsi={self.imsi!r}, nas={self.nas!r}, user_name={self.user_name!r})"
 
     @property
     def user_name(self) -> str:
-        """User-Name, which need not be who it is."""
+        """User-Name (RFC 2865 §5.1), which may be no IMSI."""
         return self.packet.text(a.USER_NAME)
 
     def knows(self, user_name: str, password: bytes) -> bool:
-        """Whether it was sent under this name with this password, by PAP or CHAP."""
+        """Whether it has this User-Name and password, by PAP or CHAP (RFC 2865 §5.2, §5.3)."""
         if user_name != self.user_name:
             return False
         chap = is_chap_answer(self.packet, password)
@@ -90,9 +90,9 @@ class AccessRequest(Struct, frozen=True):
 
 
 class AccountingReport(Struct, frozen=True):
-    """One Accounting-Request. Counters are absolute, 64 bits; 0 where the NAS told none, and as the highest
-    counts, that takes nothing away. ``session_ids`` are the Class attributes that may be ours. What most
-    reports need not be asked for is read from ``packet`` when it is.
+    """An Accounting-Request (RFC 2866 §4.1). Counters are absolute, 64 bits (RFC 2869 §5.1); 0 for one that
+    the NAS did not send: the highest counts, so that changes nothing. ``session_ids`` are the Class
+    attributes that may be ours. Attributes that most reports do not need are read from ``packet`` on demand.
     """
 
     status: AcctStatus
@@ -107,12 +107,12 @@ class AccountingReport(Struct, frozen=True):
 
     @property
     def acct_session_id(self) -> str:
-        """By what its NAS knows the session; empty when it did not say."""
+        """Acct-Session-Id (RFC 2866 §5.5); empty without one."""
         return self.packet.text(a.ACCT_SESSION_ID)
 
     @property
     def user_name(self) -> str:
-        """User-Name, which need not be who it is."""
+        """User-Name (RFC 2865 §5.1), which may be no IMSI."""
         return self.packet.text(a.USER_NAME)
 
     @property
@@ -132,27 +132,32 @@ class AccountingReport(Struct, frozen=True):
 
     @property
     def delay_s(self) -> int:
-        """For how long the NAS has been trying to say this."""
+        """Acct-Delay-Time: how long the NAS has been trying to send this (RFC 2866 §5.2)."""
         return self.packet.integer(a.ACCT_DELAY_TIME) or 0
 
     @property
     def session_s(self) -> int:
-        """How long the NAS says the session has lasted."""
+        """Acct-Session-Time: how long the session has lasted (RFC 2866 §5.7)."""
         return self.packet.integer(a.ACCT_SESSION_TIME) or 0
 
     @property
     def event_timestamp(self) -> int | None:
-        """When it happened, in seconds since 1970."""
+        """Event-Timestamp, in seconds since 1970 (RFC 2869 §5.3)."""
         return self.packet.integer(a.EVENT_TIMESTAMP)
 
     @property
     def authenticator(self) -> bytes:
-        """Of no two packets the same, but of their repeats."""
+        """The Request Authenticator: repeats have the same, other packets another (RFC 2866 §3)."""
         return self.packet.authenticator
 
 
 def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collection[str]) -> AccessRequest:
     """Read an Access-Request from the address ``source``; ``realms`` as in ``RadiusClient``."""
+    firsts, refusal = packet.firsts, None
+    if cannot_be_checked(packet):
+        refusal = AttachRefusal.AUTHENTICATION_NOT_SUPPORTED
+    elif a.TGPP_PDP_TYPE in firsts and firsts[a.TGPP_PDP_TYPE] not in _PDP_TYPES:
+        refusal = AttachRefusal.PDP_TYPE_NOT_SUPPORTED
     return AccessRequest(
         imsi=_imsi(packet, realms),
         nas=_nas_name(packet, source),
@@ -160,8 +165,8 @@ def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collec
         msisdn=packet.text(a.CALLING_STATION_ID),
         imei=packet.text(a.TGPP_IMEISV),
         location=_location(packet),
-        refusal=_refusal(packet),
-        must_prove=a.TGPP_IMSI not in packet.firsts and shows_password(packet),
+        refusal=refusal,
+        must_prove=a.TGPP_IMSI not in firsts and shows_password(packet),
         packet=packet,
         secret=secret,
     )
@@ -250,6 +255,10 @@ def _nas_name_of(identifier: bytes, ip_address: bytes, source: str) -> NasName:
 
 def _apns(packet: Packet) -> tuple[str, ...]:
     """What Called-Station-Id may name, in order."""
+    if a.CALLED_STATION_ID not in packet.firsts:
+        return ()
+    if not packet.others:
+        return _apns_of(packet.firsts[a.CALLED_STATION_ID])
     return tuple(chain.from_iterable(map(_apns_of, packet.all(a.CALLED_STATION_ID))))
 
 
@@ -259,14 +268,6 @@ def _apns_of(called_station_id: bytes) -> tuple[str, ...]:
     name = text_of(called_station_id).lower().rstrip(".")
     apn, station = _OPERATOR_IDENTIFIER.sub("", name), _STATION.match(name)
     return (apn, station[1]) if station else (apn,)
-
-
-def _refusal(packet: Packet) -> AttachRefusal | None:
-    if cannot_be_checked(packet):
-        return AttachRefusal.AUTHENTICATION_NOT_SUPPORTED
-    if a.TGPP_PDP_TYPE in packet.firsts and packet.firsts[a.TGPP_PDP_TYPE] not in _PDP_TYPES:
-        return AttachRefusal.PDP_TYPE_NOT_SUPPORTED
-    return None
 
 
 def _octets(packet: Packet, low: int, high: int) -> int:

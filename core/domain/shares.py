@@ -1,6 +1,6 @@
-"""Bounded tables that many parties fill: one party's flood costs it its own places, not the others'.
+"""Bounded tables that many parties fill: a party's flood takes its own places, not the others'.
 
-Rule: a party has ``PART_OF_ONE`` of the places at most, so that the others together always have the rest.
+Rule: one party has ``PART_OF_ONE`` of the places at most; the rest is always for the others.
 """
 
 from collections import OrderedDict
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 PART_OF_ONE = 0.75
-"""Of the places: a single party, which is all that many an installation has, finds most of them its own."""
+"""The share of the places that one party may have: most, as many installations have a single party."""
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -20,7 +20,7 @@ def share_of(capacity: int) -> int:
 
 
 class Places:
-    """Places that are refused when there is none left."""
+    """Places; when there is none left, one more is refused."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity

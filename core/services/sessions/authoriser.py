@@ -116,9 +116,10 @@ class Authoriser:
             raise Refused(AttachRefusal.SIM_TERMINATED, "its customer's account is closed")
         if policy.is_locked_out(request.imei):
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
-        apn = self._apns.get(request.apn.lower())
-        if apn is None:
+        apn_name = request.apn.lower()
+        if apn_name not in self._apns:
             raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
+        apn = self._apns[apn_name]
         pdn_type = apn.grant(request.pdn_type)
         if pdn_type is None:
             raise Refused(AttachRefusal.PDP_TYPE_NOT_SUPPORTED, request.pdn_type.value)

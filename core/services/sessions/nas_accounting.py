@@ -163,7 +163,8 @@ class NasAccounting:
         return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until, is_settled)
 
     async def _record(self, session: Session, counted: _Counted, told: Volume, now: datetime) -> None:
-        counted.timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
+        now_us = int(now.timestamp() * 1_000_000)
+        counted.timestamp_us = now_us if now_us > counted.timestamp_us else counted.timestamp_us + 1
         counted.tried = total = counted.tried.highest(told)
         report = _report_of(session, counted, total)
         if not await self._is_durable_together(report):
@@ -244,7 +245,3 @@ def _slot(counted: _Counted) -> int:
     if (day := day_of(at)) == counted.day:
         return slot_of(at)
     return LAST_SLOT if day > counted.day else 0
-
-
-def _microseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1_000_000)

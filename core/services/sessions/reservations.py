@@ -47,7 +47,7 @@ class _Reservation:
 class AddressReservations:
     """The reservations of one gateway instance; bounded by its address pools and by ``EXPECTED_MAX``.
 
-    In every call ``asker`` is who asks, and ``pool`` that of the access point, ``None`` the common one.
+    In each call ``asker`` is the NAS that asks, ``pool`` the access point's, ``None`` the common one.
     """
 
     def __init__(
@@ -143,9 +143,9 @@ class AddressReservations:
     def _find(self, imsi: str, asker: Asker) -> _Reservation | None:
         if imsi not in self._of_imsi:
             return None
-        network, nas = asker
         for reservation in self._of_imsi[imsi]:
-            if reservation.asker[0] == network and reservation.asker[1].is_same(nas):
+            before = reservation.asker
+            if before == asker or (before[0] == asker[0] and before[1].is_same(asker[1])):
                 return reservation
         return None
 

@@ -11,8 +11,8 @@ Rules (RFC 2866 §5.3, RFC 2869 §5.1):
   recorded; a later report that is below it is.
 - A day ends only when all that may have been stored for it is known. A write of the gateway's previous holder
   may still arrive for ``late_s`` after this lease term began: what was read before then is read again.
-- Reports that come in one turn of the event loop are one write to the store. If it fails, each is written by
-  itself: a fault of one is not the others'.
+- Reports that come in one turn of the event loop are one write to the store. If it meets a damaged row, each
+  is written by itself: the others do not suffer from it.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from core.domain.ids import time_of_id
 from core.domain.requests import ModifySession
 from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
-from core.errors import Unavailable
+from core.errors import Unavailable, Unreadable
 from core.ports.clock import Clock
 from core.ports.store import Usage
 from core.services.sessions.index import SessionIndex
@@ -65,10 +65,12 @@ class _Counted:
 
 @dataclass(slots=True, eq=False)
 class _Together:
-    """Reports that are one write; the future of each but the first is whether they are durable."""
+    """Reports that are one write. The first writes; the others wait for its outcome: what failed, or
+    ``None``.
+    """
 
     reports: list[UsageReport]
-    others: list[asyncio.Future[bool]] = field(default_factory=list)
+    others: list[asyncio.Future[Unavailable | None]] = field(default_factory=list)
 
 
 class Ceiling(Struct, frozen=True):
@@ -167,37 +169,42 @@ class NasAccounting:
         counted.timestamp_us = now_us if now_us > counted.timestamp_us else counted.timestamp_us + 1
         counted.tried = total = counted.tried.highest(told)
         report = _report_of(session, counted, total)
-        if not await self._is_durable_together(report):
+        failed = await self._record_together(report)
+        if isinstance(failed, Unreadable):
             await self._usage.record([report])
+        elif failed is not None:
+            raise Unavailable(str(failed), ambiguous=failed.ambiguous)
         counted.total = total
         self.reports_durable += 1
 
-    async def _is_durable_together(self, report: UsageReport) -> bool:
+    async def _record_together(self, report: UsageReport) -> Unavailable | None:
         """Write a report with those that come in the same turn of the loop: the first of them writes."""
         together = self._together
         if together is not None and len(together.reports) < TOGETHER_MAX:
+            outcome: asyncio.Future[Unavailable | None] = asyncio.get_running_loop().create_future()
             together.reports.append(report)
-            durable: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            together.others.append(durable)
-            return await durable
+            together.others.append(outcome)
+            return await outcome
         self._together = together = _Together([report])
-        is_durable = False
+        failed: Unavailable | None = Unavailable("the write was cancelled", ambiguous=True)
         try:
             await asyncio.sleep(0)
-            if self._together is together:
-                self._together = None
+            self._forget_together(together)
             await self._usage.record(together.reports)
-            is_durable = True
-        except Unavailable:
-            if not together.others:
-                raise
+            failed = None
+        except Unavailable as error:
+            failed = error
         finally:
-            if self._together is together:
-                self._together = None
+            self._forget_together(together)
             for other in together.others:
                 if not other.done():
-                    other.set_result(is_durable)
-        return is_durable
+                    other.set_result(failed)
+        return failed
+
+    def _forget_together(self, together: _Together) -> None:
+        """No report joins these any more."""
+        if self._together is together:
+            self._together = None
 
     async def _begin_day(self, session: Session, counted: _Counted, day: int) -> None:
         """First what the days before were charged, then the new day's first row: a kill between is harmless.

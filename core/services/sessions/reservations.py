@@ -92,7 +92,9 @@ class AddressReservations:
         """The id of the IMSI's next session where the peer gives it an address of its own."""
         grant = Grant(self.fresh_id(), IPv4Address(0), apn, is_allocated=False)
         if (before := self._find(imsi, asker)) is not None:
-            return self._renew(before, grant, None)
+            if not before.grant.is_allocated:
+                return self._renew(before, grant, None)
+            self._give_up(before)
         return self._keep(imsi, asker, grant, None) if self._expected.take(asker[0]) else grant
 
     def claim(

@@ -1,4 +1,4 @@
-"""Counters of NASes: what comes together is one write, and a fault of one report is not the others'."""
+"""Counters of NASes: reports that come together are one write; a damaged row of one is not the others'."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import pytest
 
 from core.domain.session import Access, Nas, Session
 from core.domain.usage import UsageReport, Volume
-from core.errors import Unavailable
+from core.errors import Unavailable, Unreadable
 from core.services.sessions.nas_accounting import TOGETHER_MAX, Ceiling, NasAccounting
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -26,11 +26,11 @@ class Clock:
 
 
 class Usage:
-    """Keeps each write; one with a row of ``broken`` fails, and so do all while ``is_away``."""
+    """Keeps each write; one with a session of ``damaged`` fails, and so do all while ``is_away``."""
 
     def __init__(self) -> None:
         self.writes: list[list[UsageReport]] = []
-        self.broken: set[str] = set()
+        self.damaged: set[str] = set()
         self.is_away = False
         self.is_open = asyncio.Event()
         self.is_open.set()
@@ -40,8 +40,10 @@ class Usage:
         self.writes.append(list(reports))
         self.begun.set()
         await self.is_open.wait()
-        if self.is_away or self.broken.intersection(report.session_id for report in reports):
+        if self.is_away:
             raise Unavailable("the store is away")
+        if self.damaged.intersection(report.session_id for report in reports):
+            raise Unreadable("a row is damaged")
 
     async def of_day(self, imsi: str, day: int) -> Sequence[UsageReport]:
         await asyncio.sleep(0)
@@ -92,14 +94,14 @@ async def test_a_write_takes_some_and_the_next_the_rest() -> None:
     assert sorted(len(write) for write in usage.writes) == [2, TOGETHER_MAX]
 
 
-async def test_one_that_cannot_be_stored_is_not_the_others_fault() -> None:
+async def test_a_damaged_row_of_one_is_not_the_others() -> None:
     accounting = accounting_over(usage := Usage())
-    usage.broken.add(session(2).session_id)
+    usage.damaged.add(session(2).session_id)
     first, second, third = await tell(accounting, (1, 2, 3), 100)
     assert (first, third) == (True, True)
     assert isinstance(second, Unavailable)
     assert [len(write) for write in usage.writes] == [3, 1, 1, 1]
-    usage.broken.clear()
+    usage.damaged.clear()
     assert await tell(accounting, (1, 2, 3), 100) == [True] * 3
     assert [report.session_id for report in usage.writes[-1]] == [session(2).session_id]
 
@@ -109,9 +111,12 @@ async def test_nothing_is_acknowledged_while_the_store_is_away() -> None:
     usage.is_away = True
     assert all(isinstance(each, Unavailable) for each in await tell(accounting, range(1, 9), 100))
     assert accounting.reports_durable == 0
+    assert [len(write) for write in usage.writes] == [8], "the store is not asked again for each"
+    usage.is_away = False
+    assert await tell(accounting, range(1, 9), 100) == [True] * 8
 
 
-async def test_a_report_that_waits_for_anothers_write_is_not_lost_with_it() -> None:
+async def test_a_cancelled_write_is_acknowledged_to_none() -> None:
     """The first, which writes for all, is cancelled while it does."""
     accounting = accounting_over(usage := Usage())
     usage.is_open.clear()
@@ -121,10 +126,11 @@ async def test_a_report_that_waits_for_anothers_write_is_not_lost_with_it() -> N
     await usage.begun.wait()
     first.cancel()
     usage.is_open.set()
-    assert await second
+    with pytest.raises(Unavailable):
+        await second
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert [len(write) for write in usage.writes] == [2, 1]
+    assert await tell(accounting, (1, 2), 100) == [True] * 2
 
 
 async def test_reports_of_one_session_are_recorded_one_by_one() -> None:

@@ -1,15 +1,15 @@
-"""From Accounting-Request to answer: sessions begin, count and end; what is none of ours is kept apart.
+"""From Accounting-Request to answer: sessions begin, count and end; usage without a session is kept apart.
 
 Rules:
 
-- An Accounting-Response means that what was reported is durable (RFC 2866 §4.1): booked, or kept apart where
-  it cannot be booked. Silence is for what could not be stored: it is asked again.
-- A session is found by Class, which is its id, or by what its NAS calls it; the NAS that opened it alone may
-  speak of it, by whichever of its names.
-- An Interim whose Start was lost opens the session; a Stop is charged without; one whose session is over
-  changes nothing but counters that were lower.
-- A session of which nothing is heard for ``silent_s`` is ended: its Stop was lost. Its own gateway instance
-  does it, which alone hears of it; a node that takes over waits as long again.
+- An Accounting-Response means that the report is durable (RFC 2866 §4.1): recorded for its session, or kept
+  apart. A report that could not be stored gets silence, and the NAS repeats it.
+- A session is found by Class, which is its id (RFC 2865 §5.25), or by the NAS's own name for it. Only the NAS
+  that opened it may report it, under any of its names.
+- An Interim-Update whose Start was lost opens the session; a Stop is charged without opening it. A report of
+  a session that is over only raises its counters.
+- A session that is not reported for ``silent_s`` is ended: its Stop was lost. Only its own gateway instance
+  receives its reports, and ends it; a node that takes over waits ``silent_s`` again.
 """
 
 import asyncio
@@ -45,12 +45,12 @@ CLASS_AGE_MAX = timedelta(days=31)
 """A session that is over is found in the history for 32 days; an older Class opens none."""
 CLASS_EARLY_MAX = timedelta(days=1)
 NOT_OURS = (AttachRefusal.UNKNOWN_SIM, AttachRefusal.FOREIGN_SIM)
-"""Sessions of users who are no SIMs of ours, or not this client's, are not ours to end."""
+"""No Disconnect-Request is sent for sessions of users without a SIM here, or of another client's SIMs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """The services by which reports are booked."""
+    """The services that record reports."""
 
     sessions: Sessions
     reservations: AddressReservations
@@ -60,8 +60,8 @@ class Books:
 
 
 class Accounting:
-    """Books what NASes report. ``disconnect`` asks a NAS to end a session; ``note`` writes a line about a
-    client: kind, client, text.
+    """Decides Accounting-Requests. ``disconnect`` sends a NAS a Disconnect-Request; ``note(kind, client,
+    text)`` writes a log line about a client.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Accounting:
         self._silent: asyncio.Queue[str] = asyncio.Queue()
 
     def __len__(self) -> int:
-        """Sessions that are held; those that are waited for after their end are not among them."""
+        """Open sessions, without those whose last counters may still come."""
         return len(self._held)
 
     async def run(self) -> None:
-        """Forget what was waited for long enough, end what is silent, until cancelled."""
+        """Forget settled sessions and end silent ones, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._timer.run())
             while True:
@@ -121,11 +121,13 @@ class Accounting:
                     self._usage.discard(event.session_id)
 
     async def answer(self, event: AccountingRequested) -> tuple[Outcome, str]:
-        """What to answer once it is durable, and what became of it in a word; raises ``Unavailable``."""
+        """The decision, once the report is durable, and its name in ``airloom_radius_answers_total``; raises
+        ``Unavailable``.
+        """
         status = event.report.status
         if status is AcctStatus.ACCOUNTING_ON or status is AcctStatus.ACCOUNTING_OFF:
             return await self._restarts.answer(event)
-        if status is AcctStatus.OTHER:  # of no session of a SIM; silence would have it repeated for ever
+        if status is AcctStatus.OTHER:  # of no session of a SIM; after silence the NAS repeats it for ever
             return Recorded(), "not_of_a_session"
         try:
             session = self._find(event) or await self._found_or_begun(event)
@@ -135,17 +137,17 @@ class Accounting:
         is_over = session.session_id not in self._sessions.open_sessions
         if is_over and status is AcctStatus.START:
             self._turn_away(event)
-            return Recorded(), "over"  # it comes late, or what has ended is carried: nothing is to be stored
+            return Recorded(), "over"  # it comes late, or the NAS carries an ended session: nothing to store
         try:
             answer = await self._record(session, event, is_open=not is_over)
-        except Refused:  # it ended meanwhile: what comes again finds it over
+        except Refused:  # it ended meanwhile: the repeat finds it over
             self._turn_away(event)
             return NotRecorded(), "not_recorded"
         if is_over:
             self._turn_away(event)
         return answer
 
-    # -- whose report it is ---------------------------------------------------------------------------
+    # -- the session of a report ---------------------------------------------------------------------------
 
     def _find(self, event: AccountingRequested) -> Session | None:
         """The session, open or just ended."""
@@ -159,7 +161,7 @@ class Accounting:
         return None if report.session_ids else self._find_by_name(event)
 
     def _find_by_name(self, event: AccountingRequested) -> Session | None:
-        """Numbers of that kind begin anew when a NAS does, and others count as it does (RFC 2866 §5.5)."""
+        """Acct-Session-Ids begin anew when a NAS restarts, and NASes use the same (RFC 2866 §5.5)."""
         report = event.report
         for session_id in self._held.named((event.client.name, report.imsi, report.acct_session_id)):
             session = self._sessions.open_sessions.get(session_id)
@@ -170,7 +172,7 @@ class Accounting:
         return None
 
     async def _found_or_begun(self, event: AccountingRequested) -> Session:
-        """One at a time for each session: its Start and its first Interim may come together."""
+        """One report at a time for each session: its Start and first Interim-Update may come together."""
         report = event.report
         name = " ".join(report.session_ids) or f"{report.imsi} {report.acct_session_id}"
         async with self._locks.hold(f"{event.client.name} {name}"):
@@ -178,7 +180,7 @@ class Accounting:
             return session or await self._begin(event)
 
     async def _recall(self, report: AccountingReport) -> Session | None:
-        """One that ended long ago, or before a restart: its last counters may still come."""
+        """A session that ended long ago, or before a restart: its last counters may still come."""
         for session_id in report.session_ids:
             session = await self._sessions.ended(report.imsi, session_id)
             if session is not None:
@@ -187,7 +189,7 @@ class Accounting:
         return None
 
     async def _begin(self, event: AccountingRequested) -> Session:
-        """Open what Access-Accept reserved. What may not be opened and was carried yet is charged."""
+        """Open what Access-Accept reserved. A session that may not be opened, but was carried, is charged."""
         report, request = event.report, self._request(event)
         session_id = next(iter(report.session_ids), "")
         self._demand_recent(session_id)
@@ -234,13 +236,13 @@ class Accounting:
         return self._reservations.claim(report.imsi, asker, session_id, _framed(report), pool)
 
     def _demand_recent(self, session_id: str) -> None:
-        """Raises ``Refused(UNKNOWN_SESSION)`` for an id that is too old to know that it is not over."""
+        """Raises ``Refused(UNKNOWN_SESSION)`` for an id so old that its session may be over and forgotten."""
         if session_id:
             age = self._clock.now() - time_of_id(session_id)
             if not -CLASS_EARLY_MAX <= age <= CLASS_AGE_MAX:
                 raise Refused(AttachRefusal.UNKNOWN_SESSION, "its Class is older than a month")
 
-    # -- what it says ---------------------------------------------------------------------------------
+    # -- the report ---------------------------------------------------------------------------------
 
     async def _record(
         self, session: Session, event: AccountingRequested, *, is_open: bool
@@ -264,9 +266,9 @@ class Accounting:
         return Recorded(), became
 
     def _ceiling(self, session: Session, event: AccountingRequested) -> Ceiling:
-        """A NAS that asks no access may have carried a session for as long as it says; one that holds devices
-        to their class, as fast as the fastest since the session was opened: nobody tells it of changes, and
-        it may learn of them when it will.
+        """A NAS that sends no Access-Request may have carried a session for as long as Acct-Session-Time
+        says. One that limits devices to their speed class is not informed of changes: it may have carried as
+        much as the fastest class since the session was opened allows.
         """
         policy, unseen_s = event.client.policy, 0.0
         fastest = session.nas.fastest_class if session.nas else ""
@@ -277,7 +279,7 @@ class Accounting:
         return Ceiling(kbps or policy.line_rate_kbps, unseen_s)
 
     async def _quarantined(self, session: Session, event: AccountingRequested) -> bool:
-        """More than can be: the session goes on, and what it reports later may be right."""
+        """More than the line can carry: the session goes on, and its later reports may be right."""
         volume, client = event.report.volume, event.client.known_as
         why = f"{volume.up_bytes} octets up, {volume.down_bytes} down: more than the line rate allows"
         self._note("usage quarantined", client, f"IMSI {session.imsi}, session {session.session_id}: {why}")
@@ -285,7 +287,7 @@ class Accounting:
             client=client,
             nas=session.nas or nas_of(event),
             imsi=session.imsi,
-            told=volume,
+            volume=volume,
             why="above the line rate",
             session_id=session.session_id,
             operator_id=session.operator_id,
@@ -293,7 +295,7 @@ class Accounting:
         )
 
     async def _keep_apart(self, event: AccountingRequested, refusal: Refused) -> tuple[Outcome, str]:
-        """It is no session of ours: what it used is acknowledged and billed to nobody."""
+        """There is no session to bill: the usage is stored apart, and acknowledged."""
         report, client = event.report, event.client.known_as
         try:
             await self._sessions.demand_sim(report.imsi)
@@ -311,19 +313,19 @@ class Accounting:
             client=client,
             nas=nas_of(event),
             imsi=report.imsi,
-            told=report.volume,
+            volume=report.volume,
             why=refusal.reason.value,
         )
         return (Recorded(), "kept_apart") if kept else (NotRecorded(), "not_recorded")
 
     def _turn_away(self, event: AccountingRequested) -> None:
-        """The NAS carries what may not be carried: it shall end it."""
+        """The NAS carries a session that it may not carry: have it end the session."""
         if event.report.status is not AcctStatus.STOP:
             self._disconnect(Ending(event.report.imsi, nas_of(event), event.client.known_as))
 
 
 def nas_of(event: AccountingRequested) -> Nas:
-    """The NAS, and how it names the session."""
+    """The NAS, and its own names of the session (RFC 5176 §3)."""
     report, name = event.report, event.report.nas
     return Nas(
         network=event.client.name,
@@ -343,7 +345,7 @@ def _framed(report: AccountingReport) -> IPv4Address | None:
 
 
 def _change_of(session: Session, report: AccountingReport) -> ModifySession | None:
-    """To where the device has moved, or into which device its SIM; ``None``: nothing is new."""
+    """Where the device has moved, or in which device the SIM is now; ``None``: nothing is new."""
     location = None if report.location == NOWHERE else report.location
     if location in (None, session.location) and report.imei in ("", session.imei):
         return None

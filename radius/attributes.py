@@ -1,6 +1,8 @@
 """The attributes that are read or written here, by number (RFC 2865, 2866, 2869, 5090, 5176,
-TS 29.061 §16.4.7).
+TS 29.061 §16.4.7). A vendor's attribute has five octets, its vendor's number and its own (RFC 2865 §5.26).
 """
+
+AttributeType = int | bytes
 
 USER_NAME = 1
 USER_PASSWORD = 2
@@ -36,13 +38,13 @@ DIGEST_RESPONSE = 103
 DIGEST_RESPONSE_DRAFT = 206
 """Of the drafts before RFC 4590, still sent."""
 
-VENDOR_MICROSOFT = 311
-MS_CREDENTIALS = frozenset({1, 3, 4, 5, 6, 11, 25, 27})
+VENDOR_MICROSOFT = (311).to_bytes(4, "big")
+MS_CREDENTIALS = frozenset(VENDOR_MICROSOFT + bytes((type_,)) for type_ in (1, 3, 4, 5, 6, 11, 25, 27))
 """What MS-CHAP of both versions sends, also to change a password (RFC 2548 §2)."""
 
-VENDOR_3GPP = 10_415
-TGPP_IMSI = 1
-TGPP_PDP_TYPE = 3
-TGPP_IMEISV = 20
-TGPP_RAT_TYPE = 21
-TGPP_USER_LOCATION = 22
+VENDOR_3GPP = (10_415).to_bytes(4, "big")
+TGPP_IMSI = VENDOR_3GPP + b"\x01"
+TGPP_PDP_TYPE = VENDOR_3GPP + b"\x03"
+TGPP_IMEISV = VENDOR_3GPP + b"\x14"
+TGPP_RAT_TYPE = VENDOR_3GPP + b"\x15"
+TGPP_USER_LOCATION = VENDOR_3GPP + b"\x16"

@@ -1,11 +1,11 @@
-"""From Access-Request to answer: who may have access, and what its session will have.
+"""From Access-Request to answer: whether a SIM may have access, and what its session will have.
 
 Rules:
 
-- Access-Accept reserves, Accounting-Start opens (``radius.accounting``).
-- A device is let in by what can be checked: the word of a network that knows its SIM, or a password that its
-  group demands.
-- Whoever is turned away finds the reason in the log, and its customer in the SIM's history.
+- Access-Accept reserves a session, Accounting-Start opens it (``radius.accounting``).
+- A device gets access by an identity that can be checked: 3GPP-IMSI from a network that knows the SIM, or a
+  password that the SIM's group demands.
+- The reason for each Access-Reject is in the log, and in the history of the SIM.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from core.domain.reasons import AttachRefusal
 from core.domain.requests import Grant, OpenSession
 from core.domain.session import Access
-from core.domain.sim import Sim
 from core.errors import Refused
+from core.services.sessions.authoriser import Permission
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from radius.client_policy import apn_of, foreign
@@ -38,25 +38,28 @@ class Authentication:
         self._note = note
 
     async def answer(self, event: AccessRequested) -> tuple[Outcome, str]:
-        """What to answer, and what became of it in a word; raises ``Unavailable``."""
+        """The decision, and its name in ``airloom_radius_answers_total``; raises ``Unavailable``."""
         apn = apn_of(event.client, event.request.apns, self._sessions.is_served)
         try:
-            sim = await self._sessions.permit(_wanted(event, apn), proof=event.request.knows)
-            reserved = self._reserve(event, apn, sim)
+            permission = await self._sessions.permit(_wanted(event, apn), proof=event.request.knows)
+            reserved = self._reserve(event, permission)
         except Refused as refusal:
             return self._turned_away(event, apn, refusal)
         address = reserved.address if reserved.is_allocated else None
         return Granted(address, reserved.session_id.encode(), self._interim_interval_s), "accepted"
 
-    def _reserve(self, event: AccessRequested, apn: str, sim: Sim) -> Grant:
-        """What the session will have; its NAS may give it an address of its own."""
+    def _reserve(self, event: AccessRequested, permission: Permission) -> Grant:
+        """The id and address of the session; with ``own_addresses`` the NAS chooses the address."""
         asked, client = event.request, event.client
-        asker = (client.name, asked.nas)
+        apn, asker = permission.apn, (client.name, asked.nas)
         if client.policy.own_addresses:
-            return self._reservations.expect(asked.imsi, asker, apn=apn)
-        pool = self._sessions.pool_of(apn)
+            return self._reservations.expect(asked.imsi, asker, apn=apn.name)
         return self._reservations.reserve(
-            asked.imsi, asker, apn=apn, static_address=sim.static_address, pool=pool
+            asked.imsi,
+            asker,
+            apn=apn.name,
+            static_address=permission.policy.sim.static_address,
+            pool=apn.ue_pool,
         )
 
     def _turned_away(self, event: AccessRequested, apn: str, refusal: Refused) -> tuple[Outcome, str]:

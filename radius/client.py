@@ -1,13 +1,13 @@
-"""Ending a NAS's sessions from here, without I/O (RFC 5176 §2.1, §3).
+"""The Disconnect-Requests that end a NAS's sessions, without I/O (RFC 5176 §2.1, §3).
 
 Rules:
 
 - One Disconnect-Request for each session, repeated unchanged until it is answered or given up (RFC 5080
-  §2.2.1's back-off without its jitter: there is one of us for each NAS).
-- An identifier is used once at a time towards one NAS; who finds none free waits its turn.
+  §2.2.1's back-off without its jitter: one client for each NAS needs none).
+- Towards one NAS an identifier has one request at a time; a request that finds none free waits its turn.
 - Only an authentic answer from the address that was asked counts; everything else is dropped and counted.
 - Open requests are bounded for one NAS and in all, and one client has a share (``core.domain.shares``).
-- Time is an argument; the wall clock, for Event-Timestamp, is read by who asks and goes on with it.
+- Time is an argument. The caller reads the wall clock for Event-Timestamp once; it goes on with that time.
 """
 
 from collections import Counter, deque
@@ -27,11 +27,11 @@ REPEAT_S_MAX = 16.0
 TRIES_MAX = 6
 IDENTIFIERS = 256
 WAITING_MAX = 10_000
-"""Requests that wait for an identifier of one NAS; beyond it they are given up: it does not answer."""
+"""Requests that wait for an identifier of one NAS; beyond it one more is given up."""
 OPEN_MAX = 65_536
 """Requests that are not answered yet, those that wait included; beyond it, or a client's share, as well."""
 FAILED_MAX = 10_000
-"""Requests whose bad end waits to be told; beyond it the oldest is not."""
+"""Failed requests that wait to be reported; beyond it the oldest is not."""
 
 Peer = tuple[str, int]
 
@@ -70,7 +70,7 @@ class DisconnectClient:
         return len(self._places)
 
     def disconnect(self, ending: Ending, peer: Peer, secret: bytes, now: float, wall: datetime) -> None:
-        """Ask the NAS at ``peer`` to end a session. ``wall`` is what a request may not be replayed after."""
+        """Ask the NAS at ``peer`` to end a session (RFC 5176 §2.1); ``wall``: for Event-Timestamp (§6.3)."""
         if len(self._waiting.get(peer, ())) >= WAITING_MAX or not self._places.take(ending.client):
             self._fail(ending, "not_asked")
             return
@@ -96,11 +96,11 @@ class DisconnectClient:
             self._on_answer(request, packet, now)
 
     def next_event(self) -> DisconnectFailed | None:
-        """The next thing to be told, or nothing."""
+        """The next failed request; ``None`` without."""
         return self._failed.popleft() if self._failed else None
 
     def datagrams_to_send(self) -> list[tuple[bytes, Peer]]:
-        """What to send now, and where."""
+        """Octets to send now, each with its destination."""
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
@@ -111,7 +111,7 @@ class DisconnectClient:
         return self._timers[0][0] if self._timers else None
 
     def handle_timer(self, now: float) -> None:
-        """Repeat what is due, give up what was repeated enough."""
+        """Repeat requests that are due; give up after ``TRIES_MAX``."""
         while (due := self.get_timer()) is not None and due <= now:
             request = heappop(self._timers)[2]
             if request.tries >= TRIES_MAX:
@@ -170,8 +170,8 @@ class DisconnectClient:
 
 
 def _name(request: _Request, now: float) -> list[Attribute]:
-    """The session and its NAS in the NAS's own words, for what it never said it may not know (RFC 5176 §3,
-    401 and 503), and when this was asked (§6.3).
+    """The session and its NAS as the NAS named them: another attribute may be unknown to it (RFC 5176 §3,
+    Error-Cause 401 and 503). And the time (§6.3).
     """
     nas, attributes = request.ending.nas, []
     texts = (
@@ -184,5 +184,5 @@ def _name(request: _Request, now: float) -> list[Attribute]:
     attributes += [(type_, IPv4Address(text).packed) for type_, text in addresses if text]
     if nas.says_imsi:
         imsi = request.ending.imsi.encode()
-        attributes.append(vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, imsi))
+        attributes.append(vendor_attribute(a.TGPP_IMSI, imsi))
     return [*attributes, (a.EVENT_TIMESTAMP, int(request.epoch_s + now).to_bytes(4, "big"))]

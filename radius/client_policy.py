@@ -1,6 +1,6 @@
 """Rights of a RADIUS client: which SIMs and APNs it may use, and whose sessions it may replace.
 
-Rule: a client speaks for its own SIMs and sessions; one NAS of it is not another.
+Rule: a client uses its own SIMs and sessions only, and each of its NASes only its own sessions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from radius.networks import NasNetwork
 def apn_of(
     client: NasNetwork, named: Sequence[str], is_served: Callable[[str], bool], reserved: str = ""
 ) -> str:
-    """The access point that a request means: the first named that is served, what was ``reserved``, the
-    client's own. Else what was named, which is unknown.
+    """The access point of a request: the first named that is served, the ``reserved`` one, or the client's
+    default. Otherwise the first named, which is unknown.
     """
     for each in named:
         if is_served(each):
@@ -26,7 +26,7 @@ def apn_of(
 
 
 def foreign(client: NasNetwork, imsi: str, apn: str) -> AttachRefusal | None:
-    """Why a client may not speak of this SIM at this access point."""
+    """Why a client may not use this SIM at this access point; ``None``: it may."""
     policy = client.policy
     if policy.imsi_prefixes and not imsi.startswith(policy.imsi_prefixes):
         return AttachRefusal.FOREIGN_SIM
@@ -36,7 +36,7 @@ def foreign(client: NasNetwork, imsi: str, apn: str) -> AttachRefusal | None:
 
 
 def holder_of(client: NasNetwork, nas: Nas, clients: Mapping[str, NasNetwork]) -> HolderOf:
-    """Who holds a session, as ``nas`` of ``client`` sees it; ``clients`` by network."""
+    """How ``nas`` of ``client`` stands to the holder of a session; ``clients`` by network."""
 
     def look(session: Session) -> Holder:
         theirs = session.nas
@@ -52,7 +52,7 @@ def holder_of(client: NasNetwork, nas: Nas, clients: Mapping[str, NasNetwork]) -
 
 
 def demand_own(session: Session, client: NasNetwork, report: AccountingReport) -> None:
-    """Raises ``Refused(UNKNOWN_SESSION)`` unless it is this NAS's to speak of."""
+    """Raises ``Refused(UNKNOWN_SESSION)`` unless the session is this NAS's."""
     nas = session.nas
     is_its_own = nas is not None and nas.network == client.name and nas.name.is_same(report.nas)
     if not is_its_own or report.imsi not in ("", session.imsi):

@@ -3,16 +3,17 @@
 Rules:
 
 - A packet whose lengths do not add up is refused whole; octets after its length are padding (RFC 2865 §3).
-- The values of one type keep their order (RFC 2865 §5) and stay octets; a Vendor-Specific attribute that is
-  broken stays one that nobody reads (RFC 2865 §5.26).
-- What we send carries Message-Authenticator first (the answer to CVE-2024-3596), Accounting-Response apart.
+- One pass over the octets makes a table by type; a vendor's attribute has its vendor and type as its type.
+- The values of one type keep their order (RFC 2865 §5) and stay octets. A Vendor-Specific attribute whose
+  inner length is wrong stays as it is, and is ignored (RFC 2865 §5.26).
+- Each packet that is sent has Message-Authenticator as its first attribute (the answer to CVE-2024-3596),
+  except Accounting-Response.
 - Secrets are arguments; nothing here keeps or shows one.
 """
 
 import hashlib
 import hmac
-import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ from radius.attributes import (
     MESSAGE_AUTHENTICATOR,
     USER_PASSWORD,
     VENDOR_SPECIFIC,
+    AttributeType,
 )
 
 HEADER_BYTES = 20
@@ -34,7 +36,8 @@ PASSWORD_BYTES_MAX = 128
 CHAP_PASSWORD_BYTES = 17
 AUTHENTICATOR_BYTES = 16
 NO_AUTHENTICATOR = bytes(AUTHENTICATOR_BYTES)
-_UINT32 = struct.Struct(">I")
+VENDOR_BYTES_MIN = 8
+"""Of a Vendor-Specific attribute with one of its vendor in it: two, the vendor's number, and again two."""
 _SIGNATURE_HEAD = bytes((MESSAGE_AUTHENTICATOR, 18))
 _UNSIGNED = _SIGNATURE_HEAD + NO_AUTHENTICATOR
 
@@ -60,102 +63,107 @@ Attribute = tuple[int, bytes]
 class Packet(Struct, frozen=True, gc=False):
     """A decoded packet; ``data`` are its octets without padding, for the checks that need them.
 
-    ``firsts`` is the first value of each type, ``others`` what follows of a type that came before, in order;
+    ``firsts`` is the first value of each type, ``others`` the further values of these types, in order.
     ``signature_at`` is where Message-Authenticator's value stands in ``data``, 0 without one.
     """
 
     code: int
     identifier: int
     authenticator: bytes
-    firsts: Mapping[int, bytes]
-    others: Sequence[Attribute]
+    firsts: Mapping[AttributeType, bytes]
+    others: Sequence[tuple[AttributeType, bytes]]
     data: bytes
     signature_at: int
 
-    def first(self, type_: int) -> bytes | None:
+    def first(self, type_: AttributeType) -> bytes | None:
         """The first value of a type."""
         return self.firsts.get(type_)
 
-    def all(self, type_: int) -> list[bytes]:
+    def all(self, type_: AttributeType) -> list[bytes]:
         """Every value of a type, in order."""
         if type_ not in self.firsts:
             return []
-        return [self.firsts[type_], *[value for kind, value in self.others if kind == type_]]
+        first = self.firsts[type_]
+        return [first, *[value for kind, value in self.others if kind == type_]] if self.others else [first]
 
-    def text(self, type_: int) -> str:
-        """The first value as UTF-8; empty when there is none or it is no text."""
-        return text_of(self.firsts[type_]) if type_ in self.firsts else ""
+    def text(self, type_: AttributeType) -> str:
+        """The first value as UTF-8; empty when there is none or it is not UTF-8."""
+        if type_ not in self.firsts:
+            return ""
+        try:
+            return self.firsts[type_].decode()
+        except UnicodeDecodeError:
+            return ""
 
-    def integer(self, type_: int) -> int | None:
+    def integer(self, type_: AttributeType) -> int | None:
         """The first value as a 32-bit number; ``None`` when there is none of four octets."""
         if type_ not in self.firsts:
             return None
         try:
-            number: int = _UINT32.unpack(self.firsts[type_])[0]
-        except struct.error:
+            first, second, third, fourth = self.firsts[type_]
+        except ValueError:
             return None
-        return number
+        return first << 24 | second << 16 | third << 8 | fourth
 
-    def address(self, type_: int) -> str:
+    def address(self, type_: AttributeType) -> str:
         """The first value as a dotted quad; empty when there is none of four octets."""
-        if type_ not in self.firsts:
-            return ""
-        value = self.firsts[type_]
-        return f"{value[0]}.{value[1]}.{value[2]}.{value[3]}" if len(value) == 4 else ""
-
-    def vendor(self, vendor: int) -> dict[int, bytes]:
-        """The first value of each of a vendor's attributes."""
-        found: dict[int, bytes] = {}
-        prefix = vendor.to_bytes(4, "big")
-        for value in self.all(VENDOR_SPECIFIC):
-            if value[:4] != prefix:
-                continue
-            length = len(value)
-            if length >= 6 and value[5] == length - 4:  # one in it, as everybody sends them
-                if value[4] not in found:
-                    found[value[4]] = value[6:]
-                continue
-            for sub_type, sub_value in _vendor_attributes(value[4:]):
-                found.setdefault(sub_type, sub_value)
-        return found
+        return address_of(self.firsts[type_]) if type_ in self.firsts else ""
 
 
 def decode(data: bytes) -> Packet:
     """Decode a packet; raises ``RemoteProtocolError`` for one that must be discarded in silence."""
-    length = int.from_bytes(data[2:4], "big")
-    if not HEADER_BYTES <= length <= min(len(data), PACKET_BYTES_MAX):
-        raise RemoteProtocolError(f"length {length} in {len(data)} octets")
+    received = len(data)
+    length = data[2] << 8 | data[3] if received >= HEADER_BYTES else received
+    if not HEADER_BYTES <= length <= PACKET_BYTES_MAX or length > received:
+        raise RemoteProtocolError(f"length {length} in {received} octets")
     data = data[:length]
-    firsts: dict[int, bytes] = {}
-    others: list[Attribute] = []
-    at, signature_at = HEADER_BYTES, 0
+    firsts: dict[AttributeType, bytes] = {}
+    others: list[tuple[AttributeType, bytes]] = []
+    at, signature_at, count = HEADER_BYTES, 0, 0
     while at + 2 <= length:
-        type_, end = data[at], at + data[at + 1]
-        if end < at + 2 or end > length:
+        type_: AttributeType = data[at]
+        start, end = at + 2, at + data[at + 1]
+        if end < start or end > length:
             break
+        if type_ == VENDOR_SPECIFIC:
+            if end - at >= VENDOR_BYTES_MIN and data[at + 7] == end - at - 6:  # one, as nearly all are sent
+                type_, start = data[start : at + 7], at + VENDOR_BYTES_MIN
+            else:
+                _add_several(firsts, data[start:end])
         if type_ not in firsts:
-            firsts[type_] = data[at + 2 : end]
+            firsts[type_] = data[start:end]
             if type_ == MESSAGE_AUTHENTICATOR:
-                signature_at = at + 2
+                signature_at = start
         elif type_ == MESSAGE_AUTHENTICATOR:
             raise RemoteProtocolError("two Message-Authenticators")
         else:
-            others.append((type_, data[at + 2 : end]))
-        at = end
+            others.append((type_, data[start:end]))
+        at, count = end, count + 1
     if at != length:
         raise RemoteProtocolError("an attribute overruns the packet")
-    if len(firsts) + len(others) > ATTRIBUTES_MAX:
+    if count > ATTRIBUTES_MAX:
         raise RemoteProtocolError(f"more than {ATTRIBUTES_MAX} attributes")
     return Packet(data[0], data[1], data[4:HEADER_BYTES], firsts, others, data, signature_at)
 
 
-def encode_response(code: Code, request: Packet, attributes: Iterable[Attribute], secret: bytes) -> bytes:
-    """A response to ``request`` with its authenticators (RFC 2865 §3, RFC 3579 §3.2).
+def encode_attributes(attributes: Iterable[Attribute]) -> bytes:
+    """Attributes in order (RFC 2865 §5); raises ``LocalProtocolError`` for one of more than 253 octets."""
+    body = b""
+    for type_, value in attributes:
+        length = len(value)
+        if length > VALUE_BYTES_MAX:
+            raise LocalProtocolError(f"attribute {type_} of {length} octets")
+        body += bytes((type_, length + 2)) + value
+    return body
+
+
+def encode_response(code: Code, request: Packet, body: bytes, secret: bytes) -> bytes:
+    """A response to ``request`` with its authenticators (RFC 2865 §3, RFC 3579 §3.2); ``body`` are its other
+    attributes (``encode_attributes``). Raises ``LocalProtocolError`` when they are too long.
 
     A response to an Accounting-Request has no Message-Authenticator: no RFC says over which authenticator
     it would be made, implementations differ, and MD5 over the whole is all that its protocol has.
     """
-    body = _encoded(attributes)
     if request.code == Code.ACCOUNTING_REQUEST:
         head = _header(code, request.identifier, HEADER_BYTES + len(body))
     else:
@@ -250,25 +258,15 @@ def is_chap_answer(packet: Packet, password: bytes) -> bool | None:
     return len(answer) == CHAP_PASSWORD_BYTES and hmac.compare_digest(digest, answer[1:])
 
 
-def vendor_attribute(vendor: int, type_: int, value: bytes) -> Attribute:
+def vendor_attribute(type_: bytes, value: bytes) -> Attribute:
     """A vendor's attribute in a Vendor-Specific one (RFC 2865 §5.26)."""
-    return VENDOR_SPECIFIC, vendor.to_bytes(4, "big") + bytes((type_, len(value) + 2)) + value
+    return VENDOR_SPECIFIC, type_ + bytes((len(value) + 2,)) + value
 
 
 def _plain(code: Code, identifier: int, authenticator: bytes, attributes: Iterable[Attribute]) -> bytes:
     """The packet with room for a Message-Authenticator as its first attribute."""
-    body = _UNSIGNED + _encoded(attributes)
+    body = _UNSIGNED + encode_attributes(attributes)
     return _header(code, identifier, HEADER_BYTES + len(body)) + authenticator + body
-
-
-def _encoded(attributes: Iterable[Attribute]) -> bytes:
-    body = b""
-    for type_, value in attributes:
-        length = len(value)
-        if length > VALUE_BYTES_MAX:
-            raise LocalProtocolError(f"attribute {type_} of {length} octets")
-        body += bytes((type_, length + 2)) + value
-    return body
 
 
 def _header(code: Code, identifier: int, length: int) -> bytes:
@@ -283,10 +281,11 @@ def _sign(data: bytearray, secret: bytes) -> None:
     data[at : at + 16] = hmac.digest(secret, bytes(data), "md5")
 
 
-def _vendor_attributes(value: bytes) -> Iterator[Attribute]:
-    at = 0
+def _add_several(firsts: dict[AttributeType, bytes], value: bytes) -> None:
+    """Add what a Vendor-Specific attribute with several of its vendor holds, up to one that is broken."""
+    at = 4
     while at + 2 <= len(value) and 2 <= value[at + 1] <= len(value) - at:
-        yield value[at], value[at + 2 : at + value[at + 1]]
+        firsts.setdefault(value[:4] + value[at : at + 1], value[at + 2 : at + value[at + 1]])
         at += value[at + 1]
 
 
@@ -300,3 +299,8 @@ def text_of(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return ""
+
+
+def address_of(value: bytes) -> str:
+    """A value as a dotted quad; empty unless it is of four octets."""
+    return f"{value[0]}.{value[1]}.{value[2]}.{value[3]}" if len(value) == 4 else ""

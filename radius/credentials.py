@@ -1,22 +1,19 @@
 """Credentials of an Access-Request, and whether they can be checked.
 
-Rule: a proof that is there and that nobody checks is no proof: whatever is not PAP or CHAP, well formed and
-alone, is refused (RFC 3579 §2.6.3, RFC 2869 §5.13, RFC 2865 §4.1).
+Rule: credentials that cannot be checked are never ignored: a request with others than one well-formed PAP or
+CHAP password is refused (RFC 3579 §2.6.3, RFC 2869 §5.13, RFC 2865 §4.1).
 """
 
 from radius import attributes as a
 from radius.codec import CHAP_PASSWORD_BYTES, PASSWORD_BYTES_MAX, Packet
 
-_OTHER_METHODS = frozenset(
-    {
-        a.EAP_MESSAGE,
-        a.ARAP_PASSWORD,
-        a.ARAP_SECURITY_DATA,
-        a.DIGEST_RESPONSE,
-        a.DIGEST_RESPONSE_DRAFT,
-    }
-)
-_MICROSOFT = a.VENDOR_MICROSOFT.to_bytes(4, "big")
+_OTHER_METHODS = a.MS_CREDENTIALS | {
+    a.EAP_MESSAGE,
+    a.ARAP_PASSWORD,
+    a.ARAP_SECURITY_DATA,
+    a.DIGEST_RESPONSE,
+    a.DIGEST_RESPONSE_DRAFT,
+}
 EAP_FAILURE = 4
 
 
@@ -26,13 +23,13 @@ def shows_password(packet: Packet) -> bool:
 
 
 def cannot_be_checked(packet: Packet) -> bool:
-    """Whether it carries a proof that is of no method served here, broken, or not the only one."""
+    """Whether it carries credentials of a method that is not offered, broken ones, or several."""
     firsts = packet.firsts
     if not _OTHER_METHODS.isdisjoint(firsts):
         return True
-    if _MICROSOFT in packet.data and _has_ms_chap(packet):
+    if a.VENDOR_SPECIFIC in firsts and _has_broken_ms_chap(packet):
         return True
-    if not shows_password(packet):
+    if a.USER_PASSWORD not in firsts and a.CHAP_PASSWORD not in firsts:
         return False
     passwords = [*packet.all(a.USER_PASSWORD), *packet.all(a.CHAP_PASSWORD)]
     if len(passwords) > 1 or len(packet.all(a.USER_NAME)) > 1:
@@ -51,9 +48,6 @@ def eap_failure(packet: Packet) -> bytes | None:
     return bytes((EAP_FAILURE, message[1] if len(message) > 1 else 0, 0, 4))
 
 
-def _has_ms_chap(packet: Packet) -> bool:
-    """Also in an attribute whose inner length is wrong."""
-    heads = {
-        value[4] for value in packet.all(a.VENDOR_SPECIFIC) if value[:4] == _MICROSOFT and len(value) > 4
-    }
-    return not a.MS_CREDENTIALS.isdisjoint(heads | packet.vendor(a.VENDOR_MICROSOFT).keys())
+def _has_broken_ms_chap(packet: Packet) -> bool:
+    """In an attribute whose inner length is wrong."""
+    return not a.MS_CREDENTIALS.isdisjoint(value[:5] for value in packet.all(a.VENDOR_SPECIFIC))

@@ -1,13 +1,15 @@
-"""What a NAS says, in the domain's words, and the other way round (TS 29.061 §16).
+"""Attributes of requests in the domain's terms, and refusals as Reply-Message (TS 29.061 §16).
 
-Rules: 3GPP-IMSI goes before User-Name, which may be the device's own name for an APN; what is not an IMSI
-is nobody; octets are counted from the device's side (Acct-Input is its uplink, RFC 2866 §5.3); a counter that
-is not there takes nothing away.
+Rules: 3GPP-IMSI goes before User-Name, which may be the device's own name for an APN; a name that is not an
+IMSI is no SIM's; octets are counted from the device's side (Acct-Input is its uplink, RFC 2866 §5.3); a
+missing or broken value never raises, and a missing counter is 0.
 """
 
 import re
 from collections.abc import Collection, Mapping
 from enum import IntEnum
+from functools import lru_cache
+from itertools import chain
 
 from msgspec import Struct
 
@@ -16,7 +18,7 @@ from core.domain.reasons import AttachRefusal
 from core.domain.session import NOWHERE, Location, NasName
 from core.domain.usage import Volume
 from radius import attributes as a
-from radius.codec import Attribute, Packet, is_chap_answer, reveal_password, text_of
+from radius.codec import Attribute, Packet, address_of, is_chap_answer, reveal_password, text_of
 from radius.credentials import cannot_be_checked, shows_password
 
 _USER = re.compile(
@@ -32,6 +34,8 @@ _RAT_NAMES = {1: "3G", 2: "GSM", 3: "WLAN", 4: "GAN", 5: "HSPA", 6: "LTE"}
 _PDP_TYPES = {b"\0\0\0\0", b"\0\0\0\3"}
 """3GPP-PDP-Type with IPv4 in it: IPv4 itself, and both (TS 29.061 §16.4.7.2)."""
 REPLY_MESSAGE_BYTES_MAX = 253
+REMEMBERED_MAX = 4_096
+"""Names of NASes, access points and places, which many packets have in common: each is read once."""
 SESSION_IDS_MAX = 4
 """Class attributes that are looked up: one is ours, the others other servers' (RFC 2865 §5.25)."""
 
@@ -39,7 +43,7 @@ SESSION_IDS_MAX = 4
 class AcctStatus(IntEnum):
     """Acct-Status-Type (RFC 2866 §5.1)."""
 
-    OTHER = 0  # tunnels and links of a NAS (RFC 2867), a failure, or a number that nobody has defined
+    OTHER = 0  # tunnels and links of a NAS (RFC 2867), a failure, or an undefined number
     START = 1
     STOP = 2
     INTERIM_UPDATE = 3
@@ -51,10 +55,10 @@ _STATUSES: Mapping[int, AcctStatus] = {status.value: status for status in AcctSt
 
 
 class AccessRequest(Struct, frozen=True):
-    """Who asks for access, and by what it wants to be known. ``packet`` and ``secret`` check its password.
+    """An Access-Request (RFC 2865 §4.1). ``packet`` and ``secret`` check its password.
 
     ``apns`` are the access points that Called-Station-Id may mean, in order. ``refusal``: why it cannot be
-    granted whoever it is. ``must_prove``: who it is only the device says, and a password is there to check.
+    granted to any SIM. ``must_prove``: only the device names its SIM, and it shows a password.
     """
 
     imsi: str
@@ -69,16 +73,16 @@ class AccessRequest(Struct, frozen=True):
     secret: bytes
 
     def __repr__(self) -> str:
-        """Without what is secret."""
+        """Without password and secret."""
         return f"AccessRequest(imsi={self.imsi!r}, nas={self.nas!r}, user_name={self.user_name!r})"
 
     @property
     def user_name(self) -> str:
-        """User-Name, which need not be who it is."""
+        """User-Name (RFC 2865 §5.1), which may be no IMSI."""
         return self.packet.text(a.USER_NAME)
 
     def knows(self, user_name: str, password: bytes) -> bool:
-        """Whether it was sent under this name with this password, by PAP or CHAP."""
+        """Whether it has this User-Name and password, by PAP or CHAP (RFC 2865 §5.2, §5.3)."""
         if user_name != self.user_name:
             return False
         chap = is_chap_answer(self.packet, password)
@@ -86,9 +90,9 @@ class AccessRequest(Struct, frozen=True):
 
 
 class AccountingReport(Struct, frozen=True):
-    """One Accounting-Request. Counters are absolute, 64 bits; 0 where the NAS told none, and as the highest
-    counts, that takes nothing away. ``session_ids`` are the Class attributes that may be ours. What most
-    reports need not be asked for is read from ``packet`` when it is.
+    """An Accounting-Request (RFC 2866 §4.1). Counters are absolute, 64 bits (RFC 2869 §5.1); 0 for one that
+    the NAS did not send: the highest counts, so that changes nothing. ``session_ids`` are the Class
+    attributes that may be ours. Attributes that most reports do not need are read from ``packet`` on demand.
     """
 
     status: AcctStatus
@@ -103,12 +107,12 @@ class AccountingReport(Struct, frozen=True):
 
     @property
     def acct_session_id(self) -> str:
-        """By what its NAS knows the session; empty when it did not say."""
+        """Acct-Session-Id (RFC 2866 §5.5); empty without one."""
         return self.packet.text(a.ACCT_SESSION_ID)
 
     @property
     def user_name(self) -> str:
-        """User-Name, which need not be who it is."""
+        """User-Name (RFC 2865 §5.1), which may be no IMSI."""
         return self.packet.text(a.USER_NAME)
 
     @property
@@ -128,37 +132,41 @@ class AccountingReport(Struct, frozen=True):
 
     @property
     def delay_s(self) -> int:
-        """For how long the NAS has been trying to say this."""
+        """Acct-Delay-Time: how long the NAS has been trying to send this (RFC 2866 §5.2)."""
         return self.packet.integer(a.ACCT_DELAY_TIME) or 0
 
     @property
     def session_s(self) -> int:
-        """How long the NAS says the session has lasted."""
+        """Acct-Session-Time: how long the session has lasted (RFC 2866 §5.7)."""
         return self.packet.integer(a.ACCT_SESSION_TIME) or 0
 
     @property
     def event_timestamp(self) -> int | None:
-        """When it happened, in seconds since 1970."""
+        """Event-Timestamp, in seconds since 1970 (RFC 2869 §5.3)."""
         return self.packet.integer(a.EVENT_TIMESTAMP)
 
     @property
     def authenticator(self) -> bytes:
-        """Of no two packets the same, but of their repeats."""
+        """The Request Authenticator: repeats have the same, other packets another (RFC 2866 §3)."""
         return self.packet.authenticator
 
 
 def access_request_of(packet: Packet, source: str, secret: bytes, realms: Collection[str]) -> AccessRequest:
     """Read an Access-Request from the address ``source``; ``realms`` as in ``RadiusClient``."""
-    tgpp = packet.vendor(a.VENDOR_3GPP)
+    firsts, refusal = packet.firsts, None
+    if cannot_be_checked(packet):
+        refusal = AttachRefusal.AUTHENTICATION_NOT_SUPPORTED
+    elif a.TGPP_PDP_TYPE in firsts and firsts[a.TGPP_PDP_TYPE] not in _PDP_TYPES:
+        refusal = AttachRefusal.PDP_TYPE_NOT_SUPPORTED
     return AccessRequest(
-        imsi=_imsi(tgpp, packet, realms),
+        imsi=_imsi(packet, realms),
         nas=_nas_name(packet, source),
         apns=_apns(packet),
         msisdn=packet.text(a.CALLING_STATION_ID),
-        imei=_text(tgpp, a.TGPP_IMEISV),
-        location=_location(tgpp),
-        refusal=_refusal(packet, tgpp),
-        must_prove=a.TGPP_IMSI not in tgpp and shows_password(packet),
+        imei=packet.text(a.TGPP_IMEISV),
+        location=_location(packet),
+        refusal=refusal,
+        must_prove=a.TGPP_IMSI not in firsts and shows_password(packet),
         packet=packet,
         secret=secret,
     )
@@ -169,22 +177,20 @@ def accounting_report_of(packet: Packet, source: str, realms: Collection[str]) -
     status_type = packet.integer(a.ACCT_STATUS_TYPE)
     if status_type is None:
         return None
-    status = _STATUSES.get(status_type, AcctStatus.OTHER)
-    tgpp = packet.vendor(a.VENDOR_3GPP)
     return AccountingReport(
-        status=status,
+        status=_STATUSES[status_type] if status_type in _STATUSES else AcctStatus.OTHER,
         nas=_nas_name(packet, source),
         session_ids=_session_ids(packet),
-        imsi=_imsi(tgpp, packet, realms),
-        says_imsi=a.TGPP_IMSI in tgpp,
-        imei=_text(tgpp, a.TGPP_IMEISV),
+        imsi=_imsi(packet, realms),
+        says_imsi=a.TGPP_IMSI in packet.firsts,
+        imei=packet.text(a.TGPP_IMEISV),
         volume=Volume(
             up_bytes=_octets(packet, a.ACCT_INPUT_OCTETS, a.ACCT_INPUT_GIGAWORDS),
             down_bytes=_octets(packet, a.ACCT_OUTPUT_OCTETS, a.ACCT_OUTPUT_GIGAWORDS),
             up_packets=packet.integer(a.ACCT_INPUT_PACKETS) or 0,
             down_packets=packet.integer(a.ACCT_OUTPUT_PACKETS) or 0,
         ),
-        location=_location(tgpp),
+        location=_location(packet),
         packet=packet,
     )
 
@@ -219,13 +225,9 @@ def reply_message(reason: AttachRefusal) -> Attribute:
     return a.REPLY_MESSAGE, REPLY_MESSAGES[reason].encode()[:REPLY_MESSAGE_BYTES_MAX]
 
 
-def _text(tgpp: Mapping[int, bytes], type_: int) -> str:
-    return text_of(tgpp[type_]) if type_ in tgpp else ""
-
-
-def _imsi(tgpp: Mapping[int, bytes], packet: Packet, realms: Collection[str]) -> str:
-    """The network's word goes first; a name of a realm that is not served is nobody's."""
-    if found := _USER.match(_text(tgpp, a.TGPP_IMSI)):
+def _imsi(packet: Packet, realms: Collection[str]) -> str:
+    """The network's word goes first; a name of a realm that is not served is no SIM's."""
+    if found := _USER.match(packet.text(a.TGPP_IMSI)):
         return found["imsi"]
     found = _USER.match(packet.text(a.USER_NAME))
     if found is None:
@@ -240,36 +242,47 @@ def _session_ids(packet: Packet) -> tuple[str, ...]:
 
 
 def _nas_name(packet: Packet, source: str) -> NasName:
-    return NasName(packet.text(a.NAS_IDENTIFIER), packet.address(a.NAS_IP_ADDRESS), source)
+    firsts = packet.firsts
+    identifier = firsts[a.NAS_IDENTIFIER] if a.NAS_IDENTIFIER in firsts else b""
+    ip_address = firsts[a.NAS_IP_ADDRESS] if a.NAS_IP_ADDRESS in firsts else b""
+    return _nas_name_of(identifier, ip_address, source)
+
+
+@lru_cache(REMEMBERED_MAX)
+def _nas_name_of(identifier: bytes, ip_address: bytes, source: str) -> NasName:
+    return NasName(text_of(identifier), address_of(ip_address), source)
 
 
 def _apns(packet: Packet) -> tuple[str, ...]:
-    """What Called-Station-Id may name: an access point, or a WLAN's SSID that is one's name."""
-    apns: list[str] = []
-    for value in packet.all(a.CALLED_STATION_ID):
-        name = text_of(value).lower().rstrip(".")
-        apns.append(_OPERATOR_IDENTIFIER.sub("", name))
-        if station := _STATION.match(name):
-            apns.append(station[1])
-    return tuple(apns)
+    """What Called-Station-Id may name, in order."""
+    if a.CALLED_STATION_ID not in packet.firsts:
+        return ()
+    if not packet.others:
+        return _apns_of(packet.firsts[a.CALLED_STATION_ID])
+    return tuple(chain.from_iterable(map(_apns_of, packet.all(a.CALLED_STATION_ID))))
 
 
-def _refusal(packet: Packet, tgpp: Mapping[int, bytes]) -> AttachRefusal | None:
-    if cannot_be_checked(packet):
-        return AttachRefusal.AUTHENTICATION_NOT_SUPPORTED
-    if a.TGPP_PDP_TYPE in tgpp and tgpp[a.TGPP_PDP_TYPE] not in _PDP_TYPES:
-        return AttachRefusal.PDP_TYPE_NOT_SUPPORTED
-    return None
+@lru_cache(REMEMBERED_MAX)
+def _apns_of(called_station_id: bytes) -> tuple[str, ...]:
+    """An access point, or a WLAN's SSID that is one's name."""
+    name = text_of(called_station_id).lower().rstrip(".")
+    apn, station = _OPERATOR_IDENTIFIER.sub("", name), _STATION.match(name)
+    return (apn, station[1]) if station else (apn,)
 
 
 def _octets(packet: Packet, low: int, high: int) -> int:
-    return (packet.integer(high) or 0) << 32 | (packet.integer(low) or 0)
+    """64 bits (RFC 2869 §5.1, §5.2)."""
+    octets = packet.integer(low) or 0
+    return (packet.integer(high) or 0) << 32 | octets if high in packet.firsts else octets
 
 
-def _location(tgpp: Mapping[int, bytes]) -> Location:
-    rat, user_location = tgpp.get(a.TGPP_RAT_TYPE), tgpp.get(a.TGPP_USER_LOCATION)
-    if not rat and not user_location:
-        return NOWHERE
-    return Location(
-        rat=_RAT_NAMES.get(rat[0], "") if rat else "", user_location=(user_location or b"")[:32].hex()
-    )
+def _location(packet: Packet) -> Location:
+    firsts = packet.firsts
+    rat = firsts[a.TGPP_RAT_TYPE] if a.TGPP_RAT_TYPE in firsts else b""
+    user_location = firsts[a.TGPP_USER_LOCATION] if a.TGPP_USER_LOCATION in firsts else b""
+    return _location_of(rat, user_location) if rat or user_location else NOWHERE
+
+
+@lru_cache(REMEMBERED_MAX)
+def _location_of(rat: bytes, user_location: bytes) -> Location:
+    return Location(rat=_RAT_NAMES.get(rat[0], "") if rat else "", user_location=user_location[:32].hex())

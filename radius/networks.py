@@ -1,6 +1,6 @@
-"""Whose NASes may speak, and of what: the subnets that the configuration names, by address.
+"""The clients that the configuration names, by the addresses of their NASes, and their rights.
 
-Rule: the longest prefix counts. Whoever is in none of them is a stranger.
+Rule: the longest prefix counts. An address in none of the networks is unknown.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ SOURCES_MAX = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientPolicy:
-    """What a client may speak of, what its NASes send and how fast they may count: see ``RadiusClient``."""
+    """The rights of a client and the habits of its NASes: see ``RadiusClient``."""
 
     imsi_prefixes: tuple[str, ...] = ()
     apns: frozenset[str] = frozenset()
@@ -29,7 +29,9 @@ class ClientPolicy:
 
 @dataclass(frozen=True, slots=True)
 class NasNetwork:
-    """The clients of one subnet and the secret that they share with us. ``known_as``: its name for people."""
+    """A client: the NASes of one network, and their shared secret (RFC 2865 §3). ``known_as``: its name in
+    logs and metrics.
+    """
 
     network: IPv4Network
     secret: bytes = field(repr=False)
@@ -46,14 +48,14 @@ class NasNetwork:
 
 
 class NasNetworks:
-    """All of them, by the addresses of their NASes."""
+    """All clients, by the addresses of their NASes."""
 
     def __init__(self, networks: Iterable[NasNetwork]) -> None:
         self._networks = sorted(networks, key=lambda each: each.network.prefixlen, reverse=True)
         self._of_address: dict[str, NasNetwork | None] = {}
 
     def of(self, address: str) -> NasNetwork | None:
-        """The network of an address; ``None``: a stranger's."""
+        """The client of an address; ``None``: it is unknown."""
         if address in self._of_address:
             return self._of_address[address]
         source = IPv4Address(address)

@@ -1,7 +1,7 @@
-"""Log lines about NASes: one for each fault, rate limited by kind.
+"""Log lines about NASes: one for each fault, with a rate limit for each kind and client.
 
-Rule: of one kind and client some lines a minute are written; the next one says how many were left out. What
-a packet says is written so that it stays one line.
+Rule: after ``LINES_A_MINUTE`` of one kind and client the rest of the minute's are counted, and the next line
+has their number. Text from packets is escaped, so that it stays one line.
 """
 
 import logging

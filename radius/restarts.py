@@ -1,7 +1,7 @@
-"""Accounting-On and Accounting-Off: what a NAS held before it began anew is over (RFC 2866 §5.1, §5.2).
+"""Accounting-On and Accounting-Off: a NAS restarted, and its sessions are over (RFC 2866 §5.1, §5.2).
 
-Rule: one ends what began before it was first heard, so a repeat of it, by whomever, ends nothing that came
-since.
+Rule: one ends the sessions that began before it was first received, so that a repeat or a replay ends none
+that began since.
 """
 
 from collections import Counter
@@ -54,7 +54,7 @@ class Restarts:
             return NotRecorded(), "too_many_restarts"
         first, heard = await self._first_heard_at(client, report.authenticator, now)
         is_new = first == heard
-        self._restarts_of[client.name, day_of(now)] += is_new  # who repeats one uses up nothing
+        self._restarts_of[client.name, day_of(now)] += is_new  # a repeat uses up nothing
         delay = timedelta(seconds=report.delay_s)
         before, is_timely = heard - delay, False
         if report.event_timestamp is not None:
@@ -81,9 +81,7 @@ class Restarts:
     async def _first_heard_at(
         self, client: NasNetwork, authenticator: bytes, now: datetime
     ) -> tuple[datetime, datetime]:
-        """When it was heard first by this lease term, and at all, which is durable; raises
-        ``Unavailable``.
-        """
+        """When this lease term first received it, and when any did (durable); raises ``Unavailable``."""
         key = (client.name, authenticator)
         if (first := self._first_heard.get(key)) is None:
             first = now
@@ -93,8 +91,8 @@ class Restarts:
         return first, heard
 
     def _held_by(self, event: AccountingRequested) -> list[Session]:
-        """The sessions of the NAS that speaks. An address alone does not tell NASes apart that share it and
-        have identifiers.
+        """The sessions of the NAS. An address alone does not distinguish NASes that share it and have
+        identifiers.
         """
         name, held = event.report.nas, []
         for session in self._sessions.open_sessions.values():

@@ -1,8 +1,8 @@
-"""The RADIUS front end: the shell around its machines, where sockets, tasks and the session service are.
+"""The RADIUS front end: sockets, tasks and the use cases around the machines (RFC 2865, RFC 2866, RFC 5176).
 
-Rule: a datagram is handed to its port's machine at once and never waits; a decision is begun at once and
-becomes a task if it must wait, in a number that the machine bounds; whatever it ends with, its request is
-answered, or gets silence.
+Rule: a datagram goes to its port's machine at once. A decision is begun at once, and becomes a task if it
+must wait; the machine bounds their number. Each decision ends in an answer or in silence, also when the store
+fails.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from radius.server import KEPT_S, RadiusServer, ServerPort
 
 @dataclass(frozen=True, slots=True)
 class RadiusAddresses:
-    """Where the front end listens, and where its Disconnect-Requests come from."""
+    """Where the front end listens (RFC 2865 §3, RFC 2866 §3), and where its Disconnect-Requests come from."""
 
     authentication: Address
     accounting: Address
@@ -98,11 +98,11 @@ class RadiusFrontEnd:
         self._sockets: list[DatagramSocket] = []
         self._tasks: asyncio.TaskGroup | None = None
         self.answers: Counter[tuple[str, ...]] = Counter()
-        """What became of requests, by client: ``accepted`` or why not, ``recorded``, ``kept_apart`` …"""
+        """Requests by client and result: ``accepted`` or the refusal, ``recorded``, ``kept_apart`` …"""
 
     @property
     def dropped(self) -> Counter[str]:
-        """What got silence, by reason."""
+        """Datagrams that got silence, by reason."""
         return self._authentication_port.server.dropped + self._accounting_port.server.dropped
 
     @property
@@ -112,13 +112,12 @@ class RadiusFrontEnd:
 
     @property
     def held(self) -> int:
-        """Sessions that this front end knows; those that it waits for after their end are not among them."""
+        """Open sessions, without those whose last counters may still come."""
         return len(self._accounting)
 
     async def start(self) -> None:
-        """Open the sockets; datagrams are taken in from now on and decided once ``run`` runs.
-
-        Without a client there is nobody to listen to.
+        """Open the sockets; without a client none. Datagrams are received from now on, and decided once
+        ``run`` runs.
         """
         if not self._clients:
             return
@@ -132,7 +131,7 @@ class RadiusFrontEnd:
         transmission.send_by(bound.send)
 
     async def run(self) -> None:
-        """Decide requests and keep the times, until cancelled."""
+        """Decide requests and run the timers, until cancelled."""
         async with asyncio.TaskGroup() as decisions:
             self._tasks = decisions
             try:
@@ -145,7 +144,7 @@ class RadiusFrontEnd:
                 self._tasks = None
 
     def close(self) -> None:
-        """Take nothing in and answer nothing any more. Idempotent."""
+        """Stop receiving and sending. Idempotent."""
         for transmission in self._transmissions():
             transmission.send_by(None)
         for bound in self._sockets:
@@ -155,18 +154,18 @@ class RadiusFrontEnd:
     # -- AccessFrontEnd -----------------------------------------------------------------------------------
 
     async def adopt(self, session: Session) -> None:
-        """Take over a session that was read back."""
+        """Serve a session that was read back after a restart."""
         self._accounting.hold(session)
 
     def release(self, session: Session, reason: CloseReason) -> None:
-        """Ask the NAS to end the session; goes on in the background. Its last counters are still taken."""
+        """Send the NAS a Disconnect-Request (RFC 5176 §2.1); its last counters are still recorded."""
         self.forget(session)
         if (nas := session.nas) is not None:
             client = self._clients.get(nas.network)
             self._disconnect(Ending(session.imsi, nas, client.known_as if client else "", session))
 
     def changed(self, session: Session) -> None:
-        """A NAS is not told: CoA is not offered."""
+        """No CoA-Request is sent: CoA (RFC 5176 §2.2) is not offered."""
 
     async def add_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
         """A NAS has none: raises ``Refused(NOT_SUPPORTED)``."""
@@ -177,10 +176,10 @@ class RadiusFrontEnd:
         raise Refused(AttachRefusal.NOT_SUPPORTED, "RADIUS sessions have no bearers")
 
     def remove_bearer(self, session: Session, ebi: int) -> None:
-        """A NAS has none."""
+        """A NAS has none: nothing to do."""
 
     def forget(self, session: Session) -> None:
-        """The session is over; reports of it may still be on their way."""
+        """The session is over; its last reports may still come."""
         self._accounting.forget(session)
 
     # -- the shell ------------------------------------------------------------------------------------
@@ -194,10 +193,11 @@ class RadiusFrontEnd:
         return [*(port.transmission for port in ports), self._disconnects]
 
     def _handle(self, event: ServerEvent) -> None:
-        if isinstance(event, StrangerHeard):
-            self._note("request from an unknown client", "", f"from {event.address}")
-        elif self._tasks is not None:
-            begin(self._tasks, self._decide(event))
+        match event:
+            case StrangerHeard():
+                self._note("request from an unknown client", "", f"from {event.address}")
+            case AccessRequested() | AccountingRequested() if self._tasks is not None:
+                begin(self._tasks, self._decide(event))
 
     async def _decide(self, event: AccessRequested | AccountingRequested) -> None:
         outcome: Outcome
@@ -221,23 +221,23 @@ class RadiusFrontEnd:
     def _disconnect(self, ending: Ending) -> None:
         nas = ending.nas
         if (client := self._clients.get(nas.network)) is None:
-            return  # it is configured no more
+            return  # it is no longer configured
         peer, now = (nas.address, client.disconnect_port), self._clock.monotonic()
         self._client.disconnect(ending, peer, client.secret, now, self._clock.now())
         self._disconnects.transmit()
 
     def _handle_failed(self, event: DisconnectFailed) -> None:
         if self._tasks is not None:
-            begin(self._tasks, self._tell_failed(event))
+            begin(self._tasks, self._report_failed(event))
 
-    async def _tell_failed(self, failed: DisconnectFailed) -> None:
-        """The NAS did not end a session: its device may still be on line."""
+    async def _report_failed(self, failed: DisconnectFailed) -> None:
+        """The NAS did not end a session: the device may still be online."""
         ending, nas = failed.ending, failed.ending.nas
         cause, error_cause = f"disconnect_{failed.outcome}", failed.error_cause
         text = f"NAS {nas.identifier} at {nas.address}, IMSI {ending.imsi}, session {nas.acct_session_id!r}"
         text += f", Error-Cause {error_cause}" if error_cause else ""
-        self._note(cause, ending.client, text)  # not by Error-Cause: of these a NAS has as many as it likes
+        self._note(cause, ending.client, text)  # one kind for all Error-Causes: a NAS may send many
         cause += f":{error_cause}" if error_cause else ""
         if ending.session is not None:
-            with suppress(Unavailable):  # the line above stands
+            with suppress(Unavailable):  # the log line stands
                 await self._sessions.remark(ending.session, cause)

@@ -2,10 +2,10 @@
 
 Rules:
 
-- A session is held until it ends; a NAS that reports nothing of it for ``silent_s`` has lost it.
-- One that ended is known for ``ENDED_KEPT_S``: its last counters are still to come.
-- A NAS may speak of its session by another name than its id; what it calls sessions begins anew when it does,
-  so that a name may be of several.
+- A session is held until it ends; one that its NAS does not report for ``silent_s`` is silent.
+- One that ended is kept for ``ENDED_KEPT_S``: its last counters may still come.
+- A NAS may name its session otherwise than by its id. Such names begin anew when the NAS restarts, so that
+  one name may be that of several sessions.
 """
 
 from collections import OrderedDict, deque
@@ -17,7 +17,7 @@ from core.domain.session import Session
 from core.domain.shares import Kept
 
 ENDED_KEPT_S = 300.0
-"""How long the last counters of a session that we ended are waited for."""
+"""How long the last counters of an ended session are waited for."""
 ENDED_MAX = 65_536
 """Such sessions; beyond it, or a client's share, the oldest is waited for no longer."""
 
@@ -26,19 +26,21 @@ Name = tuple[str, str, str]
 
 
 class SessionSilent(Struct, frozen=True):
-    """Nothing was heard of an open session for too long."""
+    """An open session was not reported for ``silent_s``."""
 
     session_id: str
 
 
 class SessionSettled(Struct, frozen=True):
-    """Nothing more is waited for of a session that is over."""
+    """A session is over, and its last counters are no longer waited for."""
 
     session_id: str
 
 
 class NasSessions:
-    """The machine: it is told of sessions, and tells by ``next_event`` what became of them."""
+    """The machine: it takes in what happens to sessions, and gives out by ``next_event`` which are silent or
+    settled.
+    """
 
     def __init__(self, *, silent_s: float) -> None:
         self._silent_s = silent_s
@@ -49,7 +51,7 @@ class NasSessions:
         self._events: deque[SessionSilent | SessionSettled] = deque()
 
     def __len__(self) -> int:
-        """Sessions that are held; those that are waited for after their end are not among them."""
+        """Open sessions, without those whose last counters may still come."""
         return len(self._heard)
 
     @property
@@ -86,7 +88,7 @@ class NasSessions:
         return reversed(self._by_name.get(name, ()))
 
     def next_event(self) -> SessionSilent | SessionSettled | None:
-        """The next thing to be told, or nothing."""
+        """The next session that is silent or settled; ``None`` without."""
         return self._events.popleft() if self._events else None
 
     def get_timer(self) -> float | None:
@@ -96,14 +98,14 @@ class NasSessions:
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Settle what was waited for long enough, tell what is silent."""
+        """Settle ended sessions that were kept long enough; report silent ones."""
         while (oldest := self._ended.oldest()) is not None and oldest[0] <= now:
             self._ended.pop_oldest()
             self._settle(oldest[1])
         while self._heard and (oldest_id := next(iter(self._heard))):
             if self._heard[oldest_id] + self._silent_s > now:
                 break
-            self.heard(oldest_id, now)  # should it not end, it is told again
+            self.heard(oldest_id, now)  # if it does not end, it is reported again
             self._events.append(SessionSilent(oldest_id))
 
     def _settle(self, session: Session) -> None:
@@ -117,6 +119,6 @@ class NasSessions:
 
 
 def _name_of(session: Session) -> Name:
-    """What its NAS calls it, without who that is."""
+    """Its NAS's name for it, whichever NAS of the network that is."""
     nas = session.nas
     return (nas.network, session.imsi, nas.acct_session_id) if nas else ("", session.imsi, "")

@@ -14,8 +14,7 @@ def time_ordered_id(at: datetime, random_bytes: bytes) -> str:
 
     ``random_bytes`` must be 10 bytes long.
     """
-    milliseconds = int(at.timestamp() * 1_000)
-    return milliseconds.to_bytes(6, "big").hex() + random_bytes.hex()
+    return f"{int(at.timestamp() * 1_000):012x}{random_bytes.hex()}"
 
 
 def time_of_id(id_: str) -> datetime:

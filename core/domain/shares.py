@@ -1,6 +1,6 @@
-"""Bounded tables that many parties fill: one party's flood costs it its own places, not the others'.
+"""Bounded tables that many parties fill: a party's flood takes its own places, not the others'.
 
-Rule: a party has ``PART_OF_ONE`` of the places at most, so that the others together always have the rest.
+Rule: one party has ``PART_OF_ONE`` of the places at most; the rest is always for the others.
 """
 
 from collections import OrderedDict
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 PART_OF_ONE = 0.75
-"""Of the places: a single party, which is all that many an installation has, finds most of them its own."""
+"""The share of the places that one party may have: most, as many installations have a single party."""
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -20,7 +20,7 @@ def share_of(capacity: int) -> int:
 
 
 class Places:
-    """Places that are refused when there is none left."""
+    """Places; when there is none left, one more is refused."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -34,11 +34,12 @@ class Places:
 
     def is_free(self, party: str) -> bool:
         """Whether there is one for this party."""
-        return self._count < self._capacity and self._taken.get(party, 0) < self._share
+        taken = self._taken[party] if party in self._taken else 0
+        return self._count < self._capacity and taken < self._share
 
     def take(self, party: str) -> bool:
         """Take one, if there is one for this party."""
-        taken = self._taken.get(party, 0)
+        taken = self._taken[party] if party in self._taken else 0
         if self._count >= self._capacity or taken >= self._share:
             return False
         self._taken[party] = taken + 1
@@ -48,8 +49,9 @@ class Places:
     def give_back(self, party: str) -> None:
         """Give one back that was taken."""
         self._count -= 1
-        self._taken[party] -= 1
-        if not self._taken[party]:
+        if self._taken[party] > 1:
+            self._taken[party] -= 1
+        else:
             del self._taken[party]
 
 
@@ -73,16 +75,16 @@ class Kept(Generic[Key, Value]):
 
     def get(self, key: Key) -> Value | None:
         """What is remembered under a key."""
-        item = self._items.get(key)
-        return None if item is None else item[1]
+        return self._items[key][1] if key in self._items else None
 
     def put(self, key: Key, party: str, value: Value) -> Value | None:
         """Remember; what is forgotten for it. What was there under this key is replaced."""
         if key in self._items:
             self.pop(key)
         self._items[key] = (party, value)
-        if (of_party := self._of.get(party)) is None:
-            of_party = self._of[party] = OrderedDict()
+        if party not in self._of:
+            self._of[party] = OrderedDict()
+        of_party = self._of[party]
         of_party[key] = None
         if len(of_party) > self._share:
             return self.pop(next(iter(of_party)))

@@ -3,7 +3,7 @@
 Rules:
 
 - Counters are cumulative within (session, epoch, segment) and never go down; a repeated, late or
-  reordered report changes nothing. Nobody adds reports up.
+  reordered report changes nothing. Reports are never added up.
 - A byte is an inner IP octet that the user plane forwarded; no overhead.
 - A segment never crosses a UTC day and never changes its label, so bytes are never relabelled and a
   day's usage needs that day's rows alone.
@@ -102,7 +102,7 @@ class RollupProgress:
     """How far usage is rolled up to days (yyyymmdd, 0: none).
 
     Days up to ``folded`` are; those after ``begun`` wholly: what is older was stored before rollup began.
-    A report of a day up to ``sealed`` is late: it is rolled up by whoever stores it. Of the day after
+    A report of a day up to ``sealed`` is late: the node that stores it rolls it up. Of the day after
     ``folded`` the operators before ``operator_id`` are done, and of that one the IMSIs up to ``imsi``.
     """
 

@@ -28,8 +28,14 @@ UNPROVABLE: dict[str, list[Attribute]] = {
     "EAP in two attributes": [(a.EAP_MESSAGE, EAP_IDENTITY[:4]), (a.EAP_MESSAGE, EAP_IDENTITY[4:])],
     "EAP-Start": [(a.EAP_MESSAGE, b"")],
     "EAP of a wrong length": [(a.EAP_MESSAGE, bytes((2, 1, 9, 9, 1)))],
-    "MS-CHAP": [vendor_attribute(311, 11, b"c" * 8), vendor_attribute(311, 1, b"r" * 50)],
-    "MS-CHAPv2": [vendor_attribute(311, 11, b"c" * 16), vendor_attribute(311, 25, b"r" * 50)],
+    "MS-CHAP": [
+        vendor_attribute(MICROSOFT + b"\x0b", b"c" * 8),
+        vendor_attribute(MICROSOFT + b"\x01", b"r" * 50),
+    ],
+    "MS-CHAPv2": [
+        vendor_attribute(MICROSOFT + b"\x0b", b"c" * 16),
+        vendor_attribute(MICROSOFT + b"\x19", b"r" * 50),
+    ],
     "MS-CHAP behind another": [(a.VENDOR_SPECIFIC, MICROSOFT + b"\x07\x03x" + b"\x01\x04rr")],
     "MS-CHAP of a wrong length": [(a.VENDOR_SPECIFIC, MICROSOFT + b"\x19\xffr")],
     "ARAP": [(a.ARAP_PASSWORD, b"x" * 16)],
@@ -151,7 +157,7 @@ def test_an_address_type_without_ipv4_is_rejected(
     async def script(plain: Stage) -> None:
         stage = cast(RadiusStage, plain)
         nas = await stage.raw("127.0.3.21")
-        pdp_type = vendor_attribute(a.VENDOR_3GPP, a.TGPP_PDP_TYPE, kind.to_bytes(4, "big"))
+        pdp_type = vendor_attribute(a.TGPP_PDP_TYPE, kind.to_bytes(4, "big"))
         apn: Attribute = (a.CALLED_STATION_ID, APN.encode())
         answer = await nas.ask((a.USER_NAME, stage.imsi.encode()), apn, pdp_type)
         assert answer is not None and answer.code == code

@@ -404,7 +404,7 @@ def test_a_disconnect_names_the_session_as_its_nas_does(
         (told,) = nas.told_to_end
         kinds = told.firsts.keys() - {a.EVENT_TIMESTAMP, a.MESSAGE_AUTHENTICATOR}
         words = {a.USER_NAME, a.ACCT_SESSION_ID, a.FRAMED_IP_ADDRESS, a.NAS_IP_ADDRESS, a.NAS_IDENTIFIER}
-        assert kinds == words | ({a.VENDOR_SPECIFIC} if says_imsi else set())
+        assert kinds == words | ({a.TGPP_IMSI} if says_imsi else set())
         for kind in words - {a.NAS_IP_ADDRESS, a.NAS_IDENTIFIER}:
             assert (kind, told.firsts[kind]) in said
         assert (told.text(a.NAS_IDENTIFIER), told.address(a.NAS_IP_ADDRESS)) == (

@@ -18,6 +18,7 @@ from radius.codec import (
     Packet,
     decode,
     encode_access_request,
+    encode_attributes,
     encode_response,
     encode_signed_request,
     hide_password,
@@ -60,21 +61,56 @@ def test_any_octets_are_a_packet_or_refused(data: bytes) -> None:
     is_signed(packet, SECRET)
     reveal_password(packet, SECRET)
     is_chap_answer(packet, b"password")
-    packet.vendor(a.VENDOR_3GPP)
+    packet.first(a.TGPP_IMSI)
     packet.text(a.USER_NAME)
 
 
-@given(st.lists(values, max_size=14))
+def is_whole(value: bytes) -> bool:
+    """Whether a Vendor-Specific attribute holds one of its vendor, and nothing else."""
+    return len(value) >= 6 and value[5] == len(value) - 4
+
+
+@given(
+    st.lists(values.filter(lambda each: each[0] != a.VENDOR_SPECIFIC or not is_whole(each[1])), max_size=14)
+)
 def test_attributes_come_back_in_order(attributes: list[tuple[int, bytes]]) -> None:
     packet = request(*attributes)
     assert packet.data[38:] == b"".join(bytes((kind, len(value) + 2)) + value for kind, value in attributes)
     assert packet.data[20] == a.MESSAGE_AUTHENTICATOR, "first, against forged prefixes"
-    assert packet.firsts.keys() == {a.MESSAGE_AUTHENTICATOR, *(kind for kind, _ in attributes)}
-    assert len(packet.firsts) + len(packet.others) == 1 + len(attributes)
-    for kind in packet.firsts.keys() - {a.MESSAGE_AUTHENTICATOR}:
+    plain = {kind: value for kind, value in packet.firsts.items() if isinstance(kind, int)}
+    assert plain.keys() == {a.MESSAGE_AUTHENTICATOR, *(kind for kind, _ in attributes)}
+    assert len(plain) + len(packet.others) == 1 + len(attributes)
+    for kind in plain.keys() - {a.MESSAGE_AUTHENTICATOR}:
         assert packet.all(kind) == [value for each, value in attributes if each == kind]
     assert is_authentic(packet, SECRET) is True
     assert is_authentic(packet, SECRET + b"!") is False
+
+
+inner = st.one_of(
+    st.tuples(st.sampled_from([1, 3, 20, 21]), st.binary(max_size=9)).map(
+        lambda each: bytes((each[0], len(each[1]) + 2)) + each[1]
+    ),
+    st.binary(max_size=5),
+)
+vendors = st.sampled_from([a.VENDOR_3GPP, a.VENDOR_MICROSOFT, bytes(4)])
+vendor_specific = st.one_of(
+    st.tuples(vendors, st.lists(inner, max_size=4)).map(lambda each: each[0] + b"".join(each[1])),
+    st.binary(max_size=9),
+)
+
+
+@given(st.lists(vendor_specific, max_size=9))
+def test_the_first_of_each_of_a_vendors_attributes_is_found(raw: list[bytes]) -> None:
+    packet = request(*((a.VENDOR_SPECIFIC, value) for value in raw))
+    expected: dict[bytes, bytes] = {}
+    for value in raw:  # as RFC 2865 §5.26 recommends them: vendor, then type, length and value, repeated
+        at = 4
+        while at + 2 <= len(value) and 2 <= value[at + 1] <= len(value) - at:
+            expected.setdefault(value[:4] + value[at : at + 1], value[at + 2 : at + value[at + 1]])
+            at += value[at + 1]
+    assert {kind: value for kind, value in packet.firsts.items() if isinstance(kind, bytes)} == expected
+    assert packet.all(a.VENDOR_SPECIFIC) == [value for value in raw if not is_whole(value)]
+    assert packet.first(a.USER_NAME) is None, "a vendor 0 stands for none"
 
 
 @given(st.data())
@@ -134,10 +170,8 @@ def test_a_password_of_no_length_it_may_have_is_none(length: int) -> None:
     "raw", [b"", b"\0\0\x28\xaf", b"\0\0\x28\xaf\1\0", b"\0\0\x28\xaf\1\1", b"\0\0\x28\xaf\1\x20abc"]
 )
 def test_a_broken_vendor_attribute_is_nobodys(raw: bytes) -> None:
-    packet = request(
-        (a.VENDOR_SPECIFIC, raw), vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, b"440100000000001")
-    )
-    assert packet.vendor(a.VENDOR_3GPP)[a.TGPP_IMSI] == b"440100000000001"
+    packet = request((a.VENDOR_SPECIFIC, raw), vendor_attribute(a.TGPP_IMSI, b"440100000000001"))
+    assert packet.first(a.TGPP_IMSI) == b"440100000000001"
 
 
 # -- the oracle -------------------------------------------------------------------------------------------
@@ -159,7 +193,7 @@ def test_we_read_what_pyrad_asks() -> None:
     assert is_authentic(packet, SECRET) is True
     assert packet.text(a.USER_NAME) == "440100000000001"
     assert reveal_password(packet, SECRET) == b"open sesame"
-    assert packet.vendor(a.VENDOR_3GPP)[a.TGPP_IMSI] == b"440100000000001"
+    assert packet.first(a.TGPP_IMSI) == b"440100000000001"
 
 
 def test_pyrad_verifies_what_we_answer() -> None:
@@ -169,7 +203,7 @@ def test_pyrad_verifies_what_we_answer() -> None:
     answer = encode_response(
         Code.ACCESS_ACCEPT,
         decode(raw),
-        [(a.FRAMED_IP_ADDRESS, bytes((10, 128, 0, 2))), (a.CLASS, b"0x41")],
+        encode_attributes([(a.FRAMED_IP_ADDRESS, bytes((10, 128, 0, 2))), (a.CLASS, b"0x41")]),
         SECRET,
     )
     reply = asked.CreateReply(packet=answer)

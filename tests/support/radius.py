@@ -23,6 +23,7 @@ from radius.codec import (
     Packet,
     decode,
     encode_access_request,
+    encode_attributes,
     encode_response,
     encode_signed_request,
     is_answer,
@@ -42,7 +43,7 @@ def number(value: int) -> bytes:
 
 def imsi_of(value: str) -> Attribute:
     """3GPP-IMSI."""
-    return vendor_attribute(a.VENDOR_3GPP, a.TGPP_IMSI, value.encode())
+    return vendor_attribute(a.TGPP_IMSI, value.encode())
 
 
 class RawNas:
@@ -77,7 +78,9 @@ class RawNas:
         if self.error_cause is not None:
             code = Code.DISCONNECT_NAK if self.error_cause else Code.DISCONNECT_ACK
             cause = [(a.ERROR_CAUSE, number(self.error_cause))] if self.error_cause else []
-            self._sockets[3799].send(encode_response(code, decode(data), cause, self.secret), source)
+            self._sockets[3799].send(
+                encode_response(code, decode(data), encode_attributes(cause), self.secret), source
+            )
 
     async def send(self, data: bytes, port: int, to: str = GATEWAY) -> Packet | None:
         """The answer to these octets, or nothing."""

@@ -1,10 +1,10 @@
 """How many messages each SIM sent, counted from the stream itself.
 
-Rules: a message counts once, on the UTC day of its arrival, whoever counts it and however often it is read:
+Rules: a message counts once, on the UTC day of its arrival, on whichever node and however often it is read:
 the count and the place up to which it was counted are one row, written under a condition. A record that was
 stored twice comes twice in a row among its SIM's records (a queue puts nothing else before it is accepted),
-so the last record id of each SIM tells it. What is no message is passed over and counted: an event of a
-session, or a foreign record, whatever another producer put into it.
+so that the last record id of each SIM shows it. Other records are passed over and counted: events of
+sessions, and records of other producers, whatever is in them.
 """
 
 import asyncio

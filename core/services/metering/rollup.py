@@ -2,8 +2,8 @@
 
 Rules:
 
-- A day is sealed first: from then on whoever stores a report of it rolls it up too. It is read
-  ``SEAL_S`` later, when nobody can be under way who has not heard of the seal. So no report is missed,
+- A day is sealed first: from then on a node that stores a report of it rolls it up too. The day is read
+  ``SEAL_S`` later, when every write of a node that did not know the seal is over. So no report is missed,
   however late it comes, whatever the wall clocks of the nodes show.
 - Days are rolled up in order, a page of IMSIs at a time; how far it has come is durable after each page, and
   written only over what was read before the page. A page that is rolled up twice is the same page.
@@ -68,7 +68,7 @@ class UsageRollup:
         return self._clock.monotonic() - began
 
     async def _roll_up_on(self, rollup_progress: RollupProgress) -> RollupProgress:
-        """The next page, and where that leaves us; days on which nobody used anything are passed over."""
+        """Roll up the next page; the progress after it. Days without usage are passed over."""
         before, day = rollup_progress.folded, day_after(rollup_progress.folded)
         operator_id = rollup_progress.operator_id or await self._operator_after(day, "")
         while not operator_id:

@@ -19,7 +19,7 @@ from core.ports.user_plane import Counters, Segment, UserPlane
 
 REPORTS_PER_WRITE_MAX = 1_000
 SEGMENTS_PER_TURN = 100
-"""Looked at before others have their turn: a millisecond."""
+"""Looked at before the loop has its turn: a millisecond."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -41,7 +41,7 @@ class UsageMeter:
         self.reports_durable = 0
 
     def on_moved(self, handle: Callable[[Collection[str]], None]) -> None:
-        """Call ``handle(session_ids)`` with those that were counted since; it must not raise."""
+        """Call ``handle(session_ids)`` with the sessions that had packets since; it must not raise."""
         self._handle_moved = handle
 
     async def run(self) -> None:
@@ -126,7 +126,7 @@ class UsageMeter:
         return durable is not None and durable[0] >= counters.current.number
 
     async def _cut_due_segments(self) -> None:
-        """Those of relabelled sessions, and on a new day everybody's; what cannot be cut yet is next time."""
+        """Those of relabelled sessions, and on a new day all; one that cannot be cut yet is cut next time."""
         now = self._clock.now()
         if (today := day_of(now)) != self._day:
             self._day = today
@@ -145,17 +145,19 @@ class UsageMeter:
         label = self._labels.get(session_id, current.label)
         is_due = day_of(current.begun) != day_of(now) or label != current.label
         if is_due and counters.is_open and not self._is_current_durable(counters):
-            self._to_cut[session_id] = self._due[session_id] = None  # told first, though nothing came since
+            self._to_cut[session_id] = self._due[session_id] = (
+                None  # reported first, though nothing came since
+            )
             return
         if is_due and counters.is_open:
             self._user_plane.begin_segment(session_id, label, now)
             if session_id in self._durable:
-                self._due[session_id] = None  # what came since its report is told once more
+                self._due[session_id] = None  # what came since its report is reported too
         self._to_cut.pop(session_id, None)
         self._labels.pop(session_id, None)
 
     def _is_current_durable(self, counters: Counters) -> bool:
-        """Whether the segment was reported, or nothing was counted that could be."""
+        """Whether the segment is durable, or has nothing to report."""
         durable = self._durable.get(counters.session_id)
         if durable is None:
             return counters.previous is None and counters.current.volume.is_zero

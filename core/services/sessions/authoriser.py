@@ -1,7 +1,6 @@
 """Authorisation: whether a SIM may have a session, and which.
 
-Rules: every refusal carries its ``AttachRefusal``; nothing is allocated or written here but the SIM's own
-status.
+Rules: each refusal carries its ``AttachRefusal``; the SIM's status is written here, and nothing is allocated.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ from core.services.sessions.static_addresses import StaticAddresses
 
 
 class Permission(Struct, frozen=True):
-    """Which session this SIM may have."""
+    """The session that a SIM may have."""
 
     policy: SubscriberPolicy
     apn: Apn
@@ -32,12 +31,12 @@ class Permission(Struct, frozen=True):
 
     @property
     def sim(self) -> Sim:
-        """Whose it is."""
+        """The SIM."""
         return self.policy.sim
 
     @property
     def dns(self) -> tuple[str, ...]:
-        """The name servers that its device is told, of the families that it has."""
+        """The name servers that the device gets, of the address families of its session."""
         return self.apn.dns_of[self.pdn_type]
 
 
@@ -65,18 +64,13 @@ class Authoriser:
         """Serve these access points from now on; sessions that are open stay."""
         self._apns = {apn.name: apn for apn in apns}
 
-    def apn(self, name: str) -> Apn | None:
-        """An access point that is served."""
-        return self._apns.get(name.lower())
-
     def is_served(self, name: str) -> bool:
-        """Whether it is an access point."""
-        return self.apn(name) is not None
+        """Whether it is an access point; ``name`` in lower case."""
+        return name in self._apns
 
     def pool_of(self, name: str) -> IPv4Network | None:
-        """What an access point allocates from; ``None``: from what is common to all that name no pool."""
-        served = self.apn(name)
-        return None if served is None else served.ue_pool
+        """The pool of an access point, ``name`` in lower case; ``None``: the common pool."""
+        return self._apns[name].ue_pool if name in self._apns else None
 
     async def sim_id_of(self, imsi: str) -> str:
         """The SIM of an IMSI; raises ``Refused(UNKNOWN_SIM)``, ``Unavailable``."""
@@ -96,11 +90,11 @@ class Authoriser:
             try:
                 stored = await self._store.sims.put(replace(sim, status=status, modified=self._clock.now()))
             except StaleVersion:
-                continue  # the customer changed the SIM meanwhile: decide again on what it is now
+                continue  # the customer changed the SIM meanwhile: decide again
             return replace(permission, policy=replace(permission.policy, sim=stored))
 
     async def policy_of(self, sim_id: str) -> SubscriberPolicy | None:
-        """What a SIM and its group say; ``None``: there is no such SIM. Raises ``Unavailable``."""
+        """The terms of a SIM and its group; ``None``: there is no such SIM. Raises ``Unavailable``."""
         sim = await self._store.sims.get(sim_id)
         if sim is None:
             return None
@@ -122,9 +116,10 @@ class Authoriser:
             raise Refused(AttachRefusal.SIM_TERMINATED, "its customer's account is closed")
         if policy.is_locked_out(request.imei):
             raise Refused(AttachRefusal.IMEI_MISMATCH, request.imei)
-        apn = self.apn(request.apn)
-        if apn is None:
+        apn_name = request.apn.lower()
+        if apn_name not in self._apns:
             raise Refused(AttachRefusal.UNKNOWN_APN, request.apn)
+        apn = self._apns[apn_name]
         pdn_type = apn.grant(request.pdn_type)
         if pdn_type is None:
             raise Refused(AttachRefusal.PDP_TYPE_NOT_SUPPORTED, request.pdn_type.value)
@@ -142,10 +137,11 @@ class Authoriser:
 
 
 def _check_password(policy: SubscriberPolicy, request: OpenSession, proof: Proof | None) -> None:
-    """What was reserved before was asked for it then."""
+    """A session with a reservation showed its password when it was reserved."""
     if request.grant is not None:
         return
-    if (demanded := policy.password) is None:
+    demanded = None if policy.group is None else policy.password
+    if demanded is None:
         if request.must_prove:
             raise Refused(AttachRefusal.WRONG_PASSWORD, "the SIM's group has no password to check it against")
         return

@@ -1,7 +1,7 @@
-"""Ending sessions through which nothing went for long, so that addresses come free.
+"""Ending idle sessions, so that their addresses become free.
 
 Rules: a session ends after ``idle_timeout_s`` without a packet, never before and at the latest half of that
-later; after a restart the time begins anew. What is suspended is not idle: its device cannot send.
+later; after a restart the time begins anew. A suspended session is not idle: its device cannot send.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from core.ports.clock import Clock
 from core.services.sessions.index import SessionIndex
 
 PARTS = 4
-"""Of ``idle_timeout_s``: in each the sessions that moved are remembered by themselves, in one more than
-these, for it is told late what moved (``usage.report_interval_s``, a part at most)."""
+"""Parts of ``idle_timeout_s``, each with the set of sessions that had packets in it. One part more is kept,
+as these are known late (by ``usage.report_interval_s``, a part at most)."""
 LOOKED_AT = 5_000
-"""Sessions that are looked at before others have their turn."""
+"""Sessions that are looked at before the loop has its turn."""
 
 
 class IdleSessions:
-    """Watches the sessions of one gateway instance; ``idle_timeout_s`` 0: they may be idle for ever.
+    """Watches the sessions of one gateway instance; ``idle_timeout_s`` 0: none ends.
 
-    ``end_all`` ends sessions and tells their peers why.
+    ``end_all`` ends sessions, with a message to their peers.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class IdleSessions:
         self._moved: deque[set[str]] = deque([set()], maxlen=PARTS + 1)
 
     def handle_moved(self, session_ids: Iterable[str]) -> None:
-        """Packets went through these since the last call."""
+        """These sessions had packets since the last call."""
         if self._idle_timeout_s:
             self._moved[-1].update(session_ids)
 
     async def run(self) -> None:
-        """End what is idle, for ever."""
+        """End idle sessions, for ever."""
         while self._idle_timeout_s:
             await asyncio.sleep(self._idle_timeout_s / PARTS)
             if len(self._moved) == self._moved.maxlen:

@@ -2,37 +2,44 @@
 
 Rules (RFC 2866 §5.3, RFC 2869 §5.1):
 
-- A counter is a value, not an increment: the highest that was ever told counts, so a repeated, late or
+- A counter is a value, not an increment: the highest that was reported counts, so a repeated, late or
   reordered report changes nothing.
-- ``report`` returns when it is durable; only then may it be acknowledged.
-- What was not charged to an earlier day is charged to the day on which it is told. What earlier days were
-  charged stands in the session itself, so a restart reads one day of usage, whatever the session's age.
-- What goes beyond its ceiling, the most that can have been carried since the last durable report, is not
-  recorded; a later report that does not is.
-- A day ends only when all that may have been stored for it is known to be: also what a dead holder had under
-  way, which may arrive for ``late_s`` after this lease term began. What is read before then is read again.
+- ``report`` returns when the counters are durable; only then may they be acknowledged.
+- What was not charged to an earlier day is charged to the day on which it is reported. The session itself
+  keeps what was charged to earlier days, so a restart reads one day of usage, however old the session is.
+- Counters above the ceiling, the most that the line can have carried since the last durable report, are not
+  recorded; a later report that is below it is.
+- A day ends only when all that may have been stored for it is known. A write of the gateway's previous holder
+  may still arrive for ``late_s`` after this lease term began: what was read before then is read again.
+- Reports that come in one turn of the event loop are one write to the store. If it meets a damaged row, each
+  is written by itself: the others do not suffer from it.
 """
 
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from msgspec import Struct
+
 from core.domain.ids import time_of_id
 from core.domain.requests import ModifySession
 from core.domain.session import Nas, Session
 from core.domain.usage import SLOT_S, SegmentLabel, UsageReport, Volume, day_of, slot_of
+from core.errors import Unavailable, Unreadable
 from core.ports.clock import Clock
 from core.ports.store import Usage
 from core.services.sessions.index import SessionIndex
 from core.services.sessions.modify import SessionModifier
 
 EPOCH = 0
-"""A peer's counters live in one epoch of their own; a gateway instance's begin with 1."""
+"""A NAS's counters have one epoch; those of a gateway instance begin with 1."""
 SLACK_S = 60.0
-"""By so much a report may be ahead of the line's rate: bursts, and what comes sooner than the one before."""
+"""By so much a report may be ahead of the line rate: bursts, and the delay of the report before."""
 UNSEEN_S_MAX = 86_400.0
-"""Nobody but its NAS says for how long a session went on of which nothing was heard: so long is believed."""
+"""How long a session is believed to have lasted before it was opened here: only its NAS knows."""
 LAST_SLOT = 86_400 // SLOT_S - 1
+TOGETHER_MAX = 256
+"""Reports in one write."""
 
 
 @dataclass(slots=True)
@@ -51,14 +58,24 @@ class _Counted:
     timestamp_us: int
     paid_until: float
     is_settled: bool
-    """Whether it was read when nothing of a holder before could arrive any more."""
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whether it was read when no write of a previous holder could arrive any more."""
+    busy: asyncio.Event | None = None
+    """Set when the report that is being recorded is over; those of one session are recorded one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """How much a session can have carried: ``kbps`` in each direction. ``unseen_s``: for how long it may have
-    gone on before it was opened here.
+@dataclass(slots=True, eq=False)
+class _Together:
+    """Reports that are one write. The first writes; the others wait for its outcome: what failed, or
+    ``None``.
+    """
+
+    reports: list[UsageReport]
+    others: list[asyncio.Future[Unavailable | None]] = field(default_factory=list)
+
+
+class Ceiling(Struct, frozen=True):
+    """How much a session can have carried: ``kbps`` in each direction. ``unseen_s``: how long it may have
+    lasted before it was opened here.
     """
 
     kbps: int
@@ -66,7 +83,7 @@ class Ceiling:
 
 
 class NasAccounting:
-    """The counters that peers report for sessions of this node."""
+    """The counters that NASes report for the sessions of one gateway instance."""
 
     def __init__(
         self, *, usage: Usage, index: SessionIndex, modifier: SessionModifier, clock: Clock, late_s: float
@@ -77,6 +94,7 @@ class NasAccounting:
         self._clock = clock
         self._settled_at = clock.monotonic() + late_s
         self._counted: dict[str, _Counted] = {}
+        self._together: _Together | None = None
         self.reports_durable = 0
 
     def __len__(self) -> int:
@@ -93,34 +111,36 @@ class NasAccounting:
         if counted is None:
             loaded = await self._load(session, session.nas, ceiling)
             counted = self._counted.setdefault(session.session_id, loaded)
-        async with counted.lock:
-            total = counted.total.highest(told)
-            if total == counted.total:
-                return True
+        while counted.busy is not None:
+            await counted.busy.wait()
+        if counted.total.highest(told) == counted.total:
+            return True
+        counted.busy = busy = asyncio.Event()
+        try:
             now, now_s = self._clock.now(), self._clock.monotonic()
             known = (
                 counted.tried
-            )  # what a lease term before this one stored, or a try of this one, is paid for
-            paid_until = counted.paid_until + _busy_s(known.highest(total) - known, ceiling)
+            )  # a previous lease term may have stored it, or an earlier try: it is paid for
+            paid_until = counted.paid_until + _busy_s(known.highest(told) - known, ceiling)
             if paid_until > now_s + SLACK_S:
                 return False
-            if not counted.is_settled and self._is_settled:
+            if not counted.is_settled and now_s >= self._settled_at:
                 await self._read_again(session, counted)
-            if counted.is_settled and day_of(now) > counted.day:
+            today = day_of(now)
+            if counted.is_settled and today > counted.day:
                 if counted.tried != counted.total:
                     await self._record(session, counted, counted.tried, now)
-                await self._begin_day(session, counted, day_of(now))
+                await self._begin_day(session, counted, today)
             counted.paid_until = max(paid_until, now_s)
-            await self._record(session, counted, total, now)
-            return True
+            await self._record(session, counted, told, now)
+        finally:
+            counted.busy = None
+            busy.set()
+        return True
 
     def discard(self, session_id: str) -> None:
-        """The session is over: nothing is reported of it any more."""
+        """The session is over, and its last counters are durable."""
         self._counted.pop(session_id, None)
-
-    @property
-    def _is_settled(self) -> bool:
-        return self._clock.monotonic() >= self._settled_at
 
     async def _read_again(self, session: Session, counted: _Counted) -> None:
         that_day, timestamp_us = await self._stored(session, counted.day)
@@ -137,19 +157,54 @@ class NasAccounting:
         return that_day, max((row.timestamp_us for row in rows), default=0)
 
     async def _load(self, session: Session, nas: Nas, ceiling: Ceiling) -> _Counted:
-        day, is_settled = nas.day or day_of(session.opened), self._is_settled
+        day, is_settled = nas.day or day_of(session.opened), self._clock.monotonic() >= self._settled_at
         that_day, timestamp_us = await self._stored(session, day)
-        tried = nas.before + that_day  # whoever wrote it may have died before the day was rolled up with it
+        tried = nas.before + that_day  # its writer may have died before the day was rolled up with it
         since = max(_began(session, ceiling), timestamp_us / 1_000_000)
         paid_until = self._clock.monotonic() - max(0.0, self._clock.now().timestamp() - since)
         return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until, is_settled)
 
-    async def _record(self, session: Session, counted: _Counted, total: Volume, now: datetime) -> None:
-        counted.timestamp_us = max(_microseconds(now), counted.timestamp_us + 1)
-        counted.tried = total = counted.tried.highest(total)
-        await self._usage.record([_row(session, counted, total)])
+    async def _record(self, session: Session, counted: _Counted, told: Volume, now: datetime) -> None:
+        now_us = int(now.timestamp() * 1_000_000)
+        counted.timestamp_us = now_us if now_us > counted.timestamp_us else counted.timestamp_us + 1
+        counted.tried = total = counted.tried.highest(told)
+        report = _report_of(session, counted, total)
+        failed = await self._record_together(report)
+        if isinstance(failed, Unreadable):
+            await self._usage.record([report])
+        elif failed is not None:
+            raise Unavailable(str(failed), ambiguous=failed.ambiguous)
         counted.total = total
         self.reports_durable += 1
+
+    async def _record_together(self, report: UsageReport) -> Unavailable | None:
+        """Write a report with those that come in the same turn of the loop: the first of them writes."""
+        together = self._together
+        if together is not None and len(together.reports) < TOGETHER_MAX:
+            outcome: asyncio.Future[Unavailable | None] = asyncio.get_running_loop().create_future()
+            together.reports.append(report)
+            together.others.append(outcome)
+            return await outcome
+        self._together = together = _Together([report])
+        failed: Unavailable | None = Unavailable("the write was cancelled", ambiguous=True)
+        try:
+            await asyncio.sleep(0)
+            self._forget_together(together)
+            await self._usage.record(together.reports)
+            failed = None
+        except Unavailable as error:
+            failed = error
+        finally:
+            self._forget_together(together)
+            for other in together.others:
+                if not other.done():
+                    other.set_result(failed)
+        return failed
+
+    def _forget_together(self, together: _Together) -> None:
+        """No report joins these any more."""
+        if self._together is together:
+            self._together = None
 
     async def _begin_day(self, session: Session, counted: _Counted, day: int) -> None:
         """First what the days before were charged, then the new day's first row: a kill between is harmless.
@@ -165,7 +220,7 @@ class NasAccounting:
 
 
 def _began(session: Session, ceiling: Ceiling) -> float:
-    """From when a session can have carried anything: its id is made when access is asked for."""
+    """From when a session can have carried anything: its id is made at its Access-Request."""
     opened = session.opened.timestamp()
     unseen_s = max(opened - time_of_id(session.session_id).timestamp(), ceiling.unseen_s)
     return opened - min(unseen_s, UNSEEN_S_MAX)
@@ -176,7 +231,7 @@ def _busy_s(added: Volume, ceiling: Ceiling) -> float:
     return max(added.up_bytes, added.down_bytes) * 8 / (ceiling.kbps * 1_000)
 
 
-def _row(session: Session, counted: _Counted, total: Volume) -> UsageReport:
+def _report_of(session: Session, counted: _Counted, total: Volume) -> UsageReport:
     return UsageReport(
         imsi=session.imsi,
         session_id=session.session_id,
@@ -192,12 +247,8 @@ def _row(session: Session, counted: _Counted, total: Volume) -> UsageReport:
 
 
 def _slot(counted: _Counted) -> int:
-    """By the time that only rises: a clock set back leads to no earlier slot."""
+    """By the timestamp, which only rises: a clock that is set back leads to no earlier slot."""
     at = datetime.fromtimestamp(counted.timestamp_us / 1_000_000, UTC)
-    if day_of(at) == counted.day:
+    if (day := day_of(at)) == counted.day:
         return slot_of(at)
-    return LAST_SLOT if day_of(at) > counted.day else 0
-
-
-def _microseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1_000_000)
+    return LAST_SLOT if day > counted.day else 0

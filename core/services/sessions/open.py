@@ -20,7 +20,6 @@ from core.domain.reasons import AttachRefusal
 from core.domain.requests import Grant, Holder, HolderOf, OpenSession, PeerTunnel, Proof, held_by_same
 from core.domain.session import Access, CloseReason, PdnType, Session, SessionEventKind, Tunnel
 from core.domain.session_life import LifeAction, LifeEvent
-from core.domain.sim import Sim
 from core.domain.subscriber_policy import SubscriberPolicy
 from core.errors import AirloomError, Refused, Unavailable
 from core.ports.clock import Clock, Entropy
@@ -264,7 +263,7 @@ class SessionOpener:
 
     # -- without opening ---------------------------------------------------------------------------------
 
-    async def permit(self, request: OpenSession, *, proof: Proof | None = None) -> Sim:
+    async def permit(self, request: OpenSession, *, proof: Proof | None = None) -> Permission:
         """Whether a session would be opened, without opening one; raises as ``open`` does."""
         sim_id = ""
         try:
@@ -276,7 +275,7 @@ class SessionOpener:
             if sim_id:
                 await self._record_rejection(sim_id, request, refusal)
             raise
-        return permission.sim
+        return permission
 
     async def carried_unopened(self, request: OpenSession, refusal: Refused) -> Session:
         """A session that was refused here and yet carried by its peer: it is written into the history as

@@ -1,11 +1,11 @@
-"""Quarantined usage: reported by NASes, stored, not billed, for a person to review.
+"""Quarantined usage: reported by NASes, stored and not billed; an operator reviews it.
 
 Rules:
 
 - One row for each session and UTC day on which it is reported, with the highest counters of that day and the
   first reason; a repeated, late or lower report changes nothing.
-- What is kept is bounded for each client and in all; beyond it the report is not acknowledged.
-- Usage that cannot be is audited too; usage of what is no session of ours is counted and kept alone.
+- Rows are bounded for each client and in all; beyond that a report is not acknowledged.
+- Implausible usage is audited too; usage without a session is only stored and counted.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ KEPT_MAX = 100_000
 KEPT_OF_CLIENT_MAX = 10_000
 EPOCH = 0
 NO_SIM = "unknown"
-"""In the place of an IMSI, for a user who has none."""
+"""Instead of an IMSI, for a user without one."""
 _Key = tuple[str, str]
 
 
 class UsageQuarantine:
-    """Of one gateway instance's NASes."""
+    """The quarantine of one gateway instance's NASes."""
 
     def __init__(self, *, usage: Usage, audit: AuditTrail, clock: Clock) -> None:
         self._usage = usage
@@ -44,16 +44,16 @@ class UsageQuarantine:
         client: str,
         nas: Nas,
         imsi: str,
-        told: Volume,
+        volume: Volume,
         why: str,
         session_id: str = "",
         operator_id: str = "",
         is_alarm: bool = False,
     ) -> bool:
-        """Keep counters apart, if there are any; false when too many are kept already. ``session_id`` is
-        empty when it is none of ours. Raises ``Unavailable``.
+        """Store counters apart, if there are any; false when there is no more room. ``session_id`` is empty
+        for a session that is not one of ours. Raises ``Unavailable``.
         """
-        if told.is_zero:
+        if volume.is_zero:
             return True
         now = self._clock.now()
         key = (imsi or NO_SIM, session_id or " ".join((nas.network, nas.identifier, nas.acct_session_id)))
@@ -63,7 +63,8 @@ class UsageQuarantine:
             before = self._kept.get(key)
             if before is None and not self._has_room(client):
                 return False
-            volume, why = (told, why) if before is None else (before[0].highest(told), before[1])
+            if before is not None:
+                volume, why = before[0].highest(volume), before[1]
             if (volume, why) == before:
                 return True
             report = UsageReport(
@@ -85,7 +86,7 @@ class UsageQuarantine:
             return True
 
     async def _begin(self, day: int) -> None:
-        """Another day, or a new lease term: what was kept of it is read once."""
+        """A new day, or a new lease term: its rows are read once."""
         found = await self._usage.quarantined(day)
         self._day = day
         self._kept.clear()

@@ -2,15 +2,14 @@
 
 Rules:
 
-- A reservation is an address and the id that the session will have; it ends by itself when nobody comes.
-- One IMSI has one reserved address at a time by each NAS, and by some at most, so asking never drains the
-  pool; each time it asks it is for another session, with another id.
-- Reservations are not durable. A session that begins on one that a restart forgot gets its address: it is
-  allocated to nobody else until the reservation would have ended and been in quarantine
+- A reservation is an address and the id that the session will have; it ends by itself when no session begins.
+- An IMSI has one reservation at a time for each NAS, and ``OF_IMSI_MAX`` in all, so that requests never drain
+  the pool. The next request renews it: the same address, for another session with another id.
+- Reservations are not durable. A session that begins on one that a restart forgot gets its address: until the
+  reservation would have ended and been in quarantine, it is allocated to no other SIM
   (``core.services.gateway.address_blocks``).
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -26,16 +25,18 @@ from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.running.timer import Timer
 
 OF_IMSI_MAX = 8
-"""NASes by which one IMSI has a reservation at a time; beyond it the oldest is taken back."""
+"""Reservations of one IMSI, each for another NAS; beyond it the oldest is taken back."""
 EXPECTED_MAX = 65_536
-"""Promises without an address of ours; beyond it, or a network's share, one more is not remembered."""
+"""Reservations without an address of ours; beyond it, or a network's share, one more is not remembered."""
 
 Asker = tuple[str, NasName]
 """A NAS, and the network as which it is known here."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Reservation:
+    """``ends`` by ``Clock.monotonic``; ``pool`` is the access point's, ``None`` the common one."""
+
     imsi: str
     asker: Asker
     grant: Grant
@@ -46,7 +47,7 @@ class _Reservation:
 class AddressReservations:
     """The reservations of one gateway instance; bounded by its address pools and by ``EXPECTED_MAX``.
 
-    In every call ``asker`` is who asks, and ``pool`` that of the access point, ``None`` the common one.
+    In each call ``asker`` is the NAS that asks, ``pool`` the access point's, ``None`` the common one.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class AddressReservations:
         self._clock = clock
         self._entropy = entropy
         self._lifetime_s = lifetime_s
-        self._reservations: OrderedDict[str, _Reservation] = OrderedDict()
+        self._reservations: dict[_Reservation, None] = {}
+        """In the order in which they end."""
         self._of_imsi: dict[str, list[_Reservation]] = {}
         self._expected = Places(EXPECTED_MAX)
         self._timer = Timer(self, clock=clock, shortest_s=lifetime_s)
@@ -74,27 +76,25 @@ class AddressReservations:
         static_address: IPv4Address | None = None,
         pool: IPv4Network | None = None,
     ) -> Grant:
-        """What the IMSI's next session will have, its SIM's own address if there is one.
+        """The id and address of the IMSI's next session: its SIM's static address if it has one.
 
         Raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``.
         """
         before = self._find(imsi, asker)
         if before is not None:
-            self._forget(before)
-        address = before.grant.address if before is not None else None
-        if before is not None and address is not None and address != static_address:
-            if static_address is not None or self._gateway.is_static(address) or before.pool != pool:
-                self._gateway.release_address(address, imsi)
-                address = None
-        if address is None:
-            address = static_address or self._gateway.allocate_address(pool)
+            if self._fits(before, static_address, pool):
+                return self._renew(before, Grant(self.fresh_id(), before.grant.address, apn), pool)
+            self._give_up(before)
+        address = static_address or self._gateway.allocate_address(pool)
         return self._keep(imsi, asker, Grant(self.fresh_id(), address, apn), pool)
 
     def expect(self, imsi: str, asker: Asker, *, apn: str) -> Grant:
-        """What the IMSI's next session will have where the peer gives it an address of its own."""
-        if (before := self._find(imsi, asker)) is not None:
-            self._forget(before)
+        """The id of the IMSI's next session where the peer gives it an address of its own."""
         grant = Grant(self.fresh_id(), IPv4Address(0), apn, is_allocated=False)
+        if (before := self._find(imsi, asker)) is not None:
+            if not before.grant.is_allocated:
+                return self._renew(before, grant, None)
+            self._give_up(before)
         return self._keep(imsi, asker, grant, None) if self._expected.take(asker[0]) else grant
 
     def claim(
@@ -105,27 +105,23 @@ class AddressReservations:
         address: IPv4Address | None,
         pool: IPv4Network | None = None,
     ) -> Grant:
-        """The reservation, now the caller's to open a session with or to give back.
+        """The reservation; the caller opens a session with it, or gives its address back.
 
-        One that was forgotten is made again from what the peer says of it (``session_id`` may be empty).
-        Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, or of another pool;
-        ``UNKNOWN_SESSION`` without.
+        One that was forgotten is made again from the peer's ``address`` and ``session_id``, which may be
+        empty. Raises ``Refused``: ``ADDRESSES_OCCUPIED`` if that address is not free, or of another pool;
+        ``UNKNOWN_SESSION`` without an address.
         """
-        reservation = self._find(imsi, asker)
-        if (
-            reservation is not None
-            and reservation.pool == pool
-            and address in (None, reservation.grant.address)
-        ):
-            self._forget(reservation)
-            return replace(reservation.grant, session_id=session_id or reservation.grant.session_id)
+        before = self._find(imsi, asker)
+        if before is not None and before.pool == pool and address in (None, before.grant.address):
+            self._forget(before)
+            return replace(before.grant, session_id=session_id or before.grant.session_id)
         if address is None:
             raise Refused(AttachRefusal.UNKNOWN_SESSION, imsi)
         self._gateway.claim_address(address, imsi, pool)
         return Grant(session_id or self.fresh_id(), address)
 
     def apn_of(self, imsi: str, asker: Asker) -> str:
-        """The access point of what is reserved; empty without a reservation."""
+        """The access point of the reservation; empty without one."""
         reservation = self._find(imsi, asker)
         return "" if reservation is None else reservation.grant.apn
 
@@ -134,29 +130,49 @@ class AddressReservations:
         return time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
 
     async def run(self) -> None:
-        """Take back what nobody comes for, until cancelled."""
+        """Take expired reservations back, until cancelled."""
         await self._timer.run()
 
     def get_timer(self) -> float | None:
         """When the oldest reservation ends."""
-        return next(iter(self._reservations.values())).ends if self._reservations else None
+        return next(iter(self._reservations)).ends if self._reservations else None
 
     def handle_timer(self, now: float) -> None:
-        """Take back what nobody came for."""
-        while self._reservations and (reservation := next(iter(self._reservations.values()))).ends <= now:
+        """Take expired reservations back."""
+        while self._reservations and (reservation := next(iter(self._reservations))).ends <= now:
             self._give_up(reservation)
 
     def _find(self, imsi: str, asker: Asker) -> _Reservation | None:
-        for reservation in self._of_imsi.get(imsi, ()):
-            if reservation.asker[0] == asker[0] and reservation.asker[1].is_same(asker[1]):
+        if imsi not in self._of_imsi:
+            return None
+        for reservation in self._of_imsi[imsi]:
+            before = reservation.asker
+            if before == asker or (before[0] == asker[0] and before[1].is_same(asker[1])):
                 return reservation
         return None
 
+    def _fits(
+        self, before: _Reservation, static_address: IPv4Address | None, pool: IPv4Network | None
+    ) -> bool:
+        """Whether the address that was reserved before is still the one to reserve."""
+        grant = before.grant
+        if static_address is not None:
+            return grant.address == static_address
+        return grant.is_allocated and before.pool == pool and not self._gateway.is_static(grant.address)
+
+    def _renew(self, before: _Reservation, grant: Grant, pool: IPv4Network | None) -> Grant:
+        """It ends later now: the timer, which rings earlier, stays as it is."""
+        del self._reservations[before]
+        before.grant, before.pool = grant, pool
+        before.ends = self._clock.monotonic() + self._lifetime_s
+        self._reservations[before] = None
+        return grant
+
     def _keep(self, imsi: str, asker: Asker, grant: Grant, pool: IPv4Network | None) -> Grant:
-        if len(others := self._of_imsi.get(imsi, [])) >= OF_IMSI_MAX:
-            self._give_up(others[0])
+        if len(self._of_imsi.get(imsi, ())) >= OF_IMSI_MAX:
+            self._give_up(min(self._of_imsi[imsi], key=lambda each: each.ends))
         reservation = _Reservation(imsi, asker, grant, self._clock.monotonic() + self._lifetime_s, pool)
-        self._reservations[grant.session_id] = reservation
+        self._reservations[reservation] = None
         self._of_imsi.setdefault(imsi, []).append(reservation)
         self._timer.rearm()
         return grant
@@ -167,7 +183,7 @@ class AddressReservations:
             self._gateway.release_address(reservation.grant.address, reservation.imsi)
 
     def _forget(self, reservation: _Reservation) -> None:
-        del self._reservations[reservation.grant.session_id]
+        del self._reservations[reservation]
         if not reservation.grant.is_allocated:
             self._expected.give_back(reservation.asker[0])
         others = self._of_imsi[reservation.imsi]

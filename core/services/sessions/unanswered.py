@@ -1,8 +1,8 @@
-"""Sessions that were stored before a kill and possibly never answered.
+"""Sessions that were stored before a kill, and whose answer may never have been sent.
 
-Rules: after a gateway was taken whose holder did not give it up, its youngest sessions have as long as a peer
-waits for an answer to be used or changed; of the others the peer is asked whether it knows them. One that
-does not ends. Nothing is written for it when a session is opened.
+Rules: when a gateway is taken over whose holder did not release it, its youngest sessions may be used or
+changed for as long as a peer waits for an answer. After that the peer is asked about each that was not, and a
+session that the peer does not know ends. Nothing is written for this when a session is opened.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ ASKED_PER_S_MAX = 100
 
 
 class UnansweredSessions:
-    """Those of one gateway instance; ``renewed`` is when the holder before was known to live last, ``None``:
-    it gave the gateway up, or there was none.
+    """Those of one gateway instance; ``renewed`` is when the previous holder last renewed its lease,
+    ``None``: it released the gateway, or there was none.
 
-    ``patience_s`` is how long a peer waits for an answer; ``ask`` has a session's peer asked.
+    ``patience_s`` is how long a peer waits for an answer; ``ask(session_id)`` asks the session's peer.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class UnansweredSessions:
         return [each for each in sessions if each.tunnel is not None and each.opened >= since]
 
     async def run(self) -> None:
-        """Ask about them, once; to be begun before anybody is answered."""
+        """Ask about them, once; must be started before any peer is answered."""
         found = self.found()
         await asyncio.sleep(self._patience_s)
         asked = 0

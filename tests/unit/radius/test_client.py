@@ -28,7 +28,7 @@ def asked(machine: DisconnectClient, peer: tuple[str, int] = NAS, now: float = 0
 
 
 def acknowledgement(request: bytes, secret: bytes = SECRET, code: Code = Code.DISCONNECT_ACK) -> bytes:
-    return encode_response(code, decode(request), [], secret)
+    return encode_response(code, decode(request), b"", secret)
 
 
 def test_a_request_names_the_session_and_its_time() -> None:
@@ -37,7 +37,7 @@ def test_a_request_names_the_session_and_its_time() -> None:
     assert is_signed(packet, SECRET)
     assert is_authentic(packet, SECRET, NO_AUTHENTICATOR)
     assert (packet.code, packet.text(a.ACCT_SESSION_ID)) == (Code.DISCONNECT_REQUEST, "A1")
-    assert packet.vendor(a.VENDOR_3GPP)[a.TGPP_IMSI] == ENDING.imsi.encode()
+    assert packet.first(a.TGPP_IMSI) == ENDING.imsi.encode()
     assert packet.address(a.FRAMED_IP_ADDRESS) == "10.128.0.2"
     assert packet.text(a.USER_NAME) == "meter@fleet.example"
     assert (packet.text(a.NAS_IDENTIFIER), packet.address(a.NAS_IP_ADDRESS)) == (

@@ -220,7 +220,7 @@ class _Admitted(asyncio.Protocol):
 
     def __init__(self, connections: DeviceConnections, entry: EntryFactory) -> None:
         self._connections = connections
-        self._entry = entry
+        self.entry = entry
         self._serving: asyncio.Protocol = asyncio.Protocol()
         self._transport: asyncio.Transport | None = None
 
@@ -231,7 +231,7 @@ class _Admitted(asyncio.Protocol):
             taken.abort()
             return
         self._transport = taken
-        self._serving = self._entry(session)
+        self._serving = self.entry(session)
         self._serving.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

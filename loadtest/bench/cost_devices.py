@@ -31,7 +31,7 @@ from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.mqtt import MqttEntryPoint
 from mqtt_bridge.edge.udp import UdpEntryPoint
-from mqtt_bridge.service import DeviceEdge
+from mqtt_bridge.packets import DevicePackets
 
 PAYLOAD_BYTES = 200
 PUBACK = bytes.fromhex("40020001")
@@ -186,7 +186,7 @@ async def udp_message(counts: Counts) -> AsyncIterator[Batch]:
     sessions = [_session(address) for address in device_addresses(BATCH)]
     tunnels = _tunnels(clock, sessions)
     delivery = Delivery(stream=stream, clock=clock, entropy=SeededEntropy())
-    edge = DeviceEdge(
+    edge = DevicePackets(
         delivery=delivery,
         session_of={each.session_id: each for each in sessions}.get,
         inject=tunnels.inject,

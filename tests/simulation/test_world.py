@@ -35,6 +35,7 @@ from loadtest.simulation.checks import simulate
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import OPERATOR
 from mqtt_bridge import inner
+from mqtt_bridge.packets import DevicePackets
 from mqtt_bridge.service import DeviceEdge
 
 SEEDS = int(os.environ.get("AIRLOOM_SEEDS", "60"))
@@ -101,7 +102,7 @@ class IncrementMeter(UsageMeter):
         return replace(report, volume=segment.volume - last)
 
 
-class HastyEdge(DeviceEdge):
+class HastyPackets(DevicePackets):
     """Planted: the device is answered before the stream accepted its message."""
 
     async def _answer_when_accepted(
@@ -219,7 +220,7 @@ class IncrementGateway(GatewayRuntime):
 class HastyNode(Node):
     def make_edge(self) -> DeviceEdge:
         edge = super().make_edge()
-        edge.__class__ = HastyEdge
+        edge.packets.__class__ = HastyPackets
         return edge
 
 

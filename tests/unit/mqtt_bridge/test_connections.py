@@ -34,8 +34,8 @@ from mqtt_bridge.edge.mqtt import MqttEntryPoint
 from mqtt_bridge.edge.tcp import LINE_BYTES_MAX, Lines, TcpEntryPoint
 from mqtt_bridge.edge.tcp import WINDOW as TCP_WINDOW
 from mqtt_bridge.mqtt.connection import PACKET_BYTES_MAX, WINDOW
-from tests.unit.mqtt_bridge.test_device_edge import session
 from tests.unit.mqtt_bridge.test_mqtt_connection import connect, publish
+from tests.unit.mqtt_bridge.test_packets import session
 
 HERE = IPv4Address("127.0.0.1")
 

@@ -12,16 +12,18 @@ Rules:
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
+from functools import partial
 from ipaddress import IPv4Address
 
+from core.domain.message import DeviceMessage
 from core.domain.session import Session
+from core.domain.values import KeyEnum
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
-from core.services.streaming.delivery import Delivery, Receipt
+from core.services.streaming.delivery import Delivery, Outcome, Receipt
 from mqtt_bridge import inner
 from mqtt_bridge.budget import AnswerBudget
-from mqtt_bridge.edge.udp import ACCEPTED, STATUS_OF_REFUSAL, UdpEntryPoint, message_of
+from mqtt_bridge.edge.udp import ACCEPTED, SOURCE_PROTOCOL, STATUS_OF_REFUSAL, UdpEntryPoint
 
 IN_FLIGHT_MAX = 4_096
 """Messages of all SIMs that wait for the stream."""
@@ -29,7 +31,7 @@ SIM_IN_FLIGHT_MAX = 64
 """Messages of one SIM that wait for the stream; not above what its queue takes."""
 
 
-class PacketCount(Enum):
+class PacketCount(KeyEnum):
     """What became of packets, besides their faults (``inner.Fault``)."""
 
     ACCEPTED = "accepted"
@@ -81,15 +83,19 @@ class DevicePackets:
         self._inject = inject
         self._clock = clock
         self._budget = budget
-        self._entry_points = {(entry.address, entry.port): entry for entry in entry_points}
-        self._responders = dict(responders or {})
+        self._urls = {(each.address.packed, each.port): each.url for each in entry_points}
+        """The entry points' names, by where they stand."""
+        self._responders = {
+            (address.packed, port): each for (address, port), each in (responders or {}).items()
+        }
         self._on_tcp = on_tcp
-        self._addresses = {address for address, _ in (*self._entry_points, *self._responders)}
+        self._addresses = {address for address, _ in (*self._urls, *self._responders)}
         self._in_flight_max = in_flight_max
         self._sim_in_flight_max = sim_in_flight_max
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: dict[str, int] = {}
+        """By SIM."""
         self._in_flight_total = 0
-        self._group: asyncio.TaskGroup | None = None
+        self._is_serving = False
         self.counts: Counter[PacketCount | inner.Fault] = Counter()
 
     @property
@@ -99,12 +105,11 @@ class DevicePackets:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._group = None
+        self._is_serving = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._is_serving = False
 
     def on_edge_packet(self, session_id: str, packet: bytes) -> None:
         """An inner packet from a device to a platform address (``PacketSink``)."""
@@ -115,14 +120,14 @@ class DevicePackets:
         parsed = inner.parse(packet)
         if isinstance(parsed, inner.Fault):
             self.counts[parsed] += 1
-        elif parsed.source != session.ue_address:
+        elif packet[12:16] != session.ue_address.packed:
             self.counts[PacketCount.FOREIGN_SOURCE] += 1
-        elif isinstance(parsed, inner.EchoRequest):
-            self._receive_echo(session, parsed)
+        elif isinstance(parsed, inner.UdpDatagram):
+            self._receive_datagram(session, parsed, packet)
         elif isinstance(parsed, inner.TcpPacket):
             self._receive_tcp(session, parsed)
         else:
-            self._receive_datagram(session, parsed, packet)
+            self._receive_echo(session, parsed)
 
     def _receive_tcp(self, session: Session, packet: inner.TcpPacket) -> None:
         if self._on_tcp is None:
@@ -131,24 +136,22 @@ class DevicePackets:
             self._on_tcp(packet.whole)
 
     def _receive_echo(self, session: Session, request: inner.EchoRequest) -> None:
-        if request.destination not in self._addresses:
+        if request.addresses[4:] not in self._addresses:
             self.counts[PacketCount.NO_ENTRY_POINT] += 1
         elif self._may_answer(session):
             self.counts[PacketCount.ECHO] += 1
             self._answer(session, inner.echo_reply(request))
 
     def _receive_datagram(self, session: Session, datagram: inner.UdpDatagram, packet: bytes) -> None:
-        to = (datagram.destination, datagram.destination_port)
-        entry_point = self._entry_points.get(to)
-        if entry_point is None:
+        to = (datagram.addresses[4:], datagram.destination_port)
+        url = self._urls.get(to)
+        if url is None:
             if self._may_answer(session):
                 self._answer_at_once(session, self._responders.get(to), datagram, packet)
-        elif self._group is None:
+        elif not self._is_serving:
             self.counts[PacketCount.NOT_SERVING] += 1
-        elif self._is_overloaded(session):
-            self.counts[PacketCount.OVERLOAD] += 1
         else:
-            self._deliver(self._group, session, entry_point, datagram)
+            self._deliver(session, url, datagram)
 
     def _may_answer(self, session: Session) -> bool:
         if self._budget.take(session.imsi, self._clock.monotonic()):
@@ -168,66 +171,64 @@ class DevicePackets:
         if answer is not None:
             self._answer(session, inner.reply_to(datagram, answer))
 
-    def _is_overloaded(self, session: Session) -> bool:
-        return (
-            self._in_flight_total >= self._in_flight_max
-            or self._in_flight[session.imsi] >= self._sim_in_flight_max
+    def _deliver(self, session: Session, url: str, datagram: inner.UdpDatagram) -> None:
+        """Hand the message over at once, so that packets keep their order."""
+        of_sim = self._in_flight.get(session.imsi, 0)
+        if self._in_flight_total >= self._in_flight_max or of_sim >= self._sim_in_flight_max:
+            self.counts[PacketCount.OVERLOAD] += 1
+            return
+        message = DeviceMessage(
+            session.session_id,
+            session.sim_id,
+            session.imsi,
+            session.imei,
+            session.operator_id,
+            SOURCE_PROTOCOL,
+            url,
+            datagram.payload,
+            self._clock.now(),
         )
-
-    def _deliver(
-        self,
-        group: asyncio.TaskGroup,
-        session: Session,
-        entry_point: UdpEntryPoint,
-        datagram: inner.UdpDatagram,
-    ) -> None:
-        """Hand the message over at once, so that packets keep their order; a task waits for the outcome."""
+        settled = partial(self._on_settled, session, datagram)
         try:
-            receipt = self._delivery.deliver(
-                message_of(session, entry_point, datagram, self._clock.now()),
-            )
-        except Refused as refusal:
+            self._delivery.send(message, settled, self._clock.monotonic())
+        except (Refused, Unavailable) as error:
+            self._answer_outcome(session, datagram, error)
+            return
+        self._in_flight[session.imsi] = of_sim + 1
+        self._in_flight_total += 1
+
+    def _on_settled(self, session: Session, datagram: inner.UdpDatagram, outcome: Outcome, _: float) -> None:
+        self._in_flight_total -= 1
+        of_sim = self._in_flight[session.imsi] = self._in_flight[session.imsi] - 1
+        if not of_sim:
+            del self._in_flight[session.imsi]
+        self._answer_outcome(session, datagram, outcome)
+
+    def _answer_outcome(self, session: Session, datagram: inner.UdpDatagram, outcome: Outcome) -> None:
+        if isinstance(outcome, Receipt):
+            self.counts[PacketCount.ACCEPTED] += 1
+            self._answer(session, inner.reply_to(datagram, ACCEPTED))
+        elif isinstance(outcome, Refused):
             self.counts[PacketCount.REFUSED] += 1
-            status = STATUS_OF_REFUSAL.get(refusal.reason)
+            status = STATUS_OF_REFUSAL.get(outcome.reason)
             if status is not None:
                 self._answer(session, inner.reply_to(datagram, status))
-            return
-        except Unavailable:
+        else:
             self.counts[PacketCount.NOT_ACCEPTED] += 1
-            return
-        self._in_flight[session.imsi] += 1
-        self._in_flight_total += 1
-        group.create_task(self._answer_when_accepted(session, receipt, datagram))
-
-    async def _answer_when_accepted(
-        self, session: Session, receipt: asyncio.Future[Receipt], datagram: inner.UdpDatagram
-    ) -> None:
-        try:
-            await receipt
-        except Refused as refusal:
-            self.counts[PacketCount.REFUSED] += 1
-            self._answer(session, inner.reply_to(datagram, STATUS_OF_REFUSAL[refusal.reason]))
-            return
-        except Unavailable:
-            self.counts[PacketCount.NOT_ACCEPTED] += 1
-            return
-        finally:
-            self._land(session.imsi)
-        self.counts[PacketCount.ACCEPTED] += 1
-        self._answer(session, inner.reply_to(datagram, ACCEPTED))
-
-    def _land(self, imsi: str) -> None:
-        self._in_flight_total -= 1
-        self._in_flight[imsi] -= 1
-        if not self._in_flight[imsi]:
-            del self._in_flight[imsi]
 
     def _answer(self, session: Session, reply: bytes) -> None:
         """Into the session that was asked through, if it is still that one."""
         current = self._session_of(session.session_id)
-        if current is None or (current.imsi, current.ue_address) != (session.imsi, session.ue_address):
+        if current is not session and not _is_same(current, session):
             self.counts[PacketCount.SESSION_GONE] += 1
         elif self._inject(session.session_id, reply):
             self.counts[PacketCount.ANSWERED] += 1
         else:
             self.counts[PacketCount.NOT_INJECTED] += 1
+
+
+def _is_same(current: Session | None, before: Session) -> bool:
+    """Whether a session was only changed since, not ended and its id used again."""
+    if current is None:
+        return False
+    return (current.imsi, current.ue_address) == (before.imsi, before.ue_address)

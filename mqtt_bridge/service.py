@@ -65,7 +65,6 @@ class DeviceEdge:
         self._addresses = addresses
         self._network = network
         self._metadata_of = metadata_of
-        self._clock = clock
         self._entropy = entropy
         budget = AnswerBudget()
         self.connections: DeviceConnections | None = None
@@ -104,7 +103,6 @@ class DeviceEdge:
         mqtt = MqttEntryPoint(
             url=f"mqtt://{to.mqtt}:{to.mqtt_port}",
             connections=connections,
-            clock=self._clock,
             entropy=self._entropy,
         )
         metadata = MetadataService(connections=connections, metadata_of=self._metadata_of)

@@ -67,7 +67,7 @@ async def publish(counts: Counts) -> AsyncIterator[Batch]:
         budget=AnswerBudget(),
         per_sim_max=EdgeConfig().connections_per_sim_max,
     )
-    entry = MqttEntryPoint(url="mqtt://bench", connections=connections, clock=clock, entropy=SeededEntropy())
+    entry = MqttEntryPoint(url="mqtt://bench", connections=connections, entropy=SeededEntropy())
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(delivery.run())
         await connections.serve(IPv4Address("127.0.0.1"), 1883, entry)

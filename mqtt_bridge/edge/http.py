@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from core.domain.reasons import RequestRefusal
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
-from mqtt_bridge.connections import UNFINISHED_S_MAX, DeviceConnections
+from mqtt_bridge.connections import UNFINISHED_S_MAX, DeviceConnection, DeviceConnections
 
 SOURCE_PROTOCOL = "http"
 BODY_BYTES_MAX = 131_072
@@ -93,7 +93,7 @@ class _Service:
         self._connections = connections
         self._server = web.Server(self._on_request)
 
-    def __call__(self, _: Session) -> asyncio.Protocol:
+    def __call__(self, _: DeviceConnection) -> asyncio.Protocol:
         """Serve one connection."""
         return _Connection(self._server)
 
@@ -130,7 +130,8 @@ class HttpEntryPoint(_Service):
             raise web.HTTPMethodNotAllowed(request.method, ("POST", "PUT"))
         payload = await _body(request)
         try:
-            await self._connections.deliver(session, SOURCE_PROTOCOL, self._url, payload)
+            message = self._connections.message(session, SOURCE_PROTOCOL, self._url, payload)
+            await self._connections.delivery.deliver(message)
         except Refused as refusal:
             if refusal.reason is RequestRefusal.INVALID_FIELD:
                 raise web.HTTPBadRequest(text=refusal.detail) from None

@@ -121,9 +121,7 @@ class Edge:
             budget=AnswerBudget(per_s=per_s, burst=burst),
             per_sim_max=4,
         )
-        self.mqtt = MqttEntryPoint(
-            url="mqtt://edge", connections=self.connections, clock=clock, entropy=entropy
-        )
+        self.mqtt = MqttEntryPoint(url="mqtt://edge", connections=self.connections, entropy=entropy)
         self.http = HttpEntryPoint(url="http://edge", connections=self.connections)
         self.metadata: Metadata | None = Metadata(
             subscriber={"imsi": session(1).imsi, "tags": {"name": "meter"}}, userdata="hello"
@@ -564,7 +562,7 @@ async def test_connections_that_nobody_ends_give_way() -> None:
         alive_writer.write(b"two\n")
         assert await alive.readexactly(5) == b"200\r\n"
         assert made.connections.open == 4
-    assert made.connections._heard == {}
+    assert made.connections._by_sim == {}
 
 
 async def test_version_3_is_served_where_it_has_no_word_for_a_refusal() -> None:

@@ -162,14 +162,14 @@ def test_the_budget_of_a_sim_is_for_everything_that_is_answered_at_once() -> Non
         world = World(devices=2, make_packets=with_names)
         ue = session(1).ue_address
         dns, nowhere = GatewayConfig().dns[0], IPv4Address("100.127.9.9")
-        asked = inner.build_udp(inner.UdpDatagram(ue, 5, dns, DNS_PORT, QUESTION))
-        lost = inner.build_udp(inner.UdpDatagram(ue, 5, nowhere, 9, b"x"))
+        asked = inner.build_udp(inner.UdpDatagram.between(ue, 5, dns, DNS_PORT, QUESTION))
+        lost = inner.build_udp(inner.UdpDatagram.between(ue, 5, nowhere, 9, b"x"))
         ping = icmp_echo(ue, FUNNEL.address, b"\0\1\0\2ping")
         for packet in (asked, lost, ping) * ANSWERS_BURST:
             world.packets.on_edge_packet("session-1", packet)
         assert len(world.down) == ANSWERS_BURST
         assert world.packets.counts[PacketCount.OVER_BUDGET] == 2 * ANSWERS_BURST
-        other = inner.build_udp(inner.UdpDatagram(session(2).ue_address, 5, dns, DNS_PORT, QUESTION))
+        other = inner.build_udp(inner.UdpDatagram.between(session(2).ue_address, 5, dns, DNS_PORT, QUESTION))
         world.packets.on_edge_packet("session-2", other)
         assert world.down[-1][0] == "session-2", "another SIM has its own"
         await asyncio.sleep(1)

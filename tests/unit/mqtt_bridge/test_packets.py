@@ -18,7 +18,7 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk
 from core.domain.session import Access, Session
 from core.domain.values import replace
-from core.services.streaming.delivery import Delivery, Receipt
+from core.services.streaming.delivery import Delivery
 from loadtest.peers.device import SimulatedDevice
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 from mqtt_bridge import inner
@@ -196,11 +196,9 @@ def test_order_and_truth_under_faults(seed: int) -> None:
 class EarlyPackets(DevicePackets):
     """The planted fault: answers before the stream accepted."""
 
-    async def _answer_when_accepted(
-        self, session: Session, receipt: asyncio.Future[Receipt], datagram: inner.UdpDatagram
-    ) -> None:
+    def _deliver(self, session: Session, url: str, datagram: inner.UdpDatagram) -> None:
         self._answer(session, inner.reply_to(datagram, b"200"))
-        await super()._answer_when_accepted(session, receipt, datagram)
+        super()._deliver(session, url, datagram)
 
 
 def test_the_checker_sees_an_answer_before_acceptance() -> None:
@@ -309,7 +307,9 @@ def test_echo_and_unreachable() -> None:
         world.packets.on_edge_packet("session-1", icmp_echo(ue, IPv4Address("100.127.9.9"), content))
         assert len(world.down) == 1
         for address, port in ((FUNNEL.address, 1), (IPv4Address("100.127.9.9"), 23_080)):
-            world.packets.on_edge_packet("session-1", build_udp(UdpDatagram(ue, 5, address, port, b"x")))
+            world.packets.on_edge_packet(
+                "session-1", build_udp(UdpDatagram.between(ue, 5, address, port, b"x"))
+            )
         assert [packet[20:22] for _, packet in world.down[1:]] == [b"\3\3", b"\3\3"]
         assert world.packets.counts[PacketCount.NO_ENTRY_POINT] == 3
 
@@ -328,7 +328,9 @@ def icmp_echo(source: IPv4Address, destination: IPv4Address, rest: bytes) -> byt
 def test_second_entry_point() -> None:
     async def main() -> None:
         async with World().running() as world:
-            packet = build_udp(UdpDatagram(session(1).ue_address, 7, UNIFIED.address, UNIFIED.port, b"5"))
+            packet = build_udp(
+                UdpDatagram.between(session(1).ue_address, 7, UNIFIED.address, UNIFIED.port, b"5")
+            )
             world.packets.on_edge_packet("session-1", packet)
             await asyncio.sleep(1)
             reply = parse(world.down[0][1])
@@ -341,7 +343,7 @@ def test_second_entry_point() -> None:
 def test_what_is_dropped_is_counted() -> None:
     async def main() -> None:
         world = World(devices=2)
-        good = build_udp(UdpDatagram(session(1).ue_address, 7, FUNNEL.address, FUNNEL.port, b"5"))
+        good = build_udp(UdpDatagram.between(session(1).ue_address, 7, FUNNEL.address, FUNNEL.port, b"5"))
         world.packets.on_edge_packet("session-1", good)
         world.packets.on_edge_packet("session-2", good)
         world.packets.on_edge_packet("session-3", good)
@@ -368,7 +370,7 @@ def test_ending_with_messages_under_way() -> None:
     run_virtual(main)
 
 
-HOSTILE = build_udp(UdpDatagram(session(1).ue_address, 7, FUNNEL.address, FUNNEL.port, b"payload"))
+HOSTILE = build_udp(UdpDatagram.between(session(1).ue_address, 7, FUNNEL.address, FUNNEL.port, b"payload"))
 
 
 @settings(deadline=None, max_examples=40)
@@ -424,7 +426,7 @@ def test_device_sends_again_only_when_told_and_ignores_what_is_not_for_it() -> N
         assert sent[1:] == [sent[1]] * 3
         device.receive(b"garbage")
         device.receive(
-            build_udp(UdpDatagram(FUNNEL.address, FUNNEL.port, session(2).ue_address, 40_002, b""))
+            build_udp(UdpDatagram.between(FUNNEL.address, FUNNEL.port, session(2).ue_address, 40_002, b""))
         )
         assert (device.unexpected, device.answered, device.bytes_up) == (2, 0, sum(map(len, sent)))
 

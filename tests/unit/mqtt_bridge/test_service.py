@@ -93,7 +93,9 @@ class World:
     def ask_for_a_name(self) -> None:
         question = bytes.fromhex("0001 0100 0001 0000 0000 0000") + b"\x08messages\x07example\0\0\1\0\1"
         ue = session(1).ue_address
-        self.edge.on_edge_packet("session-1", build_udp(UdpDatagram(ue, 7, NAMES, DNS_PORT, question)))
+        self.edge.on_edge_packet(
+            "session-1", build_udp(UdpDatagram.between(ue, 7, NAMES, DNS_PORT, question))
+        )
 
 
 def test_each_entry_point_stands_at_its_address() -> None:

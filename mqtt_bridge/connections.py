@@ -29,7 +29,7 @@ from mqtt_bridge.inner import is_plain_refusal
 
 CONNECTIONS_MAX = 65_536
 GIVE_WAY_S = 60.0
-"""A connection that was heard of within this time keeps its place."""
+"""A connection on which something came within this time keeps its place."""
 UNFINISHED_S_MAX = 120.0
 """How long a device may take for one packet, line, request's head or body: the longest, 131,072 octets, need
 9 kbit/s for it."""
@@ -106,7 +106,7 @@ class DeviceConnections:
         return False
 
     def message(
-        self, session: Session, source_protocol: str, destination: str, payload: bytes
+        self, session: Session, source_protocol: str, entry_point_url: str, payload: bytes
     ) -> DeviceMessage:
         """A message of this session, received now; raises ``Unavailable`` when it is over."""
         if self._session_of(session.session_id) is None:
@@ -118,7 +118,7 @@ class DeviceConnections:
             session.imei,
             session.operator_id,
             source_protocol,
-            destination,
+            entry_point_url,
             payload,
             self.clock.now(),
         )

@@ -14,7 +14,10 @@ MESSAGE_BYTES_MAX = 65_507
 
 
 class DeviceMessage(Struct, frozen=True, gc=False):
-    """What a device sent, and through which session."""
+    """What a device sent, and through which session.
+
+    ``entry_point_url`` is where it was sent to, with MQTT's topic; the record's ``destination.resourceUrl``.
+    """
 
     session_id: str
     sim_id: str
@@ -22,7 +25,7 @@ class DeviceMessage(Struct, frozen=True, gc=False):
     imei: str
     operator_id: str
     source_protocol: str
-    destination: str
+    entry_point_url: str
     payload: bytes
     received: datetime
 

@@ -1,7 +1,7 @@
 """The HTTP entry point and the metadata service, on aiohttp.
 
 Rules: ``POST /`` is a message, its answer 204 after the stream accepted (Funnel's and the unified endpoint's
-shape); the metadata service tells a device about its own SIM alone. Who asks is the connection's session,
+shape); the metadata service shows a device its own SIM alone. Who asks is the connection's session,
 never anything in the request. A head, and then a body, must be whole within ``UNFINISHED_S_MAX``. A body in
 gzip or deflate is the message that it holds. An answer that is no message's is taken from the SIM's budget.
 """
@@ -29,7 +29,7 @@ NO_SUCH_KEY = "Specified key does not exist."
 
 
 class Metadata:
-    """What a device may know of its SIM: ``subscriber`` as the API tells it, and the group's ``userdata``."""
+    """What a device may know of its SIM: ``subscriber`` as the API shows it, and the group's ``userdata``."""
 
     def __init__(self, *, subscriber: Mapping[str, Any], userdata: str | None) -> None:
         self.subscriber = subscriber

@@ -6,7 +6,7 @@ Rules:
   keys, no spaces), with a ``recordId`` that is unique and rises with time; the partition key is the IMSI.
 - One SIM's messages reach the stream in the order of the calls of ``deliver``.
 - A receipt is given only after the stream accepted. A retry puts the very same bytes, so that what an
-  unclear outcome stored twice can be told by its ``recordId``.
+  unclear outcome stored twice is recognised by its ``recordId``.
 - An empty payload is a message like any other.
 - What the stream will never take is kept as a dead letter, and its sender is refused: the SIM's next messages
   go on. So is the beginning of what is too long where the protocol cannot refuse it.
@@ -311,7 +311,7 @@ def envelope(message: DeviceMessage, record_id: str, octets_missing: int = 0) ->
     record = partial(_Beginning, octets_missing=octets_missing) if octets_missing else _Envelope
     return _CANONICAL.encode(
         record(
-            destination=_Destination(PROVIDER, message.destination, SERVICE),
+            destination=_Destination(PROVIDER, message.entry_point_url, SERVICE),
             imei=message.imei,
             imsi=message.imsi,
             operator_id=message.operator_id,

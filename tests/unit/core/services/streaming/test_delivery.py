@@ -35,7 +35,7 @@ def message(imsi: str = "440101234567890", payload: bytes = b"hello") -> DeviceM
         imei="359206054480390",
         operator_id="OP0012345678",
         source_protocol="udp",
-        destination="udp://100.127.65.43:23080",
+        entry_point_url="udp://100.127.65.43:23080",
         payload=payload,
         received=AT,
     )

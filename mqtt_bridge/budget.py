@@ -1,12 +1,12 @@
 """Rate limit per SIM of answers that the platform generates.
 
 What the platform answers by itself, without a message going into the stream: names, pings, metadata, errors,
-ports where nobody listens, MQTT's pings and subscriptions, new connections. Messages are not counted: they
+closed ports, MQTT's pings and subscriptions, new connections. Messages are not counted: they
 are bounded where they wait for the stream.
 """
 
 ANSWERS_PER_S = 50.0
-"""For ever. A device asks for some names at its start, pings once a minute and reads its metadata now and
+"""Sustained. A device asks for some names at its start, pings once a minute and reads its metadata now and
 then: even fifty devices behind one SIM stay below; at some 0.1 ms each it is 0.5 % of a processor."""
 ANSWERS_BURST = 100
 """At once, after a time of silence."""

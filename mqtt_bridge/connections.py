@@ -1,4 +1,4 @@
-"""Connections of devices from inside the tunnels: who they are, how many, and until when.
+"""Connections of devices from inside the tunnels: whose they are, how many, and until when.
 
 Rules:
 
@@ -7,7 +7,7 @@ Rules:
   session that holds the address now.
 - Connections are bounded, in all and per SIM. One too many takes the place of the SIM's connection that is
   silent for longest, or is cut off at once where none has been silent for ``GIVE_WAY_S``: a host that
-  restarts behind a modem leaves connections that nobody will ever end.
+  restarts behind a modem leaves connections that neither end will close.
 - What is begun must be whole within ``UNFINISHED_S_MAX``, whatever the entry point.
 """
 
@@ -16,20 +16,20 @@ from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from ipaddress import IPv4Address
-from typing import TypeVar, cast
+from typing import cast
 
 from core.domain.message import DeviceMessage
 from core.domain.session import Session
 from core.errors import Unavailable
 from core.ports.clock import Clock
 from core.ports.device_network import DeviceNetwork
-from core.services.streaming.delivery import Delivery, Receipt, Settled
+from core.services.streaming.delivery import Delivery
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.inner import is_plain_refusal
 
 CONNECTIONS_MAX = 65_536
 GIVE_WAY_S = 60.0
-"""A connection that was heard of within this time keeps its place."""
+"""A connection on which something came within this time keeps its place."""
 UNFINISHED_S_MAX = 120.0
 """How long a device may take for one packet, line, request's head or body: the longest, 131,072 octets, need
 9 kbit/s for it."""
@@ -49,9 +49,8 @@ class ConnectionCount(Enum):
     NOT_INJECTED = "packet_not_injected"
 
 
-Kept = TypeVar("Kept")
-EntryFactory = Callable[[Session], asyncio.Protocol]
-"""What serves a connection of this session."""
+EntryFactory = Callable[["DeviceConnection"], asyncio.Protocol]
+"""Makes what serves a connection that was admitted."""
 
 
 class DeviceConnections:
@@ -73,15 +72,13 @@ class DeviceConnections:
         self._session_at = session_at
         self._session_of = session_of
         self._inject = inject
-        self._delivery = delivery
-        self._clock = clock
+        self.delivery = delivery
+        self.clock = clock
         self._budget = budget
         self._per_sim_max = per_sim_max
-        self._sessions: dict[asyncio.BaseTransport, Session] = {}
-        self._transports: dict[str, dict[asyncio.Transport, None]] = {}
-        """By session."""
-        self._heard: dict[str, dict[asyncio.Transport, float]] = {}
-        """By SIM, with the time."""
+        self._open: dict[asyncio.BaseTransport, DeviceConnection] = {}
+        self._by_session: dict[str, dict[DeviceConnection, None]] = {}
+        self._by_sim: dict[str, dict[DeviceConnection, None]] = {}
         self.counts: Counter[ConnectionCount] = Counter()
         self.refused_packets: Counter[str] = Counter()
         """MQTT packets that came in a state which does not have them, as ``PACKET_while_STATE``."""
@@ -90,40 +87,28 @@ class DeviceConnections:
     @property
     def open(self) -> int:
         """How many there are."""
-        return len(self._sessions)
+        return len(self._open)
 
     async def serve(self, address: IPv4Address, port: int, entry: EntryFactory) -> None:
         """Accept connections of devices there."""
-        await self._network.serve(address, port, lambda: _Admitted(self, entry))
+        await self._network.serve(address, port, lambda: DeviceConnection(self, entry))
 
     def session(self, transport: asyncio.BaseTransport | None) -> Session | None:
         """Whose connection it is, while both stand."""
-        return self._sessions.get(transport) if transport is not None else None
+        connection = self._open.get(transport) if transport is not None else None
+        return connection.session if connection is not None else None
 
     def may_answer(self, session: Session) -> bool:
         """Whether the SIM's budget lets it have one more answer that is not a message's."""
-        if self._budget.take(session.imsi, self._clock.monotonic()):
+        if self._budget.take(session.imsi, self.clock.monotonic()):
             return True
         self.counts[ConnectionCount.OVER_BUDGET] += 1
         return False
 
-    def deliver(
-        self, session: Session, source_protocol: str, destination: str, payload: bytes
-    ) -> asyncio.Future[Receipt]:
-        """Send a message of this session on its way; raises ``Refused``, ``Unavailable``."""
-        return self._delivery.deliver(self.message(session, source_protocol, destination, payload))
-
-    def send(self, message: DeviceMessage, settled: Settled, octets_missing: int = 0) -> None:
-        """The same, and ``settled`` is told how it ended; a message whose end is missing is kept aside."""
-        if octets_missing:
-            self._delivery.keep_aside(message, octets_missing, settled)
-        else:
-            self._delivery.send(message, settled)
-
     def message(
-        self, session: Session, source_protocol: str, destination: str, payload: bytes
+        self, session: Session, source_protocol: str, entry_point_url: str, payload: bytes
     ) -> DeviceMessage:
-        """A message of this session; raises ``Unavailable`` when it is over."""
+        """A message of this session, received now; raises ``Unavailable`` when it is over."""
         if self._session_of(session.session_id) is None:
             raise Unavailable("the session is over")
         return DeviceMessage(
@@ -133,9 +118,9 @@ class DeviceConnections:
             session.imei,
             session.operator_id,
             source_protocol,
-            destination,
+            entry_point_url,
             payload,
-            self._clock.now(),
+            self.clock.now(),
         )
 
     def on_packet_up(self, packet: bytes) -> None:
@@ -145,56 +130,49 @@ class DeviceConnections:
 
     def end_session(self, session_id: str) -> None:
         """The session is over: its connections are cut."""
-        for transport in tuple(self._transports.get(session_id, ())):
+        for connection in tuple(self._by_session.get(session_id, ())):
             self.counts[ConnectionCount.ENDED] += 1
-            transport.abort()
+            connection.transport.abort()
 
     async def aclose(self) -> None:
-        """Cut every connection; whoever was not answered asks again."""
-        for transport in tuple(self._sessions):
-            cast("asyncio.Transport", transport).abort()
-        await asyncio.sleep(0)  # connections are told in the loop's next turn
+        """Cut every connection; a client that was not answered sends again."""
+        for connection in tuple(self._open.values()):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # asyncio reports their end in the loop's next turn
 
-    def admit(self, transport: asyncio.Transport) -> Session | None:
-        """Take a new connection in, or say that it has no place."""
+    def admit(self, connection: "DeviceConnection") -> Session | None:
+        """Take a new connection in, if it has a session and a place."""
+        transport = connection.transport
         session = self._session_at(IPv4Address(transport.get_extra_info("peername")[0]))
         if session is None:
             self.counts[ConnectionCount.NO_SESSION] += 1
             return None
-        if len(self._sessions) >= CONNECTIONS_MAX or not self._has_place(session.imsi):
+        if len(self._open) >= CONNECTIONS_MAX or not self._has_place(session.imsi):
             self.counts[ConnectionCount.TOO_MANY] += 1
             return None
-        self._transports.setdefault(session.session_id, {})[transport] = None
-        self._sessions[transport] = session
-        self.hear(transport)
+        self._open[transport] = connection
+        self._by_session.setdefault(session.session_id, {})[connection] = None
+        self._by_sim.setdefault(session.imsi, {})[connection] = None
         self.counts[ConnectionCount.ACCEPTED] += 1
         return session
 
-    def hear(self, transport: asyncio.Transport) -> None:
-        """Something came by this connection."""
-        session = self._sessions.get(transport)
-        if session is not None:
-            self._heard.setdefault(session.imsi, {})[transport] = self._clock.monotonic()
-
-    def dismiss(self, transport: asyncio.Transport) -> None:
-        """The connection is gone."""
-        session = self._sessions.pop(transport, None)
-        if session is None:
-            return
-        _remove(self._transports, session.session_id, transport)
-        _remove(self._heard, session.imsi, transport)
+    def dismiss(self, connection: "DeviceConnection") -> None:
+        """The connection is gone; nothing more when it was dismissed before."""
+        if self._open.pop(connection.transport, None) is not None:
+            _remove(self._by_session, connection.session.session_id, connection)
+            _remove(self._by_sim, connection.session.imsi, connection)
 
     def _has_place(self, imsi: str) -> bool:
         """Whether one more connection of the SIM may be; the one that gives way for it is cut."""
-        heard = self._heard.get(imsi, {})
-        if len(heard) < self._per_sim_max:
+        others = self._by_sim.get(imsi, {})
+        if len(others) < self._per_sim_max:
             return True
-        silent = min(heard, key=heard.__getitem__)
-        if self._clock.monotonic() - heard[silent] < GIVE_WAY_S:
+        silent = min(others, key=lambda each: each.heard_at)
+        if self.clock.monotonic() - silent.heard_at < GIVE_WAY_S:
             return False
         self.counts[ConnectionCount.GAVE_WAY] += 1
         self.dismiss(silent)
-        silent.abort()
+        silent.transport.abort()
         return True
 
     def _on_packet_down(self, packet: bytes) -> None:
@@ -209,46 +187,55 @@ class DeviceConnections:
             self.counts[ConnectionCount.NOT_INJECTED] += 1
 
 
-def _remove(table: dict[str, dict[asyncio.Transport, Kept]], key: str, transport: asyncio.Transport) -> None:
-    del table[key][transport]
-    if not table[key]:
-        del table[key]
+class DeviceConnection(asyncio.Protocol):
+    """One connection of a device: admitted before an entry point serves it."""
 
-
-class _Admitted(asyncio.Protocol):
-    """Asks who connects before it lets an entry point serve it."""
+    session: Session
+    """Whose it is; once it was admitted."""
+    transport: asyncio.Transport
 
     def __init__(self, connections: DeviceConnections, entry: EntryFactory) -> None:
         self._connections = connections
-        self._entry = entry
         self._serving: asyncio.Protocol = asyncio.Protocol()
-        self._transport: asyncio.Transport | None = None
+        self.entry = entry
+        self.heard_at = connections.clock.monotonic()
+        """When the device last sent something, or connected."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        taken = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
-        session = self._connections.admit(taken)
+        """The device connected."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+        session = self._connections.admit(self)
         if session is None:
-            taken.abort()
+            self.transport.abort()
             return
-        self._transport = taken
-        self._serving = self._entry(session)
+        self.session = session
+        self._serving = self.entry(self)
         self._serving.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._connections.hear(self._transport)
+        """The device sent something."""
+        self.heard_at = self._connections.clock.monotonic()
         self._serving.data_received(data)
 
     def eof_received(self) -> bool | None:
+        """The device sends no more."""
         return self._serving.eof_received()
 
     def pause_writing(self) -> None:
+        """The device does not read."""
         self._serving.pause_writing()
 
     def resume_writing(self) -> None:
+        """It reads again."""
         self._serving.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """The device is gone."""
         self._serving.connection_lost(error)
-        if self._transport is not None:
-            self._connections.dismiss(self._transport)
+        self._connections.dismiss(self)
+
+
+def _remove(table: dict[str, dict[DeviceConnection, None]], key: str, connection: DeviceConnection) -> None:
+    del table[key][connection]
+    if not table[key]:
+        del table[key]

@@ -2,12 +2,15 @@
 
 Rules: bytes in, values out; nothing here knows a session. What is not a whole, unfragmented, correctly
 summed IPv4 packet is a ``Fault`` and never an exception: the sender is a device that anyone may own.
+Addresses stay the octets that they are in the packet, until they are asked for.
 """
 
 import struct
-from dataclasses import dataclass
-from enum import Enum
 from ipaddress import IPv4Address
+
+from msgspec import Struct
+
+from core.domain.values import KeyEnum
 
 IPV4_HEADER_BYTES = 20
 UDP_HEADER_BYTES = 8
@@ -30,7 +33,7 @@ _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _UDP = struct.Struct("!HHHH")
 
 
-class Fault(Enum):
+class Fault(KeyEnum):
     """Why a packet is dropped."""
 
     NOT_IPV4 = "not_ipv4"
@@ -46,34 +49,50 @@ class Fault(Enum):
     ICMP_TYPE = "icmp_type"
 
 
-@dataclass(frozen=True, slots=True)
-class UdpDatagram:
-    """A UDP datagram (RFC 768) and the ends it travels between."""
+class UdpDatagram(Struct, frozen=True, gc=False):
+    """A UDP datagram (RFC 768); ``addresses``: its source and its destination, eight octets."""
 
-    source: IPv4Address
+    addresses: bytes
     source_port: int
-    destination: IPv4Address
     destination_port: int
     payload: bytes
 
+    @classmethod
+    def between(
+        cls,
+        source: IPv4Address,
+        source_port: int,
+        destination: IPv4Address,
+        destination_port: int,
+        payload: bytes,
+    ) -> "UdpDatagram":
+        """One from end to end."""
+        return cls(source.packed + destination.packed, source_port, destination_port, payload)
 
-@dataclass(frozen=True, slots=True)
-class EchoRequest:
-    """An ICMP echo (RFC 792): what follows the checksum is given back as it came."""
+    @property
+    def source(self) -> IPv4Address:
+        """Its sender."""
+        return IPv4Address(self.addresses[:4])
 
-    source: IPv4Address
-    destination: IPv4Address
+    @property
+    def destination(self) -> IPv4Address:
+        """Its receiver."""
+        return IPv4Address(self.addresses[4:])
+
+
+class EchoRequest(Struct, frozen=True, gc=False):
+    """An ICMP echo (RFC 792); ``addresses`` as in ``UdpDatagram``, ``rest`` is to be sent back as it is."""
+
+    addresses: bytes
     rest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TcpPacket:
+class TcpPacket(Struct, frozen=True, gc=False):
     """A packet for a TCP that is not ours to look into; ``whole`` is without what followed it.
 
     ``is_first``: it asks for a connection (RFC 9293 §3.5: SYN without ACK).
     """
 
-    source: IPv4Address
     whole: bytes
     is_first: bool
 
@@ -83,28 +102,29 @@ def parse(packet: bytes) -> UdpDatagram | EchoRequest | TcpPacket | Fault:
     fault = _header_fault(packet)
     if fault is not None:
         return fault
-    content = packet[(packet[0] & 15) * 4 : int.from_bytes(packet[2:4], "big")]
-    if packet[9] == PROTOCOL_UDP:
-        return _parse_udp(packet[12:20], content)
-    if packet[9] == PROTOCOL_ICMP:
-        return _parse_icmp(packet[12:20], content)
-    if packet[9] == PROTOCOL_TCP:
-        whole = packet[: int.from_bytes(packet[2:4], "big")]
-        return TcpPacket(IPv4Address(packet[12:16]), whole, tcp_flags(whole) & (TCP_SYN | TCP_ACK) == TCP_SYN)
+    header_bytes, whole_bytes, protocol = (packet[0] & 15) * 4, packet[2] << 8 | packet[3], packet[9]
+    if protocol == PROTOCOL_UDP:
+        return _parse_udp(packet[12:20], packet[header_bytes:whole_bytes])
+    if protocol == PROTOCOL_ICMP:
+        return _parse_icmp(packet[12:20], packet[header_bytes:whole_bytes])
+    if protocol == PROTOCOL_TCP:
+        whole = packet[:whole_bytes]
+        return TcpPacket(whole, tcp_flags(whole) & (TCP_SYN | TCP_ACK) == TCP_SYN)
     return Fault.PROTOCOL
 
 
 def _header_fault(packet: bytes) -> Fault | None:
-    if len(packet) < IPV4_HEADER_BYTES or packet[0] >> 4 != 4:
+    size = len(packet)
+    if size < IPV4_HEADER_BYTES or packet[0] >> 4 != 4:
         return Fault.NOT_IPV4
     header_bytes = (packet[0] & 15) * 4
     if header_bytes < IPV4_HEADER_BYTES:
         return Fault.HEADER_LENGTH
-    if not header_bytes <= int.from_bytes(packet[2:4], "big") <= len(packet):
+    if not header_bytes <= (packet[2] << 8 | packet[3]) <= size:
         return Fault.TOTAL_LENGTH
     if checksum(packet[:header_bytes]):
         return Fault.HEADER_CHECKSUM
-    if int.from_bytes(packet[6:8], "big") & MORE_FRAGMENTS_AND_OFFSET:
+    if (packet[6] << 8 | packet[7]) & MORE_FRAGMENTS_AND_OFFSET:
         return Fault.FRAGMENT
     return None
 
@@ -129,13 +149,7 @@ def _parse_udp(addresses: bytes, content: bytes) -> UdpDatagram | Fault:
     datagram = content[:length]
     if given and checksum(_pseudo_header(addresses, length) + datagram):  # zero: the sender made none
         return Fault.UDP_CHECKSUM
-    return UdpDatagram(
-        IPv4Address(addresses[:4]),
-        source_port,
-        IPv4Address(addresses[4:]),
-        destination_port,
-        datagram[UDP_HEADER_BYTES:],
-    )
+    return UdpDatagram(addresses, source_port, destination_port, datagram[UDP_HEADER_BYTES:])
 
 
 def _parse_icmp(addresses: bytes, content: bytes) -> EchoRequest | Fault:
@@ -145,44 +159,28 @@ def _parse_icmp(addresses: bytes, content: bytes) -> EchoRequest | Fault:
         return Fault.ICMP_TYPE
     if checksum(content):
         return Fault.ICMP_CHECKSUM
-    return EchoRequest(IPv4Address(addresses[:4]), IPv4Address(addresses[4:]), content[4:])
+    return EchoRequest(addresses, content[4:])
 
 
 def build_udp(datagram: UdpDatagram) -> bytes:
     """A packet that carries it, with its checksums; raises ``ValueError`` over 65,507 octets of payload."""
-    length = UDP_HEADER_BYTES + len(datagram.payload)
-    if len(datagram.payload) > UDP_PAYLOAD_BYTES_MAX:
-        raise ValueError(f"{len(datagram.payload)} octets do not fit a UDP datagram")
-    addresses = datagram.source.packed + datagram.destination.packed
-    ports = (datagram.source_port, datagram.destination_port)
-    unsummed = _UDP.pack(*ports, length, 0) + datagram.payload
-    total = checksum(_pseudo_header(addresses, length) + unsummed) or 0xFFFF
-    return _ipv4(PROTOCOL_UDP, addresses, _UDP.pack(*ports, length, total) + datagram.payload)
+    return _udp(datagram.addresses, datagram.source_port, datagram.destination_port, datagram.payload)
 
 
 def reply_to(datagram: UdpDatagram, payload: bytes) -> bytes:
     """The packet that answers a datagram, from where it was sent to."""
-    return build_udp(
-        UdpDatagram(
-            datagram.destination,
-            datagram.destination_port,
-            datagram.source,
-            datagram.source_port,
-            payload,
-        )
-    )
+    return _udp(_swapped(datagram.addresses), datagram.destination_port, datagram.source_port, payload)
 
 
 def echo_reply(request: EchoRequest) -> bytes:
     """The packet that answers an echo."""
-    return _icmp(ECHO_REPLY, 0, request.destination, request.source, request.rest)
+    return _icmp(ECHO_REPLY, 0, _swapped(request.addresses), request.rest)
 
 
 def port_unreachable(packet: bytes) -> bytes:
-    """The packet that says that nobody listens (RFC 792), about one that ``parse`` found to be UDP."""
+    """The packet that refuses one which ``parse`` found to be UDP: its port is closed (RFC 792)."""
     quoted = packet[: (packet[0] & 15) * 4 + UDP_HEADER_BYTES]
-    source, destination = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
-    return _icmp(DESTINATION_UNREACHABLE, PORT_UNREACHABLE, destination, source, bytes(4) + quoted)
+    return _icmp(DESTINATION_UNREACHABLE, PORT_UNREACHABLE, _swapped(packet[12:20]), bytes(4) + quoted)
 
 
 def checksum(data: bytes) -> int:
@@ -196,18 +194,30 @@ def checksum(data: bytes) -> int:
     return 0xFFFF - (number % 0xFFFF or (0xFFFF if number else 0))
 
 
+def _swapped(addresses: bytes) -> bytes:
+    return addresses[4:] + addresses[:4]
+
+
 def _pseudo_header(addresses: bytes, length: int) -> bytes:
-    return addresses + bytes((0, PROTOCOL_UDP)) + length.to_bytes(2, "big")
+    return addresses + bytes((0, PROTOCOL_UDP, length >> 8, length & 0xFF))
 
 
-def _icmp(kind: int, code: int, source: IPv4Address, destination: IPv4Address, rest: bytes) -> bytes:
+def _udp(addresses: bytes, source_port: int, destination_port: int, payload: bytes) -> bytes:
+    length = UDP_HEADER_BYTES + len(payload)
+    if length > UDP_HEADER_BYTES + UDP_PAYLOAD_BYTES_MAX:
+        raise ValueError(f"{len(payload)} octets do not fit a UDP datagram")
+    unsummed = _UDP.pack(source_port, destination_port, length, 0) + payload
+    total = checksum(_pseudo_header(addresses, length) + unsummed) or 0xFFFF
+    return _ipv4(PROTOCOL_UDP, addresses, _UDP.pack(source_port, destination_port, length, total) + payload)
+
+
+def _icmp(kind: int, code: int, addresses: bytes, rest: bytes) -> bytes:
     total = checksum(bytes((kind, code, 0, 0)) + rest)
-    message = bytes((kind, code)) + total.to_bytes(2, "big") + rest
-    return _ipv4(PROTOCOL_ICMP, source.packed + destination.packed, message)
+    return _ipv4(PROTOCOL_ICMP, addresses, bytes((kind, code)) + total.to_bytes(2, "big") + rest)
 
 
 def _ipv4(protocol: int, addresses: bytes, content: bytes) -> bytes:
     """An atomic datagram: not to be fragmented, so that its identification may be 0 (RFC 6864 §4.1)."""
-    fields = (0x45, 0, IPV4_HEADER_BYTES + len(content), 0, DONT_FRAGMENT, TTL, protocol)
-    ends = (addresses[:4], addresses[4:])
-    return _IPV4.pack(*fields, checksum(_IPV4.pack(*fields, 0, *ends)), *ends) + content
+    length = IPV4_HEADER_BYTES + len(content)
+    header = _IPV4.pack(0x45, 0, length, 0, DONT_FRAGMENT, TTL, protocol, 0, addresses[:4], addresses[4:])
+    return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + content

@@ -1,233 +1,144 @@
-"""The device edge: what devices reach inside their tunnel, and how they are answered.
+"""The device edge: the front end behind which all entry points stand that devices reach inside their tunnels.
 
-Rules:
-
-- ``on_edge_packet`` never raises and never waits; a packet that is no message is counted and dropped.
-- A message is answered only after the stream accepted it, and only into the session that it came through.
-- One SIM's messages are delivered in the order of their packets.
-- What is under way is bounded, in all and per SIM; what comes over that is dropped without an answer. What is
-  answered at once has a budget per SIM, asked before anything is read by it.
+Rules: UDP, pings and names are answered from packets alone (``mqtt_bridge.packets``); MQTT, TCP, HTTP and
+metadata end in the device network's TCP (``mqtt_bridge.connections``) and are not there without it. All of a
+SIM's answers that are no message's come out of one budget.
 """
 
-import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from core.domain.session import Session
-from core.errors import Refused, Unavailable
-from core.ports.clock import Clock
-from core.services.streaming.delivery import Delivery, Receipt
-from mqtt_bridge import inner
+from core.ports.clock import Clock, Entropy
+from core.ports.device_network import RetriedDeviceNetwork
+from core.services.streaming.delivery import Delivery
 from mqtt_bridge.budget import AnswerBudget
-from mqtt_bridge.edge.udp import ACCEPTED, STATUS_OF_REFUSAL, UdpEntryPoint, message_of
+from mqtt_bridge.connections import DeviceConnections
+from mqtt_bridge.edge.dns import DNS_PORT, NameServer
+from mqtt_bridge.edge.http import HttpEntryPoint, MetadataOf, MetadataService
+from mqtt_bridge.edge.mqtt import MqttEntryPoint
+from mqtt_bridge.edge.tcp import TcpEntryPoint
+from mqtt_bridge.edge.udp import UdpEntryPoint
+from mqtt_bridge.packets import SERVED, DevicePackets
 
-IN_FLIGHT_MAX = 4_096
-"""Messages of all SIMs that wait for the stream."""
-SIM_IN_FLIGHT_MAX = 64
-"""Messages of one SIM that wait for the stream; not above what its queue takes."""
-
-
-class EdgeCount(Enum):
-    """What the edge counts besides the faults of packets."""
-
-    ACCEPTED = "accepted"
-    ANSWERED = "answered"
-    REFUSED = "refused"
-    OVERLOAD = "overload"
-    NOT_ACCEPTED = "not_accepted"
-    NOT_SERVING = "not_serving"
-    OVER_BUDGET = "over_budget"
-    NO_SESSION = "no_session"
-    FOREIGN_SOURCE = "foreign_source"
-    NO_TCP = "no_tcp"
-    NO_ENTRY_POINT = "no_entry_point"
-    ECHO = "echo"
-    QUESTION = "question"
-    NO_QUESTION = "no_question"
-    SESSION_GONE = "session_gone"
-    NOT_INJECTED = "not_injected"
+ALL, UDP_ALONE = "udp, tcp, http, mqtt", "udp alone"
 
 
-SERVED = frozenset(
-    {EdgeCount.ACCEPTED, EdgeCount.ANSWERED, EdgeCount.REFUSED, EdgeCount.ECHO, EdgeCount.QUESTION}
-)
-"""What healthy traffic is counted as; every other count is a datagram that was dropped."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeAddresses:
+    """Where devices reach what; ``names``: what the name servers answer for, without the last dot."""
 
-Responder = Callable[[bytes], bytes | None]
-"""What a datagram is answered with at once; ``None``: it is dropped."""
+    message: IPv4Address
+    mqtt: IPv4Address
+    metadata: IPv4Address
+    name_servers: Sequence[IPv4Address]
+    names: Mapping[str, IPv4Address]
+    udp_port: int
+    tcp_port: int
+    http_port: int
+    mqtt_port: int
+    metadata_port: int
 
 
 class DeviceEdge:
-    """Serves devices while ``run`` runs; before and after, packets are dropped."""
+    """Serves devices while ``run`` runs. ``network`` is where their TCP ends; without it they have UDP alone.
+
+    ``session_of`` finds a session by its id, ``session_at`` by the device's address; ``inject`` sends an IP
+    packet down a session's tunnel.
+    """
 
     def __init__(
         self,
         *,
+        addresses: EdgeAddresses,
+        network: RetriedDeviceNetwork | None,
         delivery: Delivery,
         session_of: Callable[[str], Session | None],
+        session_at: Callable[[IPv4Address], Session | None],
         inject: Callable[[str, bytes], bool],
+        metadata_of: MetadataOf,
+        connections_per_sim_max: int,
         clock: Clock,
-        budget: AnswerBudget,
-        entry_points: Iterable[UdpEntryPoint],
-        responders: Mapping[tuple[IPv4Address, int], Responder] | None = None,
-        on_tcp: Callable[[bytes], None] | None = None,
-        in_flight_max: int = IN_FLIGHT_MAX,
-        sim_in_flight_max: int = SIM_IN_FLIGHT_MAX,
+        entropy: Entropy,
     ) -> None:
-        self._delivery = delivery
-        self._session_of = session_of
-        self._inject = inject
-        self._clock = clock
-        self._budget = budget
-        self._entry_points = {(entry.address, entry.port): entry for entry in entry_points}
-        self._responders = dict(responders or {})
-        self._on_tcp = on_tcp
-        self._addresses = {address for address, _ in (*self._entry_points, *self._responders)}
-        self._in_flight_max = in_flight_max
-        self._sim_in_flight_max = sim_in_flight_max
-        self._in_flight: Counter[str] = Counter()
-        self._in_flight_total = 0
-        self._group: asyncio.TaskGroup | None = None
-        self.counts: Counter[EdgeCount | inner.Fault] = Counter()
+        self._addresses = addresses
+        self._network = network
+        self._metadata_of = metadata_of
+        self._entropy = entropy
+        budget = AnswerBudget()
+        self.connections: DeviceConnections | None = None
+        if network is not None:
+            self.connections = DeviceConnections(
+                network=network,
+                session_at=session_at,
+                session_of=session_of,
+                inject=inject,
+                delivery=delivery,
+                clock=clock,
+                budget=budget,
+                per_sim_max=connections_per_sim_max,
+            )
+        answer = NameServer(addresses.names).answer
+        self.packets = DevicePackets(
+            delivery=delivery,
+            session_of=session_of,
+            inject=inject,
+            clock=clock,
+            budget=budget,
+            entry_points=(UdpEntryPoint(addresses.message, addresses.udp_port),),
+            responders={(address, DNS_PORT): answer for address in addresses.name_servers},
+            on_tcp=self.connections.on_packet_up if self.connections is not None else None,
+        )
+        self.on_edge_packet = self.packets.on_edge_packet
+        """An inner packet from a device to a platform address (``PacketSink``)."""
 
-    @property
-    def in_flight(self) -> int:
-        """Messages that wait for the stream."""
-        return self._in_flight_total
+    async def start(self) -> None:
+        """Accept connections, from when the device network is there."""
+        connections, to = self.connections, self._addresses
+        if connections is None:
+            return
+        http = HttpEntryPoint(url=f"http://{to.message}:{to.http_port}", connections=connections)
+        tcp = TcpEntryPoint(url=f"tcp://{to.message}:{to.tcp_port}", connections=connections)
+        mqtt = MqttEntryPoint(
+            url=f"mqtt://{to.mqtt}:{to.mqtt_port}",
+            connections=connections,
+            entropy=self._entropy,
+        )
+        metadata = MetadataService(connections=connections, metadata_of=self._metadata_of)
+        await connections.serve(to.message, to.http_port, http)
+        await connections.serve(to.message, to.tcp_port, tcp)
+        await connections.serve(to.mqtt, to.mqtt_port, mqtt)
+        await connections.serve(to.metadata, to.metadata_port, metadata)
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._group = None
+        await self.packets.run()
 
-    def on_edge_packet(self, session_id: str, packet: bytes) -> None:
-        """An inner packet from a device to a platform address (``PacketSink``)."""
-        session = self._session_of(session_id)
-        if session is None:
-            self.counts[EdgeCount.NO_SESSION] += 1
-            return
-        parsed = inner.parse(packet)
-        if isinstance(parsed, inner.Fault):
-            self.counts[parsed] += 1
-        elif parsed.source != session.ue_address:
-            self.counts[EdgeCount.FOREIGN_SOURCE] += 1
-        elif isinstance(parsed, inner.EchoRequest):
-            self._receive_echo(session, parsed)
-        elif isinstance(parsed, inner.TcpPacket):
-            self._receive_tcp(session, parsed)
-        else:
-            self._receive_datagram(session, parsed, packet)
+    def end_session(self, session_id: str) -> None:
+        """The session is over: its connections are cut."""
+        if self.connections is not None:
+            self.connections.end_session(session_id)
 
-    def _receive_tcp(self, session: Session, packet: inner.TcpPacket) -> None:
-        if self._on_tcp is None:
-            self.counts[EdgeCount.NO_TCP] += 1
-        elif not packet.is_first or self._may_answer(session):
-            self._on_tcp(packet.whole)
+    async def aclose(self) -> None:
+        """Cut every connection; a client that was not answered sends again."""
+        if self.connections is not None:
+            await self.connections.aclose()
 
-    def _receive_echo(self, session: Session, request: inner.EchoRequest) -> None:
-        if request.destination not in self._addresses:
-            self.counts[EdgeCount.NO_ENTRY_POINT] += 1
-        elif self._may_answer(session):
-            self.counts[EdgeCount.ECHO] += 1
-            self._answer(session, inner.echo_reply(request))
+    @property
+    def serves(self) -> str:
+        """Which protocols devices can speak now, and why not all."""
+        if self._network is None:
+            return f"{UDP_ALONE} (edge.device_network = off)"
+        why_not = self._network.why_not
+        return f"{UDP_ALONE} (no network namespace: {why_not})" if why_not else ALL
 
-    def _receive_datagram(self, session: Session, datagram: inner.UdpDatagram, packet: bytes) -> None:
-        to = (datagram.destination, datagram.destination_port)
-        entry_point = self._entry_points.get(to)
-        if entry_point is None:
-            if self._may_answer(session):
-                self._answer_at_once(session, self._responders.get(to), datagram, packet)
-        elif self._group is None:
-            self.counts[EdgeCount.NOT_SERVING] += 1
-        elif self._is_overloaded(session):
-            self.counts[EdgeCount.OVERLOAD] += 1
-        else:
-            self._deliver(self._group, session, entry_point, datagram)
+    @property
+    def served(self) -> Mapping[str, float]:
+        """Packets that were served, by what they were."""
+        return {what.value: count for what, count in self.packets.counts.items() if what in SERVED}
 
-    def _may_answer(self, session: Session) -> bool:
-        if self._budget.take(session.imsi, self._clock.monotonic()):
-            return True
-        self.counts[EdgeCount.OVER_BUDGET] += 1
-        return False
-
-    def _answer_at_once(
-        self, session: Session, responder: Responder | None, datagram: inner.UdpDatagram, packet: bytes
-    ) -> None:
-        if responder is None:
-            self.counts[EdgeCount.NO_ENTRY_POINT] += 1
-            self._answer(session, inner.port_unreachable(packet))
-            return
-        answer = responder(datagram.payload)
-        self.counts[EdgeCount.NO_QUESTION if answer is None else EdgeCount.QUESTION] += 1
-        if answer is not None:
-            self._answer(session, inner.reply_to(datagram, answer))
-
-    def _is_overloaded(self, session: Session) -> bool:
-        return (
-            self._in_flight_total >= self._in_flight_max
-            or self._in_flight[session.imsi] >= self._sim_in_flight_max
-        )
-
-    def _deliver(
-        self,
-        group: asyncio.TaskGroup,
-        session: Session,
-        entry_point: UdpEntryPoint,
-        datagram: inner.UdpDatagram,
-    ) -> None:
-        """Hand the message over at once, so that packets keep their order; a task waits for the outcome."""
-        try:
-            receipt = self._delivery.deliver(
-                message_of(session, entry_point, datagram, self._clock.now()),
-            )
-        except Refused as refusal:
-            self.counts[EdgeCount.REFUSED] += 1
-            status = STATUS_OF_REFUSAL.get(refusal.reason)
-            if status is not None:
-                self._answer(session, inner.reply_to(datagram, status))
-            return
-        except Unavailable:
-            self.counts[EdgeCount.NOT_ACCEPTED] += 1
-            return
-        self._in_flight[session.imsi] += 1
-        self._in_flight_total += 1
-        group.create_task(self._answer_when_accepted(session, receipt, datagram))
-
-    async def _answer_when_accepted(
-        self, session: Session, receipt: asyncio.Future[Receipt], datagram: inner.UdpDatagram
-    ) -> None:
-        try:
-            await receipt
-        except Refused as refusal:
-            self.counts[EdgeCount.REFUSED] += 1
-            self._answer(session, inner.reply_to(datagram, STATUS_OF_REFUSAL[refusal.reason]))
-            return
-        except Unavailable:
-            self.counts[EdgeCount.NOT_ACCEPTED] += 1
-            return
-        finally:
-            self._land(session.imsi)
-        self.counts[EdgeCount.ACCEPTED] += 1
-        self._answer(session, inner.reply_to(datagram, ACCEPTED))
-
-    def _land(self, imsi: str) -> None:
-        self._in_flight_total -= 1
-        self._in_flight[imsi] -= 1
-        if not self._in_flight[imsi]:
-            del self._in_flight[imsi]
-
-    def _answer(self, session: Session, reply: bytes) -> None:
-        """Into the session that was asked through, if it is still that one."""
-        current = self._session_of(session.session_id)
-        if current is None or (current.imsi, current.ue_address) != (session.imsi, session.ue_address):
-            self.counts[EdgeCount.SESSION_GONE] += 1
-        elif self._inject(session.session_id, reply):
-            self.counts[EdgeCount.ANSWERED] += 1
-        else:
-            self.counts[EdgeCount.NOT_INJECTED] += 1
+    @property
+    def dropped(self) -> Mapping[str, float]:
+        """Packets that were dropped, by reason."""
+        return {reason.value: count for reason, count in self.packets.counts.items() if reason not in SERVED}

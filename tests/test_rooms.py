@@ -29,11 +29,13 @@ SHELLS = {
     "radius.configured": "reads a section of the configuration, which pydantic checks",
     "radius.restarts": "the front end's books: awaits services",
     "radius.service": "the front end's shell: awaits services, opens sockets",
+    "mqtt_bridge.configured": "reads a section of the configuration, which pydantic checks",
     "mqtt_bridge.connections": "asyncio's connections, by session",
     "mqtt_bridge.edge.http": "aiohttp's connections",
     "mqtt_bridge.edge.mqtt": "asyncio's connections around the machine",
     "mqtt_bridge.edge.tcp": "asyncio's connections",
-    "mqtt_bridge.service": "the front end's shell: awaits services",
+    "mqtt_bridge.packets": "hands messages to the delivery and waits for their outcome",
+    "mqtt_bridge.service": "the front end's shell: wires the entry points",
 }
 """Modules and packages of the front ends that are not pure, and why."""
 

@@ -37,12 +37,12 @@ from gtp.userplane.counter_table import CounterTable, open_file
 from gtp.userplane.links import device_mtus
 from gtp.userplane.tun import Tun
 from gtp.userplane.udp import inner_addresses
+from mqtt_bridge.configured import METADATA_PORT
 
 if TYPE_CHECKING:
     from core.adapters.device_network.late import LateNetwork
     from core.adapters.store.cassandra import CassandraAddress
 
-METADATA_PORT = 80
 SEQUENCE_DIGITS_MAX = 19
 """A checkpoint of so many digits or more is none of the embedded stream's."""
 NO_PEERS, NO_LINKS, STAYS_IN_PLACE = NoPeers(), NoLinks(), StaysInPlace()

@@ -11,7 +11,6 @@ from airloom.app.node import Node
 from core.domain.session import Access
 from core.services.customers.guesses import Guesses
 from core.telemetry import Metric, Telemetry
-from mqtt_bridge.service import SERVED
 
 
 def make_telemetry(node: Node, guesses: Guesses) -> Telemetry:
@@ -104,15 +103,8 @@ def _watch_stream(telemetry: Telemetry, node: Node) -> None:
 
 
 def _watch_edge(telemetry: Telemetry, node: Node) -> None:
-    telemetry.watch_each(
-        Metric.EDGE_DATAGRAMS,
-        lambda: {what.value: count for what, count in node.edge.counts.items() if what in SERVED},
-    )
-    telemetry.watch_each(
-        Metric.DATAGRAMS_DROPPED,
-        lambda: {reason.value: count for reason, count in node.edge.counts.items() if reason not in SERVED},
-        interface="edge",
-    )
+    telemetry.watch_each(Metric.EDGE_DATAGRAMS, lambda: node.edge.served)
+    telemetry.watch_each(Metric.DATAGRAMS_DROPPED, lambda: node.edge.dropped, interface="edge")
     telemetry.watch(Metric.EDGE_LINKS, lambda: float(node.edge_links.up if node.edge_links else 0))
     telemetry.watch_each(
         Metric.EDGE_LINK_PACKETS,
@@ -124,7 +116,7 @@ def _watch_edge(telemetry: Telemetry, node: Node) -> None:
     )
     if (device_network := node.device_network) is not None:
         telemetry.watch(Metric.DEVICE_NETWORK_UP, lambda: float(not device_network.why_not))
-    if (connections := node.connections) is not None:
+    if (connections := node.edge.connections) is not None:
         telemetry.watch(Metric.CONNECTIONS_OPEN, lambda: float(connections.open))
         telemetry.watch_each(
             Metric.CONNECTIONS, lambda: {what.value: count for what, count in connections.counts.items()}

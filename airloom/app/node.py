@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
 
-from airloom.app.adapters import METADATA_PORT, Adapters, make_billing
+from airloom.app.adapters import Adapters, make_billing
 from airloom.app.gateway_runtime import GATEWAY_WORDS, GatewayRuntime, settle_left
 from api.views import subscriber_view
 from billing.closing import MonthCloser
@@ -33,16 +33,9 @@ from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults
 from core.services.streaming.consumer import Consumer
 from core.services.streaming.delivery import Delivery
-from mqtt_bridge.budget import AnswerBudget
-from mqtt_bridge.connections import DeviceConnections
-from mqtt_bridge.edge.dns import DNS_PORT, NameServer
-from mqtt_bridge.edge.http import HttpEntryPoint, Metadata, MetadataService
-from mqtt_bridge.edge.mqtt import MqttEntryPoint
-from mqtt_bridge.edge.tcp import TcpEntryPoint
-from mqtt_bridge.edge.udp import UdpEntryPoint
+from mqtt_bridge.configured import addresses_of
+from mqtt_bridge.edge.http import Metadata
 from mqtt_bridge.service import DeviceEdge
-
-ENTRIES, UDP_ALONE = "udp, tcp, http, mqtt", "udp alone"
 
 
 class Node:
@@ -101,15 +94,13 @@ class Node:
         self.billing = make_billing(config, store=world.store, objects=world.objects, clock=world.clock)
         self.closer = self._make_closer()
         self.singleton_jobs = self._make_singleton_jobs()
-        self.answer_budget = AnswerBudget()
         self.metadata = DeviceMetadata(store=world.store.bulk)
-        self.connections = self.make_connections()
         self.edge = self.make_edge()
         self.remote = RemoteSessions(
             clock=world.clock,
             decode=partial(entity_of, entity=Session),
             on_packet=self.edge.on_edge_packet,
-            on_end=self._end_connections,
+            on_end=self.edge.end_session,
         )
         """Of gateways on other nodes that hand their devices' packets to this one."""
         self.edge_links = self.make_edge_links()
@@ -118,8 +109,7 @@ class Node:
 
     async def start(self) -> int:
         """Begin the work of the preferred gateways; how many sessions were read back."""
-        if self.connections is not None:
-            await self._serve_connections(self.connections)
+        await self.edge.start()
         return await self.coordinator.start()
 
     async def run(self) -> None:
@@ -181,22 +171,13 @@ class Node:
 
     async def aclose(self) -> None:
         """Take nothing in any more; sessions stay open, and counter tables keep what was not reported."""
-        if self.connections is not None:
-            await self.connections.aclose()
+        await self.edge.aclose()
         await self.coordinator.aclose()
         await self.singleton_jobs.aclose()
 
     async def _store_tariff(self) -> None:
         """The configured tariff is in force from the start of the node on, not from the first bill read."""
         await self.billing.tariffs()
-
-    @property
-    def edge_entries(self) -> str:
-        """What devices can speak to this node as an edge, and why not more."""
-        if self.device_network is None:
-            return f"{UDP_ALONE} (edge.device_network = off)"
-        why_not = self.device_network.why_not
-        return f"{UDP_ALONE} (no network namespace: {why_not})" if why_not else ENTRIES
 
     # -- sessions of every gateway held, or handed over by other nodes ----------------------------------
 
@@ -212,10 +193,6 @@ class Node:
         """An IP packet down to a session's device; whether it was sent."""
         return self.gateways.inject(session_id, packet) or self.remote.inject(session_id, packet)
 
-    def _end_connections(self, session_id: str) -> None:
-        if self.connections is not None:
-            self.connections.end_session(session_id)
-
     def _make_held(self, term: LeaseTerm[GatewayLease], before: GatewayLease | None) -> GatewayRuntime:
         own = self._config.gateway.instance(term.lease.lease_id)
         held = self.held_type(
@@ -226,7 +203,7 @@ class Node:
             before=before,
             end_at=self.control.end_at,
             on_edge_packet=self.deliver,
-            on_session_end=self.edge_links.end_session if self.edge_links else self._end_connections,
+            on_session_end=self.edge_links.end_session if self.edge_links else self.edge.end_session,
             faults=self.faults,
         )
         if held.lost_counts:
@@ -285,23 +262,19 @@ class Node:
         )
 
     def make_edge(self) -> DeviceEdge:
-        """What devices speak to inside their tunnel."""
-        edge = self._config.edge
-        names = {
-            **dict.fromkeys(edge.message_names, edge.message_address),
-            **dict.fromkeys(edge.mqtt_names, edge.mqtt_address),
-            **dict.fromkeys(edge.metadata_names, edge.metadata_address),
-        }
-        answer = NameServer(names).answer
+        """What devices reach inside their tunnels."""
+        edge, world = self._config.edge, self._world
         return DeviceEdge(
+            addresses=addresses_of(edge, name_servers=self._config.gateway.dns),
+            network=self.device_network,
             delivery=self.delivery,
             session_of=self.session_of,
+            session_at=self.session_at,
             inject=self.inject,
-            clock=self._world.clock,
-            budget=self.answer_budget,
-            entry_points=(UdpEntryPoint(edge.message_address, edge.udp_port),),
-            responders={(address, DNS_PORT): answer for address in self._config.gateway.dns},
-            on_tcp=self.connections.on_packet_up if self.connections is not None else None,
+            metadata_of=self._metadata_of,
+            connections_per_sim_max=edge.connections_per_sim_max,
+            clock=world.clock,
+            entropy=world.entropy,
         )
 
     def make_edge_links(self) -> EdgeLinks | None:
@@ -317,38 +290,6 @@ class Node:
             encode=lambda session: body_of(session).encode(),
             faults=self.faults,
         )
-
-    def make_connections(self) -> DeviceConnections | None:
-        """What accepts devices' connections, where there is a network for them to end in."""
-        if self.device_network is None:
-            return None
-        return DeviceConnections(
-            network=self.device_network,
-            session_at=self.session_at,
-            session_of=self.session_of,
-            inject=self.inject,
-            delivery=self.delivery,
-            clock=self._world.clock,
-            budget=self.answer_budget,
-            per_sim_max=self._config.edge.connections_per_sim_max,
-        )
-
-    async def _serve_connections(self, connections: DeviceConnections) -> None:
-        edge, world = self._config.edge, self._world
-        message, mqtt = edge.message_address, edge.mqtt_address
-        http = HttpEntryPoint(url=f"http://{message}:{edge.http_port}", connections=connections)
-        tcp = TcpEntryPoint(url=f"tcp://{message}:{edge.tcp_port}", connections=connections)
-        mqtt_entry = MqttEntryPoint(
-            url=f"mqtt://{mqtt}:{edge.mqtt_port}",
-            connections=connections,
-            clock=world.clock,
-            entropy=world.entropy,
-        )
-        metadata = MetadataService(connections=connections, metadata_of=self._metadata_of)
-        await connections.serve(message, edge.http_port, http)
-        await connections.serve(message, edge.tcp_port, tcp)
-        await connections.serve(mqtt, edge.mqtt_port, mqtt_entry)
-        await connections.serve(edge.metadata_address, METADATA_PORT, metadata)
 
     async def _metadata_of(self, session: Session) -> Metadata | None:
         """As the API shows it."""

@@ -92,7 +92,7 @@ class NodeReadiness:
             counts = self._node.coordinator.counts
             parts["gateways"] = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         if "edge" in roles:
-            parts["edge"] = self._node.edge_entries
+            parts["edge"] = self._node.edge.serves
         elif (links := self._node.edge_links) is not None:
             parts["edge"] = f"{links.up} of {len(self._config.edge.nodes)} nodes reached"
         return parts

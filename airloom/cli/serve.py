@@ -251,7 +251,7 @@ def _served(config: Config, node: Node) -> dict[str, str]:
         facts["gtp_u"] = ", ".join(f"{each[-1]}:{gateway.user_port}" for each in addresses) or "none"
         if waiting := [gateway_id for gateway_id in node.coordinator.states if gateway_id not in node.held]:
             facts["stand_by"] = ", ".join(waiting)
-    facts["edge"] = node.edge_entries if "edge" in roles else ", ".join(config.edge.nodes) or "none"
+    facts["edge"] = node.edge.serves if "edge" in roles else ", ".join(config.edge.nodes) or "none"
     return facts
 
 

@@ -159,7 +159,7 @@ async def endpoint(ask: dict[str, Any]) -> None:
         budget=AnswerBudget(),
         per_sim_max=EdgeConfig().connections_per_sim_max,
     )
-    entry = MqttEntryPoint(url="mqtt://bench", connections=connections, clock=clock, entropy=entropy)
+    entry = MqttEntryPoint(url="mqtt://bench", connections=connections, entropy=entropy)
     running = asyncio.create_task(delivery.run())
     await connections.serve(IPv4Address(ask["address"]), MQTT_PORT, entry)
     say("ready")

@@ -31,7 +31,7 @@ from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.connections import DeviceConnections
 from mqtt_bridge.edge.mqtt import MqttEntryPoint
 from mqtt_bridge.edge.udp import UdpEntryPoint
-from mqtt_bridge.service import DeviceEdge
+from mqtt_bridge.packets import DevicePackets
 
 PAYLOAD_BYTES = 200
 PUBACK = bytes.fromhex("40020001")
@@ -67,7 +67,7 @@ async def publish(counts: Counts) -> AsyncIterator[Batch]:
         budget=AnswerBudget(),
         per_sim_max=EdgeConfig().connections_per_sim_max,
     )
-    entry = MqttEntryPoint(url="mqtt://bench", connections=connections, clock=clock, entropy=SeededEntropy())
+    entry = MqttEntryPoint(url="mqtt://bench", connections=connections, entropy=SeededEntropy())
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(delivery.run())
         await connections.serve(IPv4Address("127.0.0.1"), 1883, entry)
@@ -186,7 +186,7 @@ async def udp_message(counts: Counts) -> AsyncIterator[Batch]:
     sessions = [_session(address) for address in device_addresses(BATCH)]
     tunnels = _tunnels(clock, sessions)
     delivery = Delivery(stream=stream, clock=clock, entropy=SeededEntropy())
-    edge = DeviceEdge(
+    edge = DevicePackets(
         delivery=delivery,
         session_of={each.session_id: each for each in sessions}.get,
         inject=tunnels.inject,

@@ -85,7 +85,7 @@ class SimulatedDevice:
 
     def _packet(self, payload: bytes, port: int) -> bytes:
         return build_udp(
-            UdpDatagram(self._ue_address, port, self._entry_address, self._entry_port, payload),
+            UdpDatagram.between(self._ue_address, port, self._entry_address, self._entry_port, payload),
         )
 
     def _free_port(self) -> int:

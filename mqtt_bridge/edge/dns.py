@@ -1,4 +1,4 @@
-"""The name server that devices are told of: platform names to platform addresses, and nothing else.
+"""The name server that devices are given: platform names to platform addresses, and nothing else.
 
 Rules: the header is checked before anything is read by it: one question, no answers, at most one additional
 record (the OPT of EDNS, which is ignored: RFC 6891 §7). What is no such question gets no answer. The name is

@@ -1,7 +1,7 @@
 """The HTTP entry point and the metadata service, on aiohttp.
 
 Rules: ``POST /`` is a message, its answer 204 after the stream accepted (Funnel's and the unified endpoint's
-shape); the metadata service tells a device about its own SIM alone. Who asks is the connection's session,
+shape); the metadata service shows a device its own SIM alone. Who asks is the connection's session,
 never anything in the request. A head, and then a body, must be whole within ``UNFINISHED_S_MAX``. A body in
 gzip or deflate is the message that it holds. An answer that is no message's is taken from the SIM's budget.
 """
@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from core.domain.reasons import RequestRefusal
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
-from mqtt_bridge.connections import UNFINISHED_S_MAX, DeviceConnections
+from mqtt_bridge.connections import UNFINISHED_S_MAX, DeviceConnection, DeviceConnections
 
 SOURCE_PROTOCOL = "http"
 BODY_BYTES_MAX = 131_072
@@ -29,7 +29,7 @@ NO_SUCH_KEY = "Specified key does not exist."
 
 
 class Metadata:
-    """What a device may know of its SIM: ``subscriber`` as the API tells it, and the group's ``userdata``."""
+    """What a device may know of its SIM: ``subscriber`` as the API shows it, and the group's ``userdata``."""
 
     def __init__(self, *, subscriber: Mapping[str, Any], userdata: str | None) -> None:
         self.subscriber = subscriber
@@ -93,7 +93,7 @@ class _Service:
         self._connections = connections
         self._server = web.Server(self._on_request)
 
-    def __call__(self, _: Session) -> asyncio.Protocol:
+    def __call__(self, _: DeviceConnection) -> asyncio.Protocol:
         """Serve one connection."""
         return _Connection(self._server)
 
@@ -130,7 +130,8 @@ class HttpEntryPoint(_Service):
             raise web.HTTPMethodNotAllowed(request.method, ("POST", "PUT"))
         payload = await _body(request)
         try:
-            await self._connections.deliver(session, SOURCE_PROTOCOL, self._url, payload)
+            message = self._connections.message(session, SOURCE_PROTOCOL, self._url, payload)
+            await self._connections.delivery.deliver(message)
         except Refused as refusal:
             if refusal.reason is RequestRefusal.INVALID_FIELD:
                 raise web.HTTPBadRequest(text=refusal.detail) from None

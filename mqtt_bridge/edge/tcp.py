@@ -17,8 +17,8 @@ from typing import cast
 from core.domain.reasons import RequestRefusal
 from core.domain.session import Session
 from core.errors import Refused, Unavailable
-from core.services.streaming.delivery import Receipt
-from mqtt_bridge.connections import UNFINISHED_S_MAX, DeviceConnections
+from core.services.streaming.delivery import Outcome, Receipt
+from mqtt_bridge.connections import UNFINISHED_S_MAX, DeviceConnection, DeviceConnections
 
 SOURCE_PROTOCOL = "tcp"
 LINE_BYTES_MAX = 65_536
@@ -84,9 +84,9 @@ class TcpEntryPoint:
         self.url = url
         self.connections = connections
 
-    def __call__(self, session: Session) -> "TcpProtocol":
-        """Serve one connection of a session."""
-        return TcpProtocol(self, session)
+    def __call__(self, connection: DeviceConnection) -> "TcpProtocol":
+        """Serve one connection."""
+        return TcpProtocol(self, connection.session)
 
 
 class TcpProtocol(asyncio.Protocol):
@@ -185,23 +185,22 @@ class TcpProtocol(asyncio.Protocol):
         self._began = None
         answer = _Answer()
         self._answers.append(answer)
+        connections, settled = self._entry.connections, partial(self._on_settled, answer)
         try:
-            receipt = self._entry.connections.deliver(self._session, SOURCE_PROTOCOL, self._entry.url, line)
+            message = connections.message(self._session, SOURCE_PROTOCOL, self._entry.url, line)
+            connections.delivery.send(message, settled, connections.clock.monotonic())
         except Refused as refusal:
             is_invalid = refusal.reason is RequestRefusal.INVALID_FIELD
             answer.status = INVALID if is_invalid else UNAVAILABLE
             self._is_failed = not is_invalid
         except Unavailable:
             answer.status, self._is_failed = UNAVAILABLE, True
-        else:
-            receipt.add_done_callback(partial(self._on_receipt, answer))
 
-    def _on_receipt(self, answer: _Answer, receipt: asyncio.Future[Receipt]) -> None:
-        error = None if receipt.cancelled() else receipt.exception()
-        if isinstance(error, Refused):
-            answer.status = INVALID
-        elif receipt.cancelled() or error is not None:
-            answer.status, self._is_failed = UNAVAILABLE, True
-        else:
+    def _on_settled(self, answer: _Answer, outcome: Outcome, _: float) -> None:
+        if isinstance(outcome, Receipt):
             answer.status = ACCEPTED
+        elif isinstance(outcome, Refused):
+            answer.status = INVALID
+        else:
+            answer.status, self._is_failed = UNAVAILABLE, True
         self._pump()

@@ -1,19 +1,15 @@
 """UDP entry points: one datagram is one message, and its answer a status as text.
 
 Rules: the answer to a message that the stream accepted is ``200``; a message that can never be accepted is
-told why at once; everything else (overload, a stream that is away) is silence, so that a device which
-waits for its answer sends again.
+refused at once with its reason; everything else (overload, a stream that is away) is silence, so that a
+device which waits for its answer sends again.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from ipaddress import IPv4Address
 
-from core.domain.message import DeviceMessage
 from core.domain.reasons import AttachRefusal, RequestRefusal
-from core.domain.session import Session
-from mqtt_bridge.inner import UdpDatagram
 
 FUNNEL_ADDRESS = IPv4Address("100.127.65.43")
 UDP_PORT = 23_080
@@ -43,20 +39,3 @@ class UdpEntryPoint:
 
 FUNNEL = UdpEntryPoint(FUNNEL_ADDRESS, UDP_PORT)
 """SORACOM's address for it, and what ``edge.message_address`` is unless configured."""
-
-
-def message_of(
-    session: Session, entry_point: UdpEntryPoint, datagram: UdpDatagram, received: datetime
-) -> DeviceMessage:
-    """The message in a datagram; who sent it is the session's to say."""
-    return DeviceMessage(
-        session_id=session.session_id,
-        sim_id=session.sim_id,
-        imsi=session.imsi,
-        imei=session.imei,
-        operator_id=session.operator_id,
-        source_protocol=SOURCE_PROTOCOL,
-        destination=entry_point.url,
-        payload=datagram.payload,
-        received=received,
-    )

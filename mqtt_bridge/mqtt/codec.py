@@ -8,7 +8,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from core.errors import RemoteProtocolError
 
@@ -108,8 +109,8 @@ UNSUBSCRIBE_PROPERTIES = frozenset({0x26})
 DISCONNECT_PROPERTIES = frozenset({0x11, 0x1F, 0x26})
 
 
-class Message(NamedTuple):
-    """An application message as a client publishes it, or leaves it as its will; made for each PUBLISH."""
+class Message(Struct, frozen=True, gc=False):
+    """An application message as a client publishes it, or leaves it as its will."""
 
     topic: str
     payload: bytes
@@ -146,7 +147,7 @@ class Disconnect:
 
 
 class Malformed(RemoteProtocolError):
-    """What a client sent; ``cause`` is the reason code that it is told."""
+    """What a client sent; ``cause`` is the reason code that it gets."""
 
     def __init__(self, message: str, reason: Reason = Reason.MALFORMED_PACKET) -> None:
         super().__init__(message, cause=reason)
@@ -260,7 +261,7 @@ def decode_connect(data: bytes) -> Connect:
     if has_will:
         if version == VERSION_5:
             reader.properties(WILL_PROPERTIES)
-        will = Message(checked_topic(reader.text()), reader.binary(), will_qos, 0, bool(flags & 0x20))
+        will = Message(topic_name(reader.binary()), reader.binary(), will_qos, 0, bool(flags & 0x20))
     if flags & 0x80:
         reader.text()
     if flags & 0x40:
@@ -273,27 +274,30 @@ def decode_connect(data: bytes) -> Connect:
 
 def decode_publish(flags: int, data: bytes, version: int) -> Message:
     """PUBLISH's content (§3.3)."""
-    qos = flags >> 1 & 3
+    qos, size = flags >> 1 & 3, len(data)
     if qos == 3 or (qos == 0 and flags & 8):
         raise Malformed("PUBLISH flags")
-    topic_end = 2 + int.from_bytes(data[:2], "big")
-    at = topic_end + 2 if qos else topic_end
-    if len(data) < max(at, 2):
+    if size < 2:
         raise Malformed("the packet ends too soon")
-    topic = _text(data[2:topic_end])
-    packet_id = int.from_bytes(data[topic_end:at], "big")
+    topic_end = 2 + (data[0] << 8 | data[1])
+    at = topic_end + 2 if qos else topic_end
+    if size < at:
+        raise Malformed("the packet ends too soon")
+    topic = topic_name(data[2:topic_end])
+    packet_id = data[topic_end] << 8 | data[topic_end + 1] if qos else 0
     if qos and packet_id == 0:
         raise Malformed("packet identifier 0", Reason.PROTOCOL_ERROR)
     if version == VERSION_5:
         reader = Reader(data[at:])
         if Property.TOPIC_ALIAS in reader.properties(PUBLISH_PROPERTIES):
             raise Malformed("topic aliases are not offered", Reason.TOPIC_ALIAS_INVALID)
-        return Message(checked_topic(topic), reader.rest(), qos, packet_id, bool(flags & 1))
-    return Message(checked_topic(topic), data[at:], qos, packet_id, bool(flags & 1))
+        return Message(topic, reader.rest(), qos, packet_id, bool(flags & 1))
+    return Message(topic, data[at:], qos, packet_id, bool(flags & 1))
 
 
-def checked_topic(topic: str) -> str:
-    """A topic name (§4.7.3): not empty, no wildcards."""
+def topic_name(encoded: bytes) -> str:
+    """A topic name (§4.7.3): text that is not empty and has no wildcards."""
+    topic = _text(encoded)
     if not topic or "+" in topic or "#" in topic:
         raise Malformed("a topic name that is empty or has wildcards", Reason.TOPIC_NAME_INVALID)
     return topic

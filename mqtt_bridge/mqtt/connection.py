@@ -9,7 +9,8 @@ Rules:
   stands still: a client that is not read cannot be heard.
 - CONNECT has a deadline, and so has every packet that was begun; the keep-alive counts whole packets
   (§3.1.2.10).
-- A client that breaks the protocol is told why (version 5) and cut off; nothing that it sends raises.
+- A client that breaks the protocol is disconnected, in version 5 with the reason; nothing that it sends
+  raises.
 - Which packet may come when, and what it does, stands in ``mqtt_bridge.mqtt.states``.
 - There is no session state and nothing to subscribe to: what is not offered is said in CONNACK or refused.
   Version 3.1.1 cannot refuse some of it, and a client that is cut off sends the same again for ever. So it is
@@ -20,7 +21,8 @@ Rules:
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from core.domain.machine import refuse, step
 from mqtt_bridge.mqtt.codec import (
@@ -67,8 +69,7 @@ class Connected:
     client_id: str
 
 
-@dataclass(slots=True)
-class Published:
+class Published(Struct, eq=False):
     """A message; settle it by ``accepted`` or ``kept_aside``.
 
     ``octets_missing``: how much of its payload was passed over, for it is too long.
@@ -88,7 +89,7 @@ SERVED = Served()
 Event = Connected | Published | Served
 
 
-class _Packet(NamedTuple):
+class _Packet(Struct, frozen=True, gc=False):
     """Type, flags and content; ``octets_missing``: of the content, behind what is there."""
 
     kind: int
@@ -116,40 +117,34 @@ class MqttConnection:
         self._assigned_client_id = assigned_client_id
         self._window = window
         self._packet_bytes_max = packet_bytes_max
+        self.version = 0
+        """Of the protocol, once the client has said it; 0 before."""
         self._received = b""
-        self._at = 0
+        self._at = self._end = 0
+        """What of ``_received`` is still to be read."""
         self._partial = bytearray()
         """The beginning of a packet of which ``_wanted`` octets at the least are needed to go on."""
         self._wanted = 0
         self._too_long: _Packet | None = None
         """What is kept of a packet that is too long, of which ``_passed_over`` octets are still to come."""
         self._passed_over = 0
-        self._outgoing = bytearray()
-        self._unsettled: deque[Published] = deque()
+        self.outgoing = bytearray()
+        """What is to be sent, until ``data_to_send`` gives it out."""
+        self.unsettled: deque[Published] = deque()
+        """Messages that wait, the oldest first."""
         self._unreleased = 0
         """A bit for each packet identifier of QoS 2 that waits for its PUBREL (§4.3.3)."""
         self._heard = self._now = now
         """When the last packet was whole, or the one under way was begun, or the client was read again."""
         self._patience_s = CONNECT_S
         self._packet_s = PACKET_S_MAX
-        self._connect: Connect | None = None
         self._will: Message | None = None
         self.closed_because: Reason | None = None
 
     @property
     def wants_data(self) -> bool:
         """Whether the client shall be read."""
-        return len(self._unsettled) < self._window and not self.is_closing
-
-    @property
-    def unsettled(self) -> int:
-        """Messages that wait."""
-        return len(self._unsettled)
-
-    @property
-    def version(self) -> int:
-        """Of the protocol, once the client has said it; 0 before."""
-        return self._connect.version if self._connect else 0
+        return len(self.unsettled) < self._window and not self.is_closing
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take in what the client sent; however it is cut, an octet is moved a fixed number of times."""
@@ -167,11 +162,11 @@ class MqttConnection:
             data = bytes(self._partial)
             self._partial.clear()
         self._received = self._received[self._at :] + data
-        self._at = 0
+        self._at, self._end = 0, len(self._received)
 
     def next_event(self) -> Event | None:
         """The next thing the client wants; ``None`` until more comes, or until the window opens."""
-        while self.wants_data:
+        while (self._at < self._end or self._too_long is not None) and self.wants_data:
             try:
                 packet = self._next_packet()
                 if packet is None:
@@ -184,13 +179,22 @@ class MqttConnection:
                 return event
         return None
 
-    def accepted(self, published: Published, now: float) -> None:
+    def accepted(self, published: Published, now: float, reason: Reason = Reason.SUCCESS) -> None:
         """The message is stored: acknowledge it when its turn comes."""
-        self._settle(published, Reason.SUCCESS, now)
+        unsettled = self.unsettled
+        if len(unsettled) >= self._window:
+            self._heard = self._now = now  # it could not be heard until now
+        published.reason = reason
+        while unsettled and (settled := unsettled[0].reason) is not None:
+            message = unsettled.popleft().message
+            if message.qos == 1 and not self.is_closing:
+                self.outgoing += encode_puback(message.packet_id, settled)
+            elif message.qos and not self.is_closing:
+                self.outgoing += encode_release(PacketType.PUBREC, message.packet_id)
 
     def kept_aside(self, published: Published, reason: Reason, now: float) -> None:
-        """It is stored, but elsewhere: version 5 is told so, 3.1.1 is acknowledged, or would ask for ever."""
-        self._settle(published, reason if self.version == VERSION_5 else Reason.SUCCESS, now)
+        """It is a dead letter: version 5 gets the reason, 3.1.1 success, or would send it again for ever."""
+        self.accepted(published, now, reason if self.version == VERSION_5 else Reason.SUCCESS)
 
     def close(self, reason: Reason) -> None:
         """Cut the client off; what waits is not acknowledged. Nothing more when it is closing already."""
@@ -198,11 +202,11 @@ class MqttConnection:
         if action is None:
             return
         if action is Action.SEND_CONNACK:
-            self._outgoing += encode_connack(self.version or VERSION_3, reason, {})
+            self.outgoing += encode_connack(self.version or VERSION_3, reason, {})
         elif self.version == VERSION_5:
-            self._outgoing += encode_disconnect(reason)
+            self.outgoing += encode_disconnect(reason)
         self.closed_because = reason
-        self._received, self._at = b"", 0
+        self._received, self._at, self._end = b"", 0, 0
         self._partial.clear()
         self._too_long, self._passed_over = None, 0
 
@@ -212,9 +216,9 @@ class MqttConnection:
 
     def data_to_send(self) -> bytes:
         """What is to be sent now."""
-        if not self._outgoing:
+        if not self.outgoing:
             return b""
-        data, self._outgoing = bytes(self._outgoing), bytearray()
+        data, self.outgoing = bytes(self.outgoing), bytearray()
         return data
 
     def get_timer(self) -> float | None:
@@ -240,12 +244,11 @@ class MqttConnection:
             packet, self._too_long = self._too_long, None
             self._on_activity()
             return packet
-        received, begin = self._received, self._at
+        received, begin, received_end = self._received, self._at, self._end
         length, shift, at = 0, 0, begin + 1
         while True:
-            if at >= len(received):
-                if begin < len(received):
-                    self._wait_for(at + 1 - begin)
+            if at >= received_end:
+                self._wait_for(at + 1 - begin)
                 return None
             octet = received[at]
             length |= (octet & 0x7F) << shift
@@ -255,28 +258,37 @@ class MqttConnection:
             if shift == 28:
                 raise Malformed("a remaining length of more than four octets")
         end = at + length
-        kept_end = min(end, begin + self._packet_bytes_max)
         kind, flags = received[begin] >> 4, received[begin] & 15
-        if kept_end < end and not (kind == PacketType.PUBLISH and self.version == VERSION_3):
+        if end - begin > self._packet_bytes_max:
+            return self._next_too_long(kind, flags, at, end)
+        if end > received_end:
+            self._wait_for(end - begin)
+            return None
+        self._at = end
+        self._on_activity()
+        return _Packet(kind, flags, received[at:end], 0)
+
+    def _next_too_long(self, kind: int, flags: int, at: int, end: int) -> "_Packet | None":
+        """A packet of more than ``packet_bytes_max``, whose content is ``at`` to ``end``: its beginning."""
+        begin = self._at
+        kept_end = begin + self._packet_bytes_max
+        if not (kind == PacketType.PUBLISH and self.version == VERSION_3):
             raise Malformed(f"a packet of {end - begin} octets", Reason.PACKET_TOO_LARGE)
-        if kept_end > len(received):
+        if kept_end > self._end:
             self._wait_for(kept_end - begin)
             return None
-        packet = _Packet(kind, flags, received[at:kept_end], end - kept_end)
-        self._at = min(end, len(received))
-        if packet.octets_missing:
-            self._begin_to_hear()
-            self._too_long, self._passed_over = packet, end - self._at
-            self._packet_s = PACKET_S_MAX * (end - begin) / self._packet_bytes_max
-            return self._next_packet()
-        self._on_activity()
-        return packet
+        self._too_long = _Packet(kind, flags, self._received[at:kept_end], end - kept_end)
+        self._at = min(end, self._end)
+        self._begin_to_hear()
+        self._passed_over = end - self._at
+        self._packet_s = PACKET_S_MAX * (end - begin) / self._packet_bytes_max
+        return self._next_packet()
 
     def _wait_for(self, wanted: int) -> None:
         """Go on when so many octets of the packet under way are there."""
         self._begin_to_hear()
         self._partial += self._received[self._at :]
-        self._received, self._at = b"", 0
+        self._received, self._at, self._end = b"", 0, 0
         self._wanted, self._packet_s = wanted, PACKET_S_MAX
 
     def _begin_to_hear(self) -> None:
@@ -315,20 +327,20 @@ class MqttConnection:
 
     def _on_ping(self, packet: "_Packet") -> Event:
         _demand_flags(packet, 0)
-        self._outgoing += encode(PacketType.PINGRESP, 0, b"")
+        self.outgoing += encode(PacketType.PINGRESP, 0, b"")
         return SERVED
 
     def _on_subscribe(self, packet: "_Packet") -> Event:
         _demand_flags(packet, 2)
         wanted = decode_subscribe(packet.content, self.version)
         refused = SUBSCRIPTION_REFUSED[self.version]
-        self._outgoing += encode_suback(self.version, PacketType.SUBACK, wanted, refused)
+        self.outgoing += encode_suback(self.version, PacketType.SUBACK, wanted, refused)
         return SERVED
 
     def _on_unsubscribe(self, packet: "_Packet") -> Event:
         _demand_flags(packet, 2)
         wanted = decode_unsubscribe(packet.content, self.version)
-        self._outgoing += encode_suback(self.version, PacketType.UNSUBACK, wanted, Reason.SUCCESS)
+        self.outgoing += encode_suback(self.version, PacketType.UNSUBACK, wanted, Reason.SUCCESS)
         return SERVED
 
     def _on_disconnect(self, packet: "_Packet") -> Event:
@@ -340,7 +352,8 @@ class MqttConnection:
     def _on_connect(self, packet: "_Packet") -> Event:
         if packet.flags:
             raise Malformed("fixed header flags", Reason.PROTOCOL_ERROR)
-        self._connect = connect = decode_connect(packet.content)
+        connect = decode_connect(packet.content)
+        self.version = connect.version
         client_id = connect.client_id or self._assigned_client_id
         if connect.authentication_method:
             raise Malformed("CONNECT refused", Reason.BAD_AUTHENTICATION_METHOD)
@@ -372,30 +385,30 @@ class MqttConnection:
             properties[Property.SERVER_KEEP_ALIVE] = keep_alive_s = KEEP_ALIVE_S_MAX
         if not connect.client_id:
             properties[Property.ASSIGNED_CLIENT_IDENTIFIER] = client_id
-        self._outgoing += encode_connack(connect.version, Reason.SUCCESS, properties)
+        self.outgoing += encode_connack(connect.version, Reason.SUCCESS, properties)
         return keep_alive_s
 
     def _on_publish(self, packet: "_Packet") -> Published | None:
-        _, flags, content, octets_missing = packet
-        message = decode_publish(flags, content, self.version)
-        if self.version == VERSION_5 and message.qos > 1:
-            raise Malformed("QoS 2", Reason.QOS_NOT_SUPPORTED)
-        if self.version == VERSION_5 and message.is_retain:
-            raise Malformed("retain", Reason.RETAIN_NOT_SUPPORTED)
-        if message.qos > 1:
+        message = decode_publish(packet.flags, packet.content, self.version)
+        if self.version == VERSION_5:
+            if message.qos > 1:
+                raise Malformed("QoS 2", Reason.QOS_NOT_SUPPORTED)
+            if message.is_retain:
+                raise Malformed("retain", Reason.RETAIN_NOT_SUPPORTED)
+        elif message.qos > 1:
             identifier = 1 << message.packet_id
             if self._unreleased & identifier:
                 self._on_repeated(message.packet_id)
                 return None
             self._unreleased |= identifier
-        published = Published(message, octets_missing=octets_missing)
-        self._unsettled.append(published)
+        published = Published(message, octets_missing=packet.octets_missing)
+        self.unsettled.append(published)
         return published
 
     def _on_repeated(self, packet_id: int) -> None:
         """A PUBLISH of QoS 2 once more: PUBREC once more, if the first one was stored."""
-        if all(each.message.qos < 2 or each.message.packet_id != packet_id for each in self._unsettled):
-            self._outgoing += encode_release(PacketType.PUBREC, packet_id)
+        if all(each.message.qos < 2 or each.message.packet_id != packet_id for each in self.unsettled):
+            self.outgoing += encode_release(PacketType.PUBREC, packet_id)
 
     def _on_release(self, packet: "_Packet") -> Event | None:
         if self.version == VERSION_5:
@@ -405,20 +418,8 @@ class MqttConnection:
         identifier = 1 << packet_id
         was_waiting = self._unreleased & identifier
         self._unreleased &= ~identifier
-        self._outgoing += encode_release(PacketType.PUBCOMP, packet_id)
+        self.outgoing += encode_release(PacketType.PUBCOMP, packet_id)
         return None if was_waiting else SERVED
-
-    def _settle(self, published: Published, reason: Reason, now: float) -> None:
-        if not self.wants_data:
-            self._heard = self._now = now  # it could not be heard until now
-        published.reason = reason
-        unsettled = self._unsettled
-        while unsettled and (settled := unsettled[0].reason) is not None:
-            message = unsettled.popleft().message
-            if message.qos == 1 and not self.is_closing:
-                self._outgoing += encode_puback(message.packet_id, settled)
-            elif message.qos and not self.is_closing:
-                self._outgoing += encode_release(PacketType.PUBREC, message.packet_id)
 
 
 def _demand_flags(packet: _Packet, flags: int) -> None:

@@ -8,7 +8,7 @@ Rules:
 - The first packet is CONNECT and no later one is (§3.1, MQTT-3.1.0-1 and -2). The state changes after the
   packet was decoded and its action done: a CONNECT that is refused is answered by CONNACK, not DISCONNECT.
 - The protocol's version is no state. Where the versions differ, the action refuses: PUBREL and QoS 2 exist in
-  version 3.1.1 alone here, for version 5 was told in CONNACK that it has QoS 1 at most.
+  version 3.1.1 alone here, for CONNACK gives version 5 a Maximum QoS of 1.
 - In ``CLOSING`` nothing is read any more. A client that is cut off leaves its will (§3.1.2.5), one that sent
   DISCONNECT leaves none unless it asked for it (MQTT 5.0 §3.14.2.1).
 """

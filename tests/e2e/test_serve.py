@@ -258,7 +258,7 @@ async def still_metrics(served: Served) -> set[str]:
     ``tests/unit/core/services/metering/test_rollup.py``, a month closed:
     ``tests/unit/billing/test_closing.py``. No path fails: ``tests/node/test_gateway_operations.py``. Nobody
     claims another's session, no loop fails: ``tests/node/test_gtp_trust.py``, ``tests/node/test_faults.py``.
-    No state machine refuses an event: ``tests/unit/mqtt_bridge/test_connections.py``.
+    No state machine refuses an event: ``tests/unit/mqtt_bridge/edge/test_mqtt.py``.
     """
     elsewhere = (
         Metric.TRANSITIONS_REFUSED,

@@ -25,7 +25,7 @@ from mqtt_bridge.inner import (
 UE, ENTRY = "10.128.0.1", "100.127.65.43"
 addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
 ports = st.integers(0, 65_535)
-datagrams = st.builds(UdpDatagram, addresses, ports, addresses, ports, st.binary(max_size=300))
+datagrams = st.builds(UdpDatagram.between, addresses, ports, addresses, ports, st.binary(max_size=300))
 
 
 def scapy_udp(payload: bytes = b"hello", options: Sequence[IPOption_NOP] = ()) -> bytes:
@@ -62,7 +62,7 @@ def test_scapy_reads_what_we_build_and_finds_the_same_checksums(datagram: UdpDat
 @pytest.mark.parametrize("options", [[], [IPOption_NOP()] * 4, [IPOption_NOP()] * 40])
 def test_we_read_what_scapy_builds(options: list[IPOption_NOP]) -> None:
     parsed = parse(scapy_udp(options=options))
-    assert parsed == UdpDatagram(IPv4Address(UE), 40_000, IPv4Address(ENTRY), 23_080, b"hello")
+    assert parsed == UdpDatagram.between(IPv4Address(UE), 40_000, IPv4Address(ENTRY), 23_080, b"hello")
 
 
 def test_reply_goes_back() -> None:
@@ -150,10 +150,12 @@ def test_one_changed_octet_is_never_taken_for_the_same(at: int, change: int) -> 
 
 
 def test_largest_datagram() -> None:
-    datagram = UdpDatagram(IPv4Address(UE), 1, IPv4Address(ENTRY), 2, bytes(UDP_PAYLOAD_BYTES_MAX))
+    datagram = UdpDatagram.between(IPv4Address(UE), 1, IPv4Address(ENTRY), 2, bytes(UDP_PAYLOAD_BYTES_MAX))
     assert parse(build_udp(datagram)) == datagram
     with pytest.raises(ValueError):
-        build_udp(UdpDatagram(IPv4Address(UE), 1, IPv4Address(ENTRY), 2, bytes(UDP_PAYLOAD_BYTES_MAX + 1)))
+        build_udp(
+            UdpDatagram.between(IPv4Address(UE), 1, IPv4Address(ENTRY), 2, bytes(UDP_PAYLOAD_BYTES_MAX + 1))
+        )
 
 
 @given(st.binary(max_size=101))

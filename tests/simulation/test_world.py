@@ -1,6 +1,5 @@
 """The whole by seed: what must always hold holds; the same seed is the same run; planted bugs are caught."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -29,12 +28,12 @@ from core.services.sessions.nas_accounting import Ceiling, NasAccounting
 from core.services.sessions.open import SessionOpener
 from core.services.sessions.service import Sessions
 from core.services.streaming.consumer import Consumer
-from core.services.streaming.delivery import Receipt
 from core.services.streaming.outbox_relay import OutboxRelay, envelope
 from loadtest.simulation.checks import simulate
 from loadtest.simulation.plan import Plan
 from loadtest.simulation.world import OPERATOR
 from mqtt_bridge import inner
+from mqtt_bridge.packets import DevicePackets
 from mqtt_bridge.service import DeviceEdge
 
 SEEDS = int(os.environ.get("AIRLOOM_SEEDS", "60"))
@@ -101,14 +100,12 @@ class IncrementMeter(UsageMeter):
         return replace(report, volume=segment.volume - last)
 
 
-class HastyEdge(DeviceEdge):
+class HastyPackets(DevicePackets):
     """Planted: the device is answered before the stream accepted its message."""
 
-    async def _answer_when_accepted(
-        self, session: Session, receipt: asyncio.Future[Receipt], datagram: inner.UdpDatagram
-    ) -> None:
+    def _deliver(self, session: Session, url: str, datagram: inner.UdpDatagram) -> None:
         self._inject(session.session_id, inner.reply_to(datagram, b"200"))
-        await super()._answer_when_accepted(session, receipt, datagram)
+        super()._deliver(session, url, datagram)
 
 
 class LeakyOpener(SessionOpener):
@@ -219,7 +216,7 @@ class IncrementGateway(GatewayRuntime):
 class HastyNode(Node):
     def make_edge(self) -> DeviceEdge:
         edge = super().make_edge()
-        edge.__class__ = HastyEdge
+        edge.packets.__class__ = HastyPackets
         return edge
 
 

@@ -3,10 +3,11 @@
 Rules:
 
 - A gateway picks an edge node for each session and stays with it as long as their link stands.
-- A session is told in whole before its first packet, by a number that is good on that link alone; who sends
-  is the gateway's word, as it is on one node.
-- When a link breaks its sessions stay for ``LOST_S``: whoever takes the gateway over tells them again, under
-  the same ids, so that a device's connections outlive its gateway. Then they are over here.
+- A gateway announces a session in whole before its first packet, under a number that is good on that link
+  alone. Whose packet it is, the edge believes the gateway, as it does on one node.
+- When a link breaks its sessions stay for ``LOST_S``: the node that takes the gateway over
+  announces them again, under the same ids, so that a device's connections outlive its gateway. Then they
+  are over here.
 - A packet that cannot go on is dropped and counted, as IP does.
 """
 
@@ -32,7 +33,7 @@ LOST_S = 20.0
 """Longer than a take-over from a holder that fell silent (``core.services.cluster.lease_seeking``), shorter
 than the rest of an address before it is allocated again."""
 SESSIONS_MAX = 1_000_000
-"""Told by gateways and not yet over."""
+"""Announced by gateways and not yet over."""
 PACKET_BYTES_MAX = 65_000
 
 _HEAD = struct.Struct("!BI")
@@ -59,7 +60,8 @@ class _End:
     contact: str
     link: Link
     sessions: dict[int, str] = field(default_factory=dict)
-    told: int = 0
+    announced: int = 0
+    """The number of the last one."""
 
 
 class EdgeLinks:
@@ -122,13 +124,13 @@ class EdgeLinks:
             self.counts[LinkCount.NO_EDGE_NODE] += 1
             return None
         end = max(self._up.values(), key=lambda each: crc32(f"{session_id} {each.contact}".encode()))
-        end.told += 1
-        if not end.link.send(_HEAD.pack(_OPEN, end.told) + self._encode(session)):
+        end.announced += 1
+        if not end.link.send(_HEAD.pack(_OPEN, end.announced) + self._encode(session)):
             self.counts[LinkCount.NOT_TAKEN] += 1
             return None
-        end.sessions[end.told] = session_id
-        self._places[session_id] = end, end.told
-        return end, end.told
+        end.sessions[end.announced] = session_id
+        self._places[session_id] = end, end.announced
+        return end, end.announced
 
     async def _keep(self, contact: str) -> None:
         while True:
@@ -162,8 +164,8 @@ class EdgeLinks:
 
 
 @dataclass(slots=True, eq=False)
-class _Told:
-    """A session that a gateway told. ``lost``: since when its link is broken."""
+class _RemoteSession:
+    """A session that a gateway announced. ``lost``: since when its link is broken."""
 
     session: Session
     end: _End
@@ -174,7 +176,7 @@ class _Told:
 class RemoteSessions:
     """The edge's side: sessions of gateways on other nodes. ``decode`` raises ``ValueError``.
 
-    ``on_packet`` takes what their devices send, ``on_end`` is told when one is over.
+    ``on_packet`` takes what their devices send, ``on_end`` gets the id of one that is over.
     """
 
     def __init__(
@@ -189,30 +191,30 @@ class RemoteSessions:
         self._decode = decode
         self._on_packet = on_packet
         self._on_end = on_end
-        self._told: dict[str, _Told] = {}
+        self._sessions: dict[str, _RemoteSession] = {}
         self._at: dict[IPv4Address, str] = {}
         self.counts: Counter[LinkCount] = Counter()
 
     @property
     def open(self) -> int:
-        """How many sessions were told and are not over."""
-        return len(self._told)
+        """How many sessions were announced and are not over."""
+        return len(self._sessions)
 
     def session_of(self, session_id: str) -> Session | None:
         """By id."""
-        told = self._told.get(session_id)
-        return told.session if told is not None else None
+        remote = self._sessions.get(session_id)
+        return remote.session if remote is not None else None
 
     def session_at(self, address: IPv4Address) -> Session | None:
-        """Who holds a device address."""
+        """The session that holds a device address."""
         return self.session_of(self._at.get(address, ""))
 
     def inject(self, session_id: str, packet: bytes) -> bool:
         """An IP packet down to the device, by way of its gateway; whether it was sent there."""
-        told = self._told.get(session_id)
-        if told is None or told.lost is not None or len(packet) > PACKET_BYTES_MAX:
+        remote = self._sessions.get(session_id)
+        if remote is None or remote.lost is not None or len(packet) > PACKET_BYTES_MAX:
             return False
-        return told.end.link.send(_HEAD.pack(_PACKET, told.number) + packet)
+        return remote.end.link.send(_HEAD.pack(_PACKET, remote.number) + packet)
 
     async def serve(self, link: Link) -> None:
         """One gateway's link, until it breaks."""
@@ -223,15 +225,15 @@ class RemoteSessions:
         finally:
             lost = self._clock.monotonic()
             for session_id in end.sessions.values():
-                self._told[session_id].lost = lost
+                self._sessions[session_id].lost = lost
 
     async def run(self) -> None:
-        """End what nobody told again, until cancelled."""
+        """End sessions that no gateway announced again, until cancelled."""
         while True:
             await asyncio.sleep(1.0)
             now = self._clock.monotonic()
-            for session_id, told in list(self._told.items()):
-                if told.lost is not None and now - told.lost > LOST_S:
+            for session_id, remote in list(self._sessions.items()):
+                if remote.lost is not None and now - remote.lost > LOST_S:
                     self._end(session_id)
 
     def _receive(self, end: _End, message: bytes) -> None:
@@ -260,22 +262,22 @@ class RemoteSessions:
         if number in end.sessions:
             self.counts[LinkCount.MALFORMED] += 1
             return
-        before = self._told.get(session.session_id)
-        if before is None and len(self._told) >= SESSIONS_MAX:
+        before = self._sessions.get(session.session_id)
+        if before is None and len(self._sessions) >= SESSIONS_MAX:
             self.counts[LinkCount.TOO_MANY_SESSIONS] += 1
             return
         if before is not None:
             before.end.sessions.pop(before.number, None)
         holder = self._at.get(session.ue_address)
         if holder is not None and holder != session.session_id:
-            self._end(holder)  # its address is allocated again: it was over before we were told
-        self._told[session.session_id] = _Told(session, end, number)
+            self._end(holder)  # its address is allocated again: it was over before we were notified
+        self._sessions[session.session_id] = _RemoteSession(session, end, number)
         self._at[session.ue_address] = session.session_id
         end.sessions[number] = session.session_id
 
     def _end(self, session_id: str) -> None:
-        told = self._told.pop(session_id)
-        told.end.sessions.pop(told.number, None)
-        if self._at.get(told.session.ue_address) == session_id:
-            del self._at[told.session.ue_address]
+        remote = self._sessions.pop(session_id)
+        remote.end.sessions.pop(remote.number, None)
+        if self._at.get(remote.session.ue_address) == session_id:
+            del self._at[remote.session.ue_address]
         self._on_end(session_id)

@@ -1,4 +1,4 @@
-"""Ids that rise, for what is told in order."""
+"""Ids that rise, for what is reported in order."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -26,7 +26,11 @@ class RecordIds:
 
     def next(self) -> str:
         """32 hex digits, greater than all before."""
-        now_ms = (self._clock.now() - _EPOCH) // _MILLISECOND
+        return self.next_at(self._clock.now())
+
+    def next_at(self, now: datetime) -> str:
+        """The same, by a clock that was read already."""
+        now_ms = (now - _EPOCH) // _MILLISECOND
         if now_ms > self._at_ms:
             self._begin(now_ms)
         elif self._count + 1 < self.PER_MILLISECOND:

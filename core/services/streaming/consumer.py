@@ -48,7 +48,7 @@ anything else for records of which at least one can never be handled. It may be 
 
 
 class _LeaseGone(Exception):
-    """Somebody else reads the shard now."""
+    """Another worker reads the shard now."""
 
 
 class Consumer:
@@ -134,7 +134,7 @@ class Consumer:
             self._faults.goes_on(self._application, lease.shard_id)
 
     def _chosen(self, readable: Sequence[Shard], leases: Mapping[str, ShardLease]) -> list[Shard]:
-        """What to take: the free ones up to a fair share, or else one of whoever has too many."""
+        """What to take: the free ones up to a fair share, or else one of a worker that has too many."""
         holders = self._holders(readable, leases)
         workers = {*holders.values(), self._owner}
         fair = -(-len(readable) // len(workers))
@@ -147,7 +147,7 @@ class Consumer:
         return [shard for shard in others if loads[holders[shard.shard_id]] > fair][:1]
 
     def _holders(self, readable: Sequence[Shard], leases: Mapping[str, ShardLease]) -> dict[str, str]:
-        """Whoever holds a lease that did not run out, by shard."""
+        """The holders of leases that did not run out, by shard."""
         now, before = self._clock.monotonic(), self._stood
         self._stood = {}
         for lease in (leases[shard.shard_id] for shard in readable if shard.shard_id in leases):
@@ -223,7 +223,7 @@ class Consumer:
         if left_s <= 0:
             raise Unavailable("the lease expired while reading the stream")
         try:
-            async with asyncio.timeout(left_s):  # whoever reads the shard next must find this at an end
+            async with asyncio.timeout(left_s):  # the shard's next reader must find this at an end
                 await self._take_parts(records)
         except TimeoutError:
             raise Unavailable("processing took longer than the lease") from None
@@ -293,7 +293,7 @@ class Consumer:
             return await self._renewed(lease)
 
     async def _renewed(self, lease: ShardLease) -> ShardLease:
-        """The lease as stored, if it is still ours: a write of ours may have been stored unheard."""
+        """The lease as stored, if it is still ours: a write may have been stored without an answer."""
         while True:
             try:
                 leases = await self._leases.of_application(self._application)
@@ -306,7 +306,7 @@ class Consumer:
         try:
             return await self._put(stored)
         except (StaleVersion, Unavailable):
-            raise _LeaseGone from None  # taken anew at the next look, if nobody else did
+            raise _LeaseGone from None  # taken anew at the next look, if no other worker did
 
     def _is_worn(self, lease: ShardLease) -> bool:
         return self._until[lease.shard_id] - self._clock.monotonic() < LEASE_S * 2 / 3

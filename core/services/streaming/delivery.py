@@ -6,9 +6,9 @@ Rules:
   keys, no spaces), with a ``recordId`` that is unique and rises with time; the partition key is the IMSI.
 - One SIM's messages reach the stream in the order of the calls of ``deliver``.
 - A receipt is given only after the stream accepted. A retry puts the very same bytes, so that what an
-  unclear outcome stored twice can be told by its ``recordId``.
+  unclear outcome stored twice is recognised by its ``recordId``.
 - An empty payload is a message like any other.
-- What the stream will never take is kept as a dead letter, and its sender is told so: the SIM's next messages
+- What the stream will never take is kept as a dead letter, and its sender is refused: the SIM's next messages
   go on. So is the beginning of what is too long where the protocol cannot refuse it.
 """
 
@@ -18,9 +18,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from core.domain.message import DeviceMessage, StreamRecord
 from core.domain.reasons import RequestRefusal
@@ -44,7 +45,7 @@ ASIDE_MAX = 64
 """Messages that wait to be kept aside."""
 ASIDE_RETRY_S = 1.0
 LOOP, STREAM, LETTERS = "delivery", "stream", "dead-letters"
-"""As what a stream that takes nothing, and an object store that keeps nothing, are told."""
+"""As what a stream that takes nothing, and an object store that keeps nothing, are reported."""
 PROVIDER = "airloom"
 SERVICE = "stream"
 
@@ -58,7 +59,7 @@ REFUSALS = {
 }
 
 
-class Receipt(NamedTuple):
+class Receipt(Struct, frozen=True, gc=False):
     """The stream has it, durably: under which id and where."""
 
     record_id: str
@@ -68,21 +69,21 @@ class Receipt(NamedTuple):
 
 Outcome = Receipt | Refused | Unavailable
 """How a message ended: stored, kept as a dead letter, or given up."""
-Settled = Callable[[Outcome], None]
-"""What is told; it must not raise."""
+Settled = Callable[[Outcome, float], None]
+"""Takes the outcome of a message, and the monotonic time; it must not raise."""
 DEAD_LETTERS = "dead-letters"
 """The folder of the object store: a file per record, named by its id."""
 
 
-class _Waiting(NamedTuple):
-    """Who waits for a record."""
+class _Waiting(Struct, frozen=True):
+    """What waits for a record's outcome."""
 
     record_id: str
     protocol: str
     settled: Settled
 
 
-class _Aside(NamedTuple):
+class _Aside(Struct, frozen=True):
     """What is to be kept aside, and until when it is tried."""
 
     record: StreamRecord
@@ -128,44 +129,51 @@ class Delivery:
         """Messages that are not yet accepted."""
         return self._queues.record_count
 
-    def send(self, message: DeviceMessage, settled: Settled) -> None:
+    def send(self, message: DeviceMessage, settled: Settled, now: float) -> None:
         """Send a message on its way; ``settled`` is called, later and once, when the stream has it.
 
-        Raises ``Refused`` at once: ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. ``settled`` is told
-        ``Unavailable`` when the message was given up; it may be stored all the same when that is
-        ``ambiguous``; ``Refused`` when it became a dead letter.
+        Raises ``Refused`` at once: ``BODY_TOO_LARGE``, ``TOO_MANY_REQUESTS``. ``settled`` gets
+        ``Unavailable`` when the message was given up, which may be stored all the same when that is
+        ``ambiguous``; ``Refused`` when it became a dead letter. ``now`` is the monotonic time.
         """
-        self._check_open()
-        record_id = self._record_ids.next()
-        record = StreamRecord(message.imsi, envelope(message, record_id))
-        self._enqueue(record, _Waiting(record_id, message.source_protocol, settled))
+        if self._is_over:
+            raise Unavailable("delivery has ended")
+        record_id = self._record_ids.next_at(message.received)
+        refusal = self._queues.offer(
+            StreamRecord(message.imsi, envelope(message, record_id)),
+            _Waiting(record_id, message.source_protocol, settled),
+            deadline=now + self._deadline_s,
+        )
+        if refusal is not None:
+            raise Refused(REFUSALS[refusal], refusal.value)
         self._wake.set()
 
     def deliver(self, message: DeviceMessage) -> asyncio.Future[Receipt]:
-        """``send`` for whoever rather waits: the future raises what ``settled`` would be told."""
+        """``send`` as a future, which raises what ``settled`` would get."""
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.send(message, partial(_resolve, receipt))
+        self.send(message, partial(_resolve, receipt), self._clock.monotonic())
         return receipt
 
     def keep_aside(self, message: DeviceMessage, octets_missing: int, settled: Settled) -> None:
-        """Make a dead letter of a message whose payload lacks its end; ``settled`` as ``send`` tells it.
+        """Make a dead letter of a message whose payload lacks its end; ``settled`` as in ``send``.
 
         Raises ``Refused(TOO_MANY_REQUESTS)``.
         """
-        self._check_open()
+        if self._is_over:
+            raise Unavailable("delivery has ended")
         if self._dead_letters is None:
             raise Unavailable("the queue of dead letters is full")
         if len(self._aside) >= ASIDE_MAX:
             raise Refused(RequestRefusal.TOO_MANY_REQUESTS, "too many oversized messages are being received")
-        record_id = self._record_ids.next()
+        record_id = self._record_ids.next_at(message.received)
         record = StreamRecord(message.imsi, envelope(message, record_id, octets_missing))
         waiting = _Waiting(record_id, message.source_protocol, settled)
         self._aside.append(_Aside(record, waiting, self._clock.monotonic() + self._deadline_s))
         self._wake_aside.set()
 
     async def run(self) -> None:
-        """Put what waits, for ever. When it ends, whatever waits is told that it may or may not be stored;
-        it may be run again.
+        """Put what waits, until cancelled. What still waits then ends as ``Unavailable``, for it may or may
+        not be stored. It may be run again.
         """
         self._is_over = False
         try:
@@ -175,28 +183,20 @@ class Delivery:
                 group.create_task(self._pump_aside())
         finally:
             self._is_over = True
+            now = self._clock.monotonic()
             for entry in self._queues.clear():
-                _fail(entry.token, "delivery has ended", ambiguous=True)
+                _fail(entry.token, "delivery has ended", now, ambiguous=True)
             while self._aside:
-                _fail(self._aside.popleft().waiting, "delivery has ended", ambiguous=True)
-
-    def _check_open(self) -> None:
-        if self._is_over:
-            raise Unavailable("delivery has ended")
-
-    def _enqueue(self, record: StreamRecord, waiting: _Waiting) -> None:
-        deadline = self._clock.monotonic() + self._deadline_s
-        refusal = self._queues.offer(record, waiting, deadline=deadline)
-        if refusal is not None:
-            raise Refused(REFUSALS[refusal], refusal.value)
+                _fail(self._aside.popleft().waiting, "delivery has ended", now, ambiguous=True)
 
     async def _pump(self) -> None:
         while True:
             if self._under_way and 0 < self._queues.ready_count < BATCH_WORTH:
                 await asyncio.sleep(LINGER_S)
-            batch = self._queues.next_batch(self._clock.monotonic())
+            now = self._clock.monotonic()
+            batch = self._queues.next_batch(now)
             for entry in self._queues.take_given_up():
-                _fail(entry.token, "the stream did not accept it in time", ambiguous=entry.failures > 0)
+                _fail(entry.token, "the stream did not accept it in time", now, ambiguous=entry.failures > 0)
             if batch:
                 await self._put(batch)
             else:
@@ -211,23 +211,27 @@ class Delivery:
             results = [PutResult(error=str(error))] * len(batch)
         finally:
             self._under_way -= 1
-        if all(result.error and not result.is_poison for result in results):
-            self._faults.stands(LOOP, Unavailable(results[0].error), STREAM)
+        errors = [result.error for result in results]
+        poison = [number for number, result in enumerate(results) if result.is_poison]
+        if all(errors) and not poison:
+            self._faults.stands(LOOP, Unavailable(errors[0]), STREAM)
         else:
             self._faults.goes_on(LOOP, STREAM)
         placed = dict(zip(batch, results, strict=True))
-        buried = {
-            entry
-            for entry, result in placed.items()
-            if result.is_poison and await self._bury(entry.token.record_id, entry.record)
-        }
-        errors = ["" if entry in buried else result.error for entry, result in placed.items()]
-        for entry in self._queues.settle(batch, errors, self._clock.monotonic()):
+        buried = set()
+        for number in poison:
+            entry = batch[number]
+            if await self._bury(entry.token.record_id, entry.record):
+                buried.add(entry)
+                errors[number] = ""
+        now = self._clock.monotonic()
+        for entry in self._queues.settle(batch, errors, now):
+            waiting, result = entry.token, placed[entry]
             if entry in buried:
-                entry.token.settled(Refused(RequestRefusal.INVALID_FIELD, placed[entry].error))
+                waiting.settled(Refused(RequestRefusal.INVALID_FIELD, result.error), now)
                 continue
-            self.delivered[entry.token.protocol] += 1
-            _acknowledge(entry, placed[entry])
+            self.delivered[waiting.protocol] += 1
+            waiting.settled(Receipt(waiting.record_id, result.shard_id, result.sequence_number), now)
         self._wake.set()
 
     async def _pump_aside(self) -> None:
@@ -236,13 +240,15 @@ class Delivery:
                 self._note_rest()
                 self._wake_aside.clear()
                 await self._wake_aside.wait()
-            record, waiting, deadline = self._aside[0]
-            if await self._bury(waiting.record_id, record):
+            first = self._aside[0]
+            is_kept = await self._bury(first.waiting.record_id, first.record)
+            now = self._clock.monotonic()
+            if is_kept:
                 self._aside.popleft()
-                waiting.settled(Refused(RequestRefusal.BODY_TOO_LARGE, "kept as a dead letter"))
-            elif self._clock.monotonic() >= deadline:
+                first.waiting.settled(Refused(RequestRefusal.BODY_TOO_LARGE, "kept as a dead letter"), now)
+            elif now >= first.deadline:
                 self._aside.popleft()
-                _fail(waiting, "it could not be stored as a dead letter in time", ambiguous=True)
+                _fail(first.waiting, "it could not be stored as a dead letter in time", now, ambiguous=True)
             else:
                 await asyncio.sleep(ASIDE_RETRY_S)
 
@@ -260,7 +266,7 @@ class Delivery:
         return True
 
     def _note_rest(self) -> None:
-        """Where nothing waits any more, nothing stands still: it was stored, or given up."""
+        """With nothing left to wait, no loop stands still: each message was stored, or given up."""
         if not self._queues.record_count and not self._aside:
             self._faults.goes_on(LOOP, STREAM)
             self._faults.goes_on(LOOP, LETTERS)
@@ -276,13 +282,13 @@ class Delivery:
                 await self._wake.wait()
 
 
-class _Destination(msgspec.Struct, rename="camel"):
+class _Destination(Struct, rename="camel"):
     provider: str
     resource_url: str
     service: str
 
 
-class _Envelope(msgspec.Struct, rename="camel"):
+class _Envelope(Struct, rename="camel"):
     destination: _Destination
     imei: str
     imsi: str
@@ -305,7 +311,7 @@ def envelope(message: DeviceMessage, record_id: str, octets_missing: int = 0) ->
     record = partial(_Beginning, octets_missing=octets_missing) if octets_missing else _Envelope
     return _CANONICAL.encode(
         record(
-            destination=_Destination(PROVIDER, message.destination, SERVICE),
+            destination=_Destination(PROVIDER, message.entry_point_url, SERVICE),
             imei=message.imei,
             imsi=message.imsi,
             operator_id=message.operator_id,
@@ -318,20 +324,15 @@ def envelope(message: DeviceMessage, record_id: str, octets_missing: int = 0) ->
     )
 
 
-def _acknowledge(entry: Entry[_Waiting], result: PutResult) -> None:
-    waiting = entry.token
-    waiting.settled(Receipt(waiting.record_id, result.shard_id, result.sequence_number))
+def _fail(waiting: _Waiting, why: str, now: float, *, ambiguous: bool) -> None:
+    waiting.settled(Unavailable(why, ambiguous=ambiguous), now)
 
 
-def _fail(waiting: _Waiting, why: str, *, ambiguous: bool) -> None:
-    waiting.settled(Unavailable(why, ambiguous=ambiguous))
-
-
-def _resolve(receipt: asyncio.Future[Receipt], outcome: Outcome) -> None:
+def _resolve(receipt: asyncio.Future[Receipt], outcome: Outcome, _: float) -> None:
     if receipt.done():
         return
     if isinstance(outcome, Receipt):
         receipt.set_result(outcome)
     else:
         receipt.set_exception(outcome)
-        receipt.exception()  # nobody need wait: a device that is gone is no error of ours
+        receipt.exception()  # a device that is gone does not ask for it, which is no error of ours

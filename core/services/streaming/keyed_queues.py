@@ -15,10 +15,10 @@ Rules:
 import heapq
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from core.domain.message import StreamRecord
 from core.ports.stream import PUT_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_PUT_MAX
@@ -44,9 +44,8 @@ class QueueRefusal(Enum):
     TOO_LARGE = "too_large"
 
 
-@dataclass(slots=True, eq=False)
-class Entry(Generic[Token]):
-    """One record on its way, and whatever its owner wants to have back with it."""
+class Entry(Struct, Generic[Token], eq=False):
+    """One record on its way, and what its owner wants to have back with it."""
 
     record: StreamRecord
     token: Token
@@ -83,25 +82,26 @@ class KeyedQueues(Generic[Token]):
 
     @property
     def queue_count(self) -> int:
-        """Lanes that hold a record; an empty one is not kept."""
+        """Queues that hold a record; an empty one is not kept."""
         return len(self._queues)
 
     @property
     def ready_count(self) -> int:
-        """Lanes that may go now."""
+        """Queues that may go now."""
         return len(self._ready)
 
     def offer(self, record: StreamRecord, token: Token, *, deadline: float) -> QueueRefusal | None:
         """Put a record at the end of its queue, or say why not."""
-        size = len(record.partition_key.encode()) + len(record.data)
+        key = record.partition_key
+        size = len(key.encode()) + len(record.data)
         if size > RECORD_BYTES_MAX:
             return QueueRefusal.TOO_LARGE
         if self.record_count >= self._records_max or self.byte_count + size > self._bytes_max:
             return QueueRefusal.FULL
-        queue = self._queues.get(record.partition_key)
+        queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[record.partition_key] = deque()
-            self._ready.append(record.partition_key)
+            queue = self._queues[key] = deque()
+            self._ready.append(key)
         elif len(queue) >= self._key_records_max:
             return QueueRefusal.KEY_FULL
         queue.append(Entry(record, token, size, deadline))
@@ -113,42 +113,48 @@ class KeyedQueues(Generic[Token]):
         """The heads of the queues that may go now, at most one call's worth; each must come to ``settle``."""
         self._end_pauses(now)
         batch: list[Entry[Token]] = []
-        size = 0
-        while self._ready and len(batch) < RECORDS_PER_PUT_MAX:
+        count = size = 0
+        while self._ready and count < RECORDS_PER_PUT_MAX:
             queue = self._queues[self._ready[0]]
-            self._give_up_late(queue, now)
+            if queue[0].deadline <= now:
+                self._give_up_late(queue, now)
             if queue and size + queue[0].size > PUT_BYTES_MAX:
                 break
             key = self._ready.popleft()
             if not queue:
                 del self._queues[key]
-            for entry in islice(queue, min(self._run_records_max, RECORDS_PER_PUT_MAX - len(batch))):
-                if size + entry.size > PUT_BYTES_MAX:
+            run_end = count + self._run_records_max
+            for entry in queue:
+                if count in (run_end, RECORDS_PER_PUT_MAX) or size + entry.size > PUT_BYTES_MAX:
                     break
                 batch.append(entry)
+                count += 1
                 size += entry.size
         return batch
 
     def settle(self, batch: Sequence[Entry[Token]], errors: Sequence[str], now: float) -> list[Entry[Token]]:
         """What became of a batch, an error or an empty text each; gives back the accepted entries."""
         accepted = []
-        paused = ""
-        following = [*(entry.record.partition_key for entry in islice(batch, 1, None)), ""]
-        for entry, error, next_key in zip(batch, errors, following, strict=True):
+        accepted_keys: dict[str, None] = {}
+        failed_keys: dict[str, None] = {}
+        for entry, error in zip(batch, errors, strict=True):
             key = entry.record.partition_key
-            if key == paused:
+            if key in failed_keys:
                 entry.failures += 1
             elif error:
+                failed_keys[key] = None
                 self._pause(entry, key, now)
-                paused = key
             else:
+                self._queues[key].popleft()
+                self.record_count -= 1
+                self.byte_count -= entry.size
                 accepted.append(entry)
-                queue = self._queues[key]
-                self._drop_head(queue)
-                if queue and key != next_key:
-                    self._ready.append(key)
-                elif not queue:
-                    del self._queues[key]
+                accepted_keys[key] = None
+        for key in accepted_keys:
+            if not self._queues[key]:
+                del self._queues[key]
+            elif key not in failed_keys:
+                self._ready.append(key)
         return accepted
 
     def take_given_up(self) -> list[Entry[Token]]:
@@ -181,10 +187,7 @@ class KeyedQueues(Generic[Token]):
 
     def _give_up_late(self, queue: deque[Entry[Token]], now: float) -> None:
         while queue and queue[0].deadline <= now:
-            self._given_up.append(self._drop_head(queue))
-
-    def _drop_head(self, queue: deque[Entry[Token]]) -> Entry[Token]:
-        entry = queue.popleft()
-        self.record_count -= 1
-        self.byte_count -= entry.size
-        return entry
+            entry = queue.popleft()
+            self.record_count -= 1
+            self.byte_count -= entry.size
+            self._given_up.append(entry)

@@ -2,12 +2,13 @@
 
 Rules:
 
-- An event is in the store before it is told, so a stream that is away refuses nobody a session; it is relayed
-  at least once, under its own id as ``recordId``; one SIM's events are relayed in order, one at a time.
-- Whoever made an event durable gives it here, and it is told from memory. The outbox in the store is read
+- An event is in the store before it is relayed, so no session is refused while the stream is away; it is
+  relayed at least once, under its own id as ``recordId``; one SIM's events are relayed in order, one at a
+  time.
+- What makes an event durable gives it here, and it is relayed from memory. The outbox in the store is read
   when memory may lack an event: at first, when a write's outcome is unknown (a former holder's, too), after a
-  fault, when more than ``EVENTS_MAX`` wait, and every ``SWEEP_S``. While memory may lack one it tells nothing
-  that was not read, for what it lacks may be an earlier event of the same SIM.
+  fault, when more than ``EVENTS_MAX`` wait, and every ``SWEEP_S``. While memory may lack one it relays
+  nothing that was not read, for what it lacks may be an earlier event of the same SIM.
 - An event that cannot be read, or that the stream will never take, is passed over and audited.
 """
 
@@ -101,7 +102,7 @@ class OutboxRelay:
                 await asyncio.sleep(GATHER_S)
 
     async def _relay(self) -> bool:
-        """One put's worth; whether to go on at once. Raises ``Unavailable`` when nothing could be told."""
+        """One put's worth; whether to go on at once. Raises ``Unavailable`` when nothing could be relayed."""
         if self._must_read or self._clock.monotonic() >= self._sweep_at:
             await self._read()
         first: dict[str, SessionEvent] = {}

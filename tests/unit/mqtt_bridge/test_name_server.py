@@ -20,8 +20,8 @@ from mqtt_bridge import inner
 from mqtt_bridge.budget import ANSWERS_BURST, ANSWERS_PER_S, SWEEP_MIN, AnswerBudget
 from mqtt_bridge.edge.dns import DNS_PORT, QUESTION_BYTES_MAX, NameServer
 from mqtt_bridge.edge.udp import FUNNEL
-from mqtt_bridge.service import DeviceEdge, EdgeCount
-from tests.unit.mqtt_bridge.test_device_edge import World, icmp_echo, session
+from mqtt_bridge.packets import DevicePackets, PacketCount
+from tests.unit.mqtt_bridge.test_packets import World, icmp_echo, session
 
 ADDRESS = IPv4Address("100.127.65.43")
 NAME = "funnel.soracom.io"
@@ -159,22 +159,22 @@ def test_dnslib_reads_the_answer_to_any_name(
 
 def test_the_budget_of_a_sim_is_for_everything_that_is_answered_at_once() -> None:
     async def main() -> None:
-        world = World(devices=2, make_edge=with_names)
+        world = World(devices=2, make_packets=with_names)
         ue = session(1).ue_address
         dns, nowhere = GatewayConfig().dns[0], IPv4Address("100.127.9.9")
-        asked = inner.build_udp(inner.UdpDatagram(ue, 5, dns, DNS_PORT, QUESTION))
-        lost = inner.build_udp(inner.UdpDatagram(ue, 5, nowhere, 9, b"x"))
+        asked = inner.build_udp(inner.UdpDatagram.between(ue, 5, dns, DNS_PORT, QUESTION))
+        lost = inner.build_udp(inner.UdpDatagram.between(ue, 5, nowhere, 9, b"x"))
         ping = icmp_echo(ue, FUNNEL.address, b"\0\1\0\2ping")
         for packet in (asked, lost, ping) * ANSWERS_BURST:
-            world.edge.on_edge_packet("session-1", packet)
+            world.packets.on_edge_packet("session-1", packet)
         assert len(world.down) == ANSWERS_BURST
-        assert world.edge.counts[EdgeCount.OVER_BUDGET] == 2 * ANSWERS_BURST
-        other = inner.build_udp(inner.UdpDatagram(session(2).ue_address, 5, dns, DNS_PORT, QUESTION))
-        world.edge.on_edge_packet("session-2", other)
+        assert world.packets.counts[PacketCount.OVER_BUDGET] == 2 * ANSWERS_BURST
+        other = inner.build_udp(inner.UdpDatagram.between(session(2).ue_address, 5, dns, DNS_PORT, QUESTION))
+        world.packets.on_edge_packet("session-2", other)
         assert world.down[-1][0] == "session-2", "another SIM has its own"
         await asyncio.sleep(1)
         for _ in range(ANSWERS_BURST):
-            world.edge.on_edge_packet("session-1", asked)
+            world.packets.on_edge_packet("session-1", asked)
         assert len(world.down) == ANSWERS_BURST + 1 + ANSWERS_PER_S
 
     run_virtual(main)
@@ -204,9 +204,9 @@ def test_mutated_questions_never_raise_nor_swell(data: st.DataObject) -> None:
 
 def test_a_device_asks_through_its_tunnel() -> None:
     async def main() -> None:
-        world = World(make_edge=with_names)
+        world = World(make_packets=with_names)
         device = SimulatedDevice(
-            send_up=lambda packet: world.edge.on_edge_packet(session(1).session_id, packet),
+            send_up=lambda packet: world.packets.on_edge_packet(session(1).session_id, packet),
             ue_address=session(1).ue_address,
             entry_address=GatewayConfig().dns[0],
             entry_port=DNS_PORT,
@@ -217,12 +217,14 @@ def test_a_device_asks_through_its_tunnel() -> None:
         (found,) = DNSRecord.parse(answer).rr
         assert (found.rtype, str(found.rdata)) == (QTYPE.A, str(EdgeConfig().message_address))
         assert await device.send_raw(b"no question", answer_s=0.1) is None
-        assert world.edge.counts[EdgeCount.QUESTION] == world.edge.counts[EdgeCount.NO_QUESTION] == 1
+        assert (
+            world.packets.counts[PacketCount.QUESTION] == world.packets.counts[PacketCount.NO_QUESTION] == 1
+        )
 
     run_virtual(main)
 
 
-def with_names(*, delivery: Delivery, clock: VirtualClock, **rest: object) -> DeviceEdge:
+def with_names(*, delivery: Delivery, clock: VirtualClock, **rest: object) -> DevicePackets:
     names = NameServer(dict.fromkeys(EdgeConfig().message_names, EdgeConfig().message_address))
     responders = {(GatewayConfig().dns[0], DNS_PORT): names.answer}
-    return DeviceEdge(delivery=delivery, clock=clock, responders=responders, **rest)  # type: ignore[arg-type]  # passed on
+    return DevicePackets(delivery=delivery, clock=clock, responders=responders, **rest)  # type: ignore[arg-type]  # passed on

@@ -14,6 +14,7 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.domain.message import DeviceMessage, StreamRecord
 from core.domain.reasons import RequestRefusal
+from core.domain.values import replace
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.stream import PutResult
@@ -34,7 +35,7 @@ def message(imsi: str = "440101234567890", payload: bytes = b"hello") -> DeviceM
         imei="359206054480390",
         operator_id="OP0012345678",
         source_protocol="udp",
-        destination="udp://100.127.65.43:23080",
+        entry_point_url="udp://100.127.65.43:23080",
         payload=payload,
         received=AT,
     )
@@ -256,9 +257,9 @@ def test_what_waits_to_be_kept_aside_is_bounded_and_ends() -> None:
         )
         async with world.running():
             for _ in range(ASIDE_MAX):
-                world.delivery.keep_aside(message(), 5, outcomes.append)
+                world.delivery.keep_aside(message(), 5, lambda outcome, _: outcomes.append(outcome))
             with pytest.raises(Refused) as refused:
-                world.delivery.keep_aside(message(), 5, outcomes.append)
+                world.delivery.keep_aside(message(), 5, lambda outcome, _: outcomes.append(outcome))
             assert refused.value.reason is RequestRefusal.TOO_MANY_REQUESTS
             await asyncio.sleep(DEADLINE_S + 5)
         assert [type(outcome) for outcome in outcomes] == [Unavailable] * ASIDE_MAX
@@ -499,7 +500,7 @@ def test_two_calls_never_share_an_id() -> None:
     async def main() -> None:
         async with World().running() as world:
             same = message()
-            receipts = await asyncio.gather(*(world.delivery.deliver(same._replace()) for _ in range(50)))
+            receipts = await asyncio.gather(*(world.delivery.deliver(replace(same)) for _ in range(50)))
             assert len({receipt.record_id for receipt in receipts}) == 50
 
     run_virtual(main)

@@ -18,14 +18,14 @@ from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.stream.memory import MemoryDisk
 from core.domain.session import Access, Session
 from core.domain.values import replace
-from core.services.streaming.delivery import Delivery, Receipt
+from core.services.streaming.delivery import Delivery
 from loadtest.peers.device import SimulatedDevice
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
 from mqtt_bridge import inner
 from mqtt_bridge.budget import AnswerBudget
 from mqtt_bridge.edge.udp import FUNNEL, UdpEntryPoint
 from mqtt_bridge.inner import EchoRequest, Fault, UdpDatagram, build_udp, checksum, parse
-from mqtt_bridge.service import DeviceEdge, EdgeCount
+from mqtt_bridge.packets import DevicePackets, PacketCount
 from tests.unit.core.services.streaming.test_delivery import FaultyStream
 
 UNIFIED = UdpEntryPoint(IPv4Address("100.127.69.42"), 23_080)
@@ -54,7 +54,7 @@ class World:
         self,
         *,
         devices: int = 1,
-        make_edge: Callable[..., DeviceEdge] = DeviceEdge,
+        make_packets: Callable[..., DevicePackets] = DevicePackets,
         **bounds: int,
     ) -> None:
         self.clock = VirtualClock()
@@ -70,7 +70,7 @@ class World:
         self.sessions = {session(n).session_id: session(n) for n in range(1, devices + 1)}
         self.early: list[str] = []
         self.down: list[tuple[str, bytes]] = []
-        self.edge = make_edge(
+        self.packets = make_packets(
             delivery=self.delivery,
             session_of=self.sessions.get,
             inject=self._inject,
@@ -81,7 +81,7 @@ class World:
         )
         self.devices = {
             item.session_id: SimulatedDevice(
-                send_up=partial(self.edge.on_edge_packet, item.session_id),
+                send_up=partial(self.packets.on_edge_packet, item.session_id),
                 ue_address=item.ue_address,
                 entry_address=FUNNEL.address,
                 entry_port=FUNNEL.port,
@@ -124,7 +124,7 @@ class World:
         async def serve() -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.delivery.run())
-                group.create_task(self.edge.run())
+                group.create_task(self.packets.run())
 
         task = asyncio.create_task(serve())
         await asyncio.sleep(0.001)
@@ -165,16 +165,16 @@ def test_a_message_is_answered_and_stored_under_the_sessions_identity() -> None:
             assert base64.b64decode(envelope["payloads"]) == b"0 hello"
             assert world.device.bytes_up == 28 + len(b"0 hello")
             assert world.device.bytes_down == 28 + len(b"200")
-            assert world.edge.in_flight == 0
+            assert world.packets.in_flight == 0
 
     run_virtual(main)
 
 
-def faulty_run(make_edge: Callable[..., DeviceEdge], seed: int) -> World:
+def faulty_run(make_packets: Callable[..., DevicePackets], seed: int) -> World:
     world: World
 
     async def main() -> World:
-        async with World(devices=9, make_edge=make_edge).running() as world:
+        async with World(devices=9, make_packets=make_packets).running() as world:
             world.stream._rng.seed(seed)
             world.stream.record_failure = world.stream.call_failure = world.stream.failure_after_storing = 0.2
             await world.send_from_all(20)
@@ -187,24 +187,22 @@ def faulty_run(make_edge: Callable[..., DeviceEdge], seed: int) -> World:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_order_and_truth_under_faults(seed: int) -> None:
-    world = faulty_run(DeviceEdge, seed)
+    world = faulty_run(DevicePackets, seed)
     assert world.early == []
     assert world.stored() == {session(n).imsi: list(range(20)) for n in range(1, 10)}
-    assert world.edge.counts[EdgeCount.ANSWERED] == 180
+    assert world.packets.counts[PacketCount.ANSWERED] == 180
 
 
-class EarlyEdge(DeviceEdge):
+class EarlyPackets(DevicePackets):
     """The planted fault: answers before the stream accepted."""
 
-    async def _answer_when_accepted(
-        self, session: Session, receipt: asyncio.Future[Receipt], datagram: inner.UdpDatagram
-    ) -> None:
+    def _deliver(self, session: Session, url: str, datagram: inner.UdpDatagram) -> None:
         self._answer(session, inner.reply_to(datagram, b"200"))
-        await super()._answer_when_accepted(session, receipt, datagram)
+        super()._deliver(session, url, datagram)
 
 
 def test_the_checker_sees_an_answer_before_acceptance() -> None:
-    assert faulty_run(EarlyEdge, 0).early
+    assert faulty_run(EarlyPackets, 0).early
 
 
 def test_stalled_stream_means_silence_and_bounded_memory_then_everything_in_order() -> None:
@@ -214,14 +212,14 @@ def test_stalled_stream_means_silence_and_bounded_memory_then_everything_in_orde
             for _ in range(30):
                 answers = await asyncio.gather(*(d.send(answer_s=0.1) for d in world.devices.values()))
                 assert set(answers) == {None}
-                assert world.edge.in_flight <= 200
+                assert world.packets.in_flight <= 200
                 assert world.delivery.waiting <= 200
             assert world.down == []
-            assert world.edge.in_flight == 200
-            assert world.edge.counts[EdgeCount.OVERLOAD] == 40 * 30 - 200
+            assert world.packets.in_flight == 200
+            assert world.packets.counts[PacketCount.OVERLOAD] == 40 * 30 - 200
             world.stream.is_flowing.set()
             await asyncio.sleep(30)
-            assert world.edge.in_flight == 0
+            assert world.packets.in_flight == 0
             assert world.early == []
             assert world.stored() == {session(n).imsi: [0, 1, 2, 3, 4] for n in range(1, 41)}
             assert len(world.down) == 200
@@ -236,7 +234,7 @@ def test_one_sim_over_its_bound_does_not_touch_another() -> None:
             loud, quiet = world.devices.values()
             answers = await asyncio.gather(*(loud.send(answer_s=1) for _ in range(10)), quiet.send())
             assert answers == [b"200"] * 3 + [None] * 7 + [b"200"]
-            assert world.edge.counts[EdgeCount.OVERLOAD] == 7
+            assert world.packets.counts[PacketCount.OVERLOAD] == 7
 
     run_virtual(main)
 
@@ -254,8 +252,8 @@ def test_no_answer_into_another_session(change: str) -> None:
             world.stream.is_flowing.set()
             assert await sending is None
             assert world.down == []
-            assert world.edge.counts[EdgeCount.SESSION_GONE] == 1
-            assert world.edge.counts[EdgeCount.ACCEPTED] == 1
+            assert world.packets.counts[PacketCount.SESSION_GONE] == 1
+            assert world.packets.counts[PacketCount.ACCEPTED] == 1
 
     run_virtual(main)
 
@@ -280,7 +278,7 @@ def test_refusals_are_answered_and_stored_nowhere() -> None:
             assert await world.device.send_raw(b"poison") == b"400"
             assert await world.device.send_raw(b"7") == b"200"
             assert world.disk.record_count == 1
-            assert world.edge.counts[EdgeCount.REFUSED] == world.delivery.dead_letters == 1
+            assert world.packets.counts[PacketCount.REFUSED] == world.delivery.dead_letters == 1
 
     run_virtual(main)
 
@@ -291,7 +289,7 @@ def test_queue_that_is_full_means_silence() -> None:
             world.stream.is_flowing.clear()
             await asyncio.gather(*(world.device.send(answer_s=0.1) for _ in range(300)))
             assert world.down == []
-            assert world.edge.counts[EdgeCount.REFUSED] == 300 - 256
+            assert world.packets.counts[PacketCount.REFUSED] == 300 - 256
 
     run_virtual(main)
 
@@ -302,16 +300,18 @@ def test_echo_and_unreachable() -> None:
         ue = session(1).ue_address
         content = b"\0\1\0\2ping"
         echo = icmp_echo(ue, FUNNEL.address, content)
-        world.edge.on_edge_packet("session-1", echo)
+        world.packets.on_edge_packet("session-1", echo)
         assert checksum(world.down[0][1][20:]) == 0
         assert world.down[0][1][20:22] == b"\0\0"
         assert world.down[0][1][24:] == content
-        world.edge.on_edge_packet("session-1", icmp_echo(ue, IPv4Address("100.127.9.9"), content))
+        world.packets.on_edge_packet("session-1", icmp_echo(ue, IPv4Address("100.127.9.9"), content))
         assert len(world.down) == 1
         for address, port in ((FUNNEL.address, 1), (IPv4Address("100.127.9.9"), 23_080)):
-            world.edge.on_edge_packet("session-1", build_udp(UdpDatagram(ue, 5, address, port, b"x")))
+            world.packets.on_edge_packet(
+                "session-1", build_udp(UdpDatagram.between(ue, 5, address, port, b"x"))
+            )
         assert [packet[20:22] for _, packet in world.down[1:]] == [b"\3\3", b"\3\3"]
-        assert world.edge.counts[EdgeCount.NO_ENTRY_POINT] == 3
+        assert world.packets.counts[PacketCount.NO_ENTRY_POINT] == 3
 
     run_virtual(main)
 
@@ -328,8 +328,10 @@ def icmp_echo(source: IPv4Address, destination: IPv4Address, rest: bytes) -> byt
 def test_second_entry_point() -> None:
     async def main() -> None:
         async with World().running() as world:
-            packet = build_udp(UdpDatagram(session(1).ue_address, 7, UNIFIED.address, UNIFIED.port, b"5"))
-            world.edge.on_edge_packet("session-1", packet)
+            packet = build_udp(
+                UdpDatagram.between(session(1).ue_address, 7, UNIFIED.address, UNIFIED.port, b"5")
+            )
+            world.packets.on_edge_packet("session-1", packet)
             await asyncio.sleep(1)
             reply = parse(world.down[0][1])
             assert isinstance(reply, UdpDatagram)
@@ -341,17 +343,17 @@ def test_second_entry_point() -> None:
 def test_what_is_dropped_is_counted() -> None:
     async def main() -> None:
         world = World(devices=2)
-        good = build_udp(UdpDatagram(session(1).ue_address, 7, FUNNEL.address, FUNNEL.port, b"5"))
-        world.edge.on_edge_packet("session-1", good)
-        world.edge.on_edge_packet("session-2", good)
-        world.edge.on_edge_packet("session-3", good)
+        good = build_udp(UdpDatagram.between(session(1).ue_address, 7, FUNNEL.address, FUNNEL.port, b"5"))
+        world.packets.on_edge_packet("session-1", good)
+        world.packets.on_edge_packet("session-2", good)
+        world.packets.on_edge_packet("session-3", good)
         async with world.running():
             pass
-        world.edge.on_edge_packet("session-1", good)
-        assert world.edge.counts == {
-            EdgeCount.NOT_SERVING: 2,
-            EdgeCount.FOREIGN_SOURCE: 1,
-            EdgeCount.NO_SESSION: 1,
+        world.packets.on_edge_packet("session-1", good)
+        assert world.packets.counts == {
+            PacketCount.NOT_SERVING: 2,
+            PacketCount.FOREIGN_SOURCE: 1,
+            PacketCount.NO_SESSION: 1,
         }
         assert world.down == []
 
@@ -368,7 +370,7 @@ def test_ending_with_messages_under_way() -> None:
     run_virtual(main)
 
 
-HOSTILE = build_udp(UdpDatagram(session(1).ue_address, 7, FUNNEL.address, FUNNEL.port, b"payload"))
+HOSTILE = build_udp(UdpDatagram.between(session(1).ue_address, 7, FUNNEL.address, FUNNEL.port, b"payload"))
 
 
 @settings(deadline=None, max_examples=40)
@@ -385,7 +387,7 @@ def test_hostile_packets_never_raise_and_never_store(packets: list[bytes | tuple
                     at, change = item
                     packet = HOSTILE[:at] + bytes([HOSTILE[at] ^ change]) + HOSTILE[at + 1 :]
                 if packet != HOSTILE:
-                    world.edge.on_edge_packet("session-1", packet)
+                    world.packets.on_edge_packet("session-1", packet)
             await asyncio.sleep(1)
             assert world.disk.record_count == 0
             assert world.down == []
@@ -401,8 +403,8 @@ def test_hostile_packets_never_raise_and_never_store(packets: list[bytes | tuple
 ])  # fmt: skip
 def test_lying_and_zero_lengths(at: int, value: bytes, fault: Fault) -> None:
     world: World = run_virtual(_make_world)
-    world.edge.on_edge_packet("session-1", HOSTILE[:at] + value + HOSTILE[at + len(value) :])
-    assert world.edge.counts == {fault: 1}
+    world.packets.on_edge_packet("session-1", HOSTILE[:at] + value + HOSTILE[at + len(value) :])
+    assert world.packets.counts == {fault: 1}
 
 
 async def _make_world() -> World:
@@ -424,7 +426,7 @@ def test_device_sends_again_only_when_told_and_ignores_what_is_not_for_it() -> N
         assert sent[1:] == [sent[1]] * 3
         device.receive(b"garbage")
         device.receive(
-            build_udp(UdpDatagram(FUNNEL.address, FUNNEL.port, session(2).ue_address, 40_002, b""))
+            build_udp(UdpDatagram.between(FUNNEL.address, FUNNEL.port, session(2).ue_address, 40_002, b""))
         )
         assert (device.unexpected, device.answered, device.bytes_up) == (2, 0, sum(map(len, sent)))
 

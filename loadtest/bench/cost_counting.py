@@ -310,6 +310,7 @@ class CountedEngine:
     def __init__(self, inner: Engine, counts: Counts) -> None:
         self._inner = inner
         self._counts = counts
+        self.hot = inner.hot
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """As it does."""

@@ -81,6 +81,7 @@ class PatientEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.hot = engine.hot
         self.aclose = engine.aclose
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:

@@ -29,6 +29,7 @@ class BulkEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.hot = engine.hot
         self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
         self._calls = 0
 

@@ -11,12 +11,15 @@ Rules:
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from core.adapters.store.tables import Column, Table
 from core.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from core.adapters.store.hot_entities import HotEntities
 
 Value = str | int | bytes
 Key = tuple[Value, ...]
@@ -110,6 +113,11 @@ class Batch(Struct, frozen=True):
 
 class Engine(Protocol):
     """A store of partitions."""
+
+    @property
+    def hot(self) -> "HotEntities | None":
+        """What is kept of it in memory; ``None``: other processes write it, too."""
+        ...
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys, in their order. Raises ``Unavailable``."""

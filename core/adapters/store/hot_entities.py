@@ -1,0 +1,80 @@
+"""Entities in memory that are read far more often than written: whose IMSI it is, what a SIM may do.
+
+Rules: only for a store that this process alone writes; an entity is kept only if no write of its row began
+or ended while it was read, so a read after a write was answered never returns what was before it. What is not
+there is not kept: unknown IMSIs must not crowd out the known.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from core.adapters.store.engine import Batch, Key
+from core.adapters.store.tables import Table
+
+HOT_ENTITIES_MAX = 100_000
+"""Of one table; beyond it all of that table are forgotten and read again."""
+
+Place = tuple[Key, Key]
+"""Partition and clustering key."""
+
+
+class HotEntities:
+    """The entities, by table, and what is being read and written of them just now."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[Place, Any]] = {}
+        self._reading: dict[tuple[str, Place], object] = {}
+        self._writing: Counter[tuple[str, Place]] = Counter()
+
+    def kept_of(self, table: Table) -> dict[Place, Any]:
+        """What is kept of a table; to look at, not to change."""
+        return self._kept.setdefault(table.name, {})
+
+    def begin_read(self, table: Table, place: Place) -> object:
+        """Its row is read now; the token is for ``end_read``."""
+        token = object()
+        self._reading[table.name, place] = token
+        return token
+
+    def end_read(self, table: Table, place: Place, token: object, entity: object) -> None:
+        """It was read; keep it if nothing came in between."""
+        key = (table.name, place)
+        if self._reading.get(key) is not token:
+            return
+        del self._reading[key]
+        if entity is not None and key not in self._writing:
+            kept = self.kept_of(table)
+            if len(kept) >= HOT_ENTITIES_MAX:
+                kept.clear()
+            kept[place] = entity
+
+    def begin_write(self, batches: Iterable[Batch]) -> Callable[[], None] | None:
+        """These are written now; the caller calls what is returned when that is over, however it ended.
+        ``None``: none of them is hot.
+        """
+        keys = [
+            (batch.table.name, (batch.partition, write.clustering))
+            for batch in batches
+            if (hot := batch.table.hot) is not None
+            for write in batch.writes
+            if not hot or write.clustering[0] == hot
+        ]
+        if not keys:
+            return None
+        self._forget(keys)
+        self._writing.update(keys)
+
+        def end_write() -> None:
+            self._forget(keys)
+            for key in keys:
+                self._writing[key] -= 1
+                if not self._writing[key]:
+                    del self._writing[key]
+
+        return end_write
+
+    def _forget(self, keys: list[tuple[str, Place]]) -> None:
+        for name, place in keys:
+            self._kept.get(name, {}).pop(place, None)
+            self._reading.pop((name, place), None)

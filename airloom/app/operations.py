@@ -270,7 +270,7 @@ def _status(held: GatewayRuntime) -> Row:
         "address": held.gateway.address,
         "user_address": str(held.own.addresses[-1]),
         "restart_counter": held.gateway.restart_counter,
-        "sessions": dict(held.sessions.common.index.count_by_access),
+        "sessions": held.sessions.common.index.count_by_access,
         "addresses": held.gateway.allocated_of,
         "waiting": {access.value: version.waiting for access, version in endpoint.versions.items()},
         "put_off": {access.value: endpoint.put_off_of(access) for access in endpoint.versions},

@@ -31,6 +31,7 @@ from enum import Enum
 from functools import lru_cache
 from operator import add, le
 from pathlib import Path
+from sys import byteorder
 
 from core.domain.reasons import AttachRefusal
 from core.domain.usage import SegmentLabel, Volume
@@ -52,6 +53,7 @@ VERSION = 1
 
 _HEADER = struct.Struct("=8sIIQ36sI")  # magic, version, words per slot, slots, boot id, CRC
 _IDENTITY = struct.Struct("=32s16s24sQ")
+_NAMES_BYTES = 32 + 16 + 24
 _LABEL = struct.Struct("=32s8s")
 
 _STATE, _SELECTOR, _UP, _TIMESTAMP, _CRC, _IDENTITY_AT = 0, 1, 2, 6, 7, 8
@@ -136,7 +138,7 @@ class CounterTable:
         begun: datetime,
     ) -> int:
         """A fresh open slot at zero, in segment 1; raises ``Refused(NO_RESOURCES)`` when all are in use."""
-        identity = _IDENTITY.pack(_text(session_id, 32), _text(imsi, 16), _text(operator_id, 24), epoch)
+        identity = _packed_identity(session_id, imsi, operator_id, epoch)
         packed_label = _packed_label(label)
         at = self._unused_slot()
         words = self.words
@@ -426,6 +428,14 @@ def _word_of(index: int) -> int:
     return HEADER_BYTES // 8 + index * SLOT_WORDS
 
 
+def _packed_identity(session_id: str, imsi: str, operator_id: str, epoch: int) -> bytes:
+    names = f"{session_id:\0<32}{imsi:\0<16}{operator_id:\0<24}".encode()
+    if len(names) != _NAMES_BYTES:
+        raise ValueError(f"{session_id!r}, {imsi!r} or {operator_id!r} is longer than a slot has room for")
+    return names + epoch.to_bytes(8, byteorder)
+
+
+@lru_cache(LABELS_MAX)
 def _packed_label(label: SegmentLabel) -> bytes:
     return _LABEL.pack(_text(label.speed_class, 32), _text(label.plmn, 8))
 

@@ -1,5 +1,6 @@
 """API tokens as JSON Web Tokens (RFC 7519) under HS256, and the key file behind them."""
 
+import hashlib
 import hmac
 import os
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ KEY_BYTES = 32
 """As long as HS256's digest (RFC 7518 §3.2)."""
 TOKEN_CHARACTERS_MAX = 4_096
 """A token of ours is a tenth of it; what is longer is not read."""
+TOKENS_READ_MAX = 4_096
+"""Tokens whose signature is not checked again; beyond it all are."""
 _ALGORITHM = "HS256"
 
 
@@ -26,6 +29,8 @@ class JwtTokens:
         if len(key) < KEY_BYTES:
             raise ConfigurationError(f"the token key has {len(key)} bytes; it must have {KEY_BYTES}")
         self._key = key
+        self._read: dict[bytes, TokenClaims] = {}
+        """By SHA-256 of the token: what was read and found ours."""
 
     def sign(self, claims: TokenClaims) -> str:
         """The token; ``operator.operatorId`` is where clients look for it."""
@@ -44,6 +49,15 @@ class JwtTokens:
         """The claims if we signed them; whether they are still good is the caller's to decide."""
         if len(token) > TOKEN_CHARACTERS_MAX:
             return None
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+        claims = self._read.get(digest)
+        if claims is None and (claims := self._verified(token)) is not None:
+            if len(self._read) >= TOKENS_READ_MAX:
+                self._read.clear()
+            self._read[digest] = claims
+        return claims
+
+    def _verified(self, token: str) -> TokenClaims | None:
         try:
             payload = jwt.decode(
                 token, self._key, algorithms=[_ALGORITHM], options={"verify_exp": False, "verify_iat": False}

@@ -86,7 +86,7 @@ class Batch(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         table, writes, condition = self.table, self.writes, self.condition
-        partition, clustering, row = table.types
+        partition, clustering, columns = table.types
         if tuple(map(type, self.partition)) != partition or "" in self.partition:
             raise _malformed(table, table.partition, self.partition)
         if table.bigints[0]:
@@ -96,12 +96,13 @@ class Batch(Struct, frozen=True):
         for write in writes:
             key = write.clustering
             if type(write) is Put:
-                if tuple(map(type, key + write.values)) != row or "" in key:
-                    raise _malformed(table, table.clustering + table.values, key + write.values)
+                row = key + write.values
+                if tuple(map(type, row)) != columns or "" in key:
+                    raise _malformed(table, table.clustering + table.values, row)
                 if condition is not None and write.timestamp_us is not None:
                     raise LocalProtocolError(f"{table.name}: a condition excludes a timestamp")
                 if table.bigints[1]:
-                    _check_range(table, table.bigints[1], key + write.values)
+                    _check_range(table, table.bigints[1], row)
             elif tuple(map(type, key)) != clustering or "" in key:
                 raise _malformed(table, table.clustering, key)
         if condition is not None:

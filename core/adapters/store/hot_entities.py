@@ -6,7 +6,7 @@ there is not kept: unknown IMSIs must not crowd out the known.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from core.adapters.store.engine import Batch, Key
@@ -31,23 +31,27 @@ class HotEntities:
         """What is kept of a table; to look at, not to change."""
         return self._kept.setdefault(table.name, {})
 
-    def begin_read(self, table: Table, place: Place) -> object:
-        """Its row is read now; the token is for ``end_read``."""
+    def begin_read(self, table: Table, places: Sequence[Place]) -> object:
+        """Their rows are read now; the token is for ``end_read``."""
         token = object()
-        self._reading[table.name, place] = token
+        for place in places:
+            self._reading[table.name, place] = token
         return token
 
-    def end_read(self, table: Table, place: Place, token: object, entity: object) -> None:
-        """It was read; keep it if nothing came in between."""
-        key = (table.name, place)
-        if self._reading.get(key) is not token:
-            return
-        del self._reading[key]
-        if entity is not None and key not in self._writing:
-            kept = self.kept_of(table)
-            if len(kept) >= HOT_ENTITIES_MAX:
-                kept.clear()
-            kept[place] = entity
+    def end_read(
+        self, table: Table, places: Sequence[Place], token: object, entities: Sequence[object]
+    ) -> None:
+        """They were read, or none if there are no entities; each is kept if nothing came in between."""
+        kept, reading = self._kept[table.name], self._reading
+        for at, place in enumerate(places):
+            key = (table.name, place)
+            if reading.get(key) is not token:
+                continue
+            del reading[key]
+            if entities and entities[at] is not None and key not in self._writing:
+                if len(kept) >= HOT_ENTITIES_MAX:
+                    kept.clear()
+                kept[place] = entities[at]
 
     def begin_write(self, batches: Iterable[Batch]) -> Callable[[], None] | None:
         """These are written now; the caller calls what is returned when that is over, however it ended.

@@ -104,9 +104,8 @@ class HotReader(Generic[T]):
 
     async def get(self, partition: Key, clustering: Key = ()) -> T | None:
         """The entity with this key."""
-        place = (partition, clustering)
-        kept = self._kept.get(place)
-        return kept if kept is not None else (await self._get_read([place]))[0]
+        kept = self._kept.get((partition, clustering))
+        return kept if kept is not None else (await self._read_all([(partition, clustering)]))[0]
 
     async def get_many(self, places: Sequence[Place]) -> Sequence[T | None]:
         """The entities with these keys, in their order."""
@@ -114,27 +113,23 @@ class HotReader(Generic[T]):
         missing = [place for place, entity in zip(places, kept, strict=True) if entity is None]
         if not missing:
             return kept
-        read = iter(await self._get_read(missing))
+        read = iter(await self._read_all(missing))
         return [next(read) if entity is None else entity for entity in kept]
 
-    async def _get_read(self, places: Sequence[Place]) -> list[T | None]:
+    async def _read_all(self, places: Sequence[Place]) -> Sequence[T | None]:
         keys = [RowKey(partition, clustering) for partition, clustering in places]
-        if (hot := self._hot) is None:
-            return self._entities(places, await self._engine.get(self._table, keys))
-        tokens = [hot.begin_read(self._table, place) for place in places]
-        entities: list[T | None] = [None] * len(places)
+        token = self._hot.begin_read(self._table, places) if self._hot is not None else None
+        entities: Sequence[T | None] = ()
         try:
-            entities = self._entities(places, await self._engine.get(self._table, keys))
+            rows = await self._engine.get(self._table, keys)
+            entities = [
+                None if row is None else self._read(key.partition, row)
+                for key, row in zip(keys, rows, strict=True)
+            ]
         finally:
-            for place, token, entity in zip(places, tokens, entities, strict=True):
-                hot.end_read(self._table, place, token, entity)
+            if self._hot is not None:
+                self._hot.end_read(self._table, places, token, entities)
         return entities
-
-    def _entities(self, places: Sequence[Place], rows: Sequence[Row | None]) -> list[T | None]:
-        return [
-            None if row is None else self._read(partition, row)
-            for (partition, _), row in zip(places, rows, strict=True)
-        ]
 
 
 async def get_row(engine: Engine, table: Table, partition: Key, clustering: Key = ()) -> Row | None:

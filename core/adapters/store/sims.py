@@ -73,7 +73,7 @@ class WideSims:
         return await self._imsis.owner(imsi)
 
     async def sim_id_bound_to_imsi(self, imsi: str) -> str | None:
-        """The SIM that the IMSI is bound to, before that SIM is read."""
+        """The SIM that the IMSI is bound to, unread."""
         return await self._imsis.bound_to(imsi)
 
     async def put(self, sim: Sim) -> Sim:

@@ -224,8 +224,8 @@ class AddressBlocks:
         self._come.set()
         self._come = asyncio.Event()
 
-    def _handle_allocation(self) -> None:
-        if self._is_low(self._clock.monotonic()):
+    def _handle_allocation(self, now: float) -> None:
+        if self._is_low(now):
             self._was_allocated.set()
 
     def _is_low(self, now: float) -> bool:

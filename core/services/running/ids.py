@@ -24,9 +24,9 @@ class RecordIds:
         self._count = 0
         self._milliseconds, self._random = "", self._origin.hex()
 
-    def next(self) -> str:
-        """32 hex digits, greater than all before."""
-        now_ms = (self._clock.now() - _EPOCH) // _MILLISECOND
+    def next(self, now: datetime | None = None) -> str:
+        """32 hex digits, greater than all before; ``now`` if the caller has just read the clock."""
+        now_ms = ((now or self._clock.now()) - _EPOCH) // _MILLISECOND
         if now_ms > self._at_ms:
             self._begin(now_ms)
         elif self._count + 1 < self.PER_MILLISECOND:

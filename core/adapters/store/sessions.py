@@ -131,7 +131,9 @@ class WideSessions:
         batches: dict[int, list[Delete]] = {}
         for event in events:
             is_known = isinstance(event, SessionEvent)  # else its id, too, may be another than it was
-            for bucket in (_bucket_of(event.event_id, OUTBOX_BUCKETS),) if is_known else range(OUTBOX_BUCKETS):
+            for bucket in (
+                (_bucket_of(event.event_id, OUTBOX_BUCKETS),) if is_known else range(OUTBOX_BUCKETS)
+            ):
                 batches.setdefault(bucket, []).append(Delete((event.event_id,)))
         await self._engine.write_all(
             [

@@ -11,15 +11,13 @@ Rules:
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
+from core.adapters.store.hot_entities import HotEntities, HotKey
 from core.adapters.store.tables import Column, Table
 from core.errors import LocalProtocolError
-
-if TYPE_CHECKING:
-    from core.adapters.store.hot_entities import HotEntities
 
 Value = str | int | bytes
 Key = tuple[Value, ...]
@@ -116,7 +114,7 @@ class Engine(Protocol):
     """A store of partitions."""
 
     @property
-    def hot(self) -> "HotEntities | None":
+    def hot(self) -> HotEntities | None:
         """What is kept of it in memory; ``None``: other processes write it, too."""
         ...
 
@@ -177,6 +175,17 @@ def check_unconditional(batches: Sequence[Batch]) -> None:
     for batch in batches:
         if batch.condition is not None:
             raise LocalProtocolError(f"{batch.table.name}: a condition needs an order")
+
+
+def hot_keys(batches: Sequence[Batch]) -> list[HotKey]:
+    """Which hot rows are written."""
+    return [
+        (batch.table.name, (batch.partition, write.clustering))
+        for batch in batches
+        if (hot := batch.table.hot) is not None
+        for write in batch.writes
+        if not hot or write.clustering[0] == hot
+    ]
 
 
 def holds(condition: Condition, version: int | None) -> bool:

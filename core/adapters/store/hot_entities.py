@@ -6,17 +6,19 @@ there is not kept: unknown IMSIs must not crowd out the known.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from core.adapters.store.engine import Batch, Key
 from core.adapters.store.tables import Table
 
 HOT_ENTITIES_MAX = 100_000
 """Of one table; beyond it all of that table are forgotten and read again."""
 
-Place = tuple[Key, Key]
+_Key = tuple[str | int | bytes, ...]
+Place = tuple[_Key, _Key]
 """Partition and clustering key."""
+HotKey = tuple[str, Place]
+"""Name of the table, and place."""
 
 
 class HotEntities:
@@ -24,8 +26,8 @@ class HotEntities:
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[Place, Any]] = {}
-        self._reading: dict[tuple[str, Place], object] = {}
-        self._writing: Counter[tuple[str, Place]] = Counter()
+        self._reading: dict[HotKey, object] = {}
+        self._writing: Counter[HotKey] = Counter()
 
     def kept_of(self, table: Table) -> dict[Place, Any]:
         """What is kept of a table; to look at, not to change."""
@@ -53,19 +55,8 @@ class HotEntities:
                     kept.clear()
                 kept[place] = entities[at]
 
-    def begin_write(self, batches: Iterable[Batch]) -> Callable[[], None] | None:
-        """These are written now; the caller calls what is returned when that is over, however it ended.
-        ``None``: none of them is hot.
-        """
-        keys = [
-            (batch.table.name, (batch.partition, write.clustering))
-            for batch in batches
-            if (hot := batch.table.hot) is not None
-            for write in batch.writes
-            if not hot or write.clustering[0] == hot
-        ]
-        if not keys:
-            return None
+    def begin_write(self, keys: Sequence[HotKey]) -> Callable[[], None]:
+        """These are written now; the caller calls what is returned when that is over, however it ended."""
         self._forget(keys)
         self._writing.update(keys)
 
@@ -78,7 +69,7 @@ class HotEntities:
 
         return end_write
 
-    def _forget(self, keys: list[tuple[str, Place]]) -> None:
+    def _forget(self, keys: Sequence[HotKey]) -> None:
         for name, place in keys:
             self._kept.get(name, {}).pop(place, None)
             self._reading.pop((name, place), None)

@@ -22,6 +22,7 @@ from core.adapters.store.engine import (
     check_unconditional,
     expiry_us,
     holds,
+    hot_keys,
     microseconds,
 )
 from core.adapters.store.hot_entities import HotEntities
@@ -94,7 +95,8 @@ class MemoryEngine:
 
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
-        on_end = self.hot.begin_write(batches) if self.hot is not None else None
+        keys = hot_keys(batches) if self.hot is not None else None
+        on_end = self.hot.begin_write(keys) if self.hot is not None and keys else None
         try:
             await self._turn()
             for batch in batches:

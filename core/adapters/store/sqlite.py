@@ -33,6 +33,7 @@ from core.adapters.store.engine import (
     RowKey,
     check_scan,
     check_unconditional,
+    hot_keys,
     microseconds,
 )
 from core.adapters.store.hot_entities import HotEntities
@@ -253,7 +254,8 @@ class SqliteEngine:
                 apply(connection, batch, now_us)
 
         reserve = _reserve(batches[0].table) if batches else 0
-        await self._writes.submit(work, len(batches), self.hot.begin_write(batches), reserve)
+        on_end = self.hot.begin_write(keys) if (keys := hot_keys(batches)) else None
+        await self._writes.submit(work, len(batches), on_end, reserve)
 
     async def write_all(self, batches: Sequence[Batch]) -> None:
         """Write unconditional batches, all in one commit."""

@@ -27,7 +27,7 @@ from core.domain.pools import NEVER_ALLOCATED, AddressPool
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.store import BLOCKS_CHANGED_MAX, Blocks
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.running.faults import Faults
 
 LOOP = "address-blocks"

@@ -215,7 +215,7 @@ class GatewayRuntime:
             causes=_causes(gateway),
         )
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """Make durable what was counted, and let the address go; raises ``Unavailable``."""
         await self.usage.sweep()
         await self._keeper.detach()
@@ -485,7 +485,7 @@ def _causes(config: GatewayConfig) -> Causes:
     }
 
 
-async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:
+async def flush_left(config: Config, adapters: Adapters, gateway_id: str) -> None:
     """Another node holds the gateway: report once more, as it stood, what was counted here, and give it up.
 
     Nothing is counted on: the sessions are in the other node's epoch now. Raises ``Unavailable``.
@@ -506,7 +506,7 @@ async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> No
         meter = UsageMeter(
             user_plane=user_plane, usage=adapters.store.usage, clock=adapters.clock, interval_s=0.0
         )
-        await meter.settle_orphans(())
+        await meter.report_orphans(())
         if found:
             trail = AuditTrail(
                 audit=adapters.store.audit,

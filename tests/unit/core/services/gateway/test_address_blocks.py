@@ -70,7 +70,7 @@ class Stage:
     routes: set[IPv4Network] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.faults = Faults(clock=self.clock, tell=self.told.append)
+        self.faults = Faults(clock=self.clock, log=self.told.append)
 
     @property
     def store(self) -> WideColumnStore:

@@ -18,8 +18,8 @@ from core.services.cluster.reconciler import Reconciler
 from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
 from core.services.gateway.address_blocks import LOOP as BLOCKS_LOOP
 from core.services.gateway.address_blocks import AddressBlocks, start_all
-from core.services.gateway.lease_term import LeaseTerm
 from core.services.gateway.gateway_instance import GatewayInstance
+from core.services.gateway.lease_term import LeaseTerm
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Fault, Faults

@@ -53,6 +53,7 @@ LOOK_SLOTS = 8_192
 """Looked at in one go for what was counted: a millisecond."""
 SLOT_WORDS = 40
 HEADER_BYTES = 4_096
+_FIRST_WORD = HEADER_BYTES // 8
 MAGIC = b"AIRLOOM\x01"
 VERSION = 1
 
@@ -162,7 +163,7 @@ class CounterTable:
         self._bytes[(at + _IDENTITY_AT) * 8 : (at + _IDENTITY_AT) * 8 + _IDENTITY.size] = identity
         words[at + _CRC] = zlib.crc32(identity)
         self._write_block(at, 0, 1, packed_label, begun)
-        self._seen[(at - _word_of(0)) // SLOT_WORDS] = 0
+        self._seen[(at - _FIRST_WORD) // SLOT_WORDS] = 0
         words[at + _STATE] = _OPEN
         self._by_session[session_id] = at
         return at
@@ -466,7 +467,7 @@ def _sealed(view: memoryview, block: int, number: int, identity_crc: int) -> int
 
 
 def _word_of(index: int) -> int:
-    return HEADER_BYTES // 8 + index * SLOT_WORDS
+    return _FIRST_WORD + index * SLOT_WORDS
 
 
 def _packed_identity(session_id: str, imsi: str, operator_id: str, epoch: int) -> bytes:

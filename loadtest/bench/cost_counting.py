@@ -301,7 +301,7 @@ class SeededEntropy(SystemEntropy):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pool = random.Random(1).randbytes(ENTROPY_BYTES)
+        self._pool, self._left = random.Random(1).randbytes(ENTROPY_BYTES), ENTROPY_BYTES
 
 
 class CountedEngine:

@@ -22,7 +22,8 @@ class Undo:
     def keep(self) -> None:
         """Nothing is taken back any more."""
         self._steps.clear()
-        self._stored.clear()
+        if self._stored:
+            self._stored.clear()
 
     def take_back(self) -> None:
         """All but what is in the store."""

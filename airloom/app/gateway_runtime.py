@@ -18,8 +18,8 @@ from core.services.cluster.reconciler import Reconciler
 from core.services.gateway.address import ADDRESS_LOOP, AddressKeeper
 from core.services.gateway.address_blocks import LOOP as BLOCKS_LOOP
 from core.services.gateway.address_blocks import AddressBlocks, start_all
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.gateway.lease_term import LeaseTerm
-from core.services.gateway.virtual_gateway import GatewayInstance
 from core.services.metering.usage import UsageMeter
 from core.services.running.audit import AuditTrail
 from core.services.running.faults import Faults
@@ -30,7 +30,7 @@ from core.services.sessions.quarantine import UsageQuarantine
 from core.services.sessions.reservations import AddressReservations
 from core.services.sessions.service import Sessions
 from core.services.sessions.static_addresses import EndAt, StaticAddresses
-from core.services.sessions.term_start import TermStart, settle_left_counts
+from core.services.sessions.term_start import TermStart, report_left_counts
 from core.services.sessions.unanswered import UnansweredSessions
 from core.services.streaming.outbox_relay import OutboxRelay
 from gtp.configured import causes_of, partners_of, sources_of, timers_of
@@ -191,7 +191,7 @@ class GatewayRuntime:
             causes=causes_of(gateway),
         )
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """Make durable what was counted, and let the address go; raises ``Unavailable``."""
         await self.usage.sweep()
         await self._keeper.detach()
@@ -221,7 +221,7 @@ class GatewayRuntime:
             before=before,
             is_own=before is None or before.is_of(self._config.node.name, self._world.folder_id),
             recovery=self.sessions.recovery,
-            settle=partial(start_all, (self.blocks, *self.apn_address_blocks)),
+            keep=partial(start_all, (self.blocks, *self.apn_address_blocks)),
             read_outbox=partial(self.relay.handle, None),
             audit=self._audit,
             faults=self._faults,
@@ -411,8 +411,8 @@ class GatewayRuntime:
         await self.user_plane.watch_paths(timers_of(config), interval_s=config.user_echo_interval_s)
 
 
-async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> None:
-    """Another node holds the gateway: see ``settle_left_counts``."""
+async def flush_left(config: Config, adapters: Adapters, gateway_id: str) -> None:
+    """Another node holds the gateway: see ``report_left_counts``."""
     counter_table = adapters.left_counters(gateway_id)
     if counter_table is None:
         return
@@ -431,8 +431,8 @@ async def settle_left(config: Config, adapters: Adapters, gateway_id: str) -> No
         audit=adapters.store.audit, clock=adapters.clock, entropy=adapters.entropy, actor=config.node.name
     )
     try:
-        await settle_left_counts(
-            gateway_id, sessions=counter_table.in_use, settle=meter.settle_orphans, audit=trail
+        await report_left_counts(
+            gateway_id, sessions=counter_table.in_use, report=meter.report_orphans, audit=trail
         )
     finally:
         await user_plane.aclose()

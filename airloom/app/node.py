@@ -11,7 +11,7 @@ from functools import partial
 from ipaddress import IPv4Address
 
 from airloom.app.adapters import Adapters, make_billing
-from airloom.app.gateway_runtime import GATEWAY_WORDS, GatewayRuntime, settle_left
+from airloom.app.gateway_runtime import GATEWAY_WORDS, GatewayRuntime, flush_left
 from api.views import subscriber_view
 from billing.closing import MonthCloser
 from core.adapters.store.rows import body_of, entity_of
@@ -52,7 +52,7 @@ class Node:
         self._config = config
         self.name = config.node.name
         self._world = world = adapters
-        self.faults = Faults(clock=world.clock, tell=tell)
+        self.faults = Faults(clock=world.clock, log=tell)
         """Of every loop of this process that reads what others wrote."""
         self._tell = tell
         self.device_network = world.device_network
@@ -70,11 +70,11 @@ class Node:
             if config.node.preferred_gateways
             else own,
             make=self._make_held,
-            settle_left=partial(settle_left, config, adapters),
+            flush_left=partial(flush_left, config, adapters),
             faults=self.faults,
             loop="gateway",
             words=GATEWAY_WORDS,
-            tell=tell,
+            log=tell,
         )
         self.held = self.coordinator.held
         self.gateways = HeldGateways(self.held)

@@ -14,7 +14,7 @@ from core.domain.session import Access, CloseReason, Session
 from core.ports.clock import Clock
 from core.ports.network import Address
 from core.ports.store import Usage
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.sessions.dedicated import DedicatedBearers
 from core.services.sessions.search import Searched
 from gtp.describe import Described

@@ -18,7 +18,7 @@ from core.domain.session import CloseReason, Session
 from core.errors import Refused, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import Usage
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.sessions.dedicated import DedicatedBearers
 from core.services.sessions.search import Searched, SessionQuery, page_of
 

@@ -27,12 +27,14 @@ class SystemEntropy:
 
     def __init__(self) -> None:
         self._pool = b""
-        self._at = 0
+        self._at = self._left = 0
 
     def random_bytes(self, length: int) -> bytes:
         """``length`` bytes, each given out once."""
-        if self._at + length > len(self._pool):
-            self._pool, self._at = secrets.token_bytes(max(POOL_BYTES, length)), 0
+        if length > self._left:
+            self._left = max(POOL_BYTES, length)
+            self._pool, self._at = secrets.token_bytes(self._left), 0
+        self._left -= length
         taken = self._pool[self._at : self._at + length]
         self._at += length
         return taken

@@ -122,3 +122,7 @@ class Sim(Struct, frozen=True, gc=False):
     def imsi(self) -> str:
         """The primary IMSI."""
         return self.subscribers[0].imsi
+
+    def has_imsi(self, imsi: str) -> bool:
+        """Whether it is one of its IMSIs."""
+        return self.subscribers[0].imsi == imsi or any(each.imsi == imsi for each in self.subscribers)

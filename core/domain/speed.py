@@ -4,6 +4,7 @@ Rule: one table, for both directions alike. A class of which no speed is publish
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from core.domain.session import Qos
 from core.domain.values import replace
@@ -23,12 +24,17 @@ SPEEDS_KBPS: Mapping[str, int] = {
 """Every speed class; 0: as much as there is."""
 
 
+GRANTS_MAX = 4_096
+"""What was granted last is remembered: sessions that ask alike share one ``Qos``."""
+
+
 def faster(one: str, other: str) -> str:
     """The class of the higher speed; the first where they are alike."""
     slow, fast = SPEEDS_KBPS.get(one, 0), SPEEDS_KBPS.get(other, 0)
     return other if slow and (not fast or fast > slow) else one
 
 
+@lru_cache(GRANTS_MAX)
 def granted(asked: Qos, speed_class: str, *, up_kbps: int, down_kbps: int) -> Qos:
     """What a session of this class gets that asks for this QoS with this AMBR: the same, and no AMBR above
     the class.

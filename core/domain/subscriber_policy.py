@@ -41,6 +41,8 @@ class SubscriberPolicy(Struct, frozen=True):
         ``SoracomAir.authenticationRequired`` with ``username`` and ``password`` (the contract's), or
         ``SoracomAir.authentication`` with both in it.
         """
+        if self.group is None:
+            return None
         if self._air("authenticationRequired") is True:
             return str(self._air("username") or ""), str(self._air("password") or "").encode()
         demanded = self._air("authentication")

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 else:
     from dataclasses import replace as _replace_dataclass
 
-    from msgspec import Struct
+    from msgspec import StructMeta
     from msgspec.structs import replace as _replace_struct
 
     def replace(value, /, **changes):
         """The value with these fields changed; raises ``TypeError`` for a field that it does not have."""
-        return (_replace_struct if isinstance(value, Struct) else _replace_dataclass)(value, **changes)
+        is_struct = type(type(value)) is StructMeta
+        return (_replace_struct if is_struct else _replace_dataclass)(value, **changes)
 
 
 class KeyEnum(Enum):

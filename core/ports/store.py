@@ -128,6 +128,10 @@ class Sims(Protocol):
         """The SIM that an IMSI belongs to; the binding never changes."""
         ...
 
+    async def sim_id_bound_to_imsi(self, imsi: str) -> str | None:
+        """The same for a caller that reads the SIM next: it must see whether the SIM has the IMSI."""
+        ...
+
     async def put(self, sim: Sim) -> Sim:
         """Write if the stored version is ``sim.version`` (0: must not exist); returns it with the next.
 

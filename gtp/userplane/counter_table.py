@@ -10,11 +10,16 @@ Rules:
 - Counters only rise. A segment is the difference of two readings of them: its start is kept with its
   number, its end is the start of the next.
 - ``timestamp_us`` of a slot strictly rises, over kills too.
+- What is written once has a checksum: a changed octet of it is reported when the table is opened, and the
+  table set aside. Counters and timestamp have none, for a packet changes them in place: of these only a
+  counter below its segment's start is noticed.
+- A slot of 0.2.0 (format 1) is read, and brought to this format when its table is opened: state and selector
+  are small numbers there, and its segments have no checksum.
 
 Layout, native byte order: a page of header, then slots of ``SLOT_WORDS`` words of 8 bytes. The words of a
-slot: state, selector, four counters, timestamp, CRC of the identity, identity (session id, IMSI, operator
-id, epoch), and two segment blocks (number, begin, four starts, speed class, PLMN), of which the selector
-names the current.
+slot: state (which names the format, too), selector, four counters, timestamp, CRC of the identity, identity
+(session id, IMSI, operator id, epoch), and two segment blocks (CRC of block and identity in the upper half,
+number in the lower; begin, four starts, speed class, PLMN), of which the selector names the current.
 """
 
 import errno
@@ -31,6 +36,7 @@ from enum import Enum
 from functools import lru_cache
 from operator import add, le
 from pathlib import Path
+from sys import byteorder
 
 from core.domain.reasons import AttachRefusal
 from core.domain.usage import SegmentLabel, Volume
@@ -47,11 +53,13 @@ LOOK_SLOTS = 8_192
 """Looked at in one go for what was counted: a millisecond."""
 SLOT_WORDS = 40
 HEADER_BYTES = 4_096
+_FIRST_WORD = HEADER_BYTES // 8
 MAGIC = b"AIRLOOM\x01"
 VERSION = 1
 
 _HEADER = struct.Struct("=8sIIQ36sI")  # magic, version, words per slot, slots, boot id, CRC
 _IDENTITY = struct.Struct("=32s16s24sQ")
+_NAMES_BYTES = 32 + 16 + 24
 _LABEL = struct.Struct("=32s8s")
 
 _STATE, _SELECTOR, _UP, _TIMESTAMP, _CRC, _IDENTITY_AT = 0, 1, 2, 6, 7, 8
@@ -60,7 +68,15 @@ _BLOCK_AT = _IDENTITY_AT + _IDENTITY_WORDS
 _NUMBER, _BEGUN, _START, _LABEL_AT = 0, 1, 2, 6
 _BLOCK_WORDS = _LABEL_AT + _LABEL.size // 8
 
-_FREE, _OPEN, _CLOSED = 0, 1, 2
+_FREE = 0
+_OPEN, _CLOSED = 0x4F50454E_00000002, 0x53485554_00000002
+"""Far apart, and with the format in the lower half: one changed octet makes no other state."""
+_SELECTORS = (0x53454C45_00000000, 0xACBAB3BA_FFFFFFFF)
+"""By which block is current; the last bit says it, too."""
+_STATES_1 = {1: _OPEN, 2: _CLOSED}
+"""Of format 1."""
+_NUMBER_MASK, _CRC_SHIFT = 0xFFFFFFFF, 32
+_EMPTY = bytes(8 * (SLOT_WORDS - _SELECTOR))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -108,6 +124,8 @@ class CounterTable:
         self._unused_from = 0
         for index in _used(self.words, self.capacity):
             at = _word_of(index)
+            if self.words[at + _STATE] in _STATES_1:
+                self._bring_up(at)
             self._by_session[self._session_id(at)] = at
             self._freed.extend(_word_of(i) for i in range(self._unused_from, index))
             self._unused_from = index + 1
@@ -136,16 +154,16 @@ class CounterTable:
         begun: datetime,
     ) -> int:
         """A fresh open slot at zero, in segment 1; raises ``Refused(NO_RESOURCES)`` when all are in use."""
-        identity = _IDENTITY.pack(_text(session_id, 32), _text(imsi, 16), _text(operator_id, 24), epoch)
+        identity = _packed_identity(session_id, imsi, operator_id, epoch)
         packed_label = _packed_label(label)
         at = self._unused_slot()
         words = self.words
-        for word in range(at + _SELECTOR, at + SLOT_WORDS):
-            words[word] = 0
+        self._bytes[(at + _SELECTOR) * 8 : (at + SLOT_WORDS) * 8] = _EMPTY
+        words[at + _SELECTOR] = _SELECTORS[0]
         self._bytes[(at + _IDENTITY_AT) * 8 : (at + _IDENTITY_AT) * 8 + _IDENTITY.size] = identity
         words[at + _CRC] = zlib.crc32(identity)
         self._write_block(at, 0, 1, packed_label, begun)
-        self._seen[(at - _word_of(0)) // SLOT_WORDS] = 0
+        self._seen[(at - _FIRST_WORD) // SLOT_WORDS] = 0
         words[at + _STATE] = _OPEN
         self._by_session[session_id] = at
         return at
@@ -176,18 +194,19 @@ class CounterTable:
         stamp = max(words[slot + _TIMESTAMP] + 1, (now - _EPOCH) // _MICROSECOND)
         words[slot + _TIMESTAMP] = stamp
         session_id, imsi, operator_id, epoch = self._identity(slot)
-        selector = words[slot + _SELECTOR]
+        selector = words[slot + _SELECTOR] & 1
         current, start = self._segment(slot, selector, self._volume(slot + _UP))
         earlier = self._block(slot, 1 - selector)
         previous = None
-        if words[earlier + _NUMBER] and words[earlier + _NUMBER] == current.number - 1:
+        number = words[earlier + _NUMBER] & _NUMBER_MASK
+        if number and number == current.number - 1:
             previous = self._segment(slot, 1 - selector, start)[0]
         is_open = words[slot + _STATE] == _OPEN
         return Counters(session_id, imsi, operator_id, epoch, current, previous, stamp, is_open)
 
     def label(self, slot: int) -> SegmentLabel:
         """The current segment's."""
-        return self._label(self._block(slot, self.words[slot + _SELECTOR]))
+        return self._label(self._block(slot, self.words[slot + _SELECTOR] & 1))
 
     def moved(self) -> Iterator[list[str]]:
         """Sessions that were counted for since this was last asked, ``LOOK_SLOTS`` slots at a time."""
@@ -205,10 +224,10 @@ class CounterTable:
 
     def begin_segment(self, slot: int, label: SegmentLabel, begun: datetime) -> None:
         """End the current segment here; the one before it is gone, so call this when that is durable."""
-        selector = self.words[slot + _SELECTOR]
-        number = self.words[self._block(slot, selector) + _NUMBER]
-        self._write_block(slot, 1 - selector, number + 1, _packed_label(label), begun)
-        self.words[slot + _SELECTOR] = 1 - selector
+        other = 1 - (self.words[slot + _SELECTOR] & 1)
+        number = self.words[self._block(slot, 1 - other) + _NUMBER] & _NUMBER_MASK
+        self._write_block(slot, other, number + 1, _packed_label(label), begun)
+        self.words[slot + _SELECTOR] = _SELECTORS[other]
 
     def release(self) -> None:
         """Let go of the file; what was counted stays in it, no slot is found any more. Idempotent."""
@@ -259,14 +278,25 @@ class CounterTable:
         for word in range(4):
             words[at + _START + word] = words[slot + _UP + word]
         self._bytes[(at + _LABEL_AT) * 8 : (at + _LABEL_AT) * 8 + _LABEL.size] = label
-        words[at + _NUMBER] = number
+        words[at + _NUMBER] = _sealed(self._bytes, at, number, words[slot + _CRC])
+
+    def _bring_up(self, slot: int) -> None:
+        """To this format; a kill on the way leaves a slot of format 1, which is read as it was."""
+        words = self.words
+        for selector in (0, 1):
+            at = self._block(slot, selector)
+            if number := words[at + _NUMBER] & _NUMBER_MASK:
+                words[at + _NUMBER] = _sealed(self._bytes, at, number, words[slot + _CRC])
+        words[slot + _SELECTOR] = _SELECTORS[words[slot + _SELECTOR] & 1]
+        words[slot + _STATE] = _STATES_1[words[slot + _STATE]]
 
     def _segment(self, slot: int, selector: int, end: Volume) -> tuple[Segment, Volume]:
         """A segment that ends at this reading, and the reading at which it began."""
         at = self._block(slot, selector)
         start = self._volume(at + _START)
         begun = _EPOCH + self.words[at + _BEGUN] * _MICROSECOND
-        return Segment(self.words[at + _NUMBER], self._label(at), begun, end - start), start
+        number = self.words[at + _NUMBER] & _NUMBER_MASK
+        return Segment(number, self._label(at), begun, end - start), start
 
 
 def over_buffer(buffer: bytearray, *, boot_id: str = "") -> CounterTable:
@@ -411,19 +441,40 @@ def _used(words: memoryview, capacity: int) -> list[int]:
 
 def _is_sound(view: memoryview, words: memoryview, at: int) -> bool:
     slot = words[at : at + SLOT_WORDS].tolist()
-    if slot[_STATE] not in (_OPEN, _CLOSED) or slot[_SELECTOR] not in (0, 1):
+    is_format_1 = slot[_STATE] in _STATES_1
+    if not is_format_1 and slot[_STATE] not in (_OPEN, _CLOSED):
+        return False
+    if slot[_SELECTOR] not in ((0, 1, *_SELECTORS) if is_format_1 else _SELECTORS):
         return False
     identity_at = (at + _IDENTITY_AT) * 8
     if slot[_CRC] != zlib.crc32(view[identity_at : identity_at + _IDENTITY.size]):
         return False
-    block = _BLOCK_AT + slot[_SELECTOR] * _BLOCK_WORDS
+    for block in (_BLOCK_AT, _BLOCK_AT + _BLOCK_WORDS):
+        stored = slot[block + _NUMBER]
+        if not is_format_1 and stored:
+            if stored != _sealed(view, at + block, stored & _NUMBER_MASK, slot[_CRC]):
+                return False
+    block = _BLOCK_AT + (slot[_SELECTOR] & 1) * _BLOCK_WORDS
     start = block + _START
     has_risen = all(map(le, slot[start : start + 4], slot[_UP : _UP + 4]))
-    return bool(slot[block + _NUMBER]) and has_risen
+    return bool(slot[block + _NUMBER] & _NUMBER_MASK) and has_risen
+
+
+def _sealed(view: memoryview, block: int, number: int, identity_crc: int) -> int:
+    """The first word of a segment's block: its number, and the CRC of all the others, number and identity."""
+    others = view[(block + _BEGUN) * 8 : (block + _BLOCK_WORDS) * 8]
+    return zlib.crc32(others, identity_crc ^ number) << _CRC_SHIFT | number
 
 
 def _word_of(index: int) -> int:
-    return HEADER_BYTES // 8 + index * SLOT_WORDS
+    return _FIRST_WORD + index * SLOT_WORDS
+
+
+def _packed_identity(session_id: str, imsi: str, operator_id: str, epoch: int) -> bytes:
+    names = f"{session_id:\0<32}{imsi:\0<16}{operator_id:\0<24}".encode()
+    if len(names) != _NAMES_BYTES:
+        raise ValueError(f"{session_id!r}, {imsi!r} or {operator_id!r} is longer than a slot has room for")
+    return names + epoch.to_bytes(8, byteorder)
 
 
 @lru_cache(LABELS_MAX)

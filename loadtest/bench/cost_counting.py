@@ -301,7 +301,7 @@ class SeededEntropy(SystemEntropy):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pool = random.Random(1).randbytes(ENTROPY_BYTES)
+        self._pool, self._left = random.Random(1).randbytes(ENTROPY_BYTES), ENTROPY_BYTES
 
 
 class CountedEngine:
@@ -310,6 +310,7 @@ class CountedEngine:
     def __init__(self, inner: Engine, counts: Counts) -> None:
         self._inner = inner
         self._counts = counts
+        self.hot = inner.hot
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """As it does."""

@@ -118,7 +118,7 @@ async def _kept(
     """Store, stream and slots."""
     if folder is None:
         table = bytearray(table_bytes(SLOTS))
-        memory = MemoryEngine(disk=Disk(), clock=clock)
+        memory = MemoryEngine(disk=Disk(), clock=clock, is_shared=False)
         return (
             CountedEngine(memory, counts),
             MemoryStream(disk=MemoryDisk(), clock=clock),

@@ -29,7 +29,7 @@ from loadtest.bench.gtpc_store import seed
 
 async def _serve(address: str, sims: int, sessions: int, peer: str) -> None:
     clock = SystemClock()
-    engine = MemoryEngine(disk=Disk(), clock=clock)
+    engine = MemoryEngine(disk=Disk(), clock=clock, is_shared=False)
     await seed(engine, sims=sims, sessions=sessions, peer=peer)
     table = bytearray(table_bytes(2 * sims))
 

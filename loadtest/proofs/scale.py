@@ -174,7 +174,7 @@ class SimulatedWorker:
         """Answers nothing any more."""
         self.world.end(self.term.lease.lease_id, self.name)
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """The last counts become durable."""
         await asyncio.sleep(SETTLE_S)
 
@@ -203,7 +203,7 @@ class SimulatedNode:
             lease_ids=gateways,
             preferred=gateways[here.index(name) :: len(here)],
             make=lambda term, _: SimulatedWorker(world, name, term, core),
-            settle_left=_nothing_left,
+            flush_left=_nothing_left,
             faults=Faults(clock=world.clock),
             loop="gateway",
         )

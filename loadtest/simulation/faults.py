@@ -67,7 +67,9 @@ class _Gate:
 
 
 class FaultyEngine:
-    """A store engine behind a gate; implements ``Engine``."""
+    """A store engine behind a gate, which every read passes; implements ``Engine``."""
+
+    hot = None
 
     def __init__(self, engine: Engine, *, rates: FaultRates, life: Incarnation, rng: random.Random) -> None:
         self._engine = engine
@@ -137,7 +139,7 @@ class RetellingEngine:
         self._rng = rng
         self._late: set[asyncio.Task[None]] = set()
         self.get, self.scan, self.scan_each = engine.get, engine.scan, engine.scan_each
-        self.aclose = engine.aclose
+        self.aclose, self.hot = engine.aclose, engine.hot
 
     async def write(self, *batches: Batch) -> None:
         """Write; usage among it may come again, or later."""

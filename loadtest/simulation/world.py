@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import loadtest.simulation.plan
 from airloom.app.adapters import Adapters
-from airloom.app.gateway_runtime import GatewayRuntime, settle_left
+from airloom.app.gateway_runtime import GatewayRuntime, flush_left
 from airloom.app.node import Node
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
@@ -310,7 +310,7 @@ class World:
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)
-                await settle_left(loadtest.simulation.plan.config_of(name, self.plan), adapters, "vg-1")
+                await flush_left(loadtest.simulation.plan.config_of(name, self.plan), adapters, "vg-1")
 
     async def finish(self) -> None:
         """End the last life in order."""

@@ -81,6 +81,7 @@ class PatientEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.hot = engine.hot
         self.aclose = engine.aclose
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
@@ -110,18 +111,21 @@ class PatientEngine:
         return await call()
 
     async def _write(self, batch: Batch) -> None:
+        """A version that is stale because an earlier try of this write took effect is no conflict."""
         may_be_stored = False
-        for _ in range(TRIES):
+        for left in reversed(range(TRIES + 1)):
             try:
                 return await self._engine.write(batch)
             except Unavailable as error:
                 may_be_stored |= error.ambiguous
+                if not left:
+                    raise
                 await asyncio.sleep(PAUSE_S)
             except StaleVersion:
                 if may_be_stored and await self._is_stored(batch):
                     return None
                 raise
-        return await self._engine.write(batch)
+        raise AssertionError("the last try returns or raises")
 
     async def _is_stored(self, batch: Batch) -> bool:
         keys = [RowKey(batch.partition, write.clustering) for write in batch.writes]

@@ -42,7 +42,7 @@ POISON = [
 def in_virtual_time(script: Callable[[Faults, VirtualClock, list[str]], Awaitable[None]]) -> None:
     async def main() -> None:
         clock, told = VirtualClock(), list[str]()
-        await script(Faults(clock=clock, tell=told.append), clock, told)
+        await script(Faults(clock=clock, log=told.append), clock, told)
 
     run_virtual(main)
 

@@ -1,13 +1,17 @@
 """An attach that fails half-way, before a whole node in virtual time: what its steps took is given back."""
 
 import asyncio
+from datetime import timedelta
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
 from airloom.app.gateway_runtime import GatewayRuntime
+from core.adapters.store.engine import Batch, Put
+from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.sessions import WideSessions
+from core.adapters.store.tables import SIM_BY_IMSI
 from core.domain.ids import time_ordered_id
 from core.domain.reasons import AttachRefusal
 from core.domain.requests import Grant, OpenSession
@@ -34,6 +38,21 @@ async def of_nas(stage: Stage) -> Session:
     nas = Nas("127.0.3.0/24", "nas", "127.0.3.1", "1", has_own_address=True)
     request = OpenSession(Access.RADIUS, stage.imsi, APN, nas=nas, grant=grant)
     return await stage.node.held["vg-1"].sessions.open(request)
+
+
+@played
+async def test_an_imsi_that_is_bound_to_a_sim_that_has_it_not_is_unknown(stage: Stage) -> None:
+    """A binding that a crash left before its SIM was written."""
+    sim_id, stranger = stage.sims[0].sim.sim_id, "440109999999999"
+    binding = Batch(SIM_BY_IMSI, (stranger,), (Put((), (sim_id, 1), 1),))
+    await MemoryEngine(disk=stage.disk, clock=stage.clock).write(binding)
+    history = stage.node.held["vg-1"].sessions.common.store.sessions.events
+    since, until = stage.clock.now() - timedelta(days=1), stage.clock.now() + timedelta(days=1)
+    before = await history(sim_id, since=since, until=until)
+    with pytest.raises(Refused) as refused:
+        await attach(stage, stranger)
+    assert refused.value.reason is AttachRefusal.UNKNOWN_SIM
+    assert await history(sim_id, since=since, until=until) == before, "it is none of that SIM's"
 
 
 @played

@@ -2,26 +2,38 @@
 never in silence.
 """
 
+import asyncio
 import shutil
 from pathlib import Path
 
 import pytest
 
-from core.adapters.stream.frames import MAGIC, encode, scan
+from core.adapters.stream.frames import HEAD_BYTES, encode, head_of_segment, scan
 from core.adapters.stream.log import LogStream
+from core.adapters.stream.reader import LogReader
 from core.adapters.stream.segments import Part, ShardLog
 from core.domain.message import StreamRecord
-from core.ports.stream import IteratorType
+from core.ports.stream import IteratorType, ReadResult
 from tests.contract.test_stream import SystemClock
 
 DATA = [b"first", b"", b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", b"x" * 40, b"fifth", b"last one"]
 FRAMES = [encode(number, 1_000, b"440100000000001", data) for number, data in enumerate(DATA, 7)]
-SEGMENT = MAGIC + b"".join(FRAMES)
-ENDS = [len(MAGIC) + sum(map(len, FRAMES[:n])) for n in range(len(FRAMES) + 1)]
+SEGMENT = head_of_segment(7) + b"".join(FRAMES)
+ENDS = [HEAD_BYTES + sum(map(len, FRAMES[:n])) for n in range(len(FRAMES) + 1)]
+OF_0_2_0 = bytes.fromhex(
+    "6169726c6f6f6d310000002650c5de3d000000000000000700000000000003e8000f3434303130303030303030303030"
+    "316669727374000000219cc9852c000000000000000800000000000003e8000f34343031303030303030303030303100"
+    "000035c96d8cdc000000000000000900000000000003e8000f3434303130303030303030303030310000000000000000"
+    "000000000000000000000000000000497d24b354000000000000000a00000000000003e8000f34343031303030303030"
+    "303030303178787878787878787878787878787878787878787878787878787878787878787878787878787878000000"
+    "265c0afad5000000000000000b00000000000003e8000f343430313030303030303030303031666966746800000029af"
+    "b39788000000000000000c00000000000003e8000f3434303130303030303030303030316c617374206f6e65"
+)
+"""The same records in a segment as 0.2.0 wrote it."""
 
 
 def hit(offset: int) -> int:
-    """The number of the record that an octet belongs to; 0 for the magic."""
+    """The number of the record that an octet belongs to; 0 for the head."""
     return next((7 + n for n, end in enumerate(ENDS[1:]) if ENDS[0] <= offset < end), 0)
 
 
@@ -35,7 +47,7 @@ def flipped(offset: int, bit: int) -> bytes:
 
 
 def test_every_flipped_bit_costs_the_record_hit_and_is_noticed() -> None:
-    for offset in range(len(MAGIC), len(SEGMENT)):
+    for offset in range(HEAD_BYTES, len(SEGMENT)):
         for bit in range(8):
             kept, lost = numbers_in(flipped(offset, bit))
             assert kept == [n for n in range(7, 13) if n != hit(offset)], (offset, bit)
@@ -81,7 +93,7 @@ def test_a_shard_opens_on_every_flipped_octet_and_its_numbers_rise(tmp_path: Pat
                 folder=folder, segment_bytes_max=10_000, retention_s=1e12, retention_bytes_max=10**9
             )
             assert [frame[0] for frame in read(log).frames] == wanted, offset
-            assert (log.lost, len(log.damage)) == ((0, 0) if life else (int(offset >= 8), 1)), offset
+            assert (log.lost, len(log.damage)) == ((0, 0) if life else (int(offset >= HEAD_BYTES), 1)), offset
             number = log.append([(b"k", b"new")], 1)
             assert number > 12
             log.sync()
@@ -89,6 +101,74 @@ def test_a_shard_opens_on_every_flipped_octet_and_its_numbers_rise(tmp_path: Pat
             log.close()
         assert [path.read_bytes() for path in folder.glob("*.lost-1")] == [flipped(offset, bit)]
         shutil.rmtree(folder)
+
+
+def opened(folder: Path, content: bytes, *, is_last: bool = True) -> ShardLog:
+    """A shard that has this as its segment from record 7 on, and perhaps one behind it."""
+    (folder / f"{7:020d}.log").write_bytes(content)
+    if not is_last:
+        (folder / f"{13:020d}.log").write_bytes(head_of_segment(13))
+    return ShardLog(folder=folder, segment_bytes_max=10_000, retention_s=1e12, retention_bytes_max=10**9)
+
+
+async def read_beside(folder: Path, shard_id: str) -> ReadResult:
+    """By the reader that has no lock on it."""
+    reader = LogReader(folder=folder, shards=1)
+    return await reader.read(await reader.iterator(shard_id, IteratorType.TRIM_HORIZON))
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_segment_of_0_2_0_is_read_and_gone_on_with(tmp_path: Path, is_last: bool) -> None:
+    shard = tmp_path / "shardId-000000000000"
+    shard.mkdir()
+    log = opened(shard, OF_0_2_0, is_last=is_last)
+    assert (log.damage, [frame[3] for frame in read(log).frames]) == ([], DATA)
+    assert log.append([(b"k", b"new")], 1) == 13
+    log.sync()
+    log.close()
+    again = ShardLog(folder=shard, segment_bytes_max=1, retention_s=1e12, retention_bytes_max=10**9)
+    assert (again.damage, [frame[3] for frame in read(again).frames]) == ([], [*DATA, b"new"])
+    again.append([(b"k", b"newer")], 1)
+    again.sync()
+    again.close()
+    assert (shard / f"{7:020d}.log").read_bytes().startswith(OF_0_2_0)
+    assert (shard / f"{14:020d}.log").read_bytes().startswith(head_of_segment(14))
+    found = asyncio.run(read_beside(tmp_path, shard.name))
+    assert ([record.data for record in found.records], found.lost) == ([*DATA, b"new", b"newer"], 0)
+
+
+def test_a_segment_of_0_2_0_with_a_flipped_octet_is_reported(tmp_path: Path) -> None:
+    for offset in range(len(OF_0_2_0)):
+        folder = tmp_path / f"{offset}"
+        folder.mkdir()
+        log = opened(folder, OF_0_2_0[:offset] + bytes([OF_0_2_0[offset] ^ 3]) + OF_0_2_0[offset + 1 :])
+        wanted = [n for n in range(7, 13) if n != hit(offset + HEAD_BYTES - 8) or offset < 8]
+        assert [frame[0] for frame in read(log).frames] == wanted, offset
+        assert (log.lost, len(log.damage)) == (int(offset >= 8), 1), offset
+        log.close()
+
+
+def test_a_damaged_head_of_an_older_segment_is_reported_and_costs_no_record(tmp_path: Path) -> None:
+    for offset in range(HEAD_BYTES):
+        for mask in (1 << offset % 8, 3):
+            folder = tmp_path / f"{offset}-{mask}"
+            folder.mkdir()
+            content = SEGMENT[:offset] + bytes([SEGMENT[offset] ^ mask]) + SEGMENT[offset + 1 :]
+            log = opened(folder, content, is_last=False)
+            assert [frame[0] for frame in read(log).frames] == list(range(7, 13)), offset
+            assert ["at its head" in line for line in log.damage] == [True], offset
+            log.close()
+
+
+def test_a_head_of_which_the_disk_has_a_part_loses_nothing(tmp_path: Path) -> None:
+    for length in range(HEAD_BYTES + 1):
+        folder = tmp_path / f"{length}"
+        folder.mkdir()
+        log = opened(folder, SEGMENT[:length])
+        assert (log.damage, log.lost, log.append([(b"k", b"new")], 1)) == ([], 0, 7), length
+        log.sync()
+        log.close()
+        assert (folder / f"{7:020d}.log").read_bytes().startswith(head_of_segment(7))
 
 
 @pytest.mark.parametrize("more", [b"\xaa", bytes(10), bytes(4_096), FRAMES[2], FRAMES[1] + FRAMES[2]])

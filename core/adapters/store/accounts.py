@@ -15,10 +15,9 @@ from core.adapters.store.engine import (
     Engine,
     Put,
     Row,
-    RowKey,
     microseconds,
 )
-from core.adapters.store.rows import BodyReader, Names, body_of, collect_page, get_row
+from core.adapters.store.rows import BodyReader, HotReader, Names, body_of, collect_page, get_row
 from core.adapters.store.tables import (
     AUTH_KEY,
     AUTH_KEY_BY_OPERATOR,
@@ -42,14 +41,13 @@ class WideAccounts:
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
-        self._operators = BodyReader(OPERATOR, Operator)
-        self._auth_keys = BodyReader(AUTH_KEY, AuthKey)
+        self._operators = HotReader(engine, OPERATOR, BodyReader(OPERATOR, Operator).read)
+        self._auth_keys = HotReader(engine, AUTH_KEY, BodyReader(AUTH_KEY, AuthKey).read)
         self._emails = Names(engine, OPERATOR_BY_EMAIL, self._has_email)
 
     async def operator(self, operator_id: str) -> Operator | None:
         """By id."""
-        row = await get_row(self._engine, OPERATOR, (operator_id,))
-        return self._operators.read_optional((operator_id,), row)
+        return await self._operators.get((operator_id,))
 
     async def operator_id_of_email(self, email: str) -> str | None:
         """The operator of a root user's address; case does not matter."""
@@ -81,19 +79,14 @@ class WideAccounts:
             return await self._engine.scan(OPERATOR_OPEN, _ALL, above=(after,) if after else (), limit=limit)
 
         async def resolve(rows: Sequence[Row]) -> Sequence[Operator | None]:
-            found = await self._engine.get(OPERATOR, [RowKey(row.clustering) for row in rows])
-            read = [
-                self._operators.read_optional(row.clustering, there)
-                for row, there in zip(rows, found, strict=True)
-            ]
+            read = await self._operators.get_many([(row.clustering, ()) for row in rows])
             return [each if each is not None and each.closed is None else None for each in read]
 
         return await collect_page(scan, resolve, after=after, limit=limit)
 
     async def auth_key(self, auth_key_id: str) -> AuthKey | None:
         """By id."""
-        row = await get_row(self._engine, AUTH_KEY, (auth_key_id,))
-        return self._auth_keys.read_optional((auth_key_id,), row)
+        return await self._auth_keys.get((auth_key_id,))
 
     async def auth_keys_of(self, operator_id: str) -> Sequence[AuthKey]:
         """All keys of an operator, by id."""
@@ -103,8 +96,7 @@ class WideAccounts:
             above = (after,) if after else ()
             rows = await self._engine.scan(AUTH_KEY_BY_OPERATOR, (operator_id,), above=above)
             ids = [str(row.clustering[0]) for row in rows]
-            found = await self._engine.get(AUTH_KEY, [RowKey((key_id,)) for key_id in ids])
-            read = [self._auth_keys.read_optional((i,), row) for i, row in zip(ids, found, strict=True)]
+            read = await self._auth_keys.get_many([((key_id,), ()) for key_id in ids])
             keys += [key for key in read if key is not None and key.operator_id == operator_id]
             if len(rows) < SCAN_ROWS_MAX:
                 return keys

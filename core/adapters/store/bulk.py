@@ -9,8 +9,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from core.adapters.store.engine import SCAN_ROWS_MAX, Batch, Engine, Key, Row, RowKey, check_scan
 from core.adapters.store.tables import Table
@@ -24,28 +23,34 @@ CALLS_MAX = 2_000
 """Accepted and not yet answered."""
 
 
+class _Accepted:
+    """How many calls are; a context for each of them. Raises ``Unavailable``."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def __enter__(self) -> None:
+        if self._calls >= CALLS_MAX:
+            raise Unavailable(f"the store is overloaded: {self._calls} customer calls are waiting")
+        self._calls += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._calls -= 1
+
+
 class BulkEngine:
     """Implements ``Engine`` before another one."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.hot = engine.hot
         self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._calls = 0
-
-    @contextmanager
-    def _accepted(self) -> Iterator[None]:
-        if self._calls >= CALLS_MAX:
-            raise Unavailable(f"the store is overloaded: {self._calls} customer calls are waiting")
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
+        self._accepted = _Accepted()
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys, some at a time."""
         found: list[Row | None] = []
-        with self._accepted():
+        with self._accepted:
             for start in range(0, len(keys), ROWS_AT_ONCE):
                 async with self._turns:
                     found += await self._engine.get(table, keys[start : start + ROWS_AT_ONCE])
@@ -65,7 +70,7 @@ class BulkEngine:
         """Rows of one partition in clustering order, some at a time."""
         check_scan(table, prefix, above, below, limit)
         found: list[Row] = []
-        with self._accepted():
+        with self._accepted:
             while True:
                 some = min(limit - len(found), ROWS_AT_ONCE)
                 async with self._turns:
@@ -83,7 +88,7 @@ class BulkEngine:
     ) -> Sequence[Sequence[Row]]:
         """Rows of several partitions, some partitions at a time."""
         found: list[Sequence[Row]] = []
-        with self._accepted():
+        with self._accepted:
             for start in range(0, len(partitions), PARTITIONS_AT_ONCE):
                 some = partitions[start : start + PARTITIONS_AT_ONCE]
                 async with self._turns:
@@ -92,13 +97,13 @@ class BulkEngine:
 
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
-        with self._accepted():
+        with self._accepted:
             async with self._turns:
                 await self._engine.write(*batches)
 
     async def write_all(self, batches: Sequence[Batch]) -> None:
         """Write unconditional batches, some at a time."""
-        with self._accepted():
+        with self._accepted:
             for start in range(0, len(batches), ROWS_AT_ONCE):
                 async with self._turns:
                     await self._engine.write_all(batches[start : start + ROWS_AT_ONCE])

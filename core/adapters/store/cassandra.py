@@ -139,6 +139,8 @@ class _Accepted:
 class CassandraEngine:
     """Implements ``Engine``. Make one with ``open``."""
 
+    hot = None
+
     def __init__(self, *, cluster: Cluster, session: Session, keyspace: str, clock: Clock) -> None:
         self._cluster = cluster
         self._session = session

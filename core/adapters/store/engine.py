@@ -15,6 +15,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from core.adapters.store.hot_entities import HotEntities, HotKey
 from core.adapters.store.tables import Column, Table
 from core.errors import LocalProtocolError
 
@@ -83,7 +84,7 @@ class Batch(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         table, writes, condition = self.table, self.writes, self.condition
-        partition, clustering, row = table.types
+        partition, clustering, columns = table.types
         if tuple(map(type, self.partition)) != partition or "" in self.partition:
             raise _malformed(table, table.partition, self.partition)
         if table.bigints[0]:
@@ -93,12 +94,13 @@ class Batch(Struct, frozen=True):
         for write in writes:
             key = write.clustering
             if type(write) is Put:
-                if tuple(map(type, key + write.values)) != row or "" in key:
-                    raise _malformed(table, table.clustering + table.values, key + write.values)
+                row = key + write.values
+                if tuple(map(type, row)) != columns or "" in key:
+                    raise _malformed(table, table.clustering + table.values, row)
                 if condition is not None and write.timestamp_us is not None:
                     raise LocalProtocolError(f"{table.name}: a condition excludes a timestamp")
                 if table.bigints[1]:
-                    _check_range(table, table.bigints[1], key + write.values)
+                    _check_range(table, table.bigints[1], row)
             elif tuple(map(type, key)) != clustering or "" in key:
                 raise _malformed(table, table.clustering, key)
         if condition is not None:
@@ -110,6 +112,11 @@ class Batch(Struct, frozen=True):
 
 class Engine(Protocol):
     """A store of partitions."""
+
+    @property
+    def hot(self) -> HotEntities | None:
+        """What is kept of it in memory; ``None``: other processes write it, too."""
+        ...
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys, in their order. Raises ``Unavailable``."""
@@ -168,6 +175,17 @@ def check_unconditional(batches: Sequence[Batch]) -> None:
     for batch in batches:
         if batch.condition is not None:
             raise LocalProtocolError(f"{batch.table.name}: a condition needs an order")
+
+
+def hot_keys(batches: Sequence[Batch]) -> list[HotKey]:
+    """Which hot rows are written."""
+    return [
+        (batch.table.name, (batch.partition, write.clustering))
+        for batch in batches
+        if (hot := batch.table.hot) is not None
+        for write in batch.writes
+        if not hot or write.clustering[0] == hot
+    ]
 
 
 def holds(condition: Condition, version: int | None) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from core.adapters.store.engine import Batch, Condition, Engine, Put, Row
-from core.adapters.store.rows import BodyReader, body_of, collect_page, delete_current, get_row
+from core.adapters.store.rows import BodyReader, HotReader, body_of, collect_page, delete_current
 from core.adapters.store.tables import SIM_GROUP
 from core.domain.account import Group
 from core.domain.values import replace
@@ -15,12 +15,12 @@ class WideGroups:
 
     def __init__(self, *, engine: Engine) -> None:
         self._engine = engine
-        self._bodies = BodyReader(SIM_GROUP, Group, is_hot=True)
+        self._bodies = BodyReader(SIM_GROUP, Group)
+        self._groups = HotReader(engine, SIM_GROUP, self._bodies.read)
 
     async def get(self, operator_id: str, group_id: str) -> Group | None:
         """By id, within its operator."""
-        row = await get_row(self._engine, SIM_GROUP, (operator_id,), (group_id,))
-        return self._bodies.read_optional((operator_id,), row)
+        return await self._groups.get((operator_id,), (group_id,))
 
     async def put(self, group: Group) -> Group:
         """Write if the stored version is ``group.version``."""

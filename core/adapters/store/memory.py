@@ -5,7 +5,7 @@ another one on the same ``Disk``. No thread, no file, no clock but the port.
 """
 
 from bisect import insort
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass, field
 from types import coroutine
 
@@ -22,8 +22,10 @@ from core.adapters.store.engine import (
     check_unconditional,
     expiry_us,
     holds,
+    hot_keys,
     microseconds,
 )
+from core.adapters.store.hot_entities import HotEntities
 from core.adapters.store.tables import Table
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
@@ -49,9 +51,10 @@ class Disk:
 
 
 class MemoryEngine:
-    """Implements ``Engine`` over dictionaries on a ``Disk``."""
+    """Implements ``Engine`` over dictionaries on a ``Disk``, which other engines may share."""
 
-    def __init__(self, *, disk: Disk, clock: Clock) -> None:
+    def __init__(self, *, disk: Disk, clock: Clock, is_shared: bool = True) -> None:
+        self.hot = None if is_shared else HotEntities()
         self._disk = disk
         self._clock = clock
         self._is_closed = False
@@ -59,8 +62,7 @@ class MemoryEngine:
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
         await self._turn()
-        now_us = self._now_us()
-        return [self._live(table, key.partition, key.clustering, now_us) for key in keys]
+        return [self._live(table, key.partition, key.clustering) for key in keys]
 
     async def scan(
         self,
@@ -76,13 +78,12 @@ class MemoryEngine:
         """Rows of one partition in clustering order."""
         check_scan(table, prefix, above, below, limit)
         await self._turn()
-        now_us = self._now_us()
         found: list[Row] = []
         stored = self._disk.partitions.get((table.name, partition), _Partition())
         for key in reversed(stored.order) if reverse else stored.order:
             if len(found) == limit:
                 break
-            if _is_within(key, prefix, above, below) and (row := self._live(table, partition, key, now_us)):
+            if _is_within(key, prefix, above, below) and (row := self._live(table, partition, key)):
                 found.append(row)
         return found
 
@@ -94,10 +95,15 @@ class MemoryEngine:
 
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
-        await self._turn()
-        now_us = self._now_us()
-        for batch in batches:
-            self._apply(batch, now_us)
+        keys = hot_keys(batches) if self.hot is not None else None
+        on_end = self.hot.begin_write(keys) if self.hot is not None and keys else None
+        try:
+            await self._turn()
+            for batch in batches:
+                self._apply(batch)
+        finally:
+            if on_end is not None:
+                on_end()
 
     async def write_all(self, batches: Sequence[Batch]) -> None:
         """Write unconditional batches."""
@@ -108,31 +114,34 @@ class MemoryEngine:
         """Refuse every later call."""
         self._is_closed = True
 
-    async def _turn(self) -> None:
+    def _turn(self) -> Awaitable[None]:
         # Others run between a call and its effect, as they do before a store that takes time.
         if self._is_closed:
             raise Unavailable("the store is closed")
-        await _let_others_run()
+        return _let_others_run()
 
     def _now_us(self) -> int:
         return microseconds(self._clock.now())
 
-    def _live(self, table: Table, partition: Key, clustering: Key, now_us: int) -> Row | None:
+    def _live(self, table: Table, partition: Key, clustering: Key) -> Row | None:
         of_partition = self._disk.partitions.get((table.name, partition))
         stored = of_partition.rows.get(clustering) if of_partition else None
-        if stored is None or 0 < stored.expires_us <= now_us:
+        if stored is None or (stored.expires_us and stored.expires_us <= self._now_us()):
             return None
         return stored.row
 
-    def _apply(self, batch: Batch, now_us: int) -> None:
+    def _apply(self, batch: Batch) -> None:
+        table, partitions = batch.table, self._disk.partitions
         if (condition := batch.condition) is not None:
-            row = self._live(batch.table, batch.partition, condition.clustering, now_us)
+            row = self._live(table, batch.partition, condition.clustering)
             if not holds(condition, row.version if row else None):
-                raise StaleVersion(f"{batch.table.name} {batch.partition} {condition.clustering}")
-        partition = self._disk.partitions.setdefault((batch.table.name, batch.partition), _Partition())
+                raise StaleVersion(f"{table.name} {batch.partition} {condition.clustering}")
+        key, now_us = (table.name, batch.partition), self._now_us() if table.ttl_s else 0
+        if (partition := partitions.get(key)) is None:
+            partition = partitions[key] = _Partition()
         for write in batch.writes:
             if type(write) is Put:
-                _put(batch.table, partition, write, now_us)
+                _put(table, partition, write, now_us)
             elif partition.rows.pop(write.clustering, None):
                 partition.order.remove(write.clustering)
 
@@ -144,7 +153,8 @@ def _put(table: Table, partition: _Partition, put: Put, now_us: int) -> None:
     elif put.timestamp_us is not None and put.timestamp_us <= old.written_us:
         return
     row = Row(put.clustering, put.values, put.version)
-    partition.rows[put.clustering] = _Stored(row, put.timestamp_us or 0, expiry_us(table, put, now_us))
+    expires_us = expiry_us(table, put, now_us) if table.ttl_s else put.expires_us
+    partition.rows[put.clustering] = _Stored(row, put.timestamp_us or 0, expires_us)
 
 
 @coroutine

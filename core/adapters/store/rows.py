@@ -9,9 +9,7 @@ Rules:
 - What cannot be read is named by table and key, never skipped.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Network
 from socket import AF_INET, inet_pton
 from typing import Any, Generic, TypeVar
@@ -20,6 +18,7 @@ import msgspec
 
 from core.adapters.store.checksums import CorruptRow
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey
+from core.adapters.store.hot_entities import Place
 from core.adapters.store.tables import Table
 from core.errors import StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, SETTLE_S, Page
@@ -28,8 +27,6 @@ T = TypeVar("T")
 
 SETTLE_US = SETTLE_S * 1_000_000
 """An index row without its entity is left from a crash when it is older than this."""
-HOT_ENTITIES_MAX = 65_536
-"""Entities that are hot and kept as they were read."""
 CONDITIONAL_TRIES_MAX = 16
 """How often a removal reads again because somebody else wrote in between."""
 
@@ -73,12 +70,11 @@ def entity_of(body: bytes, entity: type[T]) -> T:
 
 
 class BodyReader(Generic[T]):
-    """Reads the bodies of one type of entity; what is hot is the same entity when it is the same body."""
+    """Reads the bodies of one type of entity."""
 
-    def __init__(self, table: Table, entity: type[T], *, is_hot: bool = False) -> None:
+    def __init__(self, table: Table, entity: type[T]) -> None:
         self._table = table
-        decode: Callable[[str], T] = msgspec.json.Decoder(entity, dec_hook=_decode_other).decode
-        self._decode = lru_cache(HOT_ENTITIES_MAX)(decode) if is_hot else decode
+        self._decode: Callable[[str], T] = msgspec.json.Decoder(entity, dec_hook=_decode_other).decode
 
     def read(self, partition: Key, row: Row) -> T:
         """The entity; raises ``CorruptRow``."""
@@ -91,6 +87,49 @@ class BodyReader(Generic[T]):
     def read_optional(self, partition: Key, row: Row | None) -> T | None:
         """The entity of a row that may be absent."""
         return None if row is None else self.read(partition, row)
+
+
+class HotReader(Generic[T]):
+    """Entities of one table by key: as they are kept, or read, and then kept if table and engine let it.
+
+    ``read(partition, row)`` makes the entity of a row; all callers get the same object.
+    """
+
+    def __init__(self, engine: Engine, table: Table, read: Callable[[Key, Row], T]) -> None:
+        self._engine = engine
+        self._table = table
+        self._read = read
+        self._hot = None if table.hot is None else engine.hot
+        self._kept: Mapping[Place, T] = {} if self._hot is None else self._hot.kept_of(table)
+
+    async def get(self, partition: Key, clustering: Key = ()) -> T | None:
+        """The entity with this key."""
+        kept = self._kept.get((partition, clustering))
+        return kept if kept is not None else (await self._read_all([(partition, clustering)]))[0]
+
+    async def get_many(self, places: Sequence[Place]) -> Sequence[T | None]:
+        """The entities with these keys, in their order."""
+        kept = list(map(self._kept.get, places))
+        missing = [place for place, entity in zip(places, kept, strict=True) if entity is None]
+        if not missing:
+            return kept
+        read = iter(await self._read_all(missing))
+        return [next(read) if entity is None else entity for entity in kept]
+
+    async def _read_all(self, places: Sequence[Place]) -> Sequence[T | None]:
+        keys = [RowKey(partition, clustering) for partition, clustering in places]
+        token = self._hot.begin_read(self._table, places) if self._hot is not None else None
+        entities: Sequence[T | None] = ()
+        try:
+            rows = await self._engine.get(self._table, keys)
+            entities = [
+                None if row is None else self._read(key.partition, row)
+                for key, row in zip(keys, rows, strict=True)
+            ]
+        finally:
+            if self._hot is not None:
+                self._hot.end_read(self._table, places, token, entities)
+        return entities
 
 
 async def get_row(engine: Engine, table: Table, partition: Key, clustering: Key = ()) -> Row | None:
@@ -125,42 +164,48 @@ async def collect_page(
         after = keys[-1]
 
 
-@dataclass(frozen=True, slots=True)
 class Names:
     """A table of names, each bound to one owner. ``holds(owner, name)`` asks the owner itself."""
 
-    engine: Engine
-    table: Table
-    holds: Callable[[str, str], Awaitable[bool]]
+    def __init__(self, engine: Engine, table: Table, holds: Callable[[str, str], Awaitable[bool]]) -> None:
+        self._engine = engine
+        self._table = table
+        self._holds = holds
+        self._owners = HotReader(engine, table, _owner_of)
+
+    async def bound_to(self, name: str) -> str | None:
+        """The owner that the name is bound to, who may not have it."""
+        return await self._owners.get((name,))
 
     async def owner(self, name: str) -> str | None:
         """Who has the name."""
-        row = await get_row(self.engine, self.table, (name,))
-        if row is None:
-            return None
-        owner = str(row.values[0])
-        return owner if await self.holds(owner, name) else None
+        owner = await self._owners.get((name,))
+        return owner if owner is not None and await self._holds(owner, name) else None
 
     async def bind(self, name: str, owner: str, now_us: int) -> Batch | None:
         """The batch that binds a name, ``None`` when it is bound; raises ``StaleVersion`` if to another."""
-        row = await get_row(self.engine, self.table, (name,))
+        row = await get_row(self._engine, self._table, (name,))
         version = 0
         if row is not None:
             holder, bound_us = str(row.values[0]), int(row.values[1])
-            is_held = await self.holds(holder, name)
+            is_held = await self._holds(holder, name)
             if holder == owner and is_held:
                 return None
             if holder != owner and (is_held or now_us - bound_us < SETTLE_US):
-                raise StaleVersion(f"{self.table.name}: {name} belongs to {holder}")
+                raise StaleVersion(f"{self._table.name}: {name} belongs to {holder}")
             version = row.version
         put = Put((), (owner, now_us), version + 1)
-        return Batch(self.table, (name,), (put,), Condition((), version))
+        return Batch(self._table, (name,), (put,), Condition((), version))
 
     async def unbind(self, name: str, owner: str) -> None:
         """Free a name if it is this owner's; idempotent."""
-        row = await get_row(self.engine, self.table, (name,))
+        row = await get_row(self._engine, self._table, (name,))
         if row is not None and row.values[0] == owner:
-            await delete_current(self.engine, self.table, (name,), row=row)
+            await delete_current(self._engine, self._table, (name,), row=row)
+
+
+def _owner_of(_: Key, row: Row) -> str:
+    return str(row.values[0])
 
 
 async def delete_current(

@@ -131,7 +131,9 @@ class WideSessions:
         batches: dict[int, list[Delete]] = {}
         for event in events:
             is_known = isinstance(event, SessionEvent)  # else its id, too, may be another than it was
-            for bucket in (_outbox_bucket(event),) if is_known else range(OUTBOX_BUCKETS):
+            for bucket in (
+                (_bucket_of(event.event_id, OUTBOX_BUCKETS),) if is_known else range(OUTBOX_BUCKETS)
+            ):
                 batches.setdefault(bucket, []).append(Delete((event.event_id,)))
         await self._engine.write_all(
             [
@@ -243,7 +245,7 @@ def _session_key(session_id: str) -> Key:
 
 
 def _index_of(session: Session) -> Key:
-    return (session.gateway_id, crc32(session.session_id.encode()) % BUCKETS)
+    return (session.gateway_id, _bucket_of(session.session_id, BUCKETS))
 
 
 def _index_batch(session: Session, indexed_us: int, *, expires_us: int = 0) -> Batch:
@@ -272,7 +274,7 @@ def _damaged_event(row: Row) -> DamagedEvent:
 
 def _time_key(at_us: int) -> str:
     # Times before 1970 sort as 1970: nothing is stored there, they only bound a scan.
-    return f"{max(at_us, 0):016x}"
+    return f"{at_us if at_us > 0 else 0:016x}"
 
 
 def _event_key(at_us: int, event_id: object) -> Key:
@@ -286,8 +288,8 @@ def _event_put(event: SessionEvent, at_us: int) -> Put:
 
 def _outbox_batch(gateway_id: str, event: SessionEvent, at_us: int, now_us: int) -> Batch:
     put = Put((event.event_id,), (event.sim_id, at_us, now_us))
-    return Batch(OUTBOX, (gateway_id, _outbox_bucket(event)), (put,))
+    return Batch(OUTBOX, (gateway_id, _bucket_of(event.event_id, OUTBOX_BUCKETS)), (put,))
 
 
-def _outbox_bucket(event: SessionEvent | DamagedEvent) -> int:
-    return crc32(event.event_id.encode()) % OUTBOX_BUCKETS
+def _bucket_of(id_: str, buckets: int) -> int:
+    return crc32(id_.encode()) % buckets

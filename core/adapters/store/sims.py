@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
-from core.adapters.store.engine import Batch, Condition, Delete, Engine, Put, Row, RowKey, microseconds
-from core.adapters.store.rows import BodyReader, Names, body_of, collect_page, get_row
+from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey, microseconds
+from core.adapters.store.rows import BodyReader, HotReader, Names, body_of, collect_page
 from core.adapters.store.tables import SIM, SIM_BY_IMSI, SIM_BY_OPERATOR, STATIC_ADDRESS, STATIC_BY_OPERATOR
 from core.domain.sim import Sim
 from core.domain.values import replace
@@ -18,7 +18,7 @@ from core.errors import StaleVersion
 from core.ports.clock import Clock
 from core.ports.store import Page
 
-SIM_ROW = ("sim", "sim")
+SIM_ROW: Key = ("sim", "sim")
 """Clustering key of the SIM itself in its partition."""
 _STOCK = "-"
 """Stands for no operator: Cassandra allows no empty partition key."""
@@ -30,18 +30,17 @@ class WideSims:
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
-        self._bodies = BodyReader(SIM, Sim, is_hot=True)
+        self._sims = HotReader(engine, SIM, BodyReader(SIM, Sim).read)
         self._imsis = Names(engine, SIM_BY_IMSI, self._has_imsi)
         self._static_addresses = Names(engine, STATIC_ADDRESS, self._has_static_address)
 
     async def get(self, sim_id: str) -> Sim | None:
         """By SIM id."""
-        return self._bodies.read_optional((sim_id,), await get_row(self._engine, SIM, (sim_id,), SIM_ROW))
+        return await self._sims.get((sim_id,), SIM_ROW)
 
     async def get_many(self, sim_ids: Sequence[str]) -> Sequence[Sim | None]:
         """In their order."""
-        found = await self._engine.get(SIM, [RowKey((sim_id,), SIM_ROW) for sim_id in sim_ids])
-        return [self._bodies.read_optional((i,), row) for i, row in zip(sim_ids, found, strict=True)]
+        return await self._sims.get_many([((sim_id,), SIM_ROW) for sim_id in sim_ids])
 
     async def count_of_operator(self, operator_id: str) -> int:
         """Of its index rows, those that a crash left included."""
@@ -72,6 +71,10 @@ class WideSims:
     async def sim_id_of_imsi(self, imsi: str) -> str | None:
         """The SIM that has this IMSI."""
         return await self._imsis.owner(imsi)
+
+    async def sim_id_bound_to_imsi(self, imsi: str) -> str | None:
+        """The SIM that the IMSI is bound to, unread."""
+        return await self._imsis.bound_to(imsi)
 
     async def put(self, sim: Sim) -> Sim:
         """Index rows and SIM in one write, if the stored version is ``sim.version``."""
@@ -106,9 +109,7 @@ class WideSims:
             )
 
         async def resolve(rows: Sequence[Row]) -> Sequence[Sim | None]:
-            keys = [RowKey((row.values[0],), SIM_ROW) for row in rows]
-            found = await self._engine.get(SIM, keys)
-            sims = [self._bodies.read_optional(k.partition, row) for k, row in zip(keys, found, strict=True)]
+            sims = await self._sims.get_many([((row.values[0],), SIM_ROW) for row in rows])
             return [
                 sim
                 if sim is not None
@@ -128,9 +129,7 @@ class WideSims:
             return await self._engine.scan(SIM_BY_OPERATOR, _index_of(operator_id), above=above, limit=limit)
 
         async def resolve(rows: Sequence[Row]) -> Sequence[Sim | None]:
-            keys = [RowKey(row.clustering, SIM_ROW) for row in rows]
-            found = await self._engine.get(SIM, keys)
-            sims = [self._bodies.read_optional(k.partition, row) for k, row in zip(keys, found, strict=True)]
+            sims = await self._sims.get_many([(row.clustering, SIM_ROW) for row in rows])
             return [sim if sim is not None and sim.operator_id == operator_id else None for sim in sims]
 
         return await collect_page(scan, resolve, after=after, limit=limit)
@@ -141,7 +140,7 @@ class WideSims:
 
     async def _has_imsi(self, sim_id: str, imsi: str) -> bool:
         sim = await self.get(sim_id)
-        return sim is not None and any(subscriber.imsi == imsi for subscriber in sim.subscribers)
+        return sim is not None and sim.has_imsi(imsi)
 
 
 def _written(stored: Sim, version: int) -> list[Batch]:

@@ -22,6 +22,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
+
 from core.adapters.store.checksums import CHECKSUM
 from core.adapters.store.engine import (
     SCAN_ROWS_MAX,
@@ -31,11 +33,12 @@ from core.adapters.store.engine import (
     RowKey,
     check_scan,
     check_unconditional,
+    hot_keys,
     microseconds,
 )
-from core.adapters.store.row_cache import RowCache, is_hot
+from core.adapters.store.hot_entities import HotEntities
 from core.adapters.store.sqlite_rows import STATEMENTS, Scan, apply, select
-from core.adapters.store.statements import add_column, scan_of
+from core.adapters.store.statements import add_column, scan_sql
 from core.adapters.store.tables import GATEWAY_LEASE, SCHEMA_VERSION, TABLES, Table
 from core.errors import ConfigurationError, StaleVersion, Unavailable
 from core.ports.clock import Clock
@@ -70,18 +73,13 @@ Work = Callable[[sqlite3.Connection], R]
 _Outcome = tuple["_Request[Any]", Any, BaseException | None]
 
 
-class _Request(Generic[R]):
-    """Work for a thread, and whom to tell."""
+class _Request(Struct, Generic[R], frozen=True, eq=False):
+    """Work for a thread, who waits for it, and what is called on the loop when it is over."""
 
-    __slots__ = ("future", "on_end", "weight", "work")
-
-    def __init__(
-        self, work: Work[R], future: asyncio.Future[R], weight: int, on_end: Callable[[], None]
-    ) -> None:
-        self.work = work
-        self.future = future
-        self.weight = weight
-        self.on_end = on_end
+    work: Work[R]
+    future: asyncio.Future[R]
+    weight: int
+    on_end: Callable[[], None] | None
 
 
 class _ThreadQueue:
@@ -106,14 +104,15 @@ class _ThreadQueue:
         self._thread.start()
 
     async def submit(
-        self, work: Work[R], weight: int = 1, on_end: Callable[[], None] = lambda: None, reserve: int = 0
+        self, work: Work[R], weight: int = 1, on_end: Callable[[], None] | None = None, reserve: int = 0
     ) -> R:
         """Have it done; raises ``Unavailable`` when too much waits already, by more than the ``reserve``.
 
         ``on_end`` is called on the loop when it is over, though its caller were cancelled.
         """
         if self._is_closed or self._waiting + weight > self._waiting_max + reserve:
-            on_end()
+            if on_end is not None:
+                on_end()
             why = "closed" if self._is_closed else f"behind: {self._waiting} calls wait"
             raise Unavailable(f"the store is {why}")
         future: asyncio.Future[R] = self._loop.create_future()
@@ -153,7 +152,8 @@ class _ThreadQueue:
     def _settle(self, outcomes: list[_Outcome]) -> None:
         for request, result, error in outcomes:
             self._waiting -= request.weight
-            request.on_end()
+            if request.on_end is not None:
+                request.on_end()
             if request.future.done():
                 continue  # its caller was cancelled
             if error is None:
@@ -173,7 +173,7 @@ class SqliteEngine:
     ) -> None:
         self._clock = clock
         self._lock: int | None = lock
-        self._hot = RowCache()
+        self.hot = HotEntities()
         self.commits = 0
         self._purge_due = clock.monotonic() + PURGE_INTERVAL_S
         self._writes = _ThreadQueue(
@@ -197,24 +197,6 @@ class SqliteEngine:
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
-        if len(keys) == 1:
-            key = keys[0]
-            if (row := self._hot.get(table, key)) is not None:
-                return [row]
-            if is_hot(table, key):
-                return [await self._get_hot(table, key)]
-        return await self._get(table, keys)
-
-    async def _get_hot(self, table: Table, key: RowKey) -> Row | None:
-        row = None
-        token = self._hot.begin_read(table, key)
-        try:
-            (row,) = await self._get(table, [key])
-        finally:
-            self._hot.end_read(table, key, token, row)
-        return row
-
-    async def _get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         sql, now_us = STATEMENTS[table.name].get, self._now_us()
         scans = [
             Scan(table, key.partition, sql, (*key.partition, *key.clustering), now_us, 1) for key in keys
@@ -245,8 +227,8 @@ class SqliteEngine:
     ) -> Sequence[Row]:
         """Rows of one partition in clustering order."""
         check_scan(table, prefix, above, below, limit)
-        sql, bound = scan_of(table, partition, prefix=prefix, above=above, below=below, reverse=reverse)
-        wanted = Scan(table, partition, sql, bound, self._now_us(), limit)
+        sql = scan_sql(table, len(prefix), len(above), len(below), reverse=reverse)
+        wanted = Scan(table, partition, sql, (*partition, *prefix, *above, *below), self._now_us(), limit)
         return await self._reads.submit(lambda connection: select(connection, wanted))
 
     async def scan_each(
@@ -254,11 +236,8 @@ class SqliteEngine:
     ) -> Sequence[Sequence[Row]]:
         """Rows of several partitions, all of one moment."""
         check_scan(table, prefix, (), (), limit)
-        now_us = self._now_us()
-        wanted = []
-        for each in partitions:
-            sql, bound = scan_of(table, each, prefix=prefix, above=(), below=(), reverse=False)
-            wanted.append(Scan(table, each, sql, bound, now_us, limit))
+        now_us, sql = self._now_us(), scan_sql(table, len(prefix), 0, 0, reverse=False)
+        wanted = [Scan(table, each, sql, (*each, *prefix), now_us, limit) for each in partitions]
 
         def work(connection: sqlite3.Connection) -> list[list[Row]]:
             with _reading(connection):
@@ -275,7 +254,8 @@ class SqliteEngine:
                 apply(connection, batch, now_us)
 
         reserve = _reserve(batches[0].table) if batches else 0
-        await self._writes.submit(work, len(batches), self._hot.begin_write(batches), reserve)
+        on_end = self.hot.begin_write(keys) if (keys := hot_keys(batches)) else None
+        await self._writes.submit(work, len(batches), on_end, reserve)
 
     async def write_all(self, batches: Sequence[Batch]) -> None:
         """Write unconditional batches, all in one commit."""

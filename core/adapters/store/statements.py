@@ -8,9 +8,9 @@ whether one is, is to be said once its checksum is believed.
 # ruff: noqa: S608 - names come from the tables, values are bound
 
 from dataclasses import dataclass
+from functools import cache
 
 from core.adapters.store.checksums import CHECKSUM
-from core.adapters.store.engine import Key, Value
 from core.adapters.store.tables import Column, ColumnType, Table
 
 _SQL_TYPES = {ColumnType.TEXT: "TEXT", ColumnType.BIGINT: "INTEGER", ColumnType.BLOB: "BLOB"}
@@ -67,31 +67,20 @@ def statements_of(table: Table) -> Statements:
     )
 
 
-def scan_of(
-    table: Table,
-    partition: Key,
-    *,
-    prefix: Key,
-    above: Key,
-    below: Key,
-    reverse: bool,
-) -> tuple[str, list[Value]]:
-    """A scan's statement and what is bound to it; it finds also rows that are over."""
+@cache
+def scan_sql(table: Table, prefix: int, above: int, below: int, *, reverse: bool) -> str:
+    """A scan of a partition, of which so many columns are bound: partition, prefix, above, below, in this
+    order. It finds also rows that are over.
+    """
     clustering = _quoted(table.clustering)
-    fixed = _quoted(table.partition) + clustering[: len(prefix)]
-    terms = [f"{name} = ?" for name in fixed]
-    bound: list[Value] = [*partition, *prefix]
+    terms = [f"{name} = ?" for name in [*_quoted(table.partition), *clustering[:prefix]]]
     for sign, bounds in ((">", above), ("<", below)):
         if bounds:
-            names = clustering[len(prefix) : len(prefix) + len(bounds)]
-            terms.append(f"({', '.join(names)}) {sign} ({', '.join('?' * len(names))})")
-            bound += bounds
+            names = clustering[prefix : prefix + bounds]
+            terms.append(f"({', '.join(names)}) {sign} ({', '.join('?' * bounds)})")
     direction = " DESC" if reverse else ""
     order = ", ".join(f"{name}{direction}" for name in clustering)
-    return (
-        f'SELECT {_selected(table)} FROM "{table.name}" WHERE {" AND ".join(terms)} ORDER BY {order}',
-        bound,
-    )
+    return f'SELECT {_selected(table)} FROM "{table.name}" WHERE {" AND ".join(terms)} ORDER BY {order}'
 
 
 def _selected(table: Table) -> str:

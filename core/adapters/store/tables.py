@@ -62,7 +62,7 @@ class Table:
     """A table: partition key, clustering columns (all ascending) and values. There is one object of each.
 
     ``ttl_s`` is how long a row lives that does not say it itself; 0 is for ever. ``hot``: rows whose
-    clustering key begins so are read far more often than written, and never expire.
+    clustering key begins so, all rows if it is empty, are read far more often than written and never expire.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Table:
     clustering: tuple[Column, ...]
     values: tuple[Column, ...]
     ttl_s: int = 0
-    hot: tuple[str, ...] | None = None
+    hot: str | None = None
     types: tuple[tuple[type, ...], tuple[type, ...], tuple[type, ...]] = field(init=False, repr=False)
     """Python's, of the partition key, of the clustering key, and of this and the values: what every write is
     checked for.
@@ -98,18 +98,18 @@ _BODY = _texts("body")
 _TEIDS = ("teid_control", "teid_user")
 _BINDING = (*_texts("owner"), *_bigints("bound_us"))
 
-OPERATOR = Table("operator", _texts("operator_id"), (), _BODY, hot=())
+OPERATOR = Table("operator", _texts("operator_id"), (), _BODY, hot="")
 OPERATOR_OPEN = Table("operator_open", _texts("part"), _texts("operator_id"), ())
 """The operators that are not closed, all in one partition: some 30 bytes each."""
 OPERATOR_BY_EMAIL = Table("operator_by_email", _texts("email"), (), _BINDING)
-AUTH_KEY = Table("auth_key", _texts("auth_key_id"), (), _BODY, hot=())
+AUTH_KEY = Table("auth_key", _texts("auth_key_id"), (), _BODY, hot="")
 AUTH_KEY_BY_OPERATOR = Table("auth_key_by_operator", _texts("operator_id"), _texts("auth_key_id"), ())
 REVOKED_TOKEN = Table("revoked_token", _texts("token_id"), (), ())
-SIM_GROUP = Table("sim_group", _texts("operator_id"), _texts("group_id"), _BODY, hot=())
+SIM_GROUP = Table("sim_group", _texts("operator_id"), _texts("group_id"), _BODY, hot="")
 
-SIM = Table("sim", _texts("sim_id"), _texts("kind", "id"), _BODY, hot=("sim",))
+SIM = Table("sim", _texts("sim_id"), _texts("kind", "id"), _BODY, hot="sim")
 """The SIM, its open sessions and its history in one partition: a session and its event are one batch."""
-SIM_BY_IMSI = Table("sim_by_imsi", _texts("imsi"), (), _BINDING, hot=())
+SIM_BY_IMSI = Table("sim_by_imsi", _texts("imsi"), (), _BINDING, hot="")
 SIM_BY_OPERATOR = Table("sim_by_operator", _texts("operator_id"), _texts("sim_id"), ())
 """One partition per operator: some 50 bytes a SIM, so 100,000 SIMs are 5 MB and a million still below the
 100 MB that a Cassandra partition should stay under. A page is one read, without merging shards."""

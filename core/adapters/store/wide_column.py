@@ -31,90 +31,20 @@ class WideColumnStore:
         self._engine = engine
         self._clock = clock
         self._bulk: WideColumnStore | None = self if isinstance(engine, BulkEngine) else None
-        self._accounts = WideAccounts(engine=engine, clock=clock)
-        self._sims = WideSims(engine=engine, clock=clock)
-        self._groups = WideGroups(engine=engine)
-        self._sessions = WideSessions(engine=engine, clock=clock)
-        self._usage = WideUsage(engine=engine, clock=clock)
-        self._nas_restarts = WideNasRestarts(engine=engine)
-        self._leases = WideLeases(engine=engine, kind=GatewayLease)
-        self._job_leases = WideLeases(engine=engine, kind=Lease)
-        self._holders = WideHolders(engine=engine)
-        self._blocks = WideBlocks(engine=engine)
-        self._shard_leases = WideShardLeases(engine=engine)
-        self._audit = WideAudit(engine=engine)
-        self._bills = WideBills(engine=engine)
-        self._message_counts = WideMessageCounts(engine=engine)
-
-    @property
-    def accounts(self) -> WideAccounts:
-        """Operators and keys."""
-        return self._accounts
-
-    @property
-    def sims(self) -> WideSims:
-        """The registry."""
-        return self._sims
-
-    @property
-    def groups(self) -> WideGroups:
-        """Groups."""
-        return self._groups
-
-    @property
-    def sessions(self) -> WideSessions:
-        """Sessions and their history."""
-        return self._sessions
-
-    @property
-    def usage(self) -> WideUsage:
-        """Usage rows."""
-        return self._usage
-
-    @property
-    def bills(self) -> WideBills:
-        """Tariffs and closed months."""
-        return self._bills
-
-    @property
-    def nas_restarts(self) -> WideNasRestarts:
-        """Restarts of NASes."""
-        return self._nas_restarts
-
-    @property
-    def leases(self) -> WideLeases[GatewayLease]:
-        """Virtual gateways' leases."""
-        return self._leases
-
-    @property
-    def job_leases(self) -> WideLeases[Lease]:
-        """Leases of what one node does for all."""
-        return self._job_leases
-
-    @property
-    def holders(self) -> WideHolders:
-        """Who has which static address."""
-        return self._holders
-
-    @property
-    def blocks(self) -> WideBlocks:
-        """Blocks of device addresses."""
-        return self._blocks
-
-    @property
-    def shard_leases(self) -> WideShardLeases:
-        """Consumers' leases and checkpoints."""
-        return self._shard_leases
-
-    @property
-    def message_counts(self) -> WideMessageCounts:
-        """Counts of messages."""
-        return self._message_counts
-
-    @property
-    def audit(self) -> WideAudit:
-        """The audit."""
-        return self._audit
+        self.accounts = WideAccounts(engine=engine, clock=clock)
+        self.sims = WideSims(engine=engine, clock=clock)
+        self.groups = WideGroups(engine=engine)
+        self.sessions = WideSessions(engine=engine, clock=clock)
+        self.usage = WideUsage(engine=engine, clock=clock)
+        self.bills = WideBills(engine=engine)
+        self.nas_restarts = WideNasRestarts(engine=engine)
+        self.leases = WideLeases(engine=engine, kind=GatewayLease)
+        self.job_leases = WideLeases(engine=engine, kind=Lease)
+        self.holders = WideHolders(engine=engine)
+        self.blocks = WideBlocks(engine=engine)
+        self.shard_leases = WideShardLeases(engine=engine)
+        self.message_counts = WideMessageCounts(engine=engine)
+        self.audit = WideAudit(engine=engine)
 
     @property
     def bulk(self) -> "WideColumnStore":

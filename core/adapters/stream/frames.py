@@ -1,7 +1,8 @@
 """Framed records: how they are written, and how whole ones are found among damage.
 
-A record is its length, the CRC-32 of its body and its body: number, microseconds of arrival, length of the
-key, key, data. Within a segment numbers rise by one.
+A segment begins with its head: which format it has, the number of its first record, and the CRC-32 of both;
+in 0.2.0 with ``MAGIC_1`` alone, and is read so. A record is its length, the CRC-32 of its body and its body:
+number, microseconds of arrival, length of the key, key, data. Within a segment numbers rise by one.
 """
 
 import re
@@ -11,7 +12,11 @@ from dataclasses import dataclass
 
 from core.ports.stream import RECORD_BYTES_MAX
 
-MAGIC = b"airloom1"
+MAGIC_1 = b"airloom1"
+"""All of the head that a segment of 0.2.0 has."""
+MAGIC = b"airloom2"
+_HEAD_OF_SEGMENT = struct.Struct(">8sQI")
+HEAD_BYTES = _HEAD_OF_SEGMENT.size
 MAGIC_BITS_OFF_MAX = 8
 """A file that begins so much like one of ours is one, though it be damaged."""
 HEAD = struct.Struct(">II")
@@ -47,11 +52,34 @@ class Scan:
     lost: int
     next_number: int
     """Above every number that the segment may have held."""
+    begin: int
+    """Where its records begin."""
 
     @property
     def is_damaged(self) -> bool:
         """Whether there is anything but whole records and a torn end, though no record may be lost."""
-        return self.lost > 0 or len(self.runs) > 1 or self.runs[0].begin != len(MAGIC)
+        return self.lost > 0 or len(self.runs) > 1 or self.runs[0].begin != self.begin
+
+
+def head_of_segment(first: int) -> bytes:
+    """What a segment begins with whose first record has that number."""
+    head = _HEAD_OF_SEGMENT.pack(MAGIC, first, 0)[:-4]
+    return head + zlib.crc32(head).to_bytes(4, "big")
+
+
+def begin_of_records(buffer: bytes, first: int) -> int | None:
+    """How long the head is that a segment begins with; ``None``: it is damaged, or not all there."""
+    head = head_of_segment(first)
+    if buffer.startswith(head):
+        return HEAD_BYTES
+    is_of_1 = buffer.startswith(MAGIC_1) and buffer[len(MAGIC_1) : HEAD_BYTES] != head[len(MAGIC_1) :]
+    return len(MAGIC_1) if is_of_1 else None
+
+
+def is_cut_off_head(buffer: bytes, first: int) -> bool:
+    """Whether there is nothing but a part of the head: the rest never reached the disk."""
+    head = head_of_segment(first)
+    return not buffer.startswith(head) and head.startswith(buffer.rstrip(b"\0"))
 
 
 def encode(number: int, arrived_us: int, key: bytes, data: bytes) -> bytes:
@@ -103,7 +131,10 @@ def scan(buffer: bytes, first: int) -> Scan:
     an append that was cut off leaves: the beginning of a record, or zeros.
     """
     runs: list[Run] = []
-    at, number, lost = len(MAGIC), first, 0
+    if is_cut_off_head(buffer, first):
+        return Scan((Run(first, HEAD_BYTES, HEAD_BYTES, ()),), 0, first, HEAD_BYTES)
+    at = start = begin_of_records(buffer, first) or len(MAGIC_1)
+    number, lost = first, 0
     while True:
         begin, places = at, list[tuple[int, int]]()
         while (found := decode(buffer, at, number + len(places))) is not None:
@@ -119,14 +150,14 @@ def scan(buffer: bytes, first: int) -> Scan:
         lost += following[1] - number
         at, number = following
     if _is_torn(buffer[at:]):
-        return Scan(tuple(runs), lost, number)
-    return Scan(tuple(runs), lost + 1, number + 1 + (len(buffer) - at) // FRAME_BYTES_MIN)
+        return Scan(tuple(runs), lost, number, start)
+    return Scan(tuple(runs), lost + 1, number + 1 + (len(buffer) - at) // FRAME_BYTES_MIN, start)
 
 
 def is_ours(buffer: bytes) -> bool:
     """Whether a file is a segment, though perhaps a damaged one."""
-    head = buffer[: len(MAGIC)].ljust(len(MAGIC), b"\0")
-    off = (int.from_bytes(head, "big") ^ int.from_bytes(MAGIC, "big")).bit_count()
+    head = int.from_bytes(buffer[: len(MAGIC)].ljust(len(MAGIC), b"\0"), "big")
+    off = min((head ^ int.from_bytes(magic, "big")).bit_count() for magic in (MAGIC, MAGIC_1))
     return off <= MAGIC_BITS_OFF_MAX or not buffer.strip(b"\0") or MAGIC.startswith(buffer.rstrip(b"\0"))
 
 

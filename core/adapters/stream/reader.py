@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from core.adapters.stream.frames import MAGIC, Frame, decode, next_whole
+from core.adapters.stream.frames import HEAD_BYTES, MAGIC_1, Frame, begin_of_records, decode, next_whole
 from core.adapters.stream.log import SHARDS_FILE, to_stored
 from core.adapters.stream.rules import ShardMap, check_limit
 from core.adapters.stream.segments import segments_in
@@ -47,10 +47,10 @@ class LogReader:
     async def iterator(self, shard_id: str, kind: IteratorType, sequence_number: str = "") -> str:
         """To the oldest record or behind the newest: raises ``ValueError`` for other kinds."""
         if kind is IteratorType.TRIM_HORIZON:
-            return f"{shard_id}:0:{len(MAGIC)}:0"
+            return f"{shard_id}:0:0:0"
         if kind is not IteratorType.LATEST:
             raise ValueError(f"{kind.value}: is not offered here")
-        iterator = f"{shard_id}:0:{len(MAGIC)}:0"
+        iterator = f"{shard_id}:0:0:0"
         while (result := await self.read(iterator, limit=10_000)).records:
             iterator = result.next_iterator
         return result.next_iterator
@@ -75,7 +75,7 @@ def _read(folder: Path, first: int, offset: int, number: int, limit: int) -> Rea
     segments = [(segment, path) for segment, path in segments_in(folder) if segment >= first]
     for segment, path in segments:
         if segment != first:
-            first, offset, number = segment, len(MAGIC), segment
+            first, offset, number = segment, 0, segment
         is_last = segment == segments[-1][0]
         try:
             with path.open("rb") as file:
@@ -98,6 +98,7 @@ def _read_segment(
     passed over.
     """
     lost = 0
+    offset = offset or begin_of_records(file.read(HEAD_BYTES), number) or len(MAGIC_1)
     while len(frames) < limit:
         file.seek(offset)
         buffer = file.read(PIECE_BYTES)

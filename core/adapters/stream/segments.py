@@ -2,7 +2,7 @@
 
 Rules:
 
-- A segment is named by the number of its first record and begins with ``MAGIC``; its records are numbered
+- A segment is named by the number of its first record and begins with its head; its records are numbered
   without gaps (``core.adapters.stream.frames``). Numbers are left out between two segments alone: those of
   damaged records, and those that may have been given out by what is no longer there.
 - What is behind ``_Segment.size`` is not yet durable: nobody reads it, and when a write or a sync fails it is
@@ -26,11 +26,16 @@ from pathlib import Path
 from core.adapters.durable import replace_file, sync_folder
 from core.adapters.stream.frames import (
     BODY_BYTES_MAX,
-    MAGIC,
+    HEAD_BYTES,
+    MAGIC_1,
     Frame,
     Run,
+    Scan,
+    begin_of_records,
     decode,
     encode,
+    head_of_segment,
+    is_cut_off_head,
     is_ours,
     next_whole,
     scan,
@@ -236,45 +241,52 @@ class ShardLog:
         """Find the segments, mend the last; the number after its last record, and one above all of them."""
         for first, path in segments_in(self._folder):
             status = path.stat()
-            self._segments.append(
-                _Segment(path, first, status.st_size, status.st_mtime_ns // 1_000, [(first, len(MAGIC))])
-            )
+            self._segments.append(_Segment(path, first, status.st_size, status.st_mtime_ns // 1_000))
         if foreign := self._foreign():
             self.damage.append(foreign)
         if not self._segments:
             self._segments.append(self._create(1, 0))
+        for older in self._segments[:-1]:
+            older.marks = [(older.first, self._begin_of(older))]
         last = self._segments.pop()
         buffer = last.path.read_bytes()
         found = scan(buffer, last.first)
         if not is_ours(buffer) and not any(run.places for run in found.runs):
             raise ConfigurationError(f"{last.path}: not a segment of a stream; move it away")
-        has_magic = buffer.startswith(MAGIC)
-        is_damaged_at_its_head = (
-            not has_magic and buffer.strip(b"\0") and not MAGIC.startswith(buffer.rstrip(b"\0"))
-        )
-        if found.is_damaged or is_damaged_at_its_head:
+        begin = found.begin
+        if is_cut_off_head(buffer, last.first):
+            last.path.write_bytes(head_of_segment(last.first))
+        elif found.is_damaged or begin_of_records(buffer, last.first) is None:
             self._set_aside(last, buffer, found.runs)
-            kept = sum(len(run.places) for run in found.runs)
-            self.lost += found.lost
-            lost = (
-                f"{found.lost} records at least are lost, {kept} others"
-                if found.lost
-                else f"all {kept} records"
-            )
-            self.damage.append(
-                f"{last.path}: damaged; {lost} are kept; as it was it is {last.path.stem}.lost-*"
-            )
-        elif not has_magic:  # its first bytes never reached the disk
-            last.path.write_bytes(MAGIC)
+            self._report(last, found)
+            begin = HEAD_BYTES
         for run in found.runs:
-            self._add(last, run)
+            self._add(last, run, begin)
         return found.runs[-1].next_number, found.next_number
 
-    def _add(self, last: _Segment, run: Run) -> None:
-        """A run of the last segment, which is its beginning or was made a segment of its own."""
-        shift = run.begin - len(MAGIC)
+    def _begin_of(self, older: _Segment) -> int:
+        """Where the records begin of a segment that is not the last."""
+        with older.path.open("rb") as file:
+            begin = begin_of_records(file.read(HEAD_BYTES), older.first)
+        if begin is None:
+            self.damage.append(f"{older.path}: damaged at its head; its whole records are read")
+        return begin or len(MAGIC_1)
+
+    def _report(self, last: _Segment, found: Scan) -> None:
+        kept = sum(len(run.places) for run in found.runs)
+        self.lost += found.lost
+        lost = (
+            f"{found.lost} records at least are lost, {kept} others" if found.lost else f"all {kept} records"
+        )
+        self.damage.append(f"{last.path}: damaged; {lost} are kept; as it was it is {last.path.stem}.lost-*")
+
+    def _add(self, last: _Segment, run: Run, begin: int) -> None:
+        """A run of the last segment, which is its beginning or was made a segment of its own, in which its
+        records begin at ``begin``.
+        """
+        shift = run.begin - begin
         segment = _Segment(
-            self._path_of(run.first), run.first, run.end - shift, last.newest_us, [(run.first, len(MAGIC))]
+            self._path_of(run.first), run.first, run.end - shift, last.newest_us, [(run.first, begin)]
         )
         for number, offset in run.places:
             segment.mark(number, offset - shift)
@@ -295,7 +307,7 @@ class ShardLog:
             number = 1 + max((number for first, number, _ in kept if first == last.first), default=0)
             os.link(last.path, last.path.with_suffix(f".lost-{number}"))
         for run in reversed(runs):
-            replace_file(self._path_of(run.first), MAGIC + buffer[run.begin : run.end])
+            replace_file(self._path_of(run.first), head_of_segment(run.first) + buffer[run.begin : run.end])
 
     def _foreign(self) -> str:
         """A line about what is neither a segment nor was made of one; empty: there is nothing such."""
@@ -322,17 +334,17 @@ class ShardLog:
 
     def _create(self, first: int, now_us: int) -> _Segment:
         """A new segment, durable with its name; a try that failed leaves nothing behind."""
-        path = self._path_of(first)
+        path, head = self._path_of(first), head_of_segment(first)
         try:
             with path.open("wb") as file:
-                file.write(MAGIC)
+                file.write(head)
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(self._folder)
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        return _Segment(path, first, len(MAGIC), now_us, [(first, len(MAGIC))])
+        return _Segment(path, first, len(head), now_us, [(first, len(head))])
 
     def _roll(self, now_us: int) -> None:
         segment = self._create(self.next_number, now_us)

@@ -78,7 +78,7 @@ class LeaseCoordinator(Generic[L, W]):
     """The leases of one kind that one node could hold, ``lease_ids``, of which it holds ``preferred`` first.
 
     ``make(term, before)`` makes what works for a lease; ``before`` is the lease as it was.
-    ``settle_left`` is awaited when another node turns out to hold one: what was counted here for it is made
+    ``flush_left`` is awaited when another node turns out to hold one: what was counted here for it is made
     durable. ``tell`` is called with a line for the operator when one comes or goes, in these ``words``;
     ``loop`` names the loops in what ``faults`` tells.
     """
@@ -96,11 +96,11 @@ class LeaseCoordinator(Generic[L, W]):
         lease_ids: Sequence[str],
         preferred: Collection[str],
         make: Callable[[LeaseTerm[L], L | None], W],
-        settle_left: Callable[[str], Awaitable[None]],
+        flush_left: Callable[[str], Awaitable[None]],
         faults: Faults,
         loop: str,
         words: LeaseWords = LeaseWords(),
-        tell: Callable[[str], None] = lambda _: None,
+        log: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._faults = faults
         self._owner = owner
@@ -108,8 +108,8 @@ class LeaseCoordinator(Generic[L, W]):
         self._make = make
         self._loop = loop
         self._words = words
-        self._tell = tell
-        self._trouble = Recurring(say=tell, clock=clock)
+        self._log = log
+        self._trouble = Recurring(say=log, clock=clock)
         self.refused: Counter[str] = Counter()
         """What the table of a lease's states refused, as ``EVENT_while_STATE``."""
         self._slots = {lease_id: LeaseSlot[L, W](lease_id, self.refused) for lease_id in lease_ids}
@@ -121,7 +121,7 @@ class LeaseCoordinator(Generic[L, W]):
             node=LeaseHolder(owner, contact, folder_id),
             slots=self._slots,
             preferred=self._preferred,
-            settle_left=settle_left,
+            flush_left=flush_left,
             faults=faults,
         )
         self.held: dict[str, W] = {}
@@ -226,11 +226,11 @@ class LeaseCoordinator(Generic[L, W]):
                     await self._start_patiently(slot, term, before)
                 assert slot.worker is not None, "it has just started"
                 tasks.create_task(slot.worker.run())
-                await self._settle_when_asked(slot, slot.worker)
+                await self._flush_when_asked(slot, slot.worker)
         except* LeaseLost as lost:
-            self._tell(f"{lost.exceptions[0]}; {self._owner} has stopped serving it and stands by")
+            self._log(f"{lost.exceptions[0]}; {self._owner} has stopped serving it and stands by")
         except* _HandedOver:
-            self._tell(f"{slot.lease_id}: handed over; {await self._released(term)}")
+            self._log(f"{slot.lease_id}: handed over; {await self._released(term)}")
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError  # a TaskGroup forgets it beside an error of its own (3.11)
 
@@ -253,10 +253,10 @@ class LeaseCoordinator(Generic[L, W]):
             self._step(slot, LeaseEvent.LOST)
             raise
 
-    async def _settle_when_asked(self, slot: LeaseSlot[L, W], worker: W) -> None:
+    async def _flush_when_asked(self, slot: LeaseSlot[L, W], worker: W) -> None:
         await slot.wanted_back.wait()
         self._step(slot, LeaseEvent.HAND_OVER)
-        await patiently(worker.settle)
+        await patiently(worker.flush)
         raise _HandedOver
 
     async def _start(self, slot: LeaseSlot[L, W], term: LeaseTerm[L], before: L | None) -> int:
@@ -282,7 +282,7 @@ class LeaseCoordinator(Generic[L, W]):
 
     async def _start_patiently(self, slot: LeaseSlot[L, W], term: LeaseTerm[L], before: L | None) -> None:
         """The address may still be the old holder's for a moment: the lease is kept meanwhile."""
-        self._tell(f"{slot.lease_id}: lease acquired ({_left_by(before)}); {self._words.starting}")
+        self._log(f"{slot.lease_id}: lease acquired ({_left_by(before)}); {self._words.starting}")
         while True:
             try:
                 count = await self._start(slot, term, before)
@@ -296,7 +296,7 @@ class LeaseCoordinator(Generic[L, W]):
                         raise _HandedOver from None
             else:
                 serving = self._words.serving.format(count)
-                return self._tell(f"{slot.lease_id}: taken over; {self._owner} {serving}")
+                return self._log(f"{slot.lease_id}: taken over; {self._owner} {serving}")
 
     async def _end(self, slot: LeaseSlot[L, W]) -> None:
         """The term is over, whatever ended it."""
@@ -320,7 +320,7 @@ class LeaseCoordinator(Generic[L, W]):
                 self.held[slot.lease_id] = slot.worker
                 slot.trouble = ""
                 self._trouble.over(slot.lease_id)
-            case LeaseAction.TELL_TROUBLE:
+            case LeaseAction.REPORT_TROUBLE:
                 self._trouble.tell(slot.lease_id, f"{slot.lease_id}: {slot.trouble}; trying again")
             case LeaseAction.FENCE:
                 self.held.pop(slot.lease_id, None)

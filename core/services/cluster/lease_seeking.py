@@ -84,7 +84,7 @@ class _Seen:
 
 
 class LeaseSeeker(Generic[L, W]):
-    """Seeks for the ``slots`` of one node. ``kind`` makes a lease that nobody held before; ``settle_left`` is
+    """Seeks for the ``slots`` of one node. ``kind`` makes a lease that nobody held before; ``flush_left`` is
     awaited when another node turns out to hold one.
     """
 
@@ -98,7 +98,7 @@ class LeaseSeeker(Generic[L, W]):
         node: LeaseHolder,
         slots: Mapping[str, LeaseSlot[L, W]],
         preferred: Collection[str],
-        settle_left: Callable[[str], Awaitable[None]],
+        flush_left: Callable[[str], Awaitable[None]],
         faults: Faults,
     ) -> None:
         self._leases = leases
@@ -108,7 +108,7 @@ class LeaseSeeker(Generic[L, W]):
         self._node = node
         self._slots = slots
         self._preferred = frozenset(preferred)
-        self._settle_left = settle_left
+        self._flush_left = flush_left
         self._faults = faults
         self._held_by: Counter[str] = Counter()
         self.is_draining = False
@@ -116,15 +116,15 @@ class LeaseSeeker(Generic[L, W]):
 
     async def seek(self, slot: LeaseSlot[L, W]) -> L | None:
         """Wait until the lease may be taken and it is this node's turn, and take it; the lease as it was."""
-        seen, is_settled = _Seen(), False
+        seen, is_flushed = _Seen(), False
         while True:
             slot.look_now.clear()
             try:
                 lease = await self._leases.get(slot.lease_id)
                 self.note(slot, lease)
-                if not is_settled and lease is not None and not self._is_own(lease):
-                    await self._settle_left(slot.lease_id)
-                    is_settled = True
+                if not is_flushed and lease is not None and not self._is_own(lease):
+                    await self._flush_left(slot.lease_id)
+                    is_flushed = True
                 if not self.is_draining and await self._may_take(slot, lease, seen):
                     await self._take(slot, lease)
                     self._faults.goes_on(LOOP, slot.lease_id)

@@ -28,7 +28,7 @@ class LeaseWorker(Protocol):
         """Answer and forward nothing any more, at once. Idempotent."""
         ...
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """After ``fence``: make durable what was counted. Raises ``Unavailable``."""
         ...
 

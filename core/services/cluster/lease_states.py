@@ -46,7 +46,7 @@ class LeaseAction(Enum):
     """What a step does."""
 
     SERVE = "serve"
-    TELL_TROUBLE = "tell trouble"
+    REPORT_TROUBLE = "report trouble"
     FENCE = "fence"
     FORGET_TERM = "forget term"
 
@@ -64,13 +64,13 @@ LEASES: Table[LeaseState, LeaseEvent, LeaseAction] = {
     },
     _S.STARTING: {
         _E.STARTED: (_S.SERVING, _A.SERVE),
-        _E.START_FAILED: (_S.FAILING, _A.TELL_TROUBLE),
+        _E.START_FAILED: (_S.FAILING, _A.REPORT_TROUBLE),
         _E.LOST: (_S.ENDING, _A.FENCE),
         _E.STOPPED: (_S.ENDING, _A.FENCE),
     },
     _S.FAILING: {
         _E.STARTED: (_S.SERVING, _A.SERVE),
-        _E.START_FAILED: (_S.FAILING, _A.TELL_TROUBLE),
+        _E.START_FAILED: (_S.FAILING, _A.REPORT_TROUBLE),
         _E.HAND_OVER: (_S.RELEASING, None),
         _E.LOST: (_S.ENDING, _A.FENCE),
         _E.STOPPED: (_S.ENDING, _A.FENCE),

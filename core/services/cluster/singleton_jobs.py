@@ -61,7 +61,7 @@ class SingletonJobs:
             lease_ids=[_PREFIX + name for name in steps],
             preferred=(),
             make=self._make,
-            settle_left=_nothing_left,
+            flush_left=_nothing_left,
             faults=faults,
             loop=LEASE_LOOP,
         )
@@ -132,7 +132,7 @@ class _Worker:
     def fence(self) -> None:
         self._is_fenced = True
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         pass
 
     async def aclose(self) -> None:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from core.errors import Unavailable
 from core.ports.floating_ip import FloatingIp
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.running.faults import Faults
 
 ADDRESS_LOOP = "gateway-address"

@@ -27,7 +27,7 @@ from core.domain.pools import NEVER_ALLOCATED, AddressPool
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock, Entropy
 from core.ports.store import BLOCKS_CHANGED_MAX, Blocks
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.running.faults import Faults
 
 LOOP = "address-blocks"
@@ -165,7 +165,7 @@ class AddressBlocks:
             fresh = self._free_in(seen) if is_low else None
             if is_low and fresh is None:
                 self._may_take_at = now + EXHAUSTED_S
-                self._tell_come()
+                self._wake_waiting()
             if not (fresh or spare or self._is_unsure):
                 return
             if await self._change(seen, [fresh] if fresh else [], given_back=spare):
@@ -207,7 +207,7 @@ class AddressBlocks:
                 opens, allocating = now + self._held_back_s if block in held else now, self._is_within(block)
                 self._pool.add(network, opens, allocating=allocating)
                 self._route(network)
-        self._tell_come()
+        self._wake_waiting()
         for block in given_back:
             self._unroute(block.network)
         self._is_unsure = False
@@ -219,13 +219,13 @@ class AddressBlocks:
         """Set when another block is there; ``None``: there was none to be had lately."""
         return self._come if self._clock.monotonic() >= self._may_take_at else None
 
-    def _tell_come(self) -> None:
+    def _wake_waiting(self) -> None:
         """Blocks came, or will not: whoever waits looks again."""
         self._come.set()
         self._come = asyncio.Event()
 
-    def _handle_allocation(self) -> None:
-        if self._is_low(self._clock.monotonic()):
+    def _handle_allocation(self, now: float) -> None:
+        if self._is_low(now):
             self._was_allocated.set()
 
     def _is_low(self, now: float) -> bool:

@@ -37,7 +37,7 @@ class LeaseTerm(Generic[L]):
     @property
     def is_running(self) -> bool:
         """Whether this node may answer and write for what it leased now."""
-        return self.remaining_s > 0
+        return self._until > self._clock.monotonic()
 
     @property
     def remaining_s(self) -> float:

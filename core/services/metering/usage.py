@@ -90,7 +90,7 @@ class UsageMeter:
         self._due.pop(session_id, None)
         self._to_cut.pop(session_id, None)
 
-    async def settle_orphans(self, alive: Collection[str]) -> None:
+    async def report_orphans(self, alive: Collection[str]) -> None:
         """After a restart: report slots whose session was closed just before the kill, then free them."""
         orphans = list(self._user_plane.all_counters(apart_from=alive))
         await self._report(orphans)

@@ -52,11 +52,11 @@ class _Standing:
 
 
 class Faults:
-    """Those of one process. ``tell`` logs a line."""
+    """Those of one process. ``log`` writes a line of the log."""
 
-    def __init__(self, *, clock: Clock, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, *, clock: Clock, log: Callable[[str], None] = lambda _: None) -> None:
         self._clock = clock
-        self._tell = tell
+        self._log = log
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._items: dict[str, tuple[float, int]] = {}
         self.counts: Counter[tuple[str, ...]] = Counter()
@@ -76,7 +76,7 @@ class Faults:
             self._items[loop] = told, untold + number
             return
         also = f" (and {untold} more since the last line)" if untold else ""
-        self._tell(f"{loop}: skipped: {why}{also}")
+        self._log(f"{loop}: skipped: {why}{also}")
         self._items[loop] = now, 0
 
     def stands(self, loop: str, error: Exception, source: str = "") -> None:
@@ -92,13 +92,13 @@ class Faults:
             fault is not Fault.TRANSIENT or now - standing.since >= TRANSIENT_TOLD_S
         ):
             standing.is_told = True
-            self._tell(f"{_name(loop, source)}: stalled: {why}")
+            self._log(f"{_name(loop, source)}: stalled: {why}")
 
     def goes_on(self, loop: str, source: str = "") -> None:
         """It went on, or nobody reads that source any more."""
         standing = self._standing.pop((loop, source), None)
         if standing is not None and standing.is_told:
-            self._tell(f"{_name(loop, source)}: resumed")
+            self._log(f"{_name(loop, source)}: resumed")
 
     async def supervise(self, loop: str, run: Callable[[], Awaitable[None]], source: str = "") -> None:
         """Run a loop until its end or its cancellation; one that raises begins again, except for ``ENDS``."""
@@ -139,7 +139,7 @@ class Faults:
         before = self._standing.get((loop, source))
         if fault_of(error) is Fault.CRASH and (before is None or before.fault is not Fault.CRASH):
             lines = "".join(traceback.format_exception(error))
-            self._tell(f"{_name(loop, source)}: internal error:\n{lines}")
+            self._log(f"{_name(loop, source)}: internal error:\n{lines}")
         self.stands(loop, error, source)
 
 

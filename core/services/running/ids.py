@@ -24,13 +24,9 @@ class RecordIds:
         self._count = 0
         self._milliseconds, self._random = "", self._origin.hex()
 
-    def next(self) -> str:
-        """32 hex digits, greater than all before."""
-        return self.next_at(self._clock.now())
-
-    def next_at(self, now: datetime) -> str:
-        """The same, by a clock that was read already."""
-        now_ms = (now - _EPOCH) // _MILLISECOND
+    def next(self, now: datetime | None = None) -> str:
+        """32 hex digits, greater than all before; ``now`` if the caller has just read the clock."""
+        now_ms = ((now or self._clock.now()) - _EPOCH) // _MILLISECOND
         if now_ms > self._at_ms:
             self._begin(now_ms)
         elif self._count + 1 < self.PER_MILLISECOND:

@@ -4,39 +4,33 @@ Rule: what is in memory is taken back without waiting; what is in the store only
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 
 class Undo:
     """What takes the steps back that are done, the last first, until they are kept."""
 
-    __slots__ = ("_steps", "_stored")
+    __slots__ = ("_steps", "_stored", "push", "push_stored")
 
     def __init__(self) -> None:
-        self._steps: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._stored: list[tuple[Callable[..., Awaitable[None]], tuple[Any, ...]]] = []
-
-    def push(self, undo: Callable[..., None], *arguments: Any) -> None:
-        """A step is done."""
-        self._steps.append((undo, arguments))
-
-    def push_stored(self, undo: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        """A step is done, or begun, that wrote into the store."""
-        self._stored.append((undo, arguments))
+        self._steps: list[Callable[[], None]] = []
+        self._stored: list[Callable[[], Awaitable[None]]] = []
+        self.push = self._steps.append
+        """A step is done, and this takes it back."""
+        self.push_stored = self._stored.append
+        """A step is done, or begun, that wrote into the store, and this takes it back."""
 
     def keep(self) -> None:
         """Nothing is taken back any more."""
         self._steps.clear()
-        self._stored.clear()
+        if self._stored:
+            self._stored.clear()
 
     def take_back(self) -> None:
         """All but what is in the store."""
         while self._steps:
-            undo, arguments = self._steps.pop()
-            undo(*arguments)
+            self._steps.pop()()
 
     async def take_back_stored(self) -> None:
         """What is in the store."""
         while self._stored:
-            undo, arguments = self._stored.pop()
-            await undo(*arguments)
+            await self._stored.pop()()

@@ -79,6 +79,13 @@ class Authoriser:
             raise Refused(AttachRefusal.UNKNOWN_SIM, imsi)
         return sim_id
 
+    async def sim_id_bound_to(self, imsi: str) -> str:
+        """The same, of which ``authorise`` and ``permit`` see whether the SIM has the IMSI."""
+        sim_id = await self._store.sims.sim_id_bound_to_imsi(imsi)
+        if sim_id is None:
+            raise Refused(AttachRefusal.UNKNOWN_SIM, imsi)
+        return sim_id
+
     async def authorise(self, sim_id: str, request: OpenSession, proof: Proof | None = None) -> Permission:
         """Permit a session and make the SIM active by it; raises ``Refused``, ``Unavailable``."""
         while True:
@@ -104,7 +111,7 @@ class Authoriser:
     async def permit(self, sim_id: str, request: OpenSession, proof: Proof | None = None) -> Permission:
         """Whether the SIM may have this session; raises ``Refused``, ``Unavailable``."""
         policy = await self.policy_of(sim_id)
-        if policy is None:
+        if policy is None or not policy.sim.has_imsi(request.imsi):
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
         if request.refusal is not None:
             raise Refused(request.refusal, request.imsi)

@@ -14,7 +14,7 @@ from core.domain.session_life import LIFE, LifeAction, LifeEvent, LifeState
 from core.ports.sessions import AccessFrontEnd
 from core.ports.store import Store
 from core.ports.user_plane import UserPlane
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.metering.usage import UsageMeter
 from core.services.running.locks import KeyedLocks
 from core.services.sessions.history import SessionHistory

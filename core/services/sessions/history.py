@@ -53,10 +53,11 @@ class SessionHistory:
 
     def event(self, kind: SessionEventKind, session: Session, *, cause: str = "") -> SessionEvent:
         """An event of a session, now."""
+        now = self._clock.now()
         return SessionEvent(
-            event_id=self._event_ids.next(),
+            event_id=self._event_ids.next(now),
             kind=kind,
-            at=self._clock.now(),
+            at=now,
             sim_id=session.sim_id,
             imsi=session.imsi,
             operator_id=session.operator_id,
@@ -78,11 +79,11 @@ class SessionHistory:
 
     async def record_rejection(self, sim_id: str, request: OpenSession, refusal: Refused) -> None:
         """Write that a session was refused; raises ``Unavailable``."""
-        now = self._clock.now()
         sim = await self._store.sims.get(sim_id)
+        now = self._clock.now()
         await self._store.sessions.record(
             SessionEvent(
-                event_id=self._event_ids.next(),
+                event_id=self._event_ids.next(now),
                 kind=SessionEventKind.REJECTED,
                 at=now,
                 sim_id=sim_id,

@@ -13,9 +13,14 @@ class SessionIndex:
 
     def __init__(self) -> None:
         self.by_id: dict[str, Session] = {}
-        self.count_by_access: Counter[str] = Counter({access.value: 0 for access in Access})
+        self._count: Counter[Access] = Counter(dict.fromkeys(Access, 0))
         self._of_sim: dict[str, tuple[str, ...]] = {}
         self._at: dict[int, str] = {}
+
+    @property
+    def count_by_access(self) -> dict[str, int]:
+        """How many are open, by name of the access."""
+        return {access.value: count for access, count in self._count.items()}
 
     @property
     def sim_ids(self) -> list[str]:
@@ -44,20 +49,20 @@ class SessionIndex:
         self._of_sim[session.sim_id] = (*self._of_sim.get(session.sim_id, ()), session.session_id)
         if session.has_allocated_address:
             self._at[int(session.ue_address)] = session.session_id
-        self.count_by_access[session.access.value] += 1
+        self._count[session.access] += 1
 
     def change(self, session: Session) -> None:
         """It is this from now on: SIM and address stay."""
-        self.count_by_access[self.by_id[session.session_id].access.value] -= 1
+        self._count[self.by_id[session.session_id].access] -= 1
         self.by_id[session.session_id] = session
-        self.count_by_access[session.access.value] += 1
+        self._count[session.access] += 1
 
     def remove(self, session: Session) -> None:
         """It is open no more; what another has taken over meanwhile stays the other's."""
         del self.by_id[session.session_id]
         if self._at.get(number := int(session.ue_address)) == session.session_id:
             del self._at[number]
-        self.count_by_access[session.access.value] -= 1
+        self._count[session.access] -= 1
         of_sim = tuple(each for each in self._of_sim.pop(session.sim_id) if each != session.session_id)
         if of_sim:
             self._of_sim[session.sim_id] = of_sim

@@ -3,6 +3,7 @@
 Rule: values are immutable and equal to what they stand for.
 """
 
+from functools import lru_cache
 from sys import intern
 from typing import Any, TypeVar
 
@@ -14,6 +15,11 @@ T = TypeVar("T")
 
 COMMON_MAX = 4_096
 """Places, qualities and name servers that sessions have in common; beyond it they are learned afresh."""
+
+
+@lru_cache(COMMON_MAX)
+def _label_of(speed_class: str, plmn: str) -> SegmentLabel:
+    return SegmentLabel(speed_class, plmn)
 
 
 class Interning:
@@ -33,7 +39,7 @@ class Interning:
 
     def label(self, session: Session) -> SegmentLabel:
         """What its packets are counted under."""
-        return self.same(SegmentLabel(session.speed_class, session.location.plmn))
+        return _label_of(session.speed_class, session.location.plmn)
 
     def session(self, session: Session) -> Session:
         """The same session of shared parts."""

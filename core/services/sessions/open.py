@@ -12,6 +12,8 @@ Rules:
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
+from functools import partial
 from sys import intern
 
 from core.domain.apn import Apn
@@ -89,23 +91,23 @@ class SessionOpener:
     ) -> Session:
         """The steps in order; those of one SIM run one after another."""
         self._gateway.demand_held()
-        self._take_grant(request, undo)
-        sim_id = await self._authoriser.sim_id_of(request.imsi)
+        if (grant := request.grant) is not None and grant.is_allocated:
+            undo.push(partial(self._gateway.release_address, grant.address, request.imsi))
+        sim_id = await self._authoriser.sim_id_bound_to(request.imsi)
         async with self._locks.hold(sim_id):
             try:
                 self._closer.demand_room()
                 permission = await self._authoriser.authorise(sim_id, request, proof)
-                standing = self._index.of_sim(sim_id)
-                going_on = self._handed_over(standing, request, permission, holder_of)
-                await self._close_replaced(standing, request, permission, holder_of, going_on)
-                if going_on is not None:
-                    undo.take_back()  # it keeps its own address
-                    return await self._modifier.change(*going_on)
-                self._gateway.demand_held()
-                grant = request.grant or await self._allocate_address(request, permission, undo)
+                if standing := self._index.of_sim(sim_id):
+                    going_on = self._handed_over(standing, request, permission, holder_of)
+                    await self._close_replaced(standing, request, permission, holder_of, going_on)
+                    if going_on is not None:
+                        undo.take_back()  # it keeps its own address
+                        return await self._modifier.change(*going_on)
+                grant, opened = await self._allocate_address(request, permission, undo)
                 tunnel = self._allocate_teids(request.peer, undo)
-                session = self._as_permitted(request, permission, grant, tunnel)
-                if permission.sim.static_address is not None and grant.is_allocated:
+                session = self._as_permitted(request, permission, grant, tunnel, opened)
+                if permission.policy.sim.static_address is not None and grant.is_allocated:
                     await self._claim_static(session, standing, holder_of, undo)
                 self._install_bearer(session, undo)
                 stored = await self._store_with_event(session, undo)
@@ -113,15 +115,11 @@ class SessionOpener:
                     self._index.add(stored)
                 return stored
             except Refused as refusal:
-                await self._record_rejection(sim_id, request, refusal)
+                if refusal.reason is not AttachRefusal.UNKNOWN_SIM:
+                    await self._record_rejection(sim_id, request, refusal)
                 raise
 
     # -- the steps ---------------------------------------------------------------------------------------
-
-    def _take_grant(self, request: OpenSession, undo: Undo) -> None:
-        grant = request.grant
-        if grant is not None and grant.is_allocated:
-            undo.push(self._gateway.release_address, grant.address, request.imsi)
 
     def _handed_over(
         self, standing: Sequence[Session], request: OpenSession, permission: Permission, holder_of: HolderOf
@@ -160,23 +158,32 @@ class SessionOpener:
         if going_on is None and left >= self._sessions_per_sim_max:
             raise Refused(AttachRefusal.TOO_MANY_SESSIONS, f"{self._sessions_per_sim_max} are open")
 
-    async def _allocate_address(self, request: OpenSession, permission: Permission, undo: Undo) -> Grant:
-        """The SIM's own address, or one of its access point's pool; only a held gateway allocates one."""
-        session_id = time_ordered_id(self._clock.now(), self._entropy.random_bytes(10))
-        if (static := permission.sim.static_address) is not None:
-            return Grant(session_id, static)
-        address = await self._gateway.allocate_address_soon(permission.apn.ue_pool)
-        undo.push(self._gateway.release_address, address, request.imsi)
-        return Grant(session_id, address)
+    async def _allocate_address(
+        self, request: OpenSession, permission: Permission, undo: Undo
+    ) -> tuple[Grant, datetime]:
+        """What was granted before, else the SIM's own address, or one of its access point's pool; and when.
+        Only a held gateway allocates.
+        """
+        address = permission.policy.sim.static_address
+        if request.grant is not None or address is not None:
+            self._gateway.demand_held()
+        else:
+            address = await self._gateway.allocate_address_soon(permission.apn.ue_pool)
+            undo.push(partial(self._gateway.release_address, address, request.imsi))
+        now = self._clock.now()
+        if request.grant is not None:
+            return request.grant, now
+        assert address is not None
+        return Grant(time_ordered_id(now, self._entropy.random_bytes(10)), address), now
 
     def _allocate_teids(self, peer: PeerTunnel | None, undo: Undo) -> Tunnel | None:
         """Our ends of the tunnel; a NAS has none."""
         if peer is None:
             return None
         teid_control = self._gateway.allocate_teid()
-        undo.push(self._gateway.release_teid, teid_control)
+        undo.push(partial(self._gateway.release_teid, teid_control))
         teid_user = self._gateway.allocate_teid()
-        undo.push(self._gateway.release_teid, teid_user)
+        undo.push(partial(self._gateway.release_teid, teid_user))
         return Tunnel(
             local_teid_control=teid_control,
             local_teid_user=teid_user,
@@ -190,10 +197,15 @@ class SessionOpener:
         )
 
     def _as_permitted(
-        self, request: OpenSession, permission: Permission, grant: Grant, tunnel: Tunnel | None
+        self,
+        request: OpenSession,
+        permission: Permission,
+        grant: Grant,
+        tunnel: Tunnel | None,
+        opened: datetime,
     ) -> Session:
         """The session as the terms of its SIM and group let it be."""
-        sim, pdn_type, qos = permission.sim, permission.pdn_type, request.qos
+        sim, pdn_type, qos = permission.policy.sim, permission.pdn_type, request.qos
         session = Session(
             session_id=grant.session_id,
             sim_id=sim.sim_id,
@@ -203,17 +215,17 @@ class SessionOpener:
             apn=intern(request.apn),
             ue_address=grant.address,
             gateway_id=self._gateway.gateway_id,
-            opened=self._clock.now(),
+            opened=opened,
             speed_class=intern(sim.speed_class),
             imei=request.imei,
             msisdn=request.msisdn,
             location=self._interning.same(request.location),
-            dns=self._interning.same(permission.dns),
+            dns=permission.dns,
             tunnel=tunnel,
             nas=request.nas,
             pdn_type=pdn_type,
             ue_prefix=None if pdn_type is PdnType.IPV4 else self._gateway.prefixes.of(grant.address),
-            qos=self._interning.same(qos),
+            qos=qos,
             asked_up_kbps=qos.ambr_up_kbps,
             asked_down_kbps=qos.ambr_down_kbps,
         )
@@ -225,7 +237,7 @@ class SessionOpener:
         """One address, one session: a session of the SIM that has it here ends first, unless another holds
         it: raises ``Refused(STATIC_ADDRESS_UNAVAILABLE)``.
         """
-        undo.push_stored(self._static_addresses.abandon, session)
+        undo.push_stored(partial(self._static_addresses.abandon, session))
         for other in standing:
             if other.ue_address == session.ue_address and other.session_id in self._index.by_id:
                 demand_yielding(other, holder_of)
@@ -237,7 +249,7 @@ class SessionOpener:
         if session.tunnel is not None:
             label = self._interning.label(session)
             self._user_plane.install(bearer_of(session, epoch=self._gateway.epoch, label=label))
-        undo.push(self._usage.discard, session.session_id)
+        undo.push(partial(self._usage.discard, session.session_id))
 
     async def _store_with_event(self, session: Session, undo: Undo) -> Session:
         """One write for both. After one that is ambiguous all stays taken until the end is durable."""
@@ -267,12 +279,12 @@ class SessionOpener:
         """Whether a session would be opened, without opening one; raises as ``open`` does."""
         sim_id = ""
         try:
-            sim_id = await self._authoriser.sim_id_of(request.imsi)
+            sim_id = await self._authoriser.sim_id_bound_to(request.imsi)
             self._closer.demand_room()
             permission = await self._authoriser.permit(sim_id, request, proof)
         except Refused as refusal:
             self.attaches[request.access][refusal.reason.value] += 1
-            if sim_id:
+            if sim_id and refusal.reason is not AttachRefusal.UNKNOWN_SIM:
                 await self._record_rejection(sim_id, request, refusal)
             raise
         return permission
@@ -287,7 +299,7 @@ class SessionOpener:
         if sim is None or not sim.operator_id:
             raise Refused(AttachRefusal.UNKNOWN_SIM, request.imsi)
         permission = Permission(SubscriberPolicy(sim), Apn(request.apn), PdnType.IPV4)
-        session = self._as_permitted(request, permission, request.grant, None)
+        session = self._as_permitted(request, permission, request.grant, None, self._clock.now())
         event = self._history.event(SessionEventKind.DELETED, session, cause=refusal.reason.value)
         await announced(self._store.sessions.close(session, event), event, self._common.handle_event)
         return session

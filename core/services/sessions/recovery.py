@@ -55,7 +55,7 @@ class SessionRecovery:
         more, as it stood, and they are counted on from zero in this lease term's epoch.
         """
         if not is_resumed:
-            await self._usage.settle_orphans(())
+            await self._usage.report_orphans(())
         found = [
             self._common.interning.session(each) if isinstance(each, Session) else each
             async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)
@@ -80,7 +80,7 @@ class SessionRecovery:
                     self._closer.must_end_without_address(each)
             else:
                 await self._take_back(each)
-        await self._usage.settle_orphans(self._index.by_id.keys())
+        await self._usage.report_orphans(self._index.by_id.keys())
         return len(self._index.by_id)
 
     async def end_late(self) -> None:

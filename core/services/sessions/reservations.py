@@ -21,7 +21,7 @@ from core.domain.shares import Places
 from core.domain.values import replace
 from core.errors import Refused
 from core.ports.clock import Clock, Entropy
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.running.timer import Timer
 
 OF_IMSI_MAX = 8

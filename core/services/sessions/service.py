@@ -10,7 +10,7 @@ from core.domain.session import Session
 from core.ports.clock import Clock, Entropy
 from core.ports.store import Store
 from core.ports.user_plane import UserPlane
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 from core.services.metering.usage import UsageMeter
 from core.services.sessions.authoriser import Authoriser
 from core.services.sessions.close import SessionCloser

@@ -24,7 +24,7 @@ from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.clock import Clock
 from core.ports.store import SETTLE_S, Store
-from core.services.gateway.virtual_gateway import GatewayInstance
+from core.services.gateway.gateway_instance import GatewayInstance
 
 CLAIM_TRIES_MAX = 8
 END_S = 5.0

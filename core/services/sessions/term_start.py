@@ -12,7 +12,7 @@ from core.services.sessions.recovery import SessionRecovery
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermStart:
-    """``before`` is the lease as it was; ``is_own``: this node's own, or nobody's. ``settle`` keeps addresses
+    """``before`` is the lease as it was; ``is_own``: this node's own, or no node's. ``keep`` takes the addresses that sessions hold
     (``SessionRecovery.recover``); a session is reported each ``report_interval_s``.
     """
 
@@ -20,7 +20,7 @@ class TermStart:
     before: GatewayLease | None
     is_own: bool
     recovery: SessionRecovery
-    settle: Callable[[Collection[IPv4Address]], Awaitable[Collection[IPv4Address]]]
+    keep: Callable[[Collection[IPv4Address]], Awaitable[Collection[IPv4Address]]]
     read_outbox: Callable[[], None]
     audit: AuditTrail
     faults: Faults
@@ -31,7 +31,7 @@ class TermStart:
 
         Raises ``Unavailable``, and ``Refused`` when there are more sessions than counter slots.
         """
-        recovered = await self.recovery.recover(self.settle, is_resumed=self.is_own)
+        recovered = await self.recovery.recover(self.keep, is_resumed=self.is_own)
         unfinished = None if self.before is None or self.before.is_released else self.before
         if unfinished is not None:
             self.read_outbox()  # it alone has the events that the former holder had under way
@@ -45,13 +45,13 @@ class TermStart:
         return recovered
 
 
-async def settle_left_counts(
-    gateway_id: str, *, sessions: int, settle: Callable[[Collection[str]], Awaitable[None]], audit: AuditTrail
+async def report_left_counts(
+    gateway_id: str, *, sessions: int, report: Callable[[Collection[str]], Awaitable[None]], audit: AuditTrail
 ) -> None:
-    """Another node holds the gateway: ``settle`` reports once more what was counted here for ``sessions``.
+    """Another node holds the gateway: ``report`` reports once more what was counted here for ``sessions``.
 
     Nothing is counted on: the sessions are in the other node's epoch. Raises ``Unavailable``.
     """
-    await settle(())
+    await report(())
     if sessions:
         await audit.counts_left(gateway_id, sessions=sessions)

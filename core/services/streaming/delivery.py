@@ -138,7 +138,7 @@ class Delivery:
         """
         if self._is_over:
             raise Unavailable("delivery has ended")
-        record_id = self._record_ids.next_at(message.received)
+        record_id = self._record_ids.next(message.received)
         refusal = self._queues.offer(
             StreamRecord(message.imsi, envelope(message, record_id)),
             _Waiting(record_id, message.source_protocol, settled),
@@ -165,7 +165,7 @@ class Delivery:
             raise Unavailable("the queue of dead letters is full")
         if len(self._aside) >= ASIDE_MAX:
             raise Refused(RequestRefusal.TOO_MANY_REQUESTS, "too many oversized messages are being received")
-        record_id = self._record_ids.next_at(message.received)
+        record_id = self._record_ids.next(message.received)
         record = StreamRecord(message.imsi, envelope(message, record_id, octets_missing))
         waiting = _Waiting(record_id, message.source_protocol, settled)
         self._aside.append(_Aside(record, waiting, self._clock.monotonic() + self._deadline_s))

@@ -1,5 +1,6 @@
 """The counter table: what survives what."""
 
+import base64
 import errno
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 from core.domain.usage import SegmentLabel, Volume
 from core.errors import ConfigurationError
-from core.ports.user_plane import Counters
+from core.ports.user_plane import Counters, Segment
 from gtp.userplane import counter_table as counter_table_module
 from gtp.userplane.counter_table import (
     LOST_FILES_MAX,
@@ -227,20 +229,112 @@ def test_a_table_of_another_boot_is_set_aside_and_told(tmp_path: Path) -> None:
     lost.release()
 
 
-# the header; identity, CRC, state and selector of a slot; a counter's start, above the counter then
-@pytest.mark.parametrize("at", [0, 9, 30, *(4_096 + 8 * word for word in (8, 7, 0, 1, 20))])
-def test_a_damaged_table_is_never_gone_on_with(tmp_path: Path, at: int) -> None:
+def damaged_at(content: bytes, at: int) -> CounterTable:
+    return over_buffer(bytearray(content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :]))
+
+
+def two_segments() -> bytes:
+    """A table of one slot, which has two segments."""
+    buffer = bytearray(table_bytes(1))
+    table = over_buffer(buffer)
+    slot = take(table)
+    add(table, slot, 100, 10)
+    table.begin_segment(slot, B, LATER)
+    return bytes(buffer)
+
+
+COUNTED = range(4_096 + 8 * 2, 4_096 + 8 * 7)
+"""The octets of a slot that a packet or a reading changes."""
+
+
+def test_a_changed_octet_of_what_is_written_once_is_reported_and_nothing_of_the_table_believed() -> None:
+    content = two_segments()
+    for at in (*range(64), *range(4_096, 4_096 + 320)):
+        if at not in COUNTED:
+            opening = damaged_at(content, at).opening
+            assert (opening.origin, "damaged" in opening.why) == (Origin.LOST, True), (at, opening)
+
+
+def test_a_counter_below_its_start_is_reported() -> None:
+    buffer = bytearray(two_segments())
+    table = over_buffer(buffer)
+    table.words[table.counters_at(table.find("a" * 32) or 0)] = 99
+    assert over_buffer(buffer).opening.why == "1 of its slots are damaged"
+
+
+def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "usage.slots"
     table = open_file(path, capacity=4)
     take(table)
     table.release()
     content = bytearray(path.read_bytes())
-    content[at] ^= 0x40
+    content[4_096] ^= 0x40
     path.write_bytes(content)
     again = open_file(path, capacity=4)
-    assert again.opening.origin is Origin.LOST
-    assert "damaged" in again.opening.why
+    assert (again.opening.origin, again.opening.why) == (Origin.LOST, "1 of its slots are damaged")
+    assert (tmp_path / "usage.slots.lost-1").read_bytes() == content
     again.release()
+
+
+FORMAT_1 = (
+    "c-"
+    "nLH4D#{!_hn>cU|`SyVrB*iNXpMIVITk+9hQ7$7zLwX6pVsVFbYP&C>RB!U=)mkQ7{Td!Jr3>X!JBF4I2k&figH?8YH4G*Cnzs?5"
+    "@(i58@gaS{f(f0R{$!KnMed4E_N~93;Sw<_?An#%i@ddkBGIL%rgh{BoS~VEchI6HK7w_#cqDDNrs<TnB0~3&PyA#A4h-"
+    "ASNb2gOSZ87C`;gannH%7Jf;10BZOdA%~w4vauZGhhJ`HUS@7-?r2^ZiU0t1DMRZl"
+)
+"""As 0.2.0 wrote it, of boot "boot": three slots, an open one with two segments, a closed one."""
+
+
+def format_1() -> bytearray:
+    return bytearray(zlib.decompress(base64.b85decode(FORMAT_1)))
+
+
+def of_format_1(table: CounterTable) -> tuple[Counters, Counters]:
+    first, second = (table.find(f"0193{letter * 28}") for letter in "ab")
+    assert first is not None
+    assert second is not None
+    return table.read(first, NOW), table.read(second, NOW)
+
+
+def demand_as_0_2_0_left_it(table: CounterTable) -> None:
+    assert (table.opening.origin, table.opening.in_use) == (Origin.RESUMED, 2), table.opening.why
+    one, other = of_format_1(table)
+    assert (one.imsi, one.operator_id, one.epoch, one.is_open) == ("001010000000001", "OP0000000001", 7, True)
+    assert one.current == Segment(
+        2, SegmentLabel("s1.fast", "44010"), NOW.replace(hour=13), Volume(50, 600, 1, 4)
+    )
+    assert one.previous == Segment(1, SegmentLabel("s1.slow", "00101"), NOW, Volume(100, 300, 2, 4))
+    assert one.timestamp_us == 1796047200000001
+    assert other.current == Segment(1, SegmentLabel("s1.minimum"), NOW, Volume())
+    assert (other.previous, other.is_open) == (None, False)
+
+
+def test_a_table_of_0_2_0_goes_on_and_has_checksums_from_then_on() -> None:
+    buffer = format_1()
+    table = over_buffer(buffer, boot_id="boot")
+    demand_as_0_2_0_left_it(table)
+    slot = table.find("0193" + "a" * 28) or 0
+    table.begin_segment(slot, A, LATER)
+    again = over_buffer(buffer, boot_id="boot")
+    assert of_format_1(again)[0].current.number == 3
+    buffer[4_096 + 8 * 20] ^= 1  # a start of a segment's
+    assert over_buffer(buffer, boot_id="boot").opening.origin is Origin.LOST
+
+
+def test_a_table_of_0_2_0_that_is_killed_while_it_is_brought_up_goes_on() -> None:
+    buffer = format_1()
+    snapshots = snapshots_while(buffer, lambda: over_buffer(buffer, boot_id="boot").release())
+    assert len(snapshots) > 6, "every store must be seen on its own"
+    for snapshot in snapshots:
+        demand_as_0_2_0_left_it(over_buffer(bytearray(snapshot), boot_id="boot"))
+
+
+@pytest.mark.parametrize("word", [0, 1, 7, 8, 31])
+def test_a_damaged_table_of_0_2_0_is_reported(word: int) -> None:
+    """State, selector, CRC, identity, a counter's start above the counter."""
+    buffer = format_1()
+    buffer[4_096 + 8 * word + 4] ^= 0x40
+    assert over_buffer(buffer, boot_id="boot").opening.origin is Origin.LOST
 
 
 def test_a_table_cut_short_is_lost(tmp_path: Path) -> None:

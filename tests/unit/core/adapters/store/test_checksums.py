@@ -9,7 +9,6 @@ import pytest
 
 from core.adapters.store.checksums import CorruptRow, is_damaged
 from core.adapters.store.engine import Batch, Condition, Key, Put, Row, RowKey, Value
-from core.adapters.store.row_cache import RowCache
 from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.statements import add_column
 from core.adapters.store.tables import (
@@ -51,7 +50,6 @@ class Stage:
 
     async def first(self, table: Table, partition: Key, clustering: Key) -> Row:
         """Of a partition, though its key be another than it was, as the file has it."""
-        self.engine._hot = RowCache()
         if table.clustering:
             (row,) = await self.engine.scan(table, partition)
             return row

@@ -57,7 +57,7 @@ class FakeWorker:
     name: str
     term: LeaseTerm[GatewayLease]
     before: GatewayLease | None
-    is_settled: bool = False
+    is_flushed: bool = False
 
     async def start(self) -> int:
         await asyncio.sleep(self.stage.begins_s)
@@ -70,8 +70,8 @@ class FakeWorker:
     def fence(self) -> None:
         self.stage.end(self.term.lease.lease_id, self.name)
 
-    async def settle(self) -> None:
-        self.is_settled = True
+    async def flush(self) -> None:
+        self.is_flushed = True
 
     async def aclose(self) -> None:
         self.fence()
@@ -130,15 +130,15 @@ class Node:
             lease_ids=GATEWAYS,
             preferred=preferred,
             make=lambda term, before: FakeWorker(stage, name, term, before),
-            settle_left=self.settle_left,
-            faults=Faults(clock=stage.clock, tell=stage.told.append),
+            flush_left=self.flush_left,
+            faults=Faults(clock=stage.clock, log=stage.told.append),
             loop="gateway",
             words=GATEWAY_WORDS,
-            tell=stage.told.append,
+            log=stage.told.append,
         )
         self.running: asyncio.Task[None] | None = None
 
-    async def settle_left(self, gateway_id: str) -> None:
+    async def flush_left(self, gateway_id: str) -> None:
         self.settled_left.append(gateway_id)
 
     async def begin(self) -> None:
@@ -236,7 +236,7 @@ def test_a_node_that_comes_back_is_handed_its_own() -> None:
         await asyncio.sleep(2)
         assert stage.owner("vg-1") == "node-1"
         assert again.settled_left == ["vg-1", "vg-2"]
-        assert taken_over.is_settled
+        assert taken_over.is_flushed
         worker = again.coordinator.held["vg-1"]
         assert worker.before is not None
         assert (worker.before.owner, worker.before.is_released, worker.term.lease.fence) == (

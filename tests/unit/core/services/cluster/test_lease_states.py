@@ -39,7 +39,7 @@ class Worker:
     def fence(self) -> None:
         self.asked.append("fence")
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         self.asked.append("settle")
 
     async def aclose(self) -> None:
@@ -70,10 +70,10 @@ class Bench:
             lease_ids=["vg-1"],
             preferred=["vg-1"],
             make=lambda _term, _before: self.worker,
-            settle_left=nothing_left,
+            flush_left=nothing_left,
             faults=Faults(clock=self.clock),
             loop="gateway",
-            tell=self.told.append,
+            log=self.told.append,
         )
         self.slot: LeaseSlot[GatewayLease, Worker] = self.coordinator._slots["vg-1"]
         self.slot.state = state
@@ -100,7 +100,9 @@ def test_every_state_meets_every_event(state: LeaseState, event: LeaseEvent) -> 
         was_held = state is LeaseState.SERVING and action is not LeaseAction.FENCE
         assert ("vg-1" in bench.coordinator.held) is (was_held or action is LeaseAction.SERVE)
         assert bench.worker.asked == (["fence"] if action is LeaseAction.FENCE else [])
-        assert bench.told == (["vg-1: no socket; trying again"] if action is LeaseAction.TELL_TROUBLE else [])
+        assert bench.told == (
+            ["vg-1: no socket; trying again"] if action is LeaseAction.REPORT_TROUBLE else []
+        )
         is_over = action is LeaseAction.FORGET_TERM
         assert (bench.slot.term is None) is (is_over or state not in HELD)
         assert bench.slot.wanted_back.is_set() is not is_over

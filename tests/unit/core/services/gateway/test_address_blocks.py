@@ -19,8 +19,8 @@ from core.domain.pools import AddressPool, TeidPool
 from core.domain.reasons import AttachRefusal
 from core.errors import Refused, Unavailable
 from core.services.gateway.address_blocks import EXHAUSTED_S, GIVE_BACK_S, AddressBlocks
+from core.services.gateway.gateway_instance import MORE_S, GatewayInstance
 from core.services.gateway.lease_term import LeaseTerm
-from core.services.gateway.virtual_gateway import MORE_S, GatewayInstance
 from core.services.running.faults import Faults
 from loadtest.simulation.faults import FaultRates, FaultyEngine, Incarnation
 from loadtest.simulation.virtual import SeededEntropy, VirtualClock, run_virtual
@@ -70,7 +70,7 @@ class Stage:
     routes: set[IPv4Network] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.faults = Faults(clock=self.clock, tell=self.told.append)
+        self.faults = Faults(clock=self.clock, log=self.told.append)
 
     @property
     def store(self) -> WideColumnStore:

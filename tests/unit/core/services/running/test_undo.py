@@ -1,6 +1,7 @@
 """What is taken back of steps that did not all succeed."""
 
 import asyncio
+from functools import partial
 
 from core.services.running.undo import Undo
 
@@ -12,9 +13,9 @@ def steps() -> tuple[Undo, list[str]]:
         await asyncio.sleep(0)
         done.append(name)
 
-    undo.push(done.append, "address")
-    undo.push_stored(from_store, "row")
-    undo.push(done.append, "teid")
+    undo.push(partial(done.append, "address"))
+    undo.push_stored(partial(from_store, "row"))
+    undo.push(partial(done.append, "teid"))
     return undo, done
 
 

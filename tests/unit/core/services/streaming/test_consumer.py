@@ -97,7 +97,7 @@ class Stage:
         """What the effect raises for a record."""
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.told: list[str] = []
-        self.faults = Faults(clock=self.clock, tell=self.told.append)
+        self.faults = Faults(clock=self.clock, log=self.told.append)
 
     def worker(self, owner: str) -> Consumer:
         async def effect(records: Sequence[StoredRecord]) -> None:

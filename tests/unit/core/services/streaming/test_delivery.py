@@ -338,7 +338,7 @@ class FailingStore(MemoryObjectStore):
 def test_a_stream_that_takes_nothing_and_letters_that_cannot_be_kept_are_told_while_it_lasts() -> None:
     async def main() -> None:
         world, told = World(deadline_s=30.0), list[str]()
-        faults = Faults(clock=world.clock, tell=told.append)
+        faults = Faults(clock=world.clock, log=told.append)
         world.stream = PoisonedStream(world.disk, world.clock)
         objects = MemoryObjectStore()
         await objects.put(DEAD_LETTERS, b"somebody's file where the folder would be")

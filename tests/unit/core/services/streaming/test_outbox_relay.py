@@ -46,7 +46,7 @@ class Stage:
         self.store = WideColumnStore(engine=MemoryEngine(disk=Disk(), clock=self.clock), clock=self.clock)
         self.stream_disk = MemoryDisk()
         self.stream = PickyStream(disk=self.stream_disk, clock=self.clock, shards=1)
-        self.faults = Faults(clock=self.clock, tell=lambda _: None)
+        self.faults = Faults(clock=self.clock, log=lambda _: None)
         audit = AuditTrail(
             audit=self.store.audit, clock=self.clock, entropy=SeededEntropy(random.Random(1)), actor="a-node"
         )

@@ -1,4 +1,4 @@
-"""Rows in memory before SQLite: whoever asks after a write was answered never sees what was before it."""
+"""Entities in memory before SQLite: a read after a write was answered never returns what was before it."""
 
 import asyncio
 import random
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from core.adapters.clock import SystemClock
-from core.adapters.store import row_cache as hot
+from core.adapters.store import hot_entities as hot
 from core.adapters.store.sqlite import SqliteEngine
+from core.adapters.store.tables import SIM_GROUP
 from core.adapters.store.wide_column import WideColumnStore
 from core.domain.account import Group
 from core.errors import StaleVersion
@@ -56,28 +57,29 @@ async def test_reads_and_writes_side_by_side(tmp_path: Path, seed: int) -> None:
         for _ in range(8):
             tasks.create_task(work())
     await store.groups.put(Group("last", "OP1", NOW, NOW))  # behind it no cancelled write is under way
-    assert not engine._hot._reading
-    assert not engine._hot._writing
+    assert not engine.hot._reading
+    assert not engine.hot._writing
     for name in "abc":
         kept = await store.groups.get("OP1", name)
-        assert engine._hot._rows, "it is kept"
-        engine._hot._rows.clear()
+        kept_groups = engine.hot._kept[SIM_GROUP.name]
+        assert kept_groups, "it is kept"
+        kept_groups.clear()
         assert kept == await store.groups.get("OP1", name)
     await store.aclose()
 
 
-async def test_a_kept_row_asks_nobody_and_strangers_are_not_kept(
+async def test_a_kept_entity_asks_nobody_and_strangers_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hot, "HOT_ROWS_MAX", 3)
+    monkeypatch.setattr(hot, "HOT_ENTITIES_MAX", 3)
     engine, store = await opened(tmp_path)
     for name in "abcd":
         await store.groups.put(Group(name, "OP1", NOW, NOW))
         await store.groups.get("OP1", name)
-    assert len(engine._hot._rows) == 1, "four do not fit: all were forgotten"
+    assert len(engine.hot.kept_of(SIM_GROUP)) == 1, "four do not fit: all were forgotten"
     for _ in range(3):
         assert await store.groups.get("OP1", "nobody") is None
-    assert len(engine._hot._rows) == 1
+    assert len(engine.hot.kept_of(SIM_GROUP)) == 1
     await engine._reads.aclose()
     kept = await store.groups.get("OP1", "d")
     assert kept is not None, "though nothing can be read any more"

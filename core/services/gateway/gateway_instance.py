@@ -34,7 +34,7 @@ class _PoolInUse:
     """A pool, and whoever sees to its blocks."""
 
     addresses: AddressPool
-    handle_allocation: Callable[[], None] = lambda: None
+    handle_allocation: Callable[[float], None] = lambda _: None
     more: Callable[[], asyncio.Event | None] = lambda: None
 
 
@@ -100,8 +100,8 @@ class GatewayInstance:
         """How many addresses of each pool are allocated, by its network; those of the common one first."""
         return {str(of or "common"): pool.addresses.allocated for of, pool in self._pools.items()}
 
-    def on_allocation(self, handle: Callable[[], None], of: IPv4Network | None = None) -> None:
-        """Call ``handle()`` after each attempt to allocate an address of this pool; it must not raise."""
+    def on_allocation(self, handle: Callable[[float], None], of: IPv4Network | None = None) -> None:
+        """Call ``handle(now)`` after each attempt to allocate an address of this pool; it must not raise."""
         self._pools[of].handle_allocation = handle
 
     def on_need(self, more: Callable[[], asyncio.Event | None], of: IPv4Network | None = None) -> None:
@@ -115,12 +115,14 @@ class GatewayInstance:
 
         Raises ``Refused(ADDRESSES_OCCUPIED)`` when there is none, or none in time; ``Unavailable``.
         """
-        until = self._clock.monotonic() + MORE_S
+        until = None
         while True:
             try:
                 return self.allocate_address(of)
             except Refused:
-                left_s = until - self._clock.monotonic()
+                now = self._clock.monotonic()
+                until = now + MORE_S if until is None else until
+                left_s = until - now
                 if left_s <= 0 or (more := self._pools[of].more()) is None:
                     raise
             with suppress(TimeoutError):
@@ -129,13 +131,13 @@ class GatewayInstance:
     def allocate_address(self, of: IPv4Network | None = None) -> IPv4Address:
         """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""
         self.demand_held()
-        pool = self._pools[of]
+        pool, now = self._pools[of], self._clock.monotonic()
         try:
-            return pool.addresses.allocate(self._clock.monotonic())
+            return pool.addresses.allocate(now)
         except PoolExhausted as error:
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, str(error)) from error
         finally:
-            pool.handle_allocation()
+            pool.handle_allocation(now)
 
     def is_static(self, address: IPv4Address) -> bool:
         """Whether it is never allocated, because it is some SIM's own

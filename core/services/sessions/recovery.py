@@ -44,13 +44,13 @@ class SessionRecovery:
 
     async def recover(
         self,
-        settle: Callable[[Collection[IPv4Address]], Awaitable[Collection[IPv4Address]]],
+        keep: Callable[[Collection[IPv4Address]], Awaitable[Collection[IPv4Address]]],
         *,
         is_resumed: bool = True,
     ) -> int:
         """Read this gateway's sessions back, reinstall them and hand them to their front ends; how many.
 
-        ``settle`` is told which addresses are in use, makes sure of them and tells which cannot be kept.
+        ``keep`` gets the addresses in use, reserves them and returns those that cannot be kept.
         Unless ``is_resumed`` another node held them meanwhile: what was counted here before is reported once
         more, as it stood, and they are counted on from zero in this lease term's epoch.
         """
@@ -61,7 +61,7 @@ class SessionRecovery:
             async for each in self._store.sessions.of_gateway(self._gateway.gateway_id)
         ]
         lost = set(
-            await settle(
+            await keep(
                 [
                     each.ue_address
                     for each in found

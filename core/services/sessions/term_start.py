@@ -12,8 +12,8 @@ from core.services.sessions.recovery import SessionRecovery
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermStart:
-    """``before`` is the lease as it was; ``is_own``: this node's own, or no node's. ``keep`` takes the addresses that sessions hold
-    (``SessionRecovery.recover``); a session is reported each ``report_interval_s``.
+    """``before`` is the lease as it was; ``is_own``: this node's own, or no node's. ``keep`` is
+    ``SessionRecovery.recover``'s; a session is reported each ``report_interval_s``.
     """
 
     gateway_id: str

@@ -219,8 +219,8 @@ async def _numbers_from(store: Store) -> dict[str, int]:
     """The lowest sequence numbers that no consumer has gone past: a folder that is older than the store, or
     was removed with its marks, must not give those out again.
 
-    The meter is the only consumer whose checkpoints the store keeps. A program that reads the folder beside the
-    node (``LogReader``) keeps none when it ends.
+    The meter is the only consumer whose checkpoints the store keeps. A program that reads the folder beside
+    the node (``LogReader``) keeps none when it ends.
     """
     try:
         leases = await store.shard_leases.of_application(MESSAGE_METER)

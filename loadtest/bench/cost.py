@@ -48,8 +48,8 @@ BUDGETS = {
     "UDP message": Budget(187, 0),
     "G-PDU up": Budget(9.5, 0),
     "G-PDU down": Budget(9.5, 0),
-    "API getSim": Budget(636, 40),
-    "API page of 100 SIMs": Budget(5_324, 1_826),
+    "API getSim": Budget(517, 39),
+    "API page of 100 SIMs": Budget(3_612, 990),
 }
 
 

@@ -7,11 +7,11 @@ SHELLS with its reason. Until one of both is done, ``test_every_protocol_module_
 import configparser
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.sources import ROOT
+
 CONTRACTS = ROOT / ".importlinter"
 PROTOCOL_PACKAGES = ["gtp", "radius", "mqtt_bridge", "billing"]
 PURE_ELSEWHERE = ["core.domain", "core.errors", "core.ports", "core.services.streaming.keyed_queues"]

@@ -10,6 +10,7 @@
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import sys
@@ -103,6 +104,12 @@ def _missing(item: pytest.Item) -> Iterator[str]:
         for program in marker.args:
             if not shutil.which(program):
                 yield f"needs the program {program}"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through it again in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

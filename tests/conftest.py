@@ -10,15 +10,18 @@
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from botocore import session
 from hypothesis import HealthCheck, settings
 
 from airloom.cli.program import main
@@ -50,6 +53,14 @@ def no_blocking_call_in_a_loop() -> Iterator[None]:
     blockbuster.activate()
     yield
     blockbuster.deactivate()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_loader_of_the_sdk() -> Iterator[None]:
+    """Each session of the SDK would look through the models of all services again: tenths of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "create_loader", cache(session.create_loader))
+        yield
 
 
 @pytest.fixture
@@ -103,6 +114,12 @@ def _missing(item: pytest.Item) -> Iterator[str]:
         for program in marker.args:
             if not shutil.which(program):
                 yield f"needs the program {program}"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through it again in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

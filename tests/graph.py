@@ -10,7 +10,8 @@ from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.sources import ROOT, nodes
+
 PAGE = ROOT / "docs" / "ARCHITECTURE.md"
 FOLDERS = ("loadtest", "airloom", "api", "billing", "gtp", "mqtt_bridge", "radius", "core")
 PICTURES = {
@@ -28,7 +29,7 @@ Arrows = Mapping[str, frozenset[str]]
 
 def _imported(source: Path) -> Iterator[str]:
     """Every module that a file imports; ``from a import b`` may mean the module ``a.b``."""
-    for node in ast.walk(ast.parse(source.read_text())):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

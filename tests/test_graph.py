@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests import graph
+from tests.sources import ROOT
 
 LEVELS = [{"loadtest"}, {"airloom"}, {"api", "billing", "gtp", "mqtt_bridge", "radius"}, {"core"}]
 """From the roof to the ground; what stands on one level does not see each other."""
 
 
 def test_every_package_of_the_tree_has_its_level() -> None:
-    packages = {folder.parent.name for folder in graph.ROOT.glob("*/__init__.py")} - {"tests"}
+    packages = {folder.parent.name for folder in ROOT.glob("*/__init__.py")} - {"tests"}
     assert packages == set.union(*LEVELS) == set(graph.FOLDERS)
 
 

@@ -3,15 +3,14 @@
 import ast
 from collections.abc import Iterator
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.domain.machine import Table
 from tests import machines
+from tests.sources import ROOT, tree
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = sorted(each.parent.name for each in ROOT.glob("*/__init__.py") if each.parent.name != "tests")
 
 
@@ -55,7 +54,7 @@ def _tables() -> Iterator[str]:
     for package in PACKAGES:
         for source in sorted((ROOT / package).rglob("*.py")):
             module = ".".join(source.relative_to(ROOT).with_suffix("").parts)
-            for node in ast.parse(source.read_text()).body:
+            for node in tree(source).body:
                 if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation).startswith("Table["):
                     yield f"{module}.{ast.unparse(node.target)}"
 

@@ -7,12 +7,12 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.sources import ROOT, nodes, tree
+
 PACKAGES = ["airloom", "core", "api", "gtp", "radius", "mqtt_bridge", "billing", "loadtest"]
 SOURCES = sorted(source for package in PACKAGES for source in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -50,11 +50,6 @@ def _module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
 def _found(pattern: str, paths: list[Path]) -> list[str]:
     """``path:line: text`` of every line that matches."""
     return [
@@ -72,7 +67,7 @@ def test_no_function_is_long() -> None:
     long = [
         f"{_name(path)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
         for path in EVERYTHING
-        for node in ast.walk(_tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         if node.end_lineno is not None and node.end_lineno - node.lineno >= FUNCTION_LINES_MAX
     ]
@@ -86,7 +81,7 @@ def test_no_file_is_long() -> None:
 
 def _defined_names(path: Path) -> Iterator[str]:
     yield path.stem
-    for node in ast.walk(_tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.arg):
@@ -105,7 +100,7 @@ def test_names_say_what_a_thing_is() -> None:
 
 
 def test_every_module_begins_with_its_rules() -> None:
-    assert [_name(path) for path in SOURCES if not ast.get_docstring(_tree(path))] == []
+    assert [_name(path) for path in SOURCES if not ast.get_docstring(tree(path))] == []
 
 
 # -- exceptions need a reason ---------------------------------------------------------------------------
@@ -125,7 +120,7 @@ def test_every_open_end_has_a_reason() -> None:
 
 def _skips(path: Path) -> Iterator[tuple[int, bool]]:
     """Line, and whether a reason stands there, of every skip in a test file."""
-    for node in ast.walk(_tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             keywords = {keyword.arg for keyword in node.keywords}
@@ -151,10 +146,10 @@ def test_no_skip_without_a_reason() -> None:
 # -- what may call what ---------------------------------------------------------------------------------
 
 
-def _aliases(tree: ast.Module) -> dict[str, str]:
+def _aliases(path: Path) -> dict[str, str]:
     """What each imported name stands for, dotted."""
     names: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -163,9 +158,8 @@ def _aliases(tree: ast.Module) -> dict[str, str]:
 
 
 def _clock_and_dice(path: Path) -> Iterator[str]:
-    tree = _tree(path)
-    aliases = _aliases(tree)
-    for node in ast.walk(tree):
+    aliases = _aliases(path)
+    for node in nodes(path):
         if isinstance(node, ast.Name | ast.Attribute):
             head, dot, rest = ast.unparse(node).partition(".")
             dotted = aliases.get(head, "") + dot + rest
@@ -181,7 +175,7 @@ def test_clock_and_dice_are_touched_by_adapters_only() -> None:
 def _imported(path: Path) -> set[str]:
     """Every module that a file imports; ``from a import b`` may mean the module ``a.b``."""
     modules: set[str] = set()
-    for node in ast.walk(_tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -323,16 +317,15 @@ ADDRESSED_TO_READERS = [
 ]
 
 
-def _docstrings(tree: ast.Module) -> set[int]:
+def _docstrings(path: Path) -> set[int]:
     """Which constants are docstrings, or strings that stand by themselves."""
-    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return {id(node.value) for node in nodes(path) if isinstance(node, ast.Expr)}
 
 
 def _messages(path: Path) -> Iterator[tuple[int, str]]:
     """Texts of three words and more that a person may be shown: literals, and docstrings of commands."""
-    tree = _tree(path)
-    docstrings = _docstrings(tree) if "cli" not in path.parts else set[int]()
-    for node in ast.walk(tree):
+    docstrings = _docstrings(path) if "cli" not in path.parts else set[int]()
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             if node.value.count(" ") > 1:
                 yield node.lineno, node.value

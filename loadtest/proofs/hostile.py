@@ -203,8 +203,14 @@ class _Run:
 
     async def drive(self, customer: ApiClient, stack: AsyncExitStack) -> None:
         """Peers, devices, and the attack among them."""
-        good = [self._peer(Sgsn, "127.0.1.1", UdpNetwork()), self._peer(Sgw, "127.0.2.1", UdpNetwork())]
-        bad = [self._peer(Sgsn, "127.0.9.1", self._kept), self._peer(Sgw, "127.0.9.2", self._kept)]
+        good = [
+            self._peer(kind, free_gateway_address(network), UdpNetwork())
+            for kind, network in ((Sgsn, "127.0.1"), (Sgw, "127.0.2"))
+        ]
+        bad = [
+            self._peer(kind, free_gateway_address(network), self._kept)
+            for kind, network in ((Sgsn, "127.0.9"), (Sgw, "127.0.10"))
+        ]
         for each in (*good, *bad):
             await stack.enter_async_context(each.running())
         attackers = [

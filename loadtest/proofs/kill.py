@@ -144,10 +144,10 @@ async def _run(
         "gateway": served.gateway_address,
         "entropy": SystemEntropy(),
     }
-    sgsn = Sgsn(address=SGSN if far else "127.0.1.1", **common)
-    sgw = Sgw(address=SGW if far else "127.0.2.1", **common)
+    sgsn = Sgsn(address=SGSN if far else free_gateway_address("127.0.1"), **common)
+    sgw = Sgw(address=SGW if far else free_gateway_address("127.0.2"), **common)
     nas = Nas(
-        address=SGSN if far else "127.0.3.1",
+        address=SGSN if far else free_gateway_address("127.0.3"),
         authentication=(served.gateway_address, 1812),
         accounting=(served.gateway_address, 1813),
         secret=NAS_SECRET.encode(),

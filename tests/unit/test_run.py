@@ -116,6 +116,30 @@ def test_a_stage_that_fails_stops_the_rest_and_is_in_the_summary(
     assert "three    not run" in summary
 
 
+def test_bytecode_is_kept_though_it_shall_not_be_written_beside_the_sources(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    environment = run.Environment(run.environment_folder())
+    variables = run.tool_variables(environment)
+    assert "PYTHONDONTWRITEBYTECODE" not in variables
+    assert variables["PYTHONPYCACHEPREFIX"] == str(environment.folder / "pycache")
+
+
+@pytest.mark.parametrize(
+    ("command", "stages"),
+    [("check", ["format", "lint", "types", "tests"]), ("test", ["format", "lint", "types", "tests", "e2e"])],
+)
+def test_help_of_a_command_explains_its_stages(
+    run: ModuleType, capsys: pytest.CaptureFixture[str], command: str, stages: list[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run.main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"\n  {stage:<7} " in shown for stage in stages)
+    assert "Exit code: 0" in shown
+
+
 def test_help_names_every_command(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--help"]) == 0
     shown = capsys.readouterr().out
@@ -128,7 +152,7 @@ def test_help_names_every_command(run: ModuleType, capsys: pytest.CaptureFixture
     [
         ([], None, ["-n", "2", "-m", "not e2e", "tests/unit", "tests/test_b.py"]),
         (["tests"], None, ["-n", "2", "-m", "not e2e", "tests"]),
-        (["tests/e2e"], None, ["tests/e2e"]),
+        (["tests/e2e"], None, ["-n", "2", "--dist", "loadfile", "tests/e2e"]),
         ([], "leases", ["-n", "2", "-m", "not e2e", "-k", "leases", "tests"]),
         (["tests/unit"], None, ["-n", "2", "-m", "not e2e", "tests/unit"]),
         (["tests/unit/test_a.py::test_b"], None, ["-m", "not e2e", "tests/unit/test_a.py::test_b"]),

@@ -9,6 +9,7 @@ import jwt
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from api import app as app_module
 from api.sandbox import SANDBOX_OPERATORS_MAX, SANDBOX_SIMS_MAX
 from api.sources import scheme_of, source_of
 from core.adapters.secrets.passwords import WAITING_MAX
@@ -26,6 +27,12 @@ from tests.contract.stores import SetClock, sim_of
 from tests.support.api import KEY, PASSWORD, ApiWorld, Tenant, make_world, tenants
 
 WRONG = "a wrong horse"
+
+
+@pytest.fixture(autouse=True)
+def refusals_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a 429 is held is in tests/unit/api/test_limits.py."""
+    monkeypatch.setattr(app_module, "HELD_S", 0.0)
 
 
 async def status(tenant: Tenant, headers: dict[str, str] | None = None) -> int:

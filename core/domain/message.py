@@ -1,8 +1,8 @@
 """A message from a device and the record it becomes.
 
-Rules: the device's identity is the session it came through, never anything it says; the record's
-partition key is the IMSI, so that one SIM's messages stay in one shard and in order. What is made for each
-message is a named tuple: frozen like a dataclass, at a quarter of its cost.
+Rules: the device is identified by the session of its message, never by its content. The record's partition
+key is the IMSI, so that one SIM's messages stay in one shard and in order. Values made per message are named
+tuples: immutable like a dataclass, at a quarter of its cost.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 MESSAGE_BYTES_MAX = 65_507
-"""The largest payload of one UDP datagram over IPv4 (RFC 768, RFC 791); larger than any entry point takes."""
+"""The largest payload of one UDP datagram over IPv4 (RFC 768, RFC 791); larger than any entry point
+accepts."""
 
 
 class DeviceMessage(NamedTuple):
-    """What a device sent, and through which session."""
+    """A device's payload, and the session that it came through."""
 
     session_id: str
     sim_id: str
@@ -28,7 +29,7 @@ class DeviceMessage(NamedTuple):
 
 
 class StreamRecord(NamedTuple):
-    """What is put into a stream: data under a partition key of at most 256 characters (PutRecords)."""
+    """A record for the stream: data under a partition key of at most 256 characters (PutRecords)."""
 
     partition_key: str
     data: bytes
@@ -36,7 +37,7 @@ class StreamRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MessageCount:
-    """How many messages an IMSI sent on a UTC day (yyyymmdd), and the last record that was counted."""
+    """The number of messages of an IMSI on a UTC day (yyyymmdd), and the last record counted."""
 
     imsi: str
     day: int

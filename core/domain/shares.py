@@ -1,6 +1,6 @@
-"""Bounded tables that many parties fill: one party's flood costs it its own places, not the others'.
+"""Bounded tables that many parties share: a party that floods one fills only its own share.
 
-Rule: a party has ``PART_OF_ONE`` of the places at most, so that the others together always have the rest.
+Rule: a party has at most ``PART_OF_ONE`` of the places, so that the others together always have the rest.
 """
 
 from collections import OrderedDict
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 PART_OF_ONE = 0.75
-"""Of the places: a single party, which is all that many an installation has, finds most of them its own."""
+"""The share of one party: many installations have only one, so it is large."""
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -20,7 +20,7 @@ def share_of(capacity: int) -> int:
 
 
 class Places:
-    """Places that are refused when there is none left."""
+    """Places that are refused when none is free."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -33,11 +33,11 @@ class Places:
         return self._count
 
     def is_free(self, party: str) -> bool:
-        """Whether there is one for this party."""
+        """Whether a place is free for this party."""
         return self._count < self._capacity and self._taken.get(party, 0) < self._share
 
     def take(self, party: str) -> bool:
-        """Take one, if there is one for this party."""
+        """Take a place; false if none is free for this party."""
         taken = self._taken.get(party, 0)
         if self._count >= self._capacity or taken >= self._share:
             return False
@@ -46,7 +46,7 @@ class Places:
         return True
 
     def give_back(self, party: str) -> None:
-        """Give one back that was taken."""
+        """Return a place that was taken."""
         self._count -= 1
         self._taken[party] -= 1
         if not self._taken[party]:
@@ -54,8 +54,8 @@ class Places:
 
 
 class Kept(Generic[Key, Value]):
-    """What is remembered by key, in the order in which it was put: beyond its share a party's oldest is
-    forgotten for its newest, beyond ``capacity`` the oldest of all.
+    """Values by key, in the order in which they were put. Beyond its share a party's own oldest value is
+    dropped, beyond ``capacity`` the oldest of all.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -65,19 +65,19 @@ class Kept(Generic[Key, Value]):
         self._of: dict[str, OrderedDict[Key, None]] = {}
 
     def __len__(self) -> int:
-        """How many are remembered."""
+        """The number of values."""
         return len(self._items)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._items
 
     def get(self, key: Key) -> Value | None:
-        """What is remembered under a key."""
+        """The value of a key."""
         item = self._items.get(key)
         return None if item is None else item[1]
 
     def put(self, key: Key, party: str, value: Value) -> Value | None:
-        """Remember; what is forgotten for it. What was there under this key is replaced."""
+        """Set the value of a key; returns the value that is dropped for it."""
         if key in self._items:
             self.pop(key)
         self._items[key] = (party, value)
@@ -89,11 +89,11 @@ class Kept(Generic[Key, Value]):
         return self.pop(next(iter(self._items))) if len(self._items) > self._capacity else None
 
     def values(self) -> Iterator[Value]:
-        """All that is remembered, the oldest first; nothing may be put or forgotten meanwhile."""
+        """All values, the oldest first; do not change the table meanwhile."""
         return (value for _, value in self._items.values())
 
     def pop(self, key: Key) -> Value | None:
-        """Forget; what was remembered."""
+        """Remove a key; returns its value."""
         item = self._items.pop(key, None)
         if item is None:
             return None
@@ -105,9 +105,9 @@ class Kept(Generic[Key, Value]):
         return value
 
     def oldest(self) -> Value | None:
-        """What was put before all others."""
+        """The oldest value."""
         return next(iter(self._items.values()))[1] if self._items else None
 
     def pop_oldest(self) -> Value | None:
-        """Forget it; ``None``: nothing is remembered."""
+        """Remove the oldest value and return it; ``None`` if the table is empty."""
         return self.pop(next(iter(self._items))) if self._items else None

@@ -1,8 +1,8 @@
-"""A whole Airloom in virtual time: node, SGSNs, SGWs, devices, a customer, and everything that goes wrong.
+"""A whole Airloom in virtual time: node, SGSNs, SGWs, devices, a customer, and faults.
 
-Rules: the node is the real one over adapters in memory; what it leaves on its disks survives its crashes,
-nothing else does. A second account is kept of what the devices' side and the edge saw; when the run is
-over, everybody has gone home and ``loadtest.simulation.checks`` compares. One seed is one run, to the byte.
+Rules: the node is the real one over adapters in memory; only its disks survive its crashes. A second account
+records what the devices and the edge saw; after the last session has ended ``loadtest.simulation.checks``
+compares the two. The same seed gives the same run, to the byte.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ class SimState:
 
 
 class _AtOnce(MemoryEngine):
-    """For whoever looks at the disk from outside the run: nobody else has a turn meanwhile."""
+    """For reading the disk from outside the run: no other task runs meanwhile."""
 
     async def _turn(self) -> None:
         pass
@@ -183,7 +183,9 @@ class World:
         return held
 
     def _on_node_ended(self, running: asyncio.Task[None]) -> None:
-        """A node that falls is a finding, and the end of the run: its peers might wait for it for ever."""
+        """A node that ends by itself is a finding, and ends the run: its peers might wait for it
+        endlessly.
+        """
         if not running.cancelled() and (error := running.exception()) is not None and self._life.is_alive:
             self.findings.append(f"the node ended by itself: {error!r}")
             if self._run is not None:
@@ -235,7 +237,7 @@ class World:
     # -- the second account ---------------------------------------------------------------------------
 
     def _watch_edge(self, session_id: str, packet: bytes) -> None:
-        """What the far side of the uplink sees: the octets that the IP header tells, and the payload."""
+        """What the far side of the uplink sees: the octets by the IP header, and the payload."""
         session = self.node.session_of(session_id)
         if session is not None:
             octets = struct.unpack_from("!H", packet, 2)[0]
@@ -259,7 +261,7 @@ class World:
     # -- the run --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Everything, from empty disks to everybody gone home."""
+        """The whole run, from empty disks until all sessions have ended."""
         plan = self.plan
         self._run = asyncio.current_task()
         await self._begin_rollup()
@@ -288,7 +290,7 @@ class World:
             self.node_clock.skew = timedelta()
             await self._check_ghosts()
             if "vg-1" not in self.node.held:
-                self.findings.append("nobody serves, though nothing fails any more")
+                self.findings.append("no node serves although all faults have ended")
             for state in self.sims:
                 self._check_accepted(state)
             await self._go_home()
@@ -306,7 +308,9 @@ class World:
         )
 
     async def _tell_left_counts(self) -> None:
-        """The nodes that did not go on are back, and tell what they had counted: of a day long folded."""
+        """The nodes that were replaced return and report their counters, of a day that was rolled up long
+        ago.
+        """
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)
@@ -493,7 +497,7 @@ class World:
             await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
 
     async def _police(self) -> None:
-        """Policies of the operator, from dice of their own: what they do not do changes no other run."""
+        """The customer's acts, from their own random generator: other plans' runs do not change by them."""
         for number in range(self.plan.policies):
             await asyncio.sleep(self.policy_rng.random() * 2 * self.plan.active_s / self.plan.policies)
             await self._gate.wait()
@@ -562,7 +566,7 @@ class World:
         asyncio.get_running_loop().call_later(away_s, self.network.cut_off.discard, host)
 
     async def _check_ghosts(self) -> None:
-        """A peer that restarted says so: what it lost then is over, what it has since stays."""
+        """A peer that restarted reports it: its lost sessions have ended, newer ones stay."""
         self.network.cut_off.clear()
         for peer in self.peers:
             await peer.echo()
@@ -586,12 +590,12 @@ class World:
         ]
 
     def _check_accepted(self, state: SimState) -> None:
-        """The peers' own view: what they were told is open is stored, open wherever somebody serves, and no
-        packet of it was answered with an Error Indication.
+        """The peers' own view: each accepted session is stored, open on the node that serves, and no packet
+        of it was answered with an Error Indication.
 
-        Nobody serves after a crash, and when the store was away until the lease ended (TS 23.007 §18: a peer
-        that gets no answer keeps its contexts); what was accepted is stored then, too. A real store is not
-        asked: that takes time.
+        No node serves after a crash, and when the store was away until the lease ended (TS 23.007 §18: a peer
+        that gets no answer keeps its contexts); accepted sessions are stored then, too. A real store is not
+        read: that takes time.
         """
         context, peer = state.context, state.peer
         if context is None or peer is None or not context.is_active:
@@ -635,7 +639,7 @@ class World:
         except StopIteration as done:
             seen: Seen = done.value
             return seen
-        raise AssertionError("a look at the disk waits for nothing")
+        raise AssertionError("reading the disk must not wait")
 
     async def _outage(self) -> None:
         """The store or the stream is away for some seconds."""
@@ -653,7 +657,7 @@ class World:
             live.delay_s, live.delay_s_max = wanted.delay_s, wanted.delay_s_max
 
     def _check_recovered(self) -> None:
-        """Whoever was told that it is attached, still is (DESIGN §8.1)."""
+        """A device whose attach was acknowledged is still attached."""
         addresses = {session.ue_address for session in self._open()}
         for state in self.sims:
             context = state.nas_session or state.context

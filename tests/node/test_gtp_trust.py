@@ -284,7 +284,7 @@ def test_no_control_message_of_another_partner_touches_a_session(kind: type[Peer
         (answer,) = await stage.ask(row(teid, 7)) or [b""]
         (stranger,) = await stage.ask(row(teid ^ 0x5A5A, 8)) or [b""]
         if "create" not in name:
-            assert answer[:4] == stranger[:4], "whether the TEID is in use is not told"
+            assert answer[:4] == stranger[:4], "the answer must not reveal whether the TEID is in use"
             assert answer[12:] == stranger[12:]
         for sequence in leave_requests_open(stage):
             await stage.ask(row(teid, sequence & (0xFFFF if name.startswith("v1") else 0x7FFFFF)))
@@ -529,7 +529,7 @@ def test_an_error_indication_of_a_peer_that_lost_the_session_ends_it_at_once(kin
 
 @kinds
 def test_a_peer_whose_user_plane_lost_the_tunnel_is_told_the_sessions_end(kind: type[Peer]) -> None:
-    """Its control plane knows the session: what is asked tells nothing."""
+    """Its control plane knows the session, so the question changes nothing."""
 
     async def script(stage: Stage) -> None:
         session, plane = stage.of_alpha(), stage.node.held["vg-1"].user_plane

@@ -80,7 +80,7 @@ def played(script: Script) -> Script:
 
 @played
 async def test_a_session_whose_opening_is_in_doubt_ends_at_its_nas_too(stage: Stage) -> None:
-    """Its Start, repeated, is acknowledged as that of a session that is over."""
+    """Its repeated Start is acknowledged as that of an ended session."""
     nas, put = await stage.nas(), WideSessions.put
 
     async def put_in_doubt(*args: Any) -> Session:
@@ -129,7 +129,7 @@ async def test_a_late_report_of_an_older_session_ends_no_newer_one(stage: Stage)
     """Its Start was never heard; meanwhile the device came back."""
     nas = await stage.nas()
     older = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
-    await asyncio.sleep(61)  # the reservation is over
+    await asyncio.sleep(61)  # the reservation has expired
     await nas.attach(imsi=stage.imsi, apn=APN)
     (held,) = stage.open_sessions()
     older.carry(5, 6)

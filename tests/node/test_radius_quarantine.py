@@ -1,4 +1,4 @@
-"""Usage that cannot be, or that is of no session of ours: acknowledged, kept apart, billed to nobody."""
+"""Implausible usage, and usage of no known session: acknowledged, quarantined, not billed."""
 
 import asyncio
 from ipaddress import IPv4Address

@@ -1,4 +1,4 @@
-"""Rows in memory before SQLite: whoever asks after a write was answered never sees what was before it."""
+"""Rows in memory before SQLite: a read after an acknowledged write never returns the earlier row."""
 
 import asyncio
 import random

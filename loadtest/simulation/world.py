@@ -9,12 +9,12 @@ import asyncio
 import random
 import struct
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
-from typing import Any, TypeVar
+from typing import Any
 
 import loadtest.simulation.plan
 from airloom.app.adapters import Adapters
@@ -23,17 +23,13 @@ from airloom.app.node import Node
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.sessions import WideSessions
 from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import EdgeConfig
-from core.domain.flow import PacketFilter
-from core.domain.requests import ModifySession
-from core.domain.session import CloseReason, Qos, Session, SessionEventKind
-from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
+from core.domain.session import CloseReason, Session
+from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.usage import RollupProgress, day_of
 from core.domain.values import replace
-from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
 from core.services.running.faults import Fault
 from gtp.userplane.counter_table import over_buffer, table_bytes
@@ -42,6 +38,8 @@ from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
+from loadtest.simulation.checks_during_run import ChecksDuringRun
+from loadtest.simulation.customer import Customer
 from loadtest.simulation.faults import (
     FaultRates,
     FaultyEngine,
@@ -60,8 +58,6 @@ from loadtest.simulation.virtual import (
     VirtualNetwork,
 )
 
-Seen = TypeVar("Seen")
-
 GATEWAY = "127.0.0.1"
 NODES = ("node-1", "node-2")
 PEERS: Mapping[str, type[GtpPeer[Any]]] = {
@@ -76,9 +72,6 @@ HASTY_NAS = "127.0.3.2"
 """Sessions begin here before its Accounting-On is acknowledged."""
 APN = "soracom.io"
 OPERATOR = "OP0000000001"
-REQUEST_S = 10.0
-RESTART_HEARD_S = 130.0
-"""By then a gateway has asked a peer that restarted, twice if need be, and ended what it lost."""
 
 
 @dataclass(slots=True)
@@ -101,13 +94,6 @@ class SimState:
     def imsi(self) -> str:
         """Its identity."""
         return self.sim.imsi
-
-
-class _AtOnce(MemoryEngine):
-    """For reading the disk from outside the run: no other task runs meanwhile."""
-
-    async def _turn(self) -> None:
-        pass
 
 
 class World:
@@ -155,11 +141,14 @@ class World:
         self.bearers_made = 0
         self.policy_rng = random.Random(seed)
         self._node_type = node_type
-        self._engine = engine
+        self.engine = engine
         self._life = Incarnation()
         self._running: asyncio.Task[None] | None = None
         self._run: asyncio.Task[None] | None = None
-        self._gate = asyncio.Event()
+        self.gate = asyncio.Event()
+        """Set while a node serves."""
+        self.customer = Customer(self)
+        self._checks = ChecksDuringRun(self)
 
     # -- the node's lives -----------------------------------------------------------------------------
 
@@ -174,7 +163,7 @@ class World:
         self._running = asyncio.create_task(self.node.run())
         self._running.add_done_callback(self._on_node_ended)
         await self.holding()
-        self._gate.set()
+        self.gate.set()
 
     async def holding(self) -> GatewayRuntime:
         """The gateway instance, once it is held: a store that is away too long costs the node its lease."""
@@ -193,7 +182,7 @@ class World:
 
     async def crash(self) -> None:
         """``kill -9``: the disks and the counter table stay as they are at this instant."""
-        self._gate.clear()
+        self.gate.clear()
         self._life.is_alive = False
         self.slots[self.node_name] = bytearray(self.slots[self.node_name])
         for address in self._own_addresses:
@@ -212,7 +201,7 @@ class World:
 
     def _adapters(self, life: Incarnation, name: str) -> Adapters:
         clock = self.node_clock
-        stored = self._engine or MemoryEngine(disk=self.disk, clock=clock)
+        stored = self.engine or MemoryEngine(disk=self.disk, clock=clock)
         if self.plan.retold is not None:
             stored = RetellingEngine(stored, rates=self.retold_rates, told=self.usage_told, rng=self.rng)
         engine = FaultyEngine(stored, rates=self.store_rates, life=life, rng=self.rng)
@@ -281,18 +270,18 @@ class World:
             async with asyncio.TaskGroup() as actors:
                 for state in self.sims:
                     actors.create_task(self._live(state))
-                actors.create_task(self._own())
+                actors.create_task(self.customer.suspend_sims())
                 actors.create_task(self._break_things())
-                actors.create_task(self._police())
+                actors.create_task(self.customer.change_policies())
             self.network.faults = PERFECT
             self._set_faults(FaultRates(), FaultRates())
             self.retold_rates.late = 0.0
             self.node_clock.skew = timedelta()
-            await self._check_ghosts()
+            await self._checks.find_ghosts()
             if "vg-1" not in self.node.held:
                 self.findings.append("no node serves although all faults have ended")
             for state in self.sims:
-                self._check_accepted(state)
+                self._checks.check_accepted(state)
             await self._go_home()
         await asyncio.sleep(self.plan.quiet_s)
         await self._tell_left_counts()
@@ -300,7 +289,7 @@ class World:
 
     async def _begin_rollup(self) -> None:
         """As if this were not the first day: what was folded is then read alone, without its slots."""
-        engine = self._engine or MemoryEngine(disk=self.disk, clock=self.clock)
+        engine = self.engine or MemoryEngine(disk=self.disk, clock=self.clock)
         store = WideColumnStore(engine=engine, clock=self.clock)
         yesterday = day_of(self.clock.now() - timedelta(days=1))
         await store.usage.put_rollup_progress(
@@ -358,7 +347,7 @@ class World:
         until = self.clock.monotonic() + self.plan.active_s
         while self.clock.monotonic() < until:
             await asyncio.sleep(self.rng.expovariate(1 / self.plan.pace_s))
-            self._check_accepted(state)
+            self._checks.check_accepted(state)
             action = self.rng.random()
             if state.nas is not None:
                 await self._live_by_radius(state, action)
@@ -463,63 +452,6 @@ class World:
         state.context, state.peer = taken, other
         self.handovers += type(old) is not type(other)
 
-    async def _own(self) -> None:
-        """A customer who suspends SIMs, lets them go again, and kicks them."""
-        for _ in range(6):
-            await asyncio.sleep(self.rng.random() * self.plan.active_s / 6)
-            await self._set_status(self.rng.choice(self.sims), SimStatus.SUSPENDED)
-            await asyncio.sleep(self.rng.random() * 8)
-            for state in self.sims:
-                await self._set_status(state, SimStatus.ACTIVE)
-
-    async def _set_status(self, state: SimState, status: SimStatus) -> None:
-        cuts = status in CUTS_SESSION
-        state.is_touched, state.cuts_under_way = state.is_touched or cuts, state.cuts_under_way + cuts
-        await self._set_status_at_last(state, status)
-        state.is_touched, state.cuts_under_way = state.is_touched or cuts, state.cuts_under_way - cuts
-
-    async def _set_status_at_last(self, state: SimState, status: SimStatus) -> None:
-        while True:
-            await self._gate.wait()
-            try:
-                async with asyncio.timeout(REQUEST_S):  # a killed node never answers
-                    await self._try_set_status(state, status)
-                return
-            except (TimeoutError, Unavailable, StaleVersion):
-                await asyncio.sleep(0.2)
-
-    async def _try_set_status(self, state: SimState, status: SimStatus) -> None:
-        store = self.node._world.store
-        sim = await store.sims.get(state.sim.sim_id)
-        if sim is not None and sim.status is not status:
-            await store.sims.put(replace(sim, status=status))
-        if status in CUTS_SESSION:
-            await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
-
-    async def _police(self) -> None:
-        """The customer's acts, from their own random generator: other plans' runs do not change by them."""
-        for number in range(self.plan.policies):
-            await asyncio.sleep(self.policy_rng.random() * 2 * self.plan.active_s / self.plan.policies)
-            await self._gate.wait()
-            held = await self.holding()
-            if sessions := list(held.sessions.open_sessions.values()):
-                with suppress(Refused, Unavailable, TimeoutError):
-                    async with asyncio.timeout(4 * REQUEST_S):  # a killed node never answers
-                        await self._apply_policy(held, self.policy_rng.choice(sessions), number)
-
-    async def _apply_policy(self, held: GatewayRuntime, session: Session, number: int) -> None:
-        session_id, kbps = session.session_id, 100 + number
-        qos = Qos(ambr_up_kbps=kbps, ambr_down_kbps=kbps)
-        told = await held.sessions.modify(ModifySession(session_id=session_id, qos=qos))
-        if (front_end := held.sessions.front_end_of(told)) is not None:
-            front_end.changed(told)
-        if session.dedicated and self.policy_rng.random() < 0.5:
-            await held.dedicated.remove(session_id, self.policy_rng.choice(session.dedicated).ebi)
-        else:
-            each = PacketFilter(1, number, remote="10.1.0.0/16", protocol=17)
-            await held.dedicated.add(session_id, qci=7, arp=0x34, filters=[each])
-            self.bearers_made += 1
-
     async def _break_things(self) -> None:
         moments = [("crash", self.rng.random()) for _ in range(self.plan.crashes)]
         moments += [("outage", self.rng.random()) for _ in range(self.plan.outages)]
@@ -542,7 +474,7 @@ class World:
                     self.node_name = next(name for name in NODES if name != self.node_name)
                     self.takeovers += 1
                 await self.start_node()
-                self._check_recovered()
+                self._checks.check_recovered()
             elif kind == "restart":
                 self.rng.choice(self.peers).restart()
                 self.restarts += 1
@@ -565,82 +497,6 @@ class World:
         away_s = self.rng.random() * PATH_LOSS_S_MAX
         asyncio.get_running_loop().call_later(away_s, self.network.cut_off.discard, host)
 
-    async def _check_ghosts(self) -> None:
-        """A peer that restarted reports it: its lost sessions have ended, newer ones stay."""
-        self.network.cut_off.clear()
-        for peer in self.peers:
-            await peer.echo()
-        if self._engine is None:
-            await asyncio.sleep(RESTART_HEARD_S)
-        else:  # real time: no longer than it takes
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RESTART_HEARD_S):
-                    while self._ghosts():  # noqa: ASYNC110 - the ends have many reasons
-                        await asyncio.sleep(1)
-        self.findings += [f"session of {each.imsi} outlived its peer's restart" for each in self._ghosts()]
-
-    def _ghosts(self) -> list[Session]:
-        """Open sessions that their peers do not have."""
-        known = {(peer.address, teid) for peer in self.peers for teid in {*peer.contexts, *peer.silent}}
-        return [
-            each
-            for each in self._open()
-            if (tunnel := each.tunnel)
-            and (tunnel.peer_control_address, tunnel.peer_teid_control) not in known
-        ]
-
-    def _check_accepted(self, state: SimState) -> None:
-        """The peers' own view: each accepted session is stored, open on the node that serves, and no packet
-        of it was answered with an Error Indication.
-
-        No node serves after a crash, and when the store was away until the lease ended (TS 23.007 §18: a peer
-        that gets no answer keeps its contexts); accepted sessions are stored then, too. A real store is not
-        read: that takes time.
-        """
-        context, peer = state.context, state.peer
-        if context is None or peer is None or not context.is_active:
-            return
-        if state.is_touched or state.cuts_under_way:
-            return
-        kept = [self._stored(state)] if self._engine is None else []
-        if self._gate.is_set() and "vg-1" in self.node.held:
-            kept.append(self._open())
-        is_kept = all(any(context.peer_teid_control in each.teids for each in found) for found in kept)
-        if not is_kept or any(context is each for each in peer.refuted):
-            self.findings.append(f"session of {state.imsi} was accepted and is dead")
-
-    def _stored(self, state: SimState) -> Sequence[Session]:
-        """A SIM's sessions on the disk."""
-        return self._look(lambda sessions: sessions.of_sim(state.sim.sim_id))
-
-    def _was_lost(self, state: SimState) -> bool:
-        """Whether the session at its NAS was ended for its opening was in doubt: a kill may have taken the
-        Disconnect-Request, which goes again with the NAS's next report.
-        """
-        if state.nas_session is None or self._engine is not None:
-            return False
-        session_id, now = state.nas_session.class_.decode(), self.clock.now()
-        history = self._look(
-            lambda sessions: sessions.events(
-                state.sim.sim_id, since=now - timedelta(days=1), until=now + timedelta(days=1)
-            )
-        )
-        return any(
-            (event.session_id, event.kind, event.cause)
-            == (session_id, SessionEventKind.DELETED, CloseReason.LOST.value)
-            for event in history.items
-        )
-
-    def _look(self, at: Callable[[WideSessions], Coroutine[Any, Any, Seen]]) -> Seen:
-        """At the disk, between two steps of the run: none of them is changed."""
-        reading = at(WideSessions(engine=_AtOnce(disk=self.disk, clock=self.clock), clock=self.clock))
-        try:
-            reading.send(None)
-        except StopIteration as done:
-            seen: Seen = done.value
-            return seen
-        raise AssertionError("reading the disk must not wait")
-
     async def _outage(self) -> None:
         """The store or the stream is away for some seconds."""
         gone = FaultRates(before=1.0)
@@ -656,17 +512,8 @@ class World:
             live.before, live.after = wanted.before, wanted.after
             live.delay_s, live.delay_s_max = wanted.delay_s, wanted.delay_s_max
 
-    def _check_recovered(self) -> None:
-        """A device whose attach was acknowledged is still attached."""
-        addresses = {session.ue_address for session in self._open()}
-        for state in self.sims:
-            context = state.nas_session or state.context
-            if context is None or not context.is_active or state.is_touched or state.cuts_under_way:
-                continue
-            if context.ue_address not in addresses and not self._was_lost(state):
-                self.findings.append(f"session of {state.imsi} was acknowledged and is gone")
-
-    def _open(self) -> list[Session]:
+    def open_sessions(self) -> list[Session]:
+        """The open sessions of every gateway instance that the node holds."""
         return [s for held in self.node.held.values() for s in held.sessions.open_sessions.values()]
 
     async def _go_home(self) -> None:

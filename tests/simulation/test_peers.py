@@ -27,7 +27,7 @@ class Stage(World):
     """A node, its SIMs, and peers as a test asks for them."""
 
     def open_imsis(self) -> list[str]:
-        return sorted(session.imsi for session in self._open())
+        return sorted(session.imsi for session in self.open_sessions())
 
     def imsi(self, number: int) -> str:
         return self.sims[number].imsi

@@ -129,7 +129,7 @@ async def _check_bill(world: World) -> None:
         billed += bill.quantity_bytes
     for day in _days(world):
         for item in await adapters.store.usage.quarantined(day):
-            world.findings.append(f"{item.report.imsi}: put aside: {item.why}")
+            world.findings.append(f"{item.report.imsi}: quarantined: {item.why}")
     seen = [_seen(world, state.imsi) for state in world.sims]
     least, most = (sum(bound.total_bytes for bound in bounds) for bounds in zip(*seen, strict=True))
     if not least <= billed <= most:

@@ -7,14 +7,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.sessions import WideSessions
 from core.domain.session import CloseReason, Session, SessionEventKind
-
-if TYPE_CHECKING:
-    from loadtest.simulation.world import SimState, World
+from loadtest.simulation.running import RunningWorld, SimState
 
 Seen = TypeVar("Seen")
 
@@ -32,7 +30,7 @@ class _AtOnce(MemoryEngine):
 class ChecksDuringRun:
     """Adds what it finds to a world's findings."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: RunningWorld) -> None:
         self._world = world
 
     async def find_ghosts(self) -> None:
@@ -63,7 +61,7 @@ class ChecksDuringRun:
             and (tunnel.peer_control_address, tunnel.peer_teid_control) not in known
         ]
 
-    def check_accepted(self, state: "SimState") -> None:
+    def check_accepted(self, state: SimState) -> None:
         """The peers' own view: each accepted session is stored, open on the node that serves, and no packet
         of it was answered with an Error Indication.
 
@@ -83,11 +81,11 @@ class ChecksDuringRun:
         if not is_kept or any(context is each for each in peer.refuted):
             self._world.findings.append(f"session of {state.imsi} was accepted and is dead")
 
-    def _stored(self, state: "SimState") -> Sequence[Session]:
+    def _stored(self, state: SimState) -> Sequence[Session]:
         """A SIM's sessions on the disk."""
         return self._look(lambda sessions: sessions.of_sim(state.sim.sim_id))
 
-    def _was_lost(self, state: "SimState") -> bool:
+    def _was_lost(self, state: SimState) -> bool:
         """Whether the session at its NAS was ended because its opening was uncertain: a kill may lose the
         Disconnect-Request, which is sent again after the NAS's next report.
         """

@@ -5,7 +5,6 @@ Rule: policies have their own random generator, so that a plan without them runs
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from airloom.app.gateway_runtime import GatewayRuntime
 from core.domain.flow import PacketFilter
@@ -14,9 +13,7 @@ from core.domain.session import CloseReason, Qos, Session
 from core.domain.sim import CUTS_SESSION, SimStatus
 from core.domain.values import replace
 from core.errors import Refused, StaleVersion, Unavailable
-
-if TYPE_CHECKING:
-    from loadtest.simulation.world import SimState, World
+from loadtest.simulation.running import RunningWorld, SimState
 
 REQUEST_S = 10.0
 
@@ -24,7 +21,7 @@ REQUEST_S = 10.0
 class Customer:
     """The owner of a world's SIMs."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: RunningWorld) -> None:
         self._world = world
 
     async def suspend_sims(self) -> None:
@@ -37,14 +34,14 @@ class Customer:
             for state in world.sims:
                 await self.set_status(state, SimStatus.ACTIVE)
 
-    async def set_status(self, state: "SimState", status: SimStatus) -> None:
+    async def set_status(self, state: SimState, status: SimStatus) -> None:
         """Change a SIM's status, repeated until a node has stored it."""
         cuts = status in CUTS_SESSION
         state.is_touched, state.cuts_under_way = state.is_touched or cuts, state.cuts_under_way + cuts
         await self._set_status_at_last(state, status)
         state.is_touched, state.cuts_under_way = state.is_touched or cuts, state.cuts_under_way - cuts
 
-    async def _set_status_at_last(self, state: "SimState", status: SimStatus) -> None:
+    async def _set_status_at_last(self, state: SimState, status: SimStatus) -> None:
         while True:
             await self._world.gate.wait()
             try:
@@ -54,7 +51,7 @@ class Customer:
             except (TimeoutError, Unavailable, StaleVersion):
                 await asyncio.sleep(0.2)
 
-    async def _try_set_status(self, state: "SimState", status: SimStatus) -> None:
+    async def _try_set_status(self, state: SimState, status: SimStatus) -> None:
         store = self._world.node._world.store
         sim = await store.sims.get(state.sim.sim_id)
         if sim is not None and sim.status is not status:

@@ -11,7 +11,6 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import Any
@@ -50,6 +49,7 @@ from loadtest.simulation.faults import (
 )
 from loadtest.simulation.ledger import GTP_U_PORT, Ledger
 from loadtest.simulation.plan import NAS_SECRET, PATH_LOSS_S_MAX, SLOTS, Plan
+from loadtest.simulation.running import SimState
 from loadtest.simulation.virtual import (
     PERFECT,
     SeededEntropy,
@@ -72,28 +72,6 @@ HASTY_NAS = "127.0.3.2"
 """Sessions begin here before its Accounting-On is acknowledged."""
 APN = "soracom.io"
 OPERATOR = "OP0000000001"
-
-
-@dataclass(slots=True)
-class SimState:
-    """A SIM as its device and its owner see it."""
-
-    sim: Sim
-    context: PdpContext | None = None
-    peer: GtpPeer[Any] | None = None
-    device: SimulatedDevice | None = None
-    nas_session: NasSession | None = None
-    nas: Nas | None = None
-    is_touched: bool = False
-    """The customer cut it off after it last asked for a session."""
-    cuts_under_way: int = 0
-    acknowledged: list[bytes] = field(default_factory=list)
-    number: int = 0
-
-    @property
-    def imsi(self) -> str:
-        """Its identity."""
-        return self.sim.imsi
 
 
 class World:

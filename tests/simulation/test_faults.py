@@ -21,8 +21,9 @@ from loadtest.peers.sgsn import Sgsn
 from loadtest.simulation.checks import check_world
 from loadtest.simulation.faults import FaultRates
 from loadtest.simulation.plan import QUIET_S, Plan
+from loadtest.simulation.running import SimState
 from loadtest.simulation.virtual import SeededEntropy, run_virtual
-from loadtest.simulation.world import APN, GATEWAY, SimState, World
+from loadtest.simulation.world import APN, GATEWAY, World
 from tests.simulation.test_world import holding
 
 SLOW = FaultRates(delay_s=5.0)

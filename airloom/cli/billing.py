@@ -1,4 +1,4 @@
-"""`airloom billing`: versions of the tariff, months that are closed, and late usage, as a node tells them.
+"""`airloom billing`: versions of the tariff, months that are closed, and late usage, from a node.
 
 Rule: a node is asked by the configuration that it runs with; ``--contact`` names another one.
 """

@@ -14,7 +14,7 @@ MODE = 0o600
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Put a file in the place of what is there, whole or not at all; raises ``OSError``."""
+    """Replace a file atomically; raises ``OSError``."""
     descriptor, aside = tempfile.mkstemp(prefix=".airloom-", dir=path.parent)  # made with mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -132,7 +132,7 @@ def by_socket(folder: Path) -> str:
 
 @asynccontextmanager
 async def channel(url: str, secret: str, **options: Any) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-    """A client session with the secret, for the URL beside it; raises ``CliError`` where nobody listens."""
+    """A client session with the secret, for the URL beside it; raises ``CliError`` where no node listens."""
     async with AsyncExitStack() as opened:
         if url.startswith(SOCKET_SCHEME):
             place, _, path = url.removeprefix(SOCKET_SCHEME).partition("/")

@@ -137,7 +137,7 @@ def _show_key(
     config: Path | None,
     out: Path | None,
 ) -> None:
-    """Ask for a key and tell it; the file for it is made first, so that no key is made for nobody."""
+    """Ask for a key and show it; the file for it is made first, so that no key is lost for want of one."""
     file = _made(out) if out is not None else None
     try:
         reply = asyncio.run(ask("POST", url, secret, body=body, within_s=CREATE_S))

@@ -54,7 +54,9 @@ KEPT_EVERY_S = 5.0
 """Between two messages of a device that stays."""
 EX_INTERRUPTED = 130
 PROTOCOLS = ("mqtt", "http", "tcp", "udp")
-DEVICES_NEED = "mqtt, http and tcp: no network namespace could be made for the devices, so that all speak udp"
+DEVICES_NEED = (
+    "mqtt, http and tcp: no network namespace could be created for the devices, so all of them use udp"
+)
 
 
 @dataclass(slots=True)
@@ -118,7 +120,7 @@ class Progress:
         return result
 
     def _table(self) -> Table:
-        """Where it stands; drawn anew all the time, so that the seconds of a long stage are seen to go by."""
+        """The progress; redrawn continuously, so that the seconds of a long stage advance."""
         table = Table("stage", "done", "of", "seconds", title="Airloom demo")
         for stage in self._stages:
             seconds = stage.seconds or time.monotonic() - stage.began
@@ -127,7 +129,7 @@ class Progress:
 
 
 async def demo(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """Run everything once; what it returns tells whether it adds up."""
+    """Run everything once; returns the comparison of all counts."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -167,7 +169,7 @@ class DemoStream:
 async def _surroundings(
     options: argparse.Namespace, progress: Progress, stack: contextlib.AsyncExitStack
 ) -> tuple[dict[str, str], DemoStream]:
-    """What the nodes are told, and the stream; Cassandra and Kinesis are started where nodes share them."""
+    """The nodes' configuration, and the stream; starts Cassandra and Kinesis for a spread layout."""
     environment = {
         "AIRLOOM_USAGE__REPORT_INTERVAL_S": "0.5",
         "AIRLOOM_GATEWAY__SESSIONS_MAX": "4096",
@@ -268,9 +270,9 @@ async def _drive(
                 await progress.each(stage, fleet.nas.detach(meter.session))
     devices: list[UserEquipment | Meter] = [*fleet.ues, *fleet.meters]
     sent_bytes = sum(device.bytes_up + device.bytes_down for device in devices)
-    async with progress.stage("metered, as the API tells"):
+    async with progress.stage("metered, according to the API"):
         metered = await _metered(customer, [device.sim_id for device in devices], sent_bytes)
-    async with progress.stage("billed, as the CSV tells"):
+    async with progress.stage("billed, according to the CSV"):
         billed = quantity_of_csv(await customer.month_csv(datetime.now(UTC).strftime("%Y%m")))
     async with progress.stage("read back from the stream"):
         records = await stream.records(layout)
@@ -331,7 +333,7 @@ async def _attach_by_radius(nas: Nas, sim: dict[str, Any]) -> Meter:
 
 
 async def _carry(nas: Nas, meter: Meter) -> None:
-    """Some traffic that passes the NAS alone, of which it tells twice: once on the way, once at the end."""
+    """Some traffic through the NAS, which it reports twice: by an Interim-Update and a Stop."""
     meter.session.carry(1_000 + secrets.randbelow(1_000), 5_000 + secrets.randbelow(50_000))
     await nas.report(meter.session)
     meter.session.carry(secrets.randbelow(1_000), secrets.randbelow(1_000))
@@ -363,7 +365,7 @@ async def _talk(ue: UserEquipment, count: int, stage: Stage) -> None:
 
 
 async def _metered(customer: ApiClient, sim_ids: Sequence[str], expected: int) -> int:
-    """What the statistics API tells; usage is there once the meter reported it."""
+    """Usage in the statistics API, which is there once the meter has reported it."""
     deadline = time.monotonic() + METER_TIMEOUT_S
     while True:
         totals = [sum((await total_of_stats(customer, sim_id)).values()) for sim_id in sim_ids]
@@ -373,7 +375,7 @@ async def _metered(customer: ApiClient, sim_ids: Sequence[str], expected: int) -
 
 
 def _compare(ues: Sequence[UserEquipment], stored: dict[str, list[bytes]]) -> dict[str, Any]:
-    """What devices sent and were told, against what stands in the stream."""
+    """Compares messages that devices sent, and their answers, with the stream."""
     in_stream = {ue.imsi: stored.get(ue.imsi, []) for ue in ues}
     return {
         "sent": sum(len(ue.sent) for ue in ues),
@@ -421,7 +423,7 @@ def _print_how_to_go_on(layout: Layout, folder: Path, customer: ApiClient, strea
     file.touch(mode=0o600)
     file.write_text("".join(f"export {name}={value}\n" for name, value in names.items()))
     print(
-        f"\nAirloom goes on serving at {layout.endpoint}. Its devices are attached again, and each sends a"
+        f"\nAirloom continues to serve at {layout.endpoint}. Its devices are attached again, and each sends a"
         f" message every {KEPT_EVERY_S:g} s.\nIn another terminal, be the customer:\n\n"
         f"  . {file}\n"
         "  ./run airloom sims list\n"
@@ -455,7 +457,7 @@ def _print_proof(result: dict[str, Any]) -> None:
     console.print(f"SIMs attached: {attached}; messages: {by}", highlight=False)
     for what in result["not_run"]:
         console.print(f"[yellow]not run:[/yellow] {what}", highlight=False)
-    console.print("[green]It adds up.[/green]" if result["ok"] else "[red]It does not add up.[/red]")
+    console.print("[green]All counts agree.[/green]" if result["ok"] else "[red]The counts differ.[/red]")
 
 
 def _six_or_more(text: str) -> int:
@@ -473,7 +475,7 @@ def _one_or_more(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run, prove; exit code 0 when it adds up."""
+    """Parse, run, compare; exit code 0 when all counts agree."""
     parser = argparse.ArgumentParser(
         prog="./run demo", description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ")
     )
@@ -498,7 +500,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="with --stream kinesis: another server than Amazon's, http://HOST:PORT",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object last")
-    parser.add_argument("--keep", action="store_true", help="go on serving, and say how to use it")
+    parser.add_argument("--keep", action="store_true", help="continue to serve, and print how to use it")
     options = parser.parse_args(argv)
     if options.endpoint and options.stream != "kinesis" and options.layout != "spread":
         parser.error("--endpoint is where the Kinesis is: add --stream kinesis, or leave it out")

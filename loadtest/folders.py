@@ -27,7 +27,7 @@ def temporary_folder(name: str) -> Iterator[Path]:
         folder = Path(made)
         with (folder / f"{MARK}.new").open("w") as mark:
             fcntl.flock(mark, fcntl.LOCK_EX)
-            (folder / f"{MARK}.new").rename(folder / MARK)  # nobody ever sees a mark that is not locked yet
+            (folder / f"{MARK}.new").rename(folder / MARK)  # so that no process sees an unlocked mark
             yield folder
 
 

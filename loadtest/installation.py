@@ -1,4 +1,4 @@
-"""Whoever runs an Airloom, as a program: customers and SIMs by its control channel."""
+"""The operator of an Airloom, as a program: creates customers and SIMs by its control channel."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ TEST_PLMN, TEST_ISSUER = "00101", "8981100"
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A node's control channel: ``where`` as ``airloom.cli.node.where_of`` tells it, and its secret."""
+    """A node's control channel: ``where`` as returned by ``airloom.cli.node.where_of``, and its secret."""
 
     where: str
     secret: str = field(default="", repr=False)

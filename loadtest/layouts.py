@@ -1,7 +1,7 @@
-"""How Airloom is laid out for a run: all in one process, or each role on nodes of its own.
+"""Layouts of Airloom for a run: all roles in one process, or each role on its own nodes.
 
-Rule: a layout is children on this machine's loopback addresses; whoever drives it knows only where its
-protocols are, what it counts, and that it ends with its block.
+Rule: a layout is child processes on this machine's loopback addresses. Its user knows only the addresses of
+its protocols and its counts; it ends with its context manager.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from loadtest.external import cassandra, kinesis
 from loadtest.serving import DidNotStart, Served, free_gateway_address, free_tcp_port
 
 HELD_S = 20.0
-"""How long a gateway may be held by nobody."""
+"""How long a gateway instance may be without a holder."""
 Gateways = Mapping[str, tuple[str, ...]]
 """Virtual gateways and their protocols."""
 Nodes = Mapping[str, tuple[str, str]]

@@ -1,11 +1,11 @@
-"""`./run load`: drives an Airloom with SIMs that attach, talk and leave, and says how it kept up.
+"""`./run load`: loads an Airloom with SIMs that attach, send messages and detach, and reports its figures.
 
-Without --endpoint it starts an Airloom of its own, on embedded defaults, and takes it down afterwards. Of
-another it drives SIMs of the customer whose auth key it is given; with --config or --contact, by which it
-reaches a node's control channel, it brings in those that are missing, and a customer of its own; without
-either the other one's sandbox must be on. SIMs attach by GTPv1, GTPv2 or RADIUS at the rate asked for;
-devices send messages by MQTT, HTTP, TCP and UDP, each at its own steady rate whatever the answers take.
-Thresholds decide the exit code.
+Without --endpoint it starts its own Airloom with embedded defaults, and stops it afterwards. With --endpoint
+it uses SIMs of the customer whose auth key it is given. With --config or --contact, by which it reaches a
+node's control channel, it imports missing SIMs, and creates a customer if it has no key; without either and
+without a key the sandbox must be on. SIMs attach by GTPv1, GTPv2 or RADIUS at a fixed rate; each device sends
+messages by MQTT, HTTP, TCP and UDP at a fixed rate, however long answers take. Thresholds decide the exit
+code.
 """
 
 import argparse
@@ -211,7 +211,7 @@ class Run:
 
     @contextmanager
     def _asking_for(self, *names: str) -> Iterator[None]:
-        """Steps of these names are asked for inside: their rates are over this time, not the whole run."""
+        """The requests inside count as these steps: their rates refer to this time, not to the whole run."""
         began = self.elapsed_s
         yield
         for step in self.steps.values():
@@ -279,8 +279,8 @@ class Run:
             due += INTERIM_S
 
     async def _timed(self, name: str, due: float, step: Awaitable[Any]) -> Any:
-        """Await a step; ``None`` when it failed. An answer that says no is a failure too."""
-        why = "the answer says no"
+        """Await a step; ``None`` when it failed. A refusal is a failure too."""
+        why = "the request was refused"
         try:
             result = await step
         except FAILURES as error:
@@ -375,7 +375,7 @@ def _shares(known: Sequence[str]) -> Any:
                 raise argparse.ArgumentTypeError(f"{item!r}: write NAME=SHARE with {', '.join(known)}")
             shares[name] = int(share or 1)
         if not sum(shares.values()):
-            raise argparse.ArgumentTypeError("every share is 0")
+            raise argparse.ArgumentTypeError("at least one share must be above 0")
         return {name: share for name, share in shares.items() if share}
 
     return parse
@@ -414,31 +414,31 @@ def _parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " "),
         epilog="A threshold names a step (attach, attach.gtpv2, message.mqtt, reconnect, report.radius,"
         " detach) and a figure (p50, p99, p99.9, avg, max, rate, count, errors; a rate is per second of"
-        " attaching, of talking or of detaching, each by itself): --threshold 'attach.p99<50ms'"
-        " --threshold 'message.errors<=0.1%'. Exit code 99: one was missed.",
+        " its own phase: attaching, sending or detaching): --threshold 'attach.p99<50ms'"
+        " --threshold 'message.errors<=0.1%'. Exit code 99: a threshold was missed.",
     )
     everywhere = ",".join(f"{name}=1" for name in PROTOCOLS)
     add = parser.add_argument
-    add("--sims", type=_number(int, 1, SIMS_MAX), default=100, help="how many (default 100)")
+    add("--sims", type=_number(int, 1, SIMS_MAX), default=100, help="number of SIMs (default 100)")
     add("--attach-rate", type=_number(float, 0.1, RATE_MAX), default=50.0, help="SIMs a second (default 50)")
-    add("--duration", type=_number(float, 1, 86_400), default=20.0, help="seconds of talk (default 20)")
+    add("--duration", type=_number(float, 1, 86_400), default=20.0, help="seconds of messages (default 20)")
     add("--message-rate", type=_number(float, 0.001, RATE_MAX), default=1.0,
         help="messages a second of each device (default 1)")  # fmt: skip
-    add("--payload-bytes", type=_number(int, 1, 60_000), default=100, help="of a message (default 100)")
+    add("--payload-bytes", type=_number(int, 1, 60_000), default=100, help="size of a message (default 100)")
     add("--mix", type=_shares(PROTOCOLS), default=_shares(PROTOCOLS)(everywhere),
         help=f"shares of the protocols (default {everywhere})")  # fmt: skip
     add("--access", type=_shares(ACCESSES), default=_shares(ACCESSES)("gtpv1=1,gtpv2=1"),
         help="shares of the kinds of attach: gtpv1, gtpv2, radius (default gtpv1=1,gtpv2=1)")  # fmt: skip
-    add("--threshold", type=_threshold, action="append", default=[], help="what must hold; may be repeated")
-    add("--html", type=Path, help="write a page with plots there")
+    add("--threshold", type=_threshold, action="append", default=[], help="a condition; may be repeated")
+    add("--html", type=Path, help="write a page with plots to this file")
     add("--json", action="store_true", help="print the figures as one JSON object last")
-    other = parser.add_argument_group("another Airloom than one of its own")
+    other = parser.add_argument_group("to test another Airloom")
     other.add_argument("--endpoint", type=endpoint_of, default="", help="its API, http://HOST:PORT")
     other.add_argument("--gateway", default="127.0.0.1", help="its GTP address (default 127.0.0.1)")
     other.add_argument("--radius", default="", help="its RADIUS address (default: the GTP address)")
-    other.add_argument("--radius-secret", default="", help="what it shares with this host")
+    other.add_argument("--radius-secret", default="", help="the secret of this host's RADIUS client")
     other.add_argument("--local", type=_addresses, default=(), metavar="ADDRESS[,ADDRESS]",
-        help="the address to be SGSN, SGW or NAS on; two, where --access has gtpv1 and gtpv2")  # fmt: skip
+        help="address of the simulated SGSN, SGW or NAS; two if --access has gtpv1 and gtpv2")  # fmt: skip
     other.add_argument(
         "--profile", default="", help="endpoint and auth key, as `airloom configure` saved them"
     )
@@ -448,10 +448,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     other.add_argument(
         "--auth-key", default=os.environ.get("AIRLOOM_AUTH_KEY", ""),
-        help="its secret (better AIRLOOM_AUTH_KEY: others see what stands here)",
+        help="its secret; prefer AIRLOOM_AUTH_KEY, because other users can see arguments",
     )  # fmt: skip
-    other.add_argument("--config", type=Path, help="its airloom.toml, to bring in SIMs that are missing")
-    other.add_argument("--contact", default="", help="the same by a node's control channel, http://HOST:PORT")
+    other.add_argument("--config", type=Path, help="its airloom.toml, to import missing SIMs")
+    other.add_argument("--contact", default="", help="the same by a control channel, http://HOST:PORT")
     return parser
 
 

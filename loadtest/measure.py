@@ -68,7 +68,7 @@ class Step:
         self.errors = 0
         self.seconds: dict[int, Second] = {}
         self.asked_s = 0.0
-        """How long it was asked for: what its rate is over. Attaches are asked for before devices talk."""
+        """The time over which its rate is computed. Attaches are requested before devices send."""
 
     def done(self, at_s: float, latency_s: float) -> None:
         """It went well, so many seconds into the run, after so long."""

@@ -54,7 +54,7 @@ async def read_stream(data_dir: Path) -> list[StoredRecord]:
 
 
 async def total_of_stats(customer: ApiClient, sim_id: str) -> dict[str, int]:
-    """A SIM's octets of this month, up and down, as the statistics API tells them."""
+    """A SIM's octets of this month, up and down, from the statistics API."""
     now = int(time.time())
     answer = await customer.call(
         "GET", f"/stats/air/sims/{sim_id}", period="month", **{"from": now - 40 * 86_400, "to": now + 60}

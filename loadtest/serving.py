@@ -182,7 +182,7 @@ class Served:
         self.entries = str(json.loads(line)["edge"])
 
     async def kill(self) -> None:
-        """``kill -9``: nothing is flushed, nothing is told."""
+        """``kill -9``: nothing is flushed or reported."""
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(signal.SIGKILL)
             await self.process.wait()
@@ -228,4 +228,4 @@ class Served:
 
     def _last_words(self) -> str:
         text = (self.data_dir / "serve.log").read_text(errors="replace").strip()
-        return text.splitlines()[-1] if text else "serve ended without a word"
+        return text.splitlines()[-1] if text else "serve ended without output"

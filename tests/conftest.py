@@ -1,4 +1,4 @@
-"""What holds for every test.
+"""Rules for every test.
 
 - A blocking call of shipped code inside a running event loop fails the test (blockbuster).
 - ``@pytest.mark.root`` and ``@pytest.mark.program("tshark")`` name what a test needs; without it the test is
@@ -6,7 +6,7 @@
 - ``@pytest.mark.long`` is run with ``AIRLOOM_LONG`` set, as `./run prove store` does.
 - ``@pytest.mark.kinesis`` needs the servers of ``loadtest.external.kinesis``, ``@pytest.mark.cassandra`` the
   jars of ``loadtest.external.cassandra``.
-- Hypothesis runs the profile ``fast``; ``HYPOTHESIS_PROFILE=thorough`` looks further, with fresh dice.
+- Hypothesis runs the profile ``fast``; ``HYPOTHESIS_PROFILE=thorough`` runs more examples, with new seeds.
 """
 
 import asyncio

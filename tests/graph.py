@@ -1,6 +1,6 @@
 """The graph of imports between rooms, from the code, and its pictures in docs/ARCHITECTURE.md.
 
-``python -m tests.graph`` draws the pictures anew; ``tests/test_graph.py`` compares them.
+``python -m tests.graph`` redraws the pictures; ``tests/test_graph.py`` compares them.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """The tables of all state machines, and their diagrams in docs/machines.md.
 
-``python -m tests.machines`` draws the diagrams anew; ``tests/test_machines.py`` compares them.
+``python -m tests.machines`` redraws the diagrams; ``tests/test_machines.py`` compares them.
 """
 
 import re

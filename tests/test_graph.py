@@ -39,7 +39,7 @@ def test_no_circle(name: str) -> None:
 
 def test_the_architecture_page_shows_what_the_code_imports() -> None:
     page = graph.PAGE.read_text()
-    assert graph.redrawn(page) == page, "`python -m tests.graph` draws it anew"
+    assert graph.redrawn(page) == page, "`python -m tests.graph` redraws it"
 
 
 def test_a_room_that_is_imported_anywhere_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

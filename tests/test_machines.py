@@ -32,7 +32,7 @@ class Deed(Enum):
 
 def test_the_page_shows_the_tables() -> None:
     page = machines.PAGE.read_text()
-    assert machines.redrawn(page) == page, "`python -m tests.machines` draws it anew"
+    assert machines.redrawn(page) == page, "`python -m tests.machines` redraws it"
 
 
 @pytest.mark.parametrize("name", machines.MACHINES)

@@ -1,8 +1,8 @@
-"""The data folder of a node: one process at a time, and an id by which a node of the same name is told apart.
+"""The data folder of a node: one process at a time, and an id that distinguishes nodes of the same name.
 
 Rules: the lock is the kernel's and ends with the process, however it ends; the id is made once and stays.
-What is in the folder is its owner's alone: a folder that others could look into is closed to them, with all
-that is in it, if it is a data folder or empty, and refused if it may be somebody else's.
+Only the owner may read the folder. A data folder or an empty folder that others can read is closed to them,
+with its content; any other folder that they can read is refused.
 """
 
 import fcntl
@@ -70,7 +70,7 @@ def _close_to_others(folder: Path) -> None:
 
 
 def _id_in(descriptor: int, entropy: Entropy) -> str:
-    """What stands there; one that was never written whole is made anew."""
+    """The stored id; an incompletely written one is replaced."""
     found = os.pread(descriptor, 32, 0)
     if not _ID.fullmatch(found):
         found = entropy.random_bytes(16).hex().encode()

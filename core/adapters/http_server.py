@@ -1,13 +1,14 @@
-"""What the customer API and the control channel listen with: slow, many or broken clients cost little.
+"""The HTTP server of the customer API and the control channel: slow, many or broken clients cost little.
 
 Rules:
 
-- A request's head is whole ``HEAD_S`` after its first octet (or after the connection), its body ``BODY_S``
-  after its head; between requests a connection may rest for ``IDLE_S``, longer than at load balancers.
-- There are at most so many connections, and so many of one address; who comes beyond is told 503 and closed.
-- What is no HTTP is answered 400, and counted: no stranger writes into the log.
-- The process' limit of open files is raised as far as it may be, and divided: ``RESERVE`` of them are never a
-  client's, for the store, the stream and the gateways' sockets.
+- A request's head must be complete ``HEAD_S`` after its first octet (or after the connection), its body
+  ``BODY_S`` after its head. Between requests a connection may be idle for ``IDLE_S``, longer than a load
+  balancer's limit.
+- Connections are limited, in total and per address; further ones get 503 and are closed.
+- Malformed requests get 400 and are counted, not logged.
+- The process raises its soft limit of open files to the hard one. ``RESERVE`` of them are never used by
+  clients, but by the store, the stream and the gateways' sockets.
 """
 
 import asyncio

@@ -74,7 +74,7 @@ class NoLinks:
     """Implements ``Links`` for a node without a control channel."""
 
     def connect(self, contact: str) -> AbstractAsyncContextManager[WebSocketLink]:
-        """Nobody can be reached."""
+        """There are no other nodes; raises ``Unavailable``."""
         raise Unavailable("control.secret is not set: no other node can be reached")
 
 

@@ -75,7 +75,7 @@ class UdpSocket:
         return self._address
 
     def send(self, data: bytes, to: Address) -> bool:
-        """Send now or not at all; ``to`` is a dotted quad (a name would be looked up) and a port."""
+        """Send now or drop; ``to`` is a dotted quad (a name would be looked up) and a port."""
         try:
             self._send_to(data, to)
         except (OSError, OverflowError):

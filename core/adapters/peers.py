@@ -23,34 +23,34 @@ class NoPeers:
     """Implements ``Peers`` for a node without a control channel."""
 
     def watch(self, contact: str) -> None:
-        """There is nobody."""
+        """Does nothing: there are no other nodes."""
 
     async def watches(self, contact: str) -> bool:
-        """Nobody is."""
+        """Always false."""
         return False
 
     async def is_dead(self, contact: str) -> bool:
-        """Nobody can tell."""
+        """Always false."""
         return False
 
     async def name_at(self, contact: str) -> str:
-        """Nobody is known."""
+        """Always empty."""
         return ""
 
     async def hand_over(self, contact: str, gateway_id: str) -> None:
-        """Nobody can be asked."""
+        """Raises ``Unavailable``."""
         raise Unavailable("control.secret is not set: no other node can be asked")
 
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
-        """Nobody can be asked."""
+        """Raises ``Unavailable``."""
         raise Unavailable("control.secret is not set: no other node can be asked")
 
     async def refresh_sessions_of(self, contact: str, gateway_id: str, sim_id: str) -> None:
-        """Nobody can be asked."""
+        """Raises ``Unavailable``."""
         raise Unavailable("control.secret is not set: no other node can be asked")
 
     async def group_changed(self, contact: str, gateway_id: str, operator_id: str, group_id: str) -> None:
-        """Nobody can be asked."""
+        """Raises ``Unavailable``."""
         raise Unavailable("control.secret is not set: no other node can be asked")
 
 
@@ -114,7 +114,7 @@ class HttpPeers:
         await self._ask("POST", f"{contact}/control/group-changed", wanted, END_S)
 
     async def aclose(self) -> None:
-        """Watch nobody any more."""
+        """Stop watching all nodes."""
         for task in list(self._watching.values()):
             task.cancel()
             with suppress(asyncio.CancelledError):

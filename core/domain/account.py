@@ -1,7 +1,7 @@
 """A customer's account: operator, auth keys, group.
 
-Rules: secrets are kept as digests only; ``operator_id`` is ``OP`` and ten digits. An operator is closed,
-never removed, so that what its SIMs used stays somebody's.
+Rules: secrets are stored as digests only; ``operator_id`` is ``OP`` and ten digits. An operator is closed,
+never removed, so that its SIMs' usage keeps an owner.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ class Operator:
     """A customer (the contract's operator). ``password_hash`` is argon2id, empty when none is set.
 
     ``generation`` rises with each change of the password: tokens of an earlier one are refused.
-    ``is_listed``: written by a version that lists operators.
+    ``is_listed``: stored by a version that lists operators.
     """
 
     operator_id: str
@@ -51,6 +51,6 @@ class Group:
     created: datetime
     modified: datetime
     configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
-    """May hold a password for CHAP (``SoracomAir.authentication``)."""
+    """Left out of ``repr``: it may contain a password (``SoracomAir.authentication``)."""
     tags: Mapping[str, str] = field(default_factory=dict)
     version: int = 0

@@ -1,7 +1,7 @@
 """Address blocks, and which gateway instance allocates from which.
 
-Rules: blocks never overlap, whatever sizes the nodes are configured with; a network is cut into several
-blocks, however small it is, so that one can be allocated from while another is held back.
+Rules: blocks never overlap, whichever sizes the nodes are configured with. Even a small network is divided
+into several blocks, so that addresses can come from one while another is held back.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,12 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 PREFIX_MAX = 29
-"""A smaller block has hardly an address that may be allocated (``core.domain.pools``)."""
+"""The longest prefix: a smaller block has hardly any address to allocate (``core.domain.pools``)."""
 _CUT_BITS = 3
 
 
 class Block(NamedTuple):
-    """A network as two numbers, for a map may hold thousands: its first address and its prefix's length."""
+    """A network as two numbers, its first address and its prefix length: a map may hold thousands."""
 
     first: int
     prefix: int
@@ -37,7 +37,7 @@ class Block(NamedTuple):
 
     @classmethod
     def around(cls, address: IPv4Address, prefix: int) -> "Block":
-        """The block of this size that an address lies in."""
+        """The block of this size that contains an address."""
         size = 1 << (32 - prefix)
         return cls(int(address) // size * size, prefix)
 
@@ -52,19 +52,19 @@ class BlockOwner:
 
 @dataclass(frozen=True, slots=True)
 class BlockMap:
-    """Every block that has an owner. ``version`` rises with each change of the whole."""
+    """Every block that has an owner. ``version`` rises with each change of the map."""
 
     version: int
     owners: Mapping[Block, BlockOwner]
 
 
 def prefix_within(network: IPv4Network, wished: int) -> int:
-    """How long the prefixes of a network's blocks are: as wished, longer where the network is too small."""
+    """The prefix length of a network's blocks: as configured, or longer for a small network."""
     return max(network.prefixlen, min(PREFIX_MAX, max(wished, network.prefixlen + _CUT_BITS)))
 
 
 def first_free(network: IPv4Network, prefix: int, taken: Iterable[Block]) -> Block | None:
-    """The lowest block within a network that overlaps nothing that is taken."""
+    """The lowest block of a network that overlaps no taken block."""
     whole, size = Block.of(network), 1 << (32 - prefix)
     place = whole.first
     for other in sorted(taken):

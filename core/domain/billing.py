@@ -1,7 +1,7 @@
-"""What usage costs, from when on, and which months are closed.
+"""Tariffs and closed months.
 
-Rules: money is integer nano-units of its currency; a tariff is immutable and its version names it for ever; a
-closed month never changes again.
+Rules: money is integer nano-units of its currency; a tariff is immutable and identified by its
+version; a closed month never changes.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from core.domain.values import replace
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CLOSING_DELAY = timedelta(hours=72)
-"""A month is closed this long after its end: late reports have come in by then."""
+"""A month is closed this long after its end, so that late reports are included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """One price for each octet, in force from ``valid_from`` until the next version is.
+    """One price for each octet, from ``valid_from`` until the next version applies.
 
     ``unit_bytes`` is what a SIM's day is rounded up to; ``overhead_bytes`` is added for each packet.
     """
@@ -31,26 +31,28 @@ class Tariff:
     valid_from: datetime = EPOCH
 
     def costs_as(self, other: "Tariff") -> bool:
-        """Whether both price the same usage the same."""
+        """Whether both give the same price for the same usage."""
         return replace(self, version=other.version, valid_from=other.valid_from) == other
 
 
 def tariff_of(versions: Sequence[Tariff], month: int) -> Tariff:
-    """The one in force when the month ends; ``versions`` are in order, and the first holds since ever."""
+    """The one in force when the month ends. ``versions`` are in order; the first also applies before
+    its ``valid_from``.
+    """
     return [versions[0], *(each for each in versions[1:] if each.valid_from < end_of(month))][-1]
 
 
 def closes_at(month: int) -> datetime:
-    """When the month may be closed."""
+    """The time from which the month may be closed."""
     return end_of(month) + CLOSING_DELAY
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedMonth:
-    """An operator's month (yyyymm) as it was closed; the charges are in the object store.
+    """An operator's closed month (yyyymm); its charges are in the object store.
 
-    ``digest`` is the SHA-256 of the stored statement, empty when nothing was used. ``tariff_version`` is 0
-    when it was priced before versions were kept. ``closed``: when its usage began to be read.
+    ``digest`` is the SHA-256 of the stored statement, empty without usage. ``tariff_version`` is 0 for
+    a month that was closed before tariffs had versions. ``closed``: when reading its usage began.
     """
 
     operator_id: str
@@ -65,10 +67,10 @@ class ClosedMonth:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How far closing has come: of months (yyyymm) up to ``closed`` all operators are closed.
+    """Progress of closing: months (yyyymm) up to ``closed`` are closed for all operators.
 
-    Those up to ``begun`` ended before closing began: each is closed when it is first read. Of the month after
-    ``closed`` the operators up to ``operator_id`` are done.
+    Months up to ``begun`` ended before the first run: each is closed when it is first read. In the month
+    after ``closed`` the operators up to ``operator_id`` are done.
     """
 
     begun: int
@@ -79,7 +81,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class LateMark:
-    """Usage of a SIM was stored so late that its month may have been closed; ``at``: when, the last time."""
+    """Usage of a SIM that was stored when its month may have been closed; ``at``: the last time."""
 
     operator_id: str
     imsi: str
@@ -88,7 +90,7 @@ class LateMark:
 
 @dataclass(frozen=True, slots=True)
 class LateUsage:
-    """What came after an operator's month was closed, and what it would have cost: it is in no bill."""
+    """Usage that came after an operator's month was closed, and its price: it is in no bill."""
 
     operator_id: str
     month: int

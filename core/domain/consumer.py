@@ -1,21 +1,21 @@
-"""Who reads a shard of a stream for an application, and how far it has come.
+"""The lease and checkpoint of one application's reader of a shard.
 
-Rules: exactly one consumer at a time reads a shard, under a lease whose ``fence`` only ever rises; the
-checkpoint is moved by the lease's holder alone, after the effect of what it read is durable.
+Rules: exactly one consumer at a time reads a shard, under a lease whose ``fence`` only ever rises; only
+the lease's holder moves the checkpoint, after the effect of the records is durable.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 
 SHARD_END = "SHARD_END"
-"""The checkpoint of a shard that was closed and read to its end: its children may be read now."""
+"""The checkpoint of a closed shard that was read to its end: its children may be read now."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardLease:
-    """One application's reading of one shard; ``checkpoint`` empty: nothing is finished yet.
+    """One application's reading of one shard; ``checkpoint`` empty: nothing is processed yet.
 
-    ``expires`` is for people: no clock of another worker decides.
+    ``expires`` is informative: other workers do not compare it with their clocks.
     """
 
     application: str

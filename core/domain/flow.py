@@ -1,19 +1,19 @@
-"""Dedicated bearers: which packets of a session go apart, and in which tunnel.
+"""Dedicated bearers: which packets of a session use which tunnel.
 
-Rule: the filters of a session's dedicated bearers are asked in ascending order of precedence; what none of
-them takes goes by the default bearer (TS 23.060 §15.3, TS 23.401 §4.7.2).
+Rule: the filters of a session's dedicated bearers are evaluated in ascending order of precedence; packets
+that match none use the default bearer (TS 23.060 §15.3, TS 23.401 §4.7.2).
 """
 
 from dataclasses import dataclass
 
 Ports = tuple[int, int]
-"""First and last, both within."""
+"""The first and the last port, both included."""
 
 
 @dataclass(frozen=True, slots=True)
 class PacketFilter:
-    """One packet filter of a TFT (TS 24.008 §10.5.6.12), seen from the device: ``remote`` is the far side as
-    a network in CIDR notation, ``local_ports`` are the device's. What is empty or ``None`` may be anything.
+    """One packet filter of a TFT (TS 24.008 §10.5.6.12), seen from the device: ``remote`` is the far end as
+    a network in CIDR notation, ``local_ports`` are the device's. Empty or ``None`` matches everything.
     """
 
     identifier: int

@@ -1,7 +1,7 @@
-"""A gateway instance: the owner of an address, of TEIDs and of a pool of device addresses.
+"""A gateway instance: it owns an address, TEIDs and blocks of device addresses.
 
 Rules: exactly one node holds a gateway instance at a time, under a lease whose ``fence`` only ever rises;
-the restart counter rises only when sessions were truly lost (TS 23.007 §18), never on a mere restart.
+the restart counter rises only when sessions were lost (TS 23.007 §18), not on a restart.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from core.domain.lease import Lease
 
 
 class GatewayLease(Lease, frozen=True):
-    """Who holds a gateway instance; ``restart_counter`` is what peers are told as Recovery."""
+    """The lease of a gateway instance; ``restart_counter`` is sent to peers as Recovery."""
 
     restart_counter: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class AddressHolder:
-    """Which session has a static address, since when, and in which lease term of its gateway it took it.
+    """The session that has a static address, since when, and the lease term in which it was assigned.
 
-    With ``rests_until`` it has it no longer, and until then no other SIM may.
+    With ``rests_until`` the session has ended, and until then no other SIM gets the address.
     """
 
     address: IPv4Address

@@ -1,7 +1,7 @@
-"""What a group's configuration may say: one table of what has an effect.
+"""The settings of a group that have an effect: one table.
 
-Rule: a value without an effect is refused when it is set. To switch off what is not offered has the effect
-that it asks for, and is accepted: clients send whole forms, most of whose fields do so.
+Rule: a value without an effect is refused when it is set. A value that switches off what is not offered is
+accepted: clients send whole forms, and most of their fields do that.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ NAMESPACES = frozenset(
     {"SoracomAir", "SoracomBeam", "SoracomEndorse", "SoracomFlux", "SoracomFunk", "SoracomFunnel"}
     | {"SoracomHarvest", "SoracomHarvestFiles", "SoracomKrypton", "SoracomOrbit", "UnifiedEndpoint"}
 )
-"""The contract's."""
+"""The namespaces of SORACOM's contract."""
 AIR = "SoracomAir"
-"""The one with settings that have an effect."""
+"""The namespace whose settings have an effect."""
 
 Problem = Callable[[object], str]
-"""What is wrong with a value; nothing when it is right."""
+"""The problem with a value; empty when it is valid."""
 
 
 def _wanted(kind: type, name: str) -> Problem:
@@ -54,14 +54,14 @@ SUPPORTED: Mapping[str, Problem] = {
 
 
 def is_off(value: object) -> bool:
-    """Whether a value only says that something is not to be: nothing, or ``enabled`` as false."""
+    """Whether a value only switches something off: empty, or ``enabled`` is false."""
     if isinstance(value, Mapping):
         return value.get("enabled") is False or all(map(is_off, value.values()))
     return not value
 
 
 def problem(namespace: str, values: Mapping[str, object], merged: Mapping[str, object]) -> str:
-    """What is wrong with ``values`` that are to be set, which makes the namespace ``merged``; or nothing."""
+    """The problem with ``values`` to be set, with which the namespace becomes ``merged``; or empty."""
     for key, value in values.items():
         check = SUPPORTED.get(key) if namespace == AIR else None
         if check is not None:

@@ -1,6 +1,6 @@
 """Identifiers that sort by time.
 
-Rule: an id is made from the time and fresh random bytes handed in; nothing here reads a clock or dice.
+Rule: an id is made from the time and random bytes in the arguments; nothing here reads a clock.
 """
 
 import re
@@ -18,7 +18,7 @@ def time_ordered_id(at: datetime, random_bytes: bytes) -> str:
 
 
 def time_of_id(id_: str) -> datetime:
-    """When it was made; raises ``ValueError`` for what is no such id."""
+    """When it was made; raises ``ValueError`` for a text that is not such an id."""
     if not is_id(id_):
         raise ValueError("not 32 hex digits")
     return datetime.fromtimestamp(int(id_[:12], 16) / 1_000, UTC)

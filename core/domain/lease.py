@@ -1,6 +1,6 @@
-"""A lease: which node does a thing that exactly one node may do at a time, and with which fence.
+"""A lease: the node that holds a gateway instance or a singleton job, and its fence.
 
-Rule: the fence rises with each taking and never falls; whoever writes for the thing names it.
+Rule: the fence rises with each new holder and never falls; each write of the holder carries it.
 """
 
 from datetime import datetime
@@ -12,11 +12,12 @@ from core.domain.values import replace
 
 
 class Lease(Struct, frozen=True):
-    """Who holds it. ``lease_id`` names the thing, as stored under the key that gateways had first.
+    """The holder. ``lease_id`` is stored as ``gateway_id``, the key of the first leases.
 
-    ``contact`` is the holder's control channel, empty when it has none; ``is_released``: the holder gave it
-    up in order, everything counted is durable. ``renewed`` is for people: no clock of another node decides.
-    ``folder_id`` names the data folder that the holder counts into: by it a node knows its own earlier life.
+    ``contact`` is the holder's control channel, empty when it has none. ``is_released``: the holder released
+    it in order, and all its counters are durable. ``renewed`` is informative: other nodes do not compare it
+    with their clocks. ``folder_id`` identifies the holder's data folder, by which a restarted node
+    recognises its own lease.
     """
 
     lease_id: str = field(name="gateway_id")
@@ -29,11 +30,11 @@ class Lease(Struct, frozen=True):
     version: int = 0
 
     def is_of(self, owner: str, folder_id: str) -> bool:
-        """Whether a node of this name took it on this folder, in its present life or an earlier one."""
+        """Whether this node took it with this data folder, before or after a restart."""
         return self.owner == owner and self.folder_id in ("", folder_id)
 
     def taken(self, owner: str, contact: str, folder_id: str, now: datetime) -> Self:
-        """As this node takes it from whoever had it: the fence rises, what else it says stays."""
+        """The lease as taken by this node: the fence rises, other fields stay."""
         return replace(
             self,
             owner=owner,

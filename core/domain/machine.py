@@ -2,11 +2,9 @@
 
 Rules:
 
-- Everything about a machine's transitions stands in its table, beside the states and events that it names.
-  What applies the table adds no transition of its own.
-- An action is a name: the table does nothing. Whoever owns the machine does what the action says; without an
-  action the state alone changes.
-- A pair that is not in the table is refused: the state stays, nothing is done, and it is counted under
+- All transitions of a machine are in its table. The code that applies the table adds none.
+- An action is a name; the owner of the machine carries it out. Without an action only the state changes.
+- A pair that is not in the table is refused: the state stays, nothing is done, and it is counted as
   ``EVENT_while_STATE``.
 """
 
@@ -25,7 +23,7 @@ Table = Mapping[State, Mapping[Event, tuple[State, Action | None]]]
 def step(
     table: Table[State, Event, Action], state: State, event: Event, refused: Counter[str]
 ) -> tuple[State, Action | None] | None:
-    """The next state and what is to be done; ``None`` when the table refuses, which ``refused`` counts."""
+    """The next state and the action; ``None`` when the table refuses, which ``refused`` counts."""
     found = table[state].get(event)
     if found is None:
         refuse(refused, event.name, state.name)
@@ -33,5 +31,5 @@ def step(
 
 
 def refuse(refused: Counter[str], event: str, state: str) -> None:
-    """Count an event that came in a state whose row does not have it."""
+    """Count an event that the state's row does not have."""
     refused[f"{event.lower()}_while_{state.lower()}"] += 1

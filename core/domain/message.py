@@ -10,7 +10,8 @@ from datetime import datetime
 from msgspec import Struct
 
 MESSAGE_BYTES_MAX = 65_507
-"""The largest payload of one UDP datagram over IPv4 (RFC 768, RFC 791); larger than any entry point takes."""
+"""The largest payload of one UDP datagram over IPv4 (RFC 768, RFC 791); larger than any entry point
+accepts."""
 
 
 class DeviceMessage(Struct, frozen=True, gc=False):
@@ -39,7 +40,7 @@ class StreamRecord(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class MessageCount:
-    """How many messages an IMSI sent on a UTC day (yyyymmdd), and the last record that was counted."""
+    """The number of messages of an IMSI on a UTC day (yyyymmdd), and the last record counted."""
 
     imsi: str
     day: int

@@ -1,4 +1,4 @@
-"""UTC months, written yyyymm: what bills are made of."""
+"""UTC months, written yyyymm."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,13 +11,13 @@ def month_of(at: datetime) -> int:
 
 
 def month_after(month: int, by: int = 1) -> int:
-    """The month that many later; with a negative number, earlier."""
+    """The month so many months later, or earlier for a negative number."""
     index = month // 100 * 12 + month % 100 - 1 + by
     return index // 12 * 100 + index % 12 + 1
 
 
 def months_between(month: int, later: int) -> int:
-    """How many months later; 0 when it is not later."""
+    """The number of months from one to the other; 0 when it is not later."""
     return max((later // 100 - month // 100) * 12 + later % 100 - month % 100, 0)
 
 

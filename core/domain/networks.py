@@ -1,6 +1,6 @@
-"""Networks of both families, by the names under which somebody configured them.
+"""Networks of both families, by their configuration keys.
 
-Rule: what is found wrong is told by both names, so that whoever reads it knows which of them to change.
+Rule: an error names both keys, so that the operator knows which of them to change.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Network = IPv4Network | IPv6Network
 
 
 def demand_apart(named: Sequence[tuple[str, Network]]) -> None:
-    """Raises ``ValueError`` when of these networks, each with its name, two overlap."""
+    """Raises ``ValueError`` when two of these networks, each with its name, overlap."""
     before: tuple[str, Network] | None = None
     for name, network in sorted(named, key=lambda each: (each[1].version, each[1], each[0])):
         if before is not None and before[1].version == network.version and before[1].overlaps(network):

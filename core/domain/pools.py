@@ -1,9 +1,9 @@
 """Pools of a gateway instance: device addresses and TEIDs.
 
-Rules: nothing is allocated twice; what is released stays in quarantine before it is allocated again, so that
-a late packet of the old holder never reaches the new one; TEIDs are unpredictable and never 0. Memory grows
-with what is allocated or in quarantine, not with the network that it is allocated from. (Queues are
-``OrderedDict``: to find the first of a plain one takes longer with each that was removed before it.)
+Rules: nothing is allocated twice. A released address or TEID stays in quarantine before it is allocated
+again, so that a late packet for the old holder never reaches the new one. TEIDs are unpredictable and never
+0. Memory grows with the number allocated or in quarantine, not with the size of the network. (Queues are
+``OrderedDict``: finding the first key of a ``dict`` slows down with each key removed before it.)
 """
 
 from collections import Counter, OrderedDict
@@ -15,18 +15,18 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 TEID_DRAWS_MAX = 64
 """A draw meets a TEID in use with probability below 2**-12 even at a million sessions."""
 NEVER_ALLOCATED = 3
-"""Of each block: its network, its first host's and its broadcast address."""
+"""Addresses of each block: its network, first host and broadcast address."""
 
 
 class PoolExhausted(Exception):
-    """Everything is allocated or in quarantine."""
+    """All addresses or TEIDs are allocated or in quarantine."""
 
 
 @dataclass(slots=True)
 class _Block:
-    """A block that is allocated from. ``following`` to ``last`` were never allocated, ``free`` are those
-    whose quarantine is over; ``unused`` counts what is neither allocated nor in quarantine. One that is not
-    ``allocating`` keeps what was allocated of it.
+    """A block of a pool. ``following`` to ``last`` were never allocated, ``free`` are those whose
+    quarantine has ended; ``unused`` counts addresses neither allocated nor in quarantine. A block that is not
+    ``allocating`` keeps its allocated addresses.
     """
 
     network: IPv4Network
@@ -40,21 +40,20 @@ class _Block:
 
     @property
     def is_allocated_from(self) -> bool:
-        """Whether its unused addresses may be allocated now."""
+        """Whether its unused addresses can be allocated now."""
         return self.is_open and self.allocating
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of it is allocated or in quarantine."""
+        """Whether none of its addresses is allocated or in quarantine."""
         return self.unused == self.network.num_addresses - NEVER_ALLOCATED
 
 
 class AddressPool:
-    """The IPv4 addresses of some blocks that do not overlap, of each without those that are
-    ``NEVER_ALLOCATED``.
+    """The IPv4 addresses of some blocks that do not overlap, without those ``NEVER_ALLOCATED``.
 
-    A block is allocated from in order, then in the order in which quarantines end, until it is exhausted: so
-    the others become empty.
+    Addresses of one block are allocated in order, then in the order in which quarantines end, until it is
+    exhausted: so the other blocks become empty.
     """
 
     def __init__(self, *, quarantine_s: float) -> None:
@@ -74,23 +73,24 @@ class AddressPool:
 
     @property
     def blocks(self) -> frozenset[IPv4Network]:
-        """What it allocates from."""
+        """The blocks that it allocates from."""
         return frozenset(block.network for block in self._blocks.values())
 
     def unused(self, now: float) -> int:
-        """How many addresses may be allocated now."""
+        """How many addresses can be allocated now."""
         self._wake(now)
         return self._unused
 
     def empty_blocks(self, now: float) -> list[IPv4Network]:
-        """Blocks of which nothing is allocated, nothing is in quarantine and nothing is held back."""
+        """Blocks without an address that is allocated, in quarantine or held back."""
         self._wake(now)
         return [block.network for block in self._blocks.values() if block.is_open and block.is_empty]
 
     def add(self, network: IPv4Network, opens: float, *, allocating: bool = True) -> None:
-        """Lend from this block too, from the moment ``opens`` on; until then its addresses can be claimed.
+        """Allocate from this block too, from the time ``opens`` on; until then its addresses can only be
+        claimed.
 
-        If it is not ``allocating`` that is all that they ever can.
+        If it is not ``allocating``, they can only ever be claimed.
         """
         first = int(network.network_address)
         if first not in self._blocks:
@@ -101,7 +101,7 @@ class AddressPool:
             heappush(self._waiting, (opens, first))
 
     def remove(self, network: IPv4Network) -> None:
-        """Lend no longer from a block that is open and empty."""
+        """Stop allocating from a block that is open and empty."""
         first = int(network.network_address)
         block = self._blocks.pop(first)
         self._masks -= Counter([int(network.netmask)])
@@ -109,7 +109,7 @@ class AddressPool:
         self._unused -= block.unused if block.is_allocated_from else 0
 
     def allocate(self, now: float) -> IPv4Address:
-        """An address that nobody holds; raises ``PoolExhausted``."""
+        """Allocate a free address; raises ``PoolExhausted``."""
         self._wake(now)
         if not self._usable:
             raise PoolExhausted("all addresses are allocated")
@@ -120,16 +120,16 @@ class AddressPool:
         return IPv4Address(number)
 
     def claim(self, address: IPv4Address, *, holder: str) -> bool:
-        """Lend the address that somebody says to have; false when it is not free.
+        """Allocate this address to ``holder``; false when it is not free.
 
-        One in quarantine is allocated to nobody but whom it rests for.
+        An address in quarantine is allocated only to the holder that it was released for.
         """
         quarantined = self._quarantined.get(int(address))
         return (quarantined is None or quarantined[1] == holder) and self.reclaim(address)
 
     def reclaim(self, address: IPv4Address) -> bool:
-        """Mark what an open session has, though it were in quarantine; false when another has it, or no
-        block.
+        """Mark an open session's address as allocated, even one in quarantine; false when another session
+        has it, or no block contains it.
         """
         number = int(address)
         block = self._block_of(number)
@@ -142,13 +142,13 @@ class AddressPool:
         return True
 
     def release(self, address: IPv4Address, now: float, *, holder: str = "") -> None:
-        """Give it back, into quarantine; meanwhile only ``holder`` may claim it. Idempotent."""
+        """Release it into quarantine; meanwhile only ``holder`` may claim it. Idempotent."""
         if (number := int(address)) in self._allocated:
             self._allocated.remove(number)
             self._quarantined[number] = (now + self._quarantine_s, holder)
 
     def quarantine(self, address: IPv4Address, now: float) -> None:
-        """Put what nobody has into quarantine, whole; what is allocated stays allocated."""
+        """Start a full quarantine, unless it is allocated: then it stays so."""
         if self.reclaim(address):
             self.release(address, now)
 
@@ -168,7 +168,7 @@ class AddressPool:
         return block.free.popitem(last=False)[0]
 
     def _wake(self, now: float) -> None:
-        """Blocks that open now, and addresses whose quarantine is over."""
+        """Open blocks that are due, and free addresses whose quarantine has ended."""
         while self._waiting and self._waiting[0][0] <= now:
             first = heappop(self._waiting)[1]
             if (opened := self._blocks.get(first)) is not None and not opened.is_open:
@@ -199,10 +199,10 @@ class AddressPool:
 
 @dataclass(frozen=True, slots=True)
 class UePrefixes:
-    """Which /64 goes with which device address: of each pair of pools the n-th with the n-th.
+    """The /64 of each device address: in each pair of pools the n-th /64 belongs to the n-th address.
 
-    So a session has one number, and whatever is true of its IPv4 address (allocated once, in quarantine,
-    static, led to its gateway by block) is true of its prefix.
+    So a session has one number, and the state of its IPv4 address (allocated, in quarantine, static, routed
+    to its gateway by block) is also that of its prefix.
     """
 
     pools: tuple[tuple[IPv4Network, IPv6Network], ...] = ()
@@ -239,7 +239,7 @@ class TeidPool:
         return len(self._allocated)
 
     def allocate(self, now: float) -> int:
-        """A TEID that is neither in use nor in quarantine; raises ``PoolExhausted``."""
+        """Allocate a TEID that is neither in use nor in quarantine; raises ``PoolExhausted``."""
         while self._quarantined and (oldest := next(iter(self._quarantined.items())))[1] <= now:
             del self._quarantined[oldest[0]]
         for _ in range(TEID_DRAWS_MAX):
@@ -250,18 +250,18 @@ class TeidPool:
         raise PoolExhausted("no free TEID found")
 
     def reclaim(self, teid: int) -> None:
-        """Mark what an open session has, though it were in quarantine."""
+        """Mark an open session's TEID as allocated, even one in quarantine."""
         self._quarantined.pop(teid, None)
         self._allocated.add(teid)
 
     def release(self, teid: int, now: float) -> None:
-        """Give it back, into quarantine. Idempotent."""
+        """Release it into quarantine. Idempotent."""
         if teid in self._allocated:
             self._allocated.remove(teid)
             self._quarantined[teid] = now + self._quarantine_s
 
     def quarantine(self, teid: int, now: float) -> None:
-        """Put what nobody has into quarantine, whole; what is allocated stays allocated."""
+        """Start a full quarantine, unless it is allocated: then it stays so."""
         if teid not in self._allocated:
             self._quarantined.pop(teid, None)
             self._quarantined[teid] = now + self._quarantine_s

@@ -1,8 +1,8 @@
 """Reasons for refusals, independent of protocol.
 
-Rule: two closed lists. ``AttachRefusal`` is what a network front end (GTP, RADIUS) may have to answer to an
-attach; ``RequestRefusal`` what the customer API may have to answer. Each front end maps its list to its wire
-in one table, and a test asserts that the table is total.
+Rule: two closed lists. ``AttachRefusal`` has the reasons of network front ends (GTP, RADIUS),
+``RequestRefusal`` those of the customer API. Each front end maps its list to its wire in one table, and a
+test asserts that the table is total.
 """
 
 from core.domain.values import KeyEnum

@@ -1,7 +1,7 @@
-"""What a peer asks of sessions, whatever protocol it speaks: made by the protocol, decided by the use cases.
+"""Peers' requests for sessions, independent of the protocol: the protocol makes them, the use cases decide.
 
-Rule: values only; the words are the domain's, no protocol's. What only the protocol can tell of its peers and
-of what a device showed (``HolderOf``, ``Proof``) goes beside a request, not inside.
+Rule: values only, in the domain's terms. Questions that only the protocol can answer about its peers or a
+device's credentials (``HolderOf``, ``Proof``) are passed beside a request, not in it.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from core.domain.usage import Volume
 
 
 class PeerTunnel(Struct, frozen=True):
-    """The peer's end of a GTP session, as its request named it."""
+    """The peer's end of a GTP session, as named in its request."""
 
     teid_control: int
     teid_user: int
@@ -28,8 +28,8 @@ class PeerTunnel(Struct, frozen=True):
 
 
 class Grant(Struct, frozen=True):
-    """What was promised before the session begins (``AddressReservations``): its id, and an address already
-    allocated, or one of the peer's own pool. ``apn`` is that of the promise, empty when it was forgotten.
+    """A reservation from before the session (``AddressReservations``): its id, and an address that is
+    already allocated, or one of the peer's own pool. ``apn`` is the reservation's, empty if it has expired.
     """
 
     session_id: str
@@ -39,11 +39,11 @@ class Grant(Struct, frozen=True):
 
 
 Proof = Callable[[str, bytes], bool]
-"""Whether the device showed this user name and this password; asked when the SIM's group demands one."""
+"""Whether the device sent this user name and password; called if the SIM's group requires one."""
 
 
 class Holder(Enum):
-    """Who holds a session, as seen by the peer that asks for one of the same SIM."""
+    """The holder of a session, as seen by the peer that requests one of the same SIM."""
 
     SAME = "same"  # the peer itself, or another address of its partner: replaced without a message
     YIELDING = "yielding"  # another, whose sessions this peer may take over: it is sent a delete request
@@ -51,19 +51,19 @@ class Holder(Enum):
 
 
 HolderOf = Callable[[Session], Holder]
-"""Compares who asks with who holds a session of the SIM: only the protocol knows its peers."""
+"""Compares the requesting peer with the holder of a session: only the protocol knows its peers."""
 
 
 def held_by_same(_: Session) -> Holder:
-    """Of a protocol that compares nothing."""
+    """For a protocol that compares no peers."""
     return Holder.SAME
 
 
 class OpenSession(Struct, frozen=True):
-    """A peer asks for a session. ``requested_address`` and ``requested_prefix`` are static ones that the
-    device asked for. With ``is_handover`` a session of the SIM under this APN goes on, from its new peer.
-    ``refusal`` is what the protocol must refuse it for, and the SIM's history tells; ``must_prove``: the
-    identity is the device's own word, and without a group's password to check it by it is refused.
+    """A peer requests a session. ``requested_address`` and ``requested_prefix`` are static ones that the
+    device requested. With ``is_handover`` the SIM's session with this APN continues from its new peer.
+    ``refusal``: the protocol refuses it for this reason, which goes into the SIM's history. ``must_prove``:
+    only the device itself names the identity, so it is refused unless its group has a password to check.
     """
 
     access: Access
@@ -85,13 +85,13 @@ class OpenSession(Struct, frozen=True):
 
 
 Rearrange = Callable[[tuple[DedicatedBearer, ...]], tuple[DedicatedBearer, ...]]
-"""What becomes of a session's dedicated bearers."""
+"""Maps a session's dedicated bearers to the changed ones."""
 
 
 class ModifySession(Struct, frozen=True):
-    """A peer changes a session; ``None`` or empty leaves as it is, and so does an AMBR of 0 in ``qos``.
-    ``access``: the protocol by which it speaks now. ``charged``: the day, as yyyymmdd, to which what a NAS
-    counts is charged from now on, and what was charged to those before.
+    """A peer changes a session; ``None``, empty, or an AMBR of 0 in ``qos`` leaves a value unchanged.
+    ``access``: the protocol that it uses now. ``charged``: the day (yyyymmdd) to which a NAS's counters are
+    charged from now on, and the volume charged to earlier days.
     """
 
     session_id: str

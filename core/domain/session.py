@@ -1,4 +1,4 @@
-"""A packet session of a SIM, whatever protocol opened it.
+"""A packet session of a SIM, by any protocol.
 
 Rules: a session is durable before its opening is answered; it belongs to one gateway instance, which owns
 its address and its TEIDs; its id is time-ordered, so that a SIM's sessions sort by age.
@@ -25,7 +25,7 @@ class Access(KeyEnum):
 
 
 class PdnType(KeyEnum):
-    """What addresses a session has (TS 29.274 §8.34; PDP type of TS 29.060 §7.7.27)."""
+    """The address families of a session (TS 29.274 §8.34; PDP type of TS 29.060 §7.7.27)."""
 
     IPV4 = "ipv4"
     IPV6 = "ipv6"
@@ -33,11 +33,11 @@ class PdnType(KeyEnum):
 
 
 class Qos(Struct, frozen=True, gc=False):
-    """What a session was granted, whichever version spoke of it.
+    """The QoS of a session, for both GTP versions.
 
     ``qci`` as in TS 23.203 table 6.1.7; ``arp`` is the octet of TS 29.274 §8.15 (priority level in bits 6 to
-    3); the APN-AMBR in kbit/s, 0: none was named. ``profile`` is the QoS profile that a GTPv1 peer asked for,
-    in hex (TS 29.060 §7.7.34), to be sent back unchanged.
+    3); the APN-AMBR in kbit/s, 0: absent. ``profile`` is the QoS profile that a GTPv1 peer requested, in hex
+    (TS 29.060 §7.7.34), to be sent back unchanged.
     """
 
     qci: int = 9
@@ -50,9 +50,9 @@ class Qos(Struct, frozen=True, gc=False):
 class Tunnel(Struct, frozen=True, gc=False):
     """The GTP ends of a session (TS 29.060 §7.7.13, §7.7.14, §7.7.32).
 
-    ``local_teid_control`` and ``local_teid_user`` are ours, the peer's are what we send to. Addresses are
-    dotted quads; the peer's UDP ports are the standard ones for requests that we start. ``nsapi`` is 5–15.
-    ``peer_restart_counter`` is what the peer's was when it last spoke of the session (TS 23.007 §18).
+    ``local_teid_control`` and ``local_teid_user`` are the gateway's; packets to the peer carry the peer's.
+    Addresses are dotted quads. The gateway's own requests go to the standard UDP ports. ``nsapi`` is 5–15.
+    ``peer_restart_counter`` is the peer's at its last message about the session (TS 23.007 §18).
     """
 
     local_teid_control: int
@@ -67,8 +67,8 @@ class Tunnel(Struct, frozen=True, gc=False):
 
 
 class NasName(Struct, frozen=True, gc=False):
-    """Who a NAS says it is: NAS-Identifier, NAS-IP-Address (RFC 2866 §4.1: one is enough; empty without),
-    and the address that it sends from.
+    """A NAS's identity: NAS-Identifier and NAS-IP-Address (RFC 2866 §4.1: one is required; empty if absent),
+    and its source address.
     """
 
     identifier: str
@@ -76,11 +76,11 @@ class NasName(Struct, frozen=True, gc=False):
     source: str
 
     def __str__(self) -> str:
-        """What it calls itself."""
+        """Its NAS-Identifier, else its NAS-IP-Address, else its source address."""
         return self.identifier or self.ip_address or self.source
 
     def is_same(self, other: "NasName") -> bool:
-        """By the first of these that both say: two behind one address are apart by their identifiers."""
+        """Compares the first of these that both have: two NASes behind one address differ by identifier."""
         if self.identifier and other.identifier:
             return self.identifier == other.identifier
         if self.ip_address and other.ip_address:
@@ -89,14 +89,14 @@ class NasName(Struct, frozen=True, gc=False):
 
 
 class Nas(Struct, frozen=True, gc=False):
-    """The RADIUS client that holds a session and counts it (RFC 2866 §4.1).
+    """The NAS that carries a session and counts it (RFC 2866 §4.1).
 
-    ``network`` is the subnet as which it is known here, ``identifier`` its NAS-Identifier, else its
-    NAS-IP-Address, else ``address``, where it takes Disconnect-Requests. Of its counters, ``before`` was
-    charged to days before ``day`` (yyyymmdd, 0: none yet). The rest is the session as the NAS names it, empty
-    where it did not: ``ip_address`` is its NAS-IP-Address, ``says_imsi`` whether it sends 3GPP-IMSI. With
-    ``has_own_address`` the session's address is of a pool of the NAS's, not ours. ``fastest_class`` is the
-    fastest speed class that the SIM had since the session was opened; empty: the session's own.
+    ``network`` is its RADIUS client's subnet, ``identifier`` its NAS-Identifier, else its NAS-IP-Address,
+    else ``address``, to which Disconnect-Requests go. ``before`` is the volume charged to days before ``day``
+    (yyyymmdd, 0: none yet). The other fields are the NAS's names of the session, empty if absent:
+    ``ip_address`` is its NAS-IP-Address, ``says_imsi`` whether it sends 3GPP-IMSI. With ``has_own_address``
+    the session's address is from the NAS's own pool. ``fastest_class`` is the SIM's fastest speed class since
+    the session was opened; empty: the session's own.
     """
 
     network: str
@@ -119,12 +119,12 @@ class Nas(Struct, frozen=True, gc=False):
 
     @property
     def name(self) -> NasName:
-        """Who it is among the NASes of its network."""
+        """Its identity among the NASes of its network."""
         return NasName(self.nas_identifier, self.ip_address, self.address)
 
 
 class Cell(Struct, frozen=True, gc=False):
-    """The place that user location information names, by the identities of TS 23.003 §4 and §19.4."""
+    """The place in user location information, by the identities of TS 23.003 §4 and §19.4."""
 
     mcc: int
     mnc: int
@@ -137,10 +137,10 @@ class Cell(Struct, frozen=True, gc=False):
 
 
 class Location(Struct, frozen=True, gc=False):
-    """Where the network says that the device is; each field empty when it did not say.
+    """The device's location as the network reports it; fields are empty if not reported.
 
     ``plmn``, of the serving network, is MCC and MNC as digits; ``user_location`` the raw IE in hex (TS 29.060
-    §7.7.51, TS 29.274 §8.21) and ``cell`` what it says; ``time_zone`` as ``+09:00``.
+    §7.7.51, TS 29.274 §8.21) and ``cell`` its decoded value; ``time_zone`` as ``+09:00``.
     """
 
     plmn: str = ""
@@ -150,7 +150,7 @@ class Location(Struct, frozen=True, gc=False):
     time_zone: str = ""
 
     def moved(self, told: "Location") -> "Location":
-        """Where the device is when ``told`` is what is new."""
+        """The location updated with the fields that ``told`` has."""
         is_new_place = bool(told.user_location)
         return Location(
             plmn=told.plmn or self.plmn,
@@ -162,17 +162,16 @@ class Location(Struct, frozen=True, gc=False):
 
 
 NOWHERE = Location()
-"""The network said nothing."""
+"""The network reported no location."""
 
 
 class Session(Struct, frozen=True, gc=False):
     """One open session.
 
     ``ue_address`` is its number in the gateway's blocks, and its IPv4 address unless ``pdn_type`` has none;
-    ``ue_prefix`` is the /64 that goes with that number, if the session has IPv6. Nothing is sent down while
-    it ``is_suspended`` (TS 29.274 §7.4.1). Of the AMBR that the peer asked for last (``asked_…``, 0: none)
-    ``qos`` has what the speed class allows. If it ``reaches_group`` it reaches the sessions of its SIM's
-    group that do so too.
+    ``ue_prefix`` is the /64 of that number, if the session has IPv6. No downlink packets while it
+    ``is_suspended`` (TS 29.274 §7.4.1). ``qos`` is the AMBR that the peer last requested (``asked_…``, 0:
+    none) within the speed class. Sessions of a SIM group that ``reaches_group`` reach each other.
     """
 
     session_id: str
@@ -204,23 +203,23 @@ class Session(Struct, frozen=True, gc=False):
 
     @property
     def has_allocated_address(self) -> bool:
-        """Whether its address is of this gateway's pools, or its SIM's own."""
+        """Whether its address is from this gateway's pools, or its SIM's static one."""
         return self.nas is None or not self.nas.has_own_address
 
     @property
     def closed_group(self) -> str:
-        """Whose sessions it reaches, an operator's group; empty: no device's."""
+        """The operator's group whose sessions it reaches; empty: none."""
         return f"{self.operator_id}/{self.group_id}" if self.reaches_group else ""
 
     @property
     def shown_address(self) -> str:
-        """The address by which people know the session: IPv4 where it has one, else its prefix."""
+        """The address shown for the session: IPv4 if it has one, else its prefix."""
         return str(self.ue_prefix if self.pdn_type is PdnType.IPV6 else self.ue_address)
 
     @property
     def interface_identifier(self) -> int:
-        """What the device is given to make its link-local address of (TS 23.401 §5.3.1.2.2): unlike any other
-        of the gateway's, its own 1 included.
+        """The identifier of the device's link-local address (TS 23.401 §5.3.1.2.2): unique in the gateway,
+        and different from the gateway's own, 1.
         """
         return int(self.ue_address)
 
@@ -235,9 +234,9 @@ class Session(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedResources:
-    """What a session leaves that is over, or that never came to be: nobody may have it for a while.
+    """The address and TEIDs of a session that ended or was never opened: not allocated for a while.
 
-    ``unreadable``: why the session, though stored, cannot be read.
+    ``unreadable``: why the stored session cannot be read.
     """
 
     session_id: str
@@ -247,7 +246,7 @@ class QuarantinedResources:
 
 
 class SessionEventKind(Enum):
-    """The contract's ``SessionEvent.event``, and ``REJECTED``, which is ours."""
+    """SORACOM's ``SessionEvent.event``, and Airloom's own ``REJECTED``."""
 
     CREATED = "Created"
     MODIFIED = "Modified"
@@ -259,20 +258,20 @@ class CloseReason(Enum):
     """Why a session ended."""
 
     DEVICE = "device"  # the peer's delete request
-    CUSTOMER = "customer"  # a status that may not be connected, or another device than the SIM is locked to
+    CUSTOMER = "customer"  # its status does not permit sessions, or the SIM is locked to another device
     REACTIVATE = "reactivate"  # the device may come back at once: delete_session, a peer that is dropped
     REPLACED = "replaced"  # the SIM attached again without a detach
     PEER_LOST = "peer_lost"  # restart or path failure, Error Indication
-    LATE = "late"  # the outcome came after the peer had given up waiting
-    LOST = "lost"  # state was lost on our side
-    IDLE = "idle"  # nothing went through it for longer than sessions are kept
+    LATE = "late"  # decided after the peer had stopped waiting
+    LOST = "lost"  # the gateway lost its state
+    IDLE = "idle"  # no packets for ``idle_timeout_s``
     SILENT = "silent"  # its NAS reported nothing for several intervals
 
 
 class SessionEvent(Struct, frozen=True, gc=False):
-    """One line of a SIM's session history, kept 32 days; ``cause`` says why it ended or was refused.
+    """One entry of a SIM's session history, kept 32 days; ``cause``: why it ended or was refused.
 
-    ``speed_class`` and ``nas`` are what the last counters of an ended session are charged by.
+    ``speed_class`` and ``nas``: for charging the last counters of an ended session.
     """
 
     event_id: str

@@ -1,14 +1,15 @@
-"""The life of a session on the node that holds its gateway: one table of what leads where.
+"""The life of a session on the node that holds its gateway instance, as a state table.
 
 Rules:
 
-- Every transition stands in ``LIFE``; the parts in ``core.services.sessions`` find events and do actions.
-- A session is open when its row is durable and it is held here, and until its end is begun. Before that there
-  is no state: an opening that fails is undone as if it had not been, unless its write may have arrived.
-- It is ending from then on until its end is durable, however often that is tried: its bearer is cut, and its
-  address and TEIDs are nobody's else.
-- After its end it is absent again, for ever: an id is given once. Its address and TEIDs rest in quarantine,
-  which is the pools' (``core.domain.pools``), and is read back with them.
+- All transitions are in ``LIFE``; the modules in ``core.services.sessions`` find events and carry out
+  actions.
+- A session is open from when its row is durable and it is held here until its end begins. A failed opening
+  has no state: it is undone completely, unless its write may have arrived.
+- It is ending from then on until its end is durable, over all tries: its bearer is removed, and its address
+  and TEIDs stay allocated.
+- After its end it is absent permanently: ids are not reused. Its address and TEIDs are in quarantine, which
+  the pools keep (``core.domain.pools``).
 """
 
 from enum import StrEnum
@@ -17,9 +18,9 @@ from core.domain.machine import Table
 
 
 class LifeState(StrEnum):
-    """Found by where the session is held, so that a million of them need no field for it."""
+    """Derived from where the session is held, so that sessions need no field for it."""
 
-    ABSENT = "absent"  # not yet, or no more, or another gateway's
+    ABSENT = "absent"  # not open yet, ended, or of another gateway instance
     OPEN = "open"
     ENDING = "ending"
 
@@ -28,12 +29,12 @@ class LifeEvent(StrEnum):
     """What happens to a session."""
 
     STORED = "stored"  # its opening is durable
-    MAYBE_STORED = "maybe_stored"  # the write of its opening has no answer
-    READ_BACK = "read_back"  # when its gateway was taken
-    ADDRESS_LOST = "address_lost"  # the same, and another has its address
-    READ_LATE = "read_late"  # a write of the holder before that arrived after the sessions were read back
+    MAYBE_STORED = "maybe_stored"  # the outcome of the write that opens it is unknown
+    READ_BACK = "read_back"  # read back when its gateway instance was taken
+    ADDRESS_LOST = "address_lost"  # the same, but another session has its address
+    READ_LATE = "read_late"  # a write of the previous holder that arrived after the sessions were read back
     CHANGED = "changed"  # a change is durable, or may be
-    CLOSE = "close"  # by its peer, its customer, an operator, or because it is idle, silent or replaced
+    CLOSE = "close"  # by its peer, customer or operator; idle, without reports, or replaced
     END_STORED = "end_stored"  # its last usage and its end are durable
 
 
@@ -42,9 +43,9 @@ class LifeAction(StrEnum):
 
     HOLD = "hold"
     REPLACE = "replace"
-    CUT = "cut"  # the bearer, then begin the end
+    CUT = "cut"  # remove the bearer, then begin the end
     BEGIN_END = "begin end"
-    GIVE_BACK = "give back"  # address, TEIDs and the slot of its counters
+    GIVE_BACK = "give back"  # release address, TEIDs and its slot in the counter table
 
 
 _S, _E, _A = LifeState, LifeEvent, LifeAction

@@ -47,7 +47,7 @@ class Places:
         return True
 
     def give_back(self, party: str) -> None:
-        """Give one back that was taken."""
+        """Return a place that was taken."""
         self._count -= 1
         if self._taken[party] > 1:
             self._taken[party] -= 1
@@ -56,8 +56,8 @@ class Places:
 
 
 class Kept(Generic[Key, Value]):
-    """What is remembered by key, in the order in which it was put: beyond its share a party's oldest is
-    forgotten for its newest, beyond ``capacity`` the oldest of all.
+    """Values by key, in the order in which they were put. Beyond its share a party's own oldest value is
+    dropped, beyond ``capacity`` the oldest of all.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -67,7 +67,7 @@ class Kept(Generic[Key, Value]):
         self._of: dict[str, OrderedDict[Key, None]] = {}
 
     def __len__(self) -> int:
-        """How many are remembered."""
+        """The number of values."""
         return len(self._items)
 
     def __contains__(self, key: Key) -> bool:
@@ -78,7 +78,7 @@ class Kept(Generic[Key, Value]):
         return self._items[key][1] if key in self._items else None
 
     def put(self, key: Key, party: str, value: Value) -> Value | None:
-        """Remember; what is forgotten for it. What was there under this key is replaced."""
+        """Set the value of a key; returns the value that is dropped for it."""
         if key in self._items:
             self.pop(key)
         self._items[key] = (party, value)
@@ -91,11 +91,11 @@ class Kept(Generic[Key, Value]):
         return self.pop(next(iter(self._items))) if len(self._items) > self._capacity else None
 
     def values(self) -> Iterator[Value]:
-        """All that is remembered, the oldest first; nothing may be put or forgotten meanwhile."""
+        """All values, the oldest first; do not change the table meanwhile."""
         return (value for _, value in self._items.values())
 
     def pop(self, key: Key) -> Value | None:
-        """Forget; what was remembered."""
+        """Remove a key; returns its value."""
         item = self._items.pop(key, None)
         if item is None:
             return None
@@ -107,9 +107,9 @@ class Kept(Generic[Key, Value]):
         return value
 
     def oldest(self) -> Value | None:
-        """What was put before all others."""
+        """The oldest value."""
         return next(iter(self._items.values()))[1] if self._items else None
 
     def pop_oldest(self) -> Value | None:
-        """Forget it; ``None``: nothing is remembered."""
+        """Remove the oldest value and return it; ``None`` if the table is empty."""
         return self.pop(next(iter(self._items))) if self._items else None

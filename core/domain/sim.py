@@ -2,7 +2,7 @@
 
 Rules:
 
-- Everything about the status of a SIM lives in ``TRANSITIONS``; a pair that is not in it is refused.
+- All changes of a SIM's status are in ``TRANSITIONS``; a pair that is not in it is refused.
 - A SIM holds profiles (ICCID), a profile holds subscribers (IMSI); ``sim_id`` is the primary ICCID.
 - IMSI, ICCID, IMEI and MSISDN are text: leading zeros matter.
 """
@@ -31,7 +31,7 @@ class SimStatus(KeyEnum):
 
 
 class SimEvent(KeyEnum):
-    """What can happen to a SIM's status."""
+    """Events that change a SIM's status."""
 
     REGISTER = "register"
     ATTACH = "attach"
@@ -43,7 +43,7 @@ class SimEvent(KeyEnum):
 
 
 class SimAction(KeyEnum):
-    """What follows a step."""
+    """Actions that follow a change of status."""
 
     END_SESSIONS = "end sessions"
 
@@ -75,7 +75,7 @@ ATTACH_REFUSALS: Mapping[SimStatus, AttachRefusal] = {
     _S.SUSPENDED: AttachRefusal.SIM_SUSPENDED,
     _S.TERMINATED: AttachRefusal.SIM_TERMINATED,
 }
-"""Why an attach is refused, for each status whose row has no ``ATTACH``."""
+"""The refusal of an attach, for each status whose row has no ``ATTACH``."""
 
 CUTS_SESSION = frozenset(
     status for row in TRANSITIONS.values() for status, action in row.values() if action is _A.END_SESSIONS
@@ -96,7 +96,7 @@ class Sim(Struct, frozen=True, gc=False):
     """A SIM as the registry keeps it; ``version`` rises by one with each stored change.
 
     ``operator_id`` is empty while the SIM is in stock. ``registration_secret_sha256`` is the hex digest of
-    the secret that a customer must show to register it; the secret itself is never kept.
+    the secret that a customer needs to register it; the secret itself is never stored.
     """
 
     sim_id: str

@@ -1,6 +1,6 @@
-"""Speed classes: how fast a SIM's device may send and be sent.
+"""Speed classes: the bit rates of a SIM's sessions.
 
-Rule: one table, for both directions alike. A class of which no speed is published limits nothing.
+Rule: one table for both directions. A class without a published speed has no limit.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SPEEDS_KBPS: Mapping[str, int] = {
     "t1.standard": 0,
     "arc.standard": 0,
 }
-"""Every speed class; 0: as much as there is."""
+"""Every speed class in kbit/s; 0: no limit."""
 
 
 GRANTS_MAX = 4_096
@@ -29,20 +29,20 @@ GRANTS_MAX = 4_096
 
 
 def faster(one: str, other: str) -> str:
-    """The class of the higher speed; the first where they are alike."""
+    """The class with the higher speed; the first if they are equal."""
     slow, fast = SPEEDS_KBPS.get(one, 0), SPEEDS_KBPS.get(other, 0)
     return other if slow and (not fast or fast > slow) else one
 
 
 @lru_cache(GRANTS_MAX)
 def granted(asked: Qos, speed_class: str, *, up_kbps: int, down_kbps: int) -> Qos:
-    """What a session of this class gets that asks for this QoS with this AMBR: the same, and no AMBR above
-    the class.
+    """The QoS granted to a session of this class that requests this QoS and AMBR: the same, with the AMBR
+    limited to the class.
     """
     most = SPEEDS_KBPS.get(speed_class, 0)
     return replace(asked, ambr_up_kbps=_lower(up_kbps, most), ambr_down_kbps=_lower(down_kbps, most))
 
 
 def _lower(one: int, other: int) -> int:
-    """Of two limits, each 0 for none."""
+    """The lower of two limits, each 0 for none."""
     return min(one, other) if one and other else one or other

@@ -1,6 +1,6 @@
 """One row of a SIM import.
 
-Rule: a row is checked by itself alone here, so a whole file can be checked before anything is brought in.
+Rule: a row is checked by itself, so a whole file can be checked before the import begins.
 """
 
 import re
@@ -12,7 +12,9 @@ from core.domain.speed import SPEEDS_KBPS
 
 
 class StockRow(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """One SIM. ``operator_id``: whose it is at once; without one it waits for its registration secret."""
+    """One SIM. ``operator_id``: its owner from the start; if absent, a customer registers it with its
+    secret.
+    """
 
     imsi: str
     iccid: str
@@ -24,7 +26,7 @@ class StockRow(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     operator_id: str = ""
 
     def __repr__(self) -> str:
-        """Without the secret."""
+        """Shows no secret."""
         return f"StockRow(imsi={self.imsi!r}, iccid={self.iccid!r})"
 
 
@@ -45,7 +47,7 @@ FIELDS = StockRow.__struct_fields__
 
 
 def problems_of(row: StockRow) -> Iterator[str]:
-    """What is wrong with it, as ``field: the problem``; the value of a secret is never shown."""
+    """Its problems, as ``field: the problem``; never with the value of a secret."""
     for name, pattern, wanted in _RULES:
         value = getattr(row, name)
         if not pattern.fullmatch(value):

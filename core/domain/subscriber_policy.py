@@ -1,8 +1,8 @@
-"""The terms of a SIM's sessions: what the SIM and its group say that they may do, and how fast.
+"""What a SIM and its group permit its sessions, and how fast they are.
 
-Rules: nothing here is a session's own; whoever reads SIM and group again and applies what they say changes
-nothing where they say the same. Keys of a group are the contract's: a group's SIMs reach each other when its
-``SoracomAir.gatePrivacySeparatorEnabled`` is false.
+Rules: the policy depends only on SIM and group, so that applying it again changes nothing. The keys of a
+group are SORACOM's: a group's SIMs reach each other when its ``SoracomAir.gatePrivacySeparatorEnabled`` is
+false.
 """
 
 from msgspec import Struct
@@ -15,18 +15,19 @@ from core.domain.speed import faster, granted
 from core.domain.values import replace
 
 DEVICE_DIGITS = 14
-"""Of an IMEI those that name the device: a check digit or a software version follows (TS 23.003 §6.2)."""
+"""The digits of an IMEI that identify the device; a check digit or software version follows (TS 23.003
+§6.2)."""
 
 
 class SubscriberPolicy(Struct, frozen=True):
-    """A SIM, and the group that it is in; ``None``: in none."""
+    """A SIM and its group; ``None``: no group."""
 
     sim: Sim
     group: Group | None = None
 
     @property
     def may_connect(self) -> bool:
-        """Whether the SIM's status lets it have a session."""
+        """Whether the SIM's status permits sessions."""
         return SimEvent.ATTACH in TRANSITIONS[self.sim.status]
 
     def is_locked_out(self, imei: str) -> bool:
@@ -36,7 +37,7 @@ class SubscriberPolicy(Struct, frozen=True):
 
     @property
     def password(self) -> tuple[str, bytes] | None:
-        """The user name and password that devices must show.
+        """The user name and password that devices must send.
 
         ``SoracomAir.authenticationRequired`` with ``username`` and ``password`` (the contract's), or
         ``SoracomAir.authentication`` with both in it.
@@ -52,14 +53,14 @@ class SubscriberPolicy(Struct, frozen=True):
 
     @property
     def reaches_group(self) -> bool:
-        """Whether the SIM reaches those of its group and they it."""
+        """Whether the SIM and the others of its group reach each other."""
         return self._air("gatePrivacySeparatorEnabled") is False
 
     def applied_to(self, session: Session) -> Session:
-        """The session as it is to be.
+        """The session with this policy applied.
 
-        The speed class of a session that a NAS counts stays: it carries the traffic, and its counters go on.
-        How fast it may have become is remembered.
+        A session behind a NAS keeps its speed class, because the NAS carries its traffic and its counters
+        continue; ``fastest_class`` records a faster one.
         """
         group_id = self.group.group_id if self.group else ""
         speed_class, qos, nas = session.speed_class, session.qos, session.nas

@@ -1,4 +1,4 @@
-"""What a session used.
+"""Usage of a session.
 
 Rules:
 
@@ -6,9 +6,9 @@ Rules:
   reordered report changes nothing. Reports are never added up.
 - A byte is an inner IP octet that the user plane forwarded; no overhead.
 - A segment never crosses a UTC day and never changes its label, so bytes are never relabelled and a
-  day's usage needs that day's rows alone.
-- A segment used what its highest report says, in whatever order and however often reports are read; one that
-  is below an earlier slot of its segment contradicts it and lowers nothing: what was counted was forwarded.
+  day's usage needs only that day's rows.
+- The usage of a segment is its highest report, in any order of reading. A report below one of an earlier
+  slot of its segment contradicts it and lowers nothing, because counted octets were forwarded.
 """
 
 from collections.abc import Iterable
@@ -20,11 +20,11 @@ from msgspec import Struct
 from core.domain.values import replace
 
 SLOT_S = 300
-"""Usage is kept in slots of five minutes."""
+"""The length of a slot: usage is stored per five minutes."""
 
 
 class Volume(Struct, frozen=True):
-    """Bytes and packets in both directions; up is what the device sent."""
+    """Bytes and packets in both directions; up: sent by the device."""
 
     up_bytes: int = 0
     down_bytes: int = 0
@@ -41,7 +41,7 @@ class Volume(Struct, frozen=True):
         )
 
     def __sub__(self, other: "Volume") -> "Volume":
-        """Field by field; the caller sees to it that nothing becomes negative."""
+        """Field by field; the caller ensures that no field becomes negative."""
         return Volume(
             self.up_bytes - other.up_bytes,
             self.down_bytes - other.down_bytes,
@@ -72,7 +72,7 @@ class Volume(Struct, frozen=True):
 
 
 class SegmentLabel(Struct, frozen=True):
-    """What a segment's bytes are charged as."""
+    """What decides the price of a segment's bytes."""
 
     speed_class: str
     plmn: str = ""
@@ -99,11 +99,12 @@ class UsageReport(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RollupProgress:
-    """How far usage is rolled up to days (yyyymmdd, 0: none).
+    """Progress of the rollup of usage to days (yyyymmdd, 0: none).
 
-    Days up to ``folded`` are; those after ``begun`` wholly: what is older was stored before rollup began.
-    A report of a day up to ``sealed`` is late: the node that stores it rolls it up. Of the day after
-    ``folded`` the operators before ``operator_id`` are done, and of that one the IMSIs up to ``imsi``.
+    Days up to ``folded`` are rolled up, those after ``begun`` completely: older usage was stored before
+    rollup existed. A report of a day up to ``sealed`` is late: the node that stores it rolls it up. In the
+    day after ``folded`` the operators before ``operator_id`` are done, and of that one the IMSIs up to
+    ``imsi``.
     """
 
     begun: int
@@ -114,13 +115,13 @@ class RollupProgress:
     version: int = 0
 
     def is_whole(self, day: int) -> bool:
-        """Whether the rolled up rows of this day say everything."""
+        """Whether the rolled up rows of this day are complete."""
         return self.begun < day <= self.folded
 
 
 def roll_up(rows: Iterable[UsageReport]) -> tuple[list[UsageReport], list[UsageReport]]:
-    """The highest of each segment as one report, by day, session, epoch and segment; and the rows that
-    contradict. Rolling up what was rolled up, with more or fewer of its rows, changes nothing.
+    """The highest report of each segment, by day, session, epoch and segment; and the contradicting rows.
+    Rolling up again, with some or all of the same rows, changes nothing.
     """
     highest: dict[tuple[str, int, str, int, int], UsageReport] = {}
     contradictions: list[UsageReport] = []

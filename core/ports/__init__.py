@@ -1,1 +1,1 @@
-"""The seams: what services and front ends need from the world, as Protocols. No implementation lives here."""
+"""What use cases and front ends need from the outside world, as Protocols without implementations."""

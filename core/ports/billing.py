@@ -1,4 +1,4 @@
-"""What the API needs of billing."""
+"""Bills, as the API reads them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,16 +35,18 @@ class DailyAmount:
 
 
 class Billing(Protocol):
-    """Bills of an operator, from stored usage, at the moment of asking."""
+    """Bills of an operator, computed from stored usage when they are requested."""
 
     async def bill(self, operator_id: str, month: int) -> Bill:
         """The bill of a month (yyyymm)."""
         ...
 
     async def daily(self, operator_id: str, month: int) -> list[DailyAmount]:
-        """Day by day, days without usage left out."""
+        """One entry per day with usage, in order."""
         ...
 
     async def export(self, operator_id: str, month: int) -> str:
-        """Write the month's CSV into the object store, return its key; same usage, same bytes."""
+        """Write the month's CSV into the object store; returns its key. The same usage gives the same
+        bytes.
+        """
         ...

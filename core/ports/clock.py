@@ -1,7 +1,7 @@
-"""Time and dice, the two things that make a run differ from the next.
+"""Time and randomness: all that makes one run differ from another.
 
-Rule: nothing above the adapters reads a clock or draws a random number but through these. Waiting is
-``asyncio.sleep``: in a simulation the event loop's own time is virtual.
+Rule: nothing above the adapters reads a clock or draws a random number except through these ports. Waiting
+is ``asyncio.sleep``: in a simulation the event loop's own time is virtual.
 """
 
 from datetime import datetime

@@ -1,8 +1,8 @@
 """The device network: the TCP/IP stack with the platform's addresses that devices reach through their
 tunnels.
 
-Rules: what a device's connection comes from is the device's own address, so that it tells the session; the
-network reaches nothing of the host; a packet that it cannot take is lost, as packets are.
+Rules: the source address of a device's connection is the device's own address, which identifies the session.
+The network reaches nothing on the host. A packet that it cannot accept is lost.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from ipaddress import IPv4Address
 from typing import Any, Protocol
 
 ConnectionFactory = Callable[[], Any]
-"""Makes what serves one connection: an ``asyncio.Protocol``, or a library's own."""
+"""Creates the object that serves one connection: an ``asyncio.Protocol``, or a library's own."""
 
 
 class DeviceNetwork(Protocol):
     """A TCP/IP stack of its own with the platform's addresses."""
 
     async def serve(self, address: IPv4Address, port: int, factory: ConnectionFactory) -> None:
-        """Accept connections there until ``aclose``; which addresses and ports there are was settled when
-        the network was made. Raises ``ConfigurationError`` for another.
+        """Accept connections there until ``aclose``. The addresses and ports are fixed when the network is
+        created; raises ``ConfigurationError`` for any other.
         """
         ...
 
@@ -27,22 +27,22 @@ class DeviceNetwork(Protocol):
         ...
 
     def send(self, packet: bytes) -> bool:
-        """An IP packet from a device; false when the network does not take it now."""
+        """Pass in an IP packet from a device; false when the network does not accept it now."""
         ...
 
     async def aclose(self) -> None:
-        """Accept nothing any more and let the network go; idempotent."""
+        """Stop accepting and release the network; idempotent."""
         ...
 
 
 class RetriedDeviceNetwork(DeviceNetwork, Protocol):
-    """One that may be there only later; until then it takes no packet."""
+    """A network that may be created later; until then it accepts no packet."""
 
     @property
     def why_not(self) -> str:
-        """Why it is not there yet; empty once it is."""
+        """Why it does not exist yet; empty once it does."""
         ...
 
     async def run(self, tell: Callable[[str], None]) -> None:
-        """Try until it is there; ``tell`` logs a line."""
+        """Try until it exists; ``tell`` logs a line."""
         ...

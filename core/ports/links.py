@@ -1,6 +1,6 @@
 """A link between two nodes: whole messages, in order, until it breaks.
 
-Rule: a link is between nodes that trust each other; who is at its other end was settled before it stood.
+Rule: a link connects nodes that trust each other; both are authenticated before it opens.
 """
 
 from collections.abc import AsyncIterator
@@ -12,11 +12,11 @@ class Link(Protocol):
     """One end of a link."""
 
     def send(self, message: bytes) -> bool:
-        """Send as soon as possible; false when it was not taken: too much waits, or the link is broken."""
+        """Send as soon as possible; false when it is not accepted: queue full, or link broken."""
         ...
 
     def messages(self) -> AsyncIterator[bytes]:
-        """What comes from the other end, until the link breaks."""
+        """Messages from the other end, until the link breaks."""
         ...
 
 
@@ -24,5 +24,5 @@ class Links(Protocol):
     """Makes links to other nodes."""
 
     def connect(self, contact: str) -> AbstractAsyncContextManager[Link]:
-        """A link to the node at ``contact``; raises ``Unavailable`` when there is none to be had."""
+        """A link to the node at ``contact``; raises ``Unavailable`` when it cannot be opened."""
         ...

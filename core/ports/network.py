@@ -22,7 +22,7 @@ class DatagramSocket(Protocol):
         ...
 
     def send(self, data: bytes, to: Address) -> bool:
-        """Send now or not at all; false when the kernel would not take it (counted, never raised)."""
+        """Send now; false when the kernel does not accept it, which drops it (counted, never raised)."""
         ...
 
     def close(self) -> None:

@@ -7,9 +7,9 @@ class ObjectStore(Protocol):
     """Put once, get."""
 
     async def put(self, key: str, data: bytes) -> bool:
-        """Store whole or not at all; false when the key exists (its content stays). Durable on return."""
+        """Store atomically; false when the key exists (its content stays). Durable on return."""
         ...
 
     async def get(self, key: str) -> bytes | None:
-        """The content, or nothing."""
+        """The content; ``None`` for an unknown key."""
         ...

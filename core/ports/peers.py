@@ -1,6 +1,6 @@
-"""How the nodes of one installation speak to each other.
+"""Calls between the nodes of one installation.
 
-Rules: a node is reached at the ``contact`` that its lease tells; only an answer of a node or its host counts:
+Rules: a node is reached at the ``contact`` in its lease. Only an answer from a node or its host is evidence:
 a node that does not answer may be alive.
 """
 
@@ -13,15 +13,17 @@ class Peers(Protocol):
     """The other nodes. A ``contact`` is a node's control channel; empty: it has none."""
 
     def watch(self, contact: str) -> None:
-        """Keep a connection to this node from now on, so that its death is seen. Idempotent."""
+        """Keep a connection to this node from now on, to detect its death. Idempotent."""
         ...
 
     async def watches(self, contact: str) -> bool:
-        """Whether that connection stands; one that is being made is waited for, some seconds at most."""
+        """Whether that connection is open; waits some seconds at most for one that is being opened."""
         ...
 
     async def is_dead(self, contact: str) -> bool:
-        """Whether that process surely ended: its host closed the watched connection and refuses another."""
+        """Whether that process has surely ended: its host closed the watched connection and refuses a new
+        one.
+        """
         ...
 
     async def name_at(self, contact: str) -> str:
@@ -33,13 +35,13 @@ class Peers(Protocol):
         ...
 
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
-        """Have a SIM's sessions on a gateway ended there; raises ``Unavailable``."""
+        """End a SIM's sessions on a gateway instance there; raises ``Unavailable``."""
         ...
 
     async def refresh_sessions_of(self, contact: str, gateway_id: str, sim_id: str) -> None:
-        """Have them be what the SIM and its group say now; raises ``Unavailable``."""
+        """Apply the SIM's and its group's present policy to them; raises ``Unavailable``."""
         ...
 
     async def group_changed(self, contact: str, gateway_id: str, operator_id: str, group_id: str) -> None:
-        """Have those of a group's SIMs be what it says now, soon; raises ``Unavailable``."""
+        """Apply a group's present policy to its SIMs' sessions, soon after; raises ``Unavailable``."""
         ...

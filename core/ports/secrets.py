@@ -1,4 +1,4 @@
-"""Passwords and tokens: what identity needs of cryptography.
+"""Cryptography for identity: password hashes and API tokens.
 
 Rule: a secret goes in, a digest or a signed text comes out; nothing here keeps a secret.
 """
@@ -9,22 +9,22 @@ from typing import Protocol
 
 
 class Passwords(Protocol):
-    """Slow hashes for what people choose themselves."""
+    """Slow hashes for passwords that people choose."""
 
     async def hash(self, password: str) -> str:
         """A salted hash that carries its own parameters. Raises ``Refused(TOO_MANY_REQUESTS)``."""
         ...
 
     async def verify(self, password_hash: str, password: str) -> bool:
-        """Whether the hash was made of this password. Raises ``Refused(TOO_MANY_REQUESTS)``."""
+        """Whether the hash is of this password. Raises ``Refused(TOO_MANY_REQUESTS)``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """What an API token says. ``api_key_sha256`` is the hex digest of the API key it was given out with.
+    """The claims of an API token. ``api_key_sha256`` is the hex digest of the API key it was issued with.
 
-    ``generation`` is the operator's when it was made, ``auth_key_id`` the key that it was made by, if one.
+    ``generation`` is the operator's at that time, ``auth_key_id`` the auth key used, if any.
     """
 
     token_id: str
@@ -44,5 +44,5 @@ class Tokens(Protocol):
         ...
 
     def read(self, token: str) -> TokenClaims | None:
-        """The claims, if the signature is ours; the caller looks at the times."""
+        """The claims, if the signature is valid; the caller checks the times."""
         ...

@@ -1,4 +1,4 @@
-"""How the session service reaches the protocol that holds a session, and the other way round."""
+"""Calls between the session service and the protocol front end that holds a session."""
 
 from typing import Protocol
 
@@ -14,48 +14,48 @@ class AccessFrontEnd(Protocol):
         ...
 
     def release(self, session: Session, reason: CloseReason) -> None:
-        """Tell the peer that the session is over (Delete PDP Context, Disconnect). Does not wait."""
+        """Ask the peer to end the session (Delete PDP Context, Delete Bearer, Disconnect). Does not wait."""
         ...
 
     def changed(self, session: Session) -> None:
-        """Tell the peer what the session is granted now (Update PDP Context, Update Bearer). Does not
-        wait.
+        """Send the peer the QoS that the session is granted now (Update PDP Context, Update Bearer). Does
+        not wait.
         """
         ...
 
     async def add_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
-        """Ask the peer for a dedicated bearer (Create Bearer); it comes back with the peer's ends.
+        """Request a dedicated bearer from the peer (Create Bearer); returns it with the peer's ends.
 
-        Raises ``Refused(NOT_SUPPORTED)`` when the peer does not make it, or cannot be asked for one.
+        Raises ``Refused(NOT_SUPPORTED)`` when the peer refuses, or the protocol has no such request.
         """
         ...
 
     async def change_bearer(self, session: Session, bearer: DedicatedBearer) -> DedicatedBearer:
-        """Ask the peer to change a dedicated bearer into this (Update Bearer); raises as ``add_bearer``."""
+        """Request a changed dedicated bearer from the peer (Update Bearer); raises as ``add_bearer``."""
         ...
 
     def remove_bearer(self, session: Session, ebi: int) -> None:
-        """Tell the peer that a dedicated bearer is over (Delete Bearer). Does not wait."""
+        """Ask the peer to end a dedicated bearer (Delete Bearer). Does not wait."""
         ...
 
     def forget(self, session: Session) -> None:
-        """Drop the context without telling the peer: it was replaced or the peer is gone."""
+        """Drop the context without a request to the peer: it was replaced, or the peer is gone."""
         ...
 
 
 class SessionControl(Protocol):
-    """Ends and changes sessions wherever they live."""
+    """Ends and changes sessions on whichever node holds them."""
 
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
-        """End every session of a SIM; returns how many there were. The bearer is cut before it returns."""
+        """End every session of a SIM; returns their number. Their bearers are removed before it returns."""
         ...
 
     async def refresh_sessions_of(self, sim_id: str) -> None:
-        """Let a SIM's sessions be what it and its group say now; they are when it returns. Raises
+        """Apply the present policy of a SIM and its group to its sessions, before it returns. Raises
         ``Unavailable``.
         """
         ...
 
     async def group_changed(self, operator_id: str, group_id: str) -> None:
-        """Let the sessions of a group's SIMs be what it says now, soon; raises ``Unavailable``."""
+        """Apply a group's present policy to its SIMs' sessions, soon after; raises ``Unavailable``."""
         ...

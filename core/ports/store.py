@@ -1,11 +1,11 @@
-"""The store of record, an aggregate at a time.
+"""The store of record: one Protocol per aggregate.
 
 Rules:
 
-- A call returns when what it wrote is durable. It raises ``Unavailable`` when it cannot tell or could not
-  do it (``ambiguous`` says which), ``StaleVersion`` when a condition did not hold.
-- One call writes one partition, in one atomic batch. There is no transaction across partitions: what
-  spans two is written so that a crash between them is repaired by repeating the call.
+- A call returns when its write is durable. It raises ``Unavailable`` when the write failed or its outcome is
+  unknown (``ambiguous``), and ``StaleVersion`` when a condition did not hold.
+- One call writes one partition, in one atomic batch. There is no transaction across partitions: a write to
+  two of them is ordered so that repeating the call repairs a crash between them.
 - A list is read by pages in key order; ``after`` is the ``next_key`` of the page before.
 """
 
@@ -33,16 +33,17 @@ HeldLease = TypeVar("HeldLease", bound=Lease)
 PAGE_MAX = 1_000
 """The most items that one page may hold."""
 ROLLUP_FRESH_S = 10.0
-"""Whoever stores a report knows a seal so many seconds after it is durable, by its own monotonic clock."""
+"""A node that stores reports knows of a new seal within so many seconds of its own monotonic clock."""
 SETTLE_S = 600
-"""What was written before something else is left from a crash when that is missing for longer than this."""
+"""Seconds after which a row that precedes another in the order of writing is taken as left by a crash, if
+the other is still missing."""
 BLOCKS_CHANGED_MAX = 64
-"""Blocks that one change of their map takes or gives back."""
+"""The most blocks that one change of their map takes or gives back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some items in key order, and the key to go on from; empty when there are no more."""
+    """Some items in key order, and the key to continue from; empty when there are no more."""
 
     items: tuple[T, ...]
     next_key: str = ""
@@ -64,7 +65,7 @@ class Accounts(Protocol):
         ...
 
     async def operator_id_of_email(self, email: str) -> str | None:
-        """The root user's e-mail address, lower case, to its operator."""
+        """The operator whose root user has this e-mail address, in lower case."""
         ...
 
     async def put_operator(self, operator: Operator) -> Operator:
@@ -75,7 +76,9 @@ class Accounts(Protocol):
         ...
 
     async def open_operators(self, *, after: str = "", limit: int = 100) -> Page[Operator]:
-        """Those that are not closed, by id; of one of an earlier version, from its next change on."""
+        """Operators that are not closed, by id; those of an earlier version appear after their next
+        change.
+        """
         ...
 
     async def auth_key(self, auth_key_id: str) -> AuthKey | None:
@@ -115,13 +118,13 @@ class Sims(Protocol):
         ...
 
     async def count_of_operator(self, operator_id: str) -> int:
-        """How many SIMs an operator has, or, when it is empty, how many are in stock; beyond ``PAGE_MAX``:
-        one more than that.
+        """The number of an operator's SIMs, or, if empty, of SIMs in stock; ``PAGE_MAX + 1`` when there are
+        more than ``PAGE_MAX``.
         """
         ...
 
     async def put_new(self, sims: Sequence[Sim]) -> Sequence[Sim | None]:
-        """Each as ``put`` would, side by side; ``None`` in the place of one whose id or IMSI is taken."""
+        """As ``put`` for each, concurrently; ``None`` in place of one whose id or IMSI is taken."""
         ...
 
     async def sim_id_of_imsi(self, imsi: str) -> str | None:
@@ -189,7 +192,7 @@ class Sessions(Protocol):
     ) -> None:
         """Remove the open session and write the event, in one batch; idempotent by ``event.event_id``.
 
-        Until ``quarantined_until`` its gateway is told that its address and TEIDs are in quarantine.
+        Until ``quarantined_until`` ``of_gateway`` lists its address and TEIDs as in quarantine.
         """
         ...
 
@@ -202,7 +205,7 @@ class Sessions(Protocol):
         ...
 
     async def sent(self, gateway_id: str, events: Sequence[SessionEvent | DamagedEvent]) -> None:
-        """The stream has these events, or they can never go there; idempotent."""
+        """Remove events that the stream has, or will never accept, from the outbox; idempotent."""
         ...
 
     async def of_sim(self, sim_id: str) -> Sequence[Session]:
@@ -216,8 +219,8 @@ class Sessions(Protocol):
     def of_gateway(
         self, gateway_id: str, *, known: Container[str] = ()
     ) -> AsyncIterator[Session | QuarantinedResources]:
-        """The open sessions of a gateway instance, and what others left in quarantine: what a node must load
-        to take it over. Those whose ids are ``known`` are passed over. No full scan.
+        """The open sessions of a gateway instance, and the quarantined addresses and TEIDs of ended ones:
+        what a node must load to take it over. Sessions whose ids are ``known`` are omitted. No full scan.
         """
         ...
 
@@ -236,8 +239,8 @@ class Sessions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A report that was not taken, for it contradicts the stored ones or cannot be right, or whose session
-    is none of ours: for a person to look at. What a NAS reported has its ``client`` and ``nas``, ``at`` when.
+    """A report that was not accepted, for a person to examine: it contradicts the stored ones, is
+    implausible, or matches no session. One from a NAS has its ``client`` and ``nas``, and the time ``at``.
     """
 
     report: UsageReport
@@ -248,9 +251,9 @@ class Quarantined:
 
 
 class Usage(Protocol):
-    """What sessions used. Partition: (IMSI, UTC day); row: (slot, session, epoch, segment).
+    """Usage of sessions. Partition: (IMSI, UTC day); row: (slot, session, epoch, segment).
 
-    Days are rolled up: of each segment its highest report is kept on, when the slots are gone after 80 days.
+    Days are rolled up: the highest report of each segment is kept after the slots expire (80 days).
     """
 
     async def record(self, reports: Sequence[UsageReport]) -> None:
@@ -269,15 +272,15 @@ class Usage(Protocol):
         ...
 
     async def of_days(self, imsi: str, days: Sequence[int]) -> Sequence[UsageReport]:
-        """The highest report of each segment on these days, by day, session, epoch, segment: what a bill and
-        statistics are made from, whatever is rolled up by now.
+        """The highest report of each segment on these days, by day, session, epoch, segment, from rolled up
+        days and slots: what bills and statistics are computed from.
         """
         ...
 
     async def roll_up(self, imsi: str, day: int) -> None:
-        """Raise the rolled up day to what the slots say, and put aside what contradicts itself.
+        """Raise the rolled up day to the slots' highest reports, and quarantine contradicting ones.
 
-        Idempotent, by several at once, at any time: nothing becomes lower, nothing is added up.
+        Idempotent, also by several nodes at once, at any time: no value falls, none are added.
         """
         ...
 
@@ -292,20 +295,20 @@ class Usage(Protocol):
         ...
 
     async def operators_of(self, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
-        """The operators with rows of a UTC day not older than 80 days, in order: whose usage is to be rolled
-        up. An index row, written before the first usage row of the day.
+        """The operators with rows of a UTC day not older than 80 days, in order, for rollup. An index row,
+        written before the first usage row of the day.
         """
         ...
 
     async def imsis_of(self, operator_id: str, day: int, *, after: str = "", limit: int = 100) -> Page[str]:
-        """The IMSIs with rows of this operator on a UTC day, in order: what a bill must read, whoever owns
-        the SIMs by now. An index row, written before the first usage row of the day.
+        """The IMSIs with rows of this operator on a UTC day, in order, for its bill: the SIMs may have
+        another owner by now. An index row, written before the first usage row of the day.
         """
         ...
 
     def late_of(self, month: int) -> AsyncIterator[LateMark]:
-        """Whose usage of a month (yyyymm) was stored after its day was sealed: all that a bill may lack, when
-        it was made from days that were rolled up.
+        """The usage of a month (yyyymm) that was stored after its day was sealed: all that may be missing in
+        a bill made from rolled up days.
         """
         ...
 
@@ -314,11 +317,11 @@ class Usage(Protocol):
         ...
 
     async def quarantine(self, item: Quarantined) -> None:
-        """Keep a contradicting report aside. Partition: day."""
+        """Quarantine a contradicting report. Partition: day."""
         ...
 
     async def quarantined(self, day: int) -> Sequence[Quarantined]:
-        """What was put aside on a UTC day."""
+        """The reports quarantined on a UTC day."""
         ...
 
 
@@ -338,7 +341,7 @@ class Bills(Protocol):
         ...
 
     async def put_closed_month(self, closed: ClosedMonth) -> None:
-        """Close a month for ever; raises ``StaleVersion`` when it is closed."""
+        """Close a month permanently; raises ``StaleVersion`` when it is already closed."""
         ...
 
     async def closing(self) -> Closing | None:
@@ -351,17 +354,15 @@ class Bills(Protocol):
 
 
 class NasRestarts(Protocol):
-    """The Accounting-Ons and -Offs that were heard, by their authenticators. Partition: both."""
+    """Accounting-On and -Off requests that were received, by authenticator. Partition: both."""
 
     async def first_heard(self, network: str, authenticator: bytes, now: datetime) -> datetime:
-        """When this one was heard first, which is ``now`` if it is new; durable on return. Forgotten after
-        19 months.
-        """
+        """When this one was first received, ``now`` if it is new; durable on return. Kept for 19 months."""
         ...
 
 
 class Leases(Protocol[HeldLease]):
-    """Who holds what one node alone may hold. Compare-and-set; partition: lease."""
+    """Leases: what exactly one node may hold. Compare-and-set; partition: lease."""
 
     async def get(self, lease_id: str) -> HeldLease | None:
         """The lease as stored, expired or not."""
@@ -401,8 +402,8 @@ class Blocks(Protocol):
         taken: Collection[Block] = (),
         given_back: Collection[Block] = (),
     ) -> None:
-        """Write ``taken`` as the owner's and remove ``given_back``, ``BLOCKS_CHANGED_MAX`` at most, if
-        nobody changed anything since ``seen`` was read. Neither of them is a change too: its version rises.
+        """Write ``taken`` as the owner's and remove ``given_back``, ``BLOCKS_CHANGED_MAX`` at most, if the
+        map is still at the version of ``seen``. The version rises even if both are empty.
         """
         ...
 
@@ -420,7 +421,7 @@ class ShardLeases(Protocol):
 
 
 class MessageCounts(Protocol):
-    """How many messages came. Partition: (IMSI, UTC day)."""
+    """Message counts. Partition: (IMSI, UTC day)."""
 
     async def get(self, imsi: str, day: int) -> MessageCount | None:
         """The row as stored."""
@@ -432,7 +433,7 @@ class MessageCounts(Protocol):
 
 
 class Audit(Protocol):
-    """What a person must be able to look up. Partition: UTC day."""
+    """The audit log. Partition: UTC day."""
 
     async def record(self, entry: AuditEntry) -> None:
         """Durable on return; idempotent by ``entry.entry_id``."""
@@ -483,12 +484,12 @@ class Store(Protocol):
 
     @property
     def leases(self) -> Leases[GatewayLease]:
-        """Virtual gateways' leases."""
+        """Leases of gateway instances."""
         ...
 
     @property
     def job_leases(self) -> Leases[Lease]:
-        """Leases of what one node does for all; their ids are no gateway's."""
+        """Leases of singleton jobs."""
         ...
 
     @property
@@ -518,7 +519,7 @@ class Store(Protocol):
 
     @property
     def bulk(self) -> "Store":
-        """The same store for callers that can wait: what they ask never stands before attaches and leases."""
+        """The same store for callers that can wait: their calls never delay attaches and lease renewals."""
         ...
 
     async def prove(self, node: str) -> None:
@@ -526,5 +527,5 @@ class Store(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Finish what was accepted, then let go; idempotent."""
+        """Finish accepted writes, then close; idempotent."""
         ...

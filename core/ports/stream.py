@@ -1,9 +1,9 @@
-"""A stream of records in shards, with Kinesis' meaning of the words.
+"""A stream of records in shards; terms as in Amazon Kinesis.
 
 Rules:
 
-- ``put`` returns when each accepted record is durable; a record that was not accepted says why, and its
-  neighbours are not touched by it. Within one call and one partition key, order is kept.
+- ``put`` returns when each accepted record is durable. A rejected record has its reason, and does not affect
+  other records. Within one call and one partition key, order is kept.
 - A record's shard is where MD5(partition key), as a 128-bit number, falls in the shards' hash ranges.
 - Sequence numbers rise within a shard; they are decimal text and compared as numbers.
 """
@@ -25,9 +25,9 @@ PUT_BYTES_MAX = 5_242_880
 
 
 class PutResult(NamedTuple):
-    """What became of one record: a place in a shard, or an error code (``error`` non-empty).
+    """The result of one record: a place in a shard, or an error code (``error`` non-empty).
 
-    ``is_poison``: the stream will never take this record, however often it is put.
+    ``is_poison``: the stream will never accept this record.
     """
 
     shard_id: str = ""
@@ -38,7 +38,7 @@ class PutResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record as it is read back."""
+    """A record read from a shard."""
 
     shard_id: str
     sequence_number: str
@@ -51,8 +51,8 @@ class StoredRecord:
 class Shard:
     """A shard and its range of hash keys, both ends included.
 
-    A shard that was split or merged is no longer ``is_open``: it takes nothing in, what it holds can be read.
-    ``parents`` are the shards that it came of; their records come before its own.
+    A shard that was split or merged is not ``is_open``: it accepts no records, but can be read. ``parents``
+    are the shards that it was made from; their records precede its own.
     """
 
     shard_id: str
@@ -73,9 +73,9 @@ class IteratorType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """Some records of one shard in order, and the iterator to go on from; empty where a closed one ends.
+    """Some records of one shard in order, and the iterator to continue from; empty at a closed shard's end.
 
-    ``lost``: records among or before these that are damaged and were passed over, at least so many.
+    ``lost``: at least so many damaged records among or before these were skipped.
     """
 
     records: tuple[StoredRecord, ...]
@@ -88,16 +88,16 @@ class Stream(Protocol):
 
     @property
     def keeps_order(self) -> bool:
-        """Whether a record that ``put`` did not accept has nothing accepted behind it in its call.
+        """Whether ``put`` accepts no record after a rejected one in the same call.
 
-        Then several records of one key may share a call; Kinesis promises no such thing.
+        Then several records of one key may share a call. Kinesis does not guarantee this.
         """
         ...
 
     async def put(self, records: Sequence[StreamRecord]) -> Sequence[PutResult]:
         """Store records; one result each, in their order. At most 500 records and 5 MiB a call.
 
-        Raises ``Unavailable`` when nothing is known of any of them.
+        Raises ``Unavailable`` when the result of none of them is known.
         """
         ...
 
@@ -108,19 +108,19 @@ class Stream(Protocol):
     async def iterator(self, shard_id: str, kind: IteratorType, sequence_number: str = "") -> str:
         """An opaque iterator to start from.
 
-        Raises ``PositionLost`` for a sequence number that is none of this shard's, lies beyond its end, or
-        when what comes after it was trimmed; ``SourceGone`` for a shard that is not there; ``Unavailable``.
+        Raises ``PositionLost`` for a sequence number that is not this shard's or beyond its end, or when the
+        records after it were trimmed; ``SourceGone`` for an unknown shard; ``Unavailable``.
         """
         ...
 
     async def read(self, iterator: str, *, limit: int = 1_000) -> ReadResult:
         """Up to ``limit`` records from there; empty when there is nothing yet.
 
-        Raises ``PositionLost`` when what comes next was trimmed, ``SourceGone``, ``Unavailable``; an iterator
-        expires: make another one after the last record.
+        Raises ``PositionLost`` when the next records were trimmed, ``SourceGone``, ``Unavailable``. An
+        iterator expires: get another one after the last record.
         """
         ...
 
     async def aclose(self) -> None:
-        """Finish what was accepted, then let go; idempotent."""
+        """Finish accepted records, then close; idempotent."""
         ...

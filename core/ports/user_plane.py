@@ -1,13 +1,13 @@
-"""The user plane: what forwards and counts packets.
+"""The user plane: it forwards and counts packets.
 
 Rules:
 
-- A session is installed, changed and taken out whole; calls are synchronous and take microseconds, so
+- A session is installed, changed and removed as a whole. Calls are synchronous and take microseconds, so
   that nothing happens between a decision and its effect.
-- Counters survive kill -9 of the process and are never lost by ``close``: only ``free`` gives the slot
-  back, after the last report is durable.
+- Counters survive kill -9 of the process and ``close``: only ``free`` releases the slot, after the last
+  report is durable.
 - Forward, then count: a kill between the two errs in the customer's favour, by one packet at most.
-- A packet is bytes; nothing here is called with an object per packet but ``PacketSink``.
+- A packet is bytes; only ``PacketSink`` is called per packet.
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -26,15 +26,16 @@ PacketSink = Callable[[str, bytes], None]
 
 
 class Bearer(Struct, frozen=True, gc=False):
-    """How one session's packets go: what comes with ``local_teid`` from ``peer_address`` and is sent by
-    ``ue_address`` goes up; what is sent to ``ue_address`` goes down to ``peer_address`` with ``peer_teid``.
+    """How one session's packets are forwarded. Uplink: packets from ``peer_address`` with ``local_teid``
+    whose source is ``ue_address``. Downlink: packets to ``ue_address`` go to ``peer_address`` with
+    ``peer_teid``.
 
-    ``ue_prefix`` is the device's /64, if it has IPv6; without ``has_ipv4`` nothing goes by ``ue_address``.
-    A device may send ``up_kbps`` and is sent ``down_kbps`` (0: as much as there is). Sessions of the same
-    ``closed_group``, if it is not empty, reach each other. What a filter of ``dedicated`` takes goes by that
-    bearer's tunnel; nothing is sent down while the session ``is_suspended``. What is for the internet goes
-    the way of ``apn``, where that has its own.
-    ``epoch`` and ``label`` are used only where the session has no slot yet; a slot that exists is resumed.
+    ``ue_prefix`` is the device's /64, if it has IPv6; without ``has_ipv4`` ``ue_address`` is not forwarded.
+    ``up_kbps`` and ``down_kbps`` limit the speed (0: no limit). Sessions of the same non-empty
+    ``closed_group`` reach each other. Packets that match a filter of ``dedicated`` use that bearer's tunnel.
+    No downlink packets while the session ``is_suspended``. Packets for the internet leave by the device of
+    ``apn``, if it has its own. ``epoch`` and ``label`` apply only if the session has no slot yet; an existing
+    slot is resumed.
     """
 
     session_id: str
@@ -57,7 +58,7 @@ class Bearer(Struct, frozen=True, gc=False):
 
 
 def bearer_of(session: Session, *, epoch: int, label: SegmentLabel) -> Bearer:
-    """How the packets of a session with a tunnel go."""
+    """The bearer of a session that has a tunnel."""
     tunnel, qos = session.tunnel, session.qos
     assert tunnel is not None, "a bearer needs a tunnel"
     return Bearer(
@@ -82,7 +83,7 @@ def bearer_of(session: Session, *, epoch: int, label: SegmentLabel) -> Bearer:
 
 
 class Segment(Struct, frozen=True):
-    """One segment of a session: cumulative from its own zero; ``number`` rises by one."""
+    """One segment of a session: cumulative from zero; ``number`` rises by one per segment."""
 
     number: int
     label: SegmentLabel
@@ -91,10 +92,10 @@ class Segment(Struct, frozen=True):
 
 
 class Counters(Struct, frozen=True):
-    """Everything counted for a session that is not yet known to be durable.
+    """A session's counts that are not yet known to be durable.
 
-    ``previous`` is the segment before the current one, whose end is fixed; it is reported once more
-    until its last value is durable (``begin_segment`` may be called only then).
+    ``previous`` is the segment before the current one, already ended; it is reported until its last value is
+    durable (``begin_segment`` may be called only then).
     """
 
     session_id: str
@@ -111,16 +112,16 @@ class UserPlane(Protocol):
     """Forwards packets of installed sessions and counts them."""
 
     def install(self, bearer: Bearer) -> None:
-        """Begin (or resume, when the session has a slot) forwarding.
+        """Start forwarding, with the session's slot if it has one.
 
-        Raises ``Refused(NO_RESOURCES)`` when there is no slot left.
+        Raises ``Refused(NO_RESOURCES)`` when no slot is free.
         """
         ...
 
     def update(self, bearer: Bearer) -> None:
-        """Change whatever a bearer says of an installed session at once; counters go on.
+        """Replace the bearer of an installed session at once; its counters continue.
 
-        A peer whose tunnel moves to another is told its end (TS 29.281 §7.3.2).
+        A peer that loses the tunnel to another is sent an End Marker (TS 29.281 §7.3.2).
         """
         ...
 
@@ -129,7 +130,7 @@ class UserPlane(Protocol):
         ...
 
     def free(self, session_id: str) -> None:
-        """Give the slot back. Only after the final report is durable. Idempotent."""
+        """Release the slot; only after the last report is durable. Idempotent."""
         ...
 
     def counters(self, session_id: str) -> Counters | None:
@@ -137,23 +138,23 @@ class UserPlane(Protocol):
         ...
 
     def label(self, session_id: str) -> SegmentLabel | None:
-        """What the session's packets are counted under now; ``None``: it has no slot."""
+        """The label that the session's packets are counted under now; ``None``: it has no slot."""
         ...
 
     def all_counters(self, *, apart_from: Container[str] = ()) -> Iterable[Counters]:
-        """Every slot in use, closed ones included; after a restart also those found in the file. Sessions
-        ``apart_from`` are passed over.
+        """The counts of every slot in use, those of ended sessions included; after a restart also those found
+        in the file. Sessions in ``apart_from`` are omitted.
         """
         ...
 
     def moved(self) -> Iterable[Sequence[str]]:
-        """Sessions that were counted for since this was last asked (after a restart: ever), a part of all
-        slots at a time, so that between two parts others may run.
+        """Sessions with traffic since the last call (after a restart: with any traffic), a part of the slots
+        at a time, so that other tasks run in between.
         """
         ...
 
     def begin_segment(self, session_id: str, label: SegmentLabel, begun: datetime) -> None:
-        """End the current segment here and begin the next; atomic under kill -9."""
+        """End the current segment and begin the next; atomic under kill -9."""
         ...
 
     def inject(self, session_id: str, packet: bytes) -> bool:

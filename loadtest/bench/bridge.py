@@ -1,10 +1,10 @@
 """The device edge against bridges behind a broker: the CPU of one message from MQTT into Kinesis.
 
-Rules: the same devices publish to ours, which ends their connection and acknowledges after Kinesis accepted,
-and to Mosquitto, from which the peer subscribes and which acknowledges by itself. Charged to a bridge is the
-CPU of its own process alone: to ours the whole way, to the peers nothing of their broker, whose own cost is
-told beside it. Bridges are pinned to cpu 1, everything else to cpu 0; Kinesis is a server that accepts all
-and keeps a count, which must come out exact. The last row is our endpoint over a stream that costs nothing.
+Rules: the same devices publish to Airloom's edge, which acknowledges after Kinesis has accepted, and to
+Mosquitto, which acknowledges at once and to which the peer subscribes. A bridge's cost is the CPU of its own
+process: for Airloom the whole way, for a peer without its broker, whose cost is shown beside it. Bridges are
+pinned to cpu 1, everything else to cpu 0. Kinesis is a server that accepts everything and counts records; the
+count must be exact. The last row is Airloom's endpoint over a stream without cost.
 """
 
 import argparse

@@ -1,10 +1,9 @@
 """The processes of the bridge benchmark.
 
-Rules: each is told everything as one line of JSON on its standard input and answers with lines of JSON; it
-ends when its input does. ``kinesis`` answers PutRecords and keeps nothing but a count; ``endpoint`` is our
-device edge, whose devices come from the loopback instead of a tunnel; ``devices`` publish messages that were
-made beforehand, each connection from an address of its own; ``literal`` is aiomqtt and aioboto3 used as their
-documents show.
+Rules: each reads its parameters as one line of JSON from standard input and answers with lines of JSON; it
+ends when its input ends. ``kinesis`` answers PutRecords and only counts records; ``endpoint`` is the device
+edge, whose devices come from the loopback instead of a tunnel; ``devices`` publish messages that were made
+beforehand, each connection from its own address; ``literal`` is aiomqtt and aioboto3 used as documented.
 """
 
 import asyncio
@@ -43,7 +42,7 @@ CONNECT = bytes.fromhex("101b00044d51545404020000000f")
 
 
 def say(answer: Any) -> None:
-    """One line to whoever started this."""
+    """Write one line of JSON to the parent process."""
     print(json.dumps(answer), flush=True)
 
 
@@ -65,7 +64,7 @@ def _http(body: bytes) -> bytes:
 
 
 class NullKinesis(asyncio.Protocol):
-    """Accepts every record. ``GET`` tells how many there were."""
+    """Accepts every record. ``GET`` returns their number."""
 
     records = 0
 
@@ -222,7 +221,7 @@ class Device(asyncio.Protocol):
         self._transport.write(CONNECT + self._client_id)
 
     def data_received(self, data: bytes) -> None:
-        """CONNACK, then nothing but PUBACKs: four octets each."""
+        """Expects CONNACK, then only PUBACKs: four octets each."""
         if not self.ready.done():
             self.ready.set_result(None)
             return
@@ -319,7 +318,7 @@ CHILDREN: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]] = {
 
 
 def main() -> None:
-    """``python -m loadtest.bench.bridge_children CHILD``, pinned to the CPU that it is told."""
+    """``python -m loadtest.bench.bridge_children CHILD``, pinned to the CPU in its parameters."""
     ask = json.loads(sys.stdin.readline())
     os.sched_setaffinity(0, {ask["cpu"]})
     uvloop.run(CHILDREN[sys.argv[1]](ask))

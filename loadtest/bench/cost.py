@@ -1,11 +1,11 @@
-"""``./run bench cost``: what an operation costs in calls, tasks, readings of the clock, statements and rows.
+"""``./run bench cost``: the calls, tasks, clock readings, statements and rows of each operation.
 
-Rules: counts are the same on every machine and at every load, so that one call more is seen; two runs agree
-to the call. An operation is counted in its steady state, as the average of some batches (``cost_counting``,
-``cost_world``, ``cost_operations``). ``BUDGETS`` are for one version of Python, as another makes other calls:
-elsewhere nothing is judged. A budget is what may not be exceeded; it is lowered when the code gets leaner,
-and raised for a reason that the commit tells. ``blocks_kept`` are the memory blocks that stay of an operation
-(``sys.getallocatedblocks``), to one or two; what it makes and lets go is not counted.
+Rules: counts are the same on every machine and under any load, so that one additional call shows; two runs
+agree exactly. An operation is counted in its steady state, as the average of some batches (``cost_counting``,
+``cost_world``, ``cost_operations``). ``BUDGETS`` apply to one version of Python, because others make other
+calls; elsewhere no row is judged. An operation may not exceed its budget. Lower a budget when the code gets
+leaner; raise it only with a reason in the commit message. ``blocks_kept`` are the memory blocks that an
+operation leaves (``sys.getallocatedblocks``), to one or two; blocks that it frees are not counted.
 """
 
 import argparse

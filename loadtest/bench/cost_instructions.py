@@ -1,8 +1,8 @@
-"""How many user instructions an operation takes: in a process of its own under valgrind's callgrind.
+"""User instructions of an operation: counted in a separate process under valgrind's callgrind.
 
-Rules: instructions are counted while the measured batches run and not before, and calls not meanwhile. What
-stands in for devices and asyncio's own event loop are in it, the kernel is not, and it differs from run to
-run by some per mille: it is for telling one version of the product from another on the same Python.
+Rules: instructions are counted only while the measured batches run, and calls are not counted meanwhile. The
+counts include simulated devices and asyncio's event loop, but not the kernel, and differ between runs by some
+per mille: use them to compare two versions of the product on the same Python.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""What the cost of an operation is counted in: a node, its front end's network, and who speaks to it.
+"""The environment in which the cost of an operation is counted: a node, its network, and its clients.
 
-Rules: everything is the product's own but clock, dice and sockets. ``volatile`` keeps store, stream and
-slots in memory, as ``loadtest.bench.gtpc_volatile`` does; ``durable`` is the embedded store and stream. An
-operation is over when the answer is sent and what it left to do (its event in the outbox) is done.
+Rules: everything is the product's own code except clock, randomness and sockets. ``volatile`` keeps store,
+stream and slots in memory, as ``loadtest.bench.gtpc_volatile`` does; ``durable`` is the embedded store and
+stream. An operation ends when its answer is sent and its remaining work (its event in the outbox) is done.
 """
 
 import asyncio
@@ -163,11 +163,11 @@ class Transport:
             self.written += part
 
     def is_closing(self) -> bool:
-        """Whether it is over."""
+        """Whether ``set`` was called."""
         return self.is_over
 
     def close(self) -> None:
-        """It is over."""
+        """End the wait."""
         self.is_over = True
 
     abort = close

@@ -1,14 +1,13 @@
-"""Sessions made over GTP-C against osmo-ggsn: how many a second, how fast while many are held, and at what
-cost in memory.
+"""Sessions created by GTP-C, against osmo-ggsn: rate, latency beside many sessions, and memory.
 
-Rules: gateways run on cpu 1, the load on cpu 0 (``loadtest.bench.gtpc_load``); for the rates they take turns
-(A B A B), each turn creates as many sessions and deletes them again, and a figure is the median of the turns.
-The floor of a rate must be kept by wall time and by CPU per session, so that a busy machine flatters nobody.
+Rules: gateways run on cpu 1, the load on cpu 0 (``loadtest.bench.gtpc_load``). For the rates they take turns
+(A B A B); each turn creates and deletes the same number of sessions, and a figure is the median of the turns.
+A rate must keep its floor both by wall time and by CPU per session, so that a busy machine favours neither.
 ``durable`` is `airloom serve` on its embedded store: each session is fsynced before its answer. ``volatile``
-is the same node, front end and session service over a store in memory (``loadtest.bench.gtpc_volatile``), as
-osmo-ggsn keeps nothing. osmo-ggsn ends at 1,024 contexts, is started anew for each turn and speaks version 1
-alone. What is told of many sessions is told of ours: they stand in the store before it starts, as after a
-kill.
+is the same node, front end and session service over a store in memory (``loadtest.bench.gtpc_volatile``),
+because osmo-ggsn stores nothing. osmo-ggsn has at most 1,024 contexts, is restarted for each turn and speaks
+version 1 only. Figures with many sessions are Airloom's only: the sessions are in the store before it starts,
+as after a kill.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""SGSNs and SGWs that do nothing but create and delete sessions, as a process of its own.
+"""SGSNs and SGWs that only create and delete sessions, in a separate process.
 
 Rules:
 
-- It is told each turn as one line of JSON on its standard input and answers with one; it ends with its input.
-- Requests are made beforehand, byte by byte as the specifications have them (TS 29.060 §7.3.1, TS 29.274
-  §7.2.1), by code that shares nothing with the gateway; answers are looked into after the clock has stopped.
-- What has no answer after ``SILENT_S`` is sent again and counted. ``own_us`` is what a request cost here: it
-  is the generator's own limit.
+- Each turn is one line of JSON on standard input and one line of answer; the process ends with its input.
+- Requests are made beforehand, byte by byte from the specifications (TS 29.060 §7.3.1, TS 29.274 §7.2.1), by
+  code that shares nothing with the gateway; answers are decoded after the measurement.
+- A request without an answer after ``SILENT_S`` is repeated and counted. ``own_us`` is the generator's CPU
+  for a request: its own limit.
 """
 
 import contextlib
@@ -208,9 +208,10 @@ class Load:
         return self._received(0)
 
     def paced(self, ask: dict[str, Any]) -> dict[str, Any]:
-        """Create ``rate`` times a second, come what may; latencies count from when a request was due.
+        """Create ``rate`` sessions a second regardless of answers; latency counts from when a request was
+        due.
 
-        In a pause nobody answers, and everything that was due then tells of it.
+        So a pause of the gateway shows in all requests that were due in it.
         """
         creates = self._creates(ask)
         gateway, version, rate = ask["gateway"], ask["version"], ask["rate"]

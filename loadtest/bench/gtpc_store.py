@@ -1,8 +1,7 @@
-"""A store with as many SIMs and open sessions as a benchmark wants, written straight into its engine.
+"""A store with as many SIMs and open sessions as a benchmark needs, written directly into its engine.
 
-Rules: the rows are those that the repositories write, but for what is told in the stream: nothing waits in
-the outbox. The first SIMs have a session, the others are free to attach; of a SIM everything follows from its
-number.
+Rules: the rows are those that the repositories write, but the outbox is empty. The first SIMs have a session,
+the others are free to attach; all values of a SIM follow from its number.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""Our gateway with nothing durable: the real node, front end and session service, over stores in memory.
+"""Airloom's gateway without durability: the real node, front end and session service, over stores in memory.
 
-Rules: a process of its own, told ``ADDRESS SIMS SESSIONS PEER`` as arguments; it prints a line when it serves
-and ends with its input. Everything is as `airloom serve` has it but for what is kept: the store, the outbox,
-the stream and the counter table are in this process's memory, and nothing is fsynced.
+Rules: a separate process with the arguments ``ADDRESS SIMS SESSIONS PEER``; it prints a line when it serves,
+and ends with its input. It is as `airloom serve`, but store, outbox, stream and counter table are in this
+process's memory, and nothing is fsynced.
 """
 
 import asyncio

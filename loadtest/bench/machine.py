@@ -17,8 +17,8 @@ def machine() -> str:
 
 
 def build() -> str:
-    """How this Python was built. Debian's and Fedora's are optimised by profile outside of ``configure``, so
-    that ``sysconfig`` does not tell of it: of such a one it is told whose it is.
+    """How this Python was built. Debian and Fedora optimise theirs outside of ``configure``, which
+    ``sysconfig`` does not show: for these the result names the distribution.
     """
     if "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")):
         return "built with optimisation"

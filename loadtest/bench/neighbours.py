@@ -1,10 +1,11 @@
-"""``./run bench neighbours``: how long an attach takes beside one greedy customer or device.
+"""``./run bench neighbours``: the latency of an attach beside one customer or device at full speed.
 
-Rules: Airloom is served from outside as it is by default, with the sandbox, and another checkout (``--tree``)
-beside it in the same run. In each round each of them is measured quiet and then beside each neighbour, which
-is a process of its own (``neighbours_children``) behind another peer than the one that is measured. A figure
-is the whole of a Create PDP Context: asked, durable, answered. One that was refused or never answered counts
-as long as it took, and is told. Of the rounds the median counts. ``RATIO_MAX`` is for p99 beside by quiet.
+Rules: Airloom is served in its default configuration with the sandbox, and another checkout (``--tree``)
+beside it in the same run. Each round measures each of them alone and then beside each neighbour, which is a
+separate process (``neighbours_children``) behind another peer than the measured one. A figure is a whole
+Create PDP Context: request, durable, answer. A refused or unanswered one counts with its time and is
+reported. The figure is the median of the rounds. ``RATIO_MAX`` limits the p99 beside a neighbour by the p99
+alone.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""RADIUS authentication and accounting against FreeRADIUS: the same load on both, by turns.
+"""RADIUS authentication and accounting against FreeRADIUS: the same load on both, in turns.
 
 Rules: each server is pinned to cpu 1 and the load to cpu 0; the figure is CPU per answered request, the
 median of the rounds, with each server kept busy. The load is a GGSN's requests made by pyrad
 (``loadtest.bench.radius_load``). FreeRADIUS looks SIMs up in its `files` module and writes accounting by
-`detail`, without fsync; ours looks SIMs up in its store, group and status included, and answers an accounting
-request after the fsync that holds it. Each Interim has counters of its own, so that nobody may answer from
-what it knows.
+`detail`, without fsync. Airloom looks SIMs up in its store, group and status included, and answers an
+accounting request after its fsync. Each Interim-Update has new counters, so that no answer comes from a
+cache.
 """
 
 import argparse

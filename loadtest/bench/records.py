@@ -1,10 +1,10 @@
-"""`./run bench records`: what it costs to make usage durable, embedded and in Cassandra.
+"""`./run bench records`: the cost of making usage durable, embedded and in Cassandra.
 
-So many callers each write one report at a time and wait until it is durable, as accounting does; each report
-is a row of a SIM's day, written over and over as a session's counters rise. A round of all SIMs goes before,
-so that index rows are there. Embedded: reports per second and the 99th percentile of a call, every commit
+Several callers each write one report at a time and wait until it is durable, as accounting does. Each report
+is a row of a SIM's day, overwritten as a session's counters rise. A first round over all SIMs writes the
+index rows. Embedded: reports per second and the 99th percentile of a call, every commit
 fsynced. Cassandra: CPU of this process, the client, per report; the server is another process, whose CPU is
-told beside. There is no peer: floors are absolute, and wall times are this machine's. Reports of one turn of
+shown beside. There is no peer: floors are absolute, and wall times are this machine's. Reports of one turn of
 the loop share a message, as commits share an fsync. Last, two gateway processes against one
 (``loadtest.bench.records_gateways``).
 """

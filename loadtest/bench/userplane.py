@@ -2,10 +2,10 @@
 
 Rules: the two take turns (A B A B) in the same namespaces, between the same generator (cpu 0) and sink; each
 is pinned to cpu 1; the figure is the median of the rounds, and the floor must be kept by wall time and by CPU
-per packet, so that a busy machine flatters nobody. Packets are those that the far device received
-(kernel interface counter), CPU is the gateway process's own (/proc/PID/stat). Ours runs with every check on:
+per packet, so that a busy machine favours neither. Packets are those that the far device received
+(kernel interface counter), CPU is the gateway process's own (/proc/PID/stat). Airloom runs with all checks:
 TEID, peer, inner header, source, destination, speed, and counts into its counter table. Needs root, iproute2,
-two CPUs and osmo-ggsn; without them the row says why there is no figure.
+two CPUs and osmo-ggsn; without them the row has the reason instead of a figure.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The processes of the user plane benchmark that run inside its namespaces.
 
-Rules: each is told everything as one line of JSON on its standard input and answers with lines of JSON;
-a gateway ends when its input does. ``contexts`` speaks real GTPv1-C to a GGSN; ``gateway``
-is our user plane on a TUN; ``generator`` sends prebuilt datagrams by sendmmsg(2) as fast as it can.
+Rules: each reads its parameters as one line of JSON from standard input and answers with lines of JSON; a
+gateway ends when its input ends. ``contexts`` speaks real GTPv1-C to a GGSN; ``gateway`` is Airloom's user
+plane on a TUN; ``generator`` sends prebuilt datagrams by sendmmsg(2) as fast as it can.
 """
 
 import asyncio

@@ -240,7 +240,7 @@ def served(nodes: int = 1, *, network: str = "127.0.0", is_measured: bool = Fals
 
 
 def address_of(nodes: list[Node], keyspace: str) -> CassandraAddress:
-    """What a client is told."""
+    """The configuration of a client."""
     hosts = tuple(node.host for node in nodes)
     return CassandraAddress(hosts, keyspace, DATACENTER, port=nodes[0].port)
 

@@ -108,7 +108,7 @@ class CassandraFront:
 
     def _answer(self, client: asyncio.StreamWriter, fate: str, stream: int, answer: bytes) -> None:
         if client not in self._open:
-            return  # nobody waits for it any more
+            return  # the caller no longer waits for it
         self._waiting[client] -= 1
         if fate == "cut":
             client.transport.abort()

@@ -1,9 +1,9 @@
-"""A front before a Kinesis server that does what the real service does on a bad day, by seed.
+"""A proxy in front of a Kinesis server that injects the real service's faults, by seed.
 
-Rules: what it lets through is the server's own answer, byte for byte; what it breaks is chosen by dice that
-a test seeds: calls throttled or refused before and after they were carried out, connections cut before and
-after, single records of a call that fail while their neighbours are stored. By dice it breaks PutRecords
-alone; what a test asks for (``refuse``) it answers to any call, once each.
+Rules: an answer without a fault is the server's own, byte for byte. A seeded generator chooses the faults:
+calls throttled or refused before and after they were carried out, connections cut before and after, single
+records of a call that fail while others are stored. Random faults affect only PutRecords; a fault that a test
+requests (``refuse``) affects the next call of any kind, once.
 """
 
 import json

@@ -53,7 +53,7 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take it down; whoever started processes in it has stopped them."""
+        """Remove it; stop its processes first."""
         for name in (self.ran, self.gw, self.inet):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
@@ -116,7 +116,7 @@ class Segment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take it down; whoever started processes in it has stopped them."""
+        """Remove it; stop its processes first."""
         for name in (self.peer, *self.hosts):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 

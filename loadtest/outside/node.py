@@ -38,7 +38,7 @@ class Node:
         """Serve, and wait until it is ready; raises ``NotReady``: nothing could be tried."""
         if not self.start():
             self.stop()
-            raise NotReady(self.log.strip()[-200:] or "it ended without a word")
+            raise NotReady(self.log.strip()[-200:] or "it ended without output")
         return self
 
     def __exit__(
@@ -213,7 +213,7 @@ class ApiClient:
         return Sim(sim_id, made["imsi"])
 
     def octets(self, sim_id: str) -> tuple[int, int]:
-        """What statistics tell by now: up and down."""
+        """Octets in the statistics API so far, up and down."""
         now = int(time.time())
         path = f"/stats/air/sims/{sim_id}?from={now - 86_400}&to={now + 60}&period=day"
         rows = self.call("GET", path)[1]

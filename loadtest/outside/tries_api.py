@@ -1,4 +1,4 @@
-"""Tries of customers and strangers over HTTP: limits, credentials that are over, secrets, readiness."""
+"""Attacks and checks over HTTP: limits, expired credentials, secrets, readiness."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ from loadtest.outside.place import NAS_SECRET, Outcome, Place, eventually, perce
 
 
 def sandbox_is_off(place: Place) -> Outcome:
-    """Nobody makes an operator without credentials, unless it was asked for (H6)."""
+    """No operator is created without credentials, unless the sandbox is on (H6)."""
     with place.node(API__SANDBOX="") as node:
         body = {"email": "x@example.com", "password": PASSWORD, "authKeyId": "k", "authKey": "s"}
         status, _ = fetch(f"{node.endpoint}/v1/sandbox/init", method="POST", body=body)
@@ -23,7 +23,7 @@ def sandbox_is_off(place: Place) -> Outcome:
 
 
 def greedy_lists(place: Place) -> Outcome:
-    """One customer's lists have nobody's attaches refused (H7)."""
+    """One customer's lists cause no refused attaches (H7)."""
     with place.node(**place.partners(alpha=[2])) as node, place.peer() as peer:
         greedy, other = place.customer(node, "greedy"), place.customer(node, "other")
         for _ in range(400):
@@ -109,7 +109,7 @@ def deleted_operator(place: Place) -> Outcome:
 
 
 def wrong_passwords(place: Place) -> Outcome:
-    """Guessing is slowed down (M3), and nobody else is denied."""
+    """Guessing is slowed down (M3), and other customers are not blocked."""
     with place.node() as node:
         customer = place.customer(node)
         other = place.customer(node, "other")
@@ -159,7 +159,7 @@ def _is_closed(opened: socket.socket) -> bool:
 
 
 def file_modes(place: Place) -> Outcome:
-    """Nobody else reads what is kept (M5)."""
+    """Other users of the host cannot read stored files (M5)."""
     with place.node(), place.peer():
         wide = [
             str(path.relative_to(place.folder))

@@ -106,7 +106,9 @@ def empty_mqtt_payload(place: Place) -> Outcome:
 
 
 def big_mqtt_payload(place: Place) -> Outcome:
-    """A client that repeats what is too big is not cut off for ever: what comes behind it is acknowledged."""
+    """A client that repeats an oversized message is not blocked permanently: later messages are
+    acknowledged.
+    """
     with place.node() as node, place.peer() as peer:
         context = peer.create1(place.customer(node).sim().imsi)
         line = Tcp(peer, context, MQTT, 45_300)

@@ -1,4 +1,6 @@
-"""Tries over GTP: restart counters, whose a session is, what is forged, and what is told to devices."""
+"""Attacks and checks over GTP: restart counters, ownership of sessions, forged messages, values sent to
+devices.
+"""
 
 import struct
 import time
@@ -200,7 +202,7 @@ def many_restarts(place: Place) -> Outcome:
 
 
 def reloaded_mtu(place: Place) -> Outcome:
-    """A reload of an MTU takes all of it: what PCO says is what a packet that is too big is told."""
+    """A reload changes the MTU completely: PCO and "packet too big" name the same value."""
     file = place.folder / "airloom.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     text = '[control]\nsecret = "a-secret-of-many-characters-0123456789"\n[gateway]\n'
@@ -219,7 +221,7 @@ def reloaded_mtu(place: Place) -> Outcome:
 
 
 def _links(peer: Peer, imsi: str) -> tuple[int, int]:
-    """What a device is told by PCO (TS 24.008 §10.5.6.3) and by the MSS of a connection."""
+    """The MTU that a device gets by PCO (TS 24.008 §10.5.6.3) and by the MSS of a connection."""
     context = peer.create1(imsi, pco=bytes.fromhex("80001000"))
     line = Tcp(peer, context, MESSAGES, 47_000)
     line.connect()

@@ -252,7 +252,7 @@ def _moved(customer: ApiClient, sim_id: str) -> tuple[int, int] | None:
 
 
 def _reached(customer: ApiClient, sim_id: str, wanted: tuple[int, int]) -> tuple[int, int] | None:
-    """The octets when they are these; what there is instead is told by a look after the last."""
+    """These octets once they are metered; otherwise the value of the last check."""
     octets = customer.octets(sim_id)
     return octets if octets == wanted else None
 

@@ -1,8 +1,8 @@
 """A simulated device: sends datagrams to a UDP entry point through its session and waits for the answers.
 
-Rules: it does not send again unless told to, so that what the platform lost is seen; it counts inner
-octets itself, both ways; each payload begins with its own number, so that order and loss can be told at
-the far end. A port of its own for each message tells which answer is whose.
+Rules: it repeats a message only on request, so that losses show; it counts inner octets itself, in both
+directions; each payload begins with its number, so that the far end detects loss and reordering. Each message
+has its own source port, which identifies its answer.
 """
 
 import asyncio

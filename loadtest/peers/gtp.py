@@ -52,7 +52,7 @@ class PdpContext:
     ue_address: IPv4Address = UNKNOWN
     charging_id: int = 0
     gateway_user: str = ""
-    """Where the gateway's end of the tunnel is; empty: where it is spoken to."""
+    """The gateway's end of the tunnel; empty: its GTP-C address."""
     dns: tuple[str, ...] = ()
     bearers: dict[int, int] = field(default_factory=dict)
     """Dedicated ones: their identities, and where to send what goes by them."""
@@ -165,8 +165,9 @@ class GtpPeer(ABC, Generic[Answer]):
         self.contexts.pop(context.local_teid_user, None)
 
     def restart(self, counter: int | None = None) -> None:
-        """Lose every context and begin anew, under the next restart counter (TS 23.007 §18), or under another
-        as one that lost its file or was replaced. It has none twice: nobody could notice that restart.
+        """Lose every context and restart with the next restart counter (TS 23.007 §18), or with another one,
+        as a peer that lost its file or was replaced. Never with the same one: that restart cannot be
+        detected.
         """
         for context in list(self.contexts.values()):
             self.lose(context)
@@ -197,7 +198,7 @@ class GtpPeer(ABC, Generic[Answer]):
 
     @abstractmethod
     async def _move(self, context: PdpContext) -> None:
-        """Tell the gateway that the context is served from here."""
+        """Ask the gateway to move the context to this peer."""
 
     @abstractmethod
     async def _delete(self, context: PdpContext) -> None:

@@ -1,7 +1,7 @@
-"""A simulated NAS: asks for access, reports what its devices used, ends sessions when it is told to.
+"""A simulated NAS: authenticates, reports usage, ends sessions on Disconnect-Request.
 
-Rules: its packets are pyrad's, so the wire is not our own codec talking to itself; it repeats what is not
-answered, and a Stop until it is; what it carried it counts itself, and keeps apart what was acknowledged.
+Rules: pyrad encodes its packets, so the product's codec does not test itself. It repeats unanswered requests,
+a Stop until it is answered. It counts its traffic itself, and acknowledged traffic separately.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from loadtest.peers.gtp import NotAnswered
 DISCONNECT_PORT = 3_799
 REPEAT_S, GIVE_UP_S = 1.0, 5.0
 BOOT_S = 1.0
-"""Of a NAS that began anew, until it has its first session: Acct-Delay-Time is of whole seconds."""
+"""From a NAS's restart to its first session: Acct-Delay-Time has whole seconds."""
 DICTIONARY = Dictionary(
     StringIO(
         "ATTRIBUTE User-Name 1 string\nATTRIBUTE NAS-IP-Address 4 ipaddr\nATTRIBUTE Service-Type 6 integer\n"
@@ -86,9 +86,9 @@ class NasSession:
 class Nas:
     """One NAS on one address.
 
-    Sessions begin once its Accounting-On is acknowledged. Where it ``is_hasty`` they begin ``BOOT_S`` after
-    it was first sent, and it has Acct-Delay-Time, by which alone a server can tell which sessions began
-    before it (RFC 2866 §5.2): packets get lost, and the one that is heard first may be a repeat.
+    Sessions begin once its Accounting-On is acknowledged. If it ``is_hasty`` they begin ``BOOT_S`` after it
+    was first sent, and it has Acct-Delay-Time, without which a server cannot know which sessions began
+    before it (RFC 2866 §5.2): packets get lost, and the first one received may be a repeat.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Nas:
     async def begin(self, session: NasSession) -> None:
         """Accounting-Start, after an Accounting-On that is under way.
 
-        Raises ``NotAnswered``: then the session is over without having begun.
+        Raises ``NotAnswered``; the session then never began.
         """
         await self._is_on.wait()
         session.is_active = True
@@ -270,7 +270,7 @@ class Nas:
         return request
 
     async def _ask(self, kind: str, request: Any, tries: int | None) -> Packet:
-        """Send until answered; ``tries`` None: for ever."""
+        """Send until answered; ``tries`` None: without limit."""
         data = request.RequestPacket()
         answer: asyncio.Future[Packet] = asyncio.get_running_loop().create_future()
         key = (kind, request.id)

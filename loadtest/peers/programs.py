@@ -21,7 +21,7 @@ CONNECTED = "mqtt", "http", "tcp"
 """The protocols that need a TCP of the device's own."""
 SILENT = logging.getLogger("airloom.loadtest.mqtt")
 SILENT.setLevel(logging.CRITICAL)
-"""paho's log: what breaks is raised too, and counted by whoever sends."""
+"""paho's log, ignored: errors are also raised, and the sender counts them."""
 
 
 class Program(Protocol):

@@ -45,7 +45,7 @@ class Sgw(GtpPeer[Answer]):
 
     serving_network = bytes.fromhex("44f001")
     verdict = Cause.REQUEST_ACCEPTED
-    """What it says to bearers that the gateway asks for, and to changes that it tells of."""
+    """Its answers to the gateway's requests for bearers and for changes."""
     told_ambr = (0, 0)
 
     async def echo(self) -> int:

@@ -32,7 +32,7 @@ from loadtest.serving import Served, free_gateway_address, free_tcp_port
 MESSAGES = 1_000_000
 BURST = 32
 RENEW_EVERY = 20_000
-"""Messages after which the hostile peers have their sessions anew: a mutation may have ended them."""
+"""Messages after which the hostile peers create their sessions again: a mutation may have ended them."""
 CORPUS_MAX = 512
 MUTATIONS_MAX = 4
 ANSWER_S = 10.0

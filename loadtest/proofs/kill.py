@@ -86,7 +86,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Talker:
-    """A device that talks to the edge, and what it was told."""
+    """A device that sends to the edge, and the answers that it got."""
 
     imsi: str
     sim_id: str
@@ -202,7 +202,7 @@ async def _look_at_session(
 async def _look(
     served: Served, customer: ApiClient, finding: Finding, talkers: list[Talker], senders: list[Talker]
 ) -> None:
-    """Compare what devices were told with what is stored."""
+    """Compare the devices' answers with the store."""
     stored = payloads_by_imsi(await read_stream(served.data_dir))
     for talker in talkers:
         finding.acknowledged += len(talker.acknowledged)
@@ -237,7 +237,7 @@ async def attach_meter(customer: ApiClient, nas: Nas) -> Meter:
 
 
 async def report_again(nas: Nas, meter: Meter, stopped: asyncio.Event) -> None:
-    """A NAS that carries and tells, again and again; its last report is acknowledged after the last kill."""
+    """A NAS with traffic and reports; its last report is acknowledged after the last kill."""
     while True:
         is_last = stopped.is_set()
         meter.session.carry(1_000, 3_000)

@@ -1,10 +1,10 @@
-"""`kill -9` of a served Airloom while devices talk by MQTT, HTTP, TCP and UDP into a Kinesis that misbehaves.
+"""`kill -9` of a served Airloom while devices send by MQTT, HTTP, TCP and UDP into a faulty Kinesis.
 
-In one process it is edge, stream's producer and stream's consumer at once, so each kill hits all three;
-spread over a Cassandra, the edge, the meter or the gateway that holds the sessions is hit, as the dice fall.
-A device sends one message after the other and, like a careful device, sends again what was not acknowledged.
-Afterwards, by Amazon's own client: whatever was acknowledged is in the stream; each SIM's numbers never go
-down once duplicates are dropped by record id; and the meter of messages counted what is there.
+In one process each kill hits edge, producer and consumer of the stream; in the spread layout over Cassandra
+a seed chooses the edge, the meter or the gateway that holds the sessions. A device sends one message after
+the other and repeats what was not acknowledged. Afterwards Amazon's own client checks that every acknowledged
+message is in the stream, that each SIM's numbers rise once duplicates are dropped by record id, and that the
+message meter counted the records.
 """
 
 import asyncio
@@ -175,7 +175,7 @@ async def _begin_again(together: UserEquipments, ue: UserEquipment, stopped: asy
 
 
 async def _look(count: Count, behind: str, finding: EdgeFinding, ues: list[UserEquipment]) -> None:
-    """Compare what devices were told with what Amazon's client reads, and with what was counted."""
+    """Compare the devices' answers with the records that Amazon's client reads, and with the counts."""
     async with asyncio.timeout(COUNTED_S):
         while True:
             records = await kinesis.read_stream(behind, STREAM)

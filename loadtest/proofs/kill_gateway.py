@@ -100,7 +100,7 @@ class Devices:
         while True:
             await asyncio.sleep(TICK_S)
             wanted = int((time.monotonic() - began) * PACKETS_PER_S)
-            if wanted - sent > PACKETS_PER_S:  # this process stood still: nobody sends what is past
+            if wanted - sent > PACKETS_PER_S:  # this process paused: skip what was due meanwhile
                 sent = wanted
             while sent < wanted:
                 self.send(self._next)

@@ -1,14 +1,14 @@
-"""`kill -9` of the node that holds the sessions, while another one stands by: take-over, again and again.
+"""`kill -9` of the node that holds the sessions, with another on standby: repeated takeovers.
 
-Two gateways, one node for API and meter, a real Cassandra and a Kinesis server by others. Devices talk to
-the edge, a NAS reports, and where it is installed osmo-ggsn's sgsnemu pings; whichever node holds the first
-gateway instance is killed, the other takes over, the killed one starts again and asks for its own back. Now
-and then any node is killed besides, that of the API and the meter among them.
+Two gateway nodes, one node for API and meter, a real Cassandra and a third-party Kinesis server. Devices send
+to the edge, a NAS reports, and osmo-ggsn's sgsnemu pings if it is installed. The node that holds the first
+gateway instance is killed, the other takes over, and the killed one restarts and requests its instance back.
+Sometimes another node is killed too, also the one with API and meter.
 
-Afterwards: every session is still there, nobody signalled anew, the restart counter is what it was, no two
-nodes said that they held one gateway, what was acknowledged is in the stream, and the meter is never above
-what devices saw, and below it by at most one packet for each kill once the killed node has told its last
-counts.
+Afterwards: every session is open, no peer signalled again, the restart counter is unchanged, no two nodes
+reported the same gateway instance as theirs, every acknowledged message is in the stream, and the meter is
+never above what the devices saw, and below it by at most one packet per kill once the killed node has
+reported its last counters.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class NodesFinding:
 
     kills: int
     is_drained: bool = False
-    """The node was told to hand over and end, and not killed: then nothing at all may be missing."""
+    """The node was drained, not killed: then nothing may be missing."""
     others_killed: int = 0
     sessions: int = 0
     sessions_lost: int = 0
@@ -211,7 +211,7 @@ async def _run(
 
 
 async def _end_one(layout: Layout, finding: NodesFinding, dice: random.Random) -> None:
-    """The holder is killed or drained, and starts again; before that, now and then, any node at all."""
+    """The holder is killed or drained, and restarts; sometimes any other node is killed before."""
     if not finding.is_drained and dice.random() < ANOTHER:
         any_node = layout.nodes[dice.choice(list(layout.nodes))]
         await any_node.kill()

@@ -1,9 +1,9 @@
-"""The whole of the simulation on a real store, in real time, while the store fails under it.
+"""The whole simulation on a real store, in real time, while the store fails.
 
-``sqlite``: the embedded one. ``front``: a real Cassandra node behind a front that loses answers. ``three``:
-three Cassandra nodes, one killed amid sessions and usage, and back. In all of them usage is told twice
-and again from far back, nodes of Airloom are killed and taken over, and everything is checked as in virtual
-time: octets and messages to the last one, nothing doubled, nothing leaked.
+``sqlite``: the embedded one. ``front``: a real Cassandra node behind a proxy that loses answers. ``three``:
+three Cassandra nodes, of which one is killed and restarted while sessions and usage are written. In all of
+them usage is reported twice and replayed, nodes of Airloom are killed and taken over, and the checks are
+those of virtual time: all octets and messages, nothing doubled, nothing leaked.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class RunningClock(VirtualClock):
 
 
 class StoreWorld(World):
-    """``disturb`` is told when the time of faults begins and ends."""
+    """``disturb`` is called when the time of faults begins and ends."""
 
     disturb: Callable[[bool], None] = staticmethod(lambda _: None)
 
@@ -122,7 +122,7 @@ async def run_on(kind: str, seed: int, node: cassandra.Node | None = None) -> St
 
 
 async def _rolled_up(world: World) -> None:
-    """Whoever folds next waits for the lease of whoever was killed."""
+    """The next node to roll up waits for the lease of the killed one."""
     with suppress(TimeoutError):
         async with asyncio.timeout(ROLLED_UP_WITHIN_S):
             usage = world.node._world.store.usage

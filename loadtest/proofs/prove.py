@@ -1,6 +1,6 @@
-"""`./run prove`: the long proofs, whole: every seed, every kill. Minutes to hours, as asked.
+"""`./run prove`: the long proofs with all seeds and kills: minutes to hours.
 
-`./run test` runs a share of each; this is where the figures come from that the documents quote.
+`./run test` runs a share of each; the documents quote the figures of these runs.
 """
 
 import argparse
@@ -26,17 +26,17 @@ from loadtest.simulation.checks import simulate
 from loadtest.simulation.plan import EXACTLY_ONCE, ROAMING, Plan
 
 PROOFS = {
-    "seeds": "simulated runs of the whole, with every fault",
-    "exact": "usage exactly once: repeats, kills, take-overs, clocks that jump",
-    "roaming": "peers that restart with counters of every kind, and handovers",
+    "seeds": "simulated runs of a whole node, with every fault",
+    "exact": "usage exactly once: repeats, kills, takeovers, clock jumps",
+    "roaming": "peers that restart with any restart counter, and handovers",
     "kills": "kill -9 of a served node under traffic",
     "gateway": "kill -9 of a gateway with thousands of sessions (as root)",
-    "edge": "kill -9 while devices talk, into a Kinesis that misbehaves",
+    "edge": "kill -9 while devices send messages, with a faulty Kinesis",
     "nodes": "kill -9 of gateway nodes over Cassandra: another node takes over",
     "store": "a Cassandra that fails or is slow, partitions, a full disk",
     "hostile": "mutated messages at a served gateway",
-    "scale": "a large fleet laid out, and its nodes simulated while they fail",
-    "outside": "what outsiders broke, tried by code that shares nothing with the product",
+    "scale": "sizing of a large fleet, and a simulation of its nodes while they fail",
+    "outside": "attacks from outside, by code that shares nothing with the product",
 }
 
 
@@ -161,16 +161,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--kills", type=int, default=50, help="how many kills (default 50)")
-    parser.add_argument("--seed", type=int, default=1, help="the seed of the kills' moments (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="the seed for the times of the kills (default 1)")
     parser.add_argument(
-        "--layout", choices=("one", "spread"), default="one", help="of edge: as ./run demo has it"
+        "--layout", choices=("one", "spread"), default="one", help="edge: the layout, as for ./run demo"
     )
     parser.add_argument(
-        "--messages", type=int, default=1_000_000, help="hostile: how many are sent (default 1000000)"
+        "--messages", type=int, default=1_000_000, help="hostile: number of messages (default 1000000)"
     )
-    parser.add_argument("--sims", type=int, default=10_000_000, help="scale: for so many (default 10000000)")
-    parser.add_argument("--faults", type=int, default=7, help="scale: how many, and a zone (default 7)")
-    parser.add_argument("--html", type=Path, help="scale: write a page with the figures and a plot there")
+    parser.add_argument(
+        "--sims", type=int, default=10_000_000, help="scale: number of SIMs (default 10000000)"
+    )
+    parser.add_argument(
+        "--faults", type=int, default=7, help="scale: number of faults besides the loss of a zone (default 7)"
+    )
+    parser.add_argument(
+        "--html", type=Path, help="scale: write a page with the figures and a plot to this file"
+    )
     options = parser.parse_args(argv)
     unknown = set(options.what) - set(PROOFS)
     if unknown:

@@ -1,11 +1,11 @@
-"""Many nodes over one store, in virtual time: who holds which gateway instance while nodes fail by a seed.
+"""Many nodes over one store, in virtual time: the holders of gateway instances while nodes fail, by a seed.
 
-The real ``LeaseCoordinator`` and ``LeaseTerm`` of every node, over leases in memory with a network's delays;
-a gateway stands for its SIMs by their number, and reads them back for as long as it takes. Quiet time between
-faults is cut to what the next one needs; everything else passes as it would.
+The real ``LeaseCoordinator`` and ``LeaseTerm`` of every node, over leases in memory with network delays. A
+gateway instance has a number of SIMs and takes the corresponding time to read them back. Time without faults
+is shortened; all other times are real.
 
-Rules: never two owners, not for an instant; a gap lasts from when nobody answers for a gateway until somebody
-does. Nodes are of zones, and take only gateways of their own, as on EC2 (docs/scale.md).
+Rules: never two owners at any instant; a gap lasts from when no node answers for a gateway instance until one
+does. Nodes belong to zones, and take only gateway instances of their own, as on EC2 (docs/scale.md).
 """
 
 import asyncio
@@ -214,7 +214,7 @@ class SimulatedNode:
         await self.coordinator.run()
 
     def stop(self, *, is_seen: bool) -> None:
-        """It stands still from now on; whether its host tells so."""
+        """It hangs or dies from now on; whether its host reveals that."""
         for gateway_id in list(self.world.answering):
             self.world.end(gateway_id, self.name)
         self.is_up, self.is_dead_for_sure = False, is_seen
@@ -245,7 +245,7 @@ class SimulatedNode:
     # -- Peers ----------------------------------------------------------------------------------------
 
     def watch(self, contact: str) -> None:
-        """Everybody sees everybody."""
+        """Every node sees every other."""
 
     async def watches(self, contact: str) -> bool:
         """So it is."""
@@ -267,15 +267,15 @@ class SimulatedNode:
         await node.coordinator.hand_over(gateway_id)
 
     async def end_sessions_of(self, contact: str, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
-        """Nobody asks."""
+        """Not used by the simulation."""
         raise Unavailable("not simulated")
 
     async def refresh_sessions_of(self, contact: str, gateway_id: str, sim_id: str) -> None:
-        """Nobody asks."""
+        """Not used by the simulation."""
         raise Unavailable("not simulated")
 
     async def group_changed(self, contact: str, gateway_id: str, operator_id: str, group_id: str) -> None:
-        """Nobody asks."""
+        """Not used by the simulation."""
         raise Unavailable("not simulated")
 
 
@@ -390,7 +390,7 @@ async def _record(world: World, finding: ScaleFinding) -> None:
 
 
 async def _all_answer(world: World, within_s: float = 120.0) -> bool:
-    """Every gateway has somebody, and every node its own again."""
+    """Every gateway instance has a holder, and every node its preferred ones again."""
     until = world.clock.monotonic() + within_s
     while world.clock.monotonic() < until:
         await asyncio.sleep(0.5)

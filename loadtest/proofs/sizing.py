@@ -19,7 +19,7 @@ ATTACH_US, DETACH_US = 1_400.0, 1_400.0
 REPORT_US, MESSAGE_US, PACKET_US = 65.0, 28.0, 8.0
 """`./run bench records`, `./run bench bridge`, `./run bench userplane`."""
 READ_BACK_US = 150.0
-"""Of one session at a take-over, from Cassandra."""
+"""Seconds per session at a takeover, from Cassandra."""
 SESSION_BYTES = 4_096
 """Of a node's memory."""
 ATTACH_WRITES, ATTACH_CONDITIONAL = 3, 1
@@ -133,7 +133,7 @@ def lay_out(demand: Demand, supply: Supply) -> Layout:
         sessions_per_gateway=per_gateway,
         addresses_prefix=32 - math.ceil(math.log2(per_gateway * 1.2)),
         nodes=nodes,
-        nodes_by="CPU" if by_cpu > by_loss else "the time of a take-over",
+        nodes_by="CPU" if by_cpu > by_loss else "the time of a takeover",
         gateways_per_node=math.ceil(gateways / nodes),
         node_cores_busy=cores / nodes,
         node_memory_gib=math.ceil(gateways / nodes) * per_gateway * SESSION_BYTES / GIB,
@@ -199,11 +199,11 @@ def _rows(demand: Demand, sessions: float) -> tuple[dict[str, float], dict[str, 
 def as_lines(layout: Layout) -> list[str]:
     """For a terminal."""
     figures = (
-        ("virtual gateways", f"{layout.gateways:,}, {layout.sessions_per_gateway:,} sessions each"),
+        ("gateway instances", f"{layout.gateways:,}, {layout.sessions_per_gateway:,} sessions each"),
         ("device addresses", f"a /{layout.addresses_prefix} each"),
         ("nodes", f"{layout.nodes}, {layout.gateways_per_node} gateways each, for {layout.nodes_by}"),
         ("of a node", f"{layout.node_cores_busy:.0%} of a core, {layout.node_memory_gib:.2f} GiB"),
-        ("read back at a take-over", f"{layout.read_back_s:.2f} s a gateway"),
+        ("read back at a takeover", f"{layout.read_back_s:.2f} s a gateway"),
         ("attaches, reports /s", f"{layout.attaches_per_s:,.0f}, {layout.reports_per_s:,.0f}"),
         ("messages, packets /s", f"{layout.messages_per_s:,.0f}, {layout.packets_per_s:,.0f}"),
         ("store writes /s", f"{layout.writes_per_s:,.0f}, conditional {layout.conditional_per_s:,.0f}"),

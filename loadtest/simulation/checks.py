@@ -26,7 +26,7 @@ from loadtest.simulation.virtual import run_virtual
 from loadtest.simulation.world import OPERATOR, World
 
 EPOCH_OF_NASES = 0
-"""Counted by others: what they told last, unanswered, may or may not be in it."""
+"""Octets counted by a NAS: its last, unanswered report may or may not be included."""
 FIRST_DAY = 20261130
 """On which a run begins, to end on the next."""
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -92,8 +92,8 @@ async def _check_sessions(world: World) -> None:
 
 
 def _seen(world: World, imsi: str) -> tuple[Volume, Volume]:
-    """What the far side saw of an IMSI, least and most: a NAS that loses its power knows no more whether
-    what it told last, without an answer, was recorded.
+    """The least and most octets of an IMSI that the far side saw: a NAS that loses power no longer knows
+    whether its last, unanswered report was recorded.
     """
     seen = Volume(world.up_bytes[imsi], world.down_bytes[imsi])
     of_nas = [session for session in world.nas_sessions if session.imsi == imsi]
@@ -129,7 +129,7 @@ async def _check_bill(world: World) -> None:
         billed += bill.quantity_bytes
     for day in _days(world):
         for item in await adapters.store.usage.quarantined(day):
-            world.findings.append(f"{item.report.imsi}: put aside: {item.why}")
+            world.findings.append(f"{item.report.imsi}: quarantined: {item.why}")
     seen = [_seen(world, state.imsi) for state in world.sims]
     least, most = (sum(bound.total_bytes for bound in bounds) for bounds in zip(*seen, strict=True))
     if not least <= billed <= most:
@@ -213,7 +213,7 @@ async def _check_counts(world: World) -> None:
 
 
 async def _check_events(world: World) -> None:
-    """What the history of a SIM tells of its sessions stands in the stream too, in the same order."""
+    """The events in a SIM's history are in the stream too, in the same order."""
     told: dict[str, list[str]] = {}
     for shard in world.stream_disk.shards:
         for record in shard:
@@ -251,7 +251,7 @@ def cents_of_csv(content: bytes) -> int:
 
 
 async def _check_leaks(world: World) -> None:
-    """Everybody has gone home: nothing is allocated, held, counted or open any more."""
+    """All sessions have ended: nothing is allocated, held, counted or open."""
     held = await world.holding()
     found = [f async for f in world.node._world.store.sessions.of_gateway("vg-1")]
     leaks = {

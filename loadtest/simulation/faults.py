@@ -17,7 +17,7 @@ from core.errors import Unavailable
 from core.ports.stream import PutResult, Stream
 
 REWOUND_MAX = 40
-"""Older writes told again at once."""
+"""Older writes that are repeated at once."""
 LATE_S_MAX = 30.0
 
 
@@ -117,7 +117,7 @@ class FaultyEngine:
 
 @dataclass(slots=True)
 class RetoldRates:
-    """How often a usage write is told twice, has older ones told again after it, or takes effect late."""
+    """How often a usage write is repeated, is followed by repeats of older ones, or takes effect late."""
 
     again: float = 0.0
     rewound: float = 0.0
@@ -125,11 +125,11 @@ class RetoldRates:
 
 
 class RetellingEngine:
-    """Usage that is told at least once, in no order: what a replayed stream, a repeated request or a replica
-    that was away makes of it. Implements ``Engine``.
+    """Usage reported at least once, in any order, as by a replayed stream, a repeated request or a returning
+    replica. Implements ``Engine``.
 
-    ``told`` is what was written so far, shared by every life and node. A write that takes effect late was
-    answered as failed: nobody knows of it.
+    ``told`` has all writes so far, shared by every node and restart. A write that takes effect late was
+    answered as failed: no node knows of it.
     """
 
     def __init__(self, engine: Engine, *, rates: RetoldRates, told: list[Batch], rng: random.Random) -> None:

@@ -1,8 +1,8 @@
 """Whether a gateway instance ever had two owners, seen from outside while nodes are killed.
 
-Rules: what the nodes tell and what the lease says are looked at apart. Nodes are asked one after the other:
-one that tells a lower fence than was told before still holds what another has taken. A fence of the lease
-that goes down, or that has two names, is two owners as well.
+Rules: the nodes' reports and the lease are checked separately. Nodes are asked one after the other: a node
+that reports a lower fence than an earlier report still holds what another has taken. A fence of the lease
+that falls, or that has two holders, also means two owners.
 """
 
 import asyncio
@@ -60,7 +60,9 @@ class OwnerWatch:
         for gateway_id, fence in fences.items():
             highest, owner = self._told.get(gateway_id, (0, ""))
             if fence < highest or (fence == highest and name != owner):
-                self.two_owners.append(f"{gateway_id}: {name} told fence {fence} after {highest} of {owner}")
+                self.two_owners.append(
+                    f"{gateway_id}: {name} reported fence {fence} after {highest} of {owner}"
+                )
             else:
                 self._told[gateway_id] = (fence, name)
 

@@ -10,7 +10,7 @@ from loadtest.simulation.virtual import NetworkFaults
 NAS_SECRET = b"the secret of all NASes"
 SLOTS = 64
 ROLLUP_AFTER_S = 10.0
-"""A day is folded amid the traffic of the next one, and before its last reports have come."""
+"""A day is rolled up during the next day's traffic, and before its last reports have arrived."""
 PATH_LOSS_S_MAX = 60.0
 QUIET_S = 90.0
 """After the last action: longer than every repeat, retry and quarantine."""
@@ -33,7 +33,7 @@ class Plan:
     outages: int = 2
     peer_restarts: int = 0
     peer_replacements: int = 0
-    """How often a peer begins anew under any restart counter, and how often its twin takes its place."""
+    """How often a peer restarts with any restart counter, and how often a second host takes its address."""
     path_losses: int = 0
     """How often a peer is out of reach, for up to ``PATH_LOSS_S_MAX``."""
     retold: RetoldRates | None = None
@@ -54,7 +54,7 @@ class Plan:
 ROAMING = Plan(
     sims=5, active_s=240.0, peer_restarts=3, peer_replacements=2, path_losses=4, crashes=2, outages=1
 )
-"""Peers that restart with counters of every kind, vanish, come back, amid moves between them and versions."""
+"""Peers that restart with any counter, vanish and return, during moves between peers and versions."""
 EXACTLY_ONCE = Plan(
     sims=4,
     crashes=3,
@@ -62,7 +62,7 @@ EXACTLY_ONCE = Plan(
     retold=RetoldRates(again=0.05, rewound=0.05, late=0.03),
     clock_jumps=4,
 )
-"""Everything that may make a meter count twice or not at all."""
+"""Every fault that could make a meter count twice or omit usage."""
 
 
 def config_of(name: str, plan: Plan) -> Config:

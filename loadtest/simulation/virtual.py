@@ -1,7 +1,7 @@
-"""A world without a clock on the wall: virtual time, seeded dice, a network that misbehaves by seed.
+"""A simulated environment: virtual time, seeded randomness, a network with faults by seed.
 
-Rules: one seed is one run, to the byte. Time passes only when nothing is left to do, so hours take
-milliseconds; whatever runs here may wait on asyncio and ports alone, never on a thread or a socket.
+Rules: the same seed gives the same run, to the byte. Time passes only when no task can run, so hours take
+milliseconds. Code that runs here may wait only on asyncio and ports, never on a thread or a socket.
 """
 
 import asyncio
@@ -151,7 +151,7 @@ class VirtualNetwork:
             self.unbind(address)
 
     def send(self, data: bytes, source: Address, to: Address) -> None:
-        """Lose, double, delay or deliver, as the dice say."""
+        """Lose, duplicate, delay or deliver, at random."""
         loop = asyncio.get_running_loop()
         self._trace.update(f"{loop.time():.6f} {source} {to} ".encode() + data)
         if self.tap is not None:

@@ -1,20 +1,19 @@
-"""A whole Airloom in virtual time: node, SGSNs, SGWs, devices, a customer, and everything that goes wrong.
+"""A whole Airloom in virtual time: node, SGSNs, SGWs, devices, a customer, and faults.
 
-Rules: the node is the real one over adapters in memory; what it leaves on its disks survives its crashes,
-nothing else does. A second account is kept of what the devices' side and the edge saw; when the run is
-over, everybody has gone home and ``loadtest.simulation.checks`` compares. One seed is one run, to the byte.
+Rules: the node is the real one over adapters in memory; only its disks survive its crashes. A second account
+records what the devices and the edge saw; after the last session has ended ``loadtest.simulation.checks``
+compares the two. The same seed gives the same run, to the byte.
 """
 
 import asyncio
 import random
 import struct
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
-from typing import Any, TypeVar
+from typing import Any
 
 import loadtest.simulation.plan
 from airloom.app.adapters import Adapters
@@ -23,17 +22,13 @@ from airloom.app.node import Node
 from core.adapters.object_store.files import MemoryObjectStore
 from core.adapters.store.engine import Batch, Engine
 from core.adapters.store.memory import Disk, MemoryEngine
-from core.adapters.store.sessions import WideSessions
 from core.adapters.store.wide_column import WideColumnStore
 from core.adapters.stream.memory import MemoryDisk, MemoryStream
 from core.config import EdgeConfig
-from core.domain.flow import PacketFilter
-from core.domain.requests import ModifySession
-from core.domain.session import CloseReason, Qos, Session, SessionEventKind
-from core.domain.sim import CUTS_SESSION, Sim, SimStatus, Subscriber
+from core.domain.session import CloseReason, Session
+from core.domain.sim import Sim, SimStatus, Subscriber
 from core.domain.usage import RollupProgress, day_of
 from core.domain.values import replace
-from core.errors import Refused, StaleVersion, Unavailable
 from core.ports.network import Address
 from core.services.running.faults import Fault
 from gtp.userplane.counter_table import over_buffer, table_bytes
@@ -42,6 +37,8 @@ from loadtest.peers.gtp import GtpPeer, NotAnswered, PdpContext, Refusal
 from loadtest.peers.nas import AccessDenied, Nas, NasSession
 from loadtest.peers.sgsn import Sgsn
 from loadtest.peers.sgw import Sgw
+from loadtest.simulation.checks_during_run import ChecksDuringRun
+from loadtest.simulation.customer import Customer
 from loadtest.simulation.faults import (
     FaultRates,
     FaultyEngine,
@@ -52,6 +49,7 @@ from loadtest.simulation.faults import (
 )
 from loadtest.simulation.ledger import GTP_U_PORT, Ledger
 from loadtest.simulation.plan import NAS_SECRET, PATH_LOSS_S_MAX, SLOTS, Plan
+from loadtest.simulation.running import SimState
 from loadtest.simulation.virtual import (
     PERFECT,
     SeededEntropy,
@@ -59,8 +57,6 @@ from loadtest.simulation.virtual import (
     VirtualClock,
     VirtualNetwork,
 )
-
-Seen = TypeVar("Seen")
 
 GATEWAY = "127.0.0.1"
 NODES = ("node-1", "node-2")
@@ -76,38 +72,6 @@ HASTY_NAS = "127.0.3.2"
 """Sessions begin here before its Accounting-On is acknowledged."""
 APN = "soracom.io"
 OPERATOR = "OP0000000001"
-REQUEST_S = 10.0
-RESTART_HEARD_S = 130.0
-"""By then a gateway has asked a peer that restarted, twice if need be, and ended what it lost."""
-
-
-@dataclass(slots=True)
-class SimState:
-    """A SIM as its device and its owner see it."""
-
-    sim: Sim
-    context: PdpContext | None = None
-    peer: GtpPeer[Any] | None = None
-    device: SimulatedDevice | None = None
-    nas_session: NasSession | None = None
-    nas: Nas | None = None
-    is_touched: bool = False
-    """The customer cut it off after it last asked for a session."""
-    cuts_under_way: int = 0
-    acknowledged: list[bytes] = field(default_factory=list)
-    number: int = 0
-
-    @property
-    def imsi(self) -> str:
-        """Its identity."""
-        return self.sim.imsi
-
-
-class _AtOnce(MemoryEngine):
-    """For whoever looks at the disk from outside the run: nobody else has a turn meanwhile."""
-
-    async def _turn(self) -> None:
-        pass
 
 
 class World:
@@ -155,11 +119,14 @@ class World:
         self.bearers_made = 0
         self.policy_rng = random.Random(seed)
         self._node_type = node_type
-        self._engine = engine
+        self.engine = engine
         self._life = Incarnation()
         self._running: asyncio.Task[None] | None = None
         self._run: asyncio.Task[None] | None = None
-        self._gate = asyncio.Event()
+        self.gate = asyncio.Event()
+        """Set while a node serves."""
+        self.customer = Customer(self)
+        self._checks = ChecksDuringRun(self)
 
     # -- the node's lives -----------------------------------------------------------------------------
 
@@ -174,7 +141,7 @@ class World:
         self._running = asyncio.create_task(self.node.run())
         self._running.add_done_callback(self._on_node_ended)
         await self.holding()
-        self._gate.set()
+        self.gate.set()
 
     async def holding(self) -> GatewayRuntime:
         """The gateway instance, once it is held: a store that is away too long costs the node its lease."""
@@ -183,7 +150,9 @@ class World:
         return held
 
     def _on_node_ended(self, running: asyncio.Task[None]) -> None:
-        """A node that falls is a finding, and the end of the run: its peers might wait for it for ever."""
+        """A node that ends by itself is a finding, and ends the run: its peers might wait for it
+        endlessly.
+        """
         if not running.cancelled() and (error := running.exception()) is not None and self._life.is_alive:
             self.findings.append(f"the node ended by itself: {error!r}")
             if self._run is not None:
@@ -191,7 +160,7 @@ class World:
 
     async def crash(self) -> None:
         """``kill -9``: the disks and the counter table stay as they are at this instant."""
-        self._gate.clear()
+        self.gate.clear()
         self._life.is_alive = False
         self.slots[self.node_name] = bytearray(self.slots[self.node_name])
         for address in self._own_addresses:
@@ -210,7 +179,7 @@ class World:
 
     def _adapters(self, life: Incarnation, name: str) -> Adapters:
         clock = self.node_clock
-        stored = self._engine or MemoryEngine(disk=self.disk, clock=clock)
+        stored = self.engine or MemoryEngine(disk=self.disk, clock=clock)
         if self.plan.retold is not None:
             stored = RetellingEngine(stored, rates=self.retold_rates, told=self.usage_told, rng=self.rng)
         engine = FaultyEngine(stored, rates=self.store_rates, life=life, rng=self.rng)
@@ -235,7 +204,7 @@ class World:
     # -- the second account ---------------------------------------------------------------------------
 
     def _watch_edge(self, session_id: str, packet: bytes) -> None:
-        """What the far side of the uplink sees: the octets that the IP header tells, and the payload."""
+        """What the far side of the uplink sees: the octets by the IP header, and the payload."""
         session = self.node.session_of(session_id)
         if session is not None:
             octets = struct.unpack_from("!H", packet, 2)[0]
@@ -259,7 +228,7 @@ class World:
     # -- the run --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Everything, from empty disks to everybody gone home."""
+        """The whole run, from empty disks until all sessions have ended."""
         plan = self.plan
         self._run = asyncio.current_task()
         await self._begin_rollup()
@@ -279,18 +248,18 @@ class World:
             async with asyncio.TaskGroup() as actors:
                 for state in self.sims:
                     actors.create_task(self._live(state))
-                actors.create_task(self._own())
+                actors.create_task(self.customer.suspend_sims())
                 actors.create_task(self._break_things())
-                actors.create_task(self._police())
+                actors.create_task(self.customer.change_policies())
             self.network.faults = PERFECT
             self._set_faults(FaultRates(), FaultRates())
             self.retold_rates.late = 0.0
             self.node_clock.skew = timedelta()
-            await self._check_ghosts()
+            await self._checks.find_ghosts()
             if "vg-1" not in self.node.held:
-                self.findings.append("nobody serves, though nothing fails any more")
+                self.findings.append("no node serves although all faults have ended")
             for state in self.sims:
-                self._check_accepted(state)
+                self._checks.check_accepted(state)
             await self._go_home()
         await asyncio.sleep(self.plan.quiet_s)
         await self._tell_left_counts()
@@ -298,7 +267,7 @@ class World:
 
     async def _begin_rollup(self) -> None:
         """As if this were not the first day: what was folded is then read alone, without its slots."""
-        engine = self._engine or MemoryEngine(disk=self.disk, clock=self.clock)
+        engine = self.engine or MemoryEngine(disk=self.disk, clock=self.clock)
         store = WideColumnStore(engine=engine, clock=self.clock)
         yesterday = day_of(self.clock.now() - timedelta(days=1))
         await store.usage.put_rollup_progress(
@@ -306,7 +275,9 @@ class World:
         )
 
     async def _tell_left_counts(self) -> None:
-        """The nodes that did not go on are back, and tell what they had counted: of a day long folded."""
+        """The nodes that were replaced return and report their counters, of a day that was rolled up long
+        ago.
+        """
         for name in NODES:
             if name != self.node_name:
                 adapters = self._adapters(self._life, name)
@@ -354,7 +325,7 @@ class World:
         until = self.clock.monotonic() + self.plan.active_s
         while self.clock.monotonic() < until:
             await asyncio.sleep(self.rng.expovariate(1 / self.plan.pace_s))
-            self._check_accepted(state)
+            self._checks.check_accepted(state)
             action = self.rng.random()
             if state.nas is not None:
                 await self._live_by_radius(state, action)
@@ -459,63 +430,6 @@ class World:
         state.context, state.peer = taken, other
         self.handovers += type(old) is not type(other)
 
-    async def _own(self) -> None:
-        """A customer who suspends SIMs, lets them go again, and kicks them."""
-        for _ in range(6):
-            await asyncio.sleep(self.rng.random() * self.plan.active_s / 6)
-            await self._set_status(self.rng.choice(self.sims), SimStatus.SUSPENDED)
-            await asyncio.sleep(self.rng.random() * 8)
-            for state in self.sims:
-                await self._set_status(state, SimStatus.ACTIVE)
-
-    async def _set_status(self, state: SimState, status: SimStatus) -> None:
-        cuts = status in CUTS_SESSION
-        state.is_touched, state.cuts_under_way = state.is_touched or cuts, state.cuts_under_way + cuts
-        await self._set_status_at_last(state, status)
-        state.is_touched, state.cuts_under_way = state.is_touched or cuts, state.cuts_under_way - cuts
-
-    async def _set_status_at_last(self, state: SimState, status: SimStatus) -> None:
-        while True:
-            await self._gate.wait()
-            try:
-                async with asyncio.timeout(REQUEST_S):  # a killed node never answers
-                    await self._try_set_status(state, status)
-                return
-            except (TimeoutError, Unavailable, StaleVersion):
-                await asyncio.sleep(0.2)
-
-    async def _try_set_status(self, state: SimState, status: SimStatus) -> None:
-        store = self.node._world.store
-        sim = await store.sims.get(state.sim.sim_id)
-        if sim is not None and sim.status is not status:
-            await store.sims.put(replace(sim, status=status))
-        if status in CUTS_SESSION:
-            await (await self.holding()).sessions.end_sessions_of(state.sim.sim_id, CloseReason.CUSTOMER)
-
-    async def _police(self) -> None:
-        """Policies of the operator, from dice of their own: what they do not do changes no other run."""
-        for number in range(self.plan.policies):
-            await asyncio.sleep(self.policy_rng.random() * 2 * self.plan.active_s / self.plan.policies)
-            await self._gate.wait()
-            held = await self.holding()
-            if sessions := list(held.sessions.open_sessions.values()):
-                with suppress(Refused, Unavailable, TimeoutError):
-                    async with asyncio.timeout(4 * REQUEST_S):  # a killed node never answers
-                        await self._apply_policy(held, self.policy_rng.choice(sessions), number)
-
-    async def _apply_policy(self, held: GatewayRuntime, session: Session, number: int) -> None:
-        session_id, kbps = session.session_id, 100 + number
-        qos = Qos(ambr_up_kbps=kbps, ambr_down_kbps=kbps)
-        told = await held.sessions.modify(ModifySession(session_id=session_id, qos=qos))
-        if (front_end := held.sessions.front_end_of(told)) is not None:
-            front_end.changed(told)
-        if session.dedicated and self.policy_rng.random() < 0.5:
-            await held.dedicated.remove(session_id, self.policy_rng.choice(session.dedicated).ebi)
-        else:
-            each = PacketFilter(1, number, remote="10.1.0.0/16", protocol=17)
-            await held.dedicated.add(session_id, qci=7, arp=0x34, filters=[each])
-            self.bearers_made += 1
-
     async def _break_things(self) -> None:
         moments = [("crash", self.rng.random()) for _ in range(self.plan.crashes)]
         moments += [("outage", self.rng.random()) for _ in range(self.plan.outages)]
@@ -538,7 +452,7 @@ class World:
                     self.node_name = next(name for name in NODES if name != self.node_name)
                     self.takeovers += 1
                 await self.start_node()
-                self._check_recovered()
+                self._checks.check_recovered()
             elif kind == "restart":
                 self.rng.choice(self.peers).restart()
                 self.restarts += 1
@@ -561,82 +475,6 @@ class World:
         away_s = self.rng.random() * PATH_LOSS_S_MAX
         asyncio.get_running_loop().call_later(away_s, self.network.cut_off.discard, host)
 
-    async def _check_ghosts(self) -> None:
-        """A peer that restarted says so: what it lost then is over, what it has since stays."""
-        self.network.cut_off.clear()
-        for peer in self.peers:
-            await peer.echo()
-        if self._engine is None:
-            await asyncio.sleep(RESTART_HEARD_S)
-        else:  # real time: no longer than it takes
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RESTART_HEARD_S):
-                    while self._ghosts():  # noqa: ASYNC110 - the ends have many reasons
-                        await asyncio.sleep(1)
-        self.findings += [f"session of {each.imsi} outlived its peer's restart" for each in self._ghosts()]
-
-    def _ghosts(self) -> list[Session]:
-        """Open sessions that their peers do not have."""
-        known = {(peer.address, teid) for peer in self.peers for teid in {*peer.contexts, *peer.silent}}
-        return [
-            each
-            for each in self._open()
-            if (tunnel := each.tunnel)
-            and (tunnel.peer_control_address, tunnel.peer_teid_control) not in known
-        ]
-
-    def _check_accepted(self, state: SimState) -> None:
-        """The peers' own view: what they were told is open is stored, open wherever somebody serves, and no
-        packet of it was answered with an Error Indication.
-
-        Nobody serves after a crash, and when the store was away until the lease ended (TS 23.007 §18: a peer
-        that gets no answer keeps its contexts); what was accepted is stored then, too. A real store is not
-        asked: that takes time.
-        """
-        context, peer = state.context, state.peer
-        if context is None or peer is None or not context.is_active:
-            return
-        if state.is_touched or state.cuts_under_way:
-            return
-        kept = [self._stored(state)] if self._engine is None else []
-        if self._gate.is_set() and "vg-1" in self.node.held:
-            kept.append(self._open())
-        is_kept = all(any(context.peer_teid_control in each.teids for each in found) for found in kept)
-        if not is_kept or any(context is each for each in peer.refuted):
-            self.findings.append(f"session of {state.imsi} was accepted and is dead")
-
-    def _stored(self, state: SimState) -> Sequence[Session]:
-        """A SIM's sessions on the disk."""
-        return self._look(lambda sessions: sessions.of_sim(state.sim.sim_id))
-
-    def _was_lost(self, state: SimState) -> bool:
-        """Whether the session at its NAS was ended for its opening was in doubt: a kill may have taken the
-        Disconnect-Request, which goes again with the NAS's next report.
-        """
-        if state.nas_session is None or self._engine is not None:
-            return False
-        session_id, now = state.nas_session.class_.decode(), self.clock.now()
-        history = self._look(
-            lambda sessions: sessions.events(
-                state.sim.sim_id, since=now - timedelta(days=1), until=now + timedelta(days=1)
-            )
-        )
-        return any(
-            (event.session_id, event.kind, event.cause)
-            == (session_id, SessionEventKind.DELETED, CloseReason.LOST.value)
-            for event in history.items
-        )
-
-    def _look(self, at: Callable[[WideSessions], Coroutine[Any, Any, Seen]]) -> Seen:
-        """At the disk, between two steps of the run: none of them is changed."""
-        reading = at(WideSessions(engine=_AtOnce(disk=self.disk, clock=self.clock), clock=self.clock))
-        try:
-            reading.send(None)
-        except StopIteration as done:
-            seen: Seen = done.value
-            return seen
-        raise AssertionError("a look at the disk waits for nothing")
-
     async def _outage(self) -> None:
         """The store or the stream is away for some seconds."""
         gone = FaultRates(before=1.0)
@@ -652,17 +490,8 @@ class World:
             live.before, live.after = wanted.before, wanted.after
             live.delay_s, live.delay_s_max = wanted.delay_s, wanted.delay_s_max
 
-    def _check_recovered(self) -> None:
-        """Whoever was told that it is attached, still is (DESIGN §8.1)."""
-        addresses = {session.ue_address for session in self._open()}
-        for state in self.sims:
-            context = state.nas_session or state.context
-            if context is None or not context.is_active or state.is_touched or state.cuts_under_way:
-                continue
-            if context.ue_address not in addresses and not self._was_lost(state):
-                self.findings.append(f"session of {state.imsi} was acknowledged and is gone")
-
-    def _open(self) -> list[Session]:
+    def open_sessions(self) -> list[Session]:
+        """The open sessions of every gateway instance that the node holds."""
         return [s for held in self.node.held.values() for s in held.sessions.open_sessions.values()]
 
     async def _go_home(self) -> None:

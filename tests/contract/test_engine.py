@@ -159,7 +159,7 @@ async def test_closing_finishes_what_was_accepted_and_is_idempotent(world: World
 
 
 class _Contended(MemoryEngine):
-    """Somebody else always writes between our read and our write."""
+    """Another writer always writes between our read and our write."""
 
     async def write(self, *batches: Batch) -> None:
         for batch in batches:

@@ -64,7 +64,7 @@ def s3_endpoint() -> Iterator[str]:
 
 
 def bucket_at(endpoint: str) -> str:
-    """A new one, made by an HTTP request: this server asks nobody who he is."""
+    """A new bucket, made by an HTTP request: this server needs no credentials."""
     name = f"airloom-{secrets.token_hex(8)}"
     with closing(HTTPConnection(endpoint.removeprefix("http://"), timeout=10)) as http:
         http.request("PUT", f"/{name}")

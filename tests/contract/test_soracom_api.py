@@ -1,9 +1,9 @@
-"""What the API answers, read by SORACOM's own definition of it, to the letter: no null, no value and no field
-that it does not have, and no query parameter that it does not know or that is not heeded.
+"""The API's answers, checked exactly against SORACOM's own definition: no null, no value and no field that it
+does not have, and no query parameter that is unknown or has no effect.
 
-The definition is not ours to ship (docs/api.md says where it comes from): it is looked for in
-``$AIRLOOM_SHARED/api``, or in ``shared/api`` beside the project, and where it is not, these tests say that
-they were not run.
+The definition cannot be shipped (docs/api.md says where it comes from): it is read from
+``$AIRLOOM_SHARED/api``, or from ``shared/api`` beside the project. Without it these tests are reported as not
+run.
 """
 
 import os

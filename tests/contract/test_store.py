@@ -221,7 +221,7 @@ async def test_a_crash_between_index_rows_and_sim_is_mended_by_repeating(world: 
     assert (await sims.of_operator("OP0000000001")).items == ()
     other = replace(sim_of(2), subscribers=sim.subscribers)
     with pytest.raises(StaleVersion):
-        await sims.put(other)  # whoever began may still be on the way
+        await sims.put(other)  # the first writer's write may still be pending
     stored = await sims.put(sim)
     assert await sims.sim_id_of_imsi(sim.imsi) == sim.sim_id
     assert (await sims.of_operator("OP0000000001")).items == (stored,)
@@ -302,7 +302,7 @@ async def test_more_events_are_sent_at_once_than_a_batch_has_writes(world: World
 
 
 async def test_an_outbox_row_without_an_event_is_ignored_and_later_removed(world: World) -> None:
-    """A crash, or another version, came between the two: nobody tells what never happened."""
+    """A crash, or another version, came between the two writes: an event that never happened is not sent."""
     sim = sim_of(1, operator_id="OP1")
     with pytest.raises(StaleVersion):
         await world.store.sessions.put(replace(session_of(sim), version=7), event_of(sim))

@@ -1,7 +1,7 @@
-"""The store's contract over three Cassandra nodes, of which one is killed in the midst and comes back.
+"""The store's contract over three Cassandra nodes, of which one is killed and restarted during the tests.
 
 Rules: tables are emptied by TRUNCATE, which needs every node, so while one is away each test has a keyspace
-of its own, made before. Whoever calls tries again, as the services do; what met its own row is stored.
+of its own, made before. Calls are repeated, as the services do; a call that finds its own row has succeeded.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""An access point with a TUN device of its own: the kernel's rules lead its packets elsewhere than others'.
+"""An access point with its own TUN device: the kernel's rules route its packets differently.
 
-Two hosts have the same address, one on the internet side and one in a customer's network; which of them a
-device reaches is told by its access point alone, and by no route of the other's.
+Two hosts have the same address, one on the internet side and one in a customer's network; only its access
+point decides which of them a device reaches.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ TELLER = (
     "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.98.0.2', 7007)); print(flush=True)\n"
     "while True: s.sendto(sys.argv[1].encode(), s.recvfrom(2048)[1])"
 )
-"""Tells whoever asks where it is."""
+"""Answers each request with its own location."""
 
 
 @contextmanager

@@ -279,7 +279,7 @@ def forget_statements(address: CassandraAddress) -> None:
 
 
 async def test_three_nodes_go_on_with_two() -> None:
-    """Replication 3, LOCAL_QUORUM: a node killed amid writes loses none that was answered."""
+    """Replication 3, LOCAL_QUORUM: a node killed during writes loses none that was acknowledged."""
     with cassandra.served(3) as nodes:
         address = cassandra.address_of(nodes, "airloom_three")
         await migrate(address=address, replication_factor=3)

@@ -1,9 +1,9 @@
-"""Devices by others, from inside a tunnel that an SGSN by others made.
+"""Third-party device programs, inside a tunnel that a third-party SGSN created.
 
 mosquitto_pub in both versions, mqtt.js, curl, bash for TCP, a UDP socket: each gets its answer after the
-stream accepted; so do an empty message, one to be retained, one of QoS 2 in 3.1.1, and a body that curl holds
-back until it is told to go on. The ledger stands alone: a capture outside the gateway against the meter and
-the bill, what the devices were told against what Amazon's client reads back from the stream.
+stream has accepted; so do an empty message, a retained one, one of QoS 2 in 3.1.1, and a body that curl sends
+after 100 Continue. The ledger is independent: a capture outside the gateway is compared with meter and bill,
+the devices' answers with the records that Amazon's client reads from the stream.
 """
 
 import asyncio

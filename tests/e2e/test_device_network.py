@@ -1,4 +1,4 @@
-"""Two device networks, wire to wire: the kernel's TCP between namespaces of our own, as whoever runs this."""
+"""Two device networks, wire to wire: the kernel's TCP between own namespaces, as the user who runs this."""
 
 import asyncio
 import os
@@ -78,7 +78,7 @@ async def test_tcp_between_namespaces() -> None:
 
 @pytest.mark.root
 def test_the_same_as_an_ordinary_user(tmp_path: Path) -> None:
-    """Root's own namespaces need no user namespace; whoever is not root needs one."""
+    """Root needs no user namespace; other users do."""
     tmp_path.chmod(0o777)
     program = (
         "import os; os.setgid(65534); os.setuid(65534)\n"

@@ -138,7 +138,7 @@ async def test_a_split_and_a_merge_under_traffic_lose_and_disorder_nothing(serve
             for imsi in IMSIS:
                 traffic.create_task(talk(delivery, imsi))
         async with asyncio.timeout(120):
-            while set((await counted(store)).values()) != {MESSAGES}:  # noqa: ASYNC110 - nobody tells
+            while set((await counted(store)).values()) != {MESSAGES}:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.2)
         await asyncio.sleep(1.0)
         assert set((await counted(store)).values()) == {MESSAGES}, "and no more than that"

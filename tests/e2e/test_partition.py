@@ -1,8 +1,8 @@
-"""Two gateways that cannot reach each other, or the store, or that stand still: never two owners.
+"""Two gateway nodes that cannot reach each other or the store, or that hang: never two owners.
 
 Hosts in network namespaces on one Ethernet; a cut is a wrong station address in a neighbour table, so packets
-go nowhere and nobody is told. Who answers is seen from outside: Echo Requests go to each host by its station
-address, whatever the hosts believe of themselves.
+are lost without an error. Outside observation shows who answers: Echo Requests go to each host by its station
+address.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ BACK_WITHIN_S = 2 * LEASE_S
 
 
 class Watcher:
-    """Whoever answers Echo Requests for a gateway, when, host by host."""
+    """The answers to Echo Requests for a gateway, with their times, by host."""
 
     def __init__(self, segment: Segment, gateway: str) -> None:
         self.answers: list[tuple[float, str]] = []
@@ -125,7 +125,7 @@ def _ip(*argv: str) -> None:
 
 
 async def traffic(talker: Talker) -> None:
-    """Questions up and answers down, for ever."""
+    """Requests up and answers down, endlessly."""
     query = udp_packet(talker.context.ue_address, NAME_SERVER, DNS_PORT, QUERY)
     while True:
         talker.peer.send_up(talker.context, query)
@@ -213,7 +213,7 @@ async def frozen(process: asyncio.subprocess.Process | None, watcher: Watcher) -
 
 
 async def nothing_is_missing(customer: ApiClient, talkers: list[Talker], sgsn: Sgsn) -> None:
-    """To the octet, once everybody has told its counts; nobody signalled anew."""
+    """Exact to the octet, once every node has reported its counters; no peer signalled again."""
     for talker in talkers:
         metered = await total_of_stats(customer, talker.sim_id)
         assert metered["download"] == talker.seen_bytes > 0, f"{metered}, seen {talker.seen_bytes}"

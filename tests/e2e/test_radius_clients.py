@@ -1,5 +1,5 @@
-"""RADIUS clients by others before a served Airloom: radclient as the NAS, FreeRADIUS as what it tells to
-disconnect.
+"""Third-party RADIUS clients with a served Airloom: radclient as the NAS, FreeRADIUS as the receiver of
+Disconnect-Requests.
 """
 
 import asyncio

@@ -230,7 +230,7 @@ async def test_every_metric_moves_and_a_suspended_sim_is_cut_off(tmp_path: Path)
             assert metrics["airloom_connections_open"] == 0, "its connection ended with its session"
             assert "Traceback" not in (served.data_dir / "serve.log").read_text()
             assert ue.program is not None
-            with pytest.raises((OSError, TimeoutError)):  # nobody hears its good-bye
+            with pytest.raises((OSError, TimeoutError)):  # no node receives its last message
                 async with asyncio.timeout(0.5):
                     await ue.program.aclose()
             await ues.aclose()
@@ -250,11 +250,12 @@ async def guess_keys(customer: ApiClient) -> None:
 
 
 async def still_metrics(served: Served) -> set[str]:
-    """Those that did not move within some seconds: messages are counted from the stream, a little later.
+    """The metrics that did not move within some seconds: messages are counted from the stream, a little
+    later.
 
     The embedded stream takes everything: its dead letters are those of
     ``tests/unit/core/services/streaming/test_delivery.py``. Links are between nodes:
-    ``tests/e2e/test_spread.py`` has some. A day is folded long after its end:
+    ``tests/e2e/test_spread.py`` has some. A day is rolled up long after its end:
     ``tests/unit/core/services/metering/test_rollup.py``, a month closed:
     ``tests/unit/billing/test_closing.py``. No path fails: ``tests/node/test_gateway_operations.py``. Nobody
     claims another's session, no loop fails: ``tests/node/test_gtp_trust.py``, ``tests/node/test_faults.py``.
@@ -427,7 +428,7 @@ async def test_what_a_node_keeps_and_says_is_its_operators_alone(tmp_path: Path)
         said = await asyncio.to_thread((served.data_dir / "serve.log").read_text)
         assert made["auth_key"] not in said + served.entries
         assert SHARED not in said + served.entries
-        if os.getuid() == 0:  # only then there is somebody else to try
+        if os.getuid() == 0:  # only then there is another node to try
             assert await asyncio.to_thread(_nobody_reaches, served.data_dir) == "PermissionError"
     finally:
         assert await served.stop() == 0

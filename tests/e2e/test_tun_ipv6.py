@@ -72,7 +72,7 @@ class Radio:
         os.write(self.fd, data[8:])
 
     def _count(self, way: str, packet: bytes) -> None:
-        """What is said on the link itself, by either side, is nobody's traffic."""
+        """Messages on the link itself, from either side, are not traffic."""
         is_link = packet[8:10] == LINK_LOCAL or not any(packet[8:24])
         into = self.link if is_link else self.counted
         into[f"{way}_bytes"] += 40 + int.from_bytes(packet[4:6], "big")
@@ -155,7 +155,9 @@ async def _device_of_ipv6() -> None:
             told = await run(*enter, "cat", "/proc/sys/net/ipv6/conf/phone0/mtu")
             assert int(told) == MTU_BYTES, "by the advertisement"
             large = await run(*enter, *PING, "-i", "0.3", "-c", "3", "-s", "4000", SERVER)
-            assert "2 received" in large, "the first answer is too big, of which the server's kernel is told"
+            assert "2 received" in large, (
+                "the first answer is too big, and the server's kernel gets packet too big"
+            )
             file = Path(folder) / "body"
             await run(*enter, "curl", "-sS", "-g", "-o", str(file), f"http://[{SERVER}]:8080/")
             assert file.read_bytes() == BODY

@@ -1,4 +1,4 @@
-"""A rolling upgrade: the tables first, then node after node, while devices talk; nobody notices."""
+"""A rolling upgrade: the tables first, then node after node, while devices send; no device notices."""
 
 import asyncio
 import subprocess

@@ -49,7 +49,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], None]:
 
 
 async def asks_the_name_server(peer: GtpPeer[Any], context: PdpContext) -> int:
-    """How many answers came down; the peer takes only what comes from where it was told that tunnels end."""
+    """How many answers came down; the peer accepts only packets from the gateway's user plane address."""
     came: list[bytes] = []
     context.on_down = came.append
     for _ in range(20):  # of which some are lost
@@ -132,7 +132,7 @@ def test_each_plane_speaks_at_its_own_address_alone(play: Callable[[Script], Non
 
 
 class Mover:
-    """Remembers what is here, and fails as it is told."""
+    """Records the addresses that are here, and fails on demand."""
 
     def __init__(self) -> None:
         self.here: list[str] = []

@@ -143,7 +143,7 @@ def test_a_nas_is_promised_an_address_of_the_access_points_pool(play: Callable[[
         metered = await nas.ask_for_access(imsi=stage.imsi, apn="meters")
         assert common.ue_address in COMMON, "and given back: one reservation for each IMSI"
         assert metered.ue_address in METERS
-        await stage.restart_node()  # the reservation is forgotten, and taken up as the NAS tells it
+        await stage.restart_node()  # the reservation has expired, and is restored from the NAS's report
         await nas.begin(metered)
         assert [each.ue_address for each in stage.open_sessions()] == [metered.ue_address]
         await nas.detach(metered)

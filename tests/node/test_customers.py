@@ -48,7 +48,7 @@ async def nothing_changed() -> list[str]:
 
 
 async def nobody(*_: object) -> Any:
-    raise AssertionError("nobody asks for it here")
+    raise AssertionError("not used here")
 
 
 def control_of(world: ApiWorld, secret: str | None) -> web.Application:
@@ -66,7 +66,7 @@ def control_of(world: ApiWorld, secret: str | None) -> web.Application:
             end_sessions_of=nobody,
             refresh_sessions_of=nobody,
             group_changed=nobody,
-            operations=None,  # type: ignore[arg-type] # nobody looks at them here
+            operations=None,  # type: ignore[arg-type] # they are not used here
             reload=nothing_changed,
             drain=lambda: None,
             billing=nobody,
@@ -364,7 +364,7 @@ async def test_json_lines_with_owners_in_several_batches(
     )
     sims = (await operated.world.store.sims.of_operator(operator)).items
     assert [sim.status for sim in sims] == [SimStatus.READY] * 5
-    for sim in sims:  # without a secret nothing but the operator registers it
+    for sim in sims:  # without a secret only the operator registers it
         assert sim.registration_secret_sha256 == ""
 
 

@@ -22,7 +22,7 @@ PARTNER = Partner("loud", (IPv4Network("127.0.1.0/24"),), requests_per_s=1.0, bu
 
 
 def play(script: Callable[[GtpFrontEnd, list[bytes]], Awaitable[None]]) -> None:
-    """Before the front end of a whole node, whose answers to anybody are shown."""
+    """The front end of a whole node, and its answers to all peers."""
 
     async def main() -> None:
         peer = {"name": PARTNER.name, "networks": ["127.0.1.0/24"], "requests_per_s": 1.0, "burst": BURST}

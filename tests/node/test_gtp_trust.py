@@ -91,7 +91,7 @@ class Stage(World):
         return received
 
     def of_alpha(self) -> Session:
-        found = [s for s in self._open() if s.tunnel and s.tunnel.peer_control_address == ALPHA]
+        found = [s for s in self.open_sessions() if s.tunnel and s.tunnel.peer_control_address == ALPHA]
         (session,) = found
         return session
 
@@ -284,7 +284,7 @@ def test_no_control_message_of_another_partner_touches_a_session(kind: type[Peer
         (answer,) = await stage.ask(row(teid, 7)) or [b""]
         (stranger,) = await stage.ask(row(teid ^ 0x5A5A, 8)) or [b""]
         if "create" not in name:
-            assert answer[:4] == stranger[:4], "whether the TEID is in use is not told"
+            assert answer[:4] == stranger[:4], "the answer must not reveal whether the TEID is in use"
             assert answer[12:] == stranger[12:]
         for sequence in leave_requests_open(stage):
             await stage.ask(row(teid, sequence & (0xFFFF if name.startswith("v1") else 0x7FFFFF)))
@@ -352,12 +352,12 @@ def test_another_partners_create_opens_a_session_beside(kind: type[Peer]) -> Non
         beta = await stage.peer(kind, BETA)
         context = await beta.attach(imsi=stage.sims[1].imsi, apn=APN)
         assert context.ue_address != stage.context.ue_address
-        assert len(stage._open()) == 2
+        assert len(stage.open_sessions()) == 2
         await stage.see_that_alpha_has_it()
         held = await stage.holding()
         assert held.gtp.endpoint.versions[stage.of_alpha().access].claims["beside_anothers"] == 1
         again = await beta.attach(imsi=stage.sims[1].imsi, apn=APN)
-        assert (len(stage._open()), again.is_active) == (2, True), "its own it replaces"
+        assert (len(stage.open_sessions()), again.is_active) == (2, True), "its own it replaces"
 
     play(script, kind)
 
@@ -411,7 +411,7 @@ def test_who_may_take_over_does_and_the_former_peer_is_told(kind: type[Peer], na
             context = await beta.take_over(stage.context)
         await asyncio.sleep(1)
         assert stage.context.ended_by_gateway, "alpha was sent a delete request"
-        (now,) = stage._open()
+        (now,) = stage.open_sessions()
         assert now.tunnel is not None
         assert (now.session_id == before.session_id) == (way == "move")
         assert now.tunnel.peer_control_address == now.tunnel.peer_user_address == BETA
@@ -430,7 +430,7 @@ def test_a_handover_by_create_session_from_who_may_tells_the_former_peer(kind: t
         elements = {**v2.create_elements(), "indication": v2.element(77, b"\x20")}
         answer = await stage.ask(v2.message2(32, 0, 1, b"".join(elements.values())))
         assert answer[0][16] == 16
-        (now,) = stage._open()
+        (now,) = stage.open_sessions()
         assert (now.session_id, now.ue_address) == (before.session_id, before.ue_address)
         assert now.access is Access.GTPV2
         assert stage.context.ended_by_gateway
@@ -522,14 +522,14 @@ def test_an_error_indication_of_a_peer_that_lost_the_session_ends_it_at_once(kin
         plane = stage.node.held["vg-1"].user_plane
         assert plane.inject(session.session_id, packet_for(session))
         await asyncio.sleep(1)
-        assert stage._open() == []
+        assert stage.open_sessions() == []
 
     play(script, kind)
 
 
 @kinds
 def test_a_peer_whose_user_plane_lost_the_tunnel_is_told_the_sessions_end(kind: type[Peer]) -> None:
-    """Its control plane knows the session: what is asked tells nothing."""
+    """Its control plane knows the session, so the question changes nothing."""
 
     async def script(stage: Stage) -> None:
         session, plane = stage.of_alpha(), stage.node.held["vg-1"].user_plane
@@ -540,7 +540,7 @@ def test_a_peer_whose_user_plane_lost_the_tunnel_is_told_the_sessions_end(kind: 
         assert stage.of_alpha() == session
         assert plane.inject(session.session_id, packet_for(session))
         await asyncio.sleep(1)
-        assert stage._open() == []
+        assert stage.open_sessions() == []
         assert stage.context.ended_by_gateway
 
     play(script, kind)

@@ -1,4 +1,4 @@
-"""Session events into the stream, of a whole node in virtual time: late, again, in order, in nobody's way."""
+"""Session events of a whole node into the stream, in virtual time: late, repeated, in order."""
 
 import asyncio
 import json
@@ -114,7 +114,7 @@ async def test_a_beginning_whose_write_was_ambiguous_is_told_before_its_end(stag
         await put(session, event)
         raise Unavailable("the answer was lost", ambiguous=True)
 
-    sessions.put = put_unheard  # type: ignore[method-assign]  # a store that answers nobody
+    sessions.put = put_unheard  # type: ignore[method-assign]  # a store that never answers
     with suppress(Refusal, NotAnswered):
         await stage.attach()
     sessions.put = put  # type: ignore[method-assign]  # and one that does

@@ -1,4 +1,4 @@
-"""What is shown as a proof and cannot be checked lets nobody in."""
+"""Credentials that cannot be checked admit no SIM."""
 
 import os
 from typing import cast
@@ -52,7 +52,7 @@ UNPROVABLE: dict[str, list[Attribute]] = {
 
 @pytest.mark.parametrize("with_group", [False, True])
 def test_what_cannot_be_checked_is_rejected(monkeypatch: pytest.MonkeyPatch, with_group: bool) -> None:
-    """Whoever it says it is, with the network's word beside it or without."""
+    """The identity that it names, with or without the network's 3GPP-IMSI."""
 
     async def script(plain: Stage) -> None:
         stage = cast(RadiusStage, plain)

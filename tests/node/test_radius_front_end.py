@@ -80,7 +80,7 @@ def played(script: Script) -> Script:
 
 @played
 async def test_a_session_whose_opening_is_in_doubt_ends_at_its_nas_too(stage: Stage) -> None:
-    """Its Start, repeated, is acknowledged as that of a session that is over."""
+    """Its repeated Start is acknowledged as that of an ended session."""
     nas, put = await stage.nas(), WideSessions.put
 
     async def put_in_doubt(*args: Any) -> Session:
@@ -129,7 +129,7 @@ async def test_a_late_report_of_an_older_session_ends_no_newer_one(stage: Stage)
     """Its Start was never heard; meanwhile the device came back."""
     nas = await stage.nas()
     older = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
-    await asyncio.sleep(61)  # the reservation is over
+    await asyncio.sleep(61)  # the reservation has expired
     await nas.attach(imsi=stage.imsi, apn=APN)
     (held,) = stage.open_sessions()
     older.carry(5, 6)
@@ -231,7 +231,7 @@ async def test_a_suspended_sim_is_disconnected_and_its_last_counters_count(stage
     nas = await stage.nas()
     session = await nas.attach(imsi=stage.imsi, apn=APN)
     session.carry(50, 60)
-    await stage._set_status(stage.sims[0], SimStatus.SUSPENDED)
+    await stage.customer.set_status(stage.sims[0], SimStatus.SUSPENDED)
     await session.stopped.wait()
     assert (session.ended_by_network, nas.disconnects) == (True, 1)
     assert stage.node.held["vg-1"].radius.disconnects["ended"] == 1
@@ -246,7 +246,7 @@ async def test_the_last_counters_survive_a_kill_between_disconnect_and_stop(stag
     session = await nas.attach(imsi=stage.imsi, apn=APN)
     session.carry(7, 8)
     nas._stop_for_ever = lambda _: None  # type: ignore[method-assign, assignment]  # its Stop comes late
-    await stage._set_status(stage.sims[0], SimStatus.SUSPENDED)
+    await stage.customer.set_status(stage.sims[0], SimStatus.SUSPENDED)
     await stage.restart_node()
     await nas._account(STOP, session, 3)
     assert await stage.metered() == (7, 8)
@@ -257,7 +257,7 @@ async def test_a_nas_that_missed_the_disconnect_is_told_again(stage: Stage) -> N
     nas = await stage.nas()
     session = await nas.attach(imsi=stage.imsi, apn=APN)
     stage.network.unbind((NAS_A, 3799))
-    await stage._set_status(stage.sims[0], SimStatus.SUSPENDED)
+    await stage.customer.set_status(stage.sims[0], SimStatus.SUSPENDED)
     await asyncio.sleep(100)
     assert stage.node.held["vg-1"].radius.disconnects["not_answered"] == 1
     nas._disconnect = await stage.network.open_datagram((NAS_A, 3799), nas._on_disconnect)
@@ -352,7 +352,7 @@ async def test_usage_is_of_the_day_on_which_it_is_told_and_exact_over_a_restart(
 async def test_a_session_that_was_refused_and_carried_is_charged_and_ended(stage: Stage) -> None:
     nas = await stage.nas()
     session = await nas.ask_for_access(imsi=stage.imsi, apn=APN)
-    await stage._set_status(stage.sims[0], SimStatus.SUSPENDED)
+    await stage.customer.set_status(stage.sims[0], SimStatus.SUSPENDED)
     session.is_active = True
     nas.sessions[session.acct_session_id] = session
     session.carry(30, 40)

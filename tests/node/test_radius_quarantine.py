@@ -1,4 +1,4 @@
-"""Usage that cannot be, or that is of no session of ours: acknowledged, kept apart, billed to nobody."""
+"""Implausible usage, and usage of no known session: acknowledged, quarantined, not billed."""
 
 import asyncio
 from ipaddress import IPv4Address
@@ -288,7 +288,7 @@ def test_a_suspended_sims_usage_is_kept_apart_and_its_nas_told_to_end_it(
     async def script(plain: Stage) -> None:
         stage = of(plain)
         nas = await stage.raw("127.0.3.21")
-        await stage._set_status(stage.sims[0], SimStatus.SUSPENDED)
+        await stage.customer.set_status(stage.sims[0], SimStatus.SUSPENDED)
         said: list[Attribute] = [
             (a.USER_NAME, stage.imsi.encode()),
             (a.CALLED_STATION_ID, APN.encode()),

@@ -183,7 +183,7 @@ async def test_a_gateway_that_cannot_begin_is_not_ready_and_says_it_now_and_then
     standing = stage.node.coordinator.states["vg-1"]
     assert (standing.state, standing.detail) == (State.FAILING, "127.0.0.1:2123 (UDP) is in use")
     assert stage.node.coordinator.counts["failing"] == 1
-    assert 5 < len(told) < 12, "each second for ever, before"
+    assert 5 < len(told) < 12, "before: each second without end"
     assert "more times since" in told[-1]
     stage.node.coordinator._make = worker_of
     await asyncio.sleep(5)

@@ -97,7 +97,7 @@ async def put_group(stage: Stage, group_id: str, air: Mapping[str, Any]) -> None
 
 
 async def change_unseen(stage: Stage, **changes: Any) -> Sim:
-    """The customer's change is durable, and whoever should tell the gateway dies."""
+    """The customer's change is durable, and the node that should call the gateway dies."""
     stored = await stage.node._world.store.sims.get(stage.sims[0].sim.sim_id)
     assert stored is not None
     return await stage.node._world.store.sims.put(replace(stored, **changes))

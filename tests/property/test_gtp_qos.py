@@ -1,4 +1,4 @@
-"""Quality of service between the versions: what comes back, and that nobody is told more than it has."""
+"""Quality of service between the versions: what comes back, and no peer gets more than the session has."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Entities in memory before SQLite: a read after a write was answered never returns what was before it."""
+"""Rows in memory before SQLite: a read after an acknowledged write never returns the earlier row."""
 
 import asyncio
 import random

@@ -41,7 +41,7 @@ STORE_S_MAX, STUCK_S_MAX = 2.0, 60.0
 
 
 class JumpingClock(VirtualClock):
-    """A wall clock that somebody sets; the monotonic one goes on."""
+    """A wall clock that is set; the monotonic one continues."""
 
     def __init__(self) -> None:
         super().__init__(BEGINNING)
@@ -211,7 +211,7 @@ class AddingDays(UsageDays):
 
 
 class UnstampedDays(UsageDays):
-    """Planted: whoever writes last wins, with what it read long before."""
+    """Planted: the last writer wins, with values that it read long before."""
 
     async def join(self, imsi: str, day: int, reports: Iterable[UsageReport]) -> None:
         puts = tuple(replace(_day_put(row, None), timestamp_us=None) for row in roll_up(reports)[0])

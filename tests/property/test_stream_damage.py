@@ -224,7 +224,7 @@ async def test_numbers_never_fall_nor_come_twice(tmp_path: Path, how: str) -> No
         marks.write_bytes(killed)
     stream = await LogStream.open(folder=folder, clock=SystemClock(), shards=1)
     missing = {"removed": "1 to 15", "older": "6 to 15", "killed and older": "", "emptied": "1 to 15"}[how]
-    assert stream.lost == bool(missing), "a mark that was set ahead does not tell what was stored"
+    assert stream.lost == bool(missing), "a mark that was set ahead does not show what was stored"
     assert missing in "".join(stream.damage)
     shard_id = (await stream.shards())[0].shard_id
     kept = await stream.read(await stream.iterator(shard_id, IteratorType.TRIM_HORIZON))

@@ -1,6 +1,5 @@
-"""Never two for one address, nor for one TEID: two nodes over one store that is slow, whose writes may land
-long after their process died; kills between any two steps; reservations of Access-Accepts that nobody
-remembers.
+"""Never two holders of one address or TEID: two nodes over a slow store, whose writes may land long after
+their process died; kills between any two steps; reservations of Access-Accepts that no process remembers.
 """
 
 import asyncio
@@ -76,7 +75,7 @@ class LateEngine(MemoryEngine):
     def _landed(self, landing: asyncio.Task[None]) -> None:
         self._landing.discard(landing)
         if not landing.cancelled():
-            landing.exception()  # whoever waits for it is told; the dead do not ask
+            landing.exception()  # a waiting process gets the outcome; a dead one does not wait
 
     async def _land(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
@@ -99,7 +98,7 @@ class NarrowEntropy(SeededEntropy):
 
 
 class Ledger:
-    """Who was told to have what, kept apart from everything that allocates."""
+    """The holders as answered to devices, recorded independently of the allocator."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
@@ -108,7 +107,9 @@ class Ledger:
         self.told = 0
 
     def tell(self, what: object, who: str, *, until: float = float("inf")) -> None:
-        """``who`` is told to have it, until it is said to be over; nobody else may for a quarantine more."""
+        """``who`` gets it, until its end is recorded; no other may have it until the quarantine has
+        passed.
+        """
         before, over = self._had.get(what, (who, 0.0))
         if before != who and self._clock.monotonic() < over + QUARANTINE_S:
             self.found.append(
@@ -135,7 +136,7 @@ class StagePeers(NoPeers):
         for name, node in self._stage.nodes.items():
             if _contact(name) == contact and name != self._name and self._stage.lives[name].is_alive:
                 return await node.gateways.end_sessions_of(gateway_id, sim_id, reason)
-        raise Unavailable("nobody answers")
+        raise Unavailable("no node answers")
 
 
 class Stage:
@@ -245,7 +246,7 @@ class Stage:
                 self.refused += 1
                 self.occupied += getattr(error, "reason", None) is AttachRefusal.ADDRESSES_OCCUPIED
             except asyncio.CancelledError:
-                pass  # its node died: nobody was told anything
+                pass  # its node died before any answer
 
     async def _attach(self, imsi: str, gateway: GatewayRuntime) -> None:
         self._forget(imsi, gateway.gateway.gateway_id)
@@ -285,7 +286,7 @@ class Stage:
         if session.ue_address not in STATIC_POOL and session.ue_address not in POOLS[session.apn]:
             self.ledger.found.append(f"{session.ue_address} is not {session.apn}'s")
         if session.ue_address in STATIC_POOL:
-            self.static_told += 1  # another gateway may end it at any time, and nobody here is told
+            self.static_told += 1  # another gateway may end it at any time, without notice here
         else:
             for teid in session.teids:
                 self.ledger.tell((session.gateway_id, teid), f"{imsi} {session.session_id}")
@@ -393,7 +394,7 @@ class EmbeddedStage(Stage):
         while self.clock.monotonic() < ACTIVE_S:
             await asyncio.sleep(self.rng.uniform(1, 5))
             await self._end("node-1")
-            await asyncio.sleep(0.2)  # whoever asked it something sees that it is dead
+            await asyncio.sleep(0.2)  # its callers see that it is dead
             await self._begin("node-1")
             self.restarts += 1
 
@@ -468,7 +469,7 @@ class HastyGateway(GatewayRuntime):
 
 
 class CarelessGateway(GatewayRuntime):
-    """Planted: a static address is taken whoever has it."""
+    """Planted: a static address is taken from any holder."""
 
     def make_static_addresses(self) -> StaticAddresses:
         static_addresses = super().make_static_addresses()
@@ -482,7 +483,7 @@ class CarelessAddresses(StaticAddresses):
 
 
 class ForgetfulEngine(LateEngine):
-    """Planted: who has a static address is written whoever was written meanwhile."""
+    """Planted: the holder of a static address is overwritten unconditionally."""
 
     async def write(self, *batches: Batch) -> None:
         rash = [Batch(b.table, b.partition, b.writes) if b.table is ADDRESS_HOLDER else b for b in batches]

@@ -56,7 +56,7 @@ class World:
         self.change_s = (change - BEGINS).total_seconds()
         self.price = NEW if change < END else OLD
         self.is_down = self.rng.random() < 0.5
-        """Whether nobody rolls up or closes from before the month's end until it is due to be closed."""
+        """Whether no node rolls up or closes from before the month's end until it is due to be closed."""
         self.folds_s = self.rng.random() * 1_800 if self.is_down else 0.0
         """How much later than closing, which is another lease, rollup is taken up."""
 
@@ -227,14 +227,14 @@ def test_a_run_bills_and_is_late() -> None:
 
 
 class EagerCloser(MonthCloser):
-    """Planted: reads a month as soon as its time has come, while usage that nobody marks is on its way."""
+    """Planted: reads a month as soon as its time has come, while unmarked usage is still pending."""
 
     async def _is_rolled_up(self, month: int) -> bool:
         return True
 
 
 class FixedByReading(BillingService):
-    """Planted, as it was: whoever reads a month first closes it, at the price of that day."""
+    """Planted, as it once was: the first read of a month closes it, at the price of that day."""
 
     async def closed_month(self, operator_id: str, month: int) -> ClosedMonth | None:
         return await (super().closed_month if self._clock.now() < CLOSES else self.close)(operator_id, month)

@@ -1,8 +1,8 @@
-"""Billed = counted, by seed, under everything that makes a meter count twice or not at all; planted bugs are
-caught.
+"""Billed = counted, by seed, under every fault that could make a meter count twice or omit usage; planted
+bugs are found.
 
-Usage is told twice, again from far back, out of order and late over a month's end; the store fails before and
-after; nodes are killed, come back, are taken over; wall clocks jump by an hour (``EXACTLY_ONCE``).
+Usage is reported twice, replayed, out of order and late across a month's end; the store fails before and
+after a write; nodes are killed, restarted and taken over; wall clocks jump by an hour (``EXACTLY_ONCE``).
 """
 
 import os
@@ -30,9 +30,9 @@ from tests.simulation.test_world import IncrementGateway, holding
 SEEDS = int(os.environ.get("AIRLOOM_EXACT_SEEDS", "30"))
 """A share of what `./run prove exact` goes through."""
 SEEDS_OF_DEFECTS = (4, 9, 27, 44, 97, 280)
-"""Seeds that found: rows of an earlier slot after a clock was set back; message counting that stood still
-until a clock had caught up; a node that could not be stopped while it lost its lease; a NAS's session that
-was not found in its history, and counted anew; a report stored in a kill's instant and never folded."""
+"""Seeds that found: rows of an earlier slot after a clock was set back; message counting that stalled until a
+clock had caught up; a node that could not be stopped while it lost its lease; a NAS's session that was not
+found in its history, and counted again; a report stored at the moment of a kill and never rolled up."""
 
 
 @pytest.mark.parametrize("seed", sorted({*range(SEEDS), *SEEDS_OF_DEFECTS}))
@@ -95,7 +95,7 @@ class WallClockGateway(GatewayRuntime):
 
 
 class OneEpochGateway(GatewayRuntime):
-    """Planted: whoever takes over counts on in the epoch of the node before."""
+    """Planted: a takeover continues in the epoch of the previous node."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)

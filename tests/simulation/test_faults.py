@@ -21,8 +21,9 @@ from loadtest.peers.sgsn import Sgsn
 from loadtest.simulation.checks import check_world
 from loadtest.simulation.faults import FaultRates
 from loadtest.simulation.plan import QUIET_S, Plan
+from loadtest.simulation.running import SimState
 from loadtest.simulation.virtual import SeededEntropy, run_virtual
-from loadtest.simulation.world import APN, GATEWAY, SimState, World
+from loadtest.simulation.world import APN, GATEWAY, World
 from tests.simulation.test_world import holding
 
 SLOW = FaultRates(delay_s=5.0)
@@ -127,7 +128,7 @@ def test_a_clock_that_jumps_ends_nothing_and_counts_nothing_twice(jumps: tuple[i
 
 
 def test_a_store_of_five_seconds_sheds_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks is refused for want of resources: at once where too many wait, else in time."""
+    """Requests are refused with no resources: at once if too many wait, otherwise in time."""
     room, sims = 8, 24
     monkeypatch.setattr(endpoint, "Limits", lambda: Limits(deciding=room))
 

@@ -27,7 +27,7 @@ class Stage(World):
     """A node, its SIMs, and peers as a test asks for them."""
 
     def open_imsis(self) -> list[str]:
-        return sorted(session.imsi for session in self._open())
+        return sorted(session.imsi for session in self.open_sessions())
 
     def imsi(self, number: int) -> str:
         return self.sims[number].imsi
@@ -116,7 +116,7 @@ def test_a_peer_that_comes_back_in_time_has_its_sessions(address: str) -> None:
 def test_a_kill_amid_clearing_a_restarted_peer_leaves_nothing_of_it(
     address: str, echo_interval_s: float
 ) -> None:
-    """The peer told its new counter before the kill, and tells it no more by itself."""
+    """The peer sent its new counter before the kill, and does not send it again by itself."""
 
     async def script(stage: Stage, peer: Either) -> None:
         for number in range(3):
@@ -172,7 +172,7 @@ def test_a_peer_that_restarted_while_the_gateway_was_away_loses_its_older_sessio
         await stage.start_node()
         assert len(stage.open_imsis()) == 2
         await asyncio.sleep(130)
-        assert stage.open_imsis() == [], "the next Echo tells"
+        assert stage.open_imsis() == [], "the next Echo shows it"
 
     play(script, address)
 

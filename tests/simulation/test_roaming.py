@@ -83,7 +83,7 @@ def test_a_gateway_that_ends_what_an_older_counter_asked_for_is_found_out() -> N
 
 
 class CredulousGateway(GatewayRuntime):
-    """Lets nobody be asked about: what was asked for before a restart, and heard after it, stays."""
+    """Planted: no session is verified: one requested before a restart and received after it stays."""
 
     def make_gtp_front_end(self) -> Any:
         front_end = super().make_gtp_front_end()
@@ -100,7 +100,7 @@ def test_a_gateway_that_ends_nothing_when_a_peer_restarts_is_found_out() -> None
 
 
 class UnstoredGateway(GatewayRuntime):
-    """Sessions are answered for and never stored, which shows when nobody holds them any more."""
+    """Planted: sessions are accepted and never stored, which shows when no node holds them any more."""
 
     def make_sessions(self) -> Any:
         async def put(session: Session, _: object) -> Session:

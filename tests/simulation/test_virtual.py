@@ -1,4 +1,4 @@
-"""The virtual world itself: time jumps, dice repeat, the network keeps what its faults leave."""
+"""The simulated environment itself: time jumps, random numbers repeat, the network has faults."""
 
 import asyncio
 import random

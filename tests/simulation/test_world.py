@@ -116,7 +116,7 @@ class LeakyOpener(SessionOpener):
 
 
 class AddingUsage(NasAccounting):
-    """Planted: what a NAS tells is added up, as if it told what was new."""
+    """Planted: a NAS's cumulative counters are added up as if they were increments."""
 
     async def report(self, session: Session, told: Volume, ceiling: Ceiling) -> bool:
         counted = self._counted.get(session.session_id)

@@ -47,8 +47,8 @@ def imsi_of(value: str) -> Attribute:
 
 
 class RawNas:
-    """One NAS: ``names`` stands in each of its requests; ``told_to_end`` are Disconnect-Requests, answered
-    with ``error_cause`` (0: an acknowledgement, ``None``: not at all).
+    """One NAS: each of its requests has ``names``; ``told_to_end`` are Disconnect-Requests, answered with
+    ``error_cause`` (0: an acknowledgement, ``None``: no answer).
     """
 
     def __init__(self, address: str, *names: Attribute) -> None:

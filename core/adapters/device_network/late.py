@@ -40,7 +40,7 @@ class LateNetwork:
             self._first.result()
 
     async def run(self, tell: Callable[[str], None]) -> None:
-        """Try until it is there; ``tell`` is called when there is something new to say."""
+        """Try until it exists; ``tell`` logs each new reason."""
         was_late, told, pause_s = not self._first.done(), "", RETRY_FIRST_S
         attempt: Awaitable[None] = self._first
         while True:

@@ -1,14 +1,14 @@
-"""Run as a child: make a network namespace, open sockets in it, hand them to the parent, end.
+"""Run as a child process: create a network namespace, open sockets in it, pass them to the parent, exit.
 
-Rules: as root the namespace alone is new, as an ordinary user a user namespace is made around it; no route,
-address or device of the host is touched. The sockets keep the namespace alive: when the last of them is
-closed, by whatever end the parent comes to, it is gone.
+Rules: an ordinary user also needs a user namespace around it, root does not. No route, address or device of
+the host is changed. The sockets keep the namespace alive: it disappears when the last of them is closed,
+however the parent ends.
 
 ::
 
     kernel's TCP/IP ── edge0 ══ wire0 ── packet socket ── tunnels
 
-``edge0`` is told to finish checksums and segments itself, because nothing behind ``wire0`` would.
+Checksum and segmentation offload of ``edge0`` is off, because no hardware behind ``wire0`` would do it.
 """
 
 import array

@@ -2,11 +2,12 @@
 
 Rules:
 
-- EC2 takes the address from whatever interface has it (AllowReassignment); nothing is unassigned, for a free
-  address could be given to somebody else. Then it is added to the interface here, as on any network.
-- A call may be carried out late, after another node has taken over; so a holder looks again and again whether
-  EC2 still says that the address is here (instance metadata, no quota), and if not, takes it back.
-- Only addresses of the interface's own subnet can be here, and a subnet is of one Availability Zone.
+- EC2 moves the address from whichever interface has it (AllowReassignment). Addresses are never unassigned,
+  because EC2 could then give them to another instance. The address is then added to the interface, as on any
+  network.
+- A call may be carried out late, after another node has taken over. So the holder checks repeatedly that EC2
+  has the address here (instance metadata, no quota), and otherwise takes it back.
+- Only addresses of the interface's own subnet can be here, and a subnet belongs to one Availability Zone.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ _FIXES = {
     "PrivateIpAddressLimitExceeded": "the instance type's address limit is reached; use a larger one, or"
     " more nodes",
 }
-"""What only the operator can mend; all else EC2 says may be otherwise soon."""
+"""Errors that only the operator can fix; all others may be temporary."""
 
 
 class Ec2FloatingIp:

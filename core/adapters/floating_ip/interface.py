@@ -33,8 +33,8 @@ _FIXES = {
 
 
 class InterfaceFloatingIp:
-    """Implements ``FloatingIp`` on the interface ``name``, whose link address is ``station``, of a plain
-    network, where whoever announces an address has it.
+    """Implements ``FloatingIp`` on the interface ``name``, whose link address is ``station``, on a plain
+    network, where the host that announces an address has it.
     """
 
     def __init__(self, name: str, station: bytes) -> None:
@@ -56,7 +56,7 @@ class InterfaceFloatingIp:
         return True
 
     async def attach(self, address: IPv4Address, *, lasting_s: float) -> None:
-        """Add it or renew its lifetime; the first times, tell the neighbours."""
+        """Add it or renew its lifetime; announce it by ARP the first times."""
         announced = self._announced.get(address, 0)
         await asyncio.to_thread(self._bring, address, lasting_s, is_announced=announced < ANNOUNCEMENTS)
         self._announced[address] = min(announced + 1, ANNOUNCEMENTS)

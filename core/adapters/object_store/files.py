@@ -5,9 +5,8 @@ Rules:
 - A key is names joined by ``/``; no name is empty, begins with a dot or holds NUL, so no key leaves the
   folder or meets a file that is being written.
 - A name is a file or a folder, not both: ``a`` and ``a/b`` exclude each other, as in every file system.
-- What is there never changes: content is written aside, made durable, and linked under its name at once.
-- Files are their owner's alone (mode 0600), whoever may look into the folder: bills and dead letters are
-  customers'.
+- Files never change: content is written to a temporary file, synced, and linked under its name atomically.
+- Files have mode 0600, whatever the folder's mode: bills and dead letters are customers' data.
 """
 
 import asyncio
@@ -48,7 +47,7 @@ class FolderObjectStore:
         return cls(root=root)
 
     async def put(self, key: str, data: bytes) -> bool:
-        """Store whole or not at all; durable on return, also when it was there already."""
+        """Store atomically; durable on return, also if it existed already."""
         names = names_of(key)
         try:
             return await asyncio.to_thread(_put, self._root, names, data)
@@ -123,7 +122,7 @@ def _put(root: Path, names: list[str], data: bytes) -> bool:
     target = root.joinpath(*names)
     aside = root / _INCOMING / secrets.token_hex(16)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside.parent.mkdir(exist_ok=True)  # somebody may have removed it as a leftover
+    aside.parent.mkdir(exist_ok=True)  # it may have been removed as a leftover
     try:
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)

@@ -1,7 +1,7 @@
-"""An S3 bucket as object store: what every node of an installation can put and get.
+"""An S3 bucket as object store, shared by every node of an installation.
 
-Rules: an object is put under the condition that there is none (``If-None-Match: *``), so that it never
-changes; nothing is repeated here after a lost answer, for whoever puts can put again.
+Rules: an object is put only if its key is new (``If-None-Match: *``), so that it never changes. Nothing is
+repeated here after a lost answer: the caller can put again.
 """
 
 from contextlib import AsyncExitStack
@@ -56,7 +56,7 @@ class S3ObjectStore:
             return made
 
     async def put(self, key: str, data: bytes) -> bool:
-        """Store whole or not at all; durable on return."""
+        """Store atomically; durable on return."""
         try:
             await self._sdk.put_object(**self._where(key), Body=data, IfNoneMatch="*")
         except ClientError as error:

@@ -84,8 +84,8 @@ def key_of_file(path: Path, entropy: Entropy) -> bytes:
 
 
 def _make_key(path: Path, key: bytes) -> None:
-    """Written aside, then linked: whoever comes second finds the first one's whole key, also after a loss of
-    power.
+    """Written to a temporary file, then linked: a second process finds the first one's complete key, also
+    after a loss of power.
     """
     if path.exists():
         return

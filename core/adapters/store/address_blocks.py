@@ -1,8 +1,8 @@
 """Blocks of device addresses, all in one partition.
 
-Rules: each change is a batch under the condition that nobody changed anything since the map was read: the
-row before all blocks carries the version of the whole. So blocks never overlap, and what a node has under
-way when another one moved that row can never take effect.
+Rules: each change is a batch conditional on the version of the map that was read; the first row of the
+partition has the version. So blocks never overlap, and a pending write of a node fails once another node has
+raised the version.
 """
 
 from collections.abc import Collection

@@ -70,7 +70,7 @@ class Calls:
             if self._is_woken:
                 return
             self._is_woken = True
-        with suppress(RuntimeError):  # the loop is gone, and with it everybody who waited
+        with suppress(RuntimeError):  # the event loop has ended, and all waiting callers with it
             self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:

@@ -3,11 +3,11 @@
 Rules:
 
 - LOCAL_QUORUM for all; a batch with a condition is one Paxos round of its partition (LOCAL_SERIAL), any other
-  is one unlogged batch of one partition, which Cassandra applies whole or not at all.
+  is one unlogged batch of one partition, which Cassandra applies atomically.
 - Single rows with a timestamp of their own, asked for in one turn of the loop, go to their replica together,
   in unlogged batches of several partitions (``write_batching.py``).
 - A write whose answer is lost may or may not be stored: ``Unavailable`` that is ambiguous.
-- A row's life is judged by this node's clock, as by every other engine; the TTL beside it only clears up.
+- A row expires by this node's clock, as in every engine; the TTL only removes it.
 """
 
 import asyncio
@@ -158,7 +158,7 @@ class CassandraEngine:
 
     @classmethod
     async def open(cls, *, address: CassandraAddress, clock: Clock) -> "CassandraEngine":
-        """Connect; raises ``ConfigurationError`` naming what to mend, the schema's version among it."""
+        """Connect; raises ``ConfigurationError`` with the fix, also for a wrong schema version."""
         cluster, session = await asyncio.to_thread(connect, address)
         try:
             schema = await asyncio.to_thread(schema_of, session, address.keyspace)
@@ -199,7 +199,7 @@ class CassandraEngine:
         limit: int = SCAN_ROWS_MAX,
         reverse: bool = False,
     ) -> Sequence[Row]:
-        """Rows of one partition in clustering order; those that are over are read past."""
+        """Rows of one partition in clustering order; expired ones are skipped."""
         check_scan(table, prefix, above, below, limit)
         found: list[Row] = []
         while True:
@@ -302,9 +302,9 @@ class CassandraEngine:
             raise Unavailable(why, ambiguous=True) from error
 
     async def _write_if(self, batch: Batch, condition: Condition) -> None:
-        """One round; a second one where the row that is in the way is over already.
+        """One Paxos round; a second one if the row that fails the condition has expired.
 
-        This node's rounds in one partition wait for each other: they would only disturb each other.
+        This node's rounds in one partition wait for each other, because concurrent rounds conflict.
         """
         place = (batch.table.name, batch.partition)
         lock = self._rounds.setdefault(place, asyncio.Lock())
@@ -319,7 +319,7 @@ class CassandraEngine:
             raise StaleVersion(f"{batch.table.name} {batch.partition} {condition.clustering}")
 
     async def _try(self, batch: Batch, condition: Condition, over: int | None) -> bool:
-        """``over``: the version of a row that is over and may be replaced."""
+        """``over``: the version of an expired row that may be replaced."""
         table, now_us = batch.table, self._now_us()
         statements: list[tuple[str, Key]] = []
         where = (*batch.partition, *condition.clustering)
@@ -488,7 +488,7 @@ def _checksum(batch: Batch, put: Put) -> int:
 
 
 def _ttl_s(expires_us: int, now_us: int) -> int:
-    """0 is none: a row that is over already gets a second, and whoever reads it reads past it."""
+    """The TTL in seconds; 0 means none in CQL, so an expired row gets one second and is skipped when read."""
     if expires_us == cql.NEVER_US:
         return 0
     return min(max(-(-(expires_us - now_us) // 1_000_000), 1), TTL_S_MAX)

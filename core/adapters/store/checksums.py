@@ -1,14 +1,14 @@
-"""The checksum of a stored row: over its table, its key and all that is kept of it.
+"""The checksum of a stored row: over its table, its key and all stored columns.
 
 Rules:
 
-- It is one number: from its upper end the format, how many columns the row was written with, and CRC-32,
-  which sums these two as well. So a later version may add value columns at the end: an older row is summed as
-  it was.
-- A row without one (0, or null) is of 0.2.0 or older and is believed; it gets one when it is written next.
-- A row that its checksum contradicts is there, and whoever asks for anything of it but its version is told
-  which it is: never nothing, and never what it seems to say.
-- The octets that are summed are MessagePack, for it says where one value ends and the next begins.
+- It is one number: in its upper bits the format and the number of columns that the row was written with, then
+  CRC-32, which includes both. So a later version may add value columns at the end: an older row is still
+  checked over its own columns.
+- A row without one (0, or null) is of 0.2.0 or older and is accepted; it gets one when it is next written.
+- A row with a wrong checksum is returned, and raises an error with its table and key when anything except its
+  version is read: it is never absent, and its values are never used.
+- The octets are MessagePack, which delimits the values.
 """
 
 from typing import NoReturn

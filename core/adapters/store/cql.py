@@ -2,9 +2,8 @@
 
 Rules: no secondary index, no view, no counter, no logged batch, no aggregate, no ALLOW FILTERING; every
 statement names its whole partition key. Names are the tables' own, values are always bound. ``expires_us``
-says when a row is over to whoever reads it, the TTL beside it removes it some time later. A node of 0.2.0
-that writes a row leaves its checksum as it was, so the times of both are read: one of another write says
-nothing.
+is the time from which readers skip the row; the TTL removes it later. A node of 0.2.0 that writes a row
+leaves the former checksum, so the write times of both are read: the checksum of another write is ignored.
 """
 
 # ruff: noqa: S608 - names come from the tables, values are bound
@@ -15,7 +14,7 @@ from core.adapters.store.checksums import CHECKSUM
 from core.adapters.store.tables import USAGE, USAGE_DAY, Column, Table
 
 NEVER_US = 2**63 - 1
-"""``expires_us`` of a row that lives for ever: comparable, so that a condition can say "still alive"."""
+"""``expires_us`` of a row without expiry: comparable, so that a condition can demand "not expired"."""
 SCHEMA_TABLE, SCHEMA_NAME, READABLE_NAME = "schema_version", "airloom", "readable_from"
 _KEPT = ("version", "expires_us", _CHECKSUM := f'"{CHECKSUM.name}"')
 _WINDOW_DAYS = {USAGE: 2, USAGE_DAY: 15}

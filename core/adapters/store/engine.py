@@ -3,10 +3,10 @@
 Rules:
 
 - A ``Batch`` names its table and partition once, so that it cannot span two; it is checked when it is made,
-  and what is malformed is a ``LocalProtocolError``: a bug on this side, never an answer of the far side.
-- A row whose life is over is absent: to a read, to a scan and to a condition.
-- An engine is a plain class behind ``Engine``; whatever has these methods may stand before another one
-  (a simulation's slow or failing store).
+  and a malformed batch raises ``LocalProtocolError``: a bug on this side, never an answer of the far side.
+- An expired row is absent: for a read, a scan and a condition.
+- An engine is a plain class behind ``Engine``; a class with these methods can wrap another engine (a
+  simulation's slow or failing store).
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Key = tuple[Value, ...]
 BATCH_WRITES_MAX = 100
 """Rows of one batch; Cassandra refuses batches above 50 kB."""
 SCAN_ROWS_MAX = 1_001
-"""Rows of one scan: the largest page and one more, which tells whether another page follows."""
+"""Rows of one scan: the largest page and one more, which shows whether another page follows."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BIGINT_MAX = 2**63 - 1
@@ -49,9 +49,9 @@ class Row(Struct, frozen=True, gc=False):
 class Put(Struct, frozen=True, gc=False):
     """Write a row whole.
 
-    With ``timestamp_us`` the row with the highest stays (USING TIMESTAMP); of two that differ and have the
-    same, either may stay, so nobody writes such two.
-    ``expires_us`` is when its life ends, in microseconds since 1970; 0 leaves it to the table's ``ttl_s``.
+    With ``timestamp_us`` the row with the highest one stays (USING TIMESTAMP); of two different rows with
+    the same one either may stay, so callers never write such rows. ``expires_us`` is the time of expiry in
+    microseconds since 1970; 0: by the table's ``ttl_s``.
     """
 
     clustering: Key
@@ -75,7 +75,7 @@ class Condition(Struct, frozen=True, gc=False):
 
 
 class Batch(Struct, frozen=True):
-    """Writes to one partition that happen all or not at all, if the condition holds."""
+    """Writes to one partition, atomic and only if the condition holds."""
 
     table: Table
     partition: Key

@@ -2,11 +2,11 @@
 
 Rules:
 
-- A name (an IMSI, an e-mail address) is bound to its owner before the owner is written, and the binding is
-  believed only when the owner agrees. One that no owner stands behind is left from a crash: its own owner
-  may go on with it at once, another one only after ``SETTLE_US``, when nobody can be on the way any more.
-  Either writes it anew, so that nobody who meant the old one can remove it.
-- What cannot be read is named by table and key, never skipped.
+- A name (an IMSI, an e-mail address) is bound to its owner before the owner is written, and a binding counts
+  only if the owner has the name. A binding without such an owner is left from a crash: its own owner may use
+  it at once, another one only after ``SETTLE_US``, when no write of the first can be pending. Either writes
+  the binding again, so that a removal of the earlier one fails.
+- A row that cannot be read is reported by table and key, never skipped.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ T = TypeVar("T")
 SETTLE_US = SETTLE_S * 1_000_000
 """An index row without its entity is left from a crash when it is older than this."""
 CONDITIONAL_TRIES_MAX = 16
-"""How often a removal reads again because somebody else wrote in between."""
+"""How often a removal reads again after a concurrent write."""
 
 
 def _encode_other(value: Any) -> str:

@@ -4,12 +4,12 @@ Rules:
 
 - A session's row and its event are one batch under a condition on the session's version.
 - The gateway's index row is written first, in one write with the session, and removed last, or left to
-  expire, for it also says what is in quarantine. Who reads it asks the session itself; an index row that
-  stayed behind rests what it names, and is removed once nobody can be on the way to it. A session that cannot
-  be read rests what its index row names, and is told as that.
-- An event that goes into the stream has an outbox row, written first in the same way and removed once the
-  stream has it; a row whose event never came is left from a crash.
-- An event's place is its time in microseconds and its id, so a history is read by time.
+  expire, because it also lists what is in quarantine. Its reader also reads the session. An index row without
+  a session keeps its address and TEIDs in quarantine, and is removed once no write can be pending. So does
+  the index row of a session that cannot be read, which is reported.
+- An event for the stream has an outbox row, written first in the same way and removed once the stream has the
+  event; an outbox row without an event is left from a crash.
+- The key of an event is its time in microseconds and its id, so that a history is read by time.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The SIM registry.
 
-Rules: every put writes the index rows again, first, in one write with the SIM: so a crash, or two changes
-of operator that cross, are mended by the next put. The index row of the operator before is removed last.
-An IMSI that was bound stays bound; a static address is freed when its SIM no longer has it.
+Rules: every put writes the index rows again, first, in one write with the SIM, so that the next put repairs
+a crash or two concurrent changes of operator. The index row of the former operator is removed last. An IMSI
+stays bound; a static address is released when its SIM no longer has it.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class WideSims:
         return len(await self._engine.scan(SIM_BY_OPERATOR, _index_of(operator_id)))
 
     async def put_new(self, sims: Sequence[Sim]) -> Sequence[Sim | None]:
-        """Their IMSIs are looked up in one read; one that somebody has goes the long way of ``put``."""
+        """Looks the IMSIs up in one read; a SIM whose IMSI is bound goes through ``put``."""
         bound = await self._engine.get(SIM_BY_IMSI, [RowKey((sim.imsi,)) for sim in sims])
         now_us = microseconds(self._clock.now())
 

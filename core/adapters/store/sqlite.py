@@ -4,8 +4,8 @@ Rules:
 
 - WAL and synchronous=FULL: a write is answered after the fsync of the commit that holds it. All writes
   that wait while one commit runs go into the next one (group commit).
-- A commit happens whole or not at all. When the disk refuses it, every write in it fails with
-  ``Unavailable`` and nothing of it is stored; only after an I/O error is the outcome unknown.
+- A commit is atomic. When the disk refuses it, every write in it fails with ``Unavailable`` and nothing of it
+  is stored; only after an I/O error is the outcome unknown.
 - The event loop never touches the file. A caller that is cancelled leaves its write in the commit.
 - One process at a time: a lock file says so, and the kernel drops it when the process dies. Reading the
   file meanwhile with the sqlite3 shell is welcome.
@@ -56,9 +56,9 @@ PURGE_INTERVAL_S = 60.0
 PURGE_AGAIN_S = 0.1
 """How soon a commit purges again when more was left than one purge may remove."""
 PURGE_ROWS_MAX = 250
-"""Rows whose life is over that one purge removes: some 5 ms in a table of a million rows."""
+"""Expired rows that one purge removes: some 5 ms in a table of a million rows."""
 BUSY_S = 2.0
-"""How long somebody else's lock on the file (a person's sqlite3 shell) is waited for."""
+"""How long to wait for another process's lock on the file (a sqlite3 shell)."""
 WAL_BYTES_MAX = 67_108_864
 _WAL_CHECKPOINT_PAGES = 4_000
 _PRAGMAS = (
@@ -108,7 +108,7 @@ class _ThreadQueue:
     ) -> R:
         """Have it done; raises ``Unavailable`` when too much waits already, by more than the ``reserve``.
 
-        ``on_end`` is called on the loop when it is over, though its caller were cancelled.
+        ``on_end`` is called on the loop when it ends, even if its caller was cancelled.
         """
         if self._is_closed or self._waiting + weight > self._waiting_max + reserve:
             if on_end is not None:
@@ -132,7 +132,7 @@ class _ThreadQueue:
         while not is_last:
             requests, is_last = self._take()
             outcomes = list(self._perform(self._connection, requests))
-            with suppress(RuntimeError):  # the loop is gone, and with it everybody who waited
+            with suppress(RuntimeError):  # the event loop has ended, and all waiting callers with it
                 self._loop.call_soon_threadsafe(self._settle, outcomes)
         self._connection.close()
 
@@ -283,7 +283,7 @@ class SqliteEngine:
         except sqlite3.OperationalError as error:
             failure = _unavailable(error)
             return [(request, None, failure) for request in requests]
-        except Exception:  # one of them cannot be written at all: find it, and keep the others
+        except Exception:  # one of them can never be written: find it, and keep the others
             return [self._commit_alone(connection, request) for request in requests]
 
     def _commit_alone(self, connection: sqlite3.Connection, request: _Request[Any]) -> _Outcome:
@@ -348,7 +348,7 @@ def _reading(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _unavailable(error: sqlite3.DatabaseError) -> Unavailable:
-    # After a failed fsync nobody knows what the medium holds; a full disk or a lock wrote nothing.
+    # After a failed fsync the content of the medium is unknown; a full disk or a lock wrote nothing.
     is_io_error = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
     return Unavailable(f"the store cannot write: {error}", ambiguous=is_io_error)
 
@@ -409,7 +409,7 @@ def _create_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # The connection is made here and used by one thread only, hence not checked.
+    # The connection is created here and used by one thread only, so it is not checked.
     return sqlite3.connect(
         path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )

@@ -1,8 +1,8 @@
 """The store's tables and batches as SQLite's SQL.
 
-Rules: every table is a primary-key tree (WITHOUT ROWID), so a partition lies together in clustering order;
-table and column names are ours alone and values are always bound. A read finds rows that are over as well:
-whether one is, is to be said once its checksum is believed.
+Rules: every table is a primary-key tree (WITHOUT ROWID), so a partition is contiguous in clustering order.
+Table and column names are constants and values are always bound. A read also finds expired rows: their
+checksum is checked before their expiry.
 """
 
 # ruff: noqa: S608 - names come from the tables, values are bound

@@ -61,8 +61,8 @@ class Column:
 class Table:
     """A table: partition key, clustering columns (all ascending) and values. There is one object of each.
 
-    ``ttl_s`` is how long a row lives that does not say it itself; 0 is for ever. ``hot``: rows whose
-    clustering key begins so, all rows if it is empty, are read far more often than written and never expire.
+    ``ttl_s`` is the lifetime of a row without one of its own; 0: no expiry. ``hot``: rows whose clustering
+    key begins so are read far more often than written, and never expire.
     """
 
     name: str
@@ -178,7 +178,7 @@ QUARANTINE = Table(
 NAS_RESTART = Table(
     "nas_restart", _texts("network", "authenticator"), (), _bigints("heard_us"), ttl_s=USAGE_LIFE_S
 )
-"""A repeat of an Accounting-On or -Off, by whomever, is known by its authenticator, in hex."""
+"""A repeat of an Accounting-On or -Off is recognised by its authenticator, in hex."""
 GATEWAY_LEASE = Table("gateway_lease", _texts("gateway_id"), (), _BODY)
 """Leases of gateway instances and of singleton jobs; and of each node a row that shows that the store takes
 writes."""

@@ -6,12 +6,11 @@ Rules:
 - A row's key is all that identifies a segment's slot, so a duplicate is the same row; nothing is read before
   a report is written. Rows of ``insert_if_absent`` belong to sessions that no gateway reports.
 - A report whose day is sealed is marked as late and rolled up before it counts as durable.
-- A rolled up row is, of its segment, the highest report, under the timestamp of that report: an absolute
-  value like any other. So it may be written again, by several at once and by one that comes too late, and
-  nothing is ever added up in the store. It is joined with what stands there, so it outlives what it was made
-  from.
-- How far rollup has come is one row, written under conditions only. Whoever stores a report asks for it
-  after its row is durable, and knows it to ``ROLLUP_FRESH_S``.
+- A rolled up row is the highest report of its segment, with that report's timestamp: an absolute value like
+  any other. So it may be written repeatedly, concurrently and late, and the store never adds values. It is
+  merged with the stored row, so that it outlives the reports that it was made from.
+- The progress of rollup is one row, written conditionally. A node that stores a report reads it after its row
+  is durable, and its copy is at most ``ROLLUP_FRESH_S`` old.
 """
 
 import asyncio
@@ -140,8 +139,8 @@ class WideUsage:
         return await self._days.put_rollup_progress(rollup_progress)
 
     async def _roll_up_late(self, reports: Iterable[UsageReport]) -> None:
-        """Whoever rolls up a day reads it ``ROLLUP_FRESH_S`` and more after its seal: it has seen what was
-        durable while no seal was known. The rest is marked and rolled up here.
+        """The rollup job reads a day at least ``ROLLUP_FRESH_S`` after its seal, so it sees all reports that
+        were durable before the seal was known. Later ones are marked and rolled up here.
         """
         sealed = (await self._days.known()).sealed
         late = [report for report in reports if report.day <= sealed]

@@ -4,11 +4,12 @@ Rules:
 
 - Records go in by PutRecords over HTTP, signed here (Signature Version 4): the SDK walks every record's shape
   three times, which costs more than all the rest. Everything else is the SDK's, as are the credentials.
-- Nothing is repeated here, by us or by the SDK: whoever puts knows what may be put again, and in which order.
-- A call that is refused as a whole for what is in it is cut in two until the record at fault is found.
-- What the service answers is believed only as far as it can be read.
-- A position that the service refuses (GetShardIterator: InvalidArgumentException) is lost: none of this
-  stream's, or trimmed. An iterator that it refuses is only worn out: another one is made.
+- Nothing is repeated here, nor by the SDK: the caller knows which records may be put again, and in which
+  order.
+- A call that is refused because of its content is divided in two until the record at fault is found.
+- Unreadable parts of the service's answers are not trusted.
+- A position that the service refuses (GetShardIterator: InvalidArgumentException) is lost: it belongs to
+  another stream, or was trimmed. An iterator that it refuses has expired: another one is requested.
 """
 
 import asyncio

@@ -153,9 +153,9 @@ class LogStream:
         queue_bytes_max: int = QUEUE_BYTES_MAX,
         numbers_from: Mapping[str, int] = MappingProxyType({}),
     ) -> "LogStream":
-        """Open or begin the log; raises ``ConfigurationError`` in one line that says what to mend.
+        """Open or create the log; raises ``ConfigurationError`` with the fix in one line.
 
-        ``numbers_from``: of a shard, the lowest sequence number that may be given out.
+        ``numbers_from``: the lowest sequence number that a shard may assign.
         """
 
         def make_shard(index: int, numbers: Numbers) -> ShardLog:
@@ -257,7 +257,7 @@ class LogStream:
         os.close(self._lock_file)
 
     def _write_until_closed(self) -> None:
-        """The writer's thread. Whatever ends it, nobody waits for an answer that will not come."""
+        """The writer's thread. However it ends, all waiting callers get an answer."""
         group: list[_Put] = []
         try:
             while group := self._queue.take():

@@ -21,7 +21,7 @@ from core.ports.clock import Clock
 from core.ports.stream import IteratorType, PutResult, ReadResult, Shard, StoredRecord
 
 DISK_RECORDS_MAX = 4_000_000
-"""Records that one disk takes; beyond it each put is told to come back later."""
+"""Records that one disk accepts; further puts are throttled."""
 
 
 @dataclass(slots=True)

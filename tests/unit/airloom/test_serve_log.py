@@ -1,4 +1,4 @@
-"""What `airloom serve` says of its work, where nobody can take it in."""
+"""The log of `airloom serve` when its stdout or stderr cannot be written."""
 
 import errno
 import io

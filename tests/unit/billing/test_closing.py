@@ -76,7 +76,7 @@ class Node:
 
 
 class Stage:
-    """Begins amid October."""
+    """Begins in the middle of October."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock(datetime(2026, 10, 20, tzinfo=UTC))

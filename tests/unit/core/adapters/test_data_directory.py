@@ -36,7 +36,7 @@ def test_the_folder_of_an_earlier_version_is_closed_to_others_with_all_in_it(tmp
     assert modes(folder) | {"elsewhere": 0} == {
         "var": 0o700, LOCK_FILE: 0o600, "stream": 0o700, "1.seg": 0o600, "airloom.db": 0o600, "elsewhere": 0,
     }  # fmt: skip
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755, "what a link leads to is somebody else's"
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755, "the target of a link may belong to another user"
 
 
 def test_an_empty_folder_is_closed_to_others(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ FIRST, SECOND = STATIONS
 
 @dataclass
 class Region:
-    """One subnet with two interfaces; what is asked of it is kept, and it may be told to fail."""
+    """One subnet with two interfaces; it records requests, and fails on demand."""
 
     addresses: dict[str, list[str]] = field(
         default_factory=lambda: {"eni-1": ["10.0.1.11"], "eni-2": ["10.0.1.12"]}
@@ -158,7 +158,7 @@ async def test_it_is_asked_for_once_and_taken_off_here_alone(stage: Stage) -> No
         await first.detach(ADDRESS)
         await first.detach(ADDRESS)
     assert stage.region.asked == ["10.0.1.101 to eni-1"]
-    assert "10.0.1.101" in stage.region.addresses["eni-1"], "else somebody else may be given it"
+    assert "10.0.1.101" in stage.region.addresses["eni-1"], "otherwise EC2 may give it to another instance"
     assert stage.interfaces[FIRST].has == {}
 
 
@@ -168,7 +168,7 @@ async def test_a_call_of_the_last_holder_that_comes_late_is_made_good(
     monkeypatch.setattr(ec2, "LOOK_S", 0.0)
     async with stage.instance(FIRST) as first, stage.instance(SECOND) as second:
         await second.attach(ADDRESS, lasting_s=12)
-        await first.attach(ADDRESS, lasting_s=12)  # its lease term is over, but EC2 has its call only now
+        await first.attach(ADDRESS, lasting_s=12)  # its lease term has ended, but EC2 gets its call only now
         await second.attach(ADDRESS, lasting_s=12)
         assert "10.0.1.101" in stage.region.addresses["eni-2"]
         stage.region.is_metadata_off = True

@@ -51,7 +51,7 @@ async def listener(most: int = 100, most_of_address: int = 100) -> AsyncIterator
 
 
 class Client:
-    """A connection that sends what it is told to."""
+    """A connection that sends the given octets."""
 
     made: ClassVar[list["Client"]] = []
 

@@ -39,7 +39,7 @@ class Network:
 
 
 class Maker:
-    """Takes its time, and fails as often as it is told."""
+    """Takes some time, and fails a given number of times."""
 
     def __init__(
         self, *, takes_s: float = 0.0, failures: int = 0, error: type[Exception] = ConfigurationError
@@ -76,7 +76,7 @@ def test_it_is_there_at_the_last(maker: Maker) -> None:
         late.on_packet(got.append)
         await late.serve(HERE, 80, asyncio.Protocol)
         await late.wait(insist=False)
-        assert now() <= START_S, "a start does not wait for ever"
+        assert now() <= START_S, "a start does not wait endlessly"
         is_late = bool(late.why_not)
         assert is_late is bool(maker.failures or maker.takes_s)
         assert late.send(b"early") is not is_late

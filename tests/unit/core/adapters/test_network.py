@@ -30,7 +30,7 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
-        while not true():  # noqa: ASYNC110 - the condition is the kernel's, nobody sets an event
+        while not true():  # noqa: ASYNC110 - the condition is the kernel's, there is no event
             await asyncio.sleep(0.001)
 
 

@@ -1,4 +1,4 @@
-"""API tokens: whoever shares the secret of the nodes reads them, nobody else does."""
+"""API tokens: only nodes that share the secret accept them."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -42,8 +42,8 @@ def _counted(hash_seed: str, *names: str) -> dict[str, dict[str, Any]]:
 
 def _too_many(row: dict[str, Any], which: str, most: float) -> str:
     return (
-        f"{row['name']}: {row[which]} calls ({which}), at most {most}; where they are made is told by"
-        f" `./run bench cost --top 40 --only '{row['name']}'`, the budgets are in loadtest/bench/cost.py"
+        f"{row['name']}: {row[which]} calls ({which}), at most {most}; the callers:"
+        f" `./run bench cost --top 40 --only '{row['name']}'`; the budgets are in loadtest/bench/cost.py"
     )
 
 

@@ -1,4 +1,4 @@
-"""The watch over owners tells two of them from one that follows the other."""
+"""The check of owners distinguishes two at a time from one after the other."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A stored row of which one octet changed is told, whichever it is, and never read as what it seems."""
+"""A changed octet anywhere in a stored row is reported, and the row is never used."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -81,7 +81,7 @@ def key_of(columns: Sequence[Column]) -> Key:
 
 
 def flips(value: Value) -> Iterator[tuple[str, Value]]:
-    """How SQL is told of each value that is one octet away."""
+    """SQL literals of each value that differs in one octet."""
     if isinstance(value, int):
         for bit in range(0, 63, 5):
             yield "?", value ^ 1 << bit

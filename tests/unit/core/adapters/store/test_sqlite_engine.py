@@ -121,7 +121,7 @@ async def test_calls_for_leases_are_bounded_too(engine: SqliteEngine, calls: int
 
 
 async def test_what_is_read_at_once_is_of_one_moment(engine: SqliteEngine) -> None:
-    """Each commit writes both ends alike, so whoever reads them at once never finds them unlike."""
+    """Each commit writes both ends alike, so a read of both never finds them different."""
     ends, keys = [("a",), ("z",)], [RowKey((f"t{number}",), ("g",)) for number in range(200)]
     keys = [RowKey(("a",), ("g",)), *keys, RowKey(("z",), ("g",))]
 

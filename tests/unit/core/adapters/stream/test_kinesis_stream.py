@@ -1,4 +1,4 @@
-"""What each answer of Kinesis means to whoever puts: refused, throttled, away, or perhaps stored."""
+"""The meaning of each answer of Kinesis: refused, throttled, unreachable, or perhaps stored."""
 
 import asyncio
 import json

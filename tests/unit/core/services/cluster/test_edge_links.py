@@ -64,7 +64,7 @@ class Wire:
 
 
 class Edge:
-    """An edge node: what it was handed and whose end it was told."""
+    """An edge node: the packets that it got, and the ended sessions."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.packets: list[tuple[str, bytes]] = []
@@ -140,7 +140,7 @@ def play(script: Callable[[Gateway, Gateway, dict[str, Edge]], Awaitable[None]])
 
 
 def edge_of(edges: dict[str, Edge], session_id: str) -> tuple[str, Edge]:
-    """The one that was told of a session."""
+    """The edge node that was given a session."""
     ((contact, edge),) = [
         (contact, edge) for contact, edge in edges.items() if edge.sessions.session_of(session_id)
     ]

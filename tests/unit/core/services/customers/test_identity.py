@@ -259,7 +259,7 @@ async def test_the_current_password_is_not_guessed_by_a_stolen_token() -> None:
 
 
 async def test_one_source_does_not_fill_the_queue_of_passwords() -> None:
-    """All at once: what is taken up stays far below the queue's bound, which is everybody's."""
+    """All at once: the number in progress stays far below the limit of the queue, which all share."""
     async with tenants(make_world()) as (one, other):
         calls = [
             one.call("POST", "/auth", {"email": f"{number}@example.com", "password": WRONG})
@@ -294,7 +294,7 @@ async def test_a_registration_secret_is_guessed_slowly_and_tells_nothing() -> No
         assert statuses.count(429) == 2, "one of this SIM was above"
         right = {"registrationSecret": made["registrationSecret"]}
         assert (await one.call("POST", path, right)).status == 429
-        assert (await other.call("POST", path, right)).status == 201, "one keeps nobody else from a SIM"
+        assert (await other.call("POST", path, right)).status == 201, "one does not block others from a SIM"
 
 
 @pytest.mark.parametrize(

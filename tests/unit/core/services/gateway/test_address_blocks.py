@@ -189,7 +189,7 @@ def test_a_map_that_cannot_be_read_is_told_while_it_lasts() -> None:
 
 def test_who_waits_in_vain_is_refused_in_time_and_keeps_nobody_from_running() -> None:
     async def script(stage: Stage) -> None:
-        gateway, _ = await stage.gateway("vg-1", runs=False)  # nobody takes another block
+        gateway, _ = await stage.gateway("vg-1", runs=False)  # no gateway takes another block
         with pytest.raises(Refused):
             while True:
                 gateway.allocate_address()
@@ -271,7 +271,7 @@ def test_where_something_may_be_promised_a_restart_uses_up_a_64th_of_the_pool() 
         while len(allocated) < 50 * 5 + 400:
             allocated.append(await gateway.allocate_address_soon())
             await asyncio.sleep(0.01)
-        assert len(set(allocated)) == len(allocated), "what may be reserved is allocated to nobody else"
+        assert len(set(allocated)) == len(allocated), "a possibly reserved address is not allocated"
         sizes = {each.prefix for each in await stage.owned("vg-1")}
         assert sizes == {23, 24, 25, 26}, "each next block is twice as large"
 

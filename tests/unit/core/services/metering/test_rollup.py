@@ -235,7 +235,7 @@ def test_what_was_stored_before_folding_began_is_read_from_its_slots() -> None:
     async def main() -> None:
         stage = Stage()
         old = stage.another()
-        old._indexed.add((OPERATOR, DAY, IMSI))  # a version that told nobody whose usage is to be rolled up
+        old._indexed.add((OPERATOR, DAY, IMSI))  # a version without the index of operators to roll up
         await old.record([report(100)])
         await stage.rollup.step()
         rollup_progress = await stage.rollup_progress()

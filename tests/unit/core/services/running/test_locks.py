@@ -22,7 +22,7 @@ def test_who_holds_a_key_goes_before_those_that_wait_in_order() -> None:
     assert [each for each in done if "other" not in each] == [
         f"{name} {what}" for name in "abc" for what in ("begins", "ends")
     ]
-    assert done.index("other ends") < done.index("b begins"), "another key waits for nobody"
+    assert done.index("other ends") < done.index("b begins"), "another key does not wait"
     assert len(locks) == 0
 
 

@@ -1,4 +1,4 @@
-"""Pages of open sessions over several gateways, and what a filter heeds."""
+"""Pages of open sessions over several gateways, and the effect of filters."""
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any

@@ -312,7 +312,7 @@ async def test_a_record_that_can_never_be_handled_is_passed_over_alone(stage: St
 
 @played
 async def test_an_effect_that_is_at_fault_passes_over_no_more_than_so_many(stage: Stage) -> None:
-    """It stands still and says so; another shard goes on, and so does this one when the fault is mended."""
+    """It stalls and reports it; another shard continues, and so does this one when the fault is repaired."""
     records = [b"bad %d" % n for n in range(PASSED_OVER_MAX + 10)]
     stage.poison = dict.fromkeys(records, RuntimeError("a bug"))
     for name in "ab":
@@ -322,7 +322,7 @@ async def test_an_effect_that_is_at_fault_passes_over_no_more_than_so_many(stage
     await asyncio.sleep(300)
     assert stage.faults.counts[APPLICATION, "item"] == PASSED_OVER_MAX
     assert stage.faults.standing == {"test a": "crash: RuntimeError: a bug"}
-    assert len([line for line in stage.told if "Traceback" in line]) == 1, "told once, not at each try"
+    assert len([line for line in stage.told if "Traceback" in line]) == 1, "logged once, not at each try"
     stage.stream.stored["b"] += [b"good"]
     await asyncio.sleep(5)
     assert stage.data == [b"good"]

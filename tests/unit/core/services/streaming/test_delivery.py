@@ -42,7 +42,7 @@ def message(imsi: str = "440101234567890", payload: bytes = b"hello") -> DeviceM
 
 
 class FaultyStream(MemoryStream):
-    """Fails as its settings say: per record, as a whole, after storing, or not at all but waiting."""
+    """Fails by its settings: per record, as a whole, after storing, or by waiting."""
 
     keeps_order = False
 
@@ -159,7 +159,9 @@ def test_an_empty_payload_is_a_message() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_order_and_receipts_under_faults(seed: int) -> None:
-    """Record failures, call failures, and calls that stored and then broke: duplicates only, told by id."""
+    """Record failures, call failures, and calls that stored and then broke: only duplicates, recognised by
+    id.
+    """
 
     async def main() -> None:
         async with World().running() as world:

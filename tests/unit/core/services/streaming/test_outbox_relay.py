@@ -1,4 +1,4 @@
-"""The relay of events: told from memory, read back where memory may lack one, in order, within bounds."""
+"""The relay of events: from memory, from the outbox if memory may lack one, in order, within bounds."""
 
 import asyncio
 import json

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from airloom.cli.program import app
 from core.adapters.stream import reader as reading
+from core.adapters.stream.frames import HEAD_BYTES
 from core.adapters.stream.log import LogStream
 from core.adapters.stream.reader import LogReader
 from core.domain.message import StreamRecord
@@ -76,7 +77,7 @@ async def test_the_reader_writes_nothing_and_takes_a_torn_end_for_what_is_on_its
     tmp_path: Path, stream: LogStream
 ) -> None:
     await stream.put([message(IMSI, b"whole")])
-    (path,) = [each for each in tmp_path.glob("stream/*/*.log") if each.stat().st_size > 8]
+    (path,) = [each for each in tmp_path.glob("stream/*/*.log") if each.stat().st_size > HEAD_BYTES]
     with path.open("ab") as file:
         file.write(b"\0\0\0\x40half a record")
     before = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
@@ -92,7 +93,7 @@ async def test_the_reader_passes_over_a_segment_that_retention_takes_while_it_re
     tmp_path: Path, stream: LogStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stream.put([message(IMSI, b"whole")])
-    (path,) = [each for each in tmp_path.glob("stream/*/*.log") if each.stat().st_size > 8]
+    (path,) = [each for each in tmp_path.glob("stream/*/*.log") if each.stat().st_size > HEAD_BYTES]
     monkeypatch.setattr(reading, "segments_in", lambda _: [(1, tmp_path / "gone.log"), (1, path)])
     reader = await LogReader.open(tmp_path / "stream")
     iterator = await reader.iterator(path.parent.name, IteratorType.TRIM_HORIZON)
@@ -111,7 +112,7 @@ async def test_a_shard_whose_folder_is_gone_is_a_source_that_is_gone(
 
 async def test_the_reader_passes_over_damage_and_says_so(tmp_path: Path, stream: LogStream) -> None:
     await stream.put([message(IMSI, b"%d" % n) for n in range(5)])
-    (path,) = [each for each in tmp_path.glob("stream/*/*.log") if each.stat().st_size > 8]
+    (path,) = [each for each in tmp_path.glob("stream/*/*.log") if each.stat().st_size > HEAD_BYTES]
     content = bytearray(path.read_bytes())
     content[40] ^= 1
     path.write_bytes(content)

@@ -47,20 +47,18 @@ class NasNetwork:
         object.__setattr__(self, "known_as", self.known_as or self.name)
 
 
-class NasNetworks:
-    """All clients, by the addresses of their NASes."""
+class NasNetworks(dict[str, NasNetwork | None]):
+    """The client of each address, ``None`` for an unknown one; each is looked up once and remembered."""
 
     def __init__(self, networks: Iterable[NasNetwork]) -> None:
+        super().__init__()
         self._networks = sorted(networks, key=lambda each: each.network.prefixlen, reverse=True)
-        self._of_address: dict[str, NasNetwork | None] = {}
 
-    def of(self, address: str) -> NasNetwork | None:
-        """The client of an address; ``None``: it is unknown."""
-        if address in self._of_address:
-            return self._of_address[address]
+    def __missing__(self, address: str) -> NasNetwork | None:
+        """Look it up."""
         source = IPv4Address(address)
         network = next((each for each in self._networks if source in each.network), None)
-        if len(self._of_address) >= SOURCES_MAX:
-            self._of_address.clear()
-        self._of_address[address] = network
+        if len(self) >= SOURCES_MAX:
+            self.clear()
+        self[address] = network
         return network

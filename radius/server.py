@@ -109,7 +109,7 @@ class RadiusServer:
 
     def receive_datagram(self, data: bytes, addr: Peer, now: float) -> None:
         """Take one datagram in; never raises."""
-        client = self._networks.of(addr[0])
+        client = self._networks[addr[0]]
         if client is None:
             self.dropped["unknown_client"] += 1
             self._strangers.append(addr[0])

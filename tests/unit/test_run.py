@@ -152,7 +152,7 @@ def test_help_names_every_command(run: ModuleType, capsys: pytest.CaptureFixture
     [
         ([], None, ["-n", "2", "-m", "not e2e", "tests/unit", "tests/test_b.py"]),
         (["tests"], None, ["-n", "2", "-m", "not e2e", "tests"]),
-        (["tests/e2e"], None, ["-n", "2", "--dist", "loadfile", "tests/e2e"]),
+        (["tests/e2e"], None, ["tests/e2e"]),
         ([], "leases", ["-n", "2", "-m", "not e2e", "-k", "leases", "tests"]),
         (["tests/unit"], None, ["-n", "2", "-m", "not e2e", "tests/unit"]),
         (["tests/unit/test_a.py::test_b"], None, ["-m", "not e2e", "tests/unit/test_a.py::test_b"]),

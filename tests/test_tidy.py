@@ -79,6 +79,14 @@ def test_no_file_is_long() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > FILE_LINES_MAX} == {}
 
 
+def test_unit_tests_mirror_the_tree() -> None:
+    """Each folder of unit tests is a folder of the tree; tests of a package's modules are in its folder."""
+    unit = ROOT / "tests" / "unit"
+    folders = {path.parent.relative_to(unit) for path in unit.rglob("test_*.py")}
+    assert [str(folder) for folder in sorted(folders) if not (ROOT / folder).is_dir()] == []
+    assert [path.name for path in unit.glob("test_*.py")] == ["test_run.py"]
+
+
 def _defined_names(path: Path) -> Iterator[str]:
     yield path.stem
     for node in nodes(path):

@@ -10,7 +10,7 @@ from paho.mqtt.properties import Properties
 
 from mqtt_bridge.mqtt.codec import Property, Reader, encode_properties, encode_variable
 from mqtt_bridge.mqtt.connection import Connected, MqttConnection, Published, Served
-from tests.unit.mqtt_bridge.test_mqtt_connection import V3, V5, connect, publish
+from tests.unit.mqtt_bridge.mqtt.test_connection import V3, V5, connect, publish
 
 pieces = st.lists(
     st.one_of(

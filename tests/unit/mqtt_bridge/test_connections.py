@@ -9,7 +9,7 @@ import pytest
 
 from mqtt_bridge.connections import GIVE_WAY_S, ConnectionCount
 from tests.support.edge import HERE, HTTP, METADATA, MQTT, TCP, edge, until
-from tests.unit.mqtt_bridge.test_mqtt_connection import connect, publish
+from tests.unit.mqtt_bridge.mqtt.test_connection import connect, publish
 from tests.unit.mqtt_bridge.test_packets import session
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mqtt_bridge.mqtt.connection import PACKET_BYTES_MAX, WINDOW
 from tests.support.edge import HERE, MQTT, edge, until
-from tests.unit.mqtt_bridge.test_mqtt_connection import connect, publish
+from tests.unit.mqtt_bridge.mqtt.test_connection import connect, publish
 from tests.unit.mqtt_bridge.test_packets import session
 
 

@@ -5,7 +5,7 @@ import pytest
 from mqtt_bridge.mqtt.codec import PacketType, Reason
 from mqtt_bridge.mqtt.connection import MqttConnection
 from mqtt_bridge.mqtt.states import CONNECTION, ConnectionState, Signal
-from tests.unit.mqtt_bridge.test_mqtt_connection import V3, connect, machine, packet, publish, told
+from tests.unit.mqtt_bridge.mqtt.test_connection import V3, connect, machine, packet, publish, told
 
 RESERVED = 0
 PACKETS: dict[int, bytes] = {

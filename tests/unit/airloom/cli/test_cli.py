@@ -262,7 +262,7 @@ async def test_a_store_that_does_not_answer_is_one_line(
 
 
 async def test_the_version_is_that_of_the_package(airloom: Airloom) -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]
     told = await airloom("--version")
     assert (told.code, told.out) == (0, f"airloom {project['version']}\n")
 

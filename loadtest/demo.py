@@ -1,8 +1,9 @@
 """`./run demo`: the whole thread alive in a minute, and the table that proves it.
 
-SIMs are registered through the REST API, attach over GTP, send messages through their tunnels and get an
-answer for each; then what the devices counted is compared with the stream, the meter and the bill. The
-server is a child process on real sockets; the devices' own counts are kept apart from it.
+SIMs are registered through the REST API and attach over GTP and RADIUS. The devices behind GTP send messages
+through their tunnels and get an answer for each. Then what the devices counted is compared with the stream,
+the meter and the bill. The server is a child process on real sockets; the devices' own counts are kept apart
+from it.
 """
 
 import argparse

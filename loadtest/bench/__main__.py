@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one benchmark; its exit code, 2 when there is no such one."""
     known = names()
     if not argv or argv[0] not in known:
-        listed = "\n".join(f"  {name:<10} {summary(name)}" for name in known)
+        listed = "\n".join(f"  {name:<11} {summary(name)}" for name in known)
         print(f"usage: ./run bench NAME [--json] [...]\n\n{listed}", file=sys.stderr)
         return 0 if argv and argv[0] in {"-h", "--help"} else 2
     code: int = importlib.import_module(f"loadtest.bench.{argv[0]}").main(argv[1:])

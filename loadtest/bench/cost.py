@@ -1,4 +1,4 @@
-"""``./run bench cost``: the calls, tasks, clock readings, statements and rows of each operation.
+"""``./run bench cost``: The calls, tasks, clock readings, statements and rows of each operation.
 
 Rules: counts are the same on every machine and under any load, so that one additional call shows; two runs
 agree exactly. An operation is counted in its steady state, as the average of some batches (``cost_counting``,

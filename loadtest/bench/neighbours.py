@@ -1,4 +1,4 @@
-"""``./run bench neighbours``: the latency of an attach beside one customer or device at full speed.
+"""``./run bench neighbours``: The latency of an attach beside one customer or device at full speed.
 
 Rules: Airloom is served in its default configuration with the sandbox, and another checkout (``--tree``)
 beside it in the same run. Each round measures each of them alone and then beside each neighbour, which is a

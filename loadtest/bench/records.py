@@ -1,4 +1,4 @@
-"""`./run bench records`: the cost of making usage durable, embedded and in Cassandra.
+"""`./run bench records`: The cost of making usage durable, embedded and in Cassandra.
 
 Several callers each write one report at a time and wait until it is durable, as accounting does. Each report
 is a row of a SIM's day, overwritten as a session's counters rise. A first round over all SIMs writes the

@@ -213,6 +213,31 @@ def test_no_module_is_dead() -> None:
     assert _dead_modules() == set()
 
 
+def _private_imports(path: Path) -> Iterator[str]:
+    for node in nodes(path):
+        if isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names if re.match(r"_(?!_)", alias.name)]
+            yield from (f"{_name(path)}:{node.lineno} {name}" for name in names)
+
+
+def test_no_private_name_is_imported() -> None:
+    assert [found for path in SOURCES for found in _private_imports(path)] == []
+
+
+def _members_of_others(path: Path) -> Iterator[str]:
+    for node in nodes(path):
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
+            if not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}):
+                yield f"{_name(path)}:{node.lineno} {ast.unparse(node)}"
+
+
+def test_protocols_share_by_composition() -> None:
+    """A datagram protocol has no abstract class and no access to another object's protected members."""
+    sources = [path for path in SOURCES if _name(path).startswith(("gtp/", "radius/"))]
+    assert [found for path in sources for found in _members_of_others(path)] == []
+    assert [_name(path) for path in sources if "abc" in _imported(path)] == []
+
+
 # -- documents ------------------------------------------------------------------------------------------
 
 

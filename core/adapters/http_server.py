@@ -101,7 +101,7 @@ def connections_of(open_files: int) -> int:
     return max(1, (open_files - min(RESERVE, open_files // 2)) // 4)
 
 
-class _Connection(RequestHandler):
+class ClientConnection(RequestHandler):
     """aiohttp's, with limits."""
 
     __slots__ = ("_address", "_clients", "_due")
@@ -118,6 +118,7 @@ class _Connection(RequestHandler):
         self._due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count it to its address, and time its first head; one too many is refused."""
         address = str((transport.get_extra_info("peername") or ("",))[0])
         if not self._clients.admit(address):
             self._force_close = True
@@ -129,6 +130,7 @@ class _Connection(RequestHandler):
         self._expect_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop its timer, and free its place."""
         self._expect_nothing()
         if self._address:
             self._clients.leave(self._address)
@@ -136,6 +138,7 @@ class _Connection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Time the head of a request, then its body."""
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
@@ -205,7 +208,11 @@ async def listening(
         assert server is not None, "it has been set up"
         try:
             listener = await loop.create_server(
-                lambda: _Connection(server, clients, loop), host, port, family=socket.AF_UNSPEC, backlog=128
+                lambda: ClientConnection(server, clients, loop),
+                host,
+                port,
+                family=socket.AF_UNSPEC,
+                backlog=128,
             )
         except OSError as error:
             raise ConfigurationError(

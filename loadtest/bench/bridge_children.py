@@ -145,7 +145,7 @@ async def endpoint(ask: dict[str, Any]) -> None:
     stream: Any = NullStream()
     if ask["kinesis"]:
         stream = await KinesisStream.open(name=STREAM, region="us-east-1", endpoint=ask["kinesis"])
-    sessions = {each.ue_address: each for each in map(_session, device_addresses(ask["devices"]))}
+    sessions = {each.ue_address: each for each in map(device_session, device_addresses(ask["devices"]))}
     by_id = {each.session_id: each for each in sessions.values()}
     delivery = Delivery(stream=stream, clock=clock, entropy=entropy)
     connections = DeviceConnections(
@@ -178,7 +178,8 @@ def imsi_of(address: IPv4Address) -> str:
     return f"00101{int(address) & 0xFFFF:010d}"
 
 
-def _session(address: IPv4Address) -> Session:
+def device_session(address: IPv4Address) -> Session:
+    """The session of the device with this address."""
     imsi = imsi_of(address)
     return Session(
         session_id=f"{int(address):032x}",

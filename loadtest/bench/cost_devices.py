@@ -21,8 +21,8 @@ from loadtest.bench.bridge_children import (
     CONNECT,
     Loopback,
     NullStream,
-    _session,
     device_addresses,
+    device_session,
     imsi_of,
 )
 from loadtest.bench.cost_counting import CountedClock, Counts, SeededEntropy
@@ -55,7 +55,7 @@ async def publish(counts: Counts) -> AsyncIterator[Batch]:
     """QoS 1, one of each client, to a stream that accepts everything at once."""
     clock, network = CountedClock(), _Inside()
     stream: Any = NullStream()
-    sessions = {each.ue_address: each for each in map(_session, device_addresses(BATCH))}
+    sessions = {each.ue_address: each for each in map(device_session, device_addresses(BATCH))}
     delivery = Delivery(stream=stream, clock=clock, entropy=SeededEntropy())
     connections = DeviceConnections(
         network=network,
@@ -150,7 +150,7 @@ def _g_pdu(teid: int, packet: bytes) -> bytes:
 @asynccontextmanager
 async def g_pdu(counts: Counts, *, up: bool) -> AsyncIterator[Batch]:
     """64 octets; all checks on, a speed that is not reached, counted into a slot."""
-    sessions = [_session(address) for address in device_addresses(BATCH)]
+    sessions = [device_session(address) for address in device_addresses(BATCH)]
     tunnels = _tunnels(CountedClock(), sessions)
     sent = [0]
 
@@ -183,7 +183,7 @@ async def udp_message(counts: Counts) -> AsyncIterator[Batch]:
     """From its G-PDU to that of its answer; the stream accepts everything at once."""
     clock, edge_config = CountedClock(), EdgeConfig()
     stream: Any = NullStream()
-    sessions = [_session(address) for address in device_addresses(BATCH)]
+    sessions = [device_session(address) for address in device_addresses(BATCH)]
     tunnels = _tunnels(clock, sessions)
     delivery = Delivery(stream=stream, clock=clock, entropy=SeededEntropy())
     edge = DevicePackets(

@@ -19,11 +19,11 @@ from aiohttp import helpers, web
 from airloom.app.measuring import make_telemetry
 from airloom.app.readiness import NodeReadiness
 from airloom.app.serving import make_api, make_customers
-from core.adapters.http_server import Clients, _Connection
+from core.adapters.http_server import ClientConnection, Clients
 from loadtest.bench.cost_counting import Counts, SeededEntropy, rest
 from loadtest.bench.cost_devices import g_pdu, publish, udp_message
 from loadtest.bench.cost_world import BATCH, PEER, SECRET, Batch, Transport, World, serving, until
-from loadtest.bench.gtpc_load import VERSIONS, _accepted
+from loadtest.bench.gtpc_load import VERSIONS, accepted_teids
 from loadtest.bench.gtpc_store import APN, imsi_of
 from loadtest.bench.radius_load import access_requests, interim_updates
 from loadtest.folders import temporary_folder
@@ -65,7 +65,7 @@ async def creates(counts: Counts, *, version: int, durable: bool) -> AsyncIterat
             async def batch(number: int) -> int:
                 part = requests[BATCH * number : BATCH * (number + 1)]
                 answers = await world.exchange(part, (PEER, 2123), 2123)
-                return len(_accepted(version, answers))
+                return len(accepted_teids(version, answers))
 
             yield batch
 
@@ -162,7 +162,7 @@ async def api(counts: Counts, *, path: str, calls: int) -> AsyncIterator[Batch]:
             await runner.setup()
             assert runner.server is not None, "it has been set up"
             clients = Clients(most=8, most_of_address=8)
-            protocol: Any = _Connection(runner.server, clients, asyncio.get_running_loop())
+            protocol: Any = ClientConnection(runner.server, clients, asyncio.get_running_loop())
             transport = Transport("127.0.0.2")
             protocol.connection_made(transport)
 

@@ -184,7 +184,7 @@ class Load:
         answers, repeats = self._exchange(gateway, version, creates, window)
         seconds, own = time.perf_counter() - began, time.process_time() - before
         cpu = cpu_seconds(pid) - cpu
-        self._delete(gateway, version, _accepted(version, answers))
+        self._delete(gateway, version, accepted_teids(version, answers))
         each_us = 1e6 / len(creates)
         return {
             "per_s": len(creates) / seconds,
@@ -198,7 +198,7 @@ class Load:
         ask = {"version": 1, "first": 0, "count": count}
         creates = self._creates(ask)
         answers, _ = self._exchange(gateway, 1, creates, _BURST)
-        _accepted(1, answers)
+        accepted_teids(1, answers)
         sequence_of = VERSIONS[1][3]
         answered = {sequence_of(answer): answer for answer in answers}
         return [answered[sequence_of(create)] for create in creates]
@@ -306,7 +306,7 @@ class Load:
         return found
 
 
-def _accepted(version: int, answers: Sequence[bytes]) -> list[int]:
+def accepted_teids(version: int, answers: Sequence[bytes]) -> list[int]:
     """The gateway's TEIDs; raises ``RuntimeError`` when one said no."""
     teids, refused = _judged(version, answers)
     if refused:

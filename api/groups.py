@@ -31,7 +31,7 @@ async def list_groups(call: Call) -> web.Response:
 
 
 async def get_group(call: Call) -> web.Response:
-    """One."""
+    """The group, with its configuration."""
     return answer(group_view(await call.services.groups.get(call.operator_id, call.path("group_id"))))
 
 
@@ -61,7 +61,7 @@ async def put_group_tags(call: Call) -> web.Response:
 
 
 async def delete_group_tag(call: Call) -> web.Response:
-    """One."""
+    """Remove a tag; 404 if the group does not have it."""
     groups = call.services.groups
     await groups.delete_tag(call.operator_id, call.path("group_id"), call.path("tag_name"))
     return nothing()

@@ -60,7 +60,7 @@ async def list_sims(call: Call) -> web.Response:
 
 
 async def get_sim(call: Call) -> web.Response:
-    """One."""
+    """The SIM with its session, or the last one that ended."""
     return await _one(call, await call.services.sims.get(call.operator_id, call.path("sim_id")))
 
 
@@ -161,7 +161,7 @@ async def put_sim_tags(call: Call) -> web.Response:
 
 
 async def delete_sim_tag(call: Call) -> web.Response:
-    """One."""
+    """Remove a tag; 404 if the SIM does not have it."""
     await call.services.sims.delete_tag(call.operator_id, call.path("sim_id"), call.path("tag_name"))
     return nothing()
 

@@ -22,7 +22,7 @@ async def list_ip_address_map_entries(call: Call) -> web.Response:
 
 
 async def put_ip_address_map_entry(call: Call) -> web.Response:
-    """One; the address that the SIM had before is free."""
+    """Give a SIM a static address; the one that it had before is free."""
     _check_vpg(call)
     body = await call.body(PutIpAddressMapEntryRequest)
     sim_id = await _sim_id(call, body.key)
@@ -31,7 +31,7 @@ async def put_ip_address_map_entry(call: Call) -> web.Response:
 
 
 async def delete_ip_address_map_entry(call: Call) -> web.Response:
-    """One."""
+    """Take the static address from a SIM, from its next session on."""
     _check_vpg(call)
     sim_id = await _sim_id(call, call.path("key"))
     await call.services.sims.remove_static_address(call.operator_id, sim_id)

@@ -94,7 +94,7 @@ class PeerPath:
     asked_at: float | None = None
     suspect_since: float = 0.0
     is_keep_queued: bool = False
-    """Whether somebody will look whether it was kept long enough."""
+    """Whether a check is due whether it was kept long enough."""
     rtt_s: float | None = None
     echo_due: float | None = None
     """When it is asked next; nothing while it has no sessions, or is not to be asked."""
@@ -195,13 +195,13 @@ class Peers:
             state.restart.learn(recovery)
 
     def forget(self, peer: str) -> None:
-        """Know nothing of it any more, its restart counter least of all."""
+        """Drop its state, restart counter included."""
         self._states.pop(peer, None)
 
     def counter_of(self, peer: str) -> int | None:
-        """What a request without Recovery is of: the counter that the peer sent last."""
+        """The counter of a request without Recovery: the one that the peer sent last."""
         state = self._states.get(peer)
-        return None if state is None else state.restart.told
+        return None if state is None else state.restart.assumed
 
     def known_of(self, peer: str) -> int | None:
         """The peer's counter, so far as it is known."""
@@ -295,7 +295,7 @@ class Peers:
             heappush(self._due, (state.suspect_since + self._timers.path_keep_s, peer, _Due.KEEP))
 
     def _is_lost(self, peer: str, state: PeerPath, now: float) -> bool:
-        """It may have come back meanwhile, and be suspect anew."""
+        """It may have come back meanwhile, and be suspect again."""
         if state.path is PathState.SUSPECT and state.suspect_since + self._timers.path_keep_s > now:
             self._queue_keep(peer, state)
             return False

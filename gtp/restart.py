@@ -99,7 +99,7 @@ def is_newer(counter: int, than: int) -> bool:
 class RestartCounter:
     """One peer's. ``known`` is believed, ``suspected`` in question, ``heard`` what any message carried last.
 
-    ``told`` is what a request is of that carries none: a peer may send it in its first message alone.
+    ``assumed`` is the counter of a request that carries none: a peer may send it in its first message alone.
     ``is_mixed``: sessions that were read back were begun under several, so the known one is to be proved too.
     ``refused`` counts what the table refused, of all counters that share it.
     """
@@ -108,7 +108,7 @@ class RestartCounter:
     known: int | None = None
     suspected: int | None = None
     heard: int | None = None
-    told: int | None = None
+    assumed: int | None = None
     is_mixed: bool = False
     proved_at: float = float("-inf")
     restarted_at: float = float("-inf")
@@ -121,19 +121,19 @@ class RestartCounter:
         self.is_mixed = self.is_mixed or self.known not in (None, counter)
         if self.known is None or is_newer(self.known, counter):
             self.known = counter
-        if self.told is None or is_newer(counter, self.told):
-            self.told = counter
+        if self.assumed is None or is_newer(counter, self.assumed):
+            self.assumed = counter
 
     def sign(self, counter: int) -> bool:
         """A message carried it; whether it is news that is to be asked about."""
         self.heard = counter
         if self.known is None:
-            self.known = self.told = counter
+            self.known = self.assumed = counter
         if counter == self.known or self._step(_E.SIGN) is not _A.SUSPECT:
             return False
         self.suspected = counter
         if is_newer(counter, self.known):
-            self.told = counter
+            self.assumed = counter
         return True
 
     def answer(self, counter: int, asked_at: float, now: float) -> RestartEvent | None:
@@ -142,13 +142,13 @@ class RestartCounter:
         """
         self.heard = counter
         if self.known is None:
-            self.known = self.told = counter
+            self.known = self.assumed = counter
         event = self._event_of(counter, asked_at)
         action = self._step(event)
         if action is _A.REFUTE:
-            self.suspected, self.told = None, self.known
+            self.suspected, self.assumed = None, self.known
         elif action is _A.AWAIT_PROOF:
-            self.suspected = self.told = counter
+            self.suspected = self.assumed = counter
             self.proved_at = now
         elif action is _A.BELIEVE:
             self.known, self.suspected, self.restarted_at = counter, None, now

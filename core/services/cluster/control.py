@@ -1,8 +1,8 @@
 """Ending and changing sessions wherever they live: on this node, or on the one that holds their gateway.
 
-Rules: the sessions of a SIM are read from the store, each tells its gateway, whose lease tells the holder. A
-holder that cannot be reached is ``Unavailable``; whoever takes the gateway over looks at each SIM anew, so a
-gateway that nobody holds need not be told of a change.
+Rules: a SIM's sessions are read from the store; each names its gateway, and the gateway's lease names its
+holder. A holder that cannot be reached is ``Unavailable``. A node that takes a gateway reads each of its SIMs
+again, so a change is not sent to a gateway without a holder.
 """
 
 import asyncio
@@ -30,19 +30,19 @@ class Holder(Protocol):
 
 
 class ChangesSessions(Protocol):
-    """The part of the session service that is meant here."""
+    """The part of the session service that is used here."""
 
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
         """End every session of a SIM."""
         ...
 
     async def refresh_sessions_of(self, sim_id: str) -> None:
-        """Let them be what the SIM and its group say now."""
+        """Apply to them what the SIM and its group say now."""
         ...
 
 
 class HeedsGroups(Protocol):
-    """The part of the reconciler that is meant here."""
+    """The part of the reconciler that is used here."""
 
     async def group_changed(self, operator_id: str, group_id: str) -> None:
         """Have the SIMs of a group looked at."""
@@ -84,7 +84,7 @@ class ClusterControl:
         return await self._peers.end_sessions_of(contact, gateway_id, sim_id, reason)
 
     async def refresh_sessions_of(self, sim_id: str) -> None:
-        """Let a SIM's sessions be what it and its group say now; raises ``Unavailable``."""
+        """Apply to a SIM's sessions what it and its group say now; raises ``Unavailable``."""
         for holder in list(self._held.values()):
             await holder.sessions.refresh_sessions_of(sim_id)
         for gateway_id in await self._elsewhere(sim_id):
@@ -92,15 +92,15 @@ class ClusterControl:
                 await self._peers.refresh_sessions_of(contact, gateway_id, sim_id)
 
     async def group_changed(self, operator_id: str, group_id: str) -> None:
-        """Tell every gateway; raises ``Unavailable`` when one could not be told, after all others were."""
+        """Notify every gateway; raises ``Unavailable`` if one could not be reached, after all others were."""
 
-        async def tell(gateway_id: str) -> None:
+        async def notify(gateway_id: str) -> None:
             if (holder := self._held.get(gateway_id)) is not None:
                 await holder.reconciler.group_changed(operator_id, group_id)
             elif (contact := await self._contact(gateway_id)) is not None:
                 await self._peers.group_changed(contact, gateway_id, operator_id, group_id)
 
-        for outcome in await asyncio.gather(*map(tell, self._gateway_ids), return_exceptions=True):
+        for outcome in await asyncio.gather(*map(notify, self._gateway_ids), return_exceptions=True):
             if outcome is not None:
                 raise outcome
 
@@ -110,6 +110,6 @@ class ClusterControl:
         return sorted(gateways - self._held.keys())
 
     async def _contact(self, gateway_id: str) -> str | None:
-        """Where its holder is reached; ``None``: nobody holds it."""
+        """Where its holder is reached; ``None``: no node holds it."""
         lease = await self._store.leases.get(gateway_id)
         return None if lease is None or lease.is_released else lease.contact

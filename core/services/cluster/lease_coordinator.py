@@ -63,7 +63,7 @@ class LeaseStatus:
 
 @dataclass(frozen=True, slots=True)
 class LeaseWords:
-    """How a line for the operator tells what the worker does; ``{}`` is how much was read back."""
+    """What a line for the operator says about the worker; ``{}`` is how much was read back."""
 
     starting: str = "starting"
     serving: str = "serves it now"
@@ -80,7 +80,7 @@ class LeaseCoordinator(Generic[L, W]):
     ``make(term, before)`` makes what works for a lease; ``before`` is the lease as it was.
     ``flush_left`` is awaited when another node turns out to hold one: what was counted here for it is made
     durable. ``tell`` is called with a line for the operator when one comes or goes, in these ``words``;
-    ``loop`` names the loops in what ``faults`` tells.
+    ``loop`` names the loops in what ``faults`` reports.
     """
 
     def __init__(
@@ -146,12 +146,12 @@ class LeaseCoordinator(Generic[L, W]):
     def _status_of(self, slot: LeaseSlot[L, W]) -> LeaseStatus:
         if (shown := _SHOWN.get(slot.state)) is not None:
             return LeaseStatus(shown, slot.trouble if shown is State.FAILING else "")
-        if slot.holder in ("", self._owner):  # what this node lost is nobody else's
+        if slot.holder in ("", self._owner):  # what this node lost has no other holder
             return LeaseStatus(State.FREE)
         return LeaseStatus(State.ELSEWHERE, slot.holder)
 
     async def start(self) -> int:
-        """Take the home leases that are free and begin their work; how much was read back.
+        """Take the preferred leases that are free and begin their work; how much was read back.
 
         Raises ``ConfigurationError``, also when another living node has this one's name.
         """

@@ -2,16 +2,16 @@
 
 Rules:
 
-- A node takes its home leases when it starts, and any lease whose holder is gone. A holder is gone when it
-  said so (released), when its host says so (``Peers.is_dead``), or when its lease stood unchanged for
+- A node takes its preferred leases when it starts, and any lease whose holder is gone. A holder is gone when
+  it said so (released), when its host says so (``Peers.is_dead``), or when its lease stood unchanged for
   ``GONE_AFTER_S`` of this node's own clock. A clock of another node decides nothing.
 - A node knows its own earlier life by its name and its data folder. A lease of its name and another folder
   that is renewed is of another living node: one of the two must not be.
-- A node asks for a home lease that another one holds, and is handed it: one at a time, for while a gateway is
-  read back nobody answers for it.
-- Whoever holds more waits a little longer before it takes a free lease, so that many nodes share what a lost
-  one held; and the more nodes there are, the more seldom each reads a lease, so that all of them together
-  read it as often as one.
+- A node requests a preferred lease that another one holds, and is handed it: one at a time, for while a
+  gateway is read back no node answers for it.
+- A node that holds more waits a little longer before it takes a free lease, so that many nodes share what a
+  lost one held; and the more nodes there are, the more seldom each reads a lease, so that all of them
+  together read it as often as one.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class _Seen:
 
 
 class LeaseSeeker(Generic[L, W]):
-    """Seeks for the ``slots`` of one node. ``kind`` makes a lease that nobody held before; ``flush_left`` is
+    """Seeks for the ``slots`` of one node. ``kind`` makes a lease that no node held before; ``flush_left`` is
     awaited when another node turns out to hold one.
     """
 
@@ -141,7 +141,7 @@ class LeaseSeeker(Generic[L, W]):
                     await slot.look_now.wait()
 
     async def take_first(self, slot: LeaseSlot[L, W]) -> L | None:
-        """When the node starts: take a home lease that is free or of an earlier life; the lease as it was.
+        """At the node's start: take a preferred lease that is free or of an earlier life; the lease as it was.
         What cannot be taken is sought later. Raises ``ConfigurationError``.
         """
         get = partial(self._leases.get, slot.lease_id)
@@ -167,7 +167,7 @@ class LeaseSeeker(Generic[L, W]):
         self._held_by[slot.holder] += 1
 
     async def meet_others(self) -> None:
-        """Watch whoever holds what is not held here: whoever is ready stands in for them at once."""
+        """Watch the holders of what is not held here; a ready node takes over at once from one that died."""
         sought = [lease_id for lease_id, slot in self._slots.items() if slot.term is None]
         with suppress(Unavailable):  # then they are met when their leases are read
             leases = await asyncio.gather(*map(self._leases.get, sought))

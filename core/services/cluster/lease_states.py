@@ -19,7 +19,7 @@ from core.domain.machine import Table
 class LeaseState(Enum):
     """Of one lease, on one node."""
 
-    SEEKING = "seeking"  # another node holds it, or nobody does yet
+    SEEKING = "seeking"  # another node holds it, or none does yet
     TAKING = "taking"  # it is being written, or its holder was asked to hand it over
     STARTING = "starting"  # it is held, the worker starts
     FAILING = "failing"  # it is held, the worker could not start and is tried again

@@ -2,7 +2,7 @@
 
 Rules: a lease term begins with a look at every SIM that has sessions; after that each is looked at once
 within ``ROUND_S``, and those of a group soon after it changed. A SIM that could not be read is read again,
-and keeps nobody waiting; one that can never be read waits for the next round.
+and delays no other; one that can never be read waits for the next round.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from core.services.sessions.index import SessionIndex
 from core.services.sessions.modify import SessionModifier
 
 ROUND_S = 3_600.0
-"""A change of which this gateway was not told takes effect by then."""
+"""A change that this gateway missed takes effect within this time."""
 RETRY_S = 1.0
 LOOP = "reconciler"
 AT_ONCE = 10_000
@@ -39,7 +39,7 @@ class Reconciler:
                 await asyncio.sleep(0)
 
     async def run(self) -> None:
-        """For ever."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for sim_id in self._index.sim_ids:
                 self._look_soon(sim_id)

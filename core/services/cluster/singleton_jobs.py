@@ -2,7 +2,7 @@
 
 Rules:
 
-- A singleton job is named and done in steps. Whoever holds its lease does it; a holder that dies is replaced
+- A singleton job is named and done in steps. The holder of its lease does it; a holder that dies is replaced
   as that of a gateway instance is (``core.services.cluster.lease_seeking``), and no step begins after the
   term.
 - A step is bounded, and doing it again changes nothing: it may be cut off at any point.
@@ -29,7 +29,7 @@ _PREFIX = "chore/"
 """No gateway instance is named so."""
 
 Step = Callable[[], Awaitable[float]]
-"""Does a piece and tells in how many seconds to come again; raises ``Unavailable``, ``StaleVersion``."""
+"""Does a piece; returns in how many seconds to call again; raises ``Unavailable``, ``StaleVersion``."""
 
 
 class SingletonJobs:

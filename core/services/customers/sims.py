@@ -32,7 +32,7 @@ from core.services.customers.tags import check_tags
 CHANGE_TRIES_MAX = 16
 """How often a change reads again because the SIM was written in between."""
 DRAWS_MAX = 16
-"""How often a new SIM's numbers are drawn again because somebody has them."""
+"""How often a new SIM's numbers are drawn again because another SIM has them."""
 PREVIOUS_WITHIN = 20
 """Events of a SIM's history among which the end of its last session is looked for."""
 

@@ -51,8 +51,8 @@ class AddressBlocks:
     alone; else it is what all others allocate from, and whatever else is found to be the gateway's is kept
     here.
 
-    ``route`` and ``unroute`` are told of each block that comes and goes; ``held_back_s`` is how long what the
-    holder before may have allocated is not: 0 when every address that anybody was given is known.
+    ``route`` and ``unroute`` are called for each block that comes and goes. ``held_back_s`` is how long an
+    address that the holder before may have allocated is not allocated: 0 when all of these are known.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class AddressBlocks:
         return self._pool.blocks
 
     async def start(self, in_use: Collection[IPv4Address]) -> Collection[IPv4Address]:
-        """Take up the blocks that are ours, and one that nobody allocated from lately. Raises
+        """Take up the blocks that are ours, and one that no gateway allocated from lately. Raises
         ``Unavailable``.
 
         An address ``in_use`` that is in no block is older than blocks are: its block is taken with it. Those
@@ -220,7 +220,7 @@ class AddressBlocks:
         return self._come if self._clock.monotonic() >= self._may_take_at else None
 
     def _wake_waiting(self) -> None:
-        """Blocks came, or will not: whoever waits looks again."""
+        """Blocks came, or will not: those that wait look again."""
         self._come.set()
         self._come = asyncio.Event()
 
@@ -255,7 +255,7 @@ class AddressBlocks:
         return _holds(self._whole, block)
 
     def _is_kept(self, block: Block) -> bool:
-        """Whether it is of no pool at all: one of them must keep it."""
+        """Whether it is of no pool: one of them must keep it."""
         return self._is_common and not any(_holds(other, block) for other in self._others)
 
     def _free_in(self, seen: BlockMap, taken: Collection[Block] = ()) -> Block | None:

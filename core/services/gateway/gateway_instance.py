@@ -31,7 +31,7 @@ CLOCKS_APART_S = 5.0
 
 @dataclass(slots=True)
 class _PoolInUse:
-    """A pool, and whoever sees to its blocks."""
+    """A pool, and what keeps its blocks."""
 
     addresses: AddressPool
     handle_allocation: Callable[[float], None] = lambda _: None
@@ -73,7 +73,7 @@ class GatewayInstance:
         self._clock = clock
 
     def fence(self) -> None:
-        """The term is over, or ending: nobody may begin anything here any more."""
+        """The term is over, or ending: nothing may begin here any more."""
         self._is_fenced = True
 
     def demand_held(self) -> None:
@@ -82,7 +82,7 @@ class GatewayInstance:
             raise Unavailable(f"{self.gateway_id} is no longer served by this node")
 
     async def raise_restart_counter(self) -> int:
-        """Sessions were lost (TS 23.007 §18): what peers are told from now on; raises ``Unavailable``."""
+        """Sessions were lost (TS 23.007 §18): what peers are sent from now on; raises ``Unavailable``."""
         self.demand_held()
         lease = await self._term.change(
             lambda lease: replace(lease, restart_counter=lease.restart_counter + 1)
@@ -185,5 +185,5 @@ class GatewayInstance:
             self._teids.quarantine(teid, now)
 
     def quarantined_until(self) -> datetime:
-        """How long whoever takes the gateway over must find in quarantine what is released now."""
+        """Until when the next holder of the gateway must keep in quarantine what is released now."""
         return self._clock.now() + self._quarantine

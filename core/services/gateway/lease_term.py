@@ -6,7 +6,7 @@ Rules:
   ``LEASE_S`` after the beginning of its last renewal. Others take over only later
   (``core.services.cluster.lease_seeking``), so there are never two owners, whatever the nodes' clocks show.
 - Every write names the version that was read. One that is stale is of a renewal whose answer was lost, or of
-  another holder: owner and fence tell which.
+  another holder: owner and fence identify the term.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class LeaseTerm(Generic[L]):
         return self._until - self._clock.monotonic()
 
     async def keep(self) -> None:
-        """Renew in time, for ever; raises ``LeaseLost`` when another node took it or it could not be done."""
+        """Renew in time, until cancelled; raises ``LeaseLost`` when another took it or renewals failed."""
         while True:
             await asyncio.sleep(max(0.0, min(RENEW_S, self._until - self._clock.monotonic())))
             began = self._clock.monotonic()
@@ -86,7 +86,7 @@ class LeaseTerm(Generic[L]):
             self.lease = await self._own()
 
     async def _own(self) -> L:
-        """A renewal may have been stored although its answer was lost; the fence tells whose it is."""
+        """A renewal may have been stored although its answer was lost; the fence shows whose it is."""
         stored = await self._leases.get(self.lease.lease_id)
         if stored is None or (stored.owner, stored.fence) != (self.lease.owner, self.lease.fence):
             raise LeaseLost(f"{self.lease.lease_id}: taken over by {stored.owner if stored else 'no node'}")
@@ -94,7 +94,7 @@ class LeaseTerm(Generic[L]):
 
 
 async def take_lease(leases: Leases[L], clock: Clock, wanted: L) -> LeaseTerm[L]:
-    """Begin a term by writing ``wanted``. Whoever calls has found that it may be taken.
+    """Begin a term by writing ``wanted``. The caller has found that it may be taken.
 
     Raises ``StaleVersion`` when another node was faster, and ``Unavailable``.
     """

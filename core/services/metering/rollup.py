@@ -45,7 +45,7 @@ class UsageRollup:
         """Do a piece, a page of IMSIs at most; seconds until there may be more to do: after a page as many as
         it took, for the node has other work.
 
-        Raises ``Unavailable``, and ``StaleVersion`` when somebody else rolls up too.
+        Raises ``Unavailable``, and ``StaleVersion`` when another node rolls up too.
         """
         now = self._clock.now()
         due = day_of(now - self._after)

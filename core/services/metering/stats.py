@@ -5,7 +5,7 @@ Rules:
 - Days and months are sums of what segments used (``core.domain.usage.fold``), rolled up or not.
 - Values of a (session, epoch, segment) are cumulative: a slot's usage is the highest value up to and
   including it minus the highest before it; a segment never crosses a UTC day, so a day needs its rows alone.
-- Rows belong to the operator that they carry, whoever owns the SIM now.
+- Rows belong to the operator that they carry, also when the SIM has another owner now.
 """
 
 from collections.abc import Iterable, Mapping

@@ -45,7 +45,7 @@ class UsageMeter:
         self._handle_moved = handle
 
     async def run(self) -> None:
-        """Sweep at each interval, for ever; a store that is away only makes reports late."""
+        """Sweep at each interval, until cancelled; a store that is away only makes reports late."""
         while True:
             await asyncio.sleep(self._interval_s)
             try:

@@ -27,7 +27,7 @@ class AuditTrail:
         )
 
     async def counts_left(self, gateway_id: str, *, sessions: int) -> None:
-        """What this node had counted before another one took over is told now, so nothing is missing."""
+        """What this node had counted before another one took over is reported now, so nothing is missing."""
         await self._record(
             AuditAction.COUNTS_LEFT,
             gateway_id,
@@ -39,7 +39,7 @@ class AuditTrail:
         await self._record(AuditAction.COUNTS_LOST, gateway_id, why)
 
     async def records_skipped(self, subject: str, why: str) -> None:
-        """What a reader of ``subject`` passed over for ever."""
+        """What a reader of ``subject`` skipped permanently."""
         await self._record(AuditAction.RECORDS_SKIPPED, subject, why)
 
     async def late_usage(self, operator_id: str, detail: str) -> None:
@@ -77,7 +77,7 @@ class AuditTrail:
         )
 
     async def usage_quarantined(self, client: str, detail: str) -> None:
-        """A NAS of this client reported usage that cannot be: nobody is billed for it."""
+        """A NAS of this client reported usage that cannot be: it is in no bill."""
         await self._record(AuditAction.USAGE_QUARANTINED, client, detail)
 
     async def _record(self, action: AuditAction, subject: str, detail: str) -> None:

@@ -95,7 +95,7 @@ class Faults:
             self._log(f"{_name(loop, source)}: stalled: {why}")
 
     def goes_on(self, loop: str, source: str = "") -> None:
-        """It went on, or nobody reads that source any more."""
+        """It went on, or that source is no longer read."""
         standing = self._standing.pop((loop, source), None)
         if standing is not None and standing.is_told:
             self._log(f"{_name(loop, source)}: resumed")
@@ -106,7 +106,7 @@ class Faults:
             await self._run_again(loop, run, source)
             self.goes_on(loop, source)
         finally:
-            self._standing.pop((loop, source), None)  # nobody runs it any more
+            self._standing.pop((loop, source), None)  # it no longer runs
 
     async def _run_again(self, loop: str, run: Callable[[], Awaitable[None]], source: str) -> None:
         pause_s = RESTART_FIRST_S
@@ -126,12 +126,12 @@ class Faults:
             pause_s = min(pause_s * 2, RESTART_S_MAX)
 
     def _lasts(self, loop: str, source: str, crash: "_Standing | None") -> None:
-        """Since it was begun again it has run for long; what it has told of itself since then stands."""
+        """Since it was begun again it has run for long; what it has reported since then stands."""
         if crash is not None and self._standing.get((loop, source)) is crash:
             self.goes_on(loop, source)
 
     def crashed(self, loop: str, error: Exception, source: str = "") -> None:
-        """Count and tell what a loop did not foresee; raises it again when it is not the loop's alone."""
+        """Count and report what a loop did not foresee; raises it again when it is not the loop's alone."""
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError from error  # TaskGroup forgets it beside an error (3.11)
         if isinstance(error, ENDS) or (isinstance(error, ExceptionGroup) and error.subgroup(ENDS)):

@@ -3,7 +3,7 @@
 import asyncio
 
 _Held = tuple[asyncio.Lock | None, int]
-"""The lock, once somebody waits for it, and how many hold it or wait."""
+"""The lock, once a task waits for it, and how many hold it or wait."""
 _FREE: _Held = (None, 0)
 
 
@@ -35,7 +35,7 @@ class _Hold:
         lock, count = self._locks.get(self._key, _FREE)
         if count and lock is None:
             lock = asyncio.Lock()
-            await lock.acquire()  # in the name of the one that holds the key; nobody else has it, so at once
+            await lock.acquire()  # in the name of the one that holds the key; no other has it, so at once
         self._locks[self._key] = (lock, count + 1)
         if lock is not None:
             try:

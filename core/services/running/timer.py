@@ -2,7 +2,7 @@
 
 Rules:
 
-- ``rearm`` is called after each call that may have begun a time; it sets the timer anew if it moved earlier.
+- ``rearm`` is called after each call that may have begun a time; it sets the timer again if it moved earlier.
   One that moved later, or is over, rings in vain once: that is cheaper than to set it at each datagram.
 - Where times are many and dear to ask for, they say how short the shortest is: while the timer runs they are
   not asked, for it never sleeps longer.
@@ -23,7 +23,7 @@ class Timed(Protocol):
     """Has times, without keeping them."""
 
     def get_timer(self) -> float | None:
-        """When ``handle_timer`` wants to be called, by ``Clock.monotonic``; ``None``: not at all."""
+        """When ``handle_timer`` wants to be called, by ``Clock.monotonic``; ``None``: never."""
         ...
 
     def handle_timer(self, now: float) -> None:

@@ -5,7 +5,7 @@ Rules:
 - After each call into the machine there is one to ``transmit``: what is to be decided is handed out, what is
   to be sent is sent, its timer is set (``core.services.running.timer``).
 - Events wait until ``run`` runs; what the machine answers by itself is sent before.
-- Whoever answers an event while it is being handed out need not care: what came of it is sent afterwards.
+- An event may be answered while it is being handed out: what follows from the answer is sent afterwards.
 """
 
 from collections.abc import Callable, Sequence

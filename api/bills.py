@@ -1,8 +1,8 @@
 """Operations of Billing and Files: bills, their CSV, and the way to it.
 
-Rules: months are UTC; the present one is worked out at the moment of asking and says ``temporary``; there is
-nothing before 18 months ago, before the operator was, nor in the future. Files are served by this API itself,
-so that no client carries its token to another host.
+Rules: months are UTC; the present one is computed at each call and is ``temporary``. There are bills of the
+last 18 months, from the operator's first one to the present one. Files are served by this API itself, so that
+no client sends its token to another host.
 """
 
 from enum import Enum
@@ -70,7 +70,7 @@ async def _export(call: Call, month: int) -> web.Response:
 
 
 async def get_exported_file(call: Call) -> web.Response:
-    """A fresh link to what an async export wrote."""
+    """A new link to what an asynchronous export wrote."""
     key = call.services.exports.key_of_export(call.operator_id, call.path("exported_file_id"))
     return answer({"status": "exported", "url": _url(call, key)})
 
@@ -91,14 +91,14 @@ def _present(call: Call) -> int:
 
 
 async def _span(call: Call) -> tuple[int, int]:
-    """The first month that there is a bill of, and the present one."""
+    """The first month with a bill, and the present one."""
     operator = await call.services.identity.operator(call.operator_id)
     present = _present(call)
     return max(month_of(operator.created), month_after(present, -MONTHS_MAX)), present
 
 
 async def _month(call: Call) -> int:
-    """``{yyyyMM}`` within what there are bills of."""
+    """``{yyyyMM}``, of a month with a bill; raises ``Refused``."""
     text = call.path("yyyyMM")
     if not (len(text) == 6 and text.isascii() and text.isdigit() and 1 <= int(text[4:]) <= 12):
         raise Refused(RequestRefusal.INVALID_FIELD, "yyyyMM: must be a year and a month, as 202601")

@@ -106,12 +106,12 @@ def settings_from(path: Path | None) -> "Config":
     """An operator's configuration; raises ``CliError``."""
     from core.config_file import load  # noqa: PLC0415 - a customer's command reads no airloom.toml
 
-    with said_plainly():
+    with faults_as_cli_errors():
         return load(path)
 
 
 @contextmanager
-def said_plainly() -> Iterator[None]:
+def faults_as_cli_errors() -> Iterator[None]:
     """What the configuration, the store or the stream raises, as ``CliError``."""
     try:
         yield
@@ -129,5 +129,5 @@ def _with_cassandra(path: Path | None) -> "Config":
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    with said_plainly():
+    with faults_as_cli_errors():
         return asyncio.run(work)

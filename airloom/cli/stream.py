@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from airloom.cli.output import printable
-from airloom.cli.store import ConfigOption, said_plainly, settings_from
+from airloom.cli.store import ConfigOption, faults_as_cli_errors, settings_from
 
 if TYPE_CHECKING:
     from core.adapters.stream.kinesis import KinesisStream
@@ -87,7 +87,7 @@ async def _tail(
     from core.ports.stream import IteratorType  # noqa: PLC0415 - only this command needs it
 
     kind = IteratorType.TRIM_HORIZON if start is Start.OLDEST else IteratorType.LATEST
-    with said_plainly():
+    with faults_as_cli_errors():
         async with AsyncExitStack() as open_parts:
             reading = await _open(settings, data_dir, open_parts)
             places = {

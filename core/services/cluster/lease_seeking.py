@@ -141,7 +141,7 @@ class LeaseSeeker(Generic[L, W]):
                     await slot.look_now.wait()
 
     async def take_first(self, slot: LeaseSlot[L, W]) -> L | None:
-        """At the node's start: take a preferred lease that is free or of an earlier life; the lease as it was.
+        """At the node's start: take a preferred lease, free or of an earlier life; the lease as it was.
         What cannot be taken is sought later. Raises ``ConfigurationError``.
         """
         get = partial(self._leases.get, slot.lease_id)

@@ -109,7 +109,7 @@ class DedicatedBearers:
         return _bearer_of(stored, ebi)
 
     async def remove(self, session_id: str, ebi: int) -> None:
-        """End a bearer: it is durable that it is over before the peer is told.
+        """End a bearer: its end is durable before the peer gets the request.
 
         Raises ``Refused(UNKNOWN_SESSION)`` when there is no such bearer, ``Unavailable``.
         """

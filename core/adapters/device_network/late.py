@@ -32,7 +32,7 @@ class LateNetwork:
         self.why_not = BEING_MADE
 
     async def wait(self, *, insist: bool) -> None:
-        """For the first try, and no longer than ``START_S``; who insists waits for its end, and gets its
+        """Wait for the first try, at most ``START_S``; with ``insist`` until it ends, and raise its
         ``ConfigurationError``.
         """
         await asyncio.wait((self._first,), timeout=None if insist else START_S)

@@ -370,10 +370,8 @@ DIALECT_NAMES = {
     *("whoever", "mover"),
 }
 DIALECT_IN_DOCUMENTS_MAX = 3
-"""Of all documents but decisions, findings and the notes on upgrades, which keep the words of their day."""
-ADDRESSED_TO_READERS = [
-    document for document in DOCUMENTS if not {"adr", "findings.md", "upgrading.md"} & {*document.parts}
-]
+"""Of all documents but decisions and the notes on upgrades, which keep the words of their day."""
+ADDRESSED_TO_READERS = [document for document in DOCUMENTS if not {"adr", "upgrading.md"} & {*document.parts}]
 
 
 def _docstrings(path: Path) -> set[int]:

@@ -48,7 +48,7 @@ WRITES_WAITING_MAX = 20_000
 READS_WAITING_MAX = 20_000
 """Rows and scans asked for and not yet answered."""
 LEASES_WAITING_MAX = 64
-"""Calls for leases of gateway instances that are accepted when the queue is full, so that none is lost by it."""
+"""Calls for leases of gateway instances that are accepted when the queue is full: it costs no lease."""
 GROUP_REQUESTS_MAX = 1_000
 """Calls in one commit: bounds how long the first of them waits for the others."""
 PURGE_INTERVAL_S = 60.0

@@ -54,8 +54,9 @@ class WideColumnStore:
         return self._bulk
 
     async def prove(self, node: str) -> None:
-        """Write a row of this node's and read it back; raises ``Unavailable``. It is in the table of leases, whose
-        calls do not wait behind others, and expires after a day.
+        """Write a row of this node's and read it back; raises ``Unavailable``.
+
+        It is in the table of leases, whose calls do not wait behind others, and expires after a day.
         """
         partition = (f"{_NODE_PREFIX}{node}",)
         expires_us = microseconds(self._clock.now()) + DAY_US

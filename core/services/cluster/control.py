@@ -1,18 +1,20 @@
 """Ending and changing sessions wherever they live: on this node, or on the one that holds their gateway.
 
 Rules: a SIM's sessions are read from the store; each names its gateway, and the gateway's lease names its
-holder. A holder that cannot be reached is ``Unavailable``. A node that takes a gateway reads each of its SIMs
-again, so a change is not sent to a gateway without a holder.
+holder. A holder that cannot be reached is ``Unavailable``, raised after all others were called. A node that
+takes a gateway reads each of its SIMs again, so a change is not sent to a gateway without a holder.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from core.domain.session import CloseReason
 from core.errors import Unavailable
 from core.ports.peers import Peers
 from core.ports.store import Store
+
+T = TypeVar("T")
 
 
 class Holder(Protocol):
@@ -70,9 +72,8 @@ class ClusterControl:
         ended = 0
         for holder in list(self._held.values()):
             ended += await holder.sessions.end_sessions_of(sim_id, reason)
-        for gateway_id in await self._elsewhere(sim_id):
-            ended += await self.end_at(gateway_id, sim_id, reason)
-        return ended
+        elsewhere = await self._elsewhere(sim_id)
+        return ended + sum(await _at_each(elsewhere, lambda gateway: self.end_at(gateway, sim_id, reason)))
 
     async def end_at(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
         """End a SIM's sessions on one gateway; how many there were. Raises ``Unavailable``."""
@@ -87,12 +88,15 @@ class ClusterControl:
         """Apply to a SIM's sessions what it and its group say now; raises ``Unavailable``."""
         for holder in list(self._held.values()):
             await holder.sessions.refresh_sessions_of(sim_id)
-        for gateway_id in await self._elsewhere(sim_id):
+
+        async def refresh(gateway_id: str) -> None:
             if (contact := await self._contact(gateway_id)) is not None:
                 await self._peers.refresh_sessions_of(contact, gateway_id, sim_id)
 
+        await _at_each(await self._elsewhere(sim_id), refresh)
+
     async def group_changed(self, operator_id: str, group_id: str) -> None:
-        """Notify every gateway; raises ``Unavailable`` if one could not be reached, after all others were."""
+        """Notify every gateway; raises ``Unavailable``."""
 
         async def notify(gateway_id: str) -> None:
             if (holder := self._held.get(gateway_id)) is not None:
@@ -100,9 +104,7 @@ class ClusterControl:
             elif (contact := await self._contact(gateway_id)) is not None:
                 await self._peers.group_changed(contact, gateway_id, operator_id, group_id)
 
-        for outcome in await asyncio.gather(*map(notify, self._gateway_ids), return_exceptions=True):
-            if outcome is not None:
-                raise outcome
+        await _at_each(self._gateway_ids, notify)
 
     async def _elsewhere(self, sim_id: str) -> list[str]:
         """The gateways, not held here, that a SIM has sessions on."""
@@ -113,3 +115,14 @@ class ClusterControl:
         """Where its holder is reached; ``None``: no node holds it."""
         lease = await self._store.leases.get(gateway_id)
         return None if lease is None or lease.is_released else lease.contact
+
+
+async def _at_each(gateway_ids: Sequence[str], act: Callable[[str], Awaitable[T]]) -> list[T]:
+    """Act at all of them at once; raises what one of them raised when all have come to an end."""
+    outcomes = await asyncio.gather(*map(act, gateway_ids), return_exceptions=True)
+    done: list[T] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        done.append(outcome)
+    return done

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heappop, heappush
 from ipaddress import IPv4Address
+from typing import final
 
 from core.domain.shares import Places
 from core.errors import RemoteProtocolError
@@ -50,6 +51,7 @@ class _Request:
     is_over: bool = False
 
 
+@final
 class DisconnectClient:
     """The machine; ``outcomes`` counts how its requests ended."""
 

@@ -15,6 +15,7 @@ import struct
 from collections import Counter, deque
 from enum import Enum
 from ipaddress import IPv4Address
+from typing import final
 
 from msgspec import Struct
 
@@ -89,6 +90,7 @@ class _Request(Struct, frozen=True):
     proxy_state: bytes
 
 
+@final
 class RadiusServer:
     """The machine of one port."""
 

@@ -1,6 +1,7 @@
 """GTPv1-C of a GGSN as a wire (TS 29.060)."""
 
 from collections.abc import Mapping
+from typing import final
 
 from core.domain.session import Access, CloseReason, PdnType, Qos, Session
 from core.errors import RemoteProtocolError
@@ -51,6 +52,7 @@ _ACCEPTING: Mapping[PdnTypeChange | None, Cause] = {
 }
 
 
+@final
 class V1Wire:
     """Version 1; see ``gtp.wire.Wire``."""
 

@@ -1,6 +1,7 @@
 """GTPv2-C of a PGW on S5/S8 as a wire (TS 29.274)."""
 
 from collections.abc import Mapping
+from typing import final
 
 from core.domain.session import Access, CloseReason, PdnType, Qos
 from core.errors import RemoteProtocolError
@@ -42,6 +43,7 @@ _ACCEPTING: Mapping[PdnTypeChange | None, Cause] = {
 }
 
 
+@final
 class V2Wire:
     """Version 2; see ``gtp.wire.Wire``."""
 

@@ -88,7 +88,6 @@ LONG_FILES = {
     "core/ports/store.py": "one Protocol per aggregate, read beside each other",
     "gtp/userplane/counter_table.py": "one file format, with its readers of the formats before",
     "gtp/userplane/forwarding.py": "the path of a packet: a call saved per packet counts more than a file",
-    "loadtest/bench/gtpc.py": "one benchmark with its four figures",
     "loadtest/demo.py": "the demo from its options to its proof",
     "loadtest/load.py": "the load tool from its options to its thresholds",
     "loadtest/proofs/scale.py": "one simulation with its faults and its table",

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bench.bridge_children import LINGER_S, MQTT_PORT
-from loadtest.bench.machine import machine
 from loadtest.bench.radius import cpu_seconds
+from loadtest.bench.reporting import report
 from loadtest.external import kinesis as kinesis_parts
 from loadtest.folders import temporary_folder
 from loadtest.serving import free_tcp_port
@@ -255,25 +255,14 @@ ENDPOINT_ROW = "endpoint, QoS 1, PUBACK after a stream that costs nothing accept
 def bench(*, json: bool = False, rounds: int = 5, messages: int = 40_000) -> dict[str, Any]:
     """Run, print and return ``{"bench", "machine", "rows", "ok"}``."""
     why = _why_not()
-    names = [*(f"against {peer}" for peer in FLOORS), ENDPOINT_ROW]
-    rows = [_row_without(name, why) for name in names] if why else _measure(rounds, messages)
-    oks = [row["ok"] for row in rows]
-    result = {
-        "bench": "bridge",
-        "machine": machine(),
-        "rows": rows,
-        "ok": None if None in oks else all(oks),
-    }
-    for row in rows:
-        print(_line(row))
-    if json:
-        print(json_.dumps(result))
-    return result
+    floors = {**{f"against {peer}": floor for peer, floor in FLOORS.items()}, ENDPOINT_ROW: ENDPOINT_FLOOR}
+    rows = [_row_without(*row, why) for row in floors.items()] if why else _measure(rounds, messages)
+    return report("bridge", rows, _line, json=json)
 
 
-def _row_without(name: str, why: str) -> dict[str, Any]:
-    none = dict.fromkeys(("ours", "peer", "ratio", "floor", "ok"))
-    return {"name": name, **none, "unit": "us CPU per message", "why": why}
+def _row_without(name: str, floor: float, why: str) -> dict[str, Any]:
+    none = dict.fromkeys(("ours", "peer", "ratio", "ok"))
+    return {"name": name, **none, "unit": "us CPU per message", "floor": floor, "why": why}
 
 
 def _line(row: dict[str, Any]) -> str:

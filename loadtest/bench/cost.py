@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from loadtest.bench import cost_instructions
 from loadtest.bench.cost_counting import Called, Caller, Counts, run_counted
 from loadtest.bench.cost_operations import COUNTED, OPERATIONS, WARM
-from loadtest.bench.machine import machine
+from loadtest.bench.reporting import report
 from loadtest.serving import ROOT
 
 PYTHON = (3, 11)
@@ -122,12 +122,7 @@ def bench(
         if row["name"] in before:
             row["peer"] = before[row["name"]]["ours"]
             row["ratio"] = round(row["peer"] / row["ours"], 3)
-        print(_line(row))
-    oks = [row["ok"] for row in rows]
-    result = {"bench": "cost", "machine": machine(), "rows": rows, "ok": None if None in oks else all(oks)}
-    if json:
-        print(json_.dumps(result))
-    return result
+    return report("cost", rows, _line, json=json)
 
 
 def _of_tree(tree: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:

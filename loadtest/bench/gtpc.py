@@ -12,7 +12,6 @@ as after a kill.
 
 import argparse
 import asyncio
-import json as json_
 import os
 import shutil
 import statistics
@@ -27,7 +26,7 @@ from core.adapters.clock import SystemClock
 from core.adapters.store.sqlite import SqliteEngine
 from core.domain.values import replace
 from loadtest.bench.gtpc_store import seed
-from loadtest.bench.machine import machine
+from loadtest.bench.reporting import report
 from loadtest.bench.userplane_lab import OSMO, OURS, OURS_VOLATILE, PEER, Child, Lab
 from loadtest.folders import temporary_folder
 from loadtest.serving import Served
@@ -366,18 +365,7 @@ def bench(*, json: bool = False, plan: Plan = Plan()) -> dict[str, Any]:
         began = time.monotonic()
         rows = asyncio.run(_measure(plan))
         print(f"measured in {time.monotonic() - began:.0f} s")
-    judged = [row["ok"] for row in rows if row["floor"] is not None]
-    result = {
-        "bench": "gtpc",
-        "machine": machine(),
-        "rows": rows,
-        "ok": None if None in judged else all(judged),
-    }
-    for row in rows:
-        print(_line(row))
-    if json:
-        print(json_.dumps(result))
-    return result
+    return report("gtpc", rows, _line, json=json)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ cache.
 
 import argparse
 import asyncio
-import json as json_
 import os
 import shutil
 import statistics
@@ -22,8 +21,8 @@ from typing import Any
 from core.adapters.clock import SystemEntropy
 from core.adapters.network import UdpNetwork
 from loadtest.api_client import ApiClient
-from loadtest.bench.machine import machine
 from loadtest.bench.radius_load import Request, access_requests, drive, interim_updates
+from loadtest.bench.reporting import report
 from loadtest.folders import temporary_folder
 from loadtest.peers.nas import Nas, NasSession
 from loadtest.serving import Served, free_gateway_address, free_tcp_port, radius_clients
@@ -225,18 +224,7 @@ def bench(*, json: bool = False, rounds: int = 5) -> dict[str, Any]:
     """Run, print and return ``{"bench", "machine", "rows", "ok"}``."""
     why = _why_not()
     rows = [_row_without(kind, why) for kind in FLOORS] if why else asyncio.run(_measure(rounds))
-    oks = [row["ok"] for row in rows]
-    result = {
-        "bench": "radius",
-        "machine": machine(),
-        "rows": rows,
-        "ok": None if None in oks else all(oks),
-    }
-    for row in rows:
-        print(_line(row))
-    if json:
-        print(json_.dumps(result))
-    return result
+    return report("radius", rows, _line, json=json)
 
 
 def _row_without(kind: str, why: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ the loop share a message, as commits share an fsync. Last, two gateway processes
 
 import argparse
 import asyncio
-import json as json_
 import os
 import resource
 import statistics
@@ -31,7 +30,7 @@ from core.adapters.store.sqlite import SqliteEngine
 from core.adapters.store.wide_column import WideColumnStore
 from core.domain.usage import SegmentLabel, UsageReport, Volume, day_of
 from loadtest.bench import records_gateways
-from loadtest.bench.machine import machine
+from loadtest.bench.reporting import report
 from loadtest.external import cassandra
 from loadtest.folders import temporary_folder
 from loadtest.measure import Histogram
@@ -146,19 +145,9 @@ def bench(*, json: bool = False, rounds: int = 5, reports: int = 100_000) -> dic
                 records_gateways.measure(nodes, sessions=max(reports // 500, 1), rounds=rounds)
             )
         rows.append(_gateways_row(found))
-    oks = [row["ok"] for row in rows]
-    result = {
-        "bench": "records",
-        "machine": machine(),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
-        "rows": rows,
-        "ok": None if None in oks else all(oks),
-    }
-    for row in rows:
-        print(_line(row))
-    if json:
-        print(json_.dumps(result))
-    return result
+    return report(
+        "records", rows, _line, json=json, peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    )
 
 
 CASSANDRA_ROW = "in Cassandra, one report a call: client CPU"

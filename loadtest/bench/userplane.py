@@ -9,7 +9,6 @@ two CPUs and osmo-ggsn; without them the row has the reason instead of a figure.
 """
 
 import argparse
-import json as json_
 import os
 import shutil
 import statistics
@@ -19,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.bench.machine import machine
+from loadtest.bench.reporting import report
 from loadtest.bench.userplane_children import inner_packet
 from loadtest.bench.userplane_lab import FAR, OSMO, OUR_POOL, OURS, PEER, SINK, Child, Lab, cpu_seconds
 
@@ -61,18 +60,7 @@ def bench(*, json: bool = False, seconds: float = 2.0, rounds: int = 3) -> dict[
     """Run, print and return ``{"bench", "machine", "rows", "ok"}``; takes about 12 × (``seconds`` + 1)."""
     why = _why_not()
     rows = [_row_without(name, why) for name in FLOORS] if why else _measure(seconds, rounds)
-    oks = [row["ok"] for row in rows]
-    result = {
-        "bench": "userplane",
-        "machine": machine(),
-        "rows": rows,
-        "ok": None if None in oks else all(oks),
-    }
-    for row in rows:
-        print(_line(row))
-    if json:
-        print(json_.dumps(result))
-    return result
+    return report("userplane", rows, _line, json=json)
 
 
 def _why_not() -> str:

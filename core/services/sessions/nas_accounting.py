@@ -118,9 +118,7 @@ class NasAccounting:
         counted.busy = busy = asyncio.Event()
         try:
             now, now_s = self._clock.now(), self._clock.monotonic()
-            known = (
-                counted.tried
-            )  # a previous lease term may have stored it, or an earlier try: it is paid for
+            known = counted.tried  # an earlier try or lease term may have stored it: it is paid for
             paid_until = counted.paid_until + _busy_s(known.highest(told) - known, ceiling)
             if paid_until > now_s + SLACK_S:
                 return False

@@ -42,7 +42,9 @@ from gtp.events import (
     SessionUnknown,
     UpdateRequested,
 )
+from gtp.network_requests import CHANGE_AGAIN_S
 from gtp.partners import Partner
+from gtp.restart import PROOF_S
 from gtp.transaction import TIMERS, Timers
 from gtp.v1.wire import V1Wire
 from gtp.v2.wire import V2Wire
@@ -108,7 +110,10 @@ class GtpFrontEnd:
         self._socket: DatagramSocket | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._transmission: Transmission[Event] = Transmission(
-            self._endpoint, clock=clock, handle=self._handle, shortest_s=timers.t3_response_s
+            self._endpoint,
+            clock=clock,
+            handle=self._handle,
+            shortest_s=min(timers.t3_response_s, PROOF_S, CHANGE_AGAIN_S),
         )
         self._patience_s = timers.patience_s
         self._indications = Indications()

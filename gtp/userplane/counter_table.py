@@ -12,7 +12,7 @@ Rules:
 - ``timestamp_us`` of a slot strictly rises, over kills too.
 - What is written once has a checksum: a changed octet of it is reported when the table is opened, and the
   table set aside. Counters and timestamp have none, for a packet changes them in place: of these only a
-  counter below its segment's start is noticed.
+  counter below its segment's start is noticed, and what no store would take.
 - A slot of 0.2.0 (format 1) is read, and brought to this format when its table is opened: state and selector
   are small numbers there, and its segments have no checksum.
 
@@ -76,6 +76,10 @@ _SELECTORS = (0x53454C45_00000000, 0xACBAB3BA_FFFFFFFF)
 _STATES_1 = {1: _OPEN, 2: _CLOSED}
 """Of format 1."""
 _NUMBER_MASK, _CRC_SHIFT = 0xFFFFFFFF, 32
+_COUNTER_MAX, _TIMESTAMP_MAX = 2**62, 2**57
+"""A century at 10 Gbit/s, and the year 6536: what is above is damage. A report with it could not be stored,
+and would hold up those of others.
+"""
 _EMPTY = bytes(8 * (SLOT_WORDS - _SELECTOR))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -455,9 +459,10 @@ def _is_sound(view: memoryview, words: memoryview, at: int) -> bool:
             if stored != _sealed(view, at + block, stored & _NUMBER_MASK, slot[_CRC]):
                 return False
     block = _BLOCK_AT + (slot[_SELECTOR] & 1) * _BLOCK_WORDS
-    start = block + _START
-    has_risen = all(map(le, slot[start : start + 4], slot[_UP : _UP + 4]))
-    return bool(slot[block + _NUMBER] & _NUMBER_MASK) and has_risen
+    start, counters = block + _START, slot[_UP : _UP + 4]
+    has_risen = all(map(le, slot[start : start + 4], counters))
+    is_possible = max(counters) <= _COUNTER_MAX and slot[_TIMESTAMP] <= _TIMESTAMP_MAX
+    return bool(slot[block + _NUMBER] & _NUMBER_MASK) and has_risen and is_possible
 
 
 def _sealed(view: memoryview, block: int, number: int, identity_crc: int) -> int:

@@ -68,7 +68,9 @@ class _Connection(RequestHandler):
             super().log_exception(*args, **named)
 
     def await_head(self) -> None:
-        """A request may come, within ``UNFINISHED_S_MAX``."""
+        """A request may come, within ``UNFINISHED_S_MAX``; none where the device is gone."""
+        if self.transport is None:
+            return
         self._deadline = asyncio.get_running_loop().call_later(UNFINISHED_S_MAX, self._give_up)
 
     def head_is_whole(self) -> None:

@@ -160,6 +160,20 @@ def test_a_damaged_head_of_an_older_segment_is_reported_and_costs_no_record(tmp_
             log.close()
 
 
+def test_an_older_segment_cut_anywhere_holds_up_nothing_behind_it(tmp_path: Path) -> None:
+    for length in range(len(SEGMENT)):
+        folder = tmp_path / f"{length}"
+        folder.mkdir()
+        log = opened(folder, SEGMENT[:length], is_last=False)
+        assert log.append([(b"k", b"new")], 1) == 13
+        log.sync()
+        found = read(log)
+        whole = sum(end <= length for end in ENDS[1:])
+        assert [frame[0] for frame in found.frames] == [*range(7, 7 + whole), 13], length
+        assert found.lost or log.damage or length in ENDS, length
+        log.close()
+
+
 def test_a_head_of_which_the_disk_has_a_part_loses_nothing(tmp_path: Path) -> None:
     for length in range(HEAD_BYTES + 1):
         folder = tmp_path / f"{length}"

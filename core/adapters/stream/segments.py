@@ -386,7 +386,7 @@ def _frames(piece: _Piece) -> Iterator[tuple[Frame | None, int]]:
     number, lost = piece.number, 0
     with piece.path.open("rb") as file:
         file.seek(piece.offset)
-        buffer, at, unread = b"", 0, piece.end - piece.offset
+        buffer, at, unread = b"", 0, max(0, piece.end - piece.offset)  # a head may be cut off
         while (unread or at < len(buffer)) and number < piece.until:
             found = decode(buffer, at, number)
             if found is not None:

@@ -194,9 +194,11 @@ class LeaseCoordinator(Generic[L, W]):
                 await asyncio.sleep(0.01)
 
     async def drain(self) -> None:
-        """Hand over everything and take nothing any more."""
+        """Hand over everything and take nothing any more; what is being taken is handed over, too."""
         self._seeker.is_draining = True
-        for lease_id in self._slots:
+        for lease_id, slot in self._slots.items():
+            while slot.state is LeaseState.TAKING:  # noqa: ASYNC110 - it is taken, or another was faster
+                await asyncio.sleep(0.01)
             await self.hand_over(lease_id)
 
     async def aclose(self) -> None:

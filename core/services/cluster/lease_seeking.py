@@ -202,7 +202,7 @@ class LeaseSeeker(Generic[L, W]):
             return False
         if seen.free_since is None:
             seen.free_since = now
-        return now - seen.free_since >= self._turn_s(slot)
+        return not self.is_draining and now - seen.free_since >= self._turn_s(slot)
 
     async def _is_free(self, slot: LeaseSlot[L, W], lease: L | None, stood_s: float) -> bool:
         is_preferred = slot.lease_id in self._preferred
@@ -215,7 +215,8 @@ class LeaseSeeker(Generic[L, W]):
         self._peers.watch(lease.contact)
         if await self._peers.is_dead(lease.contact):
             return True
-        if is_preferred and all(each.state in _AT_REST for each in self._slots.values()):
+        is_at_rest = not self.is_draining and all(each.state in _AT_REST for each in self._slots.values())
+        if is_preferred and is_at_rest:
             slot.step(LeaseEvent.CLAIMED)
             await self._peers.hand_over(lease.contact, slot.lease_id)
             slot.look_now.set()

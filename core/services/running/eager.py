@@ -6,7 +6,6 @@ A task costs the event loop a turn and more CPU than many a decision. Python 3.1
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from types import coroutine
 from typing import Any
 
 
@@ -23,22 +22,38 @@ def begin(tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
     except Exception as error:
         tasks.create_task(_fail(error))
     else:
-        tasks.create_task(_rest(work, awaited))
+        tasks.create_task(_Rest(work, awaited))
 
 
-@coroutine
-def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
-    """Pass on what ``work`` waits for, and to ``work`` what comes of it."""
-    try:
-        while True:
-            try:
-                result = yield awaited
-            except BaseException as error:  # a cancellation too is for the work to answer
-                awaited = work.throw(error)
-            else:
-                awaited = work.send(result)
-    except StopIteration:
-        return
+class _Rest(Coroutine[Any, Any, None]):
+    """What is left of a work that waits: the first step waits for what the work waits for already.
+
+    A task that is cancelled before its first step throws into a coroutine of its own before that runs, and
+    the work would never hear of it; here it reaches the work.
+    """
+
+    __slots__ = ("_awaited", "_is_passed_on", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, None], awaited: Any) -> None:
+        self._work = work
+        self._awaited = awaited
+        self._is_passed_on = False
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raise NotImplementedError("only a task runs it")
+
+    def send(self, value: Any) -> Any:
+        if self._is_passed_on:
+            return self._work.send(value)
+        self._is_passed_on = True
+        return self._awaited
+
+    def throw(self, *error: Any) -> Any:
+        self._is_passed_on = True
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        self._work.close()
 
 
 async def _fail(error: Exception) -> None:

@@ -11,8 +11,10 @@ from core.domain.session import CloseReason
 from core.ports.network import Address
 from core.services.running.audit import AuditTrail
 from core.services.sessions.service import Sessions
+from gtp.path import RECALLED_WITHIN_S
+from gtp.restart import PROOF_S
 from gtp.service import GtpFrontEnd
-from gtp.transaction import N3_REQUESTS, T3_RESPONSE_S
+from gtp.transaction import N3_REQUESTS, T3_RESPONSE_S, TIMERS, Timers
 from loadtest.simulation.virtual import (
     NetworkFaults,
     SeededEntropy,
@@ -23,16 +25,16 @@ from loadtest.simulation.virtual import (
 from tests.support.gtp import APN, SGSN, message, session
 
 HERE = ("127.0.0.1", 2123)
-DELETE_REQUEST, ECHO_REQUEST = 20, 1
+DELETE_REQUEST, ECHO_REQUEST, ECHO_RESPONSE = 20, 1, 2
 
 
 class Stage:
     """A front end with one session; what its taps are shown: when, message type, whether it came in."""
 
-    def __init__(self) -> None:
+    def __init__(self, timers: Timers) -> None:
         rng = Random(1)
         self.network, self.clock = VirtualNetwork(rng, NetworkFaults()), VirtualClock()
-        self.session = session()
+        self.session = session(restart_counter=7)
         self.seen: list[tuple[int, int, bool]] = []
         self.front_end = GtpFrontEnd(
             network=self.network,
@@ -45,15 +47,16 @@ class Stage:
             recovery=3,
             apns=[APN],
             allowed_peers=[IPv4Network("0.0.0.0/0")],
+            timers=timers,
         )
 
     def tap(self, data: bytes, _: Address, is_incoming: bool) -> None:
         self.seen.append((int(self.clock.monotonic()), data[1], is_incoming))
 
 
-def play(script: Callable[[Stage], Awaitable[None]]) -> None:
+def play(script: Callable[[Stage], Awaitable[None]], timers: Timers = TIMERS) -> None:
     async def main() -> None:
-        stage = Stage()
+        stage = Stage(timers)
         await stage.front_end.adopt(stage.session)
         with stage.front_end.tapped(stage.tap):
             await script(stage)
@@ -93,3 +96,28 @@ def test_once_it_is_closed_nothing_goes_out_and_taps_are_shown_nothing() -> None
         assert len(stage.seen) == 2
 
     play(script)
+
+
+def test_a_long_t3_response_delays_no_shorter_time() -> None:
+    """A restart is proved by two Echo Requests, ``PROOF_S`` apart, whatever T3-RESPONSE is."""
+    recovery = bytearray(b"\x0e\x07")
+
+    async def script(stage: Stage) -> None:
+        def answer(data: bytes, _: Address) -> None:
+            if data[1] == ECHO_REQUEST:
+                sequence = int.from_bytes(data[8:10], "big")
+                peer.send(message(ECHO_RESPONSE, 0, sequence, bytes(recovery)), HERE)
+
+        peer = await stage.network.open_datagram(SGSN, answer)
+        await stage.front_end.start()
+        running = asyncio.create_task(stage.front_end.run())
+        await asyncio.sleep(2 * RECALLED_WITHIN_S)
+        stage.seen.clear()
+        recovery[1] += 1
+        peer.send(message(ECHO_REQUEST, 0, 1, bytes(recovery)), HERE)
+        await asyncio.sleep(PROOF_S + 2)
+        assert [kind for _, kind, is_incoming in stage.seen if not is_incoming].count(ECHO_REQUEST) >= 2
+        running.cancel()
+        await asyncio.wait([running])
+
+    play(script, Timers(t3_response_s=60.0))

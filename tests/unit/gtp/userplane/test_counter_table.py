@@ -262,6 +262,16 @@ def test_a_counter_below_its_start_is_reported() -> None:
     assert over_buffer(buffer).opening.why == "1 of its slots are damaged"
 
 
+def test_what_no_session_can_have_counted_is_reported() -> None:
+    """It could not be stored, and would hold up what others counted."""
+    content = two_segments()
+    for word in range(2, 7):
+        buffer = bytearray(content)
+        over_buffer(buffer).words[4_096 // 8 + word] |= 0xC0 << 56
+        opening = over_buffer(buffer).opening
+        assert (opening.origin, opening.why) == (Origin.LOST, "1 of its slots are damaged"), word
+
+
 def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "usage.slots"
     table = open_file(path, capacity=4)

@@ -1,11 +1,13 @@
 """The HTTP entry point and the metadata service on real sockets."""
 
 import asyncio
+import gc
 import gzip
 from contextlib import suppress
 
 import aiohttp
 import pytest
+from aiohttp.web_protocol import RequestHandler
 
 from mqtt_bridge.edge.http import BODY_BYTES_MAX
 from tests.support.edge import HTTP, METADATA, edge, until
@@ -40,6 +42,27 @@ async def test_http_is_answered_after_the_stream_and_never_when_it_gives_up() ->
         async with client.post(made.url(HTTP), data=b"two") as answer:
             assert answer.status == 503
             assert answer.headers["Retry-After"] == "1"
+
+
+def served_connections() -> set[int]:
+    """Those that something still refers to."""
+    gc.collect()
+    return {id(each) for each in gc.get_objects() if isinstance(each, RequestHandler)}
+
+
+async def test_a_device_that_is_gone_before_its_answer_leaves_nothing_behind() -> None:
+    before = served_connections()
+    async with edge() as made:
+        made.stream.is_flowing.clear()
+        _, writer = await made.open(HTTP)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+        await until(lambda: made.delivery.waiting == 1)
+        writer.transport.abort()
+        await until(lambda: made.connections.open == 0)
+        made.stream.is_flowing.set()
+        await until(lambda: made.delivery.waiting == 0)
+        await asyncio.sleep(0.1)
+        assert served_connections() <= before, "no deadline for a next request keeps it"
 
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: unified.soracom.io\r\nExpect: 100-continue\r\n"

@@ -17,6 +17,7 @@ from core.domain.session import CloseReason
 from core.errors import ConfigurationError, Unavailable
 from core.services.cluster.lease_coordinator import LeaseCoordinator, State
 from core.services.cluster.lease_seeking import GONE_AFTER_S, LOOK_S, RENEWED_WITHIN_S
+from core.services.cluster.lease_states import LeaseState
 from core.services.gateway.lease_term import LEASE_S, LeaseTerm
 from core.services.running.faults import Faults
 from loadtest.simulation.virtual import SkewedClock, VirtualClock, run_virtual
@@ -295,6 +296,28 @@ def test_a_store_that_takes_five_seconds_still_renews() -> None:
         await asyncio.sleep(10 * LEASE_S)
         assert (stage.owner("vg-1"), stage.owner("vg-2")) == ("node-1", "node-2")
         assert stage.nodes["node-1"].coordinator.held["vg-1"].term.lease.fence == 1
+
+    play(script)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 0.6, 0.9])
+def test_a_node_that_drains_while_it_takes_a_lease_keeps_nothing(after_s: float) -> None:
+    """Whether the lease is being read, written, or its worker begins."""
+
+    async def script(stage: Stage) -> None:
+        one, other = stage.nodes["node-1"], stage.nodes["node-2"]
+        other.leases.takes_s = stage.begins_s = 0.4
+        one.freeze()
+        await asyncio.sleep(LEASE_S)
+        while other.coordinator._slots["vg-1"].state is LeaseState.SEEKING:  # noqa: ASYNC110 - no event of ours
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(after_s)
+        await other.coordinator.drain()
+        for _ in range(2):
+            assert (stage.owner("vg-1"), stage.owner("vg-2")) == ("", "")
+            leases = [await other.leases.get(each) for each in GATEWAYS]
+            assert all(lease is not None and lease.is_released for lease in leases)
+            await asyncio.sleep(5)
 
     play(script)
 

@@ -104,8 +104,19 @@ class HotReader(Generic[T]):
 
     async def get(self, partition: Key, clustering: Key = ()) -> T | None:
         """The entity with this key."""
-        kept = self._kept.get((partition, clustering))
-        return kept if kept is not None else (await self._read_all([(partition, clustering)]))[0]
+        place = (partition, clustering)
+        if (kept := self._kept.get(place)) is not None:
+            return kept
+        token = self._hot.begin_read(self._table, (place,)) if self._hot is not None else None
+        entity: T | None = None
+        try:
+            (row,) = await self._engine.get(self._table, (RowKey(partition, clustering),))
+            if row is not None:
+                entity = self._read(partition, row)
+        finally:
+            if self._hot is not None:
+                self._hot.end_read(self._table, (place,), token, (entity,))
+        return entity
 
     async def get_many(self, places: Sequence[Place]) -> Sequence[T | None]:
         """The entities with these keys, in their order."""
@@ -173,9 +184,9 @@ class Names:
         self._holds = holds
         self._owners = HotReader(engine, table, _owner_of)
 
-    async def bound_to(self, name: str) -> str | None:
+    def bound_to(self, name: str) -> Awaitable[str | None]:
         """The owner that the name is bound to, who may not have it."""
-        return await self._owners.get((name,))
+        return self._owners.get((name,))
 
     async def owner(self, name: str) -> str | None:
         """Who has the name."""

@@ -180,17 +180,15 @@ class SessionOpener:
         """Our ends of the tunnel; a NAS has none."""
         if peer is None:
             return None
-        teid_control = self._gateway.allocate_teid()
-        undo.push(partial(self._gateway.release_teid, teid_control))
-        teid_user = self._gateway.allocate_teid()
-        undo.push(partial(self._gateway.release_teid, teid_user))
+        teids = teid_control, teid_user = self._gateway.allocate_teids(2)
+        undo.push(partial(self._gateway.release_teids, teids))
         return Tunnel(
             local_teid_control=teid_control,
             local_teid_user=teid_user,
             peer_teid_control=peer.teid_control,
             peer_teid_user=peer.teid_user,
-            peer_control_address=intern(peer.control_address),
-            peer_user_address=intern(peer.user_address),
+            peer_control_address=peer.control_address,
+            peer_user_address=peer.user_address,
             nsapi=peer.nsapi,
             charging_id=teid_user,
             peer_restart_counter=peer.restart_counter,

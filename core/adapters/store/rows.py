@@ -9,7 +9,7 @@ Rules:
 - A row that cannot be read is reported by table and key, never skipped.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Network
 from socket import AF_INET, inet_pton
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ from core.adapters.store.checksums import CorruptRow
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey
 from core.adapters.store.hot_entities import Place
 from core.adapters.store.tables import Table
+from core.domain.session import ipv4_text
 from core.errors import StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, SETTLE_S, Page
 
@@ -32,7 +33,9 @@ CONDITIONAL_TRIES_MAX = 16
 
 
 def _encode_other(value: Any) -> str:
-    if isinstance(value, IPv4Address | IPv6Network):
+    if type(value) is IPv4Address:
+        return ipv4_text(value)
+    if type(value) is IPv6Network:
         return str(value)
     raise NotImplementedError(type(value).__name__)
 
@@ -184,7 +187,7 @@ class Names:
         self._holds = holds
         self._owners = HotReader(engine, table, _owner_of)
 
-    def bound_to(self, name: str) -> Awaitable[str | None]:
+    def bound_to(self, name: str) -> Coroutine[Any, Any, str | None]:
         """The owner that the name is bound to, who may not have it."""
         return self._owners.get((name,))
 

@@ -266,7 +266,7 @@ def _read_qos(profile: bytes, ambr: bytes, evolved_arp: bytes, is_negotiable: bo
 
 def _flags(elements: ie.Elements, type_: int) -> int:
     """The first octet of an element of flags; none is set where it is absent or empty."""
-    value = elements[type_][0]
+    value = elements[type_][0] if type_ in elements else b""
     return value[0] if value else 0
 
 

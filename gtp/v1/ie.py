@@ -204,7 +204,7 @@ def encode_end_user_address(address: EndUserAddress) -> bytes:
     assert address.pdn_type is not None, "only the IETF's types are spoken"
     value = bytes((0xF0 | _IETF, _PDP_NUMBERS[address.pdn_type]))
     if address.ipv4 is not None:
-        value += int(address.ipv4).to_bytes(4, "big")
+        value += address.ipv4.packed
     return value if address.ipv6 is None else value + address.ipv6.packed
 
 

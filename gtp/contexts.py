@@ -165,9 +165,10 @@ class Contexts:
             nsapi=tunnel.nsapi,
             peer_restart_counter=tunnel.peer_restart_counter,
         )
-        for before in (self._by_session.get(context.session_id), self._by_teid.get(context.local_teid)):
-            if before is not None:
-                self._drop(before)
+        if context.session_id in self._by_session:
+            self._drop(self._by_session[context.session_id])
+        if context.local_teid in self._by_teid:
+            self._drop(self._by_teid[context.local_teid])
         self._by_teid[context.local_teid] = context
         self._by_session[context.session_id] = context
         self._index(context)

@@ -69,10 +69,10 @@ def describe(data: bytes) -> Described:
 
 def _describe_v1(data: bytes) -> Described:
     header = header1.decode_header(data)
-    elements = ie1.Elements()
+    elements: dict[int, list[bytes]] = {}
     shown: dict[str, str] = {}
     try:
-        elements = ie1.decode_elements(header.payload)
+        elements = ie1.present(ie1.decode_elements(header.payload))
     except RemoteProtocolError as error:
         shown["error"] = str(error)
     for type_, found in elements.items():

@@ -163,14 +163,14 @@ class Requests:
 
     def _admit(self, pending: Pending, now: float) -> None:
         """Let a request be decided, unless it is to be refused at once."""
-        sender, event, body = pending.sender, pending.event, pending.decoded.body
-        params = body if isinstance(body, CreateSessionParams) else None
+        sender, event = pending.sender, pending.event
+        params: CreateSessionParams | None = None
         ends: PeerEndpoints | PeerTunnel | None = None
         bearers: tuple[BearerEndpoints, ...] = ()
-        match event:
-            case SessionRequested():
-                ends = event.asked.peer
-            case UpdateRequested():
+        match pending.decoded.body, event:
+            case CreateSessionParams() as params, _:
+                ends = params.asked.peer
+            case _, UpdateRequested():
                 ends, bearers = event.ends, event.bearers
         address = sender.peer[0]
         control = ends.control_address or address if ends is not None else address

@@ -9,7 +9,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 
@@ -314,15 +314,13 @@ class GtpFrontEnd:
             tap(data, peer, False)
 
     def _handle(self, event: Event) -> None:
-        if self._tasks is not None:
-            self._tasks.create_task(self._work_of(event))
-
-    def _work_of(self, event: Event) -> Coroutine[None, None, None]:
+        if self._tasks is None:
+            return
         match event:
             case SessionRequested() | UpdateRequested() | BearersUnwanted() | DeleteRequested():
-                return self._decisions.decide(event)
+                self._tasks.create_task(self._decisions.decide(event))
             case _:
-                return self._follow(event)
+                self._tasks.create_task(self._follow(event))
 
     def _answer(self, token: int, outcome: Outcome) -> None:
         self._endpoint.answer(token, outcome, self._clock.monotonic())

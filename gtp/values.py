@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from math import ceil
+from sys import intern
 
 from core.domain.session import Cell, Location
 from core.errors import LocalProtocolError, RemoteProtocolError
@@ -46,6 +47,8 @@ def decode_imsi(value: bytes) -> str:
 
 def decode_imei(value: bytes) -> str:
     """IMEI or IMEISV (§7.7.53), 15 or 16 digits; empty when it is none."""
+    if not value:
+        return ""
     try:
         imei = decode_tbcd(value)
     except RemoteProtocolError:
@@ -55,8 +58,10 @@ def decode_imei(value: bytes) -> str:
 
 @lru_cache(REMEMBERED_MAX)
 def decode_ipv4(value: bytes) -> str:
-    """The address of a peer as a dotted quad; raises ``AddressValueError``."""
-    return str(IPv4Address(value))
+    """The address of a peer as a dotted quad, one object for all its sessions; raises
+    ``AddressValueError``.
+    """
+    return intern(str(IPv4Address(value)))
 
 
 @lru_cache(REMEMBERED_MAX)

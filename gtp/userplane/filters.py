@@ -49,8 +49,6 @@ class BearerPath:
 
 def bearer_paths(dedicated: tuple[DedicatedBearer, ...]) -> tuple[BearerPath, ...]:
     """The downlink filters of these bearers in the order in which they are asked."""
-    if not dedicated:
-        return ()
     found = [_bearer_path(bearer, one) for bearer in dedicated for one in bearer.filters if one.is_downlink]
     return tuple(sorted(found, key=lambda bearer_path: bearer_path.precedence))
 

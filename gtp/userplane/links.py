@@ -33,10 +33,10 @@ class Links:
 
     def of(self, apn: str) -> Link:
         """An access point's; they are as many as were ever configured, for each session was authorised."""
-        link = self._links.get(apn.lower())
-        if link is None:
-            link = self._links[apn.lower()] = Link(apn.lower(), self._mtu_bytes)
-        return link
+        name = apn.lower()
+        if name not in self._links:
+            self._links[name] = Link(name, self._mtu_bytes)
+        return self._links[name]
 
     def serve(self, apns: Iterable[Apn], mtu_bytes: int, now: float) -> None:
         """From now on they are these."""

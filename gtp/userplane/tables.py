@@ -80,7 +80,7 @@ class Tables:
 
         At the same speed a queue goes on: a session that moves from peer to peer gets no new burst.
         """
-        before = self.take(bearer.session_id)
+        before = self.take(bearer.session_id) if bearer.session_id in self.by_session else None
         tunnel = _tunnel(bearer, counters_at, self._links.of(bearer.apn))
         if before is not None:
             tunnel.source = before.source and tunnel.peer
@@ -155,7 +155,7 @@ def _tunnel(bearer: Bearer, counters_at: int, link: Link) -> Tunnel:
         peer_teid=bearer.peer_teid,
         to=_port_of(bearer.peer_address),
         dedicated=bearer.dedicated,
-        bearer_paths=bearer_paths(bearer.dedicated),
+        bearer_paths=bearer_paths(bearer.dedicated) if bearer.dedicated else (),
         counters_at=counters_at,
         is_suspended=bearer.is_suspended,
         closed_group=bearer.closed_group,

@@ -60,22 +60,21 @@ END_USER_ADDRESS_OCTETS_MAX = 22
 """Type organisation and number, an IPv4 and an IPv6 address; a longer one is incorrect."""
 _GSN_ADDRESSES_MIN = 2
 
-_ABSENT = [b""]
+TYPES = 256
+ABSENT: list[bytes] = [b""]
+"""Stands for the values of a type that a message does not have: one, and empty."""
 _TYPE_OF = itemgetter(0)
 _HEAD = struct.Struct("!BH")
 """Type and length of an element above 127."""
 
 
-class Elements(dict[int, list[bytes]]):
-    """Values by type, in the order in which they stood; of a type that is not there one empty value."""
-
-    def __missing__(self, type_: int) -> list[bytes]:
-        return _ABSENT
+Elements = list[list[bytes]]
+"""Values by type, in the order in which they stood; ``ABSENT`` of a type that is not there."""
 
 
 def decode_elements(payload: bytes) -> Elements:
     """Split a message into elements; raises ``RemoteProtocolError`` (cause 193) when one overruns."""
-    elements = Elements()
+    elements = [ABSENT] * TYPES
     at, count, end = 0, 0, len(payload)
     while at < end:
         count += 1
@@ -96,12 +95,17 @@ def decode_elements(payload: bytes) -> Elements:
         if at + length > end:
             raise _malformed(f"element {type_} overruns the message", type_)
         value = payload[at : at + length]
-        if type_ in elements:
-            elements[type_].append(value)
-        else:
+        if elements[type_] is ABSENT:
             elements[type_] = [value]
+        else:
+            elements[type_].append(value)
         at += length
     return elements
+
+
+def present(elements: Elements) -> dict[int, list[bytes]]:
+    """The values of the types that are there, by type."""
+    return {type_: found for type_, found in enumerate(elements) if found is not ABSENT}
 
 
 def encode_elements(elements: Iterable[tuple[int, bytes]]) -> bytes:
@@ -223,8 +227,8 @@ def decode_msisdn(value: bytes) -> str:
 
 def first(elements: Elements, type_: int) -> bytes | None:
     """The first value of a type."""
-    values = elements.get(type_)
-    return values[0] if values else None
+    values = elements[type_]
+    return None if values is ABSENT else values[0]
 
 
 def required(elements: Elements, type_: int) -> bytes:

@@ -89,7 +89,7 @@ class Response(Struct, frozen=True):
 def check_mandatory(message_type: MessageType, elements: ie.Elements) -> None:
     """Raises ``RemoteProtocolError`` with cause 202 for the first element that is missing."""
     for type_ in MANDATORY[message_type]:
-        if type_ not in elements:
+        if elements[type_] is ie.ABSENT:
             ie.required(elements, type_)
 
 

@@ -159,7 +159,7 @@ def _update(request: EncodedRequest) -> DecodedRequest:
     check_mandatory(MessageType.UPDATE_PDP_CONTEXT_REQUEST, elements)
     control_address, user_address = ie.decode_gsn_addresses(tuple(elements[ie.GSN_ADDRESS][:4]))
     nsapi, newcomer_fault, teid_control = _nsapi(elements), None, None
-    if ie.TEID_CONTROL in elements:
+    if elements[ie.TEID_CONTROL] is not ie.ABSENT:
         teid_control = _teid(elements, ie.TEID_CONTROL)
     else:  # it does not change; an SGW's is nothing to an SGSN
         newcomer_fault = RemoteProtocolError(
@@ -199,7 +199,7 @@ def _notification(request: EncodedRequest) -> DecodedRequest:
     """MS Info Change Notification Request (§7.5B.1)."""
     elements = ie.decode_elements(request.payload)
     check_mandatory(MessageType.MS_INFO_CHANGE_NOTIFICATION_REQUEST, elements)
-    nsapi = _nsapi(elements) if ie.NSAPI in elements else None
+    nsapi = None if elements[ie.NSAPI] is ie.ABSENT else _nsapi(elements)
     imei = values.decode_imei(elements[ie.IMEI][0])
     return DecodedRequest(
         ModifySessionParams(location=_location(elements), imei=imei),

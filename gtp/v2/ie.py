@@ -141,10 +141,12 @@ def encode_group(type_: int, elements: Iterable[bytes], instance: int = 0) -> by
     return encode_element(type_, b"".join(elements), instance)
 
 
-def required(elements: Elements, type_: int, instance: int = 0) -> bytes:
-    """A mandatory value; raises ``ElementError`` (70 when missing, 67 when too short)."""
+def required(
+    elements: Elements, type_: int, instance: int = 0, missing: Cause = Cause.MANDATORY_IE_MISSING
+) -> bytes:
+    """A mandatory value; raises ``ElementError`` (70, or ``missing``, when missing, 67 when too short)."""
     if (type_, instance) not in elements:
-        raise ElementError("missing", Cause.MANDATORY_IE_MISSING, (type_, instance))
+        raise ElementError("missing", missing, (type_, instance))
     value = elements[type_, instance]
     if type_ in LENGTHS_MIN and len(value) < LENGTHS_MIN[type_]:
         raise ElementError(f"{len(value)} octets", Cause.INVALID_LENGTH, (type_, instance))
@@ -153,9 +155,7 @@ def required(elements: Elements, type_: int, instance: int = 0) -> bytes:
 
 def conditional(elements: Elements, type_: int, instance: int = 0) -> bytes:
     """A value that must be there in this case (§7.7.4): as ``required``, but 103 when it is missing."""
-    if (type_, instance) not in elements:
-        raise ElementError("missing", Cause.CONDITIONAL_IE_MISSING, (type_, instance))
-    return required(elements, type_, instance)
+    return required(elements, type_, instance, Cause.CONDITIONAL_IE_MISSING)
 
 
 def optional(elements: Elements, type_: int, instance: int = 0) -> bytes:
@@ -172,7 +172,7 @@ def optional(elements: Elements, type_: int, instance: int = 0) -> bytes:
 def encode_cause(cause: int, fault: RemoteProtocolError | None = None) -> bytes:
     """§8.4; with the element at fault where the cause names one."""
     value = bytes((cause, 0))
-    if isinstance(fault, ElementError) and cause in NAMES_THE_ELEMENT and fault.offending is not None:
+    if cause in NAMES_THE_ELEMENT and isinstance(fault, ElementError) and fault.offending is not None:
         value += bytes((fault.offending, 0, 0, fault.instance))
     return encode_element(CAUSE, value)
 
@@ -190,9 +190,9 @@ class FTeid(Struct, frozen=True):
         return _F_TEID.pack(F_TEID, 9, instance, 0x80 | self.interface, self.teid, address)
 
 
-def decode_f_teid(elements: Elements, instance: int) -> FTeid:
+def decode_f_teid(elements: Elements, instance: int, missing: Cause = Cause.MANDATORY_IE_MISSING) -> FTeid:
     """A mandatory F-TEID with an IPv4 address and a TEID that is not 0; raises ``ElementError``."""
-    value = required(elements, F_TEID, instance)
+    value = required(elements, F_TEID, instance, missing)
     teid = int.from_bytes(value[1:5], "big")
     try:
         if not value[0] & 0x80 or teid == 0:

@@ -95,7 +95,16 @@ class Created(Struct, frozen=True):
     epco: bytes
 
 
-_ACCEPTED = ie.encode_cause(Cause.REQUEST_ACCEPTED)
+_ACCEPTING = {
+    cause: ie.encode_cause(cause)
+    for cause in (
+        Cause.REQUEST_ACCEPTED,
+        Cause.NEW_PDN_TYPE_DUE_TO_NETWORK_PREFERENCE,
+        Cause.NEW_PDN_TYPE_DUE_TO_SINGLE_ADDRESS_BEARER_ONLY,
+    )
+}
+"""The elements of the causes by which a session is accepted."""
+_ACCEPTED = _ACCEPTING[Cause.REQUEST_ACCEPTED]
 _UNRESTRICTED = ie.encode_element(ie.APN_RESTRICTION, NO_APN_RESTRICTION)
 
 
@@ -176,7 +185,7 @@ def encode_create_session_response(peer_teid: int, sequence: int, ebi: int, crea
         ie.encode_charging_id(created.charging_id),
     ]
     elements = [
-        ie.encode_cause(created.cause),
+        _ACCEPTING[created.cause],
         ie.encode_octet(ie.RECOVERY, created.recovery),
         created.control.encode(1),
         created.paa.encode(),

@@ -38,18 +38,18 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "GTPv1 create, volatile": Budget(539, 0),
-    "GTPv1 create, durable": Budget(532, 79),
-    "GTPv2 create, volatile": Budget(594, 0),
-    "GTPv2 create, durable": Budget(587, 79),
+    "GTPv1 create, volatile": Budget(466, 0),
+    "GTPv1 create, durable": Budget(451, 78.5),
+    "GTPv2 create, volatile": Budget(523, 0),
+    "GTPv2 create, durable": Budget(508, 78.5),
     "RADIUS authentication": Budget(114, 0),
     "RADIUS interim, durable": Budget(155, 8.7),
     "MQTT publish, QoS 1": Budget(62.5, 0),
     "UDP message": Budget(93, 0),
     "G-PDU up": Budget(9.5, 0),
     "G-PDU down": Budget(9.5, 0),
-    "API getSim": Budget(503, 39),
-    "API page of 100 SIMs": Budget(2_994, 990),
+    "API getSim": Budget(486, 39),
+    "API page of 100 SIMs": Budget(2_938, 931),
 }
 
 

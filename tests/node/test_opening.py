@@ -13,6 +13,7 @@ from core.adapters.store.memory import MemoryEngine
 from core.adapters.store.sessions import WideSessions
 from core.adapters.store.tables import SIM_BY_IMSI
 from core.domain.ids import time_ordered_id
+from core.domain.pools import PoolExhausted
 from core.domain.reasons import AttachRefusal
 from core.domain.requests import Grant, OpenSession
 from core.domain.session import Access, Nas, Session
@@ -58,17 +59,19 @@ async def test_an_imsi_that_is_bound_to_a_sim_that_has_it_not_is_unknown(stage: 
 @played
 async def test_an_address_without_teids_is_given_back(stage: Stage) -> None:
     held = stage.node.held["vg-1"]
-    lease, calls = held.gateway.allocate_teid, list[int]()
+    teids = held.gateway._teids
+    allocate, calls = teids.allocate, list[int]()
 
-    def one_teid() -> int:
+    def one_teid(now: float) -> int:
         if calls:
-            raise Refused(AttachRefusal.NO_RESOURCES, "none is left")
-        calls.append(lease())
+            raise PoolExhausted("none is left")
+        calls.append(allocate(now))
         return calls[0]
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Refused):
-        patch.setattr(held.gateway, "allocate_teid", one_teid)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Refused) as refused:
+        patch.setattr(teids, "allocate", one_teid)
         await attach(stage, stage.imsi)
+    assert refused.value.reason is AttachRefusal.NO_RESOURCES
     assert (len(calls), allocated(held)) == (1, (NOTHING, 0))
 
 

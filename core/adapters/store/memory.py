@@ -5,6 +5,7 @@ another one on the same ``Disk``. No thread, no file, no clock but the port.
 """
 
 from bisect import insort
+from collections import defaultdict
 from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass, field
 from types import coroutine
@@ -47,7 +48,7 @@ class Disk:
     """What survives a crash."""
 
     def __init__(self) -> None:
-        self.partitions: dict[tuple[str, Key], _Partition] = {}
+        self.partitions: defaultdict[tuple[str, Key], _Partition] = defaultdict(_Partition)
 
 
 class MemoryEngine:
@@ -62,7 +63,8 @@ class MemoryEngine:
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
         await self._turn()
-        return [self._live(table, key.partition, key.clustering) for key in keys]
+        partitions = self._disk.partitions
+        return [self._live(partitions.get((table.name, key.partition)), key.clustering) for key in keys]
 
     async def scan(
         self,
@@ -83,7 +85,7 @@ class MemoryEngine:
         for key in reversed(stored.order) if reverse else stored.order:
             if len(found) == limit:
                 break
-            if _is_within(key, prefix, above, below) and (row := self._live(table, partition, key)):
+            if _is_within(key, prefix, above, below) and (row := self._live(stored, key)):
                 found.append(row)
         return found
 
@@ -123,22 +125,19 @@ class MemoryEngine:
     def _now_us(self) -> int:
         return microseconds(self._clock.now())
 
-    def _live(self, table: Table, partition: Key, clustering: Key) -> Row | None:
-        of_partition = self._disk.partitions.get((table.name, partition))
-        stored = of_partition.rows.get(clustering) if of_partition else None
+    def _live(self, partition: _Partition | None, clustering: Key) -> Row | None:
+        stored = partition.rows.get(clustering) if partition is not None else None
         if stored is None or (stored.expires_us and stored.expires_us <= self._now_us()):
             return None
         return stored.row
 
     def _apply(self, batch: Batch) -> None:
-        table, partitions = batch.table, self._disk.partitions
+        table, partition = batch.table, self._disk.partitions[batch.table.name, batch.partition]
         if (condition := batch.condition) is not None:
-            row = self._live(table, batch.partition, condition.clustering)
+            row = self._live(partition, condition.clustering)
             if not holds(condition, row.version if row else None):
                 raise StaleVersion(f"{table.name} {batch.partition} {condition.clustering}")
-        key, now_us = (table.name, batch.partition), self._now_us() if table.ttl_s else 0
-        if (partition := partitions.get(key)) is None:
-            partition = partitions[key] = _Partition()
+        now_us = self._now_us() if table.ttl_s else 0
         for write in batch.writes:
             if type(write) is Put:
                 _put(table, partition, write, now_us)
@@ -147,14 +146,14 @@ class MemoryEngine:
 
 
 def _put(table: Table, partition: _Partition, put: Put, now_us: int) -> None:
-    old = partition.rows.get(put.clustering)
-    if old is None:
+    rows = partition.rows
+    if put.clustering not in rows:
         insort(partition.order, put.clustering)
-    elif put.timestamp_us is not None and put.timestamp_us <= old.written_us:
+    elif put.timestamp_us is not None and put.timestamp_us <= rows[put.clustering].written_us:
         return
     row = Row(put.clustering, put.values, put.version)
     expires_us = expiry_us(table, put, now_us) if table.ttl_s else put.expires_us
-    partition.rows[put.clustering] = _Stored(row, put.timestamp_us or 0, expires_us)
+    rows[put.clustering] = _Stored(row, put.timestamp_us or 0, expires_us)
 
 
 @coroutine

@@ -9,7 +9,7 @@ Rules:
 - A row that cannot be read is reported by table and key, never skipped.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Network
 from socket import AF_INET, inet_pton
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ from core.adapters.store.checksums import CorruptRow
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey
 from core.adapters.store.hot_entities import Place
 from core.adapters.store.tables import Table
+from core.domain.session import ipv4_text
 from core.errors import StaleVersion, Unavailable
 from core.ports.store import PAGE_MAX, SETTLE_S, Page
 
@@ -32,7 +33,9 @@ CONDITIONAL_TRIES_MAX = 16
 
 
 def _encode_other(value: Any) -> str:
-    if isinstance(value, IPv4Address | IPv6Network):
+    if type(value) is IPv4Address:
+        return ipv4_text(value)
+    if type(value) is IPv6Network:
         return str(value)
     raise NotImplementedError(type(value).__name__)
 
@@ -104,8 +107,19 @@ class HotReader(Generic[T]):
 
     async def get(self, partition: Key, clustering: Key = ()) -> T | None:
         """The entity with this key."""
-        kept = self._kept.get((partition, clustering))
-        return kept if kept is not None else (await self._read_all([(partition, clustering)]))[0]
+        place = (partition, clustering)
+        if (kept := self._kept.get(place)) is not None:
+            return kept
+        token = self._hot.begin_read(self._table, (place,)) if self._hot is not None else None
+        entity: T | None = None
+        try:
+            (row,) = await self._engine.get(self._table, (RowKey(partition, clustering),))
+            if row is not None:
+                entity = self._read(partition, row)
+        finally:
+            if self._hot is not None:
+                self._hot.end_read(self._table, (place,), token, (entity,))
+        return entity
 
     async def get_many(self, places: Sequence[Place]) -> Sequence[T | None]:
         """The entities with these keys, in their order."""
@@ -173,9 +187,9 @@ class Names:
         self._holds = holds
         self._owners = HotReader(engine, table, _owner_of)
 
-    async def bound_to(self, name: str) -> str | None:
+    def bound_to(self, name: str) -> Coroutine[Any, Any, str | None]:
         """The owner that the name is bound to, who may not have it."""
-        return await self._owners.get((name,))
+        return self._owners.get((name,))
 
     async def owner(self, name: str) -> str | None:
         """Who has the name."""

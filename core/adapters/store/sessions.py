@@ -41,7 +41,7 @@ from core.adapters.store.rows import (
     get_row,
 )
 from core.adapters.store.tables import EVENT_LIFE_US, OUTBOX, SESSION_BY_GATEWAY, SIM
-from core.domain.session import QuarantinedResources, Session, SessionEvent
+from core.domain.session import QuarantinedResources, Session, SessionEvent, ipv4_text
 from core.domain.values import replace
 from core.errors import StaleVersion, Unavailable
 from core.ports.clock import Clock
@@ -65,15 +65,15 @@ class WideSessions:
         self._events = BodyReader(SIM, SessionEvent)
 
     async def put(self, session: Session, event: SessionEvent) -> Session:
-        """Index row, then session and event in one batch."""
+        """Index row, then session and event in one batch. The event is of this moment: it dates the row."""
         stored = replace(session, version=session.version + 1)
         key = _session_key(session.session_id)
         put = Put(key, (body_of(stored),), stored.version)
         condition = Condition(key, session.version)
-        now_us, at_us = microseconds(self._clock.now()), microseconds(event.at)
+        at_us = microseconds(event.at)
         batch = Batch(SIM, (session.sim_id,), (put, _event_put(event, at_us)), condition)
-        outbox = _outbox_batch(session.gateway_id, event, at_us, now_us)
-        await self._engine.write(_index_batch(session, now_us), outbox, batch)
+        outbox = _outbox_batch(session.gateway_id, event, at_us, at_us)
+        await self._engine.write(_index_batch(session, at_us), outbox, batch)
         return stored
 
     async def close(
@@ -250,7 +250,7 @@ def _index_of(session: Session) -> Key:
 
 def _index_batch(session: Session, indexed_us: int, *, expires_us: int = 0) -> Batch:
     teid_control, teid_user = session.teids[:2] or (0, 0)
-    values = (session.sim_id, indexed_us, str(session.ue_address), teid_control, teid_user)
+    values = (session.sim_id, indexed_us, ipv4_text(session.ue_address), teid_control, teid_user)
     put = Put((session.session_id,), values, expires_us=expires_us)
     return Batch(SESSION_BY_GATEWAY, _index_of(session), (put,))
 

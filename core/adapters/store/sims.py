@@ -6,8 +6,9 @@ stays bound; a static address is released when its SIM no longer has it.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from ipaddress import IPv4Address
+from typing import Any
 
 from core.adapters.store.engine import Batch, Condition, Delete, Engine, Key, Put, Row, RowKey, microseconds
 from core.adapters.store.rows import BodyReader, HotReader, Names, body_of, collect_page
@@ -34,9 +35,9 @@ class WideSims:
         self._imsis = Names(engine, SIM_BY_IMSI, self._has_imsi)
         self._static_addresses = Names(engine, STATIC_ADDRESS, self._has_static_address)
 
-    async def get(self, sim_id: str) -> Sim | None:
+    def get(self, sim_id: str) -> Coroutine[Any, Any, Sim | None]:
         """By SIM id."""
-        return await self._sims.get((sim_id,), SIM_ROW)
+        return self._sims.get((sim_id,), SIM_ROW)
 
     async def get_many(self, sim_ids: Sequence[str]) -> Sequence[Sim | None]:
         """In their order."""
@@ -72,9 +73,9 @@ class WideSims:
         """The SIM that has this IMSI."""
         return await self._imsis.owner(imsi)
 
-    async def sim_id_bound_to_imsi(self, imsi: str) -> str | None:
+    def sim_id_bound_to_imsi(self, imsi: str) -> Coroutine[Any, Any, str | None]:
         """The SIM that the IMSI is bound to, unread."""
-        return await self._imsis.bound_to(imsi)
+        return self._imsis.bound_to(imsi)
 
     async def put(self, sim: Sim) -> Sim:
         """Index rows and SIM in one write, if the stored version is ``sim.version``."""

@@ -15,8 +15,8 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -68,20 +68,23 @@ _PRAGMAS = (
 )
 
 R = TypeVar("R")
-Work = Callable[[sqlite3.Connection], R]
-_Outcome = tuple["_Request[Any]", Any, BaseException | None]
+Work = TypeVar("Work")
+Reading = Callable[[sqlite3.Connection], R]
 
 
-class _Request(Struct, Generic[R], frozen=True, eq=False):
+class _Request(Struct, Generic[Work], frozen=True, eq=False):
     """Work for a thread, who waits for it, and what is called on the loop when it is over."""
 
-    work: Work[R]
-    future: asyncio.Future[R]
+    work: Work
+    future: asyncio.Future[Any]
     weight: int
     on_end: Callable[[], None] | None
 
 
-class _ThreadQueue:
+_Outcome = tuple[_Request[Any], Any, BaseException | None]
+
+
+class _ThreadQueue(Generic[Work]):
     """A thread with its own connection and a bounded queue; everything but ``_run`` is the loop's."""
 
     def __init__(
@@ -90,21 +93,21 @@ class _ThreadQueue:
         name: str,
         connection: sqlite3.Connection,
         waiting_max: int,
-        perform: Callable[[sqlite3.Connection, list[_Request[Any]]], Iterable[_Outcome]],
+        perform: Callable[[sqlite3.Connection, list[_Request[Work]]], Iterable[_Outcome]],
     ) -> None:
         self._connection = connection
         self._waiting_max = waiting_max
         self._perform = perform
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[_Request[Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Request[Work] | None] = SimpleQueue()
         self._waiting = 0
         self._is_closed = False
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def submit(
-        self, work: Work[R], weight: int = 1, on_end: Callable[[], None] | None = None, reserve: int = 0
-    ) -> R:
+    def submit(
+        self, work: Work, weight: int = 1, on_end: Callable[[], None] | None = None, reserve: int = 0
+    ) -> asyncio.Future[Any]:
         """Have it done; raises ``Unavailable`` when too much waits already, by more than the ``reserve``.
 
         ``on_end`` is called on the loop when it ends, even if its caller was cancelled.
@@ -114,10 +117,10 @@ class _ThreadQueue:
                 on_end()
             why = "closed" if self._is_closed else f"behind: {self._waiting} calls wait"
             raise Unavailable(f"the store is {why}")
-        future: asyncio.Future[R] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting += weight
         self._queue.put(_Request(work, future, weight, on_end))
-        return await future
+        return future
 
     async def aclose(self) -> None:
         """Do what waits, then end the thread and close the connection."""
@@ -135,8 +138,8 @@ class _ThreadQueue:
                 self._loop.call_soon_threadsafe(self._settle, outcomes)
         self._connection.close()
 
-    def _take(self) -> tuple[list[_Request[Any]], bool]:
-        requests: list[_Request[Any]] = []
+    def _take(self) -> tuple[list[_Request[Work]], bool]:
+        requests: list[_Request[Work]] = []
         request = self._queue.get()
         while request is not None:
             requests.append(request)
@@ -175,13 +178,13 @@ class SqliteEngine:
         self.hot = HotEntities()
         self.commits = 0
         self._purge_due = clock.monotonic() + PURGE_INTERVAL_S
-        self._writes = _ThreadQueue(
+        self._writes: _ThreadQueue[tuple[Batch, ...]] = _ThreadQueue(
             name="store-writer",
             connection=writer,
             waiting_max=WRITES_WAITING_MAX,
             perform=self._commit_group,
         )
-        self._reads = _ThreadQueue(
+        self._reads: _ThreadQueue[Reading[Any]] = _ThreadQueue(
             name="store-reader",
             connection=reader,
             waiting_max=READS_WAITING_MAX,
@@ -196,22 +199,19 @@ class SqliteEngine:
 
     async def get(self, table: Table, keys: Sequence[RowKey]) -> Sequence[Row | None]:
         """The rows with these keys."""
-        sql, now_us = STATEMENTS[table.name].get, self._now_us()
-        scans = [
-            Scan(table, key.partition, sql, (*key.partition, *key.clustering), now_us, 1) for key in keys
-        ]
-        if len(scans) == 1:
-            (scan,) = scans
-            found = await self._reads.submit(
-                lambda connection: select(connection, scan), 1, reserve=_reserve(table)
-            )
-            return found or [None]
+        sql = STATEMENTS[table.name].get
 
-        def work(connection: sqlite3.Connection) -> list[Row | None]:
-            with _reading(connection):
-                return [row for scan in scans for row in select(connection, scan) or (None,)]
+        def read(connection: sqlite3.Connection) -> list[Row | None]:
+            rows: list[Row | None] = []
+            for key in keys:
+                scan = Scan(table, key.partition, sql, (*key.partition, *key.clustering), 1)
+                rows += select(connection, scan, self._now_us) or (None,)
+            return rows
 
-        return await self._reads.submit(work, len(scans), reserve=_reserve(table))
+        number = len(keys)
+        reading = read if number == 1 else _at_one_moment(read)
+        rows: list[Row | None] = await self._reads.submit(reading, number, reserve=_reserve(table))
+        return rows
 
     async def scan(
         self,
@@ -227,34 +227,31 @@ class SqliteEngine:
         """Rows of one partition in clustering order."""
         check_scan(table, prefix, above, below, limit)
         sql = scan_sql(table, len(prefix), len(above), len(below), reverse=reverse)
-        wanted = Scan(table, partition, sql, (*partition, *prefix, *above, *below), self._now_us(), limit)
-        return await self._reads.submit(lambda connection: select(connection, wanted))
+        wanted = Scan(table, partition, sql, (*partition, *prefix, *above, *below), limit)
+        rows: list[Row] = await self._reads.submit(
+            lambda connection: select(connection, wanted, self._now_us)
+        )
+        return rows
 
     async def scan_each(
         self, table: Table, partitions: Sequence[Key], *, prefix: Key = (), limit: int = SCAN_ROWS_MAX
     ) -> Sequence[Sequence[Row]]:
         """Rows of several partitions, all of one moment."""
         check_scan(table, prefix, (), (), limit)
-        now_us, sql = self._now_us(), scan_sql(table, len(prefix), 0, 0, reverse=False)
-        wanted = [Scan(table, each, sql, (*each, *prefix), now_us, limit) for each in partitions]
+        sql = scan_sql(table, len(prefix), 0, 0, reverse=False)
+        wanted = [Scan(table, each, sql, (*each, *prefix), limit) for each in partitions]
 
-        def work(connection: sqlite3.Connection) -> list[list[Row]]:
-            with _reading(connection):
-                return [select(connection, scan) for scan in wanted]
+        def read(connection: sqlite3.Connection) -> list[list[Row]]:
+            return [select(connection, scan, self._now_us) for scan in wanted]
 
-        return await self._reads.submit(work, len(wanted))
+        found: list[list[Row]] = await self._reads.submit(_at_one_moment(read), len(wanted))
+        return found
 
     async def write(self, *batches: Batch) -> None:
         """Write batches in this order."""
-        now_us = self._now_us()
-
-        def work(connection: sqlite3.Connection) -> None:
-            for batch in batches:
-                apply(connection, batch, now_us)
-
         reserve = _reserve(batches[0].table) if batches else 0
         on_end = self.hot.begin_write(keys) if (keys := hot_keys(batches)) else None
-        await self._writes.submit(work, len(batches), on_end, reserve)
+        await self._writes.submit(batches, len(batches), on_end, reserve)
 
     async def write_all(self, batches: Sequence[Batch]) -> None:
         """Write unconditional batches, all in one commit."""
@@ -275,7 +272,7 @@ class SqliteEngine:
     # -- on the writing thread ------------------------------------------------------------------------
 
     def _commit_group(
-        self, connection: sqlite3.Connection, requests: list[_Request[Any]]
+        self, connection: sqlite3.Connection, requests: list[_Request[tuple[Batch, ...]]]
     ) -> Iterable[_Outcome]:
         try:
             return self._commit(connection, requests)
@@ -285,7 +282,7 @@ class SqliteEngine:
         except Exception:  # one of them can never be written: find it, and keep the others
             return [self._commit_alone(connection, request) for request in requests]
 
-    def _commit_alone(self, connection: sqlite3.Connection, request: _Request[Any]) -> _Outcome:
+    def _commit_alone(self, connection: sqlite3.Connection, request: _Request[tuple[Batch, ...]]) -> _Outcome:
         try:
             return self._commit(connection, [request])[0]
         except sqlite3.DatabaseError as error:
@@ -293,17 +290,21 @@ class SqliteEngine:
         except Exception as error:
             return request, None, error
 
-    def _commit(self, connection: sqlite3.Connection, requests: list[_Request[Any]]) -> list[_Outcome]:
+    def _commit(
+        self, connection: sqlite3.Connection, requests: list[_Request[tuple[Batch, ...]]]
+    ) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
+            now_us = self._now_us()
             for request in requests:
                 try:
-                    request.work(connection)
+                    for batch in request.work:
+                        apply(connection, batch, now_us)
                     outcomes.append((request, None, None))
                 except StaleVersion as error:
                     outcomes.append((request, None, error))
-            self._purge_when_due(connection)
+            self._purge_when_due(connection, now_us)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -312,10 +313,10 @@ class SqliteEngine:
         self.commits += 1
         return outcomes
 
-    def _purge_when_due(self, connection: sqlite3.Connection) -> None:
+    def _purge_when_due(self, connection: sqlite3.Connection, now_us: int) -> None:
         if self._clock.monotonic() < self._purge_due:
             return
-        left, now_us = PURGE_ROWS_MAX, self._now_us()
+        left = PURGE_ROWS_MAX
         for statements in STATEMENTS.values():
             left -= connection.execute(statements.purge, (now_us, left, now_us)).rowcount
         self._purge_due = self._clock.monotonic() + (PURGE_INTERVAL_S if left else PURGE_AGAIN_S)
@@ -325,7 +326,7 @@ def _reserve(table: Table) -> int:
     return LEASES_WAITING_MAX if table is GATEWAY_LEASE else 0
 
 
-def _read_group(connection: sqlite3.Connection, requests: list[_Request[Any]]) -> Iterable[_Outcome]:
+def _read_group(connection: sqlite3.Connection, requests: list[_Request[Reading[Any]]]) -> Iterable[_Outcome]:
     for request in requests:
         try:
             yield request, request.work(connection), None
@@ -335,15 +336,18 @@ def _read_group(connection: sqlite3.Connection, requests: list[_Request[Any]]) -
             yield request, None, error
 
 
-@contextmanager
-def _reading(connection: sqlite3.Connection) -> Iterator[None]:
-    """All that is read within is of one moment; the file is locked once, not for each row."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+def _at_one_moment(read: Reading[R]) -> Reading[R]:
+    """All that is read is of one moment; the file is locked once, not for each row."""
+
+    def at_one_moment(connection: sqlite3.Connection) -> R:
+        connection.execute("BEGIN")
+        try:
+            return read(connection)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    return at_one_moment
 
 
 def _unavailable(error: sqlite3.DatabaseError) -> Unavailable:

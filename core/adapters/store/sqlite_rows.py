@@ -1,7 +1,7 @@
 """Rows of the embedded store, read and written on a connection by whichever thread has it."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -15,27 +15,26 @@ STATEMENTS: dict[str, Statements] = {table.name: statements_of(table) for table 
 
 
 class Scan(Struct, frozen=True, gc=False):
-    """What is read of one partition: its first rows that are not over ``now_us``."""
+    """What is read of one partition: its first rows that are not over."""
 
     table: Table
     partition: Key
     sql: str
     bound: Sequence[Value]
-    now_us: int
     limit: int
 
 
-def select(connection: sqlite3.Connection, scan: Scan) -> list[Row]:
+def select(connection: sqlite3.Connection, scan: Scan, read_now_us: Callable[[], int]) -> list[Row]:
     """The rows; one that its checksum contradicts says so, and is not known to be over."""
     table, partition, split = scan.table, scan.partition, len(scan.table.clustering)
     rows: list[Row] = []
-    left = scan.limit
+    left, now_us = scan.limit, 0
     try:
         for found in connection.execute(scan.sql, scan.bound):
             kept = found[-4:-1]
             if not is_intact(found[-1], table, partition, found[:-4], kept):
                 rows.append(damaged_row(table, partition, found[:split], found[split:-4], kept[0]))
-            elif not kept[2] or kept[2] > scan.now_us:
+            elif not kept[2] or kept[2] > (now_us := now_us or read_now_us()):
                 rows.append(Row(found[:split], found[split:-4], kept[0]))
             else:
                 continue
@@ -45,15 +44,17 @@ def select(connection: sqlite3.Connection, scan: Scan) -> list[Row]:
     except sqlite3.OperationalError as error:
         if "decode" not in str(error) or connection.text_factory is not str:
             raise
-        return _select_undecodable(connection, scan)
+        return _select_undecodable(connection, scan, read_now_us)
     return rows
 
 
-def _select_undecodable(connection: sqlite3.Connection, scan: Scan) -> list[Row]:
+def _select_undecodable(
+    connection: sqlite3.Connection, scan: Scan, read_now_us: Callable[[], int]
+) -> list[Row]:
     """The rows, where a text of one of them is none: which one, its checksum says."""
     connection.text_factory = lambda octets: octets.decode(errors="surrogateescape")
     try:
-        return select(connection, scan)
+        return select(connection, scan, read_now_us)
     finally:
         connection.text_factory = str
 

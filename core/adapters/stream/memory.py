@@ -7,6 +7,7 @@ returned may be or not. A simulated crash drops the ``MemoryStream`` and makes a
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from core.adapters.stream.rules import (
     THROTTLED,
@@ -62,7 +63,8 @@ class MemoryStream:
         if self._closed:
             raise Unavailable("the stream is closed")
         room = self._disk.records_max - self._disk.record_count
-        stored = [self._append(record) for record in records[:room]]
+        now = self._clock.now()
+        stored = [self._append(record, now) for record in records[:room]]
         return stored + [PutResult(error=THROTTLED)] * (len(records) - len(stored))
 
     async def shards(self) -> Sequence[Shard]:
@@ -88,12 +90,12 @@ class MemoryStream:
         """Let go; idempotent."""
         self._closed = True
 
-    def _append(self, record: StreamRecord) -> PutResult:
+    def _append(self, record: StreamRecord, now: datetime) -> PutResult:
         index = self._map.index_of_key(record.partition_key)
         shard_id = self._map.shards[index].shard_id
         shard = self._disk.shards[index]
         number = str(len(shard) + 1)
         shard.append(
-            StoredRecord(shard_id, number, record.partition_key, record.data, self._clock.now()),
+            StoredRecord(shard_id, number, record.partition_key, record.data, now),
         )
         return PutResult(shard_id, number)

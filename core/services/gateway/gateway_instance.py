@@ -8,7 +8,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -76,10 +76,14 @@ class GatewayInstance:
         """The term is over, or ending: nothing may begin here any more."""
         self._is_fenced = True
 
-    def demand_held(self) -> None:
-        """Raises ``Unavailable`` when the term is over: nothing may be written any more."""
-        if self._is_fenced or not self._term.is_running:
+    def demand_held(self) -> float:
+        """The time now, by the monotonic clock; raises ``Unavailable`` when the term is over: nothing may be
+        written any more.
+        """
+        now = self._clock.monotonic()
+        if self._is_fenced or now >= self._term.until:
             raise Unavailable(f"{self.gateway_id} is no longer served by this node")
+        return now
 
     async def raise_restart_counter(self) -> int:
         """Sessions were lost (TS 23.007 §18): what peers are sent from now on; raises ``Unavailable``."""
@@ -130,8 +134,7 @@ class GatewayInstance:
 
     def allocate_address(self, of: IPv4Network | None = None) -> IPv4Address:
         """A device address; raises ``Refused(ADDRESSES_OCCUPIED)``, ``Unavailable``."""
-        self.demand_held()
-        pool, now = self._pools[of], self._clock.monotonic()
+        now, pool = self.demand_held(), self._pools[of]
         try:
             return pool.addresses.allocate(now)
         except PoolExhausted as error:
@@ -153,12 +156,17 @@ class GatewayInstance:
         if not self.is_static(address) and not self._pools[of].addresses.claim(address, holder=imsi):
             raise Refused(AttachRefusal.ADDRESSES_OCCUPIED, f"{address} is not free")
 
-    def allocate_teid(self) -> int:
-        """A TEID; raises ``Refused(NO_RESOURCES)``."""
+    def allocate_teids(self, number: int) -> list[int]:
+        """So many TEIDs; raises ``Refused(NO_RESOURCES)``, and then none is allocated."""
+        now = self._clock.monotonic()
+        teids: list[int] = []
         try:
-            return self._teids.allocate(self._clock.monotonic())
+            for _ in range(number):
+                teids.append(self._teids.allocate(now))
         except PoolExhausted as error:
+            self.release_teids(teids)
             raise Refused(AttachRefusal.NO_RESOURCES, str(error)) from error
+        return teids
 
     def release_address(self, address: IPv4Address, imsi: str) -> None:
         """Into quarantine, in which the same IMSI alone may claim it."""
@@ -166,9 +174,11 @@ class GatewayInstance:
         for pool in self._pools.values():  # nothing happens in those that it is not of
             pool.addresses.release(address, now, holder=imsi)
 
-    def release_teid(self, teid: int) -> None:
+    def release_teids(self, teids: Iterable[int]) -> None:
         """Into quarantine."""
-        self._teids.release(teid, self._clock.monotonic())
+        now = self._clock.monotonic()
+        for teid in teids:
+            self._teids.release(teid, now)
 
     def reclaim(self, session: Session) -> bool:
         """Mark what a session that was read back already holds; false when another has its address."""

@@ -32,35 +32,36 @@ class LeaseTerm(Generic[L]):
         self._leases = leases
         self._clock = clock
         self.lease = lease
-        self._until = began + LEASE_S
+        self.until = began + LEASE_S
+        """When it is over unless it is renewed, by the monotonic clock."""
 
     @property
     def is_running(self) -> bool:
         """Whether this node may answer and write for what it leased now."""
-        return self._until > self._clock.monotonic()
+        return self.until > self._clock.monotonic()
 
     @property
     def remaining_s(self) -> float:
         """How long it lasts without another renewal; not above 0 when it is over."""
-        return self._until - self._clock.monotonic()
+        return self.until - self._clock.monotonic()
 
     async def keep(self) -> None:
         """Renew in time, until cancelled; raises ``LeaseLost`` when another took it or renewals failed."""
         while True:
-            await asyncio.sleep(max(0.0, min(RENEW_S, self._until - self._clock.monotonic())))
+            await asyncio.sleep(max(0.0, min(RENEW_S, self.until - self._clock.monotonic())))
             began = self._clock.monotonic()
-            if began >= self._until:
+            if began >= self.until:
                 raise LeaseLost(f"{self.lease.lease_id}: the lease expired: it could not be renewed in time")
             try:
-                async with asyncio.timeout(self._until - began):
+                async with asyncio.timeout(self.until - began):
                     await self._renew()
             except (TimeoutError, Unavailable):
                 continue
-            self._until = began + LEASE_S
+            self.until = began + LEASE_S
 
     async def release(self) -> None:
         """Give it up: the next node may take it at once. Raises ``Unavailable``, ``LeaseLost``."""
-        self._until = self._clock.monotonic()
+        self.until = self._clock.monotonic()
         try:
             self.lease = await self._leases.put(replace(self.lease, is_released=True))
         except StaleVersion:

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from msgspec import Struct
+
 _Held = tuple[asyncio.Lock | None, int]
 """The lock, once a task waits for it, and how many hold it or wait."""
 _FREE: _Held = (None, 0)
@@ -22,14 +24,11 @@ class KeyedLocks:
         return _Hold(self._locks, key)
 
 
-class _Hold:
+class _Hold(Struct):
     """One holding; a class, for a generator's context manager costs three times as much."""
 
-    __slots__ = ("_key", "_locks")
-
-    def __init__(self, locks: dict[str, _Held], key: str) -> None:
-        self._locks = locks
-        self._key = key
+    _locks: dict[str, _Held]
+    _key: str
 
     async def __aenter__(self) -> None:
         lock, count = self._locks.get(self._key, _FREE)

@@ -90,7 +90,7 @@ class Authoriser:
         """Permit a session and make the SIM active by it; raises ``Refused``, ``Unavailable``."""
         while True:
             permission = await self.permit(sim_id, request, proof)
-            sim = permission.sim
+            sim = permission.policy.sim
             status, _ = TRANSITIONS[sim.status][SimEvent.ATTACH]
             if status is sim.status:
                 return permission

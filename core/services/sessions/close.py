@@ -137,6 +137,5 @@ class SessionCloser:
             self._without_address.remove(session.session_id)
         elif session.has_allocated_address:
             self._gateway.release_address(session.ue_address, session.imsi)
-        for teid in session.teids:
-            self._gateway.release_teid(teid)
+        self._gateway.release_teids(session.teids)
         del self._unfinished[session.session_id]

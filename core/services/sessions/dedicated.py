@@ -47,7 +47,7 @@ class DedicatedBearers:
         """
         session = self._index.one(session_id)
         _demand_possible(session.dedicated, qci, filters)
-        teid = self._gateway.allocate_teid()
+        (teid,) = self._gateway.allocate_teids(1)
         wanted = DedicatedBearer(
             ebi=0,
             qci=qci,
@@ -61,7 +61,7 @@ class DedicatedBearers:
         try:
             made = await self._front_end_of(session).add_bearer(session, wanted)
         except BaseException:
-            self._gateway.release_teid(teid)
+            self._gateway.release_teids((teid,))
             raise
         await self._keep(session, made)
         return made
@@ -146,7 +146,7 @@ class DedicatedBearers:
             if not (isinstance(error, Unavailable) and error.ambiguous):
                 if (front_end := self._common.front_end_of(session)) is not None:
                     front_end.remove_bearer(session, made.ebi)
-                self._gateway.release_teid(made.local_teid_user)
+                self._gateway.release_teids((made.local_teid_user,))
             raise
 
 

@@ -5,7 +5,7 @@ Rule: an event that belongs to a change of a session is made here and written wi
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -51,9 +51,11 @@ class SessionHistory:
         self._gateway_id = gateway_id
         self._event_ids = RecordIds(clock=clock, entropy=entropy)
 
-    def event(self, kind: SessionEventKind, session: Session, *, cause: str = "") -> SessionEvent:
-        """An event of a session, now."""
-        now = self._clock.now()
+    def event(
+        self, kind: SessionEventKind, session: Session, *, cause: str = "", now: datetime | None = None
+    ) -> SessionEvent:
+        """An event of a session, now; ``now`` if the caller has just read the clock."""
+        now = now or self._clock.now()
         return SessionEvent(
             event_id=self._event_ids.next(now),
             kind=kind,

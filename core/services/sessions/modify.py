@@ -83,8 +83,7 @@ class SessionModifier:
         if stored.tunnel is not None:
             self._update_bearer(stored)
         self._usage.relabel(stored.session_id, self._common.interning.label(stored))
-        for teid in set(session.teids) - set(stored.teids):
-            self._gateway.release_teid(teid)
+        self._gateway.release_teids(set(session.teids) - set(stored.teids))
         return stored
 
     async def _demand_unlocked(self, session: Session) -> None:

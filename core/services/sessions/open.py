@@ -104,13 +104,14 @@ class SessionOpener:
                     if going_on is not None:
                         undo.take_back()  # it keeps its own address
                         return await self._modifier.change(*going_on)
-                grant, opened = await self._allocate_address(request, permission, undo)
+                grant, now = await self._allocate_address(request, permission, undo)
                 tunnel = self._allocate_teids(request.peer, undo)
-                session = self._as_permitted(request, permission, grant, tunnel, opened)
+                session = self._as_permitted(request, permission, grant, tunnel, now)
                 if permission.policy.sim.static_address is not None and grant.is_allocated:
                     await self._claim_static(session, standing, holder_of, undo)
+                    now = self._clock.now()
                 self._install_bearer(session, undo)
-                stored = await self._store_with_event(session, undo)
+                stored = await self._store_with_event(session, now, undo)
                 if self._common.step(stored, LifeEvent.STORED) is LifeAction.HOLD:
                     self._index.add(stored)
                 return stored
@@ -180,17 +181,15 @@ class SessionOpener:
         """Our ends of the tunnel; a NAS has none."""
         if peer is None:
             return None
-        teid_control = self._gateway.allocate_teid()
-        undo.push(partial(self._gateway.release_teid, teid_control))
-        teid_user = self._gateway.allocate_teid()
-        undo.push(partial(self._gateway.release_teid, teid_user))
+        teids = teid_control, teid_user = self._gateway.allocate_teids(2)
+        undo.push(partial(self._gateway.release_teids, teids))
         return Tunnel(
             local_teid_control=teid_control,
             local_teid_user=teid_user,
             peer_teid_control=peer.teid_control,
             peer_teid_user=peer.teid_user,
-            peer_control_address=intern(peer.control_address),
-            peer_user_address=intern(peer.user_address),
+            peer_control_address=peer.control_address,
+            peer_user_address=peer.user_address,
             nsapi=peer.nsapi,
             charging_id=teid_user,
             peer_restart_counter=peer.restart_counter,
@@ -251,10 +250,10 @@ class SessionOpener:
             self._user_plane.install(bearer_of(session, epoch=self._gateway.epoch, label=label))
         undo.push(partial(self._usage.discard, session.session_id))
 
-    async def _store_with_event(self, session: Session, undo: Undo) -> Session:
+    async def _store_with_event(self, session: Session, now: datetime, undo: Undo) -> Session:
         """One write for both. After one that is ambiguous all stays taken until the end is durable."""
         try:
-            event = self._history.event(SessionEventKind.CREATED, session)
+            event = self._history.event(SessionEventKind.CREATED, session, now=now)
             stored = await announced(
                 self._store.sessions.put(session, event), event, self._common.handle_event
             )

@@ -181,7 +181,7 @@ def envelope(event: SessionEvent) -> bytes:
             "sessionEvent": {
                 "apn": event.apn,
                 "cause": event.cause,
-                "event": event.kind.value,
+                "event": event.kind,
                 "imei": event.imei,
                 "sessionId": event.session_id,
                 "ueIpAddress": event.ue_address,

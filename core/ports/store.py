@@ -184,7 +184,9 @@ class Sessions(Protocol):
     """
 
     async def put(self, session: Session, event: SessionEvent) -> Session:
-        """Session and event in one batch, if the stored version is ``session.version`` (0: none)."""
+        """Session and event in one batch, if the stored version is ``session.version`` (0: none). The event
+        is of this moment.
+        """
         ...
 
     async def close(

@@ -138,7 +138,7 @@ def bench(*, json: bool = False, rounds: int = 5, reports: int = 100_000) -> dic
             _row(GATEWAYS_ROW, None, "us CPU per session", records_gateways.CPU_RATIO_MAX, ok=None, why=why)
         )
     else:
-        with cassandra.served(is_measured=True) as nodes:
+        with cassandra.served() as nodes:
             trials = [uvloop.run(_in_cassandra(nodes, reports // 5)) for _ in range(rounds + 1)]
             rows.append(_cassandra_row(trials[1:]))  # the server's first trial is the compiler's
             found = uvloop.run(

@@ -27,8 +27,8 @@ DATACENTER = "datacenter1"
 HEAP = "640M"
 READY_S = 120.0
 QUICK_START = "-XX:TieredStopAtLevel=1"
-"""For a node that lives for minutes: half the CPU until it serves and has its tables, 16 s instead of 28 s.
-A benchmark does without it.
+"""Half the CPU until a node serves and has its tables, 16 s instead of 28 s, and slower from then on: for a node
+whose time to answer no test depends on.
 """
 RING_DELAY_S = 2.0
 """How long a node takes another one that appeared for one that is still joining."""
@@ -218,10 +218,10 @@ class Node:
 
 
 @contextmanager
-def served(nodes: int = 1, *, network: str = "127.0.0", is_measured: bool = False) -> Iterator[list[Node]]:
-    """So many nodes run inside, optimised if they are measured. Blocks until they serve, some 10 s."""
+def served(nodes: int = 1, *, network: str = "127.0.0", is_quick: bool = False) -> Iterator[list[Node]]:
+    """So many nodes run inside; ``is_quick``: see ``QUICK_START``. Blocks until they serve, some 10 s."""
     port, storage_port = free_tcp_port("127.0.0.1", 0), free_tcp_port("127.0.0.1", 0)
-    flags = () if is_measured else (QUICK_START,)
+    flags = (QUICK_START,) if is_quick else ()
     with temporary_folder("cassandra") as folder:
         made = [
             Node(n, folder, network=network, port=port, storage_port=storage_port, flags=flags)

@@ -26,10 +26,10 @@ def cassandra_address() -> Iterator[Callable[[], CassandraAddress]]:
 
         def start() -> Callable[[], CassandraAddress]:
             if IS_THREE:
-                three = ThreeNodes(parts.enter_context(cassandra.served(3)))
+                three = ThreeNodes(parts.enter_context(cassandra.served(3, is_quick=True)))
                 parts.callback(three.demand_killed)
                 return three.next_address
-            address = cassandra.address_of(parts.enter_context(cassandra.served()), "airloom")
+            address = cassandra.address_of(parts.enter_context(cassandra.served(is_quick=True)), "airloom")
             assert asyncio.run(migrate(address=address, replication_factor=1)) == 0
 
             def emptied() -> CassandraAddress:

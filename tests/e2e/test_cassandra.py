@@ -39,7 +39,7 @@ T = TypeVar("T")
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What points Airloom to a node of its own."""
-    with cassandra.served() as (node,):
+    with cassandra.served(is_quick=True) as (node,):
         yield {
             "AIRLOOM_OBJECTS__FOLDER": str(tmp_path_factory.mktemp("objects")),
             "AIRLOOM_STORE__CASSANDRA": node.host,
@@ -222,7 +222,7 @@ async def tried(call: Callable[[], Awaitable[T]]) -> T:
 
 async def test_each_report_has_its_own_outcome_and_every_call_ends() -> None:
     """Of one batch: other timestamps, one report refused, statements forgotten, a node that stands still."""
-    with cassandra.served() as (node,):
+    with cassandra.served(is_quick=True) as (node,):
         address = cassandra.address_of([node], "airloom_outcomes")
         await migrate(address=address, replication_factor=1)
         engine = await CassandraEngine.open(address=address, clock=SystemClock())
@@ -280,7 +280,7 @@ def forget_statements(address: CassandraAddress) -> None:
 
 async def test_three_nodes_go_on_with_two() -> None:
     """Replication 3, LOCAL_QUORUM: a node killed during writes loses none that was acknowledged."""
-    with cassandra.served(3) as nodes:
+    with cassandra.served(3, is_quick=True) as nodes:
         address = cassandra.address_of(nodes, "airloom_three")
         await migrate(address=address, replication_factor=3)
         engine = await CassandraEngine.open(address=address, clock=SystemClock())

@@ -27,8 +27,8 @@ DATACENTER = "datacenter1"
 HEAP = "640M"
 READY_S = 120.0
 QUICK_START = "-XX:TieredStopAtLevel=1"
-"""Half the CPU until a node serves and has its tables, 16 s instead of 28 s, and slower from then on: for a node
-whose time to answer no test depends on.
+"""Half the CPU until a node serves and has its tables, 16 s instead of 28 s, and slower from then on: for a
+node whose time to answer no test depends on.
 """
 RING_DELAY_S = 2.0
 """How long a node takes another one that appeared for one that is still joining."""

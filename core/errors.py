@@ -101,7 +101,7 @@ class ConfigurationError(AirloomError):
 
 @contextmanager
 def ungrouped() -> Iterator[None]:
-    """Raises what a group of tasks failed with: an error that nobody raised on purpose, else the first."""
+    """Raises what a group of tasks failed with: an error that is not this module's, else the first."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -1,7 +1,7 @@
 """What is wrong with a value that pydantic refused, in words that say what it must be.
 
-Rule: one table for the configuration, the API and the control channel; what pydantic says itself reaches
-nobody, but for a type of error that no field of ours can have.
+Rule: one table for the configuration, the API and the control channel; pydantic's own
+words are shown only for a type of error that no field of ours can have.
 """
 
 from collections.abc import Mapping

@@ -97,10 +97,10 @@ def answer_options(asked: bytes, session: Session, apn: Apn, *, ipcp_ack: bool =
             if packet and len(answer) + 3 + len(packet) <= ANSWER_OCTETS_MAX:
                 answer += _option(identifier, packet)
             continue
-        for told in _told(identifier, session, apn):
+        for offered in _offered(identifier, session, apn):
             answered.add(identifier)
-            if len(answer) + 3 + len(told) <= ANSWER_OCTETS_MAX:
-                answer += _option(identifier, told)
+            if len(answer) + 3 + len(offered) <= ANSWER_OCTETS_MAX:
+                answer += _option(identifier, offered)
     return answer if len(answer) > 1 else b""
 
 
@@ -121,7 +121,7 @@ def dns_servers(answer: bytes) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _told(identifier: int, session: Session, apn: Apn) -> list[bytes]:
+def _offered(identifier: int, session: Session, apn: Apn) -> list[bytes]:
     """The contents by which an option that holds nothing is answered."""
     family = _FAMILIES.get(identifier)
     if family is None or family == _LACKING.get(session.pdn_type):
@@ -162,9 +162,9 @@ def _answer_ipcp(identifier: int, request: bytes, session: Session, apn: Apn, *,
         if kind not in known:
             rejected += option
             continue
-        told = bytes((kind, 6)) + known[kind].packed
-        ours += told
-        corrected += told if told != option else b""
+        correct = bytes((kind, 6)) + known[kind].packed
+        ours += correct
+        corrected += correct if correct != option else b""
     if rejected and not ours:
         code, options = _REJECT, rejected
     elif ipcp_ack or not (rejected or corrected):

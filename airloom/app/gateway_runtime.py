@@ -254,8 +254,8 @@ class GatewayRuntime:
     ) -> AddressBlocks:
         """What finds the addresses that are allocated, of an access point's ``network`` or of the common one.
 
-        An Access-Accept may reserve one until its time is over, and a write that nobody waits for any more
-        may name one. Where neither can be, every address that anybody was given is read back.
+        An Access-Accept may reserve one until its time is over, and a write that was given up
+        may name one. Where neither can be, every allocated address is read back.
         """
         config, world = self._config, self._world
         apn = config.gateway.apn_pools[network].name if network else ""

@@ -149,15 +149,15 @@ class Location(Struct, frozen=True, gc=False):
     cell: Cell | None = None
     time_zone: str = ""
 
-    def moved(self, told: "Location") -> "Location":
-        """The location updated with the fields that ``told`` has."""
-        is_new_place = bool(told.user_location)
+    def moved(self, newer: "Location") -> "Location":
+        """The location updated with the fields that ``newer`` has."""
+        is_new_place = bool(newer.user_location)
         return Location(
-            plmn=told.plmn or self.plmn,
-            rat=told.rat or self.rat,
-            user_location=told.user_location if is_new_place else self.user_location,
-            cell=told.cell if is_new_place else self.cell,
-            time_zone=told.time_zone or self.time_zone,
+            plmn=newer.plmn or self.plmn,
+            rat=newer.rat or self.rat,
+            user_location=newer.user_location if is_new_place else self.user_location,
+            cell=newer.cell if is_new_place else self.cell,
+            time_zone=newer.time_zone or self.time_zone,
         )
 
 

@@ -323,7 +323,7 @@ def open_file(path: Path, *, capacity: int = CAPACITY_DEFAULT, boot_id: str = ""
     """Resume the table in ``path``, or begin one there with room for ``capacity`` sessions.
 
     An existing table keeps the capacity it was made with. One that cannot be trusted is kept beside it as
-    ``<name>.lost-<n>`` and told in ``opening``. The whole size is reserved now, so that a full disk is found
+    ``<name>.lost-<n>`` and named in ``opening``. The whole size is reserved now, so that a full disk is found
     here and not by a packet. ``boot_id`` is the host's own unless given. Raises ``ConfigurationError``.
     """
     boot_id = boot_id or _BOOT_ID.read_text().strip()
@@ -361,7 +361,7 @@ def _open_file(path: Path, capacity: int, boot_id: str) -> CounterTable:
     try:
         return _begin_file(path, _locked(path), capacity, boot_id, opening)
     except OSError:
-        kept_as.rename(path)  # a later try finds it again, and tells that it is lost
+        kept_as.rename(path)  # a later try finds it again, and reports it as lost
         raise
 
 

@@ -45,17 +45,15 @@ from gtp.userplane.tables import Tables, Tunnel, ends, is_dedicated_peer
 COMPLAINTS_PER_S_MAX = 10
 """Error Indications and notifications of extension headers, per peer (TS 29.281 leaves the rate to us)."""
 COMPLAINT_PEERS_MAX = 1_024
-"""Peers that get one within a second; beyond it nobody does, until the second is over."""
+"""Peers that get one within a second; the others get none until the second is over."""
 INDICATIONS_PER_S_MAX = 100
-"""Error Indications that are looked at, per peer: whoever guesses TEIDs is slow."""
+"""Error Indications that are processed, per peer: it slows the guessing of TEIDs."""
 TOO_BIG_PER_S_MAX = 10
 """Per session that is sent what is too big."""
 TOO_BIG_SESSIONS_MAX = 1_024
 
 _HEADER = struct.Struct("!BBH4s")
-_UPLINK_INNER = struct.Struct(
-    "!BxH5xB2x4s4s"
-)  # version and length, total length, protocol, the two addresses
+_UPLINK_INNER = struct.Struct("!BxH5xB2x4s4s")  # version and length, total length, protocol, addresses
 _DOWNLINK_INNER = struct.Struct("!BxH5xB6x4s")  # the same without source
 _G_PDU_HEADER = struct.Struct("!HHI")
 _PLAIN_G_PDU = PLAIN << 8 | G_PDU
@@ -69,18 +67,18 @@ _MULTICAST = 0xFF
 _LINK_LOCAL = IPv6Address("fe80::").packed[:8]
 _UNSPECIFIED = bytes(16)
 PEERS_AT_ONCE = 2_000
-"""Tunnels whose peers are told before others have their turn."""
+"""Tunnels whose peers are sent a message before the event loop has its turn."""
 
 
 class Forwarding:
     """The tunnels of a gateway and the way of packets through them.
 
     ``words`` holds the counters (four words per tunnel from the index given to ``install``: up bytes, up
-    packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` those
-    from which it tells of packets that are too big, of each family the last; ``devices`` are the devices'
-    networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets down have
+    packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` the
+    sources of its ICMP errors about packets that are too big, of each family the last; ``devices`` are the
+    devices' networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets down have
     the MTU of the session's access point, one of ``apns`` (``mtu_bytes``: of any other), at most, and are
-    numbered by tunnel if ``is_numbered`` (§5.1). ``sources`` tells who may send beside a tunnel's peer.
+    numbered by tunnel if ``is_numbered`` (§5.1). ``sources`` has the senders allowed beside a tunnel's peer.
     The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.
@@ -132,7 +130,7 @@ class Forwarding:
         self._judge = destinations.judge
         self._complaints = PerSecond(each_max=COMPLAINTS_PER_S_MAX, keys_max=COMPLAINT_PEERS_MAX)
         self._indications = PerSecond(each_max=INDICATIONS_PER_S_MAX, keys_max=COMPLAINT_PEERS_MAX)
-        self._too_big_told = PerSecond(each_max=TOO_BIG_PER_S_MAX, keys_max=TOO_BIG_SESSIONS_MAX)
+        self._too_big_sent = PerSecond(each_max=TOO_BIG_PER_S_MAX, keys_max=TOO_BIG_SESSIONS_MAX)
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._by_session
@@ -315,7 +313,7 @@ class Forwarding:
     # -- everything else ------------------------------------------------------------------------------
 
     def _may_send(self, tunnel: Tunnel, teid: bytes, source: str) -> bool:
-        """Whether packets of this tunnel may come from here; one that was waited for is told of."""
+        """Whether packets of this tunnel may come from here; the first that was waited for calls ``on_heard``."""
         if source != tunnel.peer and not (
             self._sources.are_one(tunnel.peer, source) or is_dedicated_peer(tunnel, teid, source)
         ):
@@ -334,35 +332,35 @@ class Forwarding:
         return self._down(other, packet, len(packet))
 
     def _down_too_big(self, tunnel: Tunnel, packet: bytes) -> bool:
-        """In fragments, or its sender is told how large it may be (RFC 1191, 8201); whether it was sent."""
+        """In fragments, or its sender gets the MTU by ICMP (RFC 1191, 8201); whether it was sent."""
         pieces = list(fragments(packet, tunnel.link.mtu_bytes))
         if pieces:
             return all([self._down(tunnel, piece, len(piece)) for piece in pieces])
         self.drops[Drop.TOO_BIG] += 1
         source = self._inner_addresses.get(packet[0] >> 4)
-        told = too_big(packet, tunnel.link.mtu_bytes, source) if source else b""
-        if told and self._too_big_told.take(tunnel.session_id, self._monotonic()):
-            self._tell_sender(tunnel, told)
-            self.signals[Signal.TOO_BIG_TOLD] += 1
+        error = too_big(packet, tunnel.link.mtu_bytes, source) if source else b""
+        if error and self._too_big_sent.take(tunnel.session_id, self._monotonic()):
+            self._send_error(tunnel, error)
+            self.signals[Signal.TOO_BIG_SENT] += 1
         else:
             self.signals[Signal.TOO_BIG_WITHHELD] += 1
         return False
 
-    def _tell_sender(self, tunnel: Tunnel, told: bytes) -> None:
+    def _send_error(self, tunnel: Tunnel, error: bytes) -> None:
         """An ICMP error about what this session was sent, to wherever it came from."""
-        sender = told[16:20] if told[0] >> 4 == 4 else told[24:40]
+        sender = error[16:20] if error[0] >> 4 == 4 else error[24:40]
         verdict = self._verdicts.get(sender) or self._judge(sender)
         if verdict is EDGE and self.on_edge_packet is not None:
-            self.on_edge_packet(tunnel.session_id, told)
+            self.on_edge_packet(tunnel.session_id, error)
         elif verdict is INTERNET:
             write = self.write_internet_of.get(tunnel.link.apn, self.write_internet)
             if write is not None:
                 with suppress(OSError):
-                    write(told)
+                    write(error)
         elif verdict is DEVICE:
             other = self._by_ue.get(sender[:8])
             if other is not None and tunnel.closed_group and other.closed_group == tunnel.closed_group:
-                self._say(other, told)
+                self._say(other, error)
 
     def _say(self, tunnel: Tunnel, packet: bytes) -> None:
         """A packet of the gateway's own to a device: not the customer's traffic, so not counted."""
@@ -439,7 +437,7 @@ class Forwarding:
             self.signals[Signal.EXTENSION_HEADERS_WITHHELD] += 1
             return
         self.send(messages.supported_extension_headers(), (source[0], GTP_U_PORT))
-        self.signals[Signal.EXTENSION_HEADERS_TOLD] += 1
+        self.signals[Signal.EXTENSION_HEADERS_NOTIFIED] += 1
 
     def _handle(self, message: bytes, source: Address, kind: int, start: int) -> None:
         """A message of the path (§7.2, §7.3)."""
@@ -459,7 +457,7 @@ class Forwarding:
             self.drops[Drop.UNKNOWN_MESSAGE] += 1
 
     def _handle_error_indication(self, teid: bytes, peer: str) -> None:
-        """The peer knows our TEID for it no longer (§7.3.1), or somebody forged it: the port proves nothing,
+        """The peer does not know our TEID for it any more (§7.3.1), or it is forged: the port proves nothing,
         but a packet must have gone down since the last one.
 
         If it was the default bearer's, the peer is asked by GTP-C; what a dedicated bearer took goes by the

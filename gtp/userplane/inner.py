@@ -55,8 +55,9 @@ def is_sum_icmpv6(packet: bytes) -> bool:
 
 
 def too_big(packet: bytes, mtu_bytes: int, source: bytes) -> bytes:
-    """The ICMP error by which ``source`` tells a packet's sender how large it may be; empty where there must
-    be none: about an error, a later fragment, or what has no one sender (RFC 1122 §3.2.2, RFC 4443 §2.4).
+    """The ICMP error from ``source`` with the MTU, for the sender of a packet that is too big; empty where it
+    must not be sent: about an error, a later fragment, or what has no one sender (RFC 1122 §3.2.2, RFC 4443
+    §2.4).
     """
     if packet[0] >> 4 == 4:
         return _fragmentation_needed(packet, mtu_bytes, source)

@@ -54,7 +54,7 @@ def payload_start(data: bytes, flags: int, end: int) -> int:
 
 
 def echo_request(sequence: int) -> bytes:
-    """Whether somebody is there (§7.2.1)."""
+    """An Echo Request (§7.2.1)."""
     return b"\x32\x01\x00\x04\0\0\0\0" + sequence.to_bytes(2, "big") + b"\0\0"
 
 

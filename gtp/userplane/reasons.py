@@ -18,7 +18,7 @@ class Drop(StrEnum):
     FORBIDDEN_DESTINATION = "forbidden_destination"
     NO_INTERNET = "no_internet"  # no way to the internet is configured
     INTERNET_FULL = "internet_full"  # the kernel would not take it
-    NO_EDGE = "no_edge"  # nobody listens at the platform's addresses
+    NO_EDGE = "no_edge"  # this node serves no platform addresses
     UNKNOWN_DEVICE = "unknown_device"  # downlink for an address without a session
     WRONG_DEVICE = "wrong_device"  # injected for one session, addressed to another device
     PEER_FULL = "peer_full"  # the kernel would not send it
@@ -36,7 +36,7 @@ class Signal(StrEnum):
     END_MARKER = "end_marker"
     END_MARKER_SENT = "end_marker_sent"
     SUPPORTED_EXTENSION_HEADERS = "supported_extension_headers"
-    EXTENSION_HEADERS_TOLD = "extension_headers_told"
+    EXTENSION_HEADERS_NOTIFIED = "extension_headers_notified"
     EXTENSION_HEADERS_WITHHELD = "extension_headers_withheld"  # above the rate, or no answer is due
     ERROR_INDICATION_SENT = "error_indication_sent"
     ERROR_INDICATION_WITHHELD = "error_indication_withheld"  # TEID 0, or above the rate
@@ -45,5 +45,5 @@ class Signal(StrEnum):
     ERROR_INDICATION_EXCESS = "error_indication_excess"  # above the rate at which a peer's are looked at
     ROUTER_ADVERTISED = "router_advertised"
     NEIGHBOUR_ADVERTISED = "neighbour_advertised"
-    TOO_BIG_TOLD = "too_big_told"
-    TOO_BIG_WITHHELD = "too_big_withheld"  # above the rate, or about what is never told
+    TOO_BIG_SENT = "too_big_sent"
+    TOO_BIG_WITHHELD = "too_big_withheld"  # above the rate, or about a packet that gets no ICMP error

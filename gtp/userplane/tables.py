@@ -29,10 +29,10 @@ class Tunnel(Struct, eq=False, gc=False):
 
     ``link`` is its access point's. ``address`` is the device's IPv4 address, ``prefix`` its /64 in 8 octets
     and ``interface`` the identifier of its link-local address, each empty without that family. ``source`` is
-    who sends, its peer, or nobody while the next packet is waited for; ``to`` is where downlink goes with
+    the peer that sends, empty while the next packet is waited for; ``to`` is where downlink goes with
     ``peer_teid``, but for what one of ``bearer_paths`` takes. Its four counters begin at ``counters_at``.
     Speeds are those of ``policing.rate``; ``due`` is when the line is free again. ``advertised_s`` is when
-    the device was last told its prefix; ``sequences`` has the number of the next packet by peer and its TEID,
+    the device was last sent its prefix; ``sequences`` has the number of the next packet by peer and its TEID,
     once there is one. ``indicated_at`` is how many packets had gone down when its peer last said that it does
     not know it.
     """

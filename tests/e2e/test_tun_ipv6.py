@@ -161,7 +161,7 @@ async def _device_of_ipv6() -> None:
             file = Path(folder) / "body"
             await run(*enter, "curl", "-sS", "-g", "-o", str(file), f"http://[{SERVER}]:8080/")
             assert file.read_bytes() == BODY
-        assert plane.drops[Drop.TOO_BIG] == plane.signals[Signal.TOO_BIG_TOLD] > 0
+        assert plane.drops[Drop.TOO_BIG] == plane.signals[Signal.TOO_BIG_SENT] > 0
         for _ in range(100):  # the last packets may still be on their way between the two
             counters = plane.counters(one.session_id)
             assert counters is not None

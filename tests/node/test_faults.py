@@ -16,7 +16,7 @@ from core.domain.message import StreamRecord
 from core.domain.usage import day_of
 from core.errors import ConfigurationError, LeaseLost, SourceGone, Unavailable, Unreadable
 from core.services.metering.message_meter import MessageMeter
-from core.services.running.faults import ITEMS_TOLD_S, RESTART_S_MAX, Fault, Faults, fault_of
+from core.services.running.faults import ITEMS_LOGGED_S, RESTART_S_MAX, Fault, Faults, fault_of
 from core.services.streaming.outbox_relay import OutboxRelay
 from loadtest.peers.sgsn import Sgsn
 from loadtest.simulation.plan import Plan
@@ -167,7 +167,7 @@ def test_lines_about_items_are_bounded_and_count_all() -> None:
     async def script(faults: Faults, _: VirtualClock, told: list[str]) -> None:
         for number in range(1_000):
             faults.passed_over("a-loop", Fault.ITEM, f"record {number}")
-            await asyncio.sleep(ITEMS_TOLD_S / 500)
+            await asyncio.sleep(ITEMS_LOGGED_S / 500)
         assert faults.counts == {("a-loop", "item"): 1_000}
         assert len(told) <= 3
         assert "and 499 more since" in told[1] or "and 500 more since" in told[1]

@@ -41,20 +41,20 @@ class LateNetwork:
 
     async def run(self, tell: Callable[[str], None]) -> None:
         """Try until it exists; ``tell`` logs each new reason."""
-        was_late, told, pause_s = not self._first.done(), "", RETRY_FIRST_S
+        was_late, logged, pause_s = not self._first.done(), "", RETRY_FIRST_S
         attempt: Awaitable[None] = self._first
         while True:
             try:
                 await attempt
             except ConfigurationError as error:
-                if str(error) != told:
-                    told = str(error)
-                    tell(f"devices are served by UDP only: {told}; retrying")
+                if str(error) != logged:
+                    logged = str(error)
+                    tell(f"devices are served by UDP only: {logged}; retrying")
             else:
                 break
             await asyncio.sleep(pause_s)
             attempt, pause_s = self._try(), min(2 * pause_s, RETRY_S_MAX)
-        if was_late or told:
+        if was_late or logged:
             tell("devices are now served by TCP, HTTP and MQTT too")
 
     async def serve(self, address: IPv4Address, port: int, factory: ConnectionFactory) -> None:

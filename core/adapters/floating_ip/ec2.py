@@ -66,8 +66,8 @@ class Ec2FloatingIp:
         async with AsyncExitStack() as parts:
             timeout = aiohttp.ClientTimeout(total=METADATA_S)
             http = await parts.enter_async_context(aiohttp.ClientSession(timeout=timeout))
-            told = Metadata(http, f"{metadata}/latest", station.hex(":"))
-            eni, subnet, region = await _place_of(told)
+            metadata_service = Metadata(http, f"{metadata}/latest", station.hex(":"))
+            eni, subnet, region = await _place_of(metadata_service)
             session = aioboto3.Session(region_name=region)
             if await session.get_credentials() is None:
                 raise ConfigurationError(
@@ -81,7 +81,7 @@ class Ec2FloatingIp:
             sdk = await parts.enter_async_context(
                 session.client("ec2", endpoint_url=endpoint or None, config=sdk_config)
             )
-            floating_ip = cls(interface=interface, metadata=told, sdk=sdk, eni=eni, subnet=subnet)
+            floating_ip = cls(interface=interface, metadata=metadata_service, sdk=sdk, eni=eni, subnet=subnet)
             floating_ip._open_parts = parts.pop_all()
             return floating_ip
 

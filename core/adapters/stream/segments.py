@@ -5,13 +5,12 @@ Rules:
 - A segment is named by the number of its first record and begins with its head; its records are numbered
   without gaps (``core.adapters.stream.frames``). Numbers are left out between two segments alone: those of
   damaged records, and those that may have been given out by what is no longer there.
-- What is behind ``_Segment.size`` is not yet durable: nobody reads it, and when a write or a sync fails it is
+- What is behind ``_Segment.size`` is not yet durable: it is not read, and when a write or a sync fails it is
   cut off before anything else is written.
-- Only the last segment may have a torn end: another is begun only after it was synced. Damage in it is told
-  from a torn end by whole records behind it, or by what no torn write leaves: then the file is kept as
-  ``.lost-1`` and its whole records go on as segments of their own. Damage in an older segment is found when
+- Only the last segment may have a torn end: another is begun only after it was synced. Damage in it has
+  whole records behind it, or is nothing that a torn write leaves: then the file is kept as ``.lost-1`` and its whole records go on as segments of their own. Damage in an older segment is found when
   it is read, and passed over.
-- What is not named as a segment is nobody's business here: it is said, and left as it is.
+- A file that is not named as a segment is reported, and left as it is.
 - One thread appends; any thread reads.
 """
 

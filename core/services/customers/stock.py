@@ -111,8 +111,8 @@ def _refused(row: StockRow, known: set[str]) -> RowOutcome | None:
 
 
 def _judged(row: StockRow, sim: Sim | None) -> RowOutcome | None:
-    """Of a SIM that is there already; ``None``: the row has something to do. Of a SIM that is somebody's the
-    speed class is what its owner chose.
+    """Outcome for a SIM that exists already; ``None``: the row changes it. A SIM that has an owner keeps the
+    speed class that the owner chose.
     """
     if sim is None:
         return None

@@ -26,7 +26,7 @@ RESTART_FIRST_S, RESTART_S_MAX = 1.0, 60.0
 """How long a loop that a fault of ours ended waits until it begins again."""
 TRANSIENT_TOLD_S = 10.0
 """A transient fault is logged when it has lasted so long."""
-ITEMS_TOLD_S = 10.0
+ITEMS_LOGGED_S = 10.0
 """Of one loop a line about items passed over is logged once in this time, with their number."""
 ENDS = (LeaseLost, ConfigurationError)
 
@@ -48,7 +48,7 @@ class _Standing:
     fault: Fault
     why: str
     since: float
-    is_told: bool
+    is_logged: bool
 
 
 class Faults:
@@ -70,12 +70,12 @@ class Faults:
     def passed_over(self, loop: str, fault: Fault, why: str, *, number: int = 1) -> None:
         """The loop goes on without so many items, or from another position."""
         self.counts[loop, fault.value] += number
-        told, untold = self._items.get(loop, (float("-inf"), 0))
+        logged, unlogged = self._items.get(loop, (float("-inf"), 0))
         now = self._clock.monotonic()
-        if fault is Fault.ITEM and now - told < ITEMS_TOLD_S:
-            self._items[loop] = told, untold + number
+        if fault is Fault.ITEM and now - logged < ITEMS_LOGGED_S:
+            self._items[loop] = logged, unlogged + number
             return
-        also = f" (and {untold} more since the last line)" if untold else ""
+        also = f" (and {unlogged} more since the last line)" if unlogged else ""
         self._log(f"{loop}: skipped: {why}{also}")
         self._items[loop] = now, 0
 
@@ -85,19 +85,19 @@ class Faults:
         why = str(error) if fault is not Fault.CRASH else f"{type(error).__name__}: {error}"
         standing = self._standing.get((loop, source))
         if standing is None or standing.fault is not fault:
-            standing = self._standing[loop, source] = _Standing(fault, why, now, is_told=False)
+            standing = self._standing[loop, source] = _Standing(fault, why, now, is_logged=False)
             self.counts[loop, fault.value] += 1
         standing.why = why
-        if not standing.is_told and (
+        if not standing.is_logged and (
             fault is not Fault.TRANSIENT or now - standing.since >= TRANSIENT_TOLD_S
         ):
-            standing.is_told = True
+            standing.is_logged = True
             self._log(f"{_name(loop, source)}: stalled: {why}")
 
     def goes_on(self, loop: str, source: str = "") -> None:
         """It went on, or that source is no longer read."""
         standing = self._standing.pop((loop, source), None)
-        if standing is not None and standing.is_told:
+        if standing is not None and standing.is_logged:
             self._log(f"{_name(loop, source)}: resumed")
 
     async def supervise(self, loop: str, run: Callable[[], Awaitable[None]], source: str = "") -> None:

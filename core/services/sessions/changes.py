@@ -1,6 +1,6 @@
 """State transitions of a session on modification, handover and repeated attach.
 
-Rule: values in, values out; whoever asks makes it durable.
+Rule: values in, values out; the caller makes it durable.
 """
 
 from core.domain.flow import DedicatedBearer

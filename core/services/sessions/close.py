@@ -5,7 +5,7 @@ Rules:
 - Closing cuts the bearer first, then makes the last usage durable, then the end; only then is the meter's
   slot given back, and address and TEIDs with it.
 - An end that the store would not take is tried until it does: the same event, however often it is written.
-- What a session had is in quarantine when it is over, and stays so for whoever takes the gateway over.
+- Address and TEIDs of an ended session are quarantined, also after another node takes the gateway over.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class SessionCloser:
                     except Unavailable:
                         break
 
-    # -- for whoever holds the SIM's lock ----------------------------------------------------------------
+    # -- under the SIM's lock ----------------------------------------------------------------------------
 
     async def end(self, session: Session, reason: CloseReason, *, tell_peer: bool) -> None:
         """End an open session; raises ``Unavailable`` as ``close`` does."""

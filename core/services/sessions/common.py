@@ -1,8 +1,8 @@
 """What opening, changing, closing and taking back the sessions of one gateway have in common.
 
-Rules: whoever changes a SIM's sessions holds its lock, so that its verbs run one after another and different
-SIMs do not wait for each other. What may happen to a session, and when, is ``core.domain.session_life``'s.
-Listeners are told at once and must not raise.
+Rules: a change of a SIM's sessions holds the SIM's lock, so that changes of one SIM run one after another and
+different SIMs do not wait for each other. ``core.domain.session_life`` has what may happen to a session, and when.
+Listeners are called at once and must not raise.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from core.services.sessions.static_addresses import StaticAddresses
 
 
 class Common:
-    """What sessions stand on; which are open or ending; the locks by SIM id; who is told of sessions."""
+    """The services that sessions need; which sessions are open or ending; the locks by SIM id; listeners."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Common:
         self.handle_close: Callable[[Session, CloseReason], None] = lambda _session, _reason: None
         """A session ends from now on, and why."""
         self.handle_event: Callable[[SessionEvent | None], None] = lambda _: None
-        """An event became durable; ``None``: one may have become so, and nobody can tell."""
+        """An event became durable; ``None``: the outcome of its write is unknown."""
 
     def state_of(self, session_id: str) -> LifeState:
         """Where the session is in its life here."""

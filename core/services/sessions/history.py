@@ -1,4 +1,4 @@
-"""The history of a SIM's sessions: what happened to them, as events, and what an event still tells.
+"""The history of a SIM's sessions: what happened to them, as events, and what can be read from an event.
 
 Rule: an event that belongs to a change of a session is made here and written with that change, not here.
 """
@@ -99,7 +99,7 @@ class SessionHistory:
         )
 
     async def ended(self, imsi: str, session_id: str) -> Session | None:
-        """A session of a NAS that is over, as the SIM's history (32 days) tells; raises ``Unavailable``."""
+        """A session of a NAS that is over, from the SIM's history (32 days); raises ``Unavailable``."""
         sim_id = await self._store.sims.sim_id_of_imsi(imsi)
         after = ""
         while sim_id is not None:

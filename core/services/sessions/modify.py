@@ -70,7 +70,7 @@ class SessionModifier:
                         front_end.changed(stored)
 
     async def change(self, session: Session, wanted: Session) -> Session:
-        """For whoever holds the SIM's lock: make it durable, then let it take effect."""
+        """Under the SIM's lock: make it durable, then let it take effect."""
         event = self._common.history.event(SessionEventKind.MODIFIED, wanted)
         try:
             stored = await announced(self._put_again(wanted, event), event, self._common.handle_event)

@@ -101,7 +101,7 @@ class NasAccounting:
         """How many sessions' counters are held."""
         return len(self._counted)
 
-    async def report(self, session: Session, told: Volume, ceiling: Ceiling) -> bool:
+    async def report(self, session: Session, reported: Volume, ceiling: Ceiling) -> bool:
         """Make a session's counters durable; false, and nothing is changed, when they are above the ceiling.
 
         Raises ``Unavailable``, ``Refused(UNKNOWN_SESSION)``.
@@ -113,13 +113,13 @@ class NasAccounting:
             counted = self._counted.setdefault(session.session_id, loaded)
         while counted.busy is not None:
             await counted.busy.wait()
-        if counted.total.highest(told) == counted.total:
+        if counted.total.highest(reported) == counted.total:
             return True
         counted.busy = busy = asyncio.Event()
         try:
             now, now_s = self._clock.now(), self._clock.monotonic()
             known = counted.tried  # an earlier try or lease term may have stored it: it is paid for
-            paid_until = counted.paid_until + _busy_s(known.highest(told) - known, ceiling)
+            paid_until = counted.paid_until + _busy_s(known.highest(reported) - known, ceiling)
             if paid_until > now_s + SLACK_S:
                 return False
             if not counted.is_settled and now_s >= self._settled_at:
@@ -130,7 +130,7 @@ class NasAccounting:
                     await self._record(session, counted, counted.tried, now)
                 await self._begin_day(session, counted, today)
             counted.paid_until = max(paid_until, now_s)
-            await self._record(session, counted, told, now)
+            await self._record(session, counted, reported, now)
         finally:
             counted.busy = None
             busy.set()
@@ -162,10 +162,10 @@ class NasAccounting:
         paid_until = self._clock.monotonic() - max(0.0, self._clock.now().timestamp() - since)
         return _Counted(day, nas.before, nas.before, tried, timestamp_us, paid_until, is_settled)
 
-    async def _record(self, session: Session, counted: _Counted, told: Volume, now: datetime) -> None:
+    async def _record(self, session: Session, counted: _Counted, reported: Volume, now: datetime) -> None:
         now_us = int(now.timestamp() * 1_000_000)
         counted.timestamp_us = now_us if now_us > counted.timestamp_us else counted.timestamp_us + 1
-        counted.tried = total = counted.tried.highest(told)
+        counted.tried = total = counted.tried.highest(reported)
         report = _report_of(session, counted, total)
         failed = await self._record_together(report)
         if isinstance(failed, Unreadable):

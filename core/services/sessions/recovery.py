@@ -1,8 +1,8 @@
 """Taking a gateway's sessions back at the beginning of a lease term.
 
-Rules: a session that is read back is reinstalled and handed to its front end before anybody is answered; one
-whose address is another's now ends, and leaves that address alone. What the holder before had under way, and
-what arrives late, ends too: nobody was told of it.
+Rules: a session that is read back is reinstalled and handed to its front end before any request is answered;
+one whose address is another's now ends, and leaves that address alone. Sessions that the former holder had
+under way, and those that arrive late, end too: no peer was answered.
 """
 
 import asyncio
@@ -86,8 +86,7 @@ class SessionRecovery:
     async def end_late(self) -> None:
         """Once: end the sessions that the holder before had begun and that arrived after they were read back.
 
-        Nobody was told of them; what they name was in quarantine, or in a block that is not allocated from
-        yet.
+        No peer was answered; what they name was in quarantine, or in a block that is not allocated from yet.
         """
         await asyncio.sleep(LATE_S)
         while True:
@@ -119,7 +118,7 @@ class SessionRecovery:
             stored = await self._store.sessions.of_sim(session.sim_id)
             is_stored = session.session_id in {each.session_id for each in stored}
             if is_stored and self._common.step(session, LifeEvent.READ_LATE) is LifeAction.BEGIN_END:
-                self._common.handle_event(None)  # its beginning arrived unheard, and is told before its end
+                self._common.handle_event(None)  # its Created event is relayed before its Deleted event
                 self._end(session)
 
     def _end(self, session: Session) -> None:

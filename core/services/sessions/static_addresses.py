@@ -37,7 +37,7 @@ EndAt = Callable[[str, str, CloseReason], Awaitable[int]]
 class StaticAddresses:
     """The static addresses of one gateway instance's sessions; those of every gateway are of one network.
 
-    ``route`` and ``unroute`` are told of each address that comes and goes, with the access point.
+    ``route`` and ``unroute`` are called with each address that comes or goes, and its access point.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ class StaticAddresses:
         self._forget(session)
 
     async def abandon(self, session: Session) -> None:
-        """The session was not written: whoever finds it named in this lease term may go on, though that
-        stays.
+        """The session was not written: its claim stays stored, and any later claim in this lease term may
+        replace it.
         """
         self._forget(session)
         with suppress(Unavailable):

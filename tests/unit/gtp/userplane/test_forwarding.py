@@ -352,7 +352,7 @@ def test_an_extension_header_that_must_be_understood_and_is_not_is_told(path: Pa
     listed = b"\x8d\x07\x40\x81\x82\x83\x84\x85\xc0"
     assert path.sent == [(b"\x32\x1f\x00\x0d\0\0\0\0\0\0\0\0" + listed, (PEER, 2152))]
     assert path.drops == {Drop.EXTENSION_HEADER: 1}
-    assert path.signals == {Signal.EXTENSION_HEADERS_TOLD: 1}
+    assert path.signals == {Signal.EXTENSION_HEADERS_NOTIFIED: 1}
     assert path.internet == []
     for _ in range(COMPLAINTS_PER_S_MAX + 5):
         path.up(UNKNOWN_EXTENSION)

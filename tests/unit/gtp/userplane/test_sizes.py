@@ -77,7 +77,7 @@ def test_what_may_not_be_fragmented_is_told_to_its_sender(path: Path) -> None:
     assert told[28:] == packet[:528]
     assert (checksum(told[:20]), checksum(told[20:])) == (0, 0)
     assert path.drops == {Drop.TOO_BIG: 1}
-    assert path.signals == {Signal.TOO_BIG_TOLD: 1}
+    assert path.signals == {Signal.TOO_BIG_SENT: 1}
     assert path.counted().is_zero
 
 
@@ -110,7 +110,7 @@ def test_sessions_about_which_is_told_are_bounded(path: Path) -> None:
     for number in range(TOO_BIG_SESSIONS_MAX + 3):
         path.tunnels.install(replace(ONE, session_id=f"{number:032d}x"), 0)
         path.tunnels.downlink(big(flags="DF"))
-    assert path.signals == {Signal.TOO_BIG_TOLD: TOO_BIG_SESSIONS_MAX, Signal.TOO_BIG_WITHHELD: 3}
+    assert path.signals == {Signal.TOO_BIG_SENT: TOO_BIG_SESSIONS_MAX, Signal.TOO_BIG_WITHHELD: 3}
 
 
 NEVER_TOLD: dict[str, bytes] = {

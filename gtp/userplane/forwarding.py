@@ -76,8 +76,8 @@ class Forwarding:
     ``words`` holds the counters (four words per tunnel from the index given to ``install``: up bytes, up
     packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` the
     sources of its ICMP errors about packets that are too big, of each family the last; ``devices`` are the
-    devices' networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets down have
-    the MTU of the session's access point, one of ``apns`` (``mtu_bytes``: of any other), at most, and are
+    devices' networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets
+    down have the MTU of the session's access point, one of ``apns`` (``mtu_bytes``: of any other), at most, and are
     numbered by tunnel if ``is_numbered`` (§5.1). ``sources`` has the senders allowed beside a tunnel's peer.
     The callables may be set at any time:
 
@@ -313,7 +313,7 @@ class Forwarding:
     # -- everything else ------------------------------------------------------------------------------
 
     def _may_send(self, tunnel: Tunnel, teid: bytes, source: str) -> bool:
-        """Whether packets of this tunnel may come from here; the first that was waited for calls ``on_heard``."""
+        """Whether packets of this tunnel may come from here; calls ``on_heard`` if one was waited for."""
         if source != tunnel.peer and not (
             self._sources.are_one(tunnel.peer, source) or is_dedicated_peer(tunnel, teid, source)
         ):

@@ -7,9 +7,10 @@ Rules:
   damaged records, and those that may have been given out by what is no longer there.
 - What is behind ``_Segment.size`` is not yet durable: it is not read, and when a write or a sync fails it is
   cut off before anything else is written.
-- Only the last segment may have a torn end: another is begun only after it was synced. Damage in it has
-  whole records behind it, or is nothing that a torn write leaves: then the file is kept as ``.lost-1`` and its whole records go on as segments of their own. Damage in an older segment is found when
-  it is read, and passed over.
+- Only the last segment may have a torn end: another is begun only after it was synced. Damage in it has whole
+  records behind it, or is nothing that a torn write leaves: then the file is kept as ``.lost-1`` and its
+  whole records go on as segments of their own. Damage in an older segment is found when it is read, and
+  passed over.
 - A file that is not named as a segment is reported, and left as it is.
 - One thread appends; any thread reads.
 """

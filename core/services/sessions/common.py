@@ -1,8 +1,8 @@
 """What opening, changing, closing and taking back the sessions of one gateway have in common.
 
 Rules: a change of a SIM's sessions holds the SIM's lock, so that changes of one SIM run one after another and
-different SIMs do not wait for each other. ``core.domain.session_life`` has what may happen to a session, and when.
-Listeners are called at once and must not raise.
+different SIMs do not wait for each other. ``core.domain.session_life`` has what may happen to a session, and
+when. Listeners are called at once and must not raise.
 """
 
 from collections import Counter

@@ -77,8 +77,9 @@ class Forwarding:
     packets, down bytes, down packets). ``address`` is the gateway's GTP-U address, ``inner_addresses`` the
     sources of its ICMP errors about packets that are too big, of each family the last; ``devices`` are the
     devices' networks, ``platform`` is the edge's, and no device reaches what is ``forbidden``. Inner packets
-    down have the MTU of the session's access point, one of ``apns`` (``mtu_bytes``: of any other), at most, and are
-    numbered by tunnel if ``is_numbered`` (§5.1). ``sources`` has the senders allowed beside a tunnel's peer.
+    down have at most the MTU of the session's access point, one of ``apns`` (``mtu_bytes``: of any other);
+    they are numbered by tunnel if ``is_numbered`` (§5.1). ``sources`` has the senders allowed beside a
+    tunnel's peer.
     The callables may be set at any time:
 
     - ``send(data, to)``: to a peer; false when it was not sent.

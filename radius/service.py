@@ -111,6 +111,11 @@ class RadiusFrontEnd:
         return self._client.outcomes
 
     @property
+    def reserved(self) -> int:
+        """How many Access-Accepts wait for their session."""
+        return len(self._reservations)
+
+    @property
     def held(self) -> int:
         """Open sessions, without those whose last counters may still come."""
         return len(self._accounting)

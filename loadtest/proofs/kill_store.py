@@ -105,6 +105,7 @@ async def run_on(kind: str, seed: int, node: cassandra.Node | None = None) -> St
         retold=RetoldRates(again=0.05, rewound=0.05),
         quarantine_s=1.0,
         quiet_s=10.0,
+        reservation_ttl_s=5.0,
     )
     async with AsyncExitStack() as parts:
         engine, disturb = await parts.enter_async_context(_OPENED[kind](seed, finding, node))

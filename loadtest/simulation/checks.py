@@ -262,6 +262,7 @@ async def _check_leaks(world: World) -> None:
         "contexts": held.gtp.endpoint.contexts,
         "slots": len(list(held.user_plane.all_counters())),
         "sessions at NASes": held.radius.held,
+        "reservations": held.radius.reserved,
         "locks": len(held.sessions.common.locks),
     }
     for what, count in leaks.items():

@@ -43,6 +43,8 @@ class Plan:
     echo_interval_s: float = 60.0
     user_echo_interval_s: float = 0.0
     quiet_s: float = QUIET_S
+    reservation_ttl_s: float = 60.0
+    """How long an Access-Accept reserves an address; longer than ``quiet_s`` it would count as leaked."""
     partners: tuple[Mapping[str, object], ...] = ()
     """The table of roaming partners; empty: all peers are of one."""
     policies: int = 0
@@ -90,7 +92,8 @@ def config_of(name: str, plan: Plan) -> Config:
                 "clients": [
                     {"network": "127.0.3.0/24", "secret": NAS_SECRET.decode()},
                     {"network": "127.0.4.0/24", "secret": "another secret of ours"},
-                ]
+                ],
+                "reservation_ttl_s": plan.reservation_ttl_s,
             }
         ),
     )

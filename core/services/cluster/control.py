@@ -65,15 +65,12 @@ class ClusterControl:
         self._gateway_ids = gateway_ids
 
     async def end_sessions_of(self, sim_id: str, reason: CloseReason) -> int:
-        """End every session of a SIM; how many there were. Raises ``Unavailable``.
+        """End every session of a SIM; how many there were. Raises ``Unavailable``."""
 
-        Gateways held here are asked whatever the store says: a session may be on its way into it.
-        """
-        ended = 0
-        for holder in list(self._held.values()):
-            ended += await holder.sessions.end_sessions_of(sim_id, reason)
-        elsewhere = await self._elsewhere(sim_id)
-        return ended + sum(await _at_each(elsewhere, lambda gateway: self.end_at(gateway, sim_id, reason)))
+        def end(gateway_id: str) -> Awaitable[int]:
+            return self.end_at(gateway_id, sim_id, reason)
+
+        return sum(await self._at_each(sim_id, end))
 
     async def end_at(self, gateway_id: str, sim_id: str, reason: CloseReason) -> int:
         """End a SIM's sessions on one gateway; how many there were. Raises ``Unavailable``."""
@@ -86,14 +83,14 @@ class ClusterControl:
 
     async def refresh_sessions_of(self, sim_id: str) -> None:
         """Apply to a SIM's sessions what it and its group say now; raises ``Unavailable``."""
-        for holder in list(self._held.values()):
-            await holder.sessions.refresh_sessions_of(sim_id)
 
         async def refresh(gateway_id: str) -> None:
-            if (contact := await self._contact(gateway_id)) is not None:
+            if (holder := self._held.get(gateway_id)) is not None:
+                await holder.sessions.refresh_sessions_of(sim_id)
+            elif (contact := await self._contact(gateway_id)) is not None:
                 await self._peers.refresh_sessions_of(contact, gateway_id, sim_id)
 
-        await _at_each(await self._elsewhere(sim_id), refresh)
+        await self._at_each(sim_id, refresh)
 
     async def group_changed(self, operator_id: str, group_id: str) -> None:
         """Notify every gateway; raises ``Unavailable``."""
@@ -104,7 +101,14 @@ class ClusterControl:
             elif (contact := await self._contact(gateway_id)) is not None:
                 await self._peers.group_changed(contact, gateway_id, operator_id, group_id)
 
-        await _at_each(self._gateway_ids, notify)
+        _done(await _tried(self._gateway_ids, notify))
+
+    async def _at_each(self, sim_id: str, act: Callable[[str], Awaitable[T]]) -> list[T]:
+        """Act at the gateways held here, whatever the store says, for a session may be on its way into it;
+        then at the others that the SIM has sessions on. One that fails keeps no other from its turn.
+        """
+        here = await _tried(list(self._held), act)
+        return _done([*here, *await _tried(await self._elsewhere(sim_id), act)])
 
     async def _elsewhere(self, sim_id: str) -> list[str]:
         """The gateways, not held here, that a SIM has sessions on."""
@@ -117,9 +121,13 @@ class ClusterControl:
         return None if lease is None or lease.is_released else lease.contact
 
 
-async def _at_each(gateway_ids: Sequence[str], act: Callable[[str], Awaitable[T]]) -> list[T]:
-    """Act at all of them at once; raises what one of them raised when all have come to an end."""
-    outcomes = await asyncio.gather(*map(act, gateway_ids), return_exceptions=True)
+async def _tried(gateway_ids: Sequence[str], act: Callable[[str], Awaitable[T]]) -> list[T | BaseException]:
+    """Act at all of them at once; what each returned or raised, when all have come to an end."""
+    return await asyncio.gather(*map(act, gateway_ids), return_exceptions=True)
+
+
+def _done(outcomes: Sequence[T | BaseException]) -> list[T]:
+    """What all returned; raises what the first one raised."""
     done: list[T] = []
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
